@@ -1,0 +1,12 @@
+"""What a user may ask for: typed configs, their loading, units and errors.
+
+The bottom layer: light to import (no Ray, no Torch), so that a wrong config is
+refused within a moment of pressing Enter.
+"""
+
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import ConfigError, MantaError
+from manta.config.load import dump, load
+from manta.config.run import RunConfig
+
+__all__ = ["ConfigError", "CorpusConfig", "MantaError", "RunConfig", "dump", "load"]

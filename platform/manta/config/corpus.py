@@ -1,0 +1,73 @@
+"""The config of a corpus: where documents come from and how they become token shards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from manta.config.model import Section
+from manta.config.units import PositiveTokens
+
+
+class SourceSection(Section):
+    """One source of documents."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    format: Literal["text", "jsonl", "parquet", "arrow", "python-stdlib"]
+    paths: list[str] = Field(
+        default_factory=list, description="files, folders, globs or URLs (s3://, gs://, hf://)"
+    )
+    text_column: str = Field(default="text", description="for jsonl, parquet and arrow")
+    weight: float = Field(default=1.0, gt=0, description="kept in the manifest for mixing")
+
+    @model_validator(mode="after")
+    def _paths_where_needed(self) -> SourceSection:
+        if (self.format == "python-stdlib") == bool(self.paths):
+            raise ValueError(
+                "python-stdlib takes no 'paths'" if self.paths else f"{self.format} needs 'paths'"
+            )
+        return self
+
+
+class TokenizerSection(Section):
+    """A tokenizer to load, or a byte-level BPE to train on a sample of the corpus."""
+
+    path: str | None = Field(
+        default=None, description="a tokenizer.json, or a Hugging Face folder or name"
+    )
+    vocab_size: int | None = Field(default=None, ge=257, description="of the BPE to train")
+    sample_bytes: int = Field(default=50_000_000, gt=0, description="text to train it on")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TokenizerSection:
+        if (self.path is None) == (self.vocab_size is None):
+            raise ValueError("give either 'path' (to load) or 'vocab_size' (to train)")
+        return self
+
+
+class SplitSection(Section):
+    """Weights of the splits; they need not add up to one."""
+
+    train: float = Field(default=0.98, gt=0)
+    validation: float = Field(default=0.01, ge=0)
+    test: float = Field(default=0.01, ge=0)
+
+
+class CorpusConfig(Section):
+    """Everything that defines a prepared corpus."""
+
+    out: str = Field(description="folder to write the shards and the manifest to")
+    sources: list[SourceSection] = Field(min_length=1)
+    tokenizer: TokenizerSection
+    split: SplitSection = SplitSection()
+    shard_tokens: Annotated[PositiveTokens, Field(ge=1)] = 32_000_000
+    on_error: Literal["stop", "quarantine"] = "stop"
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> CorpusConfig:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called '{name}'; give each its own name")
+        return self

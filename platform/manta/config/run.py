@@ -1,0 +1,165 @@
+"""The config of a training run: every key a user can set, its default and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from manta.config.model import Section
+from manta.config.schedule import ScheduleSection
+from manta.config.units import PositiveTokens, Tokens
+
+# YAML 1.1 reads a bare `no` as false.
+Precision = Annotated[
+    Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
+]
+
+
+class RunSection(Section):
+    """Which run this is. The name is the identity: the same name continues the run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    storage: str = Field(default="runs", description="folder that holds the runs")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class ModelSection(Section):
+    """A Hugging Face causal language model, by type and sizes or pretrained."""
+
+    type: str | None = Field(default=None, description="Hugging Face model_type")
+    sizes: dict[str, Any] = Field(default_factory=dict, description="its config's own fields")
+    pretrained: str | None = Field(default=None, description="path or name to start from")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSection:
+        if (self.type is None) == (self.pretrained is None):
+            raise ValueError("give either 'type' (with 'sizes') or 'pretrained'")
+        if self.pretrained is not None and self.sizes:
+            raise ValueError("'sizes' belongs to 'type'; a pretrained model has its own")
+        return self
+
+
+class DataSection(Section):
+    """How samples are cut and read."""
+
+    document_mask: bool = Field(
+        default=False, description="no attention or loss across a document boundary"
+    )
+
+
+class TrainSection(Section):
+    """The step."""
+
+    seq_len: int = Field(default=1024, ge=2, description="tokens in a sample")
+    micro_batch: int = Field(default=8, ge=1, description="most samples in one forward pass")
+    precision: Precision = "no"
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    compile: bool = False
+    activation_checkpointing: bool = False
+
+
+class ParallelSection(Section):
+    """How the model is laid over the workers."""
+
+    shard: bool = Field(default=False, description="FSDP2: parameters split over workers")
+
+
+class OptimizerSection(Section):
+    """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
+
+    type: Literal["adamw"] = "adamw"
+    # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.95,
+    )
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    decay_all: bool = Field(default=False, description="decay norms, biases, embeddings too")
+
+
+class ScalingSection(Section):
+    """How many workers, and what each of them holds."""
+
+    min: int = Field(default=1, ge=1)
+    max: int | None = Field(default=None, ge=1, description="the same as min if left out")
+    resources_per_worker: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: {"CPU": 1.0}
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScalingSection:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
+
+    @property
+    def upper(self) -> int:
+        """The largest number of workers allowed."""
+        return self.min if self.max is None else self.max
+
+
+class CheckpointSection(Section):
+    """Durable checkpoints. One is always written at the end of the run."""
+
+    every: PositiveTokens | None = None
+    keep: int = Field(default=2, ge=1, description="newest ones kept; the best is kept too")
+
+
+class EvalSection(Section):
+    """Validation on the first `tokens` tokens of the validation split."""
+
+    every: PositiveTokens | None = Field(default=None, description="never, if left out")
+    tokens: PositiveTokens = 500_000
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many evaluations without a better one"
+    )
+    min_delta: float = Field(default=0.0, ge=0, description="what counts as better, in nats")
+
+
+class LogSection(Section):
+    """Metrics."""
+
+    every: Tokens = Field(default=0, description="tokens between rows; 0 logs each step")
+
+
+class WandbSection(Section):
+    """Weights & Biases. `auto` is online when an API key is there, else offline."""
+
+    project: str = "manta"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = Field(default_factory=list)
+
+
+class CostSection(Section):
+    """Prices, for the run record."""
+
+    per_device_hour: float | None = Field(default=None, ge=0, description="money, any currency")
+
+
+class RunConfig(Section):
+    """Everything that defines a training run."""
+
+    run: RunSection
+    corpus: str = Field(description="path or URL of prepared token shards")
+    model: ModelSection
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    parallel: ParallelSection = ParallelSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection
+    scaling: ScalingSection = ScalingSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    eval: EvalSection = EvalSection()
+    log: LogSection = LogSection()
+    wandb: WandbSection = WandbSection()
+    cost: CostSection = CostSection()
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> RunConfig:
+        if self.eval.patience is not None and self.eval.every is None:
+            raise ValueError("eval.patience needs eval.every")
+        return self

@@ -1,0 +1,111 @@
+"""How schedules are written: segments on the token clock, and shorthands for them.
+
+What they mean is in `manta.schedule`, which resolves both forms to the same segments.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from manta.config.model import Section
+from manta.config.units import PositiveTokens, Span
+
+Shape = Literal["constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic"]
+
+
+class SegmentSpec(Section):
+    """One stretch of a schedule.
+
+    Its length is `tokens`, or it lasts `until` a token count or share of the horizon;
+    the last segment may leave both out and then lasts to the horizon. `from` defaults
+    to the value at which the segment before it ends.
+    """
+
+    shape: Shape = "constant"
+    tokens: Span | None = None
+    until: Span | None = None
+    start: float | None = Field(default=None, alias="from", ge=0)
+    end: float | None = Field(default=None, alias="to", ge=0)
+    period: PositiveTokens | None = None
+    multiple_of: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SegmentSpec:
+        if self.tokens is not None and self.until is not None:
+            raise ValueError("give 'tokens' or 'until', not both")
+        if self.shape == "constant" and self.end is not None and self.end != self.start:
+            raise ValueError("a constant segment has one value: give 'from', not 'to'")
+        if self.shape != "constant" and self.end is None:
+            raise ValueError(f"a {self.shape} segment needs 'to'")
+        if (self.shape == "cyclic") != (self.period is not None):
+            raise ValueError("'period' belongs to a cyclic segment, and it needs one")
+        return self
+
+
+class LrShorthand(Section):
+    """A named learning-rate schedule: warmup to `peak`, then what the name says.
+
+    `wsd` holds the peak and decays over the last `decay`; `cosine` and `linear` decay
+    from the end of the warmup to the horizon; `constant` holds. All decay to `floor`.
+    """
+
+    name: Literal["wsd", "cosine", "constant", "linear"]
+    peak: float = Field(gt=0)
+    warmup: Span = 0
+    decay: Span | None = None
+    decay_shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "1-sqrt"
+    floor: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LrShorthand:
+        if self.name == "wsd" and self.decay is None:
+            raise ValueError("wsd needs 'decay', such as 20%")
+        if self.name != "wsd" and self.decay is not None:
+            raise ValueError(f"'decay' belongs to wsd, not to {self.name}")
+        if self.floor > self.peak:
+            raise ValueError(f"'floor' {self.floor} is above 'peak' {self.peak}")
+        return self
+
+
+class BatchRamp(Section):
+    """The batch size held at `from` until `start`, grown to `to` over `over`, then held."""
+
+    name: Literal["ramp"]
+    start_size: int = Field(alias="from", ge=1)
+    end_size: int = Field(alias="to", ge=1)
+    start: Span = 0
+    over: Span
+    shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "linear"
+    multiple_of: int = Field(default=1, ge=1)
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "segments"
+    return "shorthand" if isinstance(value, dict | Section) else "number"
+
+
+LrSpec = Annotated[
+    Annotated[float, Field(gt=0), Tag("number")]
+    | Annotated[LrShorthand, Tag("shorthand")]
+    | Annotated[list[SegmentSpec], Field(min_length=1), Tag("segments")],
+    Discriminator(_form),
+]
+BatchSpec = Annotated[
+    Annotated[int, Field(ge=1), Tag("number")]
+    | Annotated[BatchRamp, Tag("shorthand")]
+    | Annotated[list[SegmentSpec], Field(min_length=1), Tag("segments")],
+    Discriminator(_form),
+]
+
+
+class ScheduleSection(Section):
+    """Learning rate and batch size as functions of the tokens consumed."""
+
+    horizon: PositiveTokens = Field(description="tokens after which the run ends")
+    lr: LrSpec = Field(description="a rate, a named shorthand, or a list of segments")
+    batch: BatchSpec = Field(
+        description="samples a step: a number, {name: ramp, …}, or a list of segments"
+    )

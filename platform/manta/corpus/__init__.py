@@ -1,0 +1,1 @@
+"""Offline: read documents, clean, drop duplicates, split, tokenize, write token shards."""

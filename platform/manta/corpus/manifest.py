@@ -1,0 +1,103 @@
+"""What a prepared corpus holds: the manifest beside its token shards.
+
+A shard is one uncompressed Arrow IPC file with one record batch; one row is one
+document: ``tokens`` (list of uint16 or uint32, EOS last), ``doc_id`` and ``source``.
+The shards of a split, in the manifest's order, are one long sequence of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from manta.config.errors import CorpusError
+from manta.config.model import Section
+
+MANIFEST = "manifest.json"
+Split = Literal["train", "validation", "test"]
+
+
+class Shard(Section):
+    """One token shard."""
+
+    file: str
+    split: Split
+    documents: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+class Counts(Section):
+    """Size of one source in one split."""
+
+    documents: int
+    tokens: int
+
+
+class Manifest(Section):
+    """The contents of ``manifest.json``. `fingerprint` covers everything else in it."""
+
+    format: Literal[1] = 1
+    fingerprint: str = ""
+    manta_version: str
+    token_dtype: Literal["uint16", "uint32"]
+    vocab_size: int
+    eos_id: int
+    tokenizer_file: str
+    tokenizer_sha256: str
+    config: dict[str, Any]
+    counts: dict[Split, dict[str, Counts]]
+    dropped: dict[str, int]
+    shards: list[Shard]
+
+    def sealed(self) -> Manifest:
+        """The same manifest with its fingerprint filled in."""
+        return self.model_copy(update={"fingerprint": self._digest()})
+
+    def _digest(self) -> str:
+        content = self.model_dump(mode="json", exclude={"fingerprint"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def shards_of(self, split: Split) -> list[Shard]:
+        """The shards of `split` in the order in which their tokens are concatenated."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def tokens_of(self, split: Split) -> int:
+        """Tokens in `split`, over all sources."""
+        return sum(shard.tokens for shard in self.shards_of(split))
+
+    def write(self, folder: Path) -> None:
+        """Put ``manifest.json`` into `folder`, whole or not at all."""
+        aside = folder / f".{MANIFEST}.tmp"
+        aside.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+        os.replace(aside, folder / MANIFEST)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """Read and check the manifest of the corpus in `folder`.
+
+        Raises:
+            CorpusError: if it is missing, unreadable, or not what its fingerprint says.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise CorpusError(
+                f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
+            ) from None
+        except (OSError, ValidationError) as error:
+            raise CorpusError(f"{path}: can't be read as a manifest: {error}") from None
+        if manifest.fingerprint != manifest._digest():
+            raise CorpusError(
+                f"{path}: its content does not match its fingerprint; it was changed after "
+                "'manta prepare' wrote it: prepare the corpus again"
+            )
+        return manifest

@@ -1,0 +1,1 @@
+"""Which sample stands at which place, and its way from a token shard to a rank."""

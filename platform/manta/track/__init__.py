@@ -1,0 +1,1 @@
+"""The run record, Weights & Biases, the console and the HTML report."""
