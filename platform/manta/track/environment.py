@@ -1,0 +1,101 @@
+"""What a run was made with: code, packages and machine, as far as they can be told."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "manta-train",
+    "torch",
+    "ray",
+    "accelerate",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+    "numpy",
+    "pydantic",
+    "wandb",
+)
+GIT_SECONDS = 5.0
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout around `folder`; nothing without one.
+
+    Files that git does not track don't count as dirty: data and outputs often lie
+    beside the code.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            stdin=subprocess.DEVNULL,
+            # Reading must neither wait for nor hold the index of someone at work.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that training runs on."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def driver_hardware() -> dict[str, Any]:
+    """The machine of this process: host, CPUs, their model, memory in bytes."""
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpu_count": _cpu_count(),
+        "cpu_model": _cpu_model(),
+        "memory_bytes": _memory_bytes(),
+    }
+
+
+def _cpu_count() -> int | None:
+    """CPUs that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None

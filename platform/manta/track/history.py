@@ -1,0 +1,154 @@
+"""The history of a run: `metrics.jsonl`, where no step stands twice.
+
+There are two kinds of rows, *training* (they have a ``loss``) and *validation* (they
+have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Both kinds come in
+the order of the training, so what a killed driver left is the true history up to some
+step, and whatever is at or before that step is already there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from manta.config.errors import RunError
+
+METRICS = "metrics.jsonl"
+Kind = Literal["training", "validation"]
+
+
+class Mark(BaseModel):
+    """A place in the file up to which its content is known."""
+
+    bytes: int = 0
+    last: dict[Kind, int] = Field(default_factory=dict)
+
+
+def kind_of(row: Mapping[str, Any]) -> Kind:
+    """Which of the two histories `row` belongs to."""
+    return "training" if "loss" in row or "val_loss" not in row else "validation"
+
+
+class History:
+    """Appends rows, each step of a kind once."""
+
+    def __init__(self, path: Path, known: Mark | None = None) -> None:
+        """Open or create the file and drop what was only half written.
+
+        Args:
+            path: the file.
+            known: a mark from an earlier `mark`, so that only what came after it is read.
+        """
+        self.path = path
+        # Not buffered: a row is in the kernel's hands before the next step is looked at.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        size = os.fstat(self._file).st_size
+        start = known if known and known.bytes <= size else Mark()
+        self._last = dict(start.last)
+        self._size = self._scan(start.bytes)
+        self.dropped = size - self._size
+        """Bytes of a damaged end that were cut off."""
+        os.ftruncate(self._file, self._size)
+
+    def _scan(self, start: int) -> int:
+        """Take in the rows after byte `start`; returns where the last whole one ends."""
+        end = start
+        with self.path.open("rb") as lines:
+            lines.seek(start)
+            for line in lines:
+                row = _parse(line)
+                if row is None:
+                    break
+                self._last[kind_of(row)] = row["step"]
+                end += len(line)
+        return end
+
+    def last(self, kind: Kind) -> int | None:
+        """The last step of `kind`, or nothing."""
+        return self._last.get(kind)
+
+    @property
+    def mark(self) -> Mark:
+        """Where the file stands now."""
+        return Mark(bytes=self._size, last=dict(self._last))
+
+    def append(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Add `row` unless its step is there already.
+
+        Returns:
+            The row as it was written, or nothing if it was there.
+
+        Raises:
+            RunError: if the disk won't take it.
+        """
+        kind, step = kind_of(row), int(row["step"])
+        last = self._last.get(kind)
+        if last is not None and step <= last:
+            return None
+        plain = {key: _plain(value) for key, value in row.items()}
+        self._write((json.dumps(plain, allow_nan=False) + "\n").encode())
+        self._last[kind] = step
+        return plain
+
+    def _write(self, line: bytes) -> None:
+        try:
+            written = os.pwrite(self._file, line, self._size)
+            if written < len(line):
+                raise OSError("the disk took only a part of it")
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise RunError(
+                f"{self.path}: a row can't be written: {error}; free some space, "
+                "then give the same command again to go on"
+            ) from None
+        self._size += len(line)
+
+    def sync(self) -> None:
+        """Force what was appended to the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file. Harmless when called again."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def read_rows(path: Path, end: int | None = None) -> Iterator[dict[str, Any]]:
+    """The whole rows of the file at `path`, up to byte `end`; none if it isn't there."""
+    if not path.exists():
+        return
+    at = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            at += len(line)
+            row = _parse(line)
+            if row is None or (end is not None and at > end):
+                return
+            yield row
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A row, or nothing if the line was cut off or damaged."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it: NumPy scalars unpacked, what is not finite as null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,94 @@
+"""Is this the same run? Which config keys may change when a run goes on, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from manta.config import RunConfig
+from manta.config.errors import RunError
+
+# Everything else can change a weight, or makes the curves before and after a restart
+# measure different things.
+FREE_KEYS = {
+    "run.storage": "where the run lies",
+    "corpus": "where the corpus lies; what is in it is the fingerprint's business",
+    "scaling": "the sum over a batch does not depend on how many workers share it",
+    "train.micro_batch": "the sum over a batch does not depend on how it is cut",
+    "train.activation_checkpointing": "computes the same again instead of keeping it",
+    "checkpoint": "how often training is saved",
+    "eval.every": "how often a curve is measured, not what it measures",
+    "eval.patience": "when to stop, not what is reached by then",
+    "eval.min_delta": "when to stop, not what is reached by then",
+    "log": "how often a curve is written down",
+    "wandb": "where a curve is shown",
+    "cost": "what a device hour costs",
+}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class Change(NamedTuple):
+    """A key whose value is not what it was."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_show(self.old)} → {_show(self.new)}"
+
+
+_ABSENT = object()
+
+
+def changes(old: RunConfig, new: RunConfig) -> list[Change]:
+    """Every key, dotted, in which two configs differ."""
+    return list(_changes(old.model_dump(mode="json"), new.model_dump(mode="json"), ""))
+
+
+def _changes(old: Any, new: Any, at: str) -> Iterator[Change]:
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        if old != new:
+            yield Change(at, old, new)
+        return
+    for key in [*old, *(key for key in new if key not in old)]:
+        below = f"{at}.{key}" if at else str(key)
+        yield from _changes(old.get(key, _ABSENT), new.get(key, _ABSENT), below)
+
+
+def is_free(key: str) -> bool:
+    """True if a run may go on with another value of this dotted key."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+
+
+def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> list[Change]:
+    """Refuse a config that is not that of the run at `where`.
+
+    Returns:
+        The changes that a run may go on with.
+
+    Raises:
+        RunError: naming every other key that differs.
+    """
+    found = changes(old, new)
+    binding = [change for change in found if not is_free(change.key)]
+    if binding:
+        listed = "\n".join(f"  {change}" for change in binding)
+        raise RunError(
+            f"{where}: this run was started with another config:\n{listed}\n"
+            "To go on with it, use the old values; to train with the new ones, "
+            "give the run its own run.name."
+        )
+    return found
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every URL taken out."""
+    return _CREDENTIALS.sub("", text)
+
+
+def _show(value: Any) -> str:
+    return "(none)" if value is _ABSENT or value is None else str(value)

@@ -1,0 +1,55 @@
+"""One driver for each run directory: a lock that dies with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from manta.config.errors import RunError
+
+LOCK = ".lock"
+
+
+class RunLock:
+    """An exclusive hold on a run directory, until `release` or the end of the process."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Take the lock at once or refuse.
+
+        Raises:
+            RunError: if another process holds it, or the folder can't be written.
+        """
+        self._path = run_dir / LOCK
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"{run_dir}: can't be written: {error.strerror}; "
+                "set run.storage to a folder that you may write"
+            ) from None
+        self.exclusive = self._take(run_dir)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _take(self, run_dir: Path) -> bool:
+        """True if held; false where the file system knows no locks."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 200, 0).decode(errors="replace").strip()
+            os.close(self._file)
+            raise RunError(
+                f"{run_dir}: another driver is at work on this run ({holder or 'unknown'}); "
+                "wait for it or stop it, or choose another run.name"
+            ) from None
+        except OSError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let the next driver in. Harmless when called again."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

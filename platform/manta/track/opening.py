@@ -1,0 +1,132 @@
+"""Taking up a run: is the directory free, is it the same run, and what to begin with."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import manta
+from manta.config import ConfigError, RunConfig, dump, load
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.track import environment, identity
+from manta.track.state import RunState, WandbState, utc_now
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def make_folder(config: RunConfig) -> Path:
+    storage = config.run.storage
+    if "://" in storage:
+        raise RunError(
+            f"run.storage = '{identity.without_credentials(storage)}': the run record needs a "
+            "folder; mount the store and give the path of a folder in it"
+        )
+    run_dir = Path(storage).expanduser().absolute() / config.run.name
+    try:
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{run_dir}: can't be made: {error.strerror}; "
+            "set run.storage to a folder that you may write"
+        ) from None
+    return run_dir
+
+
+def check_same_run(
+    run_dir: Path, fingerprint: str, config: RunConfig, manifest: Manifest
+) -> list[str]:
+    """Is the run in `run_dir` the one that is asked for? Returns what else changed."""
+    path = run_dir / CONFIG
+    try:
+        before = load(path, RunConfig)
+    except ConfigError as error:
+        raise RunError(
+            f"{path}: the config that this run was started with can't be read:\n{error}\n"
+            "Go on with the version of Manta that started it, or choose another run.name."
+        ) from None
+    if fingerprint != manifest.fingerprint:
+        raise RunError(
+            f"{run_dir}: this run was started on another corpus: fingerprint "
+            f"{fingerprint[:12]}…, but {identity.without_credentials(config.corpus)} has "
+            f"{manifest.fingerprint[:12]}…; point 'corpus' at the old one, or choose another "
+            "run.name"
+        )
+    found = identity.check_free_changes_only(run_dir, before, _redacted(config))
+    return [f"config: {change}" for change in found]
+
+
+def _redacted(config: RunConfig) -> RunConfig:
+    """The config without passwords in its URLs: what is written down."""
+    return config.model_copy(update={"corpus": identity.without_credentials(config.corpus)})
+
+
+def config_text(config: RunConfig) -> str:
+    return dump(_redacted(config))
+
+
+def take_up(
+    old: RunState | None,
+    config: RunConfig,
+    manifest: Manifest,
+    total_steps: int,
+    total_tokens: int,
+) -> RunState:
+    """The state to begin with: the old one taken up again, or a new one."""
+    now = utc_now()
+    hardware = environment.driver_hardware()
+    fresh: dict[str, Any] = {
+        "status": "running",
+        "reason": "",
+        "ended": None,
+        "final": {},
+        "manta_version": manta.__version__,
+        "corpus": identity.without_credentials(config.corpus),
+        "total_steps": total_steps,
+        "total_tokens": total_tokens,
+        "git": environment.git_state(Path.cwd()),
+        "packages": environment.package_versions(),
+        "hardware": hardware,
+        "updated": now,
+    }
+    if old is None:
+        return RunState(
+            name=config.run.name,
+            created=now,
+            corpus_fingerprint=manifest.fingerprint,
+            wandb=WandbState(id=secrets.token_hex(4)),
+            **fresh,
+        )
+    state = old.model_copy(update={**fresh, "drivers": old.drivers + 1})
+    state.hardware = {**old.hardware, **hardware}
+    _close_last_group(state)
+    _note_changed_code(old, state)
+    return state
+
+
+def _close_last_group(state: RunState) -> None:
+    """A group that a killed driver left open ended with it, when it was last heard of."""
+    if state.groups and state.groups[-1].ended is None:
+        group = state.groups[-1]
+        heard = datetime.fromisoformat(group.started) + timedelta(seconds=group.seconds)
+        group.ended = heard.isoformat(timespec="seconds")
+        group.reason = "the driver was killed"
+
+
+def _note_changed_code(old: RunState, new: RunState) -> None:
+    """Other code or packages may give other values: say so in the run."""
+    if old.git != new.git:
+        new.add_event(f"code: {_commit(old)} → {_commit(new)}")
+    for package in sorted(old.packages.keys() | new.packages.keys()):
+        before, after = old.packages.get(package), new.packages.get(package)
+        if before != after:
+            new.add_event(f"package: {package} {before} → {after}")
+
+
+def _commit(state: RunState) -> str:
+    if state.git is None:
+        return "no git"
+    return f"{state.git['commit'][:12]}{' (dirty)' if state.git['dirty'] else ''}"

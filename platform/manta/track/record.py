@@ -1,0 +1,229 @@
+"""The files of a run directory: `config.yaml`, `run.json`, `metrics.jsonl`.
+
+The record knows neither W&B nor a console. It is opened by one driver at a time, takes
+what happens in the order in which it happens, and leaves nothing half-written: a driver
+that is killed at any moment leaves a directory that the next one goes on with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from manta.config import RunConfig
+from manta.corpus.manifest import Manifest
+from manta.track import identity, opening
+from manta.track.aside import replace_text
+from manta.track.history import METRICS, History
+from manta.track.lock import RunLock
+from manta.track.state import (
+    RUN,
+    CheckpointState,
+    Group,
+    Outcome,
+    RunState,
+    read_state_if_any,
+    utc_now,
+)
+
+# run.json is small: so often it costs nothing, and a killed driver loses no more time.
+SAVE_SECONDS = 5.0
+
+
+class RunRecord:
+    """One run's files, held by this process until `close`."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        lock: RunLock,
+        state: RunState,
+        config: RunConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        """Use `open`."""
+        self.run_dir = run_dir
+        self.state = state
+        self._lock = lock
+        self._config = config
+        self._clock = clock
+        self._opened = self._saved = clock()
+        self._wall_before = state.totals.wall_seconds
+        self._group_began: float | None = None
+        self._position = state.totals.tokens
+        self.history = History(run_dir / METRICS, state.history)
+        self.rows_before = self.history.mark.bytes
+        """Where the rows of earlier drivers end in `metrics.jsonl`."""
+        if self.history.dropped:
+            self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
+        if not lock.exclusive:
+            self.event("the file system knows no locks: nothing keeps a second driver out")
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        manifest: Manifest,
+        *,
+        total_steps: int,
+        total_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RunRecord:
+        """Create or continue ``<run.storage>/<run.name>/``.
+
+        Args:
+            config: the resolved config.
+            manifest: of the corpus to train on.
+            total_steps: optimizer steps in the whole run.
+            total_tokens: tokens in the whole run.
+            clock: seconds that only grow.
+
+        Raises:
+            RunError: if the directory is another run's, in use, damaged or not writable.
+        """
+        run_dir = opening.make_folder(config)
+        lock = RunLock(run_dir)
+        try:
+            old = read_state_if_any(run_dir)
+            notes = []
+            if old:
+                fingerprint = old.corpus_fingerprint
+                notes = opening.check_same_run(run_dir, fingerprint, config, manifest)
+            state = opening.take_up(old, config, manifest, total_steps, total_tokens)
+            replace_text(run_dir / opening.CONFIG, opening.config_text(config))
+            record = cls(run_dir, lock, state, config, clock)
+            for note in notes:
+                record.event(note)
+            record.save()
+        except BaseException:
+            lock.release()
+            raise
+        return record
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take a row of metrics.
+
+        Returns:
+            The row as it was written, or nothing if its step was there already.
+        """
+        self._reached(int(row["step"]), int(row["tokens"]))
+        written = self.history.append(row)
+        if written is not None:
+            self._take_results(written)
+        if self._clock() - self._saved >= SAVE_SECONDS:
+            self.save()
+        return written
+
+    def group_started(
+        self, *, world_size: int, attempt: int, step: int, tokens: int, hardware: Mapping[str, Any]
+    ) -> None:
+        """A worker group begins to train at `step`, having consumed `tokens`."""
+        self.group_ended(reason="replaced")
+        again = max(0, self._position - tokens)
+        self.state.totals.tokens_again += again
+        self._position = tokens
+        if hardware:
+            self.state.hardware["workers"] = dict(hardware)
+        self.state.groups.append(
+            Group(
+                attempt=attempt,
+                world_size=world_size,
+                devices=world_size * self._devices_per_worker(),
+                step=step,
+                tokens=tokens,
+                last_step=step,
+                last_tokens=tokens,
+                started=utc_now(),
+            )
+        )
+        self._group_began = self._clock()
+        self.save()
+
+    def group_ended(self, *, reason: str) -> None:
+        """The worker group is gone. Harmless when there is none."""
+        if self._group_began is None:
+            return
+        self._measure()
+        group = self.state.groups[-1]
+        group.ended, group.reason = utc_now(), reason
+        self._group_began = None
+        self.save()
+
+    def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
+        """A checkpoint is whole; the history up to it is made as durable as it is."""
+        before = self.state.checkpoint
+        self.state.checkpoint = CheckpointState(
+            step=step,
+            tokens=tokens,
+            path=path,
+            seconds=seconds,
+            count=before.count + 1 if before else 1,
+        )
+        self._reached(step, tokens)
+        self.history.sync()
+        self.save()
+
+    def event(self, message: str) -> None:
+        """Keep one line for the readers of the run."""
+        self.state.add_event(identity.without_credentials(message))
+
+    def finish(self, status: Outcome, *, reason: str, final: Mapping[str, Any]) -> None:
+        """The last word on the run, until a driver takes it up again."""
+        self.group_ended(reason=status)
+        self.state.status = status
+        self.state.reason = identity.without_credentials(reason)
+        self.state.ended = utc_now()
+        self.state.final = dict(final)
+        self.history.sync()
+        self.save()
+
+    def save(self) -> None:
+        """Bring `run.json` up to date."""
+        self._measure()
+        self.state.updated = utc_now()
+        self.state.history = self.history.mark
+        replace_text(self.run_dir / RUN, self.state.model_dump_json(indent=1) + "\n")
+        self._saved = self._clock()
+
+    def close(self) -> None:
+        """Let go of the directory. Harmless when called again."""
+        self.history.close()
+        self._lock.release()
+
+    def _reached(self, step: int, tokens: int) -> None:
+        """The workers have trained to here, for the first time or again."""
+        self._position = max(self._position, tokens)
+        totals = self.state.totals
+        totals.steps = max(totals.steps, step)
+        totals.tokens = max(totals.tokens, tokens)
+        totals.samples = totals.tokens // self._config.train.seq_len
+        if self._group_began is not None:
+            group = self.state.groups[-1]
+            group.last_step = max(group.last_step, step)
+            group.last_tokens = max(group.last_tokens, tokens)
+
+    def _take_results(self, row: Mapping[str, Any]) -> None:
+        results = self.state.results
+        if row.get("loss") is not None:
+            results.loss = row["loss"]
+        value = row.get("val_loss")
+        if value is not None:
+            results.val_loss = value
+            if results.best_val_loss is None or value < results.best_val_loss:
+                results.best_val_loss, results.best_val_step = value, row["step"]
+
+    def _measure(self) -> None:
+        """Add the time since the last look to the sums."""
+        now, totals = self._clock(), self.state.totals
+        totals.wall_seconds = self._wall_before + now - self._opened
+        if self._group_began is not None:
+            self.state.groups[-1].seconds = now - self._group_began
+        totals.device_seconds = sum(g.seconds * g.devices for g in self.state.groups)
+        price = self._config.cost.per_device_hour
+        totals.cost = None if price is None else price * totals.device_seconds / 3600
+
+    def _devices_per_worker(self) -> float:
+        """GPUs that a worker holds; without any, the worker itself is the device."""
+        return self._config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0

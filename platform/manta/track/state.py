@@ -1,0 +1,177 @@
+"""The contents of `run.json`: what is known about a run, in one typed document."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from manta.config.errors import RunError
+from manta.track.history import Mark
+
+Outcome = Literal["finished", "stopped", "failed", "interrupted"]
+Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+RUN = "run.json"
+MOST_EVENTS = 1000
+
+
+def utc_now() -> str:
+    """This moment, as run records write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Group(BaseModel):
+    """One worker group from its start to its end. The list of them is the world size over time.
+
+    `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
+    it came; the next group begins before that point if something was lost.
+    """
+
+    attempt: int
+    world_size: int
+    devices: float
+    step: int
+    tokens: int
+    last_step: int
+    last_tokens: int
+    started: str
+    ended: str | None = None
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Totals(BaseModel):
+    """Sums over the whole run, all drivers and worker groups together.
+
+    Steps, tokens and samples are positions in the training, so work that was done twice
+    counts once; `tokens_again` says how much that was. Seconds and cost count everything.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    samples: int = 0
+    tokens_again: int = 0
+    wall_seconds: float = 0.0
+    device_seconds: float = 0.0
+    cost: float | None = None
+
+
+class Results(BaseModel):
+    """The losses worth a glance, in nats a token."""
+
+    loss: float | None = None
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    best_val_step: int | None = None
+
+
+class CheckpointState(BaseModel):
+    """The newest checkpoint, and how many were written."""
+
+    step: int
+    tokens: int
+    path: str
+    seconds: float
+    count: int = 1
+
+
+class Event(BaseModel):
+    """Something that a reader of the run should know."""
+
+    time: str
+    step: int
+    tokens: int
+    message: str
+
+
+class WandbState(BaseModel):
+    """The Weights & Biases run. Its id is chosen once and kept for good."""
+
+    id: str
+    mode: str = "starting"
+    url: str | None = None
+    folder: str | None = None
+    sync_command: str | None = None
+
+
+class RunState(BaseModel):
+    """The whole document."""
+
+    format: Literal[1] = 1
+    name: str
+    status: Status = "running"
+    reason: str = ""
+    created: str
+    updated: str
+    ended: str | None = None
+    drivers: int = Field(default=1, description="how often a driver took the run up")
+    manta_version: str
+    corpus: str
+    corpus_fingerprint: str
+    ledger_digest: str | None = None
+    total_steps: int
+    total_tokens: int
+    git: dict[str, Any] | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    totals: Totals = Field(default_factory=Totals)
+    results: Results = Field(default_factory=Results)
+    groups: list[Group] = Field(default_factory=list)
+    checkpoint: CheckpointState | None = None
+    events: list[Event] = Field(default_factory=list)
+    final: dict[str, Any] = Field(default_factory=dict)
+    wandb: WandbState
+    history: Mark = Field(default_factory=Mark)
+
+    @property
+    def restarts(self) -> int:
+        """How often the workers were started again."""
+        return max(0, len(self.groups) - 1)
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """World sizes in the order in which they were, without repeats in a row."""
+        sizes: list[int] = []
+        for group in self.groups:
+            if not sizes or sizes[-1] != group.world_size:
+                sizes.append(group.world_size)
+        return sizes
+
+    def add_event(self, message: str) -> None:
+        """Keep `message` with the place in the training at which it came."""
+        event = Event(
+            time=utc_now(), step=self.totals.steps, tokens=self.totals.tokens, message=message
+        )
+        self.events = [*self.events, event][-MOST_EVENTS:]
+
+
+def read_state(run_dir: Path) -> RunState:
+    """The `run.json` of the run in `run_dir`.
+
+    Raises:
+        RunError: if it is missing or can't be understood.
+    """
+    state = read_state_if_any(run_dir)
+    if state is None:
+        raise RunError(f"{run_dir}: no run here: there is no {RUN}; give the folder of a run")
+    return state
+
+
+def read_state_if_any(run_dir: Path) -> RunState | None:
+    """The `run.json` in `run_dir`, or nothing if there is none.
+
+    Raises:
+        RunError: if it can't be understood.
+    """
+    path = run_dir / RUN
+    try:
+        return RunState.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise RunError(
+            f"{path}: can't be read as a run record: {error}; it was changed by hand or made "
+            "by another version: restore it, or choose another run.name"
+        ) from None
