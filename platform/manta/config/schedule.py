@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from manta.config.model import Section
 from manta.config.units import PositiveTokens, Span
 
 Shape = Literal["constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic"]
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse true and false, which Python would read as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("write a number, not true or false")
+    return value
+
+
+Rate = Annotated[float, BeforeValidator(_no_bool)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 
 
 class SegmentSpec(Section):
@@ -26,10 +37,10 @@ class SegmentSpec(Section):
     shape: Shape = "constant"
     tokens: Span | None = None
     until: Span | None = None
-    start: float | None = Field(default=None, alias="from", ge=0)
-    end: float | None = Field(default=None, alias="to", ge=0)
+    start: Annotated[Rate, Field(ge=0)] | None = Field(default=None, alias="from")
+    end: Annotated[Rate, Field(ge=0)] | None = Field(default=None, alias="to")
     period: PositiveTokens | None = None
-    multiple_of: int = Field(default=1, ge=1)
+    multiple_of: Count = Field(default=1, description="of a batch size; it is rounded down")
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSpec:
@@ -52,11 +63,11 @@ class LrShorthand(Section):
     """
 
     name: Literal["wsd", "cosine", "constant", "linear"]
-    peak: float = Field(gt=0)
+    peak: Rate = Field(gt=0)
     warmup: Span = 0
     decay: Span | None = None
     decay_shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "1-sqrt"
-    floor: float = Field(default=0.0, ge=0)
+    floor: Rate = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> LrShorthand:
@@ -64,6 +75,10 @@ class LrShorthand(Section):
             raise ValueError("wsd needs 'decay', such as 20%")
         if self.name != "wsd" and self.decay is not None:
             raise ValueError(f"'decay' belongs to wsd, not to {self.name}")
+        if self.name != "wsd" and self.decay_shape != "1-sqrt":
+            raise ValueError(f"'decay_shape' belongs to wsd, not to {self.name}")
+        if self.name == "constant" and self.floor > 0:
+            raise ValueError("'floor' belongs to a schedule that decays; constant holds the peak")
         if self.floor > self.peak:
             raise ValueError(f"'floor' {self.floor} is above 'peak' {self.peak}")
         return self
@@ -73,12 +88,12 @@ class BatchRamp(Section):
     """The batch size held at `from` until `start`, grown to `to` over `over`, then held."""
 
     name: Literal["ramp"]
-    start_size: int = Field(alias="from", ge=1)
-    end_size: int = Field(alias="to", ge=1)
+    start_size: Count = Field(alias="from")
+    end_size: Count = Field(alias="to")
     start: Span = 0
     over: Span
     shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "linear"
-    multiple_of: int = Field(default=1, ge=1)
+    multiple_of: Count = 1
 
 
 def _form(value: Any) -> str:
@@ -88,13 +103,13 @@ def _form(value: Any) -> str:
 
 
 LrSpec = Annotated[
-    Annotated[float, Field(gt=0), Tag("number")]
+    Annotated[Rate, Field(gt=0), Tag("number")]
     | Annotated[LrShorthand, Tag("shorthand")]
     | Annotated[list[SegmentSpec], Field(min_length=1), Tag("segments")],
     Discriminator(_form),
 ]
 BatchSpec = Annotated[
-    Annotated[int, Field(ge=1), Tag("number")]
+    Annotated[Count, Tag("number")]
     | Annotated[BatchRamp, Tag("shorthand")]
     | Annotated[list[SegmentSpec], Field(min_length=1), Tag("segments")],
     Discriminator(_form),

@@ -1,0 +1,154 @@
+"""The schedule of a run: learning rate, batch size and steps, each in closed form."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.config.errors import RunError
+from manta.config.schedule import ScheduleSection
+from manta.schedule.plateaus import Level, Plateau, levels_of, plateaus_of
+from manta.schedule.resolve import batch_segments, lr_segments
+from manta.schedule.segment import Segment
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer update: ``batch_size`` samples from ``first_position`` on.
+
+    `tokens` is the number of tokens consumed before the step, `tokens_after` after it.
+    """
+
+    step: int
+    first_position: int
+    batch_size: int
+    tokens: int
+    tokens_after: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and batch size as functions of the tokens consumed.
+
+    A run takes whole batches while it has consumed less than `horizon` tokens, so its
+    last step may pass the horizon, by less than a batch. Nothing here has state: a step
+    costs O(log segments) whatever its number.
+
+    Attributes:
+        horizon: tokens after which the run ends.
+        seq_len: tokens in a sample.
+        lr_segments, batch_segments: canonical; equal schedules have equal tuples.
+        levels: batch size over tokens; plateaus: batch size over steps.
+        steps, positions: of the whole run.
+    """
+
+    horizon: int
+    seq_len: int
+    lr_segments: tuple[Segment, ...]
+    batch_segments: tuple[Segment, ...]
+    levels: tuple[Level, ...]
+    plateaus: tuple[Plateau, ...]
+
+    @classmethod
+    def resolve(cls, config: ScheduleSection, seq_len: int) -> Schedule:
+        """The schedule that `config` asks for, with samples of `seq_len` tokens.
+
+        Raises:
+            ConfigError: naming the key (``schedule.lr.2.until``) and the remedy.
+        """
+        batches = batch_segments(config)
+        levels = levels_of(batches)
+        return cls(
+            horizon=config.horizon,
+            seq_len=seq_len,
+            lr_segments=lr_segments(config),
+            batch_segments=batches,
+            levels=levels,
+            plateaus=plateaus_of(levels, config.horizon, seq_len),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the whole run."""
+        return self.plateaus[-1].end_step
+
+    @property
+    def positions(self) -> int:
+        """Positions (samples, repeats counted) that the whole run consumes."""
+        return self.plateaus[-1].end_position
+
+    @overload
+    def lr(self, tokens: float) -> float: ...
+    @overload
+    def lr(self, tokens: NDArray[Any]) -> NDArray[np.float64]: ...
+    def lr(self, tokens: float | NDArray[Any]) -> float | NDArray[np.float64]:
+        """The learning rate at a token count, or at each of an array of them.
+
+        At a boundary the segment that starts there counts; from the horizon on, the
+        value at which the last segment ends.
+        """
+        if isinstance(tokens, np.ndarray):
+            return self._lr_over(tokens)
+        return self.lr_segments[_index(self.lr_segments, tokens)].at(tokens)
+
+    def batch_size(self, tokens: int) -> int:
+        """Samples in a step that starts at a token count."""
+        index = bisect_right(self.levels, tokens, key=lambda level: level.tokens) - 1
+        return self.levels[max(index, 0)].batch
+
+    def step(self, k: int) -> Step:
+        """Step `k`, from 0.
+
+        Its learning rate is the schedule's at the *middle* of the step's tokens (of those
+        within the horizon). So neither the first step of a warmup from 0 nor the last of a
+        decay to 0 is wasted on a rate of 0, and the sum of rate × tokens over a run is the
+        midpoint rule for the schedule's integral: it doesn't depend on the batch size.
+
+        Raises:
+            IndexError: when the run has no such step.
+        """
+        if not 0 <= k < self.steps:
+            raise IndexError(f"step {k} of a run of {self.steps} steps")
+        plateau = self.plateaus[bisect_right(self.plateaus, k, key=lambda p: p.step) - 1]
+        position = plateau.position + (k - plateau.step) * plateau.batch
+        tokens = position * self.seq_len
+        after = tokens + plateau.batch * self.seq_len
+        middle = (tokens + min(after, self.horizon)) / 2
+        return Step(k, position, plateau.batch, tokens, after, self.lr(middle))
+
+    def step_at(self, position: int) -> Step:
+        """The step whose first position is `position`.
+
+        Raises:
+            RunError: when no step begins there. At `positions` the run is over, and none does.
+        """
+        index = bisect_right(self.plateaus, position, key=lambda p: p.position) - 1
+        plateau = self.plateaus[max(index, 0)]
+        steps, rest = divmod(position - plateau.position, plateau.batch)
+        if rest or not 0 <= position < self.positions:
+            raise RunError(
+                f"no step of this schedule begins at position {position}: it has "
+                f"{self.positions} positions and there batches of {plateau.batch} from "
+                f"position {plateau.position} on; was schedule.batch or schedule.horizon "
+                "changed since the checkpoint was written?"
+            )
+        return self.step(plateau.step + steps)
+
+    def _lr_over(self, tokens: NDArray[Any]) -> NDArray[np.float64]:
+        starts = np.array([segment.start for segment in self.lr_segments])
+        which = np.maximum(np.searchsorted(starts, tokens, side="right") - 1, 0)
+        values = np.empty(tokens.shape, dtype=np.float64)
+        for index in np.unique(which):
+            here = which == index
+            values[here] = self.lr_segments[index].over(tokens[here])
+        return values
+
+
+def _index(segments: tuple[Segment, ...], tokens: float) -> int:
+    """The segment in force at a token count: the last one that has started."""
+    return max(bisect_right(segments, tokens, key=lambda s: s.start) - 1, 0)

@@ -1,0 +1,87 @@
+"""One stretch of a schedule and the value it has at each token count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.config.schedule import Shape
+
+# For values that are whole in exact arithmetic and a float's error below it in ours: a
+# ramp must not take such a size a step later on a machine with another cosine.
+SLACK = 1 + 2**-40
+
+
+def round_batch(values: NDArray[np.float64], multiple_of: int) -> NDArray[np.int64]:
+    """The batch sizes that a schedule's values stand for: down to a multiple, at least one."""
+    units = np.floor(values / multiple_of * SLACK)
+    return multiple_of * np.maximum(units, 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A shape over the tokens ``[start, end)``, from the value `first` towards `last`.
+
+    Shapes, with x the share of the segment that is behind us:
+        constant: `first`; `last` is the same.
+        linear: a straight line.
+        cosine: half a cosine wave (Loshchilov & Hutter, 2017).
+        1-sqrt: ``last + (first - last) (1 - sqrt x)`` (Hägele et al., 2024).
+        exponential: a geometric path, the same factor for the same number of tokens.
+        cyclic: a triangle from `first` to `last` and back each `period` tokens
+            (Smith, 2017); the only shape that may end elsewhere than at `last`.
+
+    `multiple_of` says to which multiple a batch size is rounded down.
+    """
+
+    start: int
+    end: int
+    shape: Shape
+    first: float
+    last: float
+    period: int | None = None
+    multiple_of: int = 1
+
+    def at(self, tokens: float) -> float:
+        """The value at a token count; counts outside the segment give its ends' values."""
+        return float(self._evaluate(np.float64(tokens)))
+
+    def over(self, tokens: NDArray[Any]) -> NDArray[np.float64]:
+        """`at` for many token counts: an array of the same shape."""
+        return np.asarray(self._evaluate(np.asarray(tokens, dtype=np.float64)))
+
+    @property
+    def closing(self) -> float:
+        """The value that the segment reaches at `end`, where the next one takes over."""
+        if self.end == self.start:
+            return self.first if self.shape == "cyclic" else self.last
+        return self.at(self.end)
+
+    def _evaluate(self, tokens: Any) -> Any:
+        """The value at `tokens`, a float64 scalar or an array of them."""
+        if self.shape == "constant":
+            return tokens * 0.0 + self.first
+        offset = np.minimum(np.maximum(tokens, self.start), self.end) - self.start
+        if self.period is not None:
+            x = 1 - abs(2 * ((offset % self.period) / self.period) - 1)
+        else:
+            x = offset / (self.end - self.start)
+        if self.shape == "exponential":
+            value = self.first * (self.last / self.first) ** x
+        else:
+            value = self.first + (self.last - self.first) * _progress(self.shape, x)
+        # Float error must neither leave the range nor miss the end by a hair.
+        low, high = sorted((self.first, self.last))
+        return np.where(x >= 1, self.last, np.minimum(np.maximum(value, low), high))
+
+
+def _progress(shape: Shape, x: Any) -> Any:
+    """How much of the way from `first` to `last` lies behind, given the share x of tokens."""
+    if shape == "cosine":
+        return (1 - np.cos(np.pi * x)) / 2
+    if shape == "1-sqrt":
+        return np.sqrt(x)
+    return x
