@@ -1,0 +1,148 @@
+"""The sample order: which sample stands at which position, in O(1) memory.
+
+Index spaces, from the outside in:
+
+- *position*: 0, 1, 2, …, a place in the run's endless sequence of samples.
+- *epoch*: ``position // N`` for a split of N samples. Each epoch is a permutation of its own.
+- *place*: ``position % N``, a place within the epoch, in [0, N).
+- *id*: a sample's number in the split, in [0, N).
+- *cell*: a pair (row, column) of an a × b grid that has room for the N places and ids and,
+  at its end, for fewer than a others.
+
+place → id is a keyed pseudo-random permutation: a Feistel network on the grid. Rows are
+shifted, modulo a, by a hash of the column, then columns, modulo b, by a hash of the row,
+and so on; each such round can be undone, so the whole is a bijection of the grid. A cell
+that lies behind N goes through the network again until it doesn't ("cycle walking"),
+which makes it a bijection of [0, N). Black & Rogaway, "Ciphers with Arbitrary Finite
+Domains" (CT-RSA 2002), is the source of both; as a ≈ b ≈ √N, about one id in √N walks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.stream.mix import U64, mix64
+
+Ids = NDArray[np.int64]
+
+# Grids up to 2^31 × 2^31: a 32-bit hash times a side then fits into 64 bits.
+MOST_SAMPLES = 2**62
+# Four would do for a big grid (Luby & Rackoff, 1988; Patarin, 2004). On a grid of 2 × 2 cells
+# it takes eight before all permutations are equally frequent; 64 bytes are eight keys.
+ROUNDS = 8
+# Changing anything that changes the order would make resumed runs repeat and miss samples.
+PERSON = b"manta.order.v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOrder:
+    """The order of the samples of one split, for one seed.
+
+    Attributes:
+        key: what the ids are numbers in: the corpus fingerprint, "/", the split.
+        seed: of the run; any integer.
+        num_samples: N, the samples in the split, 1 to 2^62.
+    """
+
+    key: str
+    seed: int
+    num_samples: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            raise ValueError(f"num_samples = {self.num_samples}: must be from 1 to 2^62")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid: a = ⌈√N⌉ and b = ⌈N / a⌉."""
+        rows = math.isqrt(self.num_samples - 1) + 1
+        return rows, -(-self.num_samples // rows)
+
+    def epoch(self, position: int) -> int:
+        """The epoch in which a position lies, from 0."""
+        return position // self.num_samples
+
+    def ids(self, first: int, last: int) -> Ids:
+        """Sample ids at the positions [first, last): int64, of shape (last - first,).
+
+        Raises:
+            ValueError: unless 0 <= first <= last.
+        """
+        if not 0 <= first <= last:
+            raise ValueError(f"positions [{first}, {last}): need 0 <= first <= last")
+        parts = []
+        while first < last:
+            epoch, place = divmod(first, self.num_samples)
+            count = min(last - first, self.num_samples - place)
+            places = np.arange(place, place + count, dtype=np.uint64)
+            parts.append(self._permute(places, epoch))
+            first += count
+        if len(parts) == 1:
+            return parts[0].astype(np.int64)
+        ids: U64 = np.concatenate([np.empty(0, np.uint64), *parts])
+        return ids.astype(np.int64)
+
+    def ids_at(self, positions: NDArray[Any]) -> Ids:
+        """Sample ids at any positions: an int64 array of the same shape.
+
+        Raises:
+            ValueError: if a position is negative.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        if positions.size and positions.min() < 0:
+            raise ValueError(f"position {positions.min()}: positions count from 0")
+        epochs = positions // self.num_samples
+        places = (positions - epochs * self.num_samples).astype(np.uint64)
+        ids = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            ids[here] = self._permute(places[here], int(epoch))
+        return ids.astype(np.int64)
+
+    def _permute(self, places: U64, epoch: int) -> U64:
+        """Ids at the places of one epoch."""
+        keys = self._keys(epoch)
+        ids = self._shuffle_grid(places, keys)
+        outside = np.flatnonzero(ids >= self.num_samples)
+        while outside.size:
+            again = self._shuffle_grid(ids[outside], keys)
+            ids[outside] = again
+            outside = outside[again >= self.num_samples]
+        return ids
+
+    def _shuffle_grid(self, cells: U64, keys: U64) -> U64:
+        """The Feistel network: a bijection of [0, rows × columns), cells numbered by columns."""
+        rows, columns = map(np.uint64, self.grid)
+        column = cells.copy()
+        column //= rows
+        row = cells - column * rows
+        for index in range(0, ROUNDS, 2):
+            _shift(row, by=column, key=keys[index], modulus=rows)
+            _shift(column, by=row, key=keys[index + 1], modulus=columns)
+        column *= rows
+        column += row
+        return column
+
+    def _keys(self, epoch: int) -> U64:
+        """One 64-bit key a round, for one epoch."""
+        text = f"{self.seed}/{epoch}/{self.num_samples}/{self.key}".encode()
+        digest = hashlib.blake2b(text, digest_size=8 * ROUNDS, person=PERSON).digest()
+        return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+
+
+def _shift(values: U64, *, by: U64, key: np.uint64, modulus: np.uint64) -> None:
+    """Add to each of `values`, modulo `modulus`, a keyed hash of `by`. In place."""
+    hashed = mix64(by ^ key)
+    hashed >>= np.uint64(32)
+    # 32 bits scaled to [0, modulus): a multiplication where % would divide (Lemire, 2019).
+    hashed *= modulus
+    hashed >>= np.uint64(32)
+    values += hashed
+    # values < 2 modulus. Where the subtraction goes below zero it wraps to a huge number.
+    np.minimum(values, values - modulus, out=values)
