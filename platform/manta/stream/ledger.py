@@ -1,0 +1,222 @@
+"""The ledger: one row a step, the proof of which samples a run consumed.
+
+``<run>/ledger.parquet`` is a folder of part files, which pyarrow, pandas, DuckDB and Spark
+read as one table. A part is written with each checkpoint and never touched again, so
+appending costs the same in the first hour and in the last. Parts are not compacted: a run
+has as many as it has checkpoints, and thousands of them still list in milliseconds.
+
+One process writes a ledger. Whatever moment it dies at, the folder holds whole parts
+that are a prefix of the history: parts appear by rename and disappear from the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from manta.config.errors import RunError
+from manta.stream.mix import mix64
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("first_position", pa.int64()),
+        ("last_position", pa.int64()),
+        ("tokens", pa.int64()),
+        ("world_size", pa.int32()),
+        ("attempt", pa.int32()),
+        ("digest", pa.uint64()),
+    ]
+)
+# What was consumed, as opposed to by whom: a rerun elsewhere must agree on these.
+PROOF = ("step", "first_position", "last_position", "digest")
+ASIDE = ".part.tmp"  # readers of such folders skip names that begin with a dot
+OFFSET = np.uint64(0x9E3779B97F4A7C15)  # so that id 0, which would mix to 0, counts
+
+
+def digest(ids: NDArray[Any]) -> int:
+    """A 64-bit digest of a multiset of sample ids.
+
+    The sum, modulo 2^64, of a strong hash of each id: the order of the ids doesn't matter,
+    each repetition does, and the digest of a global batch is the sum modulo 2^64 of those
+    of its ranks (Clarke et al., 2003, call it an additive multiset hash). It detects
+    accidents; it is not made to withstand someone who chooses the ids.
+    """
+    mixed = mix64(np.asarray(ids).astype(np.int64).astype(np.uint64).ravel() + OFFSET)
+    return int(mixed.sum(dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One step: the positions [first_position, last_position], both included.
+
+    `tokens` is the number consumed after the step, `world_size` the ranks that took part,
+    `attempt` counts the worker groups of the run, `digest` is that of the sample ids.
+    """
+
+    step: int
+    first_position: int
+    last_position: int
+    tokens: int
+    world_size: int
+    attempt: int
+    digest: int
+
+
+class Ledger:
+    """The ledger in `folder`, which need not exist yet; rows run on without a gap."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._tail: tuple[Path, LedgerRow] | None = None  # newest part and its last row
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Add the rows of the next steps, as one part file, durably. No rows: no file.
+
+        Raises:
+            RunError: if they leave a gap after what is there, or repeat it.
+        """
+        if not rows:
+            return
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+        _check_runs_on(table, "the rows to append")
+        self._check_follows(rows[0])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / _name(rows[0].step, rows[-1].step)
+        self._write(table, path)
+        self._tail = (path, rows[-1])
+
+    def trim(self, after_step: int) -> None:
+        """Drop the rows of steps above `after_step`, newest first, as after a rollback."""
+        self._tail = None
+        for path in reversed(self._parts()):
+            table = _read_part(path)
+            kept = table.filter(pa.compute.less_equal(table["step"], after_step))
+            if kept.num_rows == table.num_rows:
+                break
+            if kept.num_rows:
+                self._shorten(path, kept)
+                break
+            path.unlink()
+            _sync(self.folder)
+
+    def read(self) -> pa.Table:
+        """All rows, by step.
+
+        Raises:
+            RunError: if a part is damaged, a step missing or there twice.
+        """
+        parts = [_read_part(path) for path in self._parts()]
+        table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
+        _check_runs_on(table, str(self.folder))
+        return table
+
+    def last_step(self) -> int | None:
+        """The last step in the ledger, if there is any."""
+        row = self._last_row()
+        return None if row is None else row.step
+
+    def digest(self) -> str:
+        """A hex digest of what was consumed, in order.
+
+        It covers each row's step, positions and digest; how rows are spread over parts,
+        world sizes and attempts make no difference.
+        """
+        table = self.read()
+        columns = [table[name].to_numpy().astype("<u8") for name in PROOF]
+        rows = np.ascontiguousarray(np.stack(columns, axis=1))
+        return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("steps-*.parquet"))
+
+    def _last_row(self) -> LedgerRow | None:
+        """The newest row: from memory while its part is there, else from the newest part."""
+        if self._tail is None or not self._tail[0].exists():
+            parts = self._parts()
+            self._tail = (parts[-1], _last_of(parts[-1])) if parts else None
+        return self._tail[1] if self._tail else None
+
+    def _check_follows(self, row: LedgerRow) -> None:
+        last = self._last_row()
+        if last is None:
+            return
+        expected = (last.step + 1, last.last_position + 1)
+        if (row.step, row.first_position) != expected:
+            raise RunError(
+                f"{self.folder}: ends with step {last.step}, position {last.last_position}; "
+                f"step {row.step} from position {row.first_position} does not follow it; after "
+                "a rollback, trim the ledger to the step of the checkpoint first"
+            )
+
+    def _write(self, table: pa.Table, path: Path) -> None:
+        aside = self.folder / ASIDE
+        with aside.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _sync(self.folder)
+
+    def _shorten(self, path: Path, kept: pa.Table) -> None:
+        """Replace a part by its first rows.
+
+        The content first, then the name: a crash in between leaves one part whose name
+        promises more steps than it has, never two parts with the same steps. Nothing
+        reads the last step off the name.
+        """
+        self._write(kept, path)
+        steps = kept["step"]
+        os.replace(path, self.folder / _name(steps[0].as_py(), steps[-1].as_py()))
+        _sync(self.folder)
+
+
+def _name(first: int, last: int) -> str:
+    return f"steps-{first:015d}-{last:015d}.parquet"
+
+
+def _read_part(path: Path) -> pa.Table:
+    try:
+        # As one file: given a path, pyarrow would take folder names like a=1 for columns.
+        return pq.ParquetFile(path).read().cast(SCHEMA)
+    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        raise RunError(
+            f"{path}: can't be read as a part of the ledger: {error}; restore it from a copy, or "
+            "remove it and resume from a checkpoint before its first step"
+        ) from None
+
+
+def _last_of(path: Path) -> LedgerRow:
+    table = _read_part(path)
+    return LedgerRow(**table.slice(table.num_rows - 1).to_pylist()[0])
+
+
+def _check_runs_on(table: pa.Table, where: str) -> None:
+    """Refuse a table in which a row doesn't begin where the row before it ends."""
+    step, first, last = (table[name].to_numpy() for name in PROOF[:3])
+    wrong = np.flatnonzero((step[1:] != step[:-1] + 1) | (first[1:] != last[:-1] + 1))
+    if wrong.size:
+        before, after = wrong[0], wrong[0] + 1
+        raise RunError(
+            f"{where}: step {step[before]}, up to position {last[before]}, is followed by step "
+            f"{step[after]} from position {first[after]}; a ledger has each step and each "
+            "position once and in order"
+        )
+
+
+def _sync(folder: Path) -> None:
+    """Make renames and deletions in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
