@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -99,13 +100,9 @@ class Ledger:
         """Drop the rows of steps above `after_step`, newest first, as after a rollback."""
         self._tail = None
         for path in reversed(self._parts()):
-            table = _read_part(path)
-            kept = table.filter(pa.compute.less_equal(table["step"], after_step))
-            if kept.num_rows == table.num_rows:
-                break
-            if kept.num_rows:
-                self._shorten(path, kept)
-                break
+            if _first_step(path) <= after_step:
+                self._shorten(path, after_step)
+                return
             path.unlink()
             _sync(self.folder)
 
@@ -167,21 +164,28 @@ class Ledger:
         os.replace(aside, path)
         _sync(self.folder)
 
-    def _shorten(self, path: Path, kept: pa.Table) -> None:
-        """Replace a part by its first rows.
+    def _shorten(self, path: Path, after_step: int) -> None:
+        """Drop the rows of steps above `after_step` from a part that keeps at least one.
 
         The content first, then the name: a crash in between leaves one part whose name
         promises more steps than it has, never two parts with the same steps. Nothing
         reads the last step off the name.
         """
+        table = _read_part(path)
+        kept = table.filter(pc.field("step") <= after_step)
+        if kept.num_rows == table.num_rows:
+            return
         self._write(kept, path)
-        steps = kept["step"]
-        os.replace(path, self.folder / _name(steps[0].as_py(), steps[-1].as_py()))
+        os.replace(path, self.folder / _name(_first_step(path), kept["step"][-1].as_py()))
         _sync(self.folder)
 
 
 def _name(first: int, last: int) -> str:
     return f"steps-{first:015d}-{last:015d}.parquet"
+
+
+def _first_step(path: Path) -> int:
+    return int(path.name.split("-")[1])
 
 
 def _read_part(path: Path) -> pa.Table:

@@ -76,7 +76,7 @@ class SampleOrder:
         """
         if not 0 <= first <= last:
             raise ValueError(f"positions [{first}, {last}): need 0 <= first <= last")
-        parts = []
+        parts: list[U64] = []
         while first < last:
             epoch, place = divmod(first, self.num_samples)
             count = min(last - first, self.num_samples - place)
@@ -99,7 +99,7 @@ class SampleOrder:
             raise ValueError(f"position {positions.min()}: positions count from 0")
         epochs = positions // self.num_samples
         places = (positions - epochs * self.num_samples).astype(np.uint64)
-        ids = np.empty_like(places)
+        ids: U64 = np.empty(positions.shape, dtype=np.uint64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             ids[here] = self._permute(places[here], int(epoch))

@@ -1,0 +1,198 @@
+"""A schedule as a picture: in the terminal, or as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from manta.config.units import format_tokens
+from manta.schedule.canvas import draw_curve
+from manta.schedule.schedule import Schedule
+from manta.schedule.segment import Segment
+
+Floats = NDArray[np.float64]
+
+HEIGHT = 6  # of a terminal panel, in lines
+MARGIN = 10  # columns for the labels of its axis
+WIDEST = 100  # columns; beyond that a curve gets flat to look at
+POINTS = 400  # of a curved segment on the HTML page
+COLOURS = {"lr": "cyan", "batch": "magenta", "steps": "green"}
+HTML_COLOURS = {"lr": "#0f7b8a", "batch": "#a8327e", "steps": "#3c7d2e"}
+TITLES = {"lr": "Learning rate", "batch": "Batch size (samples)", "steps": "Steps"}
+
+
+def draw_terminal(schedule: Schedule, console: Console) -> None:
+    """Print learning rate, batch size and steps over tokens, the segments and the totals."""
+    console.print(_panels(schedule, console))
+    console.print(_segment_table(schedule))
+    console.print(_totals(schedule))
+
+
+def draw_html(schedule: Schedule, path: Path, title: str) -> None:
+    """Write one HTML page with the three curves, stacked over a common token axis.
+
+    The page needs no network: the JavaScript is in it. It is written aside and renamed.
+    """
+    # Slow to import, and only this needs it.
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (name, (tokens, values)) in enumerate(_curves(schedule).items(), start=1):
+        line = {"color": HTML_COLOURS[name], "width": 2}
+        figure.add_trace(go.Scatter(x=tokens, y=values, name=TITLES[name], line=line), row, 1)
+        figure.update_yaxes(title_text=TITLES[name], rangemode="tozero", row=row, col=1)
+    figure.update_xaxes(title_text="Tokens consumed", row=3, col=1)
+    figure.update_layout(
+        title={"text": f"{title}<br><sup>{_totals(schedule).plain}</sup>"},
+        template="plotly_white",
+        hovermode="x unified",
+        showlegend=False,
+        height=800,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    # A fixed id, so that the same schedule gives the same page.
+    figure.write_html(aside, include_plotlyjs=True, full_html=True, div_id="schedule")
+    os.replace(aside, path)
+
+
+# Curves, as the points of lines.
+
+
+def _curves(schedule: Schedule) -> dict[str, tuple[Floats, Floats]]:
+    """x (tokens) and y of each line; a jump is two points at one x."""
+    return {
+        "lr": _lr_line(schedule),
+        "batch": _batch_line(schedule),
+        "steps": _steps_line(schedule),
+    }
+
+
+def _lr_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    tokens, values = [], []
+    for segment in schedule.lr_segments:
+        straight = segment.shape in ("constant", "linear")
+        count = 2 if straight else POINTS * _turns(segment)
+        places = np.linspace(segment.start, segment.end, count + (count > 2))
+        tokens.append(places)
+        values.append(segment.over(places))
+    return np.concatenate(tokens), np.concatenate(values)
+
+
+def _turns(segment: Segment) -> int:
+    """Periods in a segment, as many as can be told apart on a screen."""
+    if segment.period is None:
+        return 1
+    return min(50, math.ceil((segment.end - segment.start) / segment.period))
+
+
+def _batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    starts = [level.tokens for level in schedule.levels]
+    sizes = [level.batch for level in schedule.levels]
+    tokens = np.repeat(np.array([*starts, schedule.horizon], dtype=np.float64), 2)[1:-1]
+    return tokens, np.repeat(np.array(sizes, dtype=np.float64), 2)
+
+
+def _steps_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    ends = [(p.end_position * schedule.seq_len, p.end_step) for p in schedule.plateaus]
+    points = np.array([(0, 0), *ends], dtype=np.float64)
+    return points[:, 0], points[:, 1]
+
+
+# The terminal.
+
+
+def _panels(schedule: Schedule, console: Console) -> RenderableType:
+    """The three curves, as wide as the console allows."""
+    width = max(10, min(console.width, WIDEST) - MARGIN - 3)
+    tokens = (np.arange(2 * width) + 0.5) * schedule.horizon / (2 * width)
+    ascii_only = console.options.ascii_only
+    lines: list[Text] = []
+    for name, values in _sampled(schedule, tokens).items():
+        lines.append(Text(f"{'':>{MARGIN}} {TITLES[name]}", style="bold"))
+        drawn = draw_curve(values, width, HEIGHT, ascii_only=ascii_only)
+        lines.extend(_with_axis(drawn, _label(float(values.max())), COLOURS[name], ascii_only))
+    lines.append(_token_axis(schedule, width, ascii_only))
+    return Group(*lines)
+
+
+def _sampled(schedule: Schedule, tokens: Floats) -> dict[str, Floats]:
+    """The three curves at `tokens`."""
+    batches = [schedule.batch_size(int(count)) for count in tokens]
+    return {
+        "lr": schedule.lr(tokens),
+        "batch": np.array(batches, dtype=np.float64),
+        "steps": np.interp(tokens, *_steps_line(schedule)),
+    }
+
+
+def _token_axis(schedule: Schedule, width: int, ascii_only: bool) -> Text:
+    end = f"{format_tokens(schedule.horizon)} tokens"
+    rule = ("+" + "-" * width) if ascii_only else ("└" + "─" * width)
+    text = f"{'':>{MARGIN}} {rule}\n{'':>{MARGIN}} 0{end:>{width}}\n"
+    return Text(text, style="dim", no_wrap=True)
+
+
+def _label(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else format_tokens(int(float(f"{value:.3g}")))
+
+
+def _with_axis(lines: Sequence[str], top: str, colour: str, ascii_only: bool) -> list[Text]:
+    labels = [top, *[""] * (len(lines) - 2), "0"]
+    bar = "|" if ascii_only else "┤"
+    return [
+        Text.assemble((f"{label:>{MARGIN}} {bar}", "dim"), (line, colour), no_wrap=True)
+        for label, line in zip(labels, lines, strict=True)
+    ]
+
+
+def _segment_table(schedule: Schedule) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("from", "to", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("value")
+    for name, segments in (("lr", schedule.lr_segments), ("batch", schedule.batch_segments)):
+        for segment in segments:
+            share = (segment.end - segment.start) / schedule.horizon
+            table.add_row(
+                Text("learning rate" if name == "lr" else "batch size", style=COLOURS[name]),
+                format_tokens(segment.start),
+                format_tokens(segment.end),
+                f"{share:.1%}",
+                segment.shape,
+                _value(segment),
+            )
+    return table
+
+
+def _value(segment: Segment) -> str:
+    if segment.shape == "constant":
+        return f"{segment.first:g}"
+    text = f"{segment.first:g} → {segment.last:g}"
+    if segment.period is not None:
+        text += f" and back each {format_tokens(segment.period)}"
+    if segment.multiple_of != 1:
+        text += f", in multiples of {segment.multiple_of}"
+    return text
+
+
+def _totals(schedule: Schedule) -> Text:
+    tokens = schedule.positions * schedule.seq_len
+    past = tokens - schedule.horizon
+    text = (
+        f"{schedule.steps:,} steps · {schedule.positions:,} samples of {schedule.seq_len:,} tokens"
+        f" · {tokens:,} tokens"
+    )
+    return Text(text + (f" ({past:,} past the horizon: whole batches)" if past else ""))
