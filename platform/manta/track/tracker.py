@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manta.config import RunConfig
+from manta.config import MantaError, RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track.console import RunConsole
+from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
-from manta.track.state import Outcome
+from manta.track.report import write_report
+from manta.track.state import Outcome, RunState, WandbState
 from manta.track.wandb_log import WandbLog
+from manta.track.wandb_session import RunInfo, find_mode
 
-log = logging.getLogger(__name__)
 LEDGER = "ledger.parquet"
 
 
@@ -27,6 +29,7 @@ class Tracker:
         self._record = record
         self._wandb = wandb
         self._console = console
+        self._finished = False
 
     @classmethod
     def open(
@@ -50,11 +53,14 @@ class Tracker:
         Raises:
             RunError: if the run's directory is another run's, in use, damaged or not
                 writable.
+            ConfigError: if the config insists on W&B online and there is no API key.
         """
+        if config.wandb.mode == "online":
+            find_mode(config.wandb)
         record = RunRecord.open(
             config, manifest, total_steps=total_steps, total_tokens=total_tokens
         )
-        wandb = WandbLog.start(config, record)
+        wandb = WandbLog(_wandb_info(config, record), record.history.path, record.rows_before)
         return cls(record, wandb, RunConsole(record.state, enabled=console))
 
     def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -80,7 +86,7 @@ class Tracker:
         """Take a training row, or a validation row (``step``, ``tokens``, ``val_loss``)."""
         self._keep(row)
         self._console.row(row)
-        self._tell()
+        self._hear_wandb()
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
         """A checkpoint is whole, after `seconds` of work."""
@@ -98,15 +104,102 @@ class Tracker:
         reason: str = "",
         final: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the last record, the report and the summary. W&B can't make it raise."""
-        self._record.finish(status, reason=reason, final=final or {})
-        self._record.close()
+        """Write the last record, the report and the summary. W&B can't make it raise.
+
+        Harmless when called again.
+
+        Args:
+            status: how the run ended.
+            reason: why, if there is something to say.
+            final: last figures to keep with the run.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            # First of all, so that the record is true whatever happens below.
+            self._record.finish(status, reason=reason, final=final or {})
+            self._read_ledger()
+            self._finish_wandb(status)
+            self._record.save()
+            self._write_report()
+            self._console.summary(self._record.state, str(self.run_dir))
+        finally:
+            self._console.close()
+            self._record.close()
 
     def _keep(self, row: Mapping[str, Any]) -> None:
         written = self._record.add(row)
         if written is not None:
             self._wandb.log(written)
 
-    def _tell(self) -> None:
+    def _hear_wandb(self) -> None:
+        """Take over what the W&B thread has found out."""
+        status, known = self._wandb.status, self._record.state.wandb
+        if known.mode != status.mode:
+            self._record.state.wandb = WandbState(
+                id=known.id,
+                mode=status.mode,
+                url=status.url,
+                folder=status.folder,
+                sync_command=status.sync_command,
+            )
         for message in self._wandb.messages():
             self.note(message)
+
+    def _finish_wandb(self, status: Outcome) -> None:
+        exit_code = 0 if status in ("finished", "stopped") else 1
+        self._wandb.finish(_wandb_summary(self._record.state), exit_code=exit_code)
+        self._hear_wandb()
+
+    def _read_ledger(self) -> None:
+        folder = self.run_dir / LEDGER
+        if not folder.exists():
+            return
+        from manta.stream.ledger import Ledger
+
+        try:
+            self._record.state.ledger_digest = Ledger(folder).digest()
+        except (MantaError, OSError) as error:
+            self.note(f"the ledger can't be read: {error}")
+
+    def _write_report(self) -> None:
+        try:
+            write_report(self.run_dir)
+        except (MantaError, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.note(f"the report can't be written: {error}")
+
+
+def _wandb_info(config: RunConfig, record: RunRecord) -> RunInfo:
+    state = record.state
+    shown: dict[str, Any] = config.model_dump(mode="json")
+    shown["corpus"] = without_credentials(config.corpus)
+    shown["corpus_fingerprint"] = state.corpus_fingerprint
+    shown["environment"] = {
+        "manta": state.manta_version,
+        "git": state.git,
+        "packages": state.packages,
+        "hardware": state.hardware,
+    }
+    return RunInfo(
+        id=state.wandb.id,
+        name=state.name,
+        run_dir=record.run_dir,
+        section=config.wandb,
+        config=shown,
+    )
+
+
+def _wandb_summary(state: RunState) -> dict[str, Any]:
+    results = state.results.model_dump(exclude={"loss", "val_loss"}, exclude_none=True)
+    return {
+        "status": state.status,
+        "reason": state.reason,
+        "ledger_digest": state.ledger_digest,
+        "corpus_fingerprint": state.corpus_fingerprint,
+        "restarts": state.restarts,
+        "totals": state.totals.model_dump(exclude_none=True),
+        **results,
+        **state.final,
+    }

@@ -1,0 +1,50 @@
+"""Numbers as people read them, the same on the console and in the report."""
+
+from __future__ import annotations
+
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+
+
+def count(value: float) -> str:
+    """Three digits and a suffix: ``12.3M``; whole below a thousand."""
+    # Rounded first, so that 999,999 reads 1.00M and not 1000K.
+    rounded = float(f"{value:.3g}")
+    for size, suffix in _SUFFIXES:
+        if abs(rounded) >= size:
+            scaled = rounded / size
+            digits = 2 if abs(scaled) < 10 else 1 if abs(scaled) < 100 else 0
+            return f"{scaled:.{digits}f}{suffix}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """``4.2 s``, ``3:07``, ``1:02:03``, ``12d 03h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours:02d}h"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def loss(value: float | None) -> str:
+    """Four digits after the point, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate: ``3.00e-04``, or a dash."""
+    return "–" if value is None else f"{value:.2e}"
+
+
+def money(value: float) -> str:
+    """An amount in whatever currency the price was given in."""
+    return f"{value:,.2f}"
+
+
+def memory(size: float) -> str:
+    """Bytes as ``23.5 GiB``."""
+    return f"{size / 2**30:.1f} GiB"

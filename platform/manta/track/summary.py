@@ -1,0 +1,89 @@
+"""A run in a few lines: what is said before it begins and after it ended."""
+
+from __future__ import annotations
+
+import os
+
+from manta.track import figures
+from manta.track.state import RunState
+
+
+def header_lines(state: RunState) -> list[str]:
+    """What people want to see before they look away."""
+    again = f", taken up again at step {state.totals.steps:,}" if state.drivers > 1 else ""
+    return [
+        f"Manta {state.manta_version}: run {state.name}{again}",
+        f"  {state.total_steps:,} steps, {figures.count(state.total_tokens)} tokens; "
+        f"corpus {state.corpus} ({state.corpus_fingerprint[:12]})",
+    ]
+
+
+def status_text(state: RunState) -> str:
+    """How the run stands, and why if there is a reason."""
+    return f"{state.status}: {state.reason}" if state.reason else state.status
+
+
+def loss_rows(state: RunState) -> list[tuple[str, str]]:
+    """The losses that were measured, in nats a token."""
+    results = state.results
+    rows = []
+    if results.loss is not None:
+        rows.append(("Loss", figures.loss(results.loss)))
+    if results.val_loss is not None:
+        best = f"best {figures.loss(results.best_val_loss)} at step {results.best_val_step:,}"
+        rows.append(("Validation loss", f"{figures.loss(results.val_loss)} ({best})"))
+    return rows
+
+
+def total_rows(state: RunState) -> list[tuple[str, str]]:
+    """What was done and what it took."""
+    totals = state.totals
+    again = f" (+ {figures.count(totals.tokens_again)} again)" if totals.tokens_again else ""
+    rows = [
+        ("Steps", f"{totals.steps:,} of {state.total_steps:,}"),
+        ("Tokens", f"{figures.count(totals.tokens)}{again}"),
+        ("Samples", figures.count(totals.samples)),
+        ("Wall time", figures.duration(totals.wall_seconds)),
+        ("Device time", figures.duration(totals.device_seconds)),
+    ]
+    if totals.wall_seconds > 0:
+        speed = figures.count(totals.tokens / totals.wall_seconds)
+        rows.append(("Throughput", f"{speed} tokens/s overall"))
+    if totals.cost is not None:
+        rows.append(("Cost", figures.money(totals.cost)))
+    rows.append(("Workers", workers_text(state)))
+    return rows
+
+
+def workers_text(state: RunState) -> str:
+    """World sizes over time and how often workers were started again."""
+    sizes = " → ".join(map(str, state.world_sizes)) or "none"
+    restarts = f"{state.restarts} restart{'' if state.restarts == 1 else 's'}"
+    return f"{sizes} ({restarts})" if state.restarts else sizes
+
+
+def short_path(path: str) -> str:
+    """`path` as seen from here, if that is not longer."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def wandb_text(state: RunState) -> str:
+    """Where the W&B run is, or how to upload it."""
+    wandb = state.wandb
+    if wandb.sync_command and wandb.folder:
+        return f"offline; upload with: wandb sync {short_path(wandb.folder)}"
+    return wandb.url if wandb.mode == "online" and wandb.url else wandb.mode
+
+
+def summary_rows(state: RunState, run_dir: str) -> list[tuple[str, str]]:
+    """The whole table."""
+    rows = [("Run", f"{state.name}, {status_text(state)}"), *loss_rows(state), *total_rows(state)]
+    if state.checkpoint:
+        rows.append(("Checkpoint", short_path(state.checkpoint.path)))
+    if state.ledger_digest:
+        rows.append(("Ledger", state.ledger_digest))
+    if state.wandb.mode != "disabled":
+        rows.append(("W&B", wandb_text(state)))
+    rows.append(("Report", short_path(f"{run_dir}/report.html")))
+    return rows

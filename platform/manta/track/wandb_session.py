@@ -1,0 +1,147 @@
+"""One run of the W&B client, opened, filled and closed. Nothing here is bounded in time
+except by the client's own limits; `wandb_log` keeps it off the training's path.
+
+Two ways to open it, so that the same history never shows twice:
+
+- *online*, the run is resumed. The server tells which W&B step comes next, W&B steps are
+  our steps, so exactly the rows that the server lacks are sent.
+- *offline*, the run is begun anew and given its whole history. `wandb sync` of a run that
+  was not resumed replaces what the server has, so the newest folder is all there is to
+  upload, and uploading it twice does no harm. (Folders of *resumed* offline runs don't
+  have this: W&B 0.31 shifts their steps behind those on the server.)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from manta.config import ConfigError
+from manta.config.run import WandbSection
+
+Mode = Literal["online", "offline", "disabled"]
+INIT_SECONDS = 20.0
+FINISH_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What W&B is told about the run when it is opened."""
+
+    id: str
+    name: str
+    run_dir: Path
+    section: WandbSection
+    config: Mapping[str, Any]
+
+
+def find_mode(section: WandbSection) -> Mode:
+    """Online if the user has credentials, else offline; never asks for any.
+
+    W&B looks for an API key in ``WANDB_API_KEY``, its settings files and netrc.
+
+    Raises:
+        ConfigError: if the config insists on online and there are no credentials.
+    """
+    if section.mode in ("offline", "disabled"):
+        return section.mode
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    if section.mode == "auto" and settings.mode in ("offline", "dryrun", "disabled"):
+        return "disabled" if settings.mode == "disabled" else "offline"
+    try:
+        has_key = bool(wandb.login(prompt=False, verify=False))
+    except wandb.errors.Error as error:
+        has_key, why = False, f"W&B credentials can't be used: {error}"
+    else:
+        why = "no W&B API key was found"
+    if section.mode == "online" and not has_key:
+        raise ConfigError(
+            f"wandb.mode = 'online': {why}; set WANDB_API_KEY or run 'wandb login', "
+            "or use wandb.mode=auto, which logs offline without a key"
+        )
+    return "online" if has_key else "offline"
+
+
+class Session:
+    """An open W&B run."""
+
+    def __init__(self, info: RunInfo, mode: Literal["online", "offline"]) -> None:
+        """Open the run; may take up to `INIT_SECONDS` online.
+
+        Raises:
+            Exception: whatever the client raises if it can't.
+        """
+        import wandb
+
+        self._info = info
+        self.mode = mode
+        self._run: Any = wandb.init(
+            id=info.id,
+            name=info.name,
+            project=info.section.project,
+            entity=info.section.entity,
+            group=info.section.group,
+            tags=info.section.tags,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            dir=str(info.run_dir),
+            settings=_settings(wandb),
+        )
+        self._run.config.update(dict(info.config), allow_val_change=True)
+        self._run.define_metric("tokens", hidden=True)
+        self._run.define_metric("*", step_metric="tokens")
+        self.folder = Path(self._run.settings.sync_dir)
+        self.url: str | None = self._run.url if mode == "online" else None
+        self.first_step: int = self._run.starting_step
+        """Rows before this step are at the server."""
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Send a row; a training and a validation row of one step become one in W&B."""
+        if row["step"] < self.first_step:
+            return
+        values = {k: v for k, v in row.items() if k != "step" and v is not None}
+        self._run.log(values, step=row["step"])
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """Close the run; takes up to `FINISH_SECONDS`.
+
+        Raises:
+            TimeoutError: if the server did not take everything in that time.
+        """
+        self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=exit_code)
+
+    def remove_earlier(self) -> None:
+        """Take away this run's older folders: what they hold is in this one or uploaded."""
+        for folder in self.folder.parent.glob(f"*run-*-{self._info.id}*"):
+            if folder != self.folder and folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings(wandb: Any) -> Any:
+    """Silent, bounded, and with nothing in it but what we give it."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+        # The driver's machine and command line say nothing about the workers and may
+        # hold secrets; what matters is in the run's config.
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        disable_job_creation=True,
+        program="manta",
+        symlink=False,
+    )
