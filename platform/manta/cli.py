@@ -1,0 +1,178 @@
+"""The `manta` command: a thin door to the packages behind it.
+
+Nothing heavy is imported before a command needs it: help and config errors must answer
+at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from manta.config import ConfigError, CorpusConfig, MantaError, RunConfig, dump, load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Elastic training and tuning of neural networks on Ray.",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The config file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as train.seq_len=512."),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved config and stop.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster; an embedded Ray is started without it.")
+]
+
+
+@app.command()
+def prepare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    address: Address = None,
+) -> None:
+    """Turn raw text into token shards."""
+    loaded = load(config, CorpusConfig, overrides or ())
+    if print_config:
+        print(dump(loaded), end="")
+        return
+    from manta.cluster.session import ray_session
+    from manta.corpus.prepare import prepare as run
+
+    with ray_session(address):
+        run(loaded)
+
+
+@app.command()
+def inspect(
+    corpus: Annotated[str, typer.Argument(help="Folder of a prepared corpus.")],
+    samples: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+) -> None:
+    """Show what a prepared corpus holds and verify its checksums."""
+    from rich.console import Console
+
+    from manta.corpus.inspect import inspect as look
+    from manta.corpus.inspect import render
+
+    render(look(corpus, samples=samples), Console())
+
+
+@app.command()
+def schedule(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
+) -> None:
+    """Draw learning rate, batch size and steps over tokens."""
+    from rich.console import Console
+
+    from manta.schedule import Schedule
+    from manta.schedule.draw import draw_html, draw_terminal
+
+    loaded = load(config, RunConfig, overrides or ())
+    resolved = Schedule.resolve(loaded.schedule, loaded.train.seq_len)
+    console = Console()
+    draw_terminal(resolved, console)
+    page = html or Path(f"schedule-{loaded.run.name}.html")
+    draw_html(resolved, page, loaded.run.name)
+    console.print(f"page: {page}")
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Refuse to continue a run that exists.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train, or continue a run where its newest checkpoint is."""
+    submitted = time.time()
+    from manta.elastic.preflight import absolute, check
+
+    loaded = absolute(load(config, RunConfig, overrides or ()))
+    if print_config:
+        print(dump(loaded), end="")
+        return
+    if fresh:
+        _refuse_existing(loaded)
+    checked = check(loaded)
+    from manta.cluster.session import ray_session
+    from manta.elastic.trainer import train as run
+
+    with ray_session(address):
+        run(checked, submitted=submitted)
+
+
+def _refuse_existing(config: RunConfig) -> None:
+    folder = Path(config.run.storage) / config.run.name
+    if folder.exists():
+        raise ConfigError(
+            f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
+            "continue it"
+        )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; else the newest.")] = None,
+) -> None:
+    """Write a run's model as a Hugging Face folder."""
+    from manta.train.export import export as run_export
+
+    print(f"model: {run_export(run, out, step)}")
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.")],
+    prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Continue a text with a run's model."""
+    from manta.train.export import generate as run_generate
+
+    print(run_generate(run, prompt, tokens=tokens, temperature=temperature, seed=seed))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one message, anything else a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MantaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

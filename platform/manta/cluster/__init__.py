@@ -1,0 +1,1 @@
+"""Where the work runs: connect to a cluster, or start an embedded Ray on this machine."""

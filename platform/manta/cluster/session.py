@@ -1,0 +1,87 @@
+"""A Ray to work on: the cluster that was named, or one embedded in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from manta.config.errors import RunError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Connect to Ray for the time of the block.
+
+    With an address, or inside a Ray job (RAY_ADDRESS is set there), that cluster is used,
+    and the package travels along, so that it need not be installed there. Else a Ray is
+    started in this process, for it alone.
+
+    Raises:
+        RunError: if the cluster can't be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    _quiet()
+    try:
+        if address:
+            _connect(address)
+        else:
+            _start_embedded()
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the cluster at {address}" if address else "Ray on this machine"
+        raise RunError(f"can't reach {where}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"py_modules": [str(PACKAGE)]},
+    )
+
+
+def _start_embedded() -> None:
+    import ray
+
+    # Nobody else is to join: a token that only this process and its children know
+    # would do the same, but Ray writes it to the user's home folder.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    _make_importable()
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _make_importable() -> None:
+    """Let Ray's workers import the package from where this process has it."""
+    root = str(PACKAGE.parent)
+    paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+
+
+def _quiet() -> None:
+    """Library chatter off; what people need is said by Manta."""
+    # Ray asks for it in a warning at start; accelerators stay visible to tasks without any.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Training on Ray: the worker group, its driver, and what passes between them."""

@@ -1,0 +1,105 @@
+"""Everything that can be wrong is looked at on the driver, before a worker is held."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manta.config.errors import ConfigError, RunError
+from manta.config.run import RunConfig
+from manta.corpus.manifest import Manifest
+from manta.schedule import Schedule
+
+if TYPE_CHECKING:
+    from manta.stream.plan import Corpus
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A config that was found sound, and what was resolved on the way."""
+
+    config: RunConfig
+    manifest: Manifest
+    schedule: Schedule
+    corpus: Corpus
+    validation: Corpus | None
+    run_dir: Path
+
+
+def check(config: RunConfig) -> Checked:
+    """Check a run against its corpus, model, storage and devices.
+
+    Cheap checks come first: a slip in the schedule is reported before Transformers is
+    even imported.
+
+    Raises:
+        MantaError: naming what is wrong and what to do.
+    """
+    schedule = Schedule.resolve(config.schedule, config.train.seq_len)
+    manifest = Manifest.read(config.corpus)
+    _check_devices(config)
+    run_dir = _writable_run_dir(config)
+    corpus, validation = _open_splits(config, manifest)
+    from manta.train import model  # heavy: only once all else is sound
+
+    model.resolve(config, manifest.vocab_size)
+    return Checked(config, manifest, schedule, corpus, validation, run_dir)
+
+
+def _check_devices(config: RunConfig) -> None:
+    gpus = config.scaling.resources_per_worker.get("GPU", 0)
+    if config.train.precision == "fp16" and not gpus:
+        raise ConfigError(
+            "train.precision = 'fp16' needs a GPU: set scaling.resources_per_worker.GPU, or "
+            "take 'bf16' or 'no'"
+        )
+    if config.train.precision == "fp16" and config.parallel.shard:
+        raise ConfigError("parallel.shard with train.precision = 'fp16': take 'bf16' instead")
+
+
+def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, Corpus | None]:
+    from manta.stream.plan import open_corpus
+
+    seq_len, seed = config.train.seq_len, config.run.seed
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed)
+    if config.eval.every is None:
+        return corpus, None
+    if manifest.tokens_of("validation") < seq_len:
+        raise ConfigError(
+            f"eval.every is set, but the validation split of {config.corpus} has "
+            f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
+            "prepare the corpus with a larger split.validation, or leave eval.every out"
+        )
+    return corpus, open_corpus(config.corpus, manifest, "validation", seq_len, seed)
+
+
+def _writable_run_dir(config: RunConfig) -> Path:
+    storage = Path(config.run.storage)
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"run.storage = {config.run.storage!r}: can't be written to ({error.strerror}); "
+            "give a folder that the driver and all workers can write to"
+        ) from None
+    return storage / config.run.name
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The config with its local paths made absolute, so that it means the same anywhere."""
+    run = config.run.model_copy(update={"storage": _absolute(config.run.storage)})
+    model = config.model
+    if model.pretrained and os.path.isdir(model.pretrained):
+        model = model.model_copy(update={"pretrained": _absolute(model.pretrained)})
+    return config.model_copy(
+        update={"run": run, "model": model, "corpus": _absolute(config.corpus)}
+    )
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))

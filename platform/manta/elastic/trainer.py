@@ -1,0 +1,187 @@
+"""A run seen from its driver: start the worker group, follow it, keep the record."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray.actor import ActorHandle
+
+from manta.config.errors import RunError, TrainingError
+from manta.config.run import RunConfig
+from manta.elastic.mailbox import Message, open_mailbox
+from manta.elastic.preflight import Checked
+from manta.track import Tracker
+
+# How often the driver looks: for messages, and at a group that has ended.
+POLL_SECONDS = 0.2
+# Ray Train looks at its workers this often; its own default is 2 s.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# A backstop only: the mailbox ends a group that makes no progress much earlier.
+MAX_FAILURES = 1000
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    status: Literal["finished", "stopped"]
+    run_dir: str
+
+
+def train(checked: Checked, *, console: bool = True, submitted: float | None = None) -> Result:
+    """Train a checked run on the Ray that this process is connected to, to its end.
+
+    Continues from the newest whole checkpoint if the run has one.
+
+    Args:
+        checked: what `preflight.check` found sound.
+        console: show the run on standard output.
+        submitted: when the user asked for it, seconds since the epoch, for the breakdown.
+
+    Raises:
+        TrainingError: when training can't go on; the record says why.
+        RunError: when the run's directory can't be used.
+        KeyboardInterrupt: when interrupted; the record is closed first.
+    """
+    _check_resources(checked.config)
+    schedule = checked.schedule
+    tracker = Tracker.open(
+        checked.config,
+        checked.manifest,
+        total_steps=schedule.steps,
+        total_tokens=schedule.positions * schedule.seq_len,
+        console=console,
+    )
+    follower = _Follower(tracker)
+    try:
+        mailbox = open_mailbox(len(tracker._record.state.groups))
+        failure = _follow(checked, mailbox, follower, submitted or time.time())
+    except KeyboardInterrupt:
+        tracker.finish("interrupted", reason="interrupted from outside")
+        raise
+    except BaseException as error:
+        tracker.finish("failed", reason=str(error))
+        raise
+    if failure or follower.outcome is None:
+        reason = failure or "the workers ended without a result"
+        tracker.finish("failed", reason=reason)
+        raise TrainingError(reason)
+    tracker.finish(follower.outcome, final=follower.final)
+    return Result(follower.outcome, str(tracker.run_dir))
+
+
+def _follow(
+    checked: Checked, mailbox: ActorHandle, follower: _Follower, submitted: float
+) -> str | None:
+    """Run the worker group and pass its messages on; returns why it failed, if it did."""
+    group = _Group(checked, mailbox, submitted)
+    group.start()
+    while group.is_alive():
+        group.join(POLL_SECONDS)
+        follower.take(ray.get(mailbox.take.remote()))
+    follower.take(ray.get(mailbox.take.remote()))
+    failure: str | None = ray.get(mailbox.failure.remote())
+    return failure or group.failure
+
+
+class _Group(threading.Thread):
+    """Ray Train's `fit`, which blocks, in a thread of its own.
+
+    The main thread stays free for messages and for Ctrl-C.
+    """
+
+    def __init__(self, checked: Checked, mailbox: ActorHandle, submitted: float):
+        super().__init__(name="manta-group", daemon=True)
+        self._trainer = _trainer(checked, mailbox, submitted)
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        """Block until the group has ended for good."""
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            self.failure = str(error)
+
+
+def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from manta.elastic.worker import Order, work
+
+    scaling = checked.config.scaling
+    resources = dict(scaling.resources_per_worker)
+    elastic = scaling.upper > scaling.min
+    return TorchTrainer(
+        work,
+        train_loop_config={"order": Order(checked, mailbox, submitted)},
+        scaling_config=ScalingConfig(
+            num_workers=(scaling.min, scaling.upper) if elastic else scaling.min,
+            use_gpu=resources.get("GPU", 0) > 0,
+            resources_per_worker=resources,
+        ),
+        # Ray Train's own files: our checkpoints are not its business.
+        run_config=RayRunConfig(
+            name="ray",
+            storage_path=str(checked.run_dir),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+
+
+class _Follower:
+    """Turns the workers' messages into calls of the tracker."""
+
+    def __init__(self, tracker: Tracker):
+        self._tracker = tracker
+        self.outcome: Literal["finished", "stopped"] | None = None
+        self.final: dict[str, Any] = {}
+
+    def take(self, messages: list[Message]) -> None:
+        """Pass on what came."""
+        for kind, content in messages:
+            getattr(self, f"_{kind}")(content)
+
+    def _started(self, content: dict[str, Any]) -> None:
+        self._tracker.backfill(content.pop("rows"))
+        self.final["start_seconds"] = content.pop("starts")
+        self._tracker.group_started(**content)
+
+    def _metrics(self, row: dict[str, Any]) -> None:
+        self._tracker.metrics(row)
+
+    def _checkpoint(self, content: dict[str, Any]) -> None:
+        state = content["state"]
+        self._tracker.checkpoint(
+            step=state["step"],
+            tokens=state["tokens"],
+            path=content["path"],
+            seconds=content["seconds"],
+        )
+
+    def _note(self, content: dict[str, Any]) -> None:
+        self._tracker.note(content["message"])
+
+    def _outcome(self, content: dict[str, Any]) -> None:
+        self.outcome = content["outcome"]
+
+
+def _check_resources(config: RunConfig) -> None:
+    """Refuse what a machine that can't grow will never have."""
+    if os.environ.get("RAY_ADDRESS") or len(ray.nodes()) != 1:
+        return  # a cluster may grow
+    have = ray.cluster_resources()
+    for name, amount in config.scaling.resources_per_worker.items():
+        need = amount * config.scaling.min
+        if need > have.get(name, 0):
+            raise RunError(
+                f"scaling.min = {config.scaling.min} workers need {need:g} {name}, but this "
+                f"machine has {have.get(name, 0):g}: lower scaling.min or "
+                f"scaling.resources_per_worker.{name}, or run on a cluster"
+            )

@@ -1,0 +1,144 @@
+"""The plan as a Ray Data stream: read tasks ahead of the training, on the rank's node.
+
+Each rank has datasets of its own, so that no coordinator stands between ranks and no
+block crosses the network. One read task makes one block. A run is cut into *windows* of
+blocks, one dataset each, because a dataset submits all its read tasks up front; the next
+window starts while the last one is still being used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Dataset, ExecutionResources
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from manta.config.errors import StreamError
+from manta.schedule import Schedule
+from manta.stream import plan
+from manta.stream.plan import Block, Corpus, RankBatch, Span
+
+# The first window is small, for a fast first batch; later ones grow to a size at which
+# a dataset's own start (about 0.3 s) is nothing beside its work.
+FIRST_WINDOW = 8
+LARGEST_WINDOW = 512
+# How far reading may run ahead of one rank. Ray Data would fill the object store.
+AHEAD_BYTES = 256 * 2**20
+READERS = 2
+
+
+class PlanSource(Datasource):  # type: ignore[misc]
+    """Read tasks for some blocks of a plan, one task a block, in order."""
+
+    def __init__(self, corpus: Corpus, window: list[Block]):
+        super().__init__()
+        self._corpus = corpus
+        self._window = window
+
+    def get_name(self) -> str:
+        """The name that Ray shows for the read."""
+        return "MantaPlan"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Bytes of all blocks, about."""
+        return sum(self._bytes(block) for block in self._window)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task a block, whatever parallelism is asked for: blocks are the plan."""
+        return [self._task(block) for block in self._window]
+
+    def _task(self, block: Block) -> ReadTask:
+        metadata = BlockMetadata(
+            num_rows=block.rows,
+            size_bytes=self._bytes(block),
+            input_files=None,
+            exec_stats=None,
+        )
+        # Only spans travel; positions are made where they are read.
+        return ReadTask(partial(_read, self._corpus, block.spans), metadata)
+
+    def _bytes(self, block: Block) -> int:
+        return block.rows * (2 * self._corpus.seq_len + 24)
+
+
+def _read(corpus: Corpus, spans: list[Span]) -> list[pa.Table]:
+    return [plan.read_rows(corpus, plan.positions_of(spans))]
+
+
+def stream(
+    corpus: Corpus, schedule: Schedule, *, cursor: int, rank: int, world_size: int
+) -> Generator[RankBatch, None, None]:
+    """The batches of one rank from the position `cursor` to the end of the run.
+
+    To be called in the process of the rank, on its node. Closing the iterator stops the
+    reading.
+
+    Raises:
+        StreamError: if what arrives is not what the plan says.
+        CorpusError: if a shard is missing or damaged.
+    """
+    todo = plan.blocks(schedule, cursor, rank, world_size)
+    size = FIRST_WINDOW
+    with ThreadPoolExecutor(1, thread_name_prefix="manta-stream") as starter:
+        coming = starter.submit(_start, corpus, list(islice(todo, size)))
+        while (window := coming.result()).blocks:
+            for index, block in enumerate(window.blocks):
+                if index == len(window.blocks) // 2:
+                    size = min(2 * size, LARGEST_WINDOW)
+                    coming = starter.submit(_start, corpus, list(islice(todo, size)))
+                yield from plan.cut(block, window.table_of(block), corpus.seq_len)
+
+
+@dataclass
+class _Window:
+    """Blocks in order, and their rows as they arrive."""
+
+    blocks: list[Block]
+    tables: Iterator[pa.Table]
+
+    def table_of(self, block: Block) -> pa.Table:
+        """The next block's rows. A block without rows is not read, so none arrives."""
+        rows = next(self.tables, None) if block.rows else plan.NO_ROWS
+        if rows is None:
+            raise StreamError("the stream ended before its plan did")
+        return rows
+
+
+def _start(corpus: Corpus, blocks: list[Block]) -> _Window:
+    """Start reading a window; returns when its first rows are here."""
+    with_rows = [block for block in blocks if block.rows]
+    if not with_rows:
+        return _Window(blocks, iter(()))
+    tables = iter(_dataset(corpus, with_rows).iter_batches(batch_size=None, batch_format="pyarrow"))
+    return _Window(blocks, chain([next(tables)], tables))
+
+
+def _dataset(corpus: Corpus, blocks: list[Block]) -> Dataset:
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    dataset = ray.data.read_datasource(
+        PlanSource(corpus, blocks),
+        override_num_blocks=len(blocks),
+        # Training holds the CPUs: reading asks for none, or it would wait for ever.
+        num_cpus=0,
+        concurrency=READERS,
+        label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+    )
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD_BYTES)
+    return dataset

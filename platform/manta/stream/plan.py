@@ -1,0 +1,235 @@
+"""Which rows which rank gets in which step: the plan of a run, and its reading.
+
+Index spaces: a *position* is a place in the global sample order; step `k` takes the
+positions ``[P(k), P(k)+B(k))`` of the batch schedule, and rank `r` of `W` the part
+``[P + ⌊r·B/W⌋, P + ⌊(r+1)·B/W⌋)`` of them, so that shares differ by at most one row at
+any world size. A *block* is some consecutive steps of one rank: what is read at once.
+
+The plan is a function of the cursor, made lazily: a run of ten million steps starts as
+fast as one of ten, at its beginning or in its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manta.config.errors import StreamError
+from manta.corpus.manifest import Manifest, Split
+from manta.schedule import Schedule, Step
+from manta.stream.order import SampleOrder
+from manta.stream.shards import Samples, ShardReader
+
+# Big enough that a read task's own cost (about 5 ms) is small beside its work, small
+# enough that a few blocks ahead of each rank fit in any object store.
+BLOCK_TOKENS = 4 * 2**20
+BLOCK_STEPS = 1024
+
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One split of a prepared corpus, cut and ordered for a run. Small to pickle."""
+
+    folder: str
+    fingerprint: str
+    split: Split
+    seq_len: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The positions ``[first, end)`` that one rank takes in one step (maybe none)."""
+
+    step: Step
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """The shares of one rank in consecutive steps."""
+
+    shares: tuple[Share, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the rank in the block."""
+        return sum(mine.end - mine.first for mine in self.shares)
+
+    @property
+    def spans(self) -> list[Span]:
+        """The positions of the block in order, as half-open spans."""
+        return [(mine.first, mine.end) for mine in self.shares if mine.end > mine.first]
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """What one rank feeds to the model in one step.
+
+    Attributes:
+        step: the step, its global batch size and learning rate.
+        ids: sample ids as read from the corpus, shape (rows,); rows may be zero.
+        samples: their tokens, shape (rows, seq_len).
+    """
+
+    step: Step
+    ids: NDArray[np.int64]
+    samples: Samples
+
+
+def share(step: Step, rank: int, world_size: int) -> Share:
+    """The part of `step` that is `rank`'s."""
+    low = step.batch_size * rank // world_size
+    high = step.batch_size * (rank + 1) // world_size
+    return Share(step, step.first_position + low, step.first_position + high)
+
+
+def blocks(
+    schedule: Schedule, cursor: int, rank: int, world_size: int, block_tokens: int = BLOCK_TOKENS
+) -> Iterator[Block]:
+    """The blocks of one rank from the position `cursor` to the end of the run."""
+    if cursor >= schedule.positions:
+        return
+    first_step = schedule.step_at(cursor).step
+    shares: list[Share] = []
+    rows = 0
+    for number in range(first_step, schedule.steps):
+        mine = share(schedule.step(number), rank, world_size)
+        shares.append(mine)
+        rows += mine.end - mine.first
+        if rows * schedule.seq_len >= block_tokens or len(shares) == BLOCK_STEPS:
+            yield Block(tuple(shares))
+            shares, rows = [], 0
+    if shares:
+        yield Block(tuple(shares))
+
+
+def local_stream(
+    corpus: Corpus, schedule: Schedule, *, cursor: int, rank: int, world_size: int
+) -> Generator[RankBatch, None, None]:
+    """The batches of one rank read in this very process: for running without Ray."""
+    for block in blocks(schedule, cursor, rank, world_size):
+        table = read_rows(corpus, positions_of(block.spans)) if block.rows else NO_ROWS
+        yield from cut(block, table, corpus.seq_len)
+
+
+@lru_cache(maxsize=8)
+def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
+    """Reader and order of a corpus, once a process: the manifest may be large."""
+    manifest = Manifest.read(corpus.folder)
+    if manifest.fingerprint != corpus.fingerprint:
+        raise StreamError(
+            f"{corpus.folder}: the corpus has fingerprint {manifest.fingerprint[:12]}, but the run "
+            f"was started on {corpus.fingerprint[:12]}: it was prepared anew in the meantime"
+        )
+    reader = ShardReader(corpus.folder, manifest, corpus.split, corpus.seq_len)
+    key = f"{corpus.fingerprint}/{corpus.split}"
+    return reader, SampleOrder(key=key, seed=corpus.seed, num_samples=reader.num_samples)
+
+
+def open_corpus(folder: str, manifest: Manifest, split: Split, seq_len: int, seed: int) -> Corpus:
+    """Name a split for a run, and check that it holds at least one sample.
+
+    Raises:
+        CorpusError: if it does not, or a shard can't be mapped.
+    """
+    corpus = Corpus(folder, manifest.fingerprint, split, seq_len, seed)
+    _open(corpus)
+    return corpus
+
+
+def reader_of(corpus: Corpus) -> ShardReader:
+    """The reader of a corpus, shared within the process."""
+    return _open(corpus)[0]
+
+
+def order_of(corpus: Corpus) -> SampleOrder:
+    """The sample order of a corpus, shared within the process."""
+    return _open(corpus)[1]
+
+
+def positions_of(spans: list[Span]) -> NDArray[np.int64]:
+    """All positions in half-open `spans`, in order, shape (rows,)."""
+    return np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in spans])
+
+
+def read_rows(corpus: Corpus, positions: NDArray[np.int64]) -> pa.Table:
+    """The rows at these positions: columns position, id, tokens, starts.
+
+    ``starts`` are the columns of a row at which a document begins.
+    """
+    reader, order = _open(corpus)
+    ids = order.ids_at(positions)
+    samples = reader.read(ids)
+    bounds = np.searchsorted(samples.starts, np.arange(len(ids) + 1) * corpus.seq_len)
+    starts = pa.ListArray.from_arrays(
+        pa.array(bounds, pa.int32()), pa.array(samples.starts % corpus.seq_len, pa.int32())
+    )
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(samples.tokens.reshape(-1)), corpus.seq_len)
+    return pa.table({"position": positions, "id": ids, "tokens": tokens, "starts": starts})
+
+
+NO_ROWS = pa.table(
+    {
+        "position": pa.array([], pa.int64()),
+        "id": pa.array([], pa.int64()),
+        "tokens": pa.array([], pa.list_(pa.uint16())),
+        "starts": pa.array([], pa.list_(pa.int32())),
+    }
+)
+
+
+def cut(block: Block, table: pa.Table, seq_len: int) -> Generator[RankBatch, None, None]:
+    """A block's rows, step by step, checked against the plan.
+
+    Raises:
+        StreamError: if the rows are not those that the block asks for, in its order.
+    """
+    expected = positions_of(block.spans) if block.rows else np.empty(0, np.int64)
+    got = table.column("position").to_numpy()
+    if not np.array_equal(got, expected):
+        raise StreamError(_difference(expected, got))
+    ids = table.column("id").to_numpy()
+    tokens = _one(table, "tokens").flatten().to_numpy().reshape(-1, seq_len)
+    starts, bounds = _flat_starts(table, seq_len)
+    row = 0
+    for mine in block.shares:
+        end = row + mine.end - mine.first
+        within = starts[bounds[row] : bounds[end]] - row * seq_len
+        yield RankBatch(mine.step, ids[row:end], Samples(tokens[row:end], within))
+        row = end
+
+
+def _flat_starts(table: pa.Table, seq_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Document starts as flat places in the table, and where each row's begin and end."""
+    counts = _one(table, "starts").value_lengths().to_numpy().astype(np.int64)
+    columns = _one(table, "starts").flatten().to_numpy().astype(np.int64)
+    rows = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    return columns + rows * seq_len, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _one(table: pa.Table, column: str) -> pa.Array:
+    """A column as a single array; without a copy where it is one already."""
+    chunks = table.column(column)
+    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
+def _difference(expected: NDArray[np.int64], got: NDArray[np.int64]) -> str:
+    shorter = min(len(expected), len(got))
+    differs = np.flatnonzero(expected[:shorter] != got[:shorter])
+    place = int(differs[0]) if len(differs) else shorter
+    want = int(expected[place]) if place < len(expected) else "no more rows"
+    have = int(got[place]) if place < len(got) else "nothing"
+    return (
+        f"the stream delivered position {have} where the plan has {want} (row {place} of a block "
+        f"of {len(expected)}): this is a defect of the stream, nothing was trained on it"
+    )

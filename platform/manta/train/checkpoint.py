@@ -1,0 +1,308 @@
+"""Durable checkpoints: written aside while training goes on, then marked whole.
+
+``checkpoints/step-000000000120/`` holds the state after step 120: Torch's distributed
+checkpoint of model and optimizer, readable at any world size, and ``state.json`` with
+the cursor and the sizes of all files. A folder under its final name is whole unless it
+was damaged later, which the sizes tell. All ranks write; the first one commits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from manta.config.errors import RunError
+from manta.train.engine import Engine
+
+log = logging.getLogger(__name__)
+STATE = "state.json"
+PREFIX = "step-"
+ASIDE = ".tmp-"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything beside weights and optimizer that the next step depends on.
+
+    There is no random state: it is a function of (seed, step, rank).
+
+    Attributes:
+        step: updates done.
+        cursor: the next position in the sample order.
+        tokens: consumed so far.
+        val_loss: of this state, in nats per token, if it was evaluated.
+        best_val_loss: lowest seen so far.
+        evals_since_best: evaluations since then, for early stopping.
+    """
+
+    step: int = 0
+    cursor: int = 0
+    tokens: int = 0
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    evals_since_best: int = 0
+
+
+def name_of(step: int) -> str:
+    """The folder name of the checkpoint after `step`."""
+    return f"{PREFIX}{step:012d}"
+
+
+def whole(folder: Path) -> list[Path]:
+    """Checkpoints in `folder` that are whole, oldest first; damaged ones are named in a warning."""
+    found = []
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        problem = damage(path)
+        if problem:
+            log.warning("checkpoint %s is damaged (%s): passing over it", path, problem)
+        else:
+            found.append(path)
+    return found
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, if anything."""
+    try:
+        files = _read(checkpoint)["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{STATE} can't be read: {error}"
+    for name, size in files.items():
+        try:
+            actual = (checkpoint / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if actual != size:
+            return f"{name} has {actual} bytes instead of {size}"
+    return None
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """The training state of a whole checkpoint."""
+    return TrainState(**_read(checkpoint)["state"])
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    return content
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A checkpoint that is being written."""
+
+    done: Future[Any]
+    state: TrainState
+    aside: Path
+    before_commit: Callable[[Path], None]
+    began: float
+
+
+class Checkpoints:
+    """The checkpoints of a run, seen from one rank.
+
+    Args:
+        folder: ``<run>/checkpoints``, on storage that all ranks share.
+        engine: whose state is saved and loaded.
+        keep: the newest ones to keep; the one with the best validation loss is kept too.
+        on_done: called on the first rank after each commit, with the state, the path and the
+            seconds since the save began.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        *,
+        keep: int,
+        on_done: Callable[[TrainState, Path, float], None],
+    ):
+        self._folder, self._engine, self._keep = folder, engine, keep
+        self._on_done = on_done
+        self._pending: _Pending | None = None
+        # Saving talks among ranks in the background: it needs a group of its own.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        if engine.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(f"{ASIDE}*"):
+                shutil.rmtree(leftover)
+        self._barrier()
+
+    def save(self, state: TrainState, before_commit: Callable[[Path], None]) -> None:
+        """Begin to save; returns once the state is copied off the device.
+
+        Args:
+            state: what goes with the weights.
+            before_commit: called on the first rank with the folder, just before it gets its
+                final name, so that what belongs to the checkpoint is on storage first.
+        """
+        self.wait()
+        began = time.perf_counter()
+        aside = self._folder / f"{ASIDE}{name_of(state.step)}"
+        content = _content(self._engine)
+        if self._group is None:
+            aside.mkdir()
+            state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
+            done: Future[Any] = Future()
+            done.set_result(None)
+        else:
+            done = state_dict_saver.async_save(
+                content, checkpoint_id=aside, process_group=self._group
+            )
+        self._pending = _Pending(done, state, aside, before_commit, began)
+        self.poll()
+
+    def poll(self) -> None:
+        """Commit the pending checkpoint if it is written. Cheap; call it at each step."""
+        if self._pending is not None and self._pending.done.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the pending checkpoint, if any, and commit it."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        pending.done.result()
+        if self._engine.rank == 0:
+            self._commit(pending)
+
+    def _commit(self, pending: _Pending) -> None:
+        state, aside = pending.state, pending.aside
+        final = self._folder / name_of(state.step)
+        pending.before_commit(aside)
+        files = {p.name: p.stat().st_size for p in aside.iterdir() if p.name != STATE}
+        content = {"state": asdict(state), "world_size": self._engine.world_size, "files": files}
+        _write_synced(aside / STATE, json.dumps(content, indent=1))
+        if final.exists():  # damaged, or it would have been resumed from
+            shutil.rmtree(final)
+        os.rename(aside, final)
+        _sync_folder(self._folder)
+        self._on_done(state, final, time.perf_counter() - pending.began)
+        self._prune()
+
+    def _prune(self) -> None:
+        kept = whole(self._folder)
+        scored = [(s.val_loss, p) for p in kept if (s := read_state(p)).val_loss is not None]
+        best = min(scored)[1] if scored else None
+        for path in kept[: -self._keep]:
+            if path != best:
+                shutil.rmtree(path)
+
+    def load_newest(self) -> TrainState:
+        """Load the newest whole checkpoint, or the one before it where that fails.
+
+        All ranks must call together. Without any checkpoint this is the initial state.
+        """
+        for name in self._agreed([path.name for path in reversed(self._candidates())]):
+            path = self._folder / name
+            try:
+                load(path, self._engine)
+            except Exception as error:
+                log.warning(
+                    "checkpoint %s can't be loaded (%s): trying the one before", path, error
+                )
+                continue
+            return read_state(path)
+        return TrainState()
+
+    def _candidates(self) -> list[Path]:
+        return whole(self._folder) if self._engine.rank == 0 else []
+
+    def _agreed(self, names: list[str]) -> list[str]:
+        """The first rank's list, on all ranks."""
+        if self._group is None:
+            return names
+        box = [names]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def _barrier(self) -> None:
+        if self._group is not None:
+            dist.barrier(self._group)
+
+
+def load(checkpoint: Path, engine: Engine) -> None:
+    """Load model and optimizer from a checkpoint made at any world size, in place."""
+    content = _content(engine)
+    state_dict_loader.load(content, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+    set_state_dict(
+        engine.lm,
+        engine.raw_optimizer,
+        model_state_dict=content["model"],
+        optim_state_dict=content["optimizer"],
+    )
+    if engine.accelerator.scaler is not None:
+        engine.accelerator.scaler.load_state_dict(content["scaler"])
+
+
+def load_model(checkpoint: Path, lm: nn.Module) -> None:
+    """Load the weights alone into an unsharded model, in this one process."""
+    weights = get_model_state_dict(lm, options=StateDictOptions())
+    state_dict_loader.load({"model": weights}, checkpoint_id=checkpoint, no_dist=True)
+    lm.load_state_dict(weights)
+
+
+def newest(folder: Path) -> Path:
+    """The newest whole checkpoint in `folder`.
+
+    Raises:
+        RunError: if there is none.
+    """
+    found = whole(folder)
+    if not found:
+        raise RunError(f"{folder}: no whole checkpoint here yet; train the run first")
+    return found[-1]
+
+
+def _content(engine: Engine) -> dict[str, Any]:
+    model, optimizer = get_state_dict(engine.lm, engine.raw_optimizer)
+    content: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    if engine.accelerator.scaler is not None:
+        content["scaler"] = engine.accelerator.scaler.state_dict()
+    return content
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_rows(folder: Path, rows: list[Mapping[str, Any]]) -> None:
+    """Put metric rows beside a checkpoint, from which a lost tail of the log is refilled."""
+    _write_synced(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows that `write_rows` put beside a checkpoint."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,264 @@
+"""One rank's model and optimizer, and the optimizer step."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import PretrainedConfig
+
+from manta.config.errors import ConfigError, TrainingError
+from manta.config.run import RunConfig
+from manta.stream.plan import RankBatch
+from manta.stream.shards import Samples
+from manta.train import model as models
+from manta.train import optimizer as optimizers
+from manta.train.guards import FiniteGuard
+from manta.train.microbatch import micro_slices, micro_steps
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves behind, still on the device and not yet waited for.
+
+    Attributes:
+        loss_sum: this rank's summed cross-entropy in nats, scalar.
+        valid_tokens: labels that counted in the whole step, over all ranks, scalar.
+        grad_norm: norm of the global gradient before clipping, scalar.
+    """
+
+    loss_sum: Tensor
+    valid_tokens: Tensor
+    grad_norm: Tensor
+
+
+class Engine:
+    """Model, optimizer and Accelerate on one rank.
+
+    Expects `torch.distributed` to be initialised where there is more than one rank.
+
+    Raises:
+        ConfigError: if the config can't be run on this device.
+        TrainingError: if Accelerate does not see all ranks.
+    """
+
+    def __init__(self, config: RunConfig, resolved: PretrainedConfig):
+        self.config = config
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.accelerator = _accelerator(config, self.world_size)
+        self.device = self.accelerator.device
+        self.lm = models.build(config, resolved).to(self.device)
+        self.sharded = config.parallel.shard and self.world_size > 1
+        if self.sharded:
+            _shard(self.lm, self.device, config.train.precision)
+        self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
+        # The optimizer is prepared for the fp16 scaler; a schedule never is: Accelerate
+        # would step it once for each process.
+        self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
+        self.model = self._prepare_model(models.TokenLoss(self.lm))
+        self.guard = FiniteGuard(self.device)
+
+    def _prepare_model(self, loss: nn.Module) -> nn.Module:
+        # FSDP has already laid the parameters out: no DDP around it then.
+        prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=self.sharded)
+        if self.config.train.compile:
+            self.accelerator.unwrap_model(prepared, keep_torch_compile=True).compile()
+        return prepared
+
+    # ------------------------------------------------------------------ the step
+
+    def step(self, batch: RankBatch) -> StepResult:
+        """One optimizer update on this rank's rows of a global batch.
+
+        The loss is the sum over valid tokens of all ranks divided by their count, so it
+        does not depend on how the rows are laid over ranks and micro-batches. A rank
+        without rows in a micro-step joins the collectives with an empty contribution.
+        """
+        train, step = self.config.train, batch.step
+        self._seed(step.number)
+        inputs = self._inputs(batch.samples)
+        valid = self.sum_over_ranks((inputs.labels != models.IGNORE).sum())
+        scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
+        loss_sum = torch.zeros((), device=self.device)
+        slices = micro_slices(
+            len(batch.ids), micro_steps(step.batch_size, self.world_size, train.micro_batch)
+        )
+        for index, rows in enumerate(slices):
+            last = index == len(slices) - 1
+            if rows.start == rows.stop and not (last or self.sharded):
+                continue
+            with nullcontext() if last else self._without_sync():
+                micro_loss = self.model(*inputs.rows(rows))
+                loss_sum += micro_loss.detach()
+                self.accelerator.backward(_poisoned(micro_loss) * scale)
+        grad_norm = self._update(step.number, step.lr)
+        return StepResult(loss_sum, valid, grad_norm)
+
+    def _update(self, step: int, lr: float) -> Tensor:
+        """Clip, check and apply the gradient; returns its norm before clipping."""
+        self.accelerator.unscale_gradients(self.optimizer)
+        parameters = [p for p in self.lm.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.sharded:
+            norm = norm.full_tensor()  # type: ignore[attr-defined]
+        if self.config.train.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip_norm, norm)
+        self._guard(step, norm)
+        for group in self.raw_optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.raw_optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _guard(self, step: int, norm: Tensor) -> None:
+        if self.accelerator.scaler is not None:
+            return  # overflow is the fp16 scaler's everyday business: it skips the update
+        self.guard.observe(step, norm)
+        if self.sharded or not self.raw_optimizer.defaults["fused"]:
+            if self.guard.bad_step() is not None:
+                self.raw_optimizer.zero_grad(set_to_none=True)
+        else:
+            # Internal to Torch: the way GradScaler tells a fused optimizer to skip.
+            self.raw_optimizer.found_inf = self.guard.frozen  # type: ignore[attr-defined]
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        """No gradient exchange in this micro-step."""
+        if self.sharded:
+            return _FsdpNoSync(self.lm)
+        return self.accelerator.no_sync(self.model)  # type: ignore[no-any-return]
+
+    def _seed(self, step: int) -> None:
+        """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
+        words = np.random.SeedSequence([self.config.run.seed, step, self.rank])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    # ------------------------------------------------------------ data and sums
+
+    def _inputs(self, samples: Samples) -> _Inputs:
+        return _Inputs.of(samples, self.config.data.document_mask, self.device)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """`value` summed over ranks, in place; exact for integers."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    @torch.no_grad()
+    def loss_sums(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Summed loss (nats) and count of valid tokens of `samples`, without training."""
+        inputs = self._inputs(samples)
+        self.model.eval()
+        total = self.model(*inputs.rows(slice(0, len(inputs.tokens))))
+        self.model.train()
+        return total, (inputs.labels != models.IGNORE).sum()
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A rank's rows of a step on the device, int64 (rows, seq_len) each."""
+
+    tokens: Tensor
+    labels: Tensor
+    position_ids: Tensor | None
+
+    @classmethod
+    def of(cls, samples: Samples, document_mask: bool, device: torch.device) -> _Inputs:
+        tokens = torch.from_numpy(samples.tokens.astype(np.int64))
+        positions = torch.from_numpy(samples.position_ids()) if document_mask else None
+        labels = models.labels_of(tokens, positions)
+        return cls(
+            _to(tokens, device),
+            _to(labels, device),
+            None if positions is None else _to(positions, device),
+        )
+
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Arguments of the model for some rows; one row that counts for nothing if none."""
+        positions = self.position_ids
+        if rows.start < rows.stop:
+            return (
+                self.tokens[rows],
+                self.labels[rows],
+                None if positions is None else positions[rows],
+            )
+        blank = self.tokens.new_zeros((1, self.tokens.shape[1]))
+        restart = torch.arange(blank.shape[1], device=blank.device)[None]
+        return blank, torch.full_like(blank, models.IGNORE), None if positions is None else restart
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _poisoned(loss: Tensor) -> Tensor:
+    """The loss, so that one that is not finite makes every rank's gradient not finite.
+
+    An infinite loss can have a finite gradient; the check is on the gradient's norm,
+    which all ranks share.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+
+
+def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
+    precision = config.train.precision
+    on_cpu = not torch.cuda.is_available()
+    if precision == "fp16" and on_cpu:
+        raise ConfigError("train.precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
+    accelerator = Accelerator(
+        # Without it Accelerate would not look for other processes on a CPU.
+        cpu=on_cpu,
+        mixed_precision=precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+        ],
+    )
+    if accelerator.num_processes != world_size:
+        raise TrainingError(
+            f"Accelerate sees {accelerator.num_processes} processes, but the group has "
+            f"{world_size}: gradients would not be exchanged"
+        )
+    return accelerator
+
+
+def _shard(lm: nn.Module, device: torch.device, precision: str) -> None:
+    """FSDP2: each transformer layer is a unit, the rest is the root's.
+
+    Torch's own function and not Accelerate's plugin, which is ignored on a CPU.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    names = set(getattr(lm, "_no_split_modules", None) or ())
+    for module in list(lm.modules()):
+        if type(module).__name__ in names and not isinstance(module, nn.Embedding):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(lm, mesh=mesh, mp_policy=policy)
+
+
+class _FsdpNoSync(AbstractContextManager[None]):
+    """Gradients stay where they are until the last micro-step of a sharded model."""
+
+    def __init__(self, lm: nn.Module):
+        self._lm = lm
+
+    def __enter__(self) -> None:
+        self._set(False)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(True)
+
+    def _set(self, sync: bool) -> None:
+        assert isinstance(self._lm, FSDPModule)
+        self._lm.set_requires_gradient_sync(sync)

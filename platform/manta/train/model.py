@@ -1,0 +1,149 @@
+"""The language model: any Hugging Face causal LM, and its loss as a sum over tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from manta.config.errors import ConfigError
+from manta.config.run import RunConfig
+
+IGNORE = -100
+
+
+class TokenLoss(nn.Module):
+    """A causal LM that returns the summed cross-entropy of its tokens.
+
+    The sum, not the mean: the divisor is the count of valid tokens in the whole step,
+    which one micro-batch of one rank can't know.
+    """
+
+    def __init__(self, lm: nn.Module):
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Sum of the cross-entropy in nats over labels that are not IGNORE.
+
+        Args:
+            tokens: int64 (rows, seq_len).
+            labels: int64 (rows, seq_len), already shifted: label i is token i + 1.
+            position_ids: int64 (rows, seq_len), restarting at each document, to keep
+                attention within documents; None for plain causal attention.
+        """
+        logits = self.lm(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+
+
+def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
+    """The next token of each token within its window, IGNORE where there is none.
+
+    With `position_ids`, the first token of a document is nobody's label: the document
+    before it says nothing about it.
+    """
+    labels = torch.full_like(tokens, IGNORE)
+    labels[:, :-1] = tokens[:, 1:]
+    if position_ids is not None:
+        labels[:, :-1].masked_fill_(position_ids[:, 1:] == 0, IGNORE)
+    return labels
+
+
+def resolve(config: RunConfig, vocab_size: int) -> PretrainedConfig:
+    """The Hugging Face config of the run's model, checked against corpus and run.
+
+    Args:
+        config: the run.
+        vocab_size: of the corpus's tokenizer, in tokens.
+
+    Raises:
+        ConfigError: unknown type or size, or a vocabulary or context too small.
+    """
+    section = config.model
+    if section.pretrained is not None:
+        try:
+            resolved = AutoConfig.from_pretrained(section.pretrained)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.pretrained = {section.pretrained!r}: {error}") from None
+    else:
+        resolved = _from_sizes(section.type or "", {"vocab_size": vocab_size, **section.sizes})
+    if resolved.vocab_size < vocab_size:
+        raise ConfigError(
+            f"model: its vocabulary has {resolved.vocab_size} entries, but the corpus was "
+            f"tokenized with {vocab_size}: set model.sizes.vocab_size to at least {vocab_size} "
+            "or prepare the corpus with this model's tokenizer (tokenizer.path)"
+        )
+    context = getattr(resolved, "max_position_embeddings", None)
+    if context is not None and context < config.train.seq_len:
+        raise ConfigError(
+            f"train.seq_len = {config.train.seq_len}: the model's context is {context}; lower "
+            "it, or raise model.sizes.max_position_embeddings"
+        )
+    return resolved
+
+
+def _from_sizes(model_type: str, sizes: dict[str, Any]) -> PretrainedConfig:
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        close = difflib.get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ", such as llama, qwen3 or gpt2"
+        raise ConfigError(
+            f"model.type = {model_type!r}: not a causal language model of Transformers{hint}"
+        )
+    kind = type(AutoConfig.for_model(model_type))
+    valid = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
+    for name in sizes:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"unknown key 'model.sizes.{name}' for {model_type}{hint}")
+    try:
+        return kind(**sizes)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.sizes: {model_type} refuses them: {error}") from None
+
+
+def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
+    """The model in fp32 on the CPU. The same seed gives the same weights on every rank.
+
+    Raises:
+        ConfigError: if `data.document_mask` is asked of a model that attends across
+            documents all the same.
+    """
+    torch.manual_seed(config.run.seed)
+    if config.model.pretrained is not None:
+        lm = AutoModelForCausalLM.from_pretrained(config.model.pretrained, dtype=torch.float32)
+    else:
+        lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+    if config.train.activation_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.data.document_mask and not keeps_documents_apart(lm):
+        raise ConfigError(
+            f"data.document_mask: {type(lm).__name__} attends across document boundaries all the "
+            "same; turn it off, or take another model.type"
+        )
+    lm.train()
+    return lm
+
+
+@torch.no_grad()
+def keeps_documents_apart(lm: nn.Module) -> bool:
+    """Whether restarting position ids separates documents in this model: tried, not assumed."""
+    was_training = lm.training
+    lm.eval()
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
+    one, other = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]]), torch.tensor([[9, 8, 7, 6, 5, 6, 7, 8]])
+    device = next(lm.parameters()).device
+    seen = [
+        lm(input_ids=t.to(device), position_ids=positions.to(device), use_cache=False).logits
+        for t in (one, other)
+    ]
+    lm.train(was_training)
+    return torch.equal(seen[0][:, 4:], seen[1][:, 4:])

@@ -1,0 +1,78 @@
+"""How fast the run is: tokens a second, and the share of the device's peak."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+# Dense bf16 peak in FLOP/s without sparsity, from the makers' data sheets.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "V100": 125e12,
+}
+
+
+def flops_per_token(lm: nn.Module, config: PretrainedConfig, seq_len: int) -> float:
+    """Floating-point operations of forward and backward for one token.
+
+    6 for each weight that multiplies a token (Kaplan et al., 2020, appendix B; an
+    embedding looks up and does not count, a tied one counts as the output layer), plus
+    attention, 12 · layers · width · seq_len for the full square (Chowdhery et al., 2022,
+    appendix B), of which the causal half is computed.
+    """
+    embeddings = {id(m.weight) for m in lm.modules() if isinstance(m, nn.Embedding)}
+    head = getattr(lm, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        embeddings.discard(id(head.weight))
+    weights = sum(p.numel() for p in lm.parameters() if id(p) not in embeddings)
+    layers = getattr(config, "num_hidden_layers", 0)
+    heads = getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    return float(6 * weights + 12 * layers * heads * width * seq_len / 2)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak of an accelerator in FLOP/s, or None where it isn't known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+class Meter:
+    """Tokens a second of training alone, between one reading and the next."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, tokens: int) -> None:
+        """Count tokens consumed by a step."""
+        self._tokens += tokens
+
+    def pause(self) -> None:
+        """Stop the clock: what follows is not training."""
+        self._seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Start the clock again."""
+        self._since = time.perf_counter()
+
+    def read(self) -> float:
+        """Tokens a second since the last reading, over elapsed training time."""
+        self.pause()
+        rate = self._tokens / self._seconds if self._seconds > 0 else 0.0
+        self._tokens, self._seconds = 0, 0.0
+        self.resume()
+        return rate
