@@ -120,18 +120,26 @@ class History:
             self._file = -1
 
 
-def read_rows(path: Path, end: int | None = None) -> Iterator[dict[str, Any]]:
-    """The whole rows of the file at `path`, up to byte `end`; none if it isn't there."""
-    if not path.exists():
-        return
-    at = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            at += len(line)
-            row = _parse(line)
-            if row is None or (end is not None and at > end):
-                return
-            yield row
+class Tail:
+    """Reads the rows of a file that may still be growing."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin before the first row; the file need not be there yet."""
+        self._path = path
+        self._at = 0
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The whole rows that came since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as lines:
+            lines.seek(self._at)
+            for line in lines:
+                row = _parse(line)
+                if row is None:
+                    return
+                self._at += len(line)
+                yield row
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

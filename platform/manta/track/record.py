@@ -54,8 +54,6 @@ class RunRecord:
         self._group_began: float | None = None
         self._position = state.totals.tokens
         self.history = History(run_dir / METRICS, state.history)
-        self.rows_before = self.history.mark.bytes
-        """Where the rows of earlier drivers end in `metrics.jsonl`."""
         if self.history.dropped:
             self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
         if not lock.exclusive:

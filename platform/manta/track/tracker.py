@@ -60,13 +60,13 @@ class Tracker:
         record = RunRecord.open(
             config, manifest, total_steps=total_steps, total_tokens=total_tokens
         )
-        wandb = WandbLog(_wandb_info(config, record), record.history.path, record.rows_before)
+        wandb = WandbLog(_wandb_info(config, record))
         return cls(record, wandb, RunConsole(record.state, enabled=console))
 
     def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take the rows that a checkpoint carries; those already there are left alone."""
         for row in rows:
-            self._keep(row)
+            self._record.add(row)
 
     def group_started(
         self, *, world_size: int, attempt: int, step: int, tokens: int, hardware: Mapping[str, Any]
@@ -84,7 +84,7 @@ class Tracker:
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """Take a training row, or a validation row (``step``, ``tokens``, ``val_loss``)."""
-        self._keep(row)
+        self._record.add(row)
         self._console.row(row)
         self._hear_wandb()
 
@@ -128,11 +128,6 @@ class Tracker:
             self._console.close()
             self._record.close()
 
-    def _keep(self, row: Mapping[str, Any]) -> None:
-        written = self._record.add(row)
-        if written is not None:
-            self._wandb.log(written)
-
     def _hear_wandb(self) -> None:
         """Take over what the W&B thread has found out."""
         status, known = self._wandb.status, self._record.state.wandb
@@ -142,7 +137,7 @@ class Tracker:
                 mode=status.mode,
                 url=status.url,
                 folder=status.folder,
-                sync_command=status.sync_command,
+                sync_command=f"wandb sync {status.folder}" if status.mode == "offline" else None,
             )
         for message in self._wandb.messages():
             self.note(message)

@@ -1,73 +1,62 @@
-"""W&B beside the training: a thread that logs, and that may fail without harm.
+"""The driver's end of W&B: starts the client's process, hears it, ends it in time.
 
-The training's thread only puts rows in a queue. Everything that may wait for a network
-(import, login, opening, uploading) happens in the thread. If W&B can't be reached, the
-run goes on offline; if the thread is lost altogether, `metrics.jsonl` still has it all.
+Nothing here waits for W&B while a run trains. The client reads the rows from the disk by
+itself; the driver only says when the run is over, and then waits for a bounded time.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
 import queue
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manta.track.history import read_rows
-from manta.track.wandb_session import FINISH_SECONDS, INIT_SECONDS, RunInfo, Session, find_mode
+import manta
+from manta.track.wandb_process import LOCK_SECONDS, End, Report
+from manta.track.wandb_session import FINISH_SECONDS, INIT_SECONDS, RunInfo
 
-log = logging.getLogger(__name__)
-# Opening, closing, and an offline copy after a failed closing, with room to spare.
-LONGEST_FINISH = INIT_SECONDS + FINISH_SECONDS + 40.0
-
-
-@dataclass(frozen=True)
-class WandbStatus:
-    """Where the W&B run stands."""
-
-    mode: str
-    url: str | None = None
-    folder: str | None = None
-
-    @property
-    def sync_command(self) -> str | None:
-        """What uploads the run later, if anything is left to upload."""
-        return f"wandb sync {self.folder}" if self.mode == "offline" and self.folder else None
-
-
-@dataclass(frozen=True)
-class _End:
-    summary: Mapping[str, Any]
-    exit_code: int
+# Opening (after a predecessor), closing, and an offline copy after a failed closing.
+LONGEST_FINISH = LOCK_SECONDS + INIT_SECONDS + FINISH_SECONDS + 40.0
+CLIENT_LOG = "wandb-client.log"
 
 
 class WandbLog:
-    """Rows on their way to W&B."""
+    """A run's W&B client, in a process of its own."""
 
-    def __init__(self, info: RunInfo, history: Path, rows_before: int) -> None:
-        """Start the thread.
-
-        Args:
-            info: the run.
-            history: the run's `metrics.jsonl`.
-            rows_before: its bytes that are not going to come through `log`.
-        """
-        self._info = info
-        self._history = history
-        self._rows_before = rows_before
-        self._queue: queue.SimpleQueue[Mapping[str, Any] | _End] = queue.SimpleQueue()
+    def __init__(self, info: RunInfo) -> None:
+        """Start the process, unless the config wants no W&B."""
+        self._run_dir = info.run_dir
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.status = WandbStatus("starting")
-        # A daemon: a thread that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="manta-wandb", daemon=True)
-        self._thread.start()
+        self._process: subprocess.Popen[str] | None = None
+        self.status = Report(mode="disabled")
+        if info.section.mode != "disabled":
+            self.status = Report(mode="starting")
+            self._start(info)
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Queue a row; returns at once."""
-        if self._thread.is_alive():
-            self._queue.put(row)
+    def _start(self, info: RunInfo) -> None:
+        try:
+            with (self._run_dir / CLIENT_LOG).open("w") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "manta.track.wandb_process"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=_environment(),
+                    # Ctrl-C is for the driver; it then says how the run ended.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._give_up(f"its client can't be started: {error}")
+            return
+        self._say(info.model_dump_json(by_alias=True))
+        threading.Thread(target=self._listen, name="manta-wandb", daemon=True).start()
 
     def messages(self) -> list[str]:
         """What people should be told; each message is given once."""
@@ -79,76 +68,63 @@ class WandbLog:
     def finish(
         self, summary: Mapping[str, Any], *, exit_code: int, limit: float = LONGEST_FINISH
     ) -> None:
-        """Let the thread send what is queued and close the run, for at most `limit` seconds."""
-        self._queue.put(_End(summary, exit_code))
-        self._thread.join(limit)
-        if self._thread.is_alive():
-            self._give_up("it did not finish in time")
+        """Let the client send what is left and close the run, for at most `limit` seconds.
 
-    def _work(self) -> None:
+        A second Ctrl-C ends the wait.
+        """
+        process = self._process
+        if process is None:
+            return
+        self._say(End(summary=dict(summary), exit_code=exit_code).model_dump_json())
         try:
-            session = self._open()
-            if session is None:
-                self.status = WandbStatus("disabled")
-                return
-            self._replay(session, self._rows_before)
-            self._serve(session)
-        except Exception as error:
-            log.debug("W&B", exc_info=True)
-            self._give_up(_first_line(error))
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self._kill(process, f"it did not finish within {limit:.0f} s")
+        except KeyboardInterrupt:
+            self._kill(process, "interrupted")
+        if process.returncode and self.status.mode != "failed":
+            self._give_up(f"its client ended with code {process.returncode}")
+        with contextlib.suppress(OSError):
+            process.stdin and process.stdin.close()
 
-    def _open(self) -> Session | None:
-        mode = find_mode(self._info.section)
-        if mode == "disabled":
-            return None
-        if mode == "offline":
-            return self._begin(Session(self._info, "offline"))
-        try:
-            return self._begin(Session(self._info, "online"))
-        except Exception as error:
-            log.debug("W&B online", exc_info=True)
-            return self._go_offline(error)
+    def _say(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        # A client that is gone is noticed at the end.
+        with contextlib.suppress(OSError):
+            print(line, file=self._process.stdin, flush=True)
 
-    def _begin(self, session: Session) -> Session:
-        self.status = WandbStatus(session.mode, session.url, str(session.folder))
-        return session
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            report = Report.model_validate_json(line)
+            self.status = report
+            if report.message:
+                self._messages.put(self._with_remedy(report))
 
-    def _go_offline(self, error: Exception) -> Session:
-        session = self._begin(Session(self._info, "offline"))
-        self._messages.put(
-            f"W&B can't be reached ({_first_line(error)}); the run is kept offline. "
-            f"Upload it later with: {self.status.sync_command}"
-        )
-        return session
-
-    def _replay(self, session: Session, end: int | None) -> None:
-        """Send the rows on disk that the session lacks."""
-        for row in read_rows(self._history, end):
-            session.log(row)
-
-    def _serve(self, session: Session) -> None:
-        while not isinstance(item := self._queue.get(), _End):
-            session.log(item)
-        try:
-            session.finish(item.summary, item.exit_code)
-        except Exception as error:
-            if session.mode == "offline":
-                raise
-            # The connection was lost on the way. A copy with everything in it can be
-            # uploaded at any time, whatever part of it the server already has.
-            session = self._go_offline(error)
-            self._replay(session, None)
-            session.finish(item.summary, item.exit_code)
-        session.remove_earlier()
+    def _kill(self, process: subprocess.Popen[str], why: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._give_up(why)
 
     def _give_up(self, why: str) -> None:
-        self.status = WandbStatus("failed", self.status.url, self.status.folder)
-        self._messages.put(
-            f"W&B was given up ({why}); training is not affected and {self._history} has every "
-            "row. To send them to W&B, give the same command again."
+        self.status = Report(mode="failed", url=self.status.url, folder=self.status.folder)
+        report = self.status.model_copy(update={"message": f"W&B was given up ({why})"})
+        self._messages.put(self._with_remedy(report))
+
+    def _with_remedy(self, report: Report) -> str:
+        if report.mode != "failed":
+            return report.message or ""
+        return (
+            f"{report.message}; training is not affected. Every row is in "
+            f"{self._run_dir / 'metrics.jsonl'}; give the same command again to send them to W&B."
         )
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".:")
+def _environment() -> dict[str, str]:
+    """This process's, and this package even where it isn't installed."""
+    root = str(Path(manta.__file__).parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

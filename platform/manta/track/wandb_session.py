@@ -1,5 +1,4 @@
-"""One run of the W&B client, opened, filled and closed. Nothing here is bounded in time
-except by the client's own limits; `wandb_log` keeps it off the training's path.
+"""One run of the W&B client, opened, filled and closed, in whatever process.
 
 Two ways to open it, so that the same history never shows twice:
 
@@ -13,29 +12,31 @@ Two ways to open it, so that the same history never shows twice:
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from manta.config import ConfigError
 from manta.config.run import WandbSection
 
 Mode = Literal["online", "offline", "disabled"]
+# W&B's own limits are 90 s and none. Theirs can be set in the environment; so can ours.
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class RunInfo:
+class RunInfo(BaseModel):
     """What W&B is told about the run when it is opened."""
 
     id: str
     name: str
     run_dir: Path
     section: WandbSection
-    config: Mapping[str, Any]
+    config: dict[str, Any]
 
 
 def find_mode(section: WandbSection) -> Mode:
@@ -93,7 +94,7 @@ class Session:
             dir=str(info.run_dir),
             settings=_settings(wandb),
         )
-        self._run.config.update(dict(info.config), allow_val_change=True)
+        self._run.config.update(info.config, allow_val_change=True)
         self._run.define_metric("tokens", hidden=True)
         self._run.define_metric("*", step_metric="tokens")
         self.folder = Path(self._run.settings.sync_dir)
@@ -129,8 +130,8 @@ def _settings(wandb: Any) -> Any:
     return wandb.Settings(
         silent=True,
         console="off",
-        init_timeout=INIT_SECONDS,
-        finish_timeout=FINISH_SECONDS,
+        init_timeout=_seconds("WANDB_INIT_TIMEOUT", INIT_SECONDS),
+        finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_SECONDS),
         finish_timeout_raises=True,
         # The driver's machine and command line say nothing about the workers and may
         # hold secrets; what matters is in the run's config.
@@ -145,3 +146,11 @@ def _settings(wandb: Any) -> Any:
         program="manta",
         symlink=False,
     )
+
+
+def _seconds(variable: str, default: float) -> float:
+    """The user's own limit, set the way W&B documents it, or ours."""
+    try:
+        return float(os.environ[variable])
+    except (KeyError, ValueError):
+        return default
