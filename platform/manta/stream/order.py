@@ -33,9 +33,11 @@ Ids = NDArray[np.int64]
 
 # Grids up to 2^31 × 2^31: a 32-bit hash times a side then fits into 64 bits.
 MOST_SAMPLES = 2**62
-# Four would do for a big grid (Luby & Rackoff, 1988; Patarin, 2004). On a grid of 2 × 2 cells
-# it takes eight before all permutations are equally frequent; 64 bytes are eight keys.
-ROUNDS = 8
+# Rounds of the network. Four would do for a big grid (Luby & Rackoff, 1988; Patarin, 2004). On
+# tiny ones each round has few functions to choose from: simulated with truly random ones, eight
+# rounds leave pairs of ids unequally frequent up to N ≈ 40, and 16 permutations for N = 5.
+ROUNDS, ROUNDS_IF_SMALL, SMALL = 8, 24, 1024
+KEYS_IN_DIGEST = 8  # 64-bit keys in one blake2b digest
 # Changing anything that changes the order would make resumed runs repeat and miss samples.
 PERSON = b"manta.order.v1"
 
@@ -122,7 +124,7 @@ class SampleOrder:
         column = cells.copy()
         column //= rows
         row = cells - column * rows
-        for index in range(0, ROUNDS, 2):
+        for index in range(0, len(keys), 2):
             _shift(row, by=column, key=keys[index], modulus=rows)
             _shift(column, by=row, key=keys[index + 1], modulus=columns)
         column *= rows
@@ -131,9 +133,13 @@ class SampleOrder:
 
     def _keys(self, epoch: int) -> U64:
         """One 64-bit key a round, for one epoch."""
+        rounds = ROUNDS_IF_SMALL if self.num_samples < SMALL else ROUNDS
         text = f"{self.seed}/{epoch}/{self.num_samples}/{self.key}".encode()
-        digest = hashlib.blake2b(text, digest_size=8 * ROUNDS, person=PERSON).digest()
-        return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        digests = [
+            hashlib.blake2b(text, person=PERSON, salt=block.to_bytes(8, "little")).digest()
+            for block in range(rounds // KEYS_IN_DIGEST)
+        ]
+        return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def _shift(values: U64, *, by: U64, key: np.uint64, modulus: np.uint64) -> None:
