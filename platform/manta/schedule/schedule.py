@@ -30,6 +30,11 @@ class Step:
     tokens_after: int
     lr: float
 
+    @property
+    def number(self) -> int:
+        """The step as people count it, from 1: how many updates are done after it."""
+        return self.step + 1
+
 
 @dataclass(frozen=True)
 class Schedule:
