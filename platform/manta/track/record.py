@@ -182,7 +182,7 @@ class RunRecord:
         self._measure()
         self.state.updated = utc_now()
         self.state.history = self.history.mark
-        replace_text(self.run_dir / RUN, self.state.model_dump_json(indent=1) + "\n")
+        replace_text(self.run_dir / RUN, self.state.model_dump_json(indent=1, fallback=str) + "\n")
         self._saved = self._clock()
 
     def close(self) -> None:

@@ -1,10 +1,157 @@
-"""The HTML report of a run, made from its files alone."""
+"""The HTML report of a run: one file that needs nothing else, made from the run's files.
+
+It can be made again at any time for any run, also while it trains.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from manta.config.units import format_tokens
+from manta.track import figures as words
+from manta.track import report_page as html
+from manta.track.aside import replace_text
+from manta.track.history import METRICS, Tail
+from manta.track.opening import CONFIG
+from manta.track.report_figures import figures
+from manta.track.series import read_series
+from manta.track.state import RunState, read_state, utc_now
+from manta.track.summary import workers_text
+
+REPORT = "report.html"
+MOST_EVENTS = 100
+
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` into `run_dir`."""
-    return run_dir / "report.html"
+    """Write ``report.html`` into `run_dir`, whole or not at all; returns its path.
+
+    Raises:
+        RunError: if there is no run in `run_dir`.
+    """
+    from plotly.offline import get_plotlyjs
+
+    state = read_state(run_dir)
+    training, validation = read_series(Tail(run_dir / METRICS).rows())
+    drawn = figures(state, training, validation)
+    parts = [
+        html.header(state.name, state.status, _header_lines(state)),
+        html.tiles(_tiles(state)),
+        html.charts([figure["title"] for figure in drawn]),
+        _groups(state),
+        html.facts("Origin", _origin(state)),
+        _events(state),
+        _config(run_dir),
+        html.footer(f"Manta {state.manta_version}, report of {utc_now()}"),
+    ]
+    plain = [{"data": figure["data"], "layout": figure["layout"]} for figure in drawn]
+    text = html.page(f"{state.name} – Manta", "\n".join(parts), plain, get_plotlyjs())
+    replace_text(run_dir / REPORT, text)
+    return run_dir / REPORT
+
+
+def _header_lines(state: RunState) -> list[str]:
+    span = f"{_moment(state.created)} to {_moment(state.ended or state.updated)} UTC"
+    lines = [f"{span} · corpus {state.corpus_fingerprint[:16]}"]
+    return [f"{state.reason}", *lines] if state.reason else lines
+
+
+def _tiles(state: RunState) -> list[tuple[str, str, str]]:
+    totals, results = state.totals, state.results
+    again = f"{words.count(totals.tokens_again)} trained again" if totals.tokens_again else ""
+    tiles = [
+        ("Tokens", words.count(totals.tokens), again or f"of {words.count(state.total_tokens)}"),
+        ("Steps", f"{totals.steps:,}", f"of {state.total_steps:,}"),
+        ("Loss", words.loss(results.loss), "last, nats per token"),
+    ]
+    if results.best_val_loss is not None:
+        best = f"best, at step {results.best_val_step:,}"
+        tiles.append(("Validation loss", words.loss(results.best_val_loss), best))
+    speed = totals.tokens / totals.wall_seconds if totals.wall_seconds else 0.0
+    tiles += [
+        ("Wall time", words.duration(totals.wall_seconds), f"{words.count(speed)} tokens/s"),
+        ("Device time", words.duration(totals.device_seconds), workers_text(state)),
+    ]
+    if totals.cost is not None:
+        tiles.append(("Cost", words.money(totals.cost), _cost_of(state)))
+    return tiles
+
+
+def _cost_of(state: RunState) -> str:
+    totals = state.totals
+    if not totals.tokens or totals.cost is None:
+        return ""
+    return f"{totals.cost / totals.tokens * 1e9:,.2f} per billion tokens"
+
+
+def _groups(state: RunState) -> str:
+    names = ["Attempt", "Workers", "Started (UTC)", "From step", "To step", "Time", "Ended"]
+    rows = [
+        [
+            str(group.attempt),
+            str(group.world_size),
+            _moment(group.started),
+            f"{group.step:,}",
+            f"{group.last_step:,}",
+            words.duration(group.seconds),
+            group.reason or "running",
+        ]
+        for group in state.groups
+    ]
+    return html.table("Worker groups", names, rows) if rows else ""
+
+
+def _origin(state: RunState) -> list[tuple[str, str]]:
+    rows = [
+        ("Corpus", state.corpus),
+        ("Corpus fingerprint", state.corpus_fingerprint),
+        ("Horizon", f"{format_tokens(state.total_tokens)} tokens"),
+        ("Samples", f"{state.totals.samples:,}"),
+    ]
+    if state.ledger_digest:
+        rows.append(("Ledger digest", state.ledger_digest))
+    if state.checkpoint:
+        rows.append(
+            ("Last checkpoint", f"{state.checkpoint.path} (step {state.checkpoint.step:,})")
+        )
+    if state.git:
+        changed = " with uncommitted changes" if state.git["dirty"] else ""
+        rows.append(("Code", f"{state.git['commit']}{changed}"))
+    packages = ", ".join(f"{name} {version}" for name, version in state.packages.items())
+    rows.append(("Packages", packages))
+    rows.append(("Driver", _hardware(state)))
+    workers = state.hardware.get("workers") or {}
+    if workers:
+        rows.append(("Workers", ", ".join(f"{key}: {value}" for key, value in workers.items())))
+    if state.wandb.mode != "disabled":
+        rows.append(("W&B run", state.wandb.url or f"{state.wandb.id} ({state.wandb.mode})"))
+    return rows
+
+
+def _hardware(state: RunState) -> str:
+    found = state.hardware
+    memory = found.get("memory_bytes")
+    parts = [
+        found.get("host"),
+        f"{found['cpu_count']} × {found['cpu_model']}" if found.get("cpu_count") else None,
+        words.memory(memory) if memory else None,
+        found.get("platform"),
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _events(state: RunState) -> str:
+    rows = [
+        [_moment(event.time), f"{event.step:,}", event.message]
+        for event in state.events[-MOST_EVENTS:]
+    ]
+    return html.table("Events", ["Time (UTC)", "Step", "What happened"], rows) if rows else ""
+
+
+def _config(run_dir: Path) -> str:
+    path = run_dir / CONFIG
+    return html.folded("Config", path.read_text(encoding="utf-8")) if path.exists() else ""
+
+
+def _moment(stamp: str) -> str:
+    """An ISO time to the minute, without its zone: everything is UTC."""
+    return stamp[:16].replace("T", " ")

@@ -63,6 +63,11 @@ class Tracker:
         wandb = WandbLog(_wandb_info(config, record))
         return cls(record, wandb, RunConsole(record.state, enabled=console))
 
+    @property
+    def attempts(self) -> int:
+        """Worker groups that the run had so far, those of earlier drivers included."""
+        return len(self._record.state.groups)
+
     def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take the rows that a checkpoint carries; those already there are left alone."""
         for row in rows:

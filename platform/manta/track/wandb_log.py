@@ -75,7 +75,7 @@ class WandbLog:
         process = self._process
         if process is None:
             return
-        self._say(End(summary=dict(summary), exit_code=exit_code).model_dump_json())
+        self._say(End(summary=dict(summary), exit_code=exit_code).model_dump_json(fallback=str))
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
