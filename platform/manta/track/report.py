@@ -16,7 +16,7 @@ from manta.track.opening import CONFIG
 from manta.track.report_figures import figures
 from manta.track.series import read_series
 from manta.track.state import RunState, read_state, utc_now
-from manta.track.summary import workers_text
+from manta.track.summary import restarts_text, sizes_text
 
 REPORT = "report.html"
 MOST_EVENTS = 100
@@ -69,7 +69,8 @@ def _tiles(state: RunState) -> list[tuple[str, str, str]]:
     speed = totals.tokens / totals.wall_seconds if totals.wall_seconds else 0.0
     tiles += [
         ("Wall time", words.duration(totals.wall_seconds), f"{words.count(speed)} tokens/s"),
-        ("Device time", words.duration(totals.device_seconds), workers_text(state)),
+        ("Device time", words.duration(totals.device_seconds), "all devices together"),
+        ("Workers", sizes_text(state), restarts_text(state)),
     ]
     if totals.cost is not None:
         tiles.append(("Cost", words.money(totals.cost), _cost_of(state)))

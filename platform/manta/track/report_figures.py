@@ -25,6 +25,7 @@ SMALL_CHARTS = (
     ("mfu", "Model FLOPs utilisation", GREEN, ".1%", False),
     ("peak_memory", "Peak memory (bytes)", PURPLE, ".3s", False),
 )
+TICKS = {"lr": ".1e", "world_size": "d", "mfu": ".0%"}
 
 
 def figures(state: RunState, training: Series, validation: Series) -> list[Figure]:
@@ -40,11 +41,9 @@ def figures(state: RunState, training: Series, validation: Series) -> list[Figur
         trace = _trace(title, tokens, training.values(name, rows), steps, form)
         trace["line"] = {"color": color, "width": 1.6, "shape": "hv" if stairs else "linear"}
         layout = _layout(restarts, labelled=False)
-        layout["yaxis"]["rangemode"] = "normal" if name == "loss" else "tozero"
-        if name == "world_size":
-            layout["yaxis"]["tickformat"] = "d"
-        if name == "mfu":
-            layout["yaxis"]["tickformat"] = ".0%"
+        layout["yaxis"]["rangemode"] = "tozero"
+        if name in TICKS:
+            layout["yaxis"]["tickformat"] = TICKS[name]
         drawn.append({"title": title, "data": [trace], "layout": layout})
     return drawn
 
@@ -75,7 +74,29 @@ def _loss(training: Series, validation: Series, restarts: list[dict[str, Any]]) 
         data.append(over)
     layout = _layout(restarts, labelled=True)
     layout["showlegend"] = True
+    layout["updatemenus"] = [_scale_switch()]
     return {"title": "Loss (nats per token)", "data": data, "layout": layout}
+
+
+def _scale_switch() -> Figure:
+    """The first steps lose the most; on a logarithmic axis the rest can be seen as well."""
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "pad": {"t": 0, "r": 0, "b": 2, "l": 0},
+        "showactive": True,
+        "bgcolor": "#ffffff",
+        "bordercolor": FAINT,
+        "font": {"size": 11},
+        "buttons": [
+            {"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]}
+            for kind in ("linear", "log")
+        ],
+    }
 
 
 def _trace(name: str, x: list[Any], y: list[Any], steps: list[Any], form: str) -> Figure:

@@ -28,16 +28,16 @@ h2 { font-size: 15px; margin: 0 0 6px; font-weight: 600; }
 .badge { color: #fff; border-radius: 999px; padding: 2px 12px; font-size: 13px;
   font-weight: 600; }
 .sub { color: var(--soft); margin: 4px 0 22px; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; }
 .tile, .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; }
-.tile { padding: 12px 16px; }
+.tile { padding: 12px 16px; flex: 1 1 22%; min-width: 150px; }
 .tile .name { color: var(--soft); font-size: 12.5px; }
 .tile .value { font-size: 21px; font-weight: 600; letter-spacing: -0.01em;
   font-variant-numeric: tabular-nums; }
 .tile .more { color: var(--soft); font-size: 12.5px; }
 .grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px;
   margin-top: 14px; }
-.card { padding: 16px 18px 10px; margin-top: 14px; }
+.card { padding: 16px 18px 10px; margin-top: 14px; overflow: hidden; }
 .grid .card { margin-top: 0; }
 .grid .card:last-child:nth-child(odd) { grid-column: span 2; }
 .chart { height: 250px; }
@@ -49,7 +49,6 @@ td, th { text-align: left; padding: 6px 14px 6px 0; border-top: 1px solid var(--
 tr:first-child td, tr:first-child th { border-top: 0; }
 th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 .facts th { width: 1%; padding-right: 28px; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
 code, pre { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { overflow-x: auto; margin: 8px 0; }
 summary { cursor: pointer; font-weight: 600; }
@@ -128,9 +127,11 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A card with a table; cells that are numbers stand to the right."""
+    """A card with a table."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    drawn = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    drawn = "\n".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
     return (
         f'<div class="card"><h2>{escape(title)}</h2><div class="wide"><table>'
         f"<tr>{head}</tr>\n{drawn}</table></div></div>"
@@ -148,10 +149,6 @@ def folded(title: str, text: str) -> str:
 def footer(text: str) -> str:
     """The last line."""
     return f"<footer>{escape(text)}</footer>"
-
-
-def _cell(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
 
 
 def _json(value: Any) -> str:

@@ -7,6 +7,8 @@ import os
 from manta.track import figures
 from manta.track.state import RunState
 
+MOST_SIZES = 6
+
 
 def header_lines(state: RunState) -> list[str]:
     """What people want to see before they look away."""
@@ -51,15 +53,21 @@ def total_rows(state: RunState) -> list[tuple[str, str]]:
         rows.append(("Throughput", f"{speed} tokens/s overall"))
     if totals.cost is not None:
         rows.append(("Cost", figures.money(totals.cost)))
-    rows.append(("Workers", workers_text(state)))
+    rows.append(("Workers", f"{sizes_text(state)} ({restarts_text(state)})"))
     return rows
 
 
-def workers_text(state: RunState) -> str:
-    """World sizes over time and how often workers were started again."""
-    sizes = " → ".join(map(str, state.world_sizes)) or "none"
-    restarts = f"{state.restarts} restart{'' if state.restarts == 1 else 's'}"
-    return f"{sizes} ({restarts})" if state.restarts else sizes
+def sizes_text(state: RunState) -> str:
+    """World sizes over time: ``4 → 3 → 4``; of many, the first and the last ones."""
+    sizes = [str(size) for size in state.world_sizes]
+    if len(sizes) > MOST_SIZES:
+        sizes = [sizes[0], "…", *sizes[-MOST_SIZES + 2 :]]
+    return " → ".join(sizes) or "none"
+
+
+def restarts_text(state: RunState) -> str:
+    """How often workers were started again."""
+    return f"{state.restarts or 'no'} restart{'' if state.restarts == 1 else 's'}"
 
 
 def short_path(path: str) -> str:
