@@ -37,12 +37,19 @@ class TokenizerSection(Section):
         default=None, description="a tokenizer.json, or a Hugging Face folder or name"
     )
     vocab_size: int | None = Field(default=None, ge=257, description="of the BPE to train")
+    # Merges of a vocabulary of 32k change little beyond some tens of MB of text, while the
+    # time and memory of training grow with it.
     sample_bytes: int = Field(default=50_000_000, gt=0, description="text to train it on")
+    eos: str | None = Field(
+        default=None, description="end-of-document token of a tokenizer that does not name its own"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerSection:
         if (self.path is None) == (self.vocab_size is None):
             raise ValueError("give either 'path' (to load) or 'vocab_size' (to train)")
+        if self.eos is not None and self.path is None:
+            raise ValueError("'eos' belongs to a tokenizer that is loaded by 'path'")
         return self
 
 
@@ -61,7 +68,9 @@ class CorpusConfig(Section):
     sources: list[SourceSection] = Field(min_length=1)
     tokenizer: TokenizerSection
     split: SplitSection = SplitSection()
-    shard_tokens: Annotated[PositiveTokens, Field(ge=1)] = 32_000_000
+    # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
+    # upper bound keeps the offsets of a list column within 32 bits.
+    shard_tokens: Annotated[PositiveTokens, Field(le=1_000_000_000)] = 32_000_000
     on_error: Literal["stop", "quarantine"] = "stop"
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from manta.config.errors import CorpusError
 from manta.config.model import Section
+from manta.corpus.atomic import write_whole
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
@@ -41,7 +41,11 @@ class Counts(Section):
 
 
 class Manifest(Section):
-    """The contents of ``manifest.json``. `fingerprint` covers everything else in it."""
+    """The contents of ``manifest.json``.
+
+    `fingerprint` covers everything else in it but the paths in `config`: the same documents
+    read from another place make the same corpus.
+    """
 
     format: Literal[1] = 1
     fingerprint: str = ""
@@ -62,6 +66,10 @@ class Manifest(Section):
 
     def _digest(self) -> str:
         content = self.model_dump(mode="json", exclude={"fingerprint"})
+        for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:
+            if isinstance(origin, dict):
+                origin.pop("paths", None)
+                origin.pop("path", None)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -75,9 +83,8 @@ class Manifest(Section):
 
     def write(self, folder: Path) -> None:
         """Put ``manifest.json`` into `folder`, whole or not at all."""
-        aside = folder / f".{MANIFEST}.tmp"
-        aside.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
-        os.replace(aside, folder / MANIFEST)
+        text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        write_whole(folder / MANIFEST, text.encode())
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -1,0 +1,148 @@
+"""Joining the pieces of consecutive units into shards, as soon as they are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from manta.config.errors import CorpusError
+from manta.corpus import shards
+from manta.corpus.atomic import sync_folder, unwritable, whole_file, write_whole
+from manta.corpus.documents import SPLITS
+from manta.corpus.encode import piece_file
+from manta.corpus.manifest import Shard, Split
+from manta.corpus.workspace import Workspace
+
+
+class Grouping:
+    """Which consecutive units make up each shard of one split: a pure function of their sizes.
+
+    A shard is closed by the unit that fills it to `shard_tokens`.
+    """
+
+    def __init__(self, shard_tokens: int):
+        self._shard_tokens = shard_tokens
+        self._units: list[int] = []
+        self._tokens = 0
+
+    def add(self, unit: int, tokens: int) -> list[int] | None:
+        """Take the next unit; returns the units of a shard if this one closes it."""
+        if tokens:
+            self._units.append(unit)
+            self._tokens += tokens
+        return self.rest() if self._tokens >= self._shard_tokens else None
+
+    def rest(self) -> list[int] | None:
+        """The units of the last shard, if there are any."""
+        units, self._units, self._tokens = self._units, [], 0
+        return units or None
+
+
+class Assembler:
+    """Takes the counts of units in any order; writes shards in canonical order.
+
+    Writing is one thread of the driver: joining and summing up run at memory speed, some
+    hundred times that of a core that tokenizes.
+    """
+
+    def __init__(self, workspace: Workspace, shard_tokens: int):
+        self._workspace = workspace
+        self._groupings = {split: Grouping(shard_tokens) for split in SPLITS}
+        self._waiting: dict[int, dict[str, Any]] = {}
+        self._next = 0
+        self._shards: dict[Split, list[Future[Shard]]] = {split: [] for split in SPLITS}
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Assembler:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the counts of one unit.
+
+        Raises:
+            CorpusError: if a shard could not be written.
+        """
+        self._waiting[record["unit"]] = record["splits"]
+        while self._next in self._waiting:
+            splits = self._waiting.pop(self._next)
+            for split in SPLITS:
+                tokens = splits.get(split, (0, 0))[1]
+                self._submit(split, self._groupings[split].add(self._next, tokens))
+            self._next += 1
+        for written in self._shards.values():
+            if written and written[-1].done():
+                written[-1].result()
+
+    def finish(self) -> list[Shard]:
+        """Write what is left; returns all shards, by split, in the order of their tokens."""
+        for split in SPLITS:
+            self._submit(split, self._groupings[split].rest())
+        return [shard.result() for split in SPLITS for shard in self._shards[split]]
+
+    def _submit(self, split: Split, units: list[int] | None) -> None:
+        if units:
+            written = self._shards[split]
+            name = f"{split}-{len(written):05d}.arrow"
+            written.append(self._thread.submit(_shard, self._workspace, split, name, units))
+
+
+def _shard(workspace: Workspace, split: Split, name: str, units: list[int]) -> Shard:
+    """Write one shard, or find it finished by an earlier attempt; then drop its pieces."""
+    work, final = workspace.work, workspace.out / name
+    record = work / f"{name}.json"
+    pieces = [piece_file(work, unit, split) for unit in units]
+    if record.exists() and final.exists():
+        shard = Shard.model_validate_json(record.read_bytes())
+    else:
+        shard = _join(pieces, split, final, lambda made: write_whole(record, _dumped(made)), work)
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+    return shard
+
+
+def _join(
+    pieces: list[Path], split: Split, final: Path, note: Callable[[Shard], None], work: Path
+) -> Shard:
+    missing = [piece for piece in pieces if not piece.exists()]
+    if missing:
+        raise CorpusError(
+            f"{final}: finished before, and gone now; remove {final.parent} and prepare it again"
+        )
+    table = shards.joined([shards.read(piece) for piece in pieces])
+    # Two names: the shard's record must be there before the shard is, so that a shard under
+    # its final name is never written a second time.
+    whole = work / f"{final.name}.whole"
+    with whole_file(whole) as file:
+        size, sha256 = shards.write(file, table)
+    tokens, _ = shards.document_tokens(table)
+    shard = Shard(
+        file=final.name,
+        split=split,
+        documents=table.num_rows,
+        tokens=len(tokens),
+        bytes=size,
+        sha256=sha256,
+    )
+    note(shard)
+    try:
+        whole.rename(final)
+        sync_folder(final.parent)
+    except OSError as error:
+        raise unwritable(final, error) from None
+    return shard
+
+
+def _dumped(shard: Shard) -> bytes:
+    return json.dumps(shard.model_dump(mode="json")).encode()

@@ -1,0 +1,74 @@
+"""Files that are whole under their final name, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from manta.config.errors import CorpusError
+
+# EFBIG is what a limit on file size (ulimit -f) gives in place of a full disk.
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, aside: Path | None = None) -> Iterator[BinaryIO]:
+    """Open `path` for writing; it gets its name only after all of it is on the disk.
+
+    Args:
+        path: the final name. An old file there is replaced.
+        aside: folder for the unfinished file, on the same filesystem; that of `path` if None.
+
+    Raises:
+        CorpusError: if the file can't be written, as on a full disk. Nothing is left behind.
+    """
+    # The process id keeps a worker that outlived its driver from writing into our file.
+    temporary = (aside or path.parent) / f"{path.name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        _forget(temporary)
+        raise unwritable(path, error) from None
+    except BaseException:
+        _forget(temporary)
+        raise
+
+
+def write_whole(path: Path, content: bytes, *, aside: Path | None = None) -> None:
+    """Write `content` to `path`, whole or not at all. Raises as `whole_file` does."""
+    with whole_file(path, aside=aside) as file:
+        file.write(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> CorpusError:
+    """The error for a file or folder that could not be written."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_SPACE:
+        return CorpusError(
+            f"{path}: can't be written: {reason}; make room and run the same command again: "
+            "it goes on from what is finished"
+        )
+    return CorpusError(f"{path}: can't be written: {reason}")
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the error that brought us here says more
+        path.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""The second pass: tokenize each unit into one piece of a shard for every split.
+
+A *piece* is a small shard of one unit and split, in the work folder. Pieces are what the
+workers make in parallel; `assemble` joins them into shards of the size asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manta.config.errors import CorpusError
+from manta.corpus import shards
+from manta.corpus.atomic import whole_file, write_whole
+from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
+from manta.corpus.manifest import Split
+from manta.corpus.tokenizer import ENCODE_BYTES, TOKENIZER_FILE, CorpusTokenizer, encoder
+from manta.corpus.units import identified, rows
+from manta.corpus.workspace import Workspace
+
+
+def piece_file(work: Path, unit: int, split: Split) -> Path:
+    """Where the piece of a unit lies; there is none if the unit has no document in the split."""
+    return work / f"unit-{unit:06d}.{split}.arrow"
+
+
+def record_file(work: Path, unit: int) -> Path:
+    """Where the unit's counts lie once all its pieces are written."""
+    return work / f"unit-{unit:06d}.json"
+
+
+def settings(
+    workspace: Workspace, tokenizer: CorpusTokenizer, bounds: list[int], sources: list[str]
+) -> dict[str, Any]:
+    """What the orders of this pass hold beside the unit: the same for all units."""
+    return {
+        "work": str(workspace.work),
+        "tokenizer": str(workspace.tokenizer / TOKENIZER_FILE),
+        "tokenizer_sha256": tokenizer.sha256,
+        "eos": tokenizer.eos,
+        "dtype": tokenizer.dtype,
+        "bounds": bounds,
+        "sources": sources,
+    }
+
+
+def digest(hashes: Hashes) -> str:
+    """Of the documents of a unit, to tell whether both passes read the same."""
+    return hashlib.sha256(hashes.tobytes()).hexdigest()
+
+
+def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
+    """The task of one unit.
+
+    `order` is that of `units.order`, with the pass's `settings`, `source` (index),
+    `duplicates` (indices of documents to leave out) and `digest` (of the first pass).
+
+    Raises:
+        CorpusError: if the input is no longer what it was, or the disk is full.
+    """
+    tool = encoder(order["tokenizer"], order["tokenizer_sha256"], order["eos"], order["dtype"])
+    left_out = set(order["duplicates"])
+    tokens: list[Any] = []
+    identities: list[bytes] = []
+    for batch in _batches(order, identities, left_out):
+        tokens.extend(tool.encode(batch))
+    hashes = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, HASH_BYTES)
+    if digest(hashes) != order["digest"]:
+        names = dict.fromkeys(file[2] for file, _, _ in order["parts"])
+        raise CorpusError(
+            f"the input changed while it was being prepared, in one of: {', '.join(names)}; "
+            "run the same command again"
+        )
+    kept = hashes[[i for i in range(len(hashes)) if i not in left_out]]
+    counts = _write_pieces(order, tokens, kept)
+    record = {"unit": order["unit"], "source": order["source"], "splits": counts}
+    write_whole(record_file(Path(order["work"]), order["unit"]), json.dumps(record).encode())
+    return {**record, "bytes": order["bytes"]}
+
+
+def _batches(
+    order: dict[str, Any], identities: list[bytes], left_out: set[int]
+) -> Iterator[list[str]]:
+    """Texts to tokenize, `ENCODE_BYTES` at a time; `identities` takes the hashes of all."""
+    batch: list[str] = []
+    held = 0
+    for _, row in rows(order):
+        identity = identified(row)
+        if identity is None:
+            continue
+        identities.append(identity[0])
+        if len(identities) - 1 in left_out:
+            continue
+        batch.append(str(row))
+        held += identity[1]
+        if held >= ENCODE_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _write_pieces(
+    order: dict[str, Any], tokens: list[Any], hashes: Hashes
+) -> dict[Split, list[int]]:
+    """Write the unit's pieces; returns documents and tokens of each split that has any."""
+    counts: dict[Split, list[int]] = {}
+    split = split_of(hashes, order["bounds"])
+    for index, name in enumerate(SPLITS):
+        members = np.flatnonzero(split == index).tolist()
+        if not members:
+            continue
+        table = shards.batch(
+            [tokens[member] for member in members],
+            [hashes[member].tobytes().hex() for member in members],
+            order["source"],
+            order["sources"],
+            order["dtype"],
+        )
+        with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
+            shards.write(file, table)
+        counts[name] = [len(members), sum(len(tokens[member]) for member in members)]
+    return counts

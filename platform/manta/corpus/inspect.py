@@ -1,0 +1,202 @@
+"""`inspect`: what a prepared corpus holds, and whether it is still whole."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from manta.config.errors import CorpusError
+from manta.corpus import shards
+from manta.corpus.documents import SPLITS
+from manta.corpus.manifest import Manifest, Shard, Split
+from manta.corpus.tokenizer import decode
+
+CHECKING_THREADS = 4
+CHUNK = 1 << 22
+SHOWN_TEXT = 600
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document of a corpus, decoded."""
+
+    split: Split
+    source: str
+    doc_id: str
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What `inspect` found.
+
+    Attributes:
+        folder: of the corpus.
+        manifest: its manifest.
+        samples: some documents, spread evenly over the shards of the train split.
+        verified: shards whose checksum and content were found right; None if not asked for.
+    """
+
+    folder: Path
+    manifest: Manifest
+    samples: list[Sample] = field(default_factory=list)
+    verified: int | None = None
+
+
+def inspect(folder: str | Path, *, samples: int = 3, verify: bool = True) -> CorpusReport:
+    """Read a corpus back.
+
+    Args:
+        folder: of the corpus.
+        samples: number of documents to decode.
+        verify: read every byte and compare it with the manifest.
+
+    Raises:
+        CorpusError: naming every file that is missing or damaged.
+    """
+    folder = Path(folder).expanduser()
+    manifest = Manifest.read(folder)
+    _check(folder, manifest, verify)
+    documents = _samples(folder, manifest, samples)
+    return CorpusReport(folder, manifest, documents, len(manifest.shards) if verify else None)
+
+
+def render(report: CorpusReport) -> RenderableType:
+    """The report for a terminal, by rich."""
+    return Group(
+        _facts(report), _counts(report.manifest), *[_panel(sample) for sample in report.samples]
+    )
+
+
+def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
+    def problem(shard: Shard) -> str | None:
+        return _damage(folder / shard.file, shard, manifest, verify)
+
+    with ThreadPoolExecutor(CHECKING_THREADS) as threads:
+        damaged = [said for said in threads.map(problem, manifest.shards) if said]
+    tokenizer = folder / manifest.tokenizer_file
+    try:
+        if _sha256(tokenizer) != manifest.tokenizer_sha256:
+            damaged.append(f"{tokenizer}: damaged: its checksum is not the manifest's")
+    except OSError as error:
+        damaged.append(f"{tokenizer}: can't be read: {error.strerror}")
+    if damaged:
+        raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
+
+
+def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str | None:
+    """What is wrong with a shard; None if nothing is."""
+    try:
+        size = path.stat().st_size
+        if size != shard.bytes:
+            return f"{path}: damaged: {size} bytes, but the manifest says {shard.bytes}"
+        if verify and _sha256(path) != shard.sha256:
+            return f"{path}: damaged: its checksum is not the manifest's"
+        wrong = _wrong_content(shards.read(path), shard, manifest) if verify else None
+    except OSError as error:
+        return f"{path}: can't be read: {error.strerror}"
+    except CorpusError as error:
+        return str(error)
+    return f"{path}: {wrong}" if wrong else None
+
+
+def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
+    """What breaks the contract of a shard in one whose bytes are those that were written."""
+    if table.schema != shards.schema(manifest.token_dtype):
+        return f"its columns are {', '.join(map(str, table.schema))}"
+    tokens, ends = shards.document_tokens(table)
+    if (len(ends), len(tokens)) != (shard.documents, shard.tokens):
+        return f"{len(ends)} documents and {len(tokens)} tokens, unlike the manifest"
+    if len(tokens) and int(tokens.max()) >= manifest.vocab_size:
+        return f"token {int(tokens.max())} is outside the vocabulary of {manifest.vocab_size}"
+    if not np.array_equal(np.flatnonzero(tokens == manifest.eos_id), ends - 1):
+        return "its documents do not end where its EOS tokens are"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
+    """Documents at even distances through the train split."""
+    train = manifest.shards_of("train")
+    total = sum(shard.documents for shard in train)
+    wanted = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}) if total else []
+    rows = []
+    first = 0
+    for shard in train:
+        here = [place - first for place in wanted if first <= place < first + shard.documents]
+        if here:
+            table = shards.read(folder / shard.file)
+            rows += [{k: table.column(k)[row].as_py() for k in table.schema.names} for row in here]
+        first += shard.documents
+    texts = decode(folder, manifest.tokenizer_file, [row["tokens"][:-1] for row in rows])
+    return [
+        Sample("train", row["source"], row["doc_id"], len(row["tokens"]), text)
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def _facts(report: CorpusReport) -> RenderableType:
+    manifest = report.manifest
+    checked = (
+        f"{report.verified} shards and the tokenizer: checksums right"
+        if report.verified is not None
+        else "not checked"
+    )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
+    facts = Table.grid(padding=(0, 2))
+    for name, value in {
+        "corpus": report.folder,
+        "fingerprint": manifest.fingerprint,
+        "prepared by": f"manta {manifest.manta_version}",
+        "tokenizer": f"{manifest.vocab_size:,} tokens ({manifest.token_dtype}), "
+        f"EOS is {manifest.eos_id}",
+        "dropped": dropped,
+        "checked": checked,
+    }.items():
+        facts.add_row(name, escape(str(value)))
+    return facts
+
+
+def _counts(manifest: Manifest) -> RenderableType:
+    weights = {s["name"]: s["weight"] for s in manifest.config.get("sources", [])}
+    table = Table("source", "weight", title="documents / tokens", title_justify="left")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))
+    for name in names:
+        cells = [manifest.counts[split][name] for split in SPLITS]
+        shown = [f"{cell.documents:,} / {cell.tokens:,}" for cell in cells]
+        table.add_row(escape(name), f"{weights.get(name, 1.0):g}", *shown)
+    totals = []
+    for split in SPLITS:
+        parts = manifest.shards_of(split)
+        documents = sum(shard.documents for shard in parts)
+        totals.append(f"{documents:,} / {manifest.tokens_of(split):,}")
+    table.add_section()
+    table.add_row("all", "", *totals)
+    table.add_row("shards", "", *[str(len(manifest.shards_of(split))) for split in SPLITS])
+    return table
+
+
+def _panel(sample: Sample) -> RenderableType:
+    text = sample.text
+    shown = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]} …"
+    title = f"{sample.split} · {sample.source} · {sample.doc_id} · {sample.tokens:,} tokens"
+    return Panel(escape(shown), title=escape(title), title_align="left")

@@ -1,0 +1,265 @@
+"""`prepare`: from a config to a finished corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import tokenizers
+
+import manta
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import CorpusError
+from manta.corpus import engine, scan, units
+from manta.corpus.assemble import Assembler
+from manta.corpus.atomic import unwritable, write_whole
+from manta.corpus.documents import SPLITS, split_bounds, split_of
+from manta.corpus.encode import digest, encode_unit, record_file, settings
+from manta.corpus.manifest import Counts, Manifest, Shard, Split
+from manta.corpus.progress import PrepareProgress
+from manta.corpus.scan import Located, Scanned
+from manta.corpus.sources import InputFile, resolve
+from manta.corpus.tokenizer import TOKENIZER_FILE, TRAINED_EOS, CorpusTokenizer, load, stored, train
+from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
+
+SHOWN_PROBLEMS = 10
+
+
+def prepare(config: CorpusConfig, *, progress: bool = True) -> Manifest:
+    """Make the corpus that `config` describes, or go on with an interrupted attempt.
+
+    Ray must be running; relative paths are those of the working folder. `config.out` must be a
+    folder that the driver and all workers see. The result does not depend on the number of
+    workers, nor on where an earlier attempt was killed.
+
+    Returns:
+        The manifest; at once if the corpus is finished already.
+
+    Raises:
+        CorpusError: if input or output can't be used. Nothing final is written then.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("prepare needs a running Ray: call ray.init first")
+    out = _folder(config.out)
+    files = resolve(config.sources)
+    tokenizer = load(config.tokenizer) if config.tokenizer.path else None
+    key = _key(config, files, tokenizer)
+    with PrepareProgress(progress) as bar:
+        manifest = finished(out, key)
+        if manifest:
+            bar.say(f"{out}: already prepared from this config and input; nothing to do")
+            return manifest
+        with opened(out, key, f"{manta.__version__} {tokenizers.__version__}") as workspace:
+            # Another process may have finished it between the look above and the lock.
+            return finished(out, key) or _Preparation(config, files, workspace, bar).run(tokenizer)
+
+
+class _Preparation:
+    """One attempt: the passes in their order and what they hand on."""
+
+    def __init__(
+        self,
+        config: CorpusConfig,
+        files: list[InputFile],
+        workspace: Workspace,
+        bar: PrepareProgress,
+    ):
+        self.config = config
+        self.files = files
+        self.workspace = workspace
+        self.bar = bar
+        self.plan = units.plan(config, files)
+        self.bounds = split_bounds(config.split)
+        self.sources = [source.name for source in config.sources]
+
+    def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
+        scanned = self.scan(sample=tokenizer is None)
+        try:
+            self.check(scanned)
+        except CorpusError:
+            self.workspace.discard()  # other input makes another attempt
+            raise
+        tokenizer = self.keep(tokenizer or self.trained(scanned))
+        counts, shards = self.encode(scanned, tokenizer)
+        self.quarantine(scanned.problems)
+        for name, content in tokenizer.files.items():
+            write_whole(self.workspace.out / name, content, aside=self.workspace.work)
+        manifest = self.manifest(scanned, tokenizer, counts, shards)
+        self.workspace.finish(manifest)
+        return manifest
+
+    def scan(self, sample: bool) -> Scanned:
+        """The first pass, without the units that an earlier attempt has done."""
+        work = self.workspace.work
+        train_below = self.bounds[0]
+        common = {
+            "work": str(work),
+            "train_below": train_below,
+            "sample_below": (
+                scan.sample_bound(self.config, self.plan, train_below) if sample else 0
+            ),
+        }
+        todo = [u for u in self.plan.units if not scan.scan_file(work, u.index).exists()]
+        phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
+        phase.found(sum(u.bytes for u in self.plan.units) - sum(u.bytes for u in todo), 0)
+        orders = [units.order(unit, self.files, self.config) | common for unit in todo]
+        for done in engine.run(scan.scan_unit, orders):
+            phase.advance(done["bytes"], done["documents"])
+        phase.done()
+        return scan.collect(work, self.plan, self.files, self.config)
+
+    def check(self, scanned: Scanned) -> None:
+        """Raise if there is something to stop for."""
+        if scanned.problems and self.config.on_error == "stop":
+            raise CorpusError(_listed(scanned.problems))
+        split = split_of(scanned.hashes, self.bounds)[scanned.kept]
+        if not len(split):
+            raise CorpusError(
+                f"the corpus is empty: {len(self.files)} files, {scanned.empty} empty documents, "
+                f"{len(scanned.problems)} unusable ones"
+            )
+        if not (split == 0).any():
+            raise CorpusError(
+                f"none of the {len(split)} documents falls into the train split; add documents, "
+                "or give split.train more weight"
+            )
+
+    def trained(self, scanned: Scanned) -> CorpusTokenizer:
+        """A tokenizer trained on a sample, by this attempt or an earlier one."""
+        section = self.config.tokenizer
+        if (self.workspace.tokenizer / "done").exists():
+            return stored(self.workspace.tokenizer, TRAINED_EOS)
+        self.bar.say(f"training a tokenizer of {section.vocab_size} tokens …")
+        texts = scan.sample_texts(self.workspace.work, scanned, self.bounds, section.sample_bytes)
+        return train(texts, int(section.vocab_size or 0))
+
+    def keep(self, tokenizer: CorpusTokenizer) -> CorpusTokenizer:
+        """Put the tokenizer where the workers find it."""
+        folder = self.workspace.tokenizer
+        if not (folder / "done").exists():
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise unwritable(folder, error) from None
+            for name, content in tokenizer.files.items():
+                write_whole(folder / name, content)
+            write_whole(folder / "done", b"")
+        return tokenizer
+
+    def encode(
+        self, scanned: Scanned, tokenizer: CorpusTokenizer
+    ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
+        """The second pass, without what an earlier attempt has done; and the shards."""
+        totals = {split: {name: [0, 0] for name in self.sources} for split in SPLITS}
+        phase = self.bar.phase("tokenizing", sum(unit.bytes for unit in self.plan.units))
+        orders = []
+        with Assembler(self.workspace, self.config.shard_tokens) as assembler:
+
+            def take(record: dict[str, Any]) -> tuple[int, int]:
+                assembler.add(record)
+                for split, (documents, tokens) in record["splits"].items():
+                    total = totals[split][self.sources[record["source"]]]
+                    total[0] += documents
+                    total[1] += tokens
+                sums = np.sum([[0, 0], *record["splits"].values()], axis=0).tolist()
+                return sums[0], sums[1]
+
+            common = settings(self.workspace, tokenizer, self.bounds, self.sources)
+            before = np.zeros(3, dtype=np.int64)
+            for unit in self.plan.units:
+                record = record_file(self.workspace.work, unit.index)
+                if record.exists():
+                    before += [unit.bytes, *take(json.loads(record.read_bytes()))]
+                else:
+                    orders.append(self.order(unit, scanned) | common)
+            phase.found(*before.tolist())
+            for done in engine.run(encode_unit, orders):
+                phase.advance(done["bytes"], *take(done))
+            phase.done()
+            shards = assembler.finish()
+        counts = {
+            split: {
+                name: Counts(documents=documents, tokens=tokens)
+                for name, (documents, tokens) in by_source.items()
+            }
+            for split, by_source in totals.items()
+        }
+        return counts, shards
+
+    def order(self, unit: units.Unit, scanned: Scanned) -> dict[str, Any]:
+        """What the second pass must know of one unit."""
+        hashes, kept = scanned.of_unit(unit.index)
+        return units.order(unit, self.files, self.config) | {
+            "source": unit.source,
+            "duplicates": np.flatnonzero(~kept).tolist(),
+            "digest": digest(hashes),
+        }
+
+    def quarantine(self, problems: list[Located]) -> None:
+        """List what was left out, in canonical order."""
+        if problems:
+            lines = "".join(problem.as_json() + "\n" for problem in problems)
+            path = self.workspace.out / QUARANTINE
+            write_whole(path, lines.encode(), aside=self.workspace.work)
+            self.bar.say(f"{len(problems)} unusable inputs left out; see {path}")
+
+    def manifest(
+        self,
+        scanned: Scanned,
+        tokenizer: CorpusTokenizer,
+        counts: dict[Split, dict[str, Counts]],
+        shards: list[Shard],
+    ) -> Manifest:
+        return Manifest(
+            manta_version=manta.__version__,
+            token_dtype=tokenizer.dtype,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.eos_id,
+            tokenizer_file=TOKENIZER_FILE,
+            tokenizer_sha256=tokenizer.sha256,
+            config=_recorded(self.config),
+            counts=counts,
+            dropped={
+                "duplicate": int((~scanned.kept).sum()),
+                "empty": scanned.empty,
+                "quarantined": len(scanned.problems),
+            },
+            shards=shards,
+        ).sealed()
+
+
+def _folder(out: str) -> Path:
+    if "://" in out:
+        raise CorpusError(
+            f"out = {out}: must be a folder that the driver and all workers see; prepare there "
+            "and copy the finished corpus"
+        )
+    return Path(out).expanduser().absolute()
+
+
+def _recorded(config: CorpusConfig) -> dict[str, Any]:
+    """The config as the manifest keeps it: without where the corpus happened to be made."""
+    return config.model_dump(mode="json", exclude={"out"})
+
+
+def _key(config: CorpusConfig, files: list[InputFile], tokenizer: CorpusTokenizer | None) -> str:
+    """Of everything that decides what the corpus will be, short of reading all of the input."""
+    listing = [(file.source, file.url, file.size, file.stamp) for file in files]
+    content = [_recorded(config), listing, tokenizer.sha256 if tokenizer else None]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _listed(problems: list[Located]) -> str:
+    """The message of an error about many problems."""
+    lines = [str(problem) for problem in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"… and {len(problems) - SHOWN_PROBLEMS} more")
+    lines.append(
+        f"{len(problems)} unusable input{'s' if len(problems) > 1 else ''}: repair what is named "
+        "above, or set on_error: quarantine to leave it out"
+    )
+    return "\n".join(lines)

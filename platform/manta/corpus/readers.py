@@ -1,0 +1,244 @@
+"""One reader a format: a part of a file → its documents and problems, in order.
+
+Each reader yields one item for every row it meets: its text, a `Problem`, or None for a blank
+line. It goes on after a bad row. What makes the rest of the file unreadable is one last
+`Problem` without a row.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manta.corpus.documents import Problem
+from manta.corpus.sources import InputFile, open_input
+
+Rows = Iterator[str | Problem | None]
+BATCH_ROWS = 1024
+SHOWN_CONTENT = 500
+# What rows are called in messages, and what their count starts from.
+ROW_NAMES = {"text": ("line", 1), "python-stdlib": ("line", 1), "jsonl": ("line", 1)}
+OTHER_ROWS = ("row", 0)
+
+
+class UnusableFile(Exception):
+    """A file without the column asked for."""
+
+
+def input_errors(file: InputFile) -> tuple[type[Exception], ...]:
+    """What reading `file` may raise because of the file, not because of us."""
+    if "://" in file.url:
+        return (Exception,)  # each remote filesystem raises its own kinds
+    return (OSError, EOFError, pa.ArrowException, UnusableFile)
+
+
+def read(file: InputFile, kind: str, column: str, start: int, stop: int | None) -> Rows:
+    """One part of `file`, row by row; rows count from 0 within the part.
+
+    Args:
+        file: where to read.
+        kind: the source's format.
+        column: of the text, in the formats that have columns.
+        start: first byte, row group or record batch.
+        stop: one past the last; None reads to the end.
+    """
+    try:
+        if kind == "jsonl":
+            yield from _jsonl(file, column, start, stop)
+        elif kind == "parquet":
+            yield from _parquet(file, column, start, stop)
+        elif kind == "arrow":
+            yield from _arrow(file, column, start, stop)
+        else:
+            yield from _text(file)
+    except input_errors(file) as error:
+        yield Problem(None, unreadable(error))
+
+
+def unreadable(error: Exception) -> str:
+    """The reason, for people."""
+    if isinstance(error, UnusableFile):
+        return str(error)
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"can't be read: {(said.splitlines() or [type(error).__name__])[0]}"
+
+
+def column_row_groups(file: InputFile, column: str) -> list[int]:
+    """Bytes of text in each row group of a Parquet file, from its footer.
+
+    Raises:
+        UnusableFile: if the column is not there.
+        OSError, pa.ArrowException: if the file can't be read.
+    """
+    with open_input(file.url) as raw:
+        metadata = pq.ParquetFile(raw).metadata
+        names = metadata.schema.to_arrow_schema().names
+        if column not in names:
+            raise UnusableFile(_no_column(column, names))
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        sizes = []
+        for group in groups:
+            chunks = [group.column(index) for index in range(group.num_columns)]
+            sizes.append(
+                sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+            )
+        return sizes
+
+
+def arrow_batch_count(file: InputFile) -> int | None:
+    """Record batches in an Arrow file; None for the stream format, which keeps no count."""
+    with open_input(file.url) as raw:
+        if raw.read(len(b"ARROW1")) != b"ARROW1":
+            return None
+        raw.seek(0)
+        return int(pa.ipc.open_file(raw).num_record_batches)
+
+
+def _text(file: InputFile) -> Rows:
+    """The whole file is one document."""
+    with _decompressed(file) as raw:
+        content = raw.read()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        yield content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start)
+        yield Problem(line, _not_utf8(error), _shown(_line_at(content, error.start)))
+
+
+def _jsonl(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+    """The lines that begin in bytes `start` to `stop`; rows are lines, blank ones too."""
+    with _decompressed(file) as raw:
+        position = start
+        if start:
+            # The line that holds the byte before `start` is the part's before us.
+            raw.seek(start - 1)
+            position += len(raw.readline()) - 1
+        row = 0
+        while stop is None or position < stop:
+            line = raw.readline()
+            if not line:
+                break
+            position += len(line)
+            yield _json_row(row, line, column)
+            row += 1
+
+
+def _json_row(row: int, line: bytes, column: str) -> str | Problem | None:
+    if row == 0:
+        line = line.removeprefix(codecs.BOM_UTF8)
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line.decode())
+        text = value[column] if isinstance(value, dict) else None
+        if isinstance(text, str):
+            text.encode()
+            return text
+        reason = _not_a_text(value, column)
+    except UnicodeDecodeError as error:
+        reason = _not_utf8(error)
+    except UnicodeEncodeError:
+        reason = f"'{column}' holds half of a surrogate pair, which is no Unicode text"
+    except KeyError:
+        reason = _no_column(column, list(value))
+    except (ValueError, RecursionError) as error:
+        reason = f"not valid JSON: {error}"
+    return Problem(row, reason, _shown(line))
+
+
+def _not_a_text(value: Any, column: str) -> str:
+    if not isinstance(value, dict):
+        return f"not a JSON object but {_kind(value)}"
+    return f"'{column}' is not a text but {_kind(value[column])}"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
+    return names.get(type(value), "an object")
+
+
+def _parquet(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+    with open_input(file.url) as raw:
+        parquet = pq.ParquetFile(raw)
+        groups = list(range(start, parquet.num_row_groups if stop is None else stop))
+        row = 0
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
+            yield from _column(batch, column, row)
+            row += batch.num_rows
+
+
+def _arrow(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+    with open_input(file.url) as raw:
+        row = 0
+        for batch in _batches(raw, start, stop):
+            yield from _column(batch, column, row)
+            row += batch.num_rows
+
+
+def _batches(raw: BinaryIO, start: int, stop: int | None) -> Iterator[Any]:
+    if stop is None:
+        yield from pa.ipc.open_stream(raw)
+        return
+    file = pa.ipc.open_file(raw)
+    for index in range(start, stop):
+        yield file.get_batch(index)
+
+
+def _column(batch: Any, column: str, first: int) -> Rows:
+    names = batch.schema.names
+    if column not in names:
+        raise UnusableFile(_no_column(column, names))
+    values = batch.column(names.index(column))
+    if not _is_text(values.type):
+        raise UnusableFile(f"column '{column}' holds {values.type}, not text")
+    # As bytes, because one bad row would make Arrow refuse all the others as well.
+    for row, value in enumerate(values.cast(pa.large_binary()).to_pylist(), start=first):
+        if value is None:
+            yield Problem(row, f"'{column}' is null")
+            continue
+        try:
+            yield value.decode()
+        except UnicodeDecodeError as error:
+            yield Problem(row, _not_utf8(error), _shown(value))
+
+
+def _is_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _decompressed(file: InputFile) -> BinaryIO:
+    raw = open_input(file.url)
+    if file.compression is None:
+        return raw
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), file.compression)
+    return io.BufferedReader(stream)
+
+
+def _no_column(column: str, names: list[str]) -> str:
+    return f"no '{column}' here, only {', '.join(repr(n) for n in names[:8]) or 'nothing'}"
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not valid UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
+
+
+def _line_at(content: bytes, offset: int) -> bytes:
+    start = content.rfind(b"\n", 0, offset) + 1
+    end = content.find(b"\n", offset)
+    return content[start : end if end >= 0 else None]
+
+
+def _shown(content: bytes) -> str:
+    return content.rstrip(b"\r\n")[:SHOWN_CONTENT].decode("utf-8", "backslashreplace")

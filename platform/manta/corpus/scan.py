@@ -1,0 +1,198 @@
+"""The first pass: read and check every row, identify every document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.config.corpus import CorpusConfig
+from manta.corpus.atomic import whole_file, write_whole
+from manta.corpus.documents import (
+    HASH_BYTES,
+    Hashes,
+    Problem,
+    first_occurrences,
+    sample_priority,
+    split_of,
+)
+from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
+from manta.corpus.sources import InputFile
+from manta.corpus.units import Plan, identified, rows
+
+# More of the corpus is kept aside for the sample than it needs, because the share is reckoned
+# from sizes that are only estimates.
+SAMPLE_MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class Located:
+    """A problem and where it is."""
+
+    source: str
+    file: str
+    row: str
+    reason: str
+    content: str
+
+    def __str__(self) -> str:
+        """The line of an error message."""
+        return f"{self.file}{', ' if self.row else ''}{self.row}: {self.reason}"
+
+    def as_json(self) -> str:
+        """The line of the quarantine file."""
+        fields = {k: v for k, v in vars(self).items() if k in ("source", "file", "reason") or v}
+        return json.dumps(fields, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What the first pass found, in canonical order.
+
+    On the driver a document costs 25 bytes here (hash, size, mark), and about as much again
+    while duplicates are looked for.
+
+    Attributes:
+        hashes: of all documents, shape (documents, HASH_BYTES).
+        sizes: bytes of each document.
+        kept: False for a document that an earlier one equals.
+        begins: index of the first document of each unit, and the number of documents.
+        problems: of all rows and files.
+        empty: number of texts without content.
+    """
+
+    hashes: Hashes
+    sizes: NDArray[np.uint64]
+    kept: NDArray[np.bool_]
+    begins: NDArray[np.int64]
+    problems: list[Located]
+    empty: int
+
+    def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_]]:
+        """Hashes and marks of the documents of one unit."""
+        span = slice(int(self.begins[unit]), int(self.begins[unit + 1]))
+        return self.hashes[span], self.kept[span]
+
+
+def scan_file(work: Path, unit: int) -> Path:
+    """Where the result of a unit's scan lies once it is done."""
+    return work / f"unit-{unit:06d}.scan.npz"
+
+
+def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
+    """The task of one unit: hash its documents, note its problems, keep its share of the sample.
+
+    `order` is that of `units.order`, with `work` (folder), `sample_below` and `train_below`
+    (bounds on the two halves of a hash; see `documents`).
+    """
+    hashes: list[bytes] = []
+    sizes: list[int] = []
+    problems: list[tuple[int, int | None, str, str]] = []
+    sample: list[tuple[int, str]] = []
+    counted = [0] * len(order["parts"])
+    empty = 0
+    for part, row in rows(order):
+        if isinstance(row, Problem):
+            problems.append((part, row.row, row.reason, row.content))
+        counted[part] += not (isinstance(row, Problem) and row.row is None)
+        identity = identified(row)
+        if identity is None:
+            empty += isinstance(row, str)
+            continue
+        if _sampled(identity[0], order["sample_below"], order["train_below"]):
+            sample.append((len(hashes), str(row)))
+        hashes.append(identity[0])
+        sizes.append(identity[1])
+    work = Path(order["work"])
+    if sample:
+        write_whole(_sample_file(work, order["unit"]), json.dumps(sample).encode())
+    notes = json.dumps({"problems": problems, "rows": counted, "empty": empty}).encode()
+    # The last file to be written: it says that the unit is done.
+    with whole_file(scan_file(work, order["unit"])) as file:
+        np.savez(
+            file,
+            hashes=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
+            sizes=np.array(sizes, np.uint64),
+            notes=np.frombuffer(notes, np.uint8),
+        )
+    return {"unit": order["unit"], "bytes": order["bytes"], "documents": len(hashes)}
+
+
+def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig) -> Scanned:
+    """Put the results of all units together and find the duplicates."""
+    hashes, sizes = [], []
+    empty = 0
+    problems = [_located(config, files[index], None, problem) for index, problem in plan.problems]
+    rows_before: dict[int, int] = {}
+    for unit in plan.units:
+        with np.load(scan_file(work, unit.index)) as result:
+            hashes.append(result["hashes"])
+            sizes.append(result["sizes"])
+            notes = json.loads(result["notes"].tobytes())
+        empty += notes["empty"]
+        for part, row, reason, content in notes["problems"]:
+            file = unit.parts[part].file
+            place = None if row is None else row + _before(unit.parts, notes["rows"], part)
+            if place is not None:
+                place += rows_before.get(file, 0)
+            problems.append(_located(config, files[file], place, Problem(place, reason, content)))
+        for part_read, count in zip(unit.parts, notes["rows"], strict=True):
+            rows_before[part_read.file] = rows_before.get(part_read.file, 0) + count
+    joined = np.concatenate([np.empty((0, HASH_BYTES), np.uint8), *hashes])
+    begins = np.cumsum([0, *map(len, hashes)], dtype=np.int64)
+    all_sizes = np.concatenate([np.empty(0, np.uint64), *sizes])
+    # A file that can't be read says so once for each of its parts.
+    distinct = list(dict.fromkeys(problems))
+    return Scanned(joined, all_sizes, first_occurrences(joined), begins, distinct, empty)
+
+
+def sample_bound(config: CorpusConfig, plan: Plan, train_below: int) -> int:
+    """Bound on a hash's first half below which a train document is kept for the sample."""
+    total = sum(unit.bytes for unit in plan.units) * train_below // 2**64
+    wanted = int(config.tokenizer.sample_bytes * SAMPLE_MARGIN)
+    return 2**64 if wanted >= total else 2**64 * wanted // total
+
+
+def sample_texts(work: Path, scanned: Scanned, bounds: list[int], bytes_: int) -> Iterator[str]:
+    """The tokenizer's sample: the train documents first by `sample_priority`, `bytes_` in all."""
+    chosen = scanned.kept & (split_of(scanned.hashes, bounds) == 0)
+    priority = sample_priority(scanned.hashes)
+    places = np.flatnonzero(chosen)
+    places = places[np.argsort(priority[places], kind="stable")]
+    before = np.cumsum(scanned.sizes[places]) - scanned.sizes[places]
+    wanted = np.zeros(len(chosen), dtype=bool)
+    wanted[places[before < bytes_]] = True
+    for unit, begin in enumerate(scanned.begins[:-1].tolist()):
+        path = _sample_file(work, unit)
+        if path.exists():
+            for index, text in json.loads(path.read_bytes()):
+                if wanted[begin + index]:
+                    yield text
+
+
+def _sample_file(work: Path, unit: int) -> Path:
+    return work / f"unit-{unit:06d}.sample.json"
+
+
+def _sampled(identity: bytes, sample_below: int, train_below: int) -> bool:
+    return (
+        int.from_bytes(identity[:8]) < sample_below and int.from_bytes(identity[8:]) < train_below
+    )
+
+
+def _before(parts: Any, counts: list[int], part: int) -> int:
+    """Rows of the same file in the unit's parts before `part`."""
+    same = [parts[earlier].file == parts[part].file for earlier in range(part)]
+    return sum(count for count, mine in zip(counts, same, strict=False) if mine)
+
+
+def _located(config: CorpusConfig, file: InputFile, row: int | None, problem: Problem) -> Located:
+    source = config.sources[file.source]
+    name, first = ROW_NAMES.get(source.format, OTHER_ROWS)
+    place = "" if row is None else f"{name} {row + first}"
+    return Located(source.name, file.shown, place, problem.reason, problem.content)

@@ -1,0 +1,167 @@
+"""The folder of a corpus while it is being made, and what an interrupted attempt left there.
+
+Unfinished work lies in the hidden folder `WORK`, under the key of the config and input that it
+belongs to. Every file in it is whole, so that the names alone say what is done. Shards get
+their final place as they are finished; the manifest comes last, then `WORK` goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from manta.config.errors import CorpusError
+from manta.corpus.atomic import unwritable, write_whole
+from manta.corpus.manifest import MANIFEST, Manifest
+from manta.corpus.tokenizer import COMPANIONS, CONFIG_FILE, TOKENIZER_FILE
+
+logger = logging.getLogger(__name__)
+
+WORK = ".prepare"
+KEY = "key.json"
+LOCK = "lock"
+# Kept in a finished corpus beside the manifest, not in it: times of modification are no part
+# of what a corpus is.
+PREPARED = ".prepared.json"
+QUARANTINE = "quarantine.jsonl"
+SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
+OURS = {TOKENIZER_FILE, CONFIG_FILE, *COMPANIONS, PREPARED, QUARANTINE}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the files of one attempt lie.
+
+    Attributes:
+        out: the corpus.
+        key: of config and input; what a finished corpus is recognised by.
+    """
+
+    out: Path
+    key: str
+
+    @property
+    def work(self) -> Path:
+        """The hidden folder of unfinished work."""
+        return self.out / WORK
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer, until the end."""
+        return self.work / "tokenizer"
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the corpus a finished one."""
+        write_whole(self.out / PREPARED, _record(self.key))
+        manifest.write(self.out)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Take away everything that this attempt made."""
+        _clear(self.out)
+        shutil.rmtree(self.work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.out.rmdir()  # only if it is empty
+
+
+def finished(out: Path, key: str) -> Manifest | None:
+    """The manifest of the corpus in `out`, if it was made from what `key` stands for.
+
+    Raises:
+        CorpusError: if `out` holds a corpus made from something else, or a damaged one.
+    """
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = Manifest.read(out)
+    if _recorded(out / PREPARED) != key:
+        raise CorpusError(
+            f"{out}: holds a corpus prepared from another config or other input (fingerprint "
+            f"{manifest.fingerprint[:12]}); a corpus is never overwritten: pick another 'out', "
+            "or remove this one"
+        )
+    for shard in manifest.shards:
+        path = out / shard.file
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            raise CorpusError(f"{path}: missing or cut short; remove {out} and prepare it again")
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return manifest
+
+
+@contextlib.contextmanager
+def opened(out: Path, key: str, version: str) -> Iterator[Workspace]:
+    """The workspace in `out`, ready to start or to go on, and ours alone.
+
+    Args:
+        out: folder of the corpus; made if it is not there.
+        key: of config and input.
+        version: of the code; another one's unfinished work is not gone on with.
+
+    Raises:
+        CorpusError: if `out` can't be used.
+    """
+    workspace = Workspace(out, key)
+    try:
+        if out.exists() and not workspace.work.exists() and any(out.iterdir()):
+            raise CorpusError(
+                f"{out}: not empty, and what is in it is no corpus; pick another 'out'"
+            )
+        workspace.work.mkdir(parents=True, exist_ok=True)
+        lock = (workspace.work / LOCK).open("w")
+    except OSError as error:
+        raise unwritable(out, error) from None
+    with lock:
+        _lock(lock, out)
+        _keep_or_clear(workspace, f"{key} {version}")
+        yield workspace
+
+
+def _lock(lock: IO[str], out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise CorpusError(f"{out}: another 'manta prepare' is at work here") from None
+
+
+def _keep_or_clear(workspace: Workspace, key: str) -> None:
+    """Keep the leftovers of an attempt with the same key; remove any others."""
+    work = workspace.work
+    if _recorded(work / KEY) == key:
+        for unfinished in work.glob("*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        return
+    leftovers = [path for path in work.iterdir() if path.name != LOCK]
+    if leftovers:
+        logger.warning(
+            "%s: removing what an interrupted attempt with another config, input or version left",
+            workspace.out,
+        )
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    _clear(workspace.out)
+    write_whole(work / KEY, _record(key))
+
+
+def _clear(out: Path) -> None:
+    """Remove the files of a corpus without a manifest, and no others."""
+    for path in out.iterdir():
+        if SHARD_NAME.match(path.name) or path.name in OURS:
+            path.unlink(missing_ok=True)
+
+
+def _record(key: str) -> bytes:
+    return json.dumps({"key": key}).encode() + b"\n"
+
+
+def _recorded(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_bytes())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,38 @@
+"""What several test folders share: one small Ray of our own for the whole session."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Ray reads this when it is imported, so it is set before any test module imports Ray.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A fresh local Ray with two CPUs, that no other Ray on the machine can see or share."""
+    import ray
+
+    if ray.is_initialized():
+        raise RuntimeError("a test started Ray itself; use the fixture ray_local instead")
+    # Sockets lie below this folder, and their paths may be 107 characters long: keep it short.
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        _temp_dir=str(folder),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
