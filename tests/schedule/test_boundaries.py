@@ -211,8 +211,13 @@ def test_a_segment_without_tokens_is_dropped_but_its_end_is_gone_on_from():
     assert [(s.start, s.end, s.first) for s in schedule.lr_segments] == [(0, HORIZON, 2)]
 
 
+def test_a_cyclic_segment_without_tokens_ends_where_it_begins():
+    lr = [{"shape": "cyclic", "from": 3, "to": 2, "period": 10, "tokens": 0}, {}]
+    assert resolve(lr).lr(0) == 3
+
+
 @pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt", "exponential"])
-@pytest.mark.parametrize(("first", "last"), [(0.1, 0.3), (0.3, 0.1), (1e-4, 6.7e-1)])
+@pytest.mark.parametrize(("first", "last"), [(0.1, 0.3), (0.7, 0.1), (1e-4, 6.7e-1)])
 def test_the_ends_are_exact(shape, first, last):
     lr = [{"shape": shape, "from": first, "to": last}]
     schedule = resolve(lr)

@@ -82,7 +82,7 @@ def naive_batch(schedule: Schedule, tokens: int) -> int:
     return multiple * max(1, math.floor(naive_value(segment, tokens) / multiple + 1e-9))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(schedules())
 def test_the_walk_over_steps_equals_the_closed_form(schedule):
     step = position = 0
@@ -101,7 +101,7 @@ def test_the_walk_over_steps_equals_the_closed_form(schedule):
     assert (step, position) == (schedule.steps, schedule.positions)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schedules(), st.data())
 def test_steps_follow_each_other_and_positions_lead_back_to_them(schedule, data):
     k = data.draw(st.integers(0, schedule.steps - 1))
@@ -122,7 +122,7 @@ def test_steps_follow_each_other_and_positions_lead_back_to_them(schedule, data)
             schedule.step_at(step.first_position + inside)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schedules())
 def test_segments_cover_the_horizon_and_plateaus_the_run(schedule):
     for segments in (schedule.lr_segments, schedule.batch_segments):
@@ -130,6 +130,9 @@ def test_segments_cover_the_horizon_and_plateaus_the_run(schedule):
         assert segments[-1].end == schedule.horizon
         assert all(a.end == b.start for a, b in pairwise(segments))
         assert all(s.start < s.end for s in segments)
+    for before, after in pairwise(schedule.levels):
+        assert before.tokens < after.tokens < schedule.horizon
+        assert before.batch != after.batch
     plateaus = schedule.plateaus
     assert (plateaus[0].step, plateaus[0].position) == (0, 0)
     for before, after in pairwise(plateaus):

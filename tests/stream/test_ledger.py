@@ -282,6 +282,20 @@ def test_a_crash_at_any_point_of_an_append_leaves_all_or_nothing(folder, monkeyp
     pytest.fail("the append never came to its end")
 
 
+@pytest.mark.parametrize("change", ["trim", "append"])
+def test_a_writer_that_lives_through_a_failure_knows_where_it_is(folder, monkeypatch, change):
+    for survived in range(20):
+        target = folder.parent / f"failed{survived}"
+        ledger = ledger_of(target, 3, 9)
+        work = {"trim": lambda x: x.trim(4), "append": lambda x: x.append(rows(9, 12))}[change]
+        with monkeypatch.context() as patch:
+            failed = _crash_after(patch, survived, lambda x=ledger, do=work: do(x))
+        assert ledger.last_step() == Ledger(target).last_step()
+        if not failed:
+            return
+    pytest.fail("the change never came to its end")
+
+
 class LightsOut(Exception):
     """The crash of a test."""
 

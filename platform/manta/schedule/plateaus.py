@@ -101,9 +101,9 @@ def _levels_in(segment: Segment) -> tuple[Ints, Ints]:
 def _tiled(segment: Segment, period: int) -> tuple[Ints, Ints]:
     """One period of a cyclic segment, a rise and a fall, repeated up to its end."""
     cycle = replace(segment, start=0, end=period)
-    halves = [_monotone(cycle, 0, period // 2)]
-    if period > 2:
-        halves.append(_monotone(cycle, period // 2 + 1, period - 1))
+    # Both halves have the turn. It is no token if the period is odd, but then the curve is as
+    # high at the token after it.
+    halves = [_monotone(cycle, 0, period // 2), _monotone(cycle, period // 2, period - 1)]
     tokens = np.concatenate([half[0] for half in halves])
     sizes = np.concatenate([half[1] for half in halves])
     cycles = -(-(segment.end - segment.start) // period)

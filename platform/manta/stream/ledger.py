@@ -93,6 +93,7 @@ class Ledger:
         self._check_follows(rows[0])
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _name(rows[0].step, rows[-1].step)
+        self._tail = None  # unknown, should the writing fail halfway
         self._write(table, path)
         self._tail = (path, rows[-1])
 
