@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -103,7 +104,7 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
-    from manta.elastic.preflight import absolute, check
+    from manta.elastic.preflight import absolute, check, check_model
 
     loaded = absolute(load(config, RunConfig, overrides or ()))
     if print_config:
@@ -115,8 +116,11 @@ def train(
     from manta.cluster.session import ray_session
     from manta.elastic.trainer import train as run
 
-    with ray_session(address):
-        run(checked, submitted=submitted)
+    with ThreadPoolExecutor(1) as background:
+        model_checked = background.submit(check_model, checked)
+        with ray_session(address):
+            model_checked.result()
+            run(checked, submitted=submitted)
 
 
 def _refuse_existing(config: RunConfig) -> None:

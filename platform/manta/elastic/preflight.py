@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -30,10 +31,7 @@ class Checked:
 
 
 def check(config: RunConfig) -> Checked:
-    """Check a run against its corpus, model, storage and devices.
-
-    Cheap checks come first: a slip in the schedule is reported before Transformers is
-    even imported.
+    """Check a run against its corpus, storage and devices. Answers within a moment.
 
     Raises:
         MantaError: naming what is wrong and what to do.
@@ -43,10 +41,21 @@ def check(config: RunConfig) -> Checked:
     _check_devices(config)
     run_dir = _writable_run_dir(config)
     corpus, validation = _open_splits(config, manifest)
-    from manta.train import model  # heavy: only once all else is sound
-
-    model.resolve(config, manifest.vocab_size)
     return Checked(config, manifest, schedule, corpus, validation, run_dir)
+
+
+def check_model(checked: Checked) -> None:
+    """Check the model against corpus and run, and import what training needs on the driver.
+
+    Takes seconds, because of those imports: run it while Ray starts.
+
+    Raises:
+        ConfigError: naming what is wrong and what to do.
+    """
+    from manta.train import model_config
+
+    model_config.resolve(checked.config, checked.manifest.vocab_size)
+    importlib.import_module("ray.train.torch")
 
 
 def _check_devices(config: RunConfig) -> None:

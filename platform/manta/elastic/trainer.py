@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from manta.config.errors import RunError, TrainingError
 from manta.config.run import RunConfig
 from manta.elastic.mailbox import Message, open_mailbox
+from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.track import Tracker
 
@@ -113,7 +114,6 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    from manta.elastic.worker import Order, work
 
     scaling = checked.config.scaling
     resources = dict(scaling.resources_per_worker)

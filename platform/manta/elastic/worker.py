@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from ray.actor import ActorHandle
 
 from manta.config.errors import MantaError
-from manta.elastic.preflight import Checked
+from manta.elastic.order import Order
 from manta.stream import pipeline
-from manta.train import model
+from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
 from manta.train.loop import Job, Loop
@@ -28,21 +28,12 @@ from manta.train.loop import Job, Loop
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the driver sends to its workers."""
+def train(order: Order) -> None:
+    """Train as one rank of the group, from wherever the run's checkpoints end.
 
-    checked: Checked
-    mailbox: ActorHandle
-    submitted: float  # seconds since the epoch, for the breakdown of the start
-
-
-def work(order: dict[str, Any]) -> None:
-    """Train as one rank of the group; the entry point that Ray Train calls."""
-    _work(order["order"])
-
-
-def _work(order: Order) -> None:
+    Raises:
+        MantaError: which the driver has been told, so that nobody tries again.
+    """
     mailbox, checked = order.mailbox, order.checked
     entered = time.time()
     context = ray.train.get_context()
@@ -56,7 +47,7 @@ def _work(order: Order) -> None:
     if first:
         _forward_warnings(mailbox)
     try:
-        resolved = model.resolve(checked.config, checked.manifest.vocab_size)
+        resolved = model_config.resolve(checked.config, checked.manifest.vocab_size)
         engine = Engine(checked.config, resolved)
         job = Job(
             checked.config,

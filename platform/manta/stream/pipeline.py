@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -83,17 +83,25 @@ def stream(
 ) -> Generator[RankBatch, None, None]:
     """The batches of one rank from the position `cursor` to the end of the run.
 
-    To be called in the process of the rank, on its node. Closing the iterator stops the
-    reading.
+    To be called in the process of the rank, on its node. Reading begins at once, not at
+    the first batch; closing the iterator stops it.
 
     Raises:
         StreamError: if what arrives is not what the plan says.
         CorpusError: if a shard is missing or damaged.
     """
     todo = plan.blocks(schedule, cursor, rank, world_size)
+    starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
+    first = starter.submit(_start, corpus, list(islice(todo, FIRST_WINDOW)))
+    return _batches(corpus, todo, starter, first)
+
+
+def _batches(
+    corpus: Corpus, todo: Iterator[Block], starter: ThreadPoolExecutor, coming: Future[_Window]
+) -> Generator[RankBatch, None, None]:
+    """Window after window; the next one starts in the middle of each."""
     size = FIRST_WINDOW
-    with ThreadPoolExecutor(1, thread_name_prefix="manta-stream") as starter:
-        coming = starter.submit(_start, corpus, list(islice(todo, size)))
+    with starter:
         while (window := coming.result()).blocks:
             for index, block in enumerate(window.blocks):
                 if index == len(window.blocks) // 2:

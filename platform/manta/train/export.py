@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
-from manta.train import model as models
+from manta.train import model_config
 from manta.train.checkpoint import load_model, name_of, newest
 
 
@@ -110,7 +110,7 @@ def load_weights(run_dir: Path, config: RunConfig, step: int | None) -> PreTrain
     if not checkpoint.is_dir():
         there = ", ".join(str(int(p.name[5:])) for p in sorted(folder.glob("step-*")))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
-    resolved = models.resolve(config, Manifest.read(config.corpus).vocab_size)
+    resolved = model_config.resolve(config, Manifest.read(config.corpus).vocab_size)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
     return lm

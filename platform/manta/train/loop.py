@@ -78,9 +78,9 @@ class Loop:
             TrainingError: on a loss or gradient that is not finite.
         """
         self._resume()
-        if self._state.step == 0 and self._evaluates:
-            self._evaluate()
         with closing(streams(self._state.cursor)) as batches:
+            if self._state.step == 0 and self._evaluates:
+                self._evaluate()
             self._meter.resume()
             for batch in batches:
                 if self._out_of_patience:

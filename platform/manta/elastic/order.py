@@ -1,0 +1,36 @@
+"""What the driver sends to its workers, and where they start.
+
+Light to import: Ray Train's controller unpickles it too, and would else import the whole
+training stack, for nothing, before it starts the first worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from manta.elastic.preflight import Checked
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to train.
+
+    Attributes:
+        checked: the run.
+        mailbox: where to report.
+        submitted: seconds since the epoch, for the breakdown of the start.
+    """
+
+    checked: Checked
+    mailbox: ActorHandle
+    submitted: float
+
+
+def work(order: dict[str, Any]) -> None:
+    """Train as one rank of the group; the entry point that Ray Train calls."""
+    from manta.elastic.worker import train
+
+    train(order["order"])
