@@ -8,14 +8,13 @@ end to end in the manifest's order); sample `i` covers the token offsets
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
+from manta.corpus import shards
 from manta.corpus.manifest import Manifest, Shard, Split
 
 
@@ -111,28 +110,21 @@ class _MappedShard:
 
     def __init__(self, path: Path, shard: Shard, dtype: np.dtype[np.unsignedinteger]):
         try:
-            if path.stat().st_size != shard.bytes:
-                raise CorpusError(
-                    f"{path}: {path.stat().st_size} bytes, but the manifest says {shard.bytes}; "
-                    "the shard is damaged: prepare the corpus again"
-                )
-            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
-                batch = file.get_batch(0)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise CorpusError(f"{path}: can't be read as a token shard: {error}") from None
-        column = batch.column("tokens")
-        self._offsets = column.offsets
-        first, last = self._offsets[0].as_py(), self._offsets[-1].as_py()
-        self.tokens: NDArray[np.unsignedinteger] = column.values.to_numpy()[first:last]
+            size = path.stat().st_size
+        except OSError as error:
+            raise CorpusError(f"{path}: can't be read: {error.strerror}") from None
+        if size != shard.bytes:
+            raise CorpusError(
+                f"{path}: {size} bytes, but the manifest says {shard.bytes}; "
+                "the shard is damaged: prepare the corpus again"
+            )
+        self.tokens, ends = shards.document_tokens(shards.read(path))
+        self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
         if len(self.tokens) != shard.tokens or self.tokens.dtype != dtype:
             raise CorpusError(f"{path}: its content is not what the manifest says")
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        starts = self._offsets.to_numpy()[:-1].astype(np.int64)
-        return starts - starts[0] if len(starts) else starts
 
     def starts_between(self, begin: int, end: int) -> NDArray[np.int64]:
         """Offsets in [begin, end), within the shard, at which a document begins."""
         low, high = np.searchsorted(self._starts, (begin, end))
-        return self._starts[low:high]
+        found: NDArray[np.int64] = self._starts[low:high]
+        return found
