@@ -152,7 +152,13 @@ class RunConsole:
 def _console(file: TextIO, width: int | None) -> Console:
     from rich.console import Console
 
-    return Console(file=file, width=width)
+    class QuietWhenBroken(Console):
+        """Rich ends the process when nobody reads any more: not while it trains."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return QuietWhenBroken(file=file, width=width)
 
 
 def _table(rows: list[tuple[str, str]]) -> Text:

@@ -84,7 +84,7 @@ class LiveLine:
             f"lr {figures.rate(row.get('lr'))}",
             f"{self._tokens_per_s()} tok/s",
             f"{self._workers}w",
-            self._waiting or f"ETA {self._time_left()}",
+            "waiting" if self._waiting else f"ETA {self._time_left()}",
         ]
 
     def _tightest(self) -> list[str]:
@@ -96,7 +96,7 @@ class LiveLine:
             figures.rate(row.get("lr")),
             f"{self._tokens_per_s()}/s",
             f"{self._workers}w",
-            self._waiting or self._time_left(),
+            "waiting" if self._waiting else self._time_left(),
         ]
 
     def _tokens_per_s(self) -> str:

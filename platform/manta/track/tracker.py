@@ -14,8 +14,8 @@ from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
 from manta.track.report import write_report
 from manta.track.state import Outcome, RunState, WandbState
-from manta.track.wandb_log import WandbLog
-from manta.track.wandb_session import RunInfo, find_mode
+from manta.track.wandb_log import WandbLog, check_wandb
+from manta.track.wandb_session import RunInfo
 
 LEDGER = "ledger.parquet"
 
@@ -55,8 +55,7 @@ class Tracker:
                 writable.
             ConfigError: if the config insists on W&B online and there is no API key.
         """
-        if config.wandb.mode == "online":
-            find_mode(config.wandb)
+        check_wandb(config.wandb)
         record = RunRecord.open(
             config, manifest, total_steps=total_steps, total_tokens=total_tokens
         )

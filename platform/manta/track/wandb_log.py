@@ -18,12 +18,43 @@ from pathlib import Path
 from typing import Any
 
 import manta
+from manta.config import ConfigError
+from manta.config.run import WandbSection
 from manta.track.wandb_process import LOCK_SECONDS, End, Report
 from manta.track.wandb_session import FINISH_SECONDS, INIT_SECONDS, RunInfo
 
 # Opening (after a predecessor), closing, and an offline copy after a failed closing.
 LONGEST_FINISH = LOCK_SECONDS + INIT_SECONDS + FINISH_SECONDS + 40.0
+LISTEN_SECONDS = 5.0
 CLIENT_LOG = "wandb-client.log"
+START = "from manta.track.wandb_process import main; main()"
+CHECK = "from manta.track.wandb_session import check; check()"
+CHECK_SECONDS = 60.0
+
+
+def check_wandb(section: WandbSection) -> None:
+    """Refuse a config that insists on W&B online where there is no API key.
+
+    In a process of its own: the client leaves a service and variables behind.
+
+    Raises:
+        ConfigError: saying what to do.
+    """
+    if section.mode != "online":
+        return
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-c", CHECK],
+            input=section.model_dump_json(),
+            capture_output=True,
+            text=True,
+            env=_environment(),
+            timeout=CHECK_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # Not known to be wrong; the run will say if W&B can't be reached.
+    if result.returncode == 1:
+        raise ConfigError(result.stderr.strip())
 
 
 class WandbLog:
@@ -43,7 +74,7 @@ class WandbLog:
         try:
             with (self._run_dir / CLIENT_LOG).open("w") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "manta.track.wandb_process"],
+                    [sys.executable, "-P", "-c", START],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -56,7 +87,8 @@ class WandbLog:
             self._give_up(f"its client can't be started: {error}")
             return
         self._say(info.model_dump_json(by_alias=True))
-        threading.Thread(target=self._listen, name="manta-wandb", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="manta-wandb", daemon=True)
+        self._listener.start()
 
     def messages(self) -> list[str]:
         """What people should be told; each message is given once."""
@@ -70,7 +102,7 @@ class WandbLog:
     ) -> None:
         """Let the client send what is left and close the run, for at most `limit` seconds.
 
-        A second Ctrl-C ends the wait.
+        A second Ctrl-C ends the wait. Harmless when called again.
         """
         process = self._process
         if process is None:
@@ -79,13 +111,17 @@ class WandbLog:
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            self._kill(process, f"it did not finish within {limit:.0f} s")
+            self._kill(process, f"it did not finish within {limit:g} s")
         except KeyboardInterrupt:
             self._kill(process, "interrupted")
+        # What it said last may still be on its way.
+        self._listener.join(LISTEN_SECONDS)
         if process.returncode and self.status.mode != "failed":
             self._give_up(f"its client ended with code {process.returncode}")
-        with contextlib.suppress(OSError):
-            process.stdin and process.stdin.close()
+        if process.stdin:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        self._process = None
 
     def _say(self, line: str) -> None:
         assert self._process is not None
@@ -127,4 +163,6 @@ def _environment() -> dict[str, str]:
     """This process's, and this package even where it isn't installed."""
     root = str(Path(manta.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A W&B service of this process would be shared: its runs and ours must not meet.
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths)}

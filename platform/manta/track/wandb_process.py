@@ -167,7 +167,3 @@ def main() -> None:
     except Exception as error:
         follower.say(Report(mode="failed", message=f"W&B was given up ({_first_line(error)})"))
         raise
-
-
-if __name__ == "__main__":
-    main()

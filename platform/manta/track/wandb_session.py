@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ Mode = Literal["online", "offline", "disabled"]
 # W&B's own limits are 90 s and none. Theirs can be set in the environment; so can ours.
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 30.0
+LOCAL_SECONDS = 60.0
 
 
 class RunInfo(BaseModel):
@@ -92,7 +94,7 @@ class Session:
             resume="allow" if mode == "online" else None,
             reinit="create_new",
             dir=str(info.run_dir),
-            settings=_settings(wandb),
+            settings=_settings(wandb, mode),
         )
         self._run.config.update(info.config, allow_val_change=True)
         self._run.define_metric("tokens", hidden=True)
@@ -125,13 +127,18 @@ class Session:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settings(wandb: Any) -> Any:
+def _settings(wandb: Any, mode: str) -> Any:
     """Silent, bounded, and with nothing in it but what we give it."""
+    # Offline there is only this machine to wait for, which may be busy.
+    opening = closing = LOCAL_SECONDS
+    if mode == "online":
+        opening = _seconds("WANDB_INIT_TIMEOUT", INIT_SECONDS)
+        closing = _seconds("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     return wandb.Settings(
         silent=True,
         console="off",
-        init_timeout=_seconds("WANDB_INIT_TIMEOUT", INIT_SECONDS),
-        finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_SECONDS),
+        init_timeout=opening,
+        finish_timeout=closing,
         finish_timeout_raises=True,
         # The driver's machine and command line say nothing about the workers and may
         # hold secrets; what matters is in the run's config.
@@ -154,3 +161,11 @@ def _seconds(variable: str, default: float) -> float:
         return float(os.environ[variable])
     except (KeyError, ValueError):
         return default
+
+
+def check() -> None:
+    """The whole of a process: exits with 1 and the reason if the config can't be followed."""
+    try:
+        find_mode(WandbSection.model_validate_json(sys.stdin.read()))
+    except ConfigError as error:
+        sys.exit(str(error))

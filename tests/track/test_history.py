@@ -1,0 +1,144 @@
+"""`metrics.jsonl`: no step twice, no gap, whatever was cut off."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manta.config.errors import RunError
+from manta.track.history import History, Mark, Tail, kind_of
+
+
+def train(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": step * 10, "loss": 1 / step}
+
+
+def val(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": step * 10, "val_loss": 2 / step}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_step_is_written_once_for_each_kind(tmp_path: Path) -> None:
+    history = History(tmp_path / "m")
+    for row in (train(1), train(1), val(1), val(1), train(2), train(1), val(2)):
+        history.append(row)
+    assert read(tmp_path / "m") == [train(1), val(1), train(2), val(2)]
+    assert (history.last("training"), history.last("validation")) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"loss": 1}, "training"),
+        ({"val_loss": 1}, "validation"),
+        ({"loss": 1, "val_loss": 1}, "training"),
+    ],
+)
+def test_kinds(row: dict[str, Any], kind: str) -> None:
+    assert kind_of(row) == kind
+
+
+@pytest.mark.parametrize("end", [b'{"step": 3, "tok', b"\0\0\0\0\n", b"[1]\n", b'{"loss": 1}\n'])
+def test_a_damaged_end_is_cut_off(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "m"
+    history = History(path)
+    history.append(train(1))
+    history.append(train(2))
+    history.close()
+    with path.open("ab") as file:
+        file.write(end)
+    history = History(path)
+    assert history.dropped == len(end)
+    assert history.append(train(2)) is None
+    assert history.append(train(3)) == train(3)
+    assert read(path) == [train(1), train(2), train(3)]
+
+
+def test_values_become_plain_json(tmp_path: Path) -> None:
+    history = History(tmp_path / "m")
+    row = {"step": 1, "tokens": np.int64(10), "loss": np.float32(0.5), "lr": math.nan}
+    assert history.append(row) == {"step": 1, "tokens": 10, "loss": 0.5, "lr": None}
+    assert read(tmp_path / "m") == [{"step": 1, "tokens": 10, "loss": 0.5, "lr": None}]
+
+
+ROWS = [row for step in range(1, 13) for row in ([train(step), val(step)][: 1 + (step % 4 == 0)])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 10_000), known=st.integers(0, len(ROWS)), first=st.integers(0, len(ROWS)))
+def test_any_crash_then_any_overlapping_repeat_gives_the_same_file(
+    cut: int, known: int, first: int
+) -> None:
+    """A file cut at any byte, an older mark, and rows again from anywhere before the cut."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m"
+        history = History(path)
+        mark = Mark()
+        for number, row in enumerate(ROWS, start=1):
+            history.append(row)
+            if number == known:
+                mark = history.mark
+        history.close()
+        whole = path.read_bytes()
+        path.write_bytes(whole[: cut % (len(whole) + 1)])
+        left = path.read_bytes().count(b"\n")
+
+        history = History(path, mark)
+        for row in ROWS[min(first, left) :]:
+            history.append(row)
+        history.close()
+        assert path.read_bytes() == whole
+
+
+def test_only_what_came_after_the_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    history = History(path)
+    history.append(train(1))
+    mark = history.mark
+    history.append(train(2))
+    history.close()
+    # The part before the mark is not looked at: its last step is the mark's.
+    path.write_bytes(b"x" * (mark.bytes - 1) + b"\n" + path.read_bytes()[mark.bytes :])
+    assert History(path, mark).last("training") == 2
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(tmp_path / "m")
+    history.append(train(1))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: real(file, data[:5], at))
+    with pytest.raises(RunError, match=r"m: a row can't be written.*free some space"):
+        history.append(train(2))
+    monkeypatch.undo()
+    assert read(tmp_path / "m") == [train(1)]
+    assert history.append(train(2)) == train(2)
+
+
+def test_tail_gives_each_whole_row_once(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tail = Tail(path)
+    assert list(tail.rows()) == []
+    history = History(path)
+    history.append(train(1))
+    assert list(tail.rows()) == [train(1)]
+    assert list(tail.rows()) == []
+    with path.open("ab") as file:
+        file.write(b'{"step": 2,')
+        file.flush()
+        assert list(tail.rows()) == []
+        file.write(b' "tokens": 20}\n')
+    assert list(tail.rows()) == [{"step": 2, "tokens": 20}]

@@ -1,0 +1,267 @@
+"""The run directory: totals over restarts, whose run it is, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manta.config import RunConfig, load
+from manta.config.errors import RunError
+from manta.config.load import keys
+from manta.corpus.manifest import Manifest
+from manta.track.identity import FREE_KEYS, changes, is_free, without_credentials
+from manta.track.record import SAVE_SECONDS, RunRecord
+
+Open = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def open_record(make_config: Callable[..., RunConfig], manifest: Manifest, clock: Any) -> Open:
+    def open_(**sections: Any) -> RunRecord:
+        return RunRecord.open(
+            make_config(**sections), manifest, total_steps=100, total_tokens=1000, clock=clock
+        )
+
+    return open_
+
+
+def on_disk(record: RunRecord) -> dict[str, Any]:
+    return dict(json.loads((record.run_dir / "run.json").read_text()))
+
+
+def start(record: RunRecord, world_size: int, step: int, attempt: int = 0) -> None:
+    record.group_started(
+        world_size=world_size, attempt=attempt, step=step, tokens=step * 10, hardware={"gpu": "X"}
+    )
+
+
+def test_a_new_directory(open_record: Open, make_config: Any, manifest: Manifest) -> None:
+    record = open_record()
+    state = on_disk(record)
+    assert state["status"] == "running"
+    assert state["corpus_fingerprint"] == manifest.fingerprint
+    assert state["hardware"]["cpu_count"] >= 1
+    assert state["hardware"]["memory_bytes"] > 0
+    assert state["packages"]["wandb"]
+    assert load(record.run_dir / "config.yaml", RunConfig) == make_config()
+    assert (record.run_dir / "checkpoints").is_dir()
+
+
+def test_totals_over_a_restart_of_the_workers(
+    open_record: Open, clock: Any, training_row: Any
+) -> None:
+    record = open_record(cost={"per_device_hour": 36.0})
+    start(record, 4, 0)
+    for step in range(1, 11):
+        clock.now += 1
+        record.add(training_row(step))
+    record.group_ended(reason="node lost")
+    clock.now += 5
+    start(record, 2, 6, attempt=1)
+    for step in range(7, 13):
+        clock.now += 1
+        record.add(training_row(step))
+    record.finish("finished", reason="", final={"x": 1})
+
+    totals = on_disk(record)["totals"]
+    assert totals["steps"] == 12
+    assert totals["tokens"] == 120
+    assert totals["samples"] == 12
+    assert totals["tokens_again"] == 40
+    assert totals["wall_seconds"] == pytest.approx(21)
+    assert totals["device_seconds"] == pytest.approx(4 * 10 + 2 * 6)
+    assert totals["cost"] == pytest.approx(52 * 36 / 3600)
+    groups = on_disk(record)["groups"]
+    assert [(g["world_size"], g["step"], g["last_step"], g["reason"]) for g in groups] == [
+        (4, 0, 10, "node lost"),
+        (2, 6, 12, "finished"),
+    ]
+    steps = [row["step"] for row in map(json.loads, record.history.path.open())]
+    assert steps == list(range(1, 13))
+
+
+def test_totals_over_a_killed_driver(open_record: Open, clock: Any, training_row: Any) -> None:
+    record = open_record()
+    start(record, 3, 0)
+    for step in range(1, 11):
+        clock.now += SAVE_SECONDS
+        record.add(training_row(step))
+    record.close()  # What a kill leaves: nothing more is written.
+    clock.now += 1000
+
+    record = open_record()
+    assert record.state.groups[-1].reason == "the driver was killed"
+    start(record, 3, 4)
+    for step in range(5, 13):
+        clock.now += SAVE_SECONDS
+        record.add(training_row(step))
+    record.finish("stopped", reason="no better", final={})
+    state = on_disk(record)
+    assert state["drivers"] == 2
+    assert state["status"] == "stopped"
+    assert state["totals"]["wall_seconds"] == pytest.approx(18 * SAVE_SECONDS)
+    assert state["totals"]["device_seconds"] == pytest.approx(18 * 3 * SAVE_SECONDS)
+    assert state["totals"]["tokens"] == 120
+    assert state["totals"]["tokens_again"] == 60
+
+
+def test_gpus_of_a_worker_are_its_devices(open_record: Open, clock: Any) -> None:
+    record = open_record(scaling={"resources_per_worker": {"CPU": 8, "GPU": 2}})
+    start(record, 3, 0)
+    clock.now += 10
+    record.group_ended(reason="done")
+    assert on_disk(record)["totals"]["device_seconds"] == pytest.approx(60)
+
+
+def test_validation_keeps_the_best(open_record: Open) -> None:
+    record = open_record()
+    for step, value in ((1, 3.0), (2, 2.0), (3, 2.5)):
+        record.add({"step": step, "tokens": step * 10, "val_loss": value})
+    results = record.state.results
+    assert (results.val_loss, results.best_val_loss, results.best_val_step) == (2.5, 2.0, 2)
+
+
+def test_a_checkpoint_is_remembered(open_record: Open) -> None:
+    record = open_record()
+    for step in (3, 6):
+        record.checkpoint(step=step, tokens=step * 10, path=f"c/{step}", seconds=0.5)
+    found = on_disk(record)["checkpoint"]
+    assert found == {"step": 6, "tokens": 60, "path": "c/6", "seconds": 0.5, "count": 2}
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(open_record: Open) -> None:
+    open_record().close()
+    with pytest.raises(RunError) as error:
+        open_record(
+            optimizer={"weight_decay": 0.5},
+            schedule={"horizon": 1000, "lr": {"name": "constant", "peak": 0.2}, "batch": 1},
+            model={"type": "gpt2", "sizes": {"n_layer": 3}},
+        )
+    message = str(error.value)
+    assert "optimizer.weight_decay: 0.1 → 0.5" in message
+    assert "schedule.lr: 0.1 → " in message
+    assert "model.sizes.n_layer: 2 → 3" in message
+    assert "run.name" in message
+    open_record().close()  # The refusal left neither a lock nor another config.
+
+
+def test_keys_that_change_no_weight_may_change(open_record: Open) -> None:
+    open_record().close()
+    record = open_record(scaling={"max": 7}, log={"every": 100}, eval={"every": 50})
+    messages = [event.message for event in record.state.events]
+    assert "config: scaling.max: (none) → 7" in messages
+    assert load(record.run_dir / "config.yaml", RunConfig).scaling.max == 7
+
+
+def test_free_keys_are_keys_and_the_others_bind() -> None:
+    everything = keys(RunConfig)
+    for free in FREE_KEYS:
+        assert any(key == free or key.startswith(f"{free}.") for key in everything), free
+    binding = {"train.seq_len", "optimizer.eps", "run.seed", "schedule.horizon", "eval.tokens"}
+    assert not any(is_free(key) for key in binding)
+
+
+def test_changes_in_lists_name_the_item(make_config: Any) -> None:
+    def with_end(value: float) -> RunConfig:
+        segments = [{"tokens": 10, "from": 0.1}, {"shape": "linear", "to": value}]
+        config: RunConfig = make_config(schedule={"horizon": 1000, "lr": segments, "batch": 1})
+        return config
+
+    assert [change.key for change in changes(with_end(0.2), with_end(0.3))] == ["schedule.lr.1.to"]
+
+
+def test_another_corpus_is_refused(
+    open_record: Open, make_config: Any, other_manifest: Manifest
+) -> None:
+    open_record().close()
+    with pytest.raises(RunError, match="another corpus"):
+        RunRecord.open(make_config(), other_manifest, total_steps=1, total_tokens=1)
+
+
+def test_a_second_driver_is_refused(open_record: Open) -> None:
+    record = open_record()
+    with pytest.raises(RunError, match=f"another driver.*process {os.getpid()}"):
+        open_record()
+    record.close()
+    open_record().close()
+
+
+def test_a_killed_process_holds_nothing(open_record: Open, tmp_path: Path) -> None:
+    record = open_record()
+    run_dir = record.run_dir
+    record.close()
+    code = (
+        "import sys, pathlib; from manta.track.lock import RunLock;"
+        "lock = RunLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, str(run_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunError, match="another driver"):
+        open_record()
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    open_record().close()
+
+
+def test_a_url_is_no_folder(open_record: Open) -> None:
+    with pytest.raises(RunError, match=r"run\.storage = 's3://bucket/x'.*folder") as error:
+        open_record(run={"name": "one", "storage": "s3://me:secret@bucket/x"})
+    assert "secret" not in str(error.value)
+
+
+def test_a_storage_that_is_a_file_is_refused(open_record: Open, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"set run\.storage"):
+        open_record(run={"name": "one", "storage": str(tmp_path / "file")})
+
+
+def test_a_damaged_record_is_refused_by_name(open_record: Open) -> None:
+    record = open_record()
+    record.close()
+    (record.run_dir / "run.json").write_text("{}")
+    with pytest.raises(RunError, match=r"run\.json: can't be read"):
+        open_record()
+
+
+def test_passwords_are_not_written(open_record: Open) -> None:
+    record = open_record(corpus="https://me:secret@host/corpus")
+    record.event("can't read https://me:secret@host/x")
+    record.finish("failed", reason="https://me:secret@host", final={})
+    for path in record.run_dir.rglob("*"):
+        assert not path.is_file() or b"secret" not in path.read_bytes(), path
+    record.close()
+    open_record(corpus="https://me:other@host/corpus").close()
+
+
+def test_without_credentials() -> None:
+    assert without_credentials("s3://k:s@b/p and a@b") == "s3://b/p and a@b"
+
+
+def test_changed_packages_are_an_event(open_record: Open) -> None:
+    record = open_record()
+    record.state.packages["torch"] = "0.0.1"
+    record.save()
+    record.close()
+    again = open_record()
+    assert any("package: torch 0.0.1 →" in event.message for event in again.state.events)
+
+
+def test_nothing_is_left_aside(open_record: Open) -> None:
+    record = open_record()
+    record.finish("finished", reason="", final={"odd": Path("x"), "nan": float("nan")})
+    assert not list(record.run_dir.glob("*.tmp")) + list(record.run_dir.glob(".*.tmp"))
+    assert on_disk(record)["final"]["odd"] == "x"

@@ -1,0 +1,185 @@
+"""The report: needs nothing else, shows what is in the files, and can be made again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from manta.config import RunConfig
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.track.history import METRICS, Tail
+from manta.track.record import RunRecord
+from manta.track.report import write_report
+from manta.track.series import MOST_POINTS, read_series
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its figures, its visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.figures: list[dict[str, Any]] = []
+        self._in: tuple[str, dict[str, str | None]] = ("", {})
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._in = (tag, dict(attrs))
+        named = dict(attrs)
+        self.references += [v for k in ("src", "href", "data", "action") if (v := named.get(k))]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ("", {})
+
+    def handle_data(self, data: str) -> None:
+        tag, attributes = self._in
+        if tag == "script" and attributes.get("id") == "figures":
+            self.figures = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.text += f" {data}"
+
+
+@pytest.fixture
+def run_dir(
+    make_config: Callable[..., RunConfig], manifest: Manifest, clock: Any, training_row: Any
+) -> Path:
+    config = make_config(cost={"per_device_hour": 2.0})
+    record = RunRecord.open(config, manifest, total_steps=30, total_tokens=300, clock=clock)
+    for attempt, (world, begin, end) in enumerate([(4, 0, 12), (3, 10, 30)]):
+        record.group_started(
+            world_size=world, attempt=attempt, step=begin, tokens=begin * 10, hardware={}
+        )
+        for step in range(begin + 1, end + 1):
+            clock.now += 60
+            record.add({**training_row(step), "world_size": world})
+            if step % 5 == 0:
+                record.add({"step": step, "tokens": step * 10, "val_loss": 6.0 / step})
+        record.event("a </script> <b>worker</b> was lost")
+    record.finish("finished", reason="", final={})
+    record.close()
+    return record.run_dir
+
+
+def shown(run_dir: Path) -> Page:
+    return Page(write_report(run_dir).read_text())
+
+
+def test_it_needs_nothing_else(run_dir: Path) -> None:
+    text = write_report(run_dir).read_text()
+    page = Page(text)
+    assert page.references == []
+    assert not {"link", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert "@import" not in text.split("</style>")[0]
+    assert text.count("plotly.js v") == 1
+    assert page.tags.count("b") == 0
+    assert "a </script> <b>worker</b> was lost" in page.text
+
+
+def test_values_are_those_of_the_metrics(run_dir: Path) -> None:
+    rows = list(Tail(run_dir / METRICS).rows())
+    training = [row for row in rows if "loss" in row]
+    validation = [row for row in rows if "val_loss" in row]
+    figures = shown(run_dir).figures
+    loss, val = figures[0]["data"]
+    assert loss["x"] == [row["tokens"] for row in training]
+    assert loss["y"] == [row["loss"] for row in training]
+    assert val["x"] == [row["tokens"] for row in validation]
+    assert val["y"] == [row["val_loss"] for row in validation]
+    by_title = {figure["data"][0]["name"].split(" (")[0]: figure for figure in figures}
+    for title, key in [
+        ("Learning rate", "lr"),
+        ("Batch size", "batch_size"),
+        ("Throughput", "tokens_per_s"),
+        ("World size", "world_size"),
+        ("Gradient norm", "grad_norm"),
+    ]:
+        (trace,) = by_title[title]["data"]
+        assert trace["x"] == [row["tokens"] for row in training]
+        assert trace["y"] == [row[key] for row in training]
+
+
+def test_restarts_are_marked_everywhere(run_dir: Path) -> None:
+    figures = shown(run_dir).figures
+    for figure in figures:
+        assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [100]
+    assert [note["text"] for note in figures[0]["layout"]["annotations"]] == ["4 → 3"]
+
+
+def test_the_header_has_status_totals_cost_and_fingerprint(
+    run_dir: Path, manifest: Manifest
+) -> None:
+    text = " ".join(shown(run_dir).text.split())
+    state = json.loads((run_dir / "run.json").read_text())
+    assert "one finished" in text
+    assert manifest.fingerprint in text
+    assert f"Cost {state['totals']['cost']:,.2f}" in text
+    assert "Tokens 300 20 trained again" in text
+    assert "4 → 3 1 restart" in text
+
+
+def test_plotly_accepts_the_figures(run_dir: Path) -> None:
+    for figure in shown(run_dir).figures:
+        go.Figure(figure)
+
+
+def test_a_run_that_trains_or_has_nothing_yet(
+    make_config: Callable[..., RunConfig], manifest: Manifest
+) -> None:
+    record = RunRecord.open(make_config(), manifest, total_steps=1, total_tokens=10)
+    page = shown(record.run_dir)
+    assert "running" in page.text
+    assert page.figures[0]["data"][0]["x"] == []
+
+
+def test_no_run_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run here"):
+        write_report(tmp_path)
+
+
+def test_a_long_run_is_thinned_to_rows_that_exist_with_every_extreme() -> None:
+    count = 50_000
+    spikes = {7_001: 9.0, 31_337: -3.0}
+    rows = [
+        {
+            "step": step,
+            "tokens": step * 10,
+            "loss": spikes.get(step, 1.0 + step / count),
+            "world_size": 4 if step < 20_123 else 3,
+            "batch_size": 8,
+        }
+        for step in range(1, count + 1)
+    ]
+    training, _ = read_series(rows)
+    kept = training.thinned("loss")
+    assert len(kept) <= MOST_POINTS * 1.3
+    assert kept == sorted(set(kept))
+    steps = training.values("step", kept)
+    assert {1, count, 20_123, *spikes} <= set(steps)
+    assert training.values("loss", kept) == [rows[row]["loss"] for row in kept]
+
+
+def test_missing_values_stay_missing() -> None:
+    training, _ = read_series([{"step": 1, "tokens": 1, "loss": None, "lr": 0.1}])
+    assert training.values("loss", [0]) == [None]
+    assert not training.has("mfu")
+
+
+def test_nothing_is_fetched(run_dir: Path) -> None:
+    """Our own script and the figures name no address; Plotly's maps, which do, aren't used."""
+    text = write_report(run_dir).read_text()
+    own = re.sub(r"<script>/\*\*.*?plotly\.js v.*?</script>", "", text, flags=re.DOTALL)
+    assert len(own) < 200_000
+    assert "http" not in own
+    for figure in Page(text).figures:
+        assert {trace["type"] for trace in figure["data"]} == {"scatter"}

@@ -1,0 +1,121 @@
+"""The tracker as its caller sees it; W&B is in `test_wandb`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from manta.config import RunConfig
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.track import Tracker
+
+Open = Callable[..., Tracker]
+
+
+@pytest.fixture
+def open_tracker(make_config: Callable[..., RunConfig], manifest: Manifest) -> Open:
+    def open_(console: bool = False) -> Tracker:
+        return Tracker.open(
+            make_config(), manifest, total_steps=40, total_tokens=400, console=console
+        )
+
+    return open_
+
+
+def rows(tracker: Tracker) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tracker.run_dir / "metrics.jsonl").open()]
+
+
+def start(tracker: Tracker, world_size: int, step: int) -> None:
+    tracker.group_started(
+        world_size=world_size,
+        attempt=tracker.attempts,
+        step=step,
+        tokens=step * 10,
+        hardware={"gpu": "X"},
+    )
+
+
+def test_a_run_from_beginning_to_end(open_tracker: Open, training_row: Any, capsys: Any) -> None:
+    tracker = open_tracker(console=True)
+    start(tracker, 2, 0)
+    for step in range(1, 11):
+        tracker.metrics(training_row(step))
+    tracker.metrics({"step": 10, "tokens": 100, "val_loss": 0.4})
+    tracker.checkpoint(step=10, tokens=100, path=f"{tracker.run_dir}/checkpoints/10", seconds=0.1)
+    tracker.note("the corpus is small")
+    tracker.group_ended(reason="done")
+    tracker.finish("finished", reason="", final={"a": 1})
+    tracker.finish("failed")  # Too late: it is finished.
+
+    state = json.loads((tracker.run_dir / "run.json").read_text())
+    assert state["status"] == "finished"
+    assert state["final"] == {"a": 1}
+    assert [event["message"] for event in state["events"]] == ["the corpus is small"]
+    assert len(rows(tracker)) == 11
+    assert set(training_row(1)) <= set(rows(tracker)[0])
+    names = {path.name for path in tracker.run_dir.iterdir() if not path.name.startswith(".")}
+    assert names == {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "report.html"}
+    out = capsys.readouterr().out
+    assert "the corpus is small" in out
+    assert "10 of 40" in out
+
+
+def test_a_driver_that_comes_back_goes_on_without_gap_or_repeat(
+    open_tracker: Open, training_row: Any
+) -> None:
+    tracker = open_tracker()
+    start(tracker, 2, 0)
+    for step in range(1, 9):
+        tracker.metrics(training_row(step))
+    tracker._record.close()  # The driver is killed; its last rows did not reach the disk.
+    path = tracker.run_dir / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-150])
+    assert len(path.read_bytes().splitlines()) < 8
+
+    again = open_tracker()
+    assert again.attempts == 1
+    again.backfill([training_row(step) for step in range(2, 11)])
+    start(again, 1, 10)
+    for step in range(11, 15):
+        again.metrics(training_row(step))
+    again.finish("finished")
+    assert rows(again) == [training_row(step) for step in range(1, 15)]
+    state = json.loads((again.run_dir / "run.json").read_text())
+    assert [group["world_size"] for group in state["groups"]] == [2, 1]
+
+
+def test_the_directory_is_free_after_the_end(open_tracker: Open) -> None:
+    tracker = open_tracker()
+    with pytest.raises(RunError, match="another driver"):
+        open_tracker()
+    tracker.finish("interrupted")
+    open_tracker().finish("finished")
+
+
+def test_a_damaged_ledger_does_not_spoil_the_end(open_tracker: Open) -> None:
+    tracker = open_tracker()
+    ledger = tracker.run_dir / "ledger.parquet"
+    ledger.mkdir()
+    (ledger / "steps-000000000000001-000000000000002.parquet").write_bytes(b"no parquet")
+    tracker.finish("finished")
+    state = json.loads((tracker.run_dir / "run.json").read_text())
+    assert state["status"] == "finished"
+    assert state["ledger_digest"] is None
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, manta.track;"
+        "print(sorted({'ray', 'torch', 'wandb', 'plotly', 'pyarrow', 'rich'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.strip() == "[]"

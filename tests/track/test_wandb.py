@@ -1,0 +1,322 @@
+"""The real W&B client: offline, online on a server of this machine, and with none at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manta.config import ConfigError, RunConfig
+from manta.corpus.manifest import Manifest
+from manta.track import Tracker
+
+WANDB = Path(sys.executable).with_name("wandb")
+LONG = 60.0
+
+Open = Callable[..., Tracker]
+Row = Callable[[int], dict[str, Any]]
+
+
+@pytest.fixture
+def open_tracker(make_config: Callable[..., RunConfig], manifest: Manifest) -> Open:
+    def open_(mode: str = "auto", **sections: Any) -> Tracker:
+        config = make_config(wandb={"mode": mode, "project": "p", "tags": ["t"]}, **sections)
+        return Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=False)
+
+    return open_
+
+
+def train(tracker: Tracker, row: Row, begin: int, end: int) -> None:
+    tracker.group_started(
+        world_size=2, attempt=0, step=begin - 1, tokens=begin * 10 - 10, hardware={}
+    )
+    for step in range(begin, end + 1):
+        tracker.metrics(row(step))
+        if step % 10 == 0:
+            tracker.metrics({"step": step, "tokens": step * 10, "val_loss": 6.0 / step})
+
+
+def state_of(tracker: Tracker) -> dict[str, Any]:
+    return dict(json.loads((tracker.run_dir / "run.json").read_text()))
+
+
+def inspect(folder: Path, *options: str) -> str:
+    command = [str(WANDB), "leet", "inspect", *options, "--json", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
+
+
+def expected(row: Row, steps: range) -> list[dict[str, Any]]:
+    """The rows as W&B has them: both kinds of a step in one."""
+    rows = []
+    for step in steps:
+        merged = {k: v for k, v in row(step).items() if k != "step"}
+        rows.append({**merged, **({"val_loss": 6.0 / step} if step % 10 == 0 else {})})
+    return rows
+
+
+def test_disabled_leaves_nothing(open_tracker: Open, training_row: Row) -> None:
+    tracker = open_tracker("disabled")
+    train(tracker, training_row, 1, 3)
+    tracker.finish("finished")
+    assert state_of(tracker)["wandb"]["mode"] == "disabled"
+    assert not (tracker.run_dir / "wandb").exists()
+
+
+def test_without_a_key_auto_is_offline_and_asks_nothing(
+    open_tracker: Open, training_row: Row, manifest: Manifest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = open_tracker("auto", cost={"per_device_hour": 1.0})
+    train(tracker, training_row, 1, 12)
+    tracker.finish("finished", final={"start_seconds": 1.5})
+
+    known = state_of(tracker)["wandb"]
+    folder = Path(known["folder"])
+    assert known["mode"] == "offline"
+    assert known["sync_command"] == f"wandb sync {folder}"
+    assert folder.is_relative_to(tracker.run_dir)
+    assert history(folder) == expected(training_row, range(1, 13))
+    summary = json.loads(inspect(folder, "--summary"))
+    assert summary["run_id"] == known["id"]
+    assert summary["name"] == "one"
+    assert summary["state"] == "finished"
+    assert summary["config"]["corpus_fingerprint"] == manifest.fingerprint
+    assert summary["config"]["optimizer"]["weight_decay"] == 0.1
+    assert summary["summary"]["status"] == "finished"
+    assert summary["summary"]["start_seconds"] == 1.5
+    assert "project" in summary
+    assert capfd.readouterr() == ("", "")
+
+
+def test_online_without_a_key_is_refused_before_anything_is_made(
+    open_tracker: Open, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"wandb\.mode = 'online'.*WANDB_API_KEY"):
+        open_tracker("online")
+    assert not (tmp_path / "runs").exists()
+    assert "WANDB_SERVICE" not in os.environ
+
+
+def test_online_run_and_the_same_run_again(
+    open_tracker: Open,
+    training_row: Row,
+    manifest: Manifest,
+    wandb_server: Any,
+    api_key: str,
+) -> None:
+    first = open_tracker()
+    train(first, training_row, 1, 15)
+    first.finish("interrupted")
+    name = state_of(first)["wandb"]["id"]
+    assert state_of(first)["wandb"]["mode"] == "online"
+    assert state_of(first)["wandb"]["url"].startswith(wandb_server.url)
+    assert wandb_server.ended[name] == 1
+
+    again = open_tracker()
+    train(again, training_row, 11, 25)  # Steps 11 to 15 are trained a second time.
+    again.finish("finished", final={"note": "x"})
+    assert state_of(again)["wandb"]["id"] == name
+    assert wandb_server.opened == [name, name]
+    rows = wandb_server.history(name)
+    assert [row.pop("_step") for row in rows] == list(range(1, 26))
+    assert rows == expected(training_row, range(1, 26))
+    config = wandb_server.config(name)
+    assert config["corpus_fingerprint"] == manifest.fingerprint
+    assert config["schedule"]["horizon"] == "1K"
+    summary = wandb_server.summary(name)
+    assert summary["status"] == "finished"
+    assert summary["totals"]["tokens"] == 250
+    assert summary["best_val_loss"] == 0.3
+    assert summary["note"] == "x"
+    assert wandb_server.ended[name] == 0
+    assert wandb_server.keys != {""}
+    for path in again.run_dir.rglob("*"):
+        assert not path.is_file() or api_key.encode() not in path.read_bytes(), path
+
+
+def test_a_key_in_netrc_is_found(
+    open_tracker: Open, training_row: Row, wandb_server: Any, api_key: str, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    host = wandb_server.url.removeprefix("http://")
+    netrc = Path(os.environ["NETRC"])
+    netrc.write_text(f"machine {host}\n  login user\n  password {api_key}\n")
+    netrc.chmod(0o600)
+    tracker = open_tracker()
+    train(tracker, training_row, 1, 3)
+    tracker.finish("finished")
+    assert state_of(tracker)["wandb"]["mode"] == "online"
+    assert len(wandb_server.history(state_of(tracker)["wandb"]["id"])) == 3
+
+
+def test_the_ledger_digest_is_in_the_summary(
+    open_tracker: Open, training_row: Row, wandb_server: Any
+) -> None:
+    from manta.stream.ledger import Ledger, LedgerRow
+
+    tracker = open_tracker()
+    train(tracker, training_row, 1, 2)
+    ledger = Ledger(tracker.run_dir / "ledger.parquet")
+    row = {"first_position": 0, "last_position": 0, "tokens": 10, "world_size": 1, "attempt": 0}
+    ledger.append([LedgerRow(step=1, digest=7, **row)])
+    tracker.finish("finished")
+    digest = state_of(tracker)["ledger_digest"]
+    assert digest == ledger.digest()
+    name = state_of(tracker)["wandb"]["id"]
+    assert wandb_server.summary(name)["ledger_digest"] == digest
+
+
+def closed_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_unreachable_server_is_said_once_and_the_run_can_be_uploaded_later(
+    open_tracker: Open,
+    training_row: Row,
+    wandb_server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", closed_port())
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
+    tracker = open_tracker()
+    begin = time.monotonic()
+    train(tracker, training_row, 1, 30)
+    # The client is still trying: training did not wait for it.
+    assert state_of(tracker)["wandb"]["mode"] == "starting"
+    trained = time.monotonic() - begin
+    tracker.finish("finished")
+    assert trained < time.monotonic() - begin
+
+    state = state_of(tracker)
+    assert state["status"] == "finished"
+    assert state["wandb"]["mode"] == "offline"
+    said = [e["message"] for e in state["events"] if "W&B" in e["message"]]
+    assert len(said) == 1
+    assert f"wandb sync {state['wandb']['folder']}" in said[0]
+    assert history(Path(state["wandb"]["folder"])) == expected(training_row, range(1, 31))
+
+    monkeypatch.setenv("WANDB_BASE_URL", wandb_server.url)
+    command = [str(WANDB), "sync", state["wandb"]["folder"]]
+    subprocess.run(command, check=True, capture_output=True, timeout=LONG)
+    assert len(wandb_server.history(state["wandb"]["id"])) == 30
+
+
+def test_a_connection_lost_on_the_way(
+    open_tracker: Open, training_row: Row, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
+    tracker = open_tracker()
+    train(tracker, training_row, 1, 10)
+    wait_until(lambda: bool(wandb_server.opened))
+    wandb_server.close()
+    train(tracker, training_row, 11, 20)
+    tracker.finish("finished")
+    state = state_of(tracker)
+    assert state["wandb"]["mode"] == "offline"
+    assert history(Path(state["wandb"]["folder"])) == expected(training_row, range(1, 21))
+
+
+def test_a_client_that_hangs_is_given_up(open_tracker: Open, training_row: Row) -> None:
+    tracker = open_tracker("offline")
+    train(tracker, training_row, 1, 3)
+    client = tracker._wandb._process
+    assert client is not None
+    client.send_signal(signal.SIGSTOP)
+    tracker._wandb.finish({}, exit_code=0, limit=0.5)
+    tracker.finish("finished")
+    state = state_of(tracker)
+    assert state["status"] == "finished"
+    assert state["wandb"]["mode"] == "failed"
+    said = [e["message"] for e in state["events"] if "W&B" in e["message"]]
+    assert len(said) == 1
+    assert "give the same command again" in said[0]
+
+
+DRIVER = """
+import sys
+from manta.config import RunConfig
+from manta.corpus.manifest import Manifest
+from manta.track import Tracker
+config = RunConfig.model_validate_json(sys.argv[1])
+manifest = Manifest.model_validate_json(sys.argv[2])
+tracker = Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=False)
+tracker.group_started(world_size=2, attempt=0, step=0, tokens=0, hardware={})
+for line in sys.stdin:
+    tracker.metrics(eval(line))
+    print("taken", flush=True)
+"""
+
+
+def test_a_killed_driver_loses_no_row(
+    open_tracker: Open,
+    training_row: Row,
+    make_config: Callable[..., RunConfig],
+    manifest: Manifest,
+) -> None:
+    config = make_config(wandb={"mode": "offline", "project": "p", "tags": ["t"]})
+    driver = subprocess.Popen(
+        [sys.executable, "-P", "-c", DRIVER, config.model_dump_json(), manifest.model_dump_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    for step in range(1, 16):
+        print(training_row(step), file=driver.stdin, flush=True)
+        assert driver.stdout.readline() == "taken\n"
+    run_dir = Path(config.run.storage) / "one"
+    wait_until(lambda: bool(list(run_dir.glob("wandb/offline-run-*/*.wandb"))))
+    driver.kill()
+    driver.communicate()
+    wait_until(lambda: free(run_dir / ".wandb.lock"))
+    (folder,) = run_dir.glob("wandb/offline-run-*")
+    assert [row["tokens"] for row in history(folder)] == [step * 10 for step in range(1, 16)]
+    assert json.loads(inspect(folder, "--summary"))["summary"]["status"] == "interrupted"
+
+    tracker = open_tracker("offline")
+    # The last checkpoint was at step 12 and carries its rows.
+    tracker.backfill([training_row(step) for step in range(5, 13)])
+    train(tracker, training_row, 13, 25)
+    tracker.finish("finished")
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").open()]
+    assert sorted(set(steps)) == list(range(1, 26))
+    (folder,) = run_dir.glob("wandb/offline-run-*")
+    assert [row["tokens"] for row in history(folder)] == [step * 10 for step in range(1, 26)]
+    state = state_of(tracker)
+    assert state["totals"]["tokens"] == 250
+    assert state["drivers"] == 2
+
+
+def free(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for another process to have done its part, for a generous time."""
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
