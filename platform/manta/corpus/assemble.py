@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -55,6 +56,7 @@ class Assembler:
         self._waiting: dict[int, dict[str, Any]] = {}
         self._next = 0
         self._shards: dict[Split, list[Future[Shard]]] = {split: [] for split in SPLITS}
+        self._unchecked: deque[Future[Shard]] = deque()
         self._thread = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Assembler:
@@ -81,9 +83,8 @@ class Assembler:
                 tokens = splits.get(split, (0, 0))[1]
                 self._submit(split, self._groupings[split].add(self._next, tokens))
             self._next += 1
-        for written in self._shards.values():
-            if written and written[-1].done():
-                written[-1].result()
+        while self._unchecked and self._unchecked[0].done():
+            self._unchecked.popleft().result()
 
     def finish(self) -> list[Shard]:
         """Write what is left; returns all shards, by split, in the order of their tokens."""
@@ -96,6 +97,7 @@ class Assembler:
             written = self._shards[split]
             name = f"{split}-{len(written):05d}.arrow"
             written.append(self._thread.submit(_shard, self._workspace, split, name, units))
+            self._unchecked.append(written[-1])
 
 
 def _shard(workspace: Workspace, split: Split, name: str, units: list[int]) -> Shard:

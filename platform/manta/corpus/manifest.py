@@ -81,10 +81,10 @@ class Manifest(Section):
         """Tokens in `split`, over all sources."""
         return sum(shard.tokens for shard in self.shards_of(split))
 
-    def write(self, folder: Path) -> None:
-        """Put ``manifest.json`` into `folder`, whole or not at all."""
+    def write(self, folder: Path, *, aside: Path | None = None) -> None:
+        """Put ``manifest.json`` into `folder`, whole or not at all; unfinished in `aside`."""
         text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-        write_whole(folder / MANIFEST, text.encode())
+        write_whole(folder / MANIFEST, text.encode(), aside=aside)
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -60,8 +60,8 @@ class Workspace:
 
     def finish(self, manifest: Manifest) -> None:
         """Make the corpus a finished one."""
-        write_whole(self.out / PREPARED, _record(self.key))
-        manifest.write(self.out)
+        write_whole(self.out / PREPARED, _record(self.key), aside=self.work)
+        manifest.write(self.out, aside=self.work)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def discard(self) -> None:

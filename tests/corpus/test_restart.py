@@ -1,0 +1,227 @@
+"""Killed at any moment and started again: the same bytes, and no shard made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from manta.config.corpus import CorpusConfig
+from manta.corpus.prepare import prepare
+
+TEXTS = [f"document {i}: {'lorem ipsum ' * (i % 7)}" for i in range(300)]
+
+# Prepares without Ray's start-up time, and is killed at the n-th time a file gets its name.
+KILLED_AT_RENAME = """
+import os, signal, sys
+from pathlib import Path
+import ray
+from manta.config.corpus import CorpusConfig
+from manta.corpus import engine
+from manta.corpus.prepare import prepare
+
+left = int(sys.argv[2])
+
+def dying(real):
+    def rename(*args):
+        global left
+        left -= 1
+        if left == 0 and sys.argv[3] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*args)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return rename
+
+os.replace, os.rename = dying(os.replace), dying(os.rename)
+engine.run = lambda task, orders: map(task, orders)
+ray.is_initialized = lambda: True
+prepare(CorpusConfig.model_validate_json(sys.argv[1]), progress=False)
+print("renames:", -left)
+"""
+
+# Prepares on a Ray of its own, and stops to be killed once three shards are finished.
+STOPPED_ON_RAY = """
+import logging, sys
+import ray
+from manta.config.corpus import CorpusConfig
+from manta.corpus import assemble
+from manta.corpus.prepare import prepare
+
+real, finished = assemble._shard, []
+
+def stopping(*args):
+    finished.append(real(*args))
+    if len(finished) == 3:
+        print("ready", flush=True)
+        sys.stdin.read()
+    return finished[-1]
+
+assemble._shard = stopping
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR,
+         _temp_dir=sys.argv[2])
+prepare(CorpusConfig.model_validate_json(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.fixture
+def settings(config, jsonl, tmp_path) -> CorpusConfig:
+    return config(jsonl(TEXTS), shard_tokens=600, out=str(tmp_path / "out"))
+
+
+@pytest.fixture
+def expected(settings, inline, contents, tmp_path) -> dict[str, bytes]:
+    """The corpus as it is made without interruption."""
+    whole = settings.model_copy(update={"out": str(tmp_path / "whole")})
+    prepare(whole, progress=False)
+    return contents(tmp_path / "whole")
+
+
+def killed_at(settings: CorpusConfig, rename: int, moment: str = "before"):
+    command = [sys.executable, "-c", KILLED_AT_RENAME, settings.model_dump_json()]
+    return subprocess.run(
+        [*command, str(rename), moment], capture_output=True, text=True, check=False
+    )
+
+
+def finished_shards(out: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in out.glob("*.arrow")}
+
+
+@pytest.mark.parametrize(
+    ("share", "moment"),
+    [(0.3, "after"), (0.7, "before"), (0.85, "after")],
+)
+def test_killed_at_any_rename(settings, expected, contents, tmp_path, renames, share, moment):
+    out = tmp_path / "out"
+    at = max(1, int(renames * share))
+
+    assert killed_at(settings, at, moment).returncode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    before = finished_shards(out)
+    assert all(out.joinpath(name).read_bytes() == expected[name] for name in before)
+    prepare(settings, progress=False)
+
+    assert contents(out) == expected
+    after = finished_shards(out)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.fixture(scope="module")
+def renames(tmp_path_factory) -> int:
+    """How many files get their name in one undisturbed attempt."""
+    folder = tmp_path_factory.mktemp("renames")
+    docs = folder / "docs.jsonl"
+    docs.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    done = killed_at(
+        CorpusConfig.model_validate(
+            {
+                "out": str(folder / "out"),
+                "sources": [{"name": "docs", "format": "jsonl", "paths": [str(docs)]}],
+                "tokenizer": {"vocab_size": 300},
+                "split": {"train": 0.8, "validation": 0.1, "test": 0.1},
+                "shard_tokens": 600,
+            }
+        ),
+        10**9,
+    )
+    assert done.returncode == 0, done.stderr
+    return 10**9 + int(done.stdout.split(":")[1])
+
+
+def test_killed_just_before_the_manifest(settings, expected, contents, tmp_path, renames):
+    assert killed_at(settings, renames, "before").returncode == -signal.SIGKILL
+    assert len(finished_shards(tmp_path / "out")) == len(finished_shards(tmp_path / "whole"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    before = finished_shards(tmp_path / "out")
+
+    prepare(settings, progress=False)
+
+    assert contents(tmp_path / "out") == expected
+    assert finished_shards(tmp_path / "out") == before
+
+
+def test_killed_just_after_the_manifest(settings, expected, contents, tmp_path, renames):
+    assert killed_at(settings, renames, "after").returncode == -signal.SIGKILL
+    assert (tmp_path / "out" / ".prepare").exists()
+
+    prepare(settings, progress=False)
+
+    assert contents(tmp_path / "out") == expected
+
+
+def test_finished_units_are_not_done_again(settings, expected, monkeypatch, tmp_path, renames):
+    from manta.corpus import engine
+
+    killed_at(settings, int(renames * 0.8))
+    work = tmp_path / "out" / ".prepare"
+    scanned = len(list(work.glob("*.scan.npz")))
+    encoded = len([p for p in work.glob("unit-*.json") if "sample" not in p.name])
+    assert 0 < encoded < scanned
+    orders: list[tuple[str, int]] = []
+    real = engine.run
+
+    def counting(task, given):
+        orders.append((task.__name__, len(given)))
+        return real(task, given)
+
+    monkeypatch.setattr(engine, "run", counting)
+    prepare(settings, progress=False)
+
+    assert orders == [("scan_unit", 0), ("encode_unit", scanned - encoded)]
+
+
+@pytest.mark.parametrize("change", ["config", "input"])
+def test_leftovers_of_another_config_or_input_are_not_mixed_in(
+    settings, expected, jsonl, contents, tmp_path, renames, change
+):
+    killed_at(settings, int(renames * 0.9))
+    assert finished_shards(tmp_path / "out")
+    if change == "config":
+        settings = settings.model_copy(update={"shard_tokens": 900})
+    else:
+        jsonl([*TEXTS[:-1], "another last document"])
+
+    prepare(settings, progress=False)
+    fresh = settings.model_copy(update={"out": str(tmp_path / "fresh")})
+    prepare(fresh, progress=False)
+
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh") != expected
+
+
+def test_killed_on_ray(settings, ray_local, contents, tmp_path, request):
+    """SIGKILL to a process in the middle of the second pass, with all of its Ray."""
+    out = tmp_path / "out"
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temp:
+        child = subprocess.Popen(
+            [sys.executable, "-c", STOPPED_ON_RAY, settings.model_dump_json(), temp],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    before = finished_shards(out)
+    assert len(before) == 3
+    assert not (out / "manifest.json").exists()
+
+    prepare(settings, progress=False)
+
+    resumed = contents(out)
+    after = finished_shards(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) > 3
+    request.getfixturevalue("inline")
+    prepare(settings.model_copy(update={"out": str(tmp_path / "whole")}), progress=False)
+    assert resumed == contents(tmp_path / "whole")

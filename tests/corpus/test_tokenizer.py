@@ -1,0 +1,167 @@
+"""Training, loading and applying tokenizers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from manta.config.corpus import TokenizerSection
+from manta.config.errors import CorpusError
+from manta.corpus.tokenizer import CorpusTokenizer, Encoder, decode, load, stored, train
+
+TEXTS = ["def f(x):\n    return x\n", "import os\nimport sys\n", "naïve café ☃ \t\r\n 漢字"] * 3
+
+
+@pytest.fixture(autouse=True)
+def _restored_environment(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+
+
+def saved(tokenizer: CorpusTokenizer, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in tokenizer.files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def words(folder: Path, *vocabulary: str, special: tuple[str, ...] = ()) -> Path:
+    """A tokenizer.json of whole words."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(list(special))
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_a_trained_tokenizer_loses_nothing_and_ends_documents(tmp_path):
+    tokenizer = train(TEXTS, 300)
+    folder = saved(tokenizer, tmp_path / "t")
+
+    encoded = Encoder(folder / "tokenizer.json", tokenizer.eos, "uint16").encode(TEXTS)
+
+    assert all(document[-1] == tokenizer.eos_id for document in encoded)
+    assert all(document.dtype == np.uint16 for document in encoded)
+    assert decode(folder, "tokenizer.json", [d[:-1].tolist() for d in encoded]) == TEXTS
+    assert tokenizer.vocab_size == 300
+    assert stored(folder, tokenizer.eos) == tokenizer
+
+
+def test_training_depends_neither_on_order_nor_on_threads(tmp_path):
+    script = (
+        "import sys, pathlib, sysconfig\n"
+        "from manta.corpus.tokenizer import train\n"
+        "root = pathlib.Path(sysconfig.get_paths()['stdlib'])\n"
+        "texts = [path.read_text('utf-8') for path in sorted(root.glob('*.py'))[:60]]\n"
+        "print(train(texts[::int(sys.argv[1])], 2000).sha256)\n"
+    )
+
+    def digest(step: str, threads: str) -> str:
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+        command = [sys.executable, "-c", script, step]
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert digest("1", "1") == digest("1", "4") == digest("-1", "2")
+
+
+def test_text_that_spells_the_eos_stays_text(tmp_path):
+    tokenizer = train(TEXTS, 300)
+    folder = saved(tokenizer, tmp_path / "t")
+    text = f"before{tokenizer.eos}after"
+
+    (document,) = Encoder(folder / "tokenizer.json", tokenizer.eos, "uint16").encode([text])
+
+    assert (document == tokenizer.eos_id).sum() == 1
+    assert decode(folder, "tokenizer.json", [document[:-1].tolist()]) == [text]
+
+
+@pytest.mark.parametrize("special", [(), ("</s>",)])
+def test_no_document_holds_an_eos_inside(tmp_path, special):
+    """Also with a model that has the EOS among its ordinary words."""
+    path = words(tmp_path / "t", "[UNK]", "a", "b", "</s>", special=special)
+
+    (document,) = Encoder(path, "</s>", "uint16").encode(["a </s> b"])
+
+    assert document.tolist() == [1, 2, 3]
+
+
+def test_settings_of_the_model_it_comes_from_are_left_out(tmp_path):
+    path = words(tmp_path / "t", "[UNK]", "a", "</s>", "<s>")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 3)])
+    tokenizer.save(str(path))
+
+    assert Encoder(path, "</s>", "uint16").encode(["a a a"])[0].tolist() == [1, 1, 1, 2]
+
+
+def test_the_eos_is_the_one_named_beside_the_tokenizer(tmp_path):
+    path = words(tmp_path / "t", "[UNK]", "a", "</s>", "<end>")
+    config = {"eos_token": {"content": "<end>", "special": True}, "model_max_length": 8}
+    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(config))
+
+    by_folder = load(TokenizerSection(path=str(tmp_path / "t")))
+    by_file = load(TokenizerSection(path=str(path)))
+
+    assert by_folder == by_file
+    assert (by_folder.eos, by_folder.eos_id, by_folder.vocab_size) == ("<end>", 3, 4)
+    assert json.loads(by_folder.files["tokenizer_config.json"]) == config
+
+
+def test_a_well_known_eos_or_the_one_in_the_config(tmp_path):
+    path = words(tmp_path / "t", "[UNK]", "a", "</s>", "<stop>")
+
+    assert load(TokenizerSection(path=str(path))).eos_id == 2
+    assert load(TokenizerSection(path=str(path), eos="<stop>")).eos_id == 3
+    with pytest.raises(CorpusError, match=r"no token '<halt>'.*tokenizer\.eos"):
+        load(TokenizerSection(path=str(path), eos="<halt>"))
+
+
+def test_a_tokenizer_without_an_eos_says_what_to_do(tmp_path):
+    path = words(tmp_path / "t", "[UNK]", "a")
+
+    with pytest.raises(CorpusError, match=r"no end-of-document token found.*tokenizer\.eos"):
+        load(TokenizerSection(path=str(path)))
+
+
+def test_what_is_no_tokenizer(tmp_path):
+    (tmp_path / "t.json").write_text("{}")
+
+    with pytest.raises(CorpusError, match=r"t\.json: not a tokenizer\.json"):
+        load(TokenizerSection(path=str(tmp_path / "t.json")))
+
+
+def test_hugging_face_finds_and_gives_the_same_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    trained = train(TEXTS, 300)
+    auto = AutoTokenizer.from_pretrained(saved(trained, tmp_path / "ours"))
+    assert auto.eos_token_id == trained.eos_id
+    assert auto.decode(auto(TEXTS[2])["input_ids"]) == TEXTS[2]
+
+    # A folder in an older form, without tokenizer.json: only transformers can read it.
+    model = json.loads(trained.files["tokenizer.json"])["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    GPT2Tokenizer(vocab=model["vocab"], merges=merges).save_pretrained(tmp_path / "old")
+    old = tmp_path / "old"
+    (old / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (old / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)))
+    (old / "tokenizer.json").unlink()
+    loaded = load(TokenizerSection(path=str(old)))
+    assert loaded.eos == "<|endoftext|>"
+    encoder = Encoder(saved(loaded, tmp_path / "new") / "tokenizer.json", loaded.eos, "uint16")
+    assert encoder.encode(TEXTS)[0][:-1].tolist() == auto(TEXTS[0])["input_ids"]
+
+    with pytest.raises(CorpusError, match="tokenizer no/such-name: neither"):
+        load(TokenizerSection(path="no/such-name"))
