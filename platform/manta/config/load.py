@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,19 +21,25 @@ COMMAND_LINE = "command line"
 BRANCHES = {"number", "shorthand", "segments"}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice instead of keeping the last."""
+class _Loader(yaml.SafeLoader):
+    """Safe loader that reads numbers as people do."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+
+class _PlainDumper(yaml.SafeDumper):
+    """Safe dumper that puts in quotes what the loader would take for a number."""
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """What YAML allows and a config does not."""
+
+
+# YAML 1.1 reads 3e-4, without a point, as text. It is a number to everyone else.
+for _end in (_Loader, _PlainDumper):
+    _end.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"),
+        list("-+0123456789"),
+    )
 
 
 def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
@@ -62,21 +69,68 @@ def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
 
 def dump(config: Section) -> str:
     """The config as YAML that `load` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    data = config.model_dump(mode="json")
+    text: str = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path_, int]]:
     try:
-        # A subclass of SafeLoader: it builds plain data only.
-        data = yaml.load(text, _StrictLoader)  # noqa: S506
-        root = yaml.compose(text, yaml.SafeLoader)
+        data, lines = _read(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: a config is a mapping of sections, not {_show(data)}")
-    return data, dict(_lines(root, ()))
+    return data, lines
+
+
+def _read(text: str) -> tuple[Any, dict[Path_, int]]:
+    """Plain data from YAML, and the line on which each key stands.
+
+    Raises:
+        yaml.YAMLError: if it is none; _RefusedError if it is, and no config can be so.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None, {}
+        _refuse(root)
+        data = loader.construct_document(root)
+        # Constructing has put merged keys (<<) where they belong, with their own lines.
+        return _unshared(data), dict(_lines(root, ()))
+    except RecursionError:
+        raise _RefusedError(problem="an anchor that contains itself") from None
+    except ValueError as error:  # such as a date in month 13
+        raise yaml.MarkedYAMLError(problem=str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _refuse(node: yaml.Node) -> None:
+    """Refuse keys that are given twice, where YAML would keep the last, or aren't words."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse(item)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _RefusedError(problem="a key is a word", problem_mark=key.start_mark)
+            if key.value in seen:
+                problem = f"key '{key.value}' is given twice"
+                raise _RefusedError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+            _refuse(value)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which aliases are apart, so that an override changes one place only."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _lines(node: yaml.Node | None, at: Path_) -> Iterator[tuple[Path_, int]]:
@@ -91,31 +145,40 @@ def _lines(node: yaml.Node | None, at: Path_) -> Iterator[tuple[Path_, int]]:
 
 
 def _apply(data: dict[str, Any], override: str) -> Path_:
-    """Set one dotted key in `data`; returns its path."""
+    """Set one dotted key in `data`; returns the path of all that it replaced."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or any(not part for part in dotted.split(".")):
         raise ConfigError(
             f"{COMMAND_LINE}: '{override}': write an override as dotted.key=value, "
             "such as train.seq_len=512"
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    value = _override_value(text, override)
     *parents, last = path = _split(dotted)
+    replaced = path
     here: Any = data
-    for depth, part in enumerate(parents):
+    for depth, part in enumerate(parents, start=1):
         child = _child(here, part, override)
         if not isinstance(child, dict | list):
             child = {}
-            _set(here, part, child, ".".join(map(str, path[: depth + 1])), override)
+            _set(here, part, child, ".".join(map(str, path[:depth])), override)
+            replaced = min(replaced, path[:depth], key=len)
         here = child
     _set(here, last, value, dotted, override)
-    return tuple(path)
+    return tuple(replaced)
+
+
+def _override_value(text: str, override: str) -> Any:
+    """The value as YAML, or as the plain text that it is when it is no YAML."""
+    try:
+        return _read(text)[0]
+    except _RefusedError as error:
+        raise ConfigError(f"{COMMAND_LINE}: '{override}': {error.problem}") from None
+    except yaml.YAMLError:
+        return text
 
 
 def _split(dotted: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in dotted.split(".")]
+    return [int(p) if p.isascii() and p.isdigit() else p for p in dotted.split(".")]
 
 
 def _child(here: Any, part: str | int, override: str) -> Any:
@@ -156,13 +219,22 @@ def _validate(
         messages = []
         for item in error.errors(include_url=False):
             path = tuple(part for part in item["loc"] if part not in BRANCHES)
-            if any(path[: len(given)] == given for given in overridden):
-                where = COMMAND_LINE
-            else:
-                line = lines.get(path) or lines.get(path[:-1])
-                where = f"{source}:{line}" if line else source
+            where = _where(path, source, lines, overridden)
             messages.append(f"{where}: {_explain(kind, path, item)}")
         raise ConfigError("\n".join(messages)) from None
+
+
+def _where(path: Path_, source: str, lines: dict[Path_, int], overridden: set[Path_]) -> str:
+    """Where the value at `path` was written: the command line, a line of the file, or both."""
+    if any(path[: len(given)] == given for given in overridden):
+        return COMMAND_LINE
+    nearest = path
+    while nearest and nearest not in lines:
+        nearest = nearest[:-1]
+    where = f"{source}:{lines[nearest]}" if nearest else source
+    if any(given[: len(path)] == path for given in overridden):
+        return f"{where} with the {COMMAND_LINE}"
+    return where
 
 
 def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
@@ -171,11 +243,16 @@ def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
         return f"unknown key '{dotted}'{_suggest(kind, path)}"
     if item["type"] == "missing":
         return f"key '{dotted}' is missing{_describe(kind, path)}"
-    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "invalid_key" or path[-1:] == ("[key]",):
+        parent = ".".join(map(str, path[:-1] if item["type"] == "invalid_key" else path[:-2]))
+        return f"key {item['input']!r} in {parent or 'the config'}: a key is text; put it in quotes"
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{dotted} = {_show(item['input'])}: this is a section, with keys of its own"
+    message: str = item["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not dotted:
         return message
-    if isinstance(item["input"], dict | list | tuple):
+    if isinstance(item["input"], dict | list | tuple) and not item["type"].endswith("_type"):
         return f"{dotted}: {message}"
     return f"{dotted} = {_show(item['input'])}: {message}"
 
@@ -216,15 +293,16 @@ def _suggest(kind: type[BaseModel], path: Path_) -> str:
     valid = [*leaves, *sorted(sections)]
     siblings = [key for key in valid if key.rpartition(".")[0] == parent]
     # A slip of the finger first, then the right name in the wrong section.
+    # Names are compared without their sections, which would make any two of one look alike.
+    names = {key.rpartition(".")[2]: key for key in siblings}
     close = (
-        difflib.get_close_matches(given, siblings, n=1, cutoff=0.8)
+        [names[name] for name in difflib.get_close_matches(leaf, names, n=1, cutoff=0.8)]
         or [key for key in valid if key.rpartition(".")[2] == leaf]
-        or difflib.get_close_matches(leaf, [key.rpartition(".")[2] for key in siblings], n=1)
+        or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
     )
     if close:
-        name = close[0] if "." in close[0] or not parent else f"{parent}.{close[0]}"
-        return f"; did you mean '{name}'?"
-    return f"; valid here: {', '.join(sorted(key.rpartition('.')[2] for key in siblings))}"
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid here: {', '.join(sorted(names))}"
 
 
 def _describe(kind: type[BaseModel], path: Path_) -> str:

@@ -1,6 +1,10 @@
 """The base of every config section: strict, immutable, printable."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+NUMBERS = (int, float, int | None, float | None)
 
 
 class Section(BaseModel):
@@ -14,3 +18,11 @@ class Section(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `yes` where a number belongs; Python would read it as 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
+            raise ValueError("write a number, not true or false")
+        return value

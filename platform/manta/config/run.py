@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from manta.config.model import Section
 from manta.config.schedule import ScheduleSection
@@ -28,7 +28,7 @@ class ModelSection(Section):
     """A Hugging Face causal language model, by type and sizes or pretrained."""
 
     type: str | None = Field(default=None, description="Hugging Face model_type")
-    sizes: dict[str, Any] = Field(default_factory=dict, description="its config's own fields")
+    sizes: dict[str, JsonValue] = Field(default_factory=dict, description="its config's own fields")
     pretrained: str | None = Field(default=None, description="path or name to start from")
 
     @model_validator(mode="after")
