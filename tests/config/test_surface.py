@@ -1,0 +1,80 @@
+"""What users can type, frozen: adding a command, an option or a config key is a decision.
+
+If a test here fails, you have changed the public surface. Every name in it must be explained,
+kept working and never renamed lightly. If you mean it, say so by changing the list; if a
+default that nobody has to set would do instead, take that.
+"""
+
+from typer.main import get_command
+
+from manta.cli import app
+from manta.config import CorpusConfig, RunConfig
+from manta.config.load import keys
+
+COMMANDS = {
+    "prepare": "CONFIG.yaml [KEY=VALUE]... --print-config --address",
+    "inspect": "CORPUS --samples",
+    "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
+    "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --address",
+    "export": "RUN OUT --step",
+    "generate": "RUN PROMPT --tokens --temperature --seed",
+}
+
+RUN_KEYS = """
+    run.name run.storage run.seed
+    corpus
+    model.type model.sizes model.pretrained
+    data.document_mask
+    train.seq_len train.micro_batch train.precision train.clip_norm train.compile
+    train.activation_checkpointing
+    parallel.shard
+    optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all
+    schedule.horizon
+    schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.decay
+    schedule.lr.decay_shape schedule.lr.floor
+    schedule.lr.shape schedule.lr.tokens schedule.lr.until schedule.lr.from schedule.lr.to
+    schedule.lr.period schedule.lr.multiple_of
+    schedule.batch.name schedule.batch.from schedule.batch.to schedule.batch.start
+    schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
+    schedule.batch.tokens schedule.batch.until schedule.batch.period
+    scaling.min scaling.max scaling.resources_per_worker
+    checkpoint.every checkpoint.keep
+    eval.every eval.tokens eval.patience eval.min_delta
+    log.every
+    wandb.project wandb.mode wandb.entity wandb.group wandb.tags
+    cost.per_device_hour
+"""
+
+CORPUS_KEYS = """
+    out
+    sources.name sources.format sources.paths sources.text_column sources.weight
+    tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos
+    split.train split.validation split.test
+    shard_tokens
+    on_error
+"""
+
+
+def typed(parameter):
+    """How a parameter is typed: the long and short names of an option, or an argument's."""
+    if parameter.param_type_name == "option":
+        return " ".join([*parameter.opts, *parameter.secondary_opts])
+    return parameter.metavar or parameter.name.upper()
+
+
+def test_commands_and_their_options():
+    group = get_command(app)
+    assert [typed(parameter) for parameter in group.params] == []
+    found = {
+        name: " ".join(typed(parameter) for parameter in command.params)
+        for name, command in group.commands.items()
+    }
+    assert found == COMMANDS
+
+
+def test_run_config_keys():
+    assert keys(RunConfig) == RUN_KEYS.split()
+
+
+def test_corpus_config_keys():
+    assert keys(CorpusConfig) == CORPUS_KEYS.split()
