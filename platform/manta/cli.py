@@ -68,7 +68,7 @@ def inspect(
     from manta.corpus.inspect import inspect as look
     from manta.corpus.inspect import render
 
-    render(look(corpus, samples=samples), Console())
+    Console().print(render(look(corpus, samples=samples)))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
+from manta.track import check_wandb
 
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
@@ -45,7 +46,7 @@ def check(config: RunConfig) -> Checked:
 
 
 def check_model(checked: Checked) -> None:
-    """Check the model against corpus and run, and import what training needs on the driver.
+    """Check the model and W&B, and import what training needs on the driver.
 
     Takes seconds, because of those imports: run it while Ray starts.
 
@@ -55,6 +56,7 @@ def check_model(checked: Checked) -> None:
     from manta.train import model_config
 
     model_config.resolve(checked.config, checked.manifest.vocab_size)
+    check_wandb(checked.config.wandb)
     importlib.import_module("ray.train.torch")
 
 

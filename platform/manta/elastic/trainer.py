@@ -60,7 +60,7 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
     )
     follower = _Follower(tracker)
     try:
-        mailbox = open_mailbox(len(tracker._record.state.groups))
+        mailbox = open_mailbox(tracker.attempts)
         failure = _follow(checked, mailbox, follower, submitted or time.time())
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside")
@@ -114,7 +114,6 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-
     scaling = checked.config.scaling
     resources = dict(scaling.resources_per_worker)
     elastic = scaling.upper > scaling.min
@@ -131,8 +130,24 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
             name="ray",
             storage_path=str(checked.run_dir),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[_failure_notes(mailbox)],
         ),
     )
+
+
+def _failure_notes(mailbox: ActorHandle) -> Any:
+    """A callback of Ray Train's controller that tells the driver when a group has failed."""
+    from ray.train import UserCallback
+
+    class FailureNotes(UserCallback):  # type: ignore[misc]
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
+            reasons = {
+                rank: str(error).strip().splitlines()[-1]
+                for rank, error in worker_exceptions.items()
+            }
+            mailbox.put.remote("ended", {"reasons": reasons})
+
+    return FailureNotes()
 
 
 class _Follower:
@@ -167,6 +182,10 @@ class _Follower:
 
     def _note(self, content: dict[str, Any]) -> None:
         self._tracker.note(content["message"])
+
+    def _ended(self, content: dict[str, Any]) -> None:
+        rank, reason = min(content["reasons"].items(), default=(0, "unknown"))
+        self._tracker.group_ended(reason=f"worker {rank}: {reason}")
 
     def _outcome(self, content: dict[str, Any]) -> None:
         self.outcome = content["outcome"]

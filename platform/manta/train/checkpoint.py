@@ -13,8 +13,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -159,13 +162,16 @@ class Checkpoints:
         content = _content(self._engine)
         if self._group is None:
             aside.mkdir()
-            state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
+            with _alone():
+                state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
             done: Future[Any] = Future()
             done.set_result(None)
         else:
-            done = state_dict_saver.async_save(
+            saved = state_dict_saver.async_save(
                 content, checkpoint_id=aside, process_group=self._group
             )
+            assert isinstance(saved, Future)  # the other kind belongs to an async stager
+            done = saved
         self._pending = _Pending(done, state, aside, before_commit, began)
         self.poll()
 
@@ -179,7 +185,14 @@ class Checkpoints:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        pending.done.result()
+        try:
+            pending.done.result()
+        except CheckpointException as error:
+            raise RunError(
+                f"the checkpoint of step {pending.state.step} can't be written to {self._folder} "
+                f"({reason(error)}); the ones before it are whole: free some room or mend the "
+                "storage, and the same command continues the run"
+            ) from None
         if self._engine.rank == 0:
             self._commit(pending)
 
@@ -214,9 +227,9 @@ class Checkpoints:
             path = self._folder / name
             try:
                 load(path, self._engine)
-            except Exception as error:
+            except (Exception, CheckpointException) as error:
                 log.warning(
-                    "checkpoint %s can't be loaded (%s): trying the one before", path, error
+                    "checkpoint %s can't be loaded (%s): trying the one before", path, reason(error)
                 )
                 continue
             return read_state(path)
@@ -241,7 +254,8 @@ class Checkpoints:
 def load(checkpoint: Path, engine: Engine) -> None:
     """Load model and optimizer from a checkpoint made at any world size, in place."""
     content = _content(engine)
-    state_dict_loader.load(content, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+    with _alone():
+        state_dict_loader.load(content, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
     set_state_dict(
         engine.lm,
         engine.raw_optimizer,
@@ -255,7 +269,8 @@ def load(checkpoint: Path, engine: Engine) -> None:
 def load_model(checkpoint: Path, lm: nn.Module) -> None:
     """Load the weights alone into an unsharded model, in this one process."""
     weights = get_model_state_dict(lm, options=StateDictOptions())
-    state_dict_loader.load({"model": weights}, checkpoint_id=checkpoint, no_dist=True)
+    with _alone():
+        state_dict_loader.load({"model": weights}, checkpoint_id=checkpoint, no_dist=True)
     lm.load_state_dict(weights)
 
 
@@ -277,6 +292,21 @@ def _content(engine: Engine) -> dict[str, Any]:
     if engine.accelerator.scaler is not None:
         content["scaler"] = engine.accelerator.scaler.state_dict()
     return content
+
+
+def reason(error: BaseException) -> str:
+    """Why a save or load failed, in one line; Torch collects the failures of all ranks."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = min(error.failures.items())[1][0]
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Torch warns of a save or load in a single process; here it is meant so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -68,8 +69,11 @@ class Engine:
         self.guard = FiniteGuard(self.device)
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
-        # FSDP has already laid the parameters out: no DDP around it then.
-        prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=self.sharded)
+        with warnings.catch_warnings():
+            # Torch has a new name for the option, which Accelerate does not know yet.
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            # FSDP has already laid the parameters out: no DDP around it then.
+            prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=self.sharded)
         if self.config.train.compile:
             self.accelerator.unwrap_model(prepared, keep_torch_compile=True).compile()
         return prepared
@@ -219,6 +223,7 @@ def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
         # Without it Accelerate would not look for other processes on a CPU.
         cpu=on_cpu,
         mixed_precision=precision,
+        # Buffers are functions of the config, the same on every rank: no need to send them.
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
         ],

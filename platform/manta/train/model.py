@@ -65,7 +65,7 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     if config.train.activation_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.activation_checkpointing_enable({"use_reentrant": False})
     if config.data.document_mask and not keeps_documents_apart(lm):
         raise ConfigError(
             f"data.document_mask: {type(lm).__name__} attends across document boundaries all the "

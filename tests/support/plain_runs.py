@@ -1,0 +1,152 @@
+"""Runs of the engine without Ray: in this process, or as several ranks with gloo.
+
+In a module of its own because the ranks' processes must be able to import it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
+
+from manta.elastic.preflight import Checked
+from manta.stream.plan import RankBatch, local_stream
+from manta.train import model_config
+from manta.train.checkpoint import TrainState
+from manta.train.engine import Engine
+from manta.train.loop import Job, Loop
+
+
+class Rows:
+    """A reporter that keeps every row in a file, as the first rank tells it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
+        self._write({"resumed": state.step, "carried": rows})
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        self._write(row)
+
+    def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
+        self._write({"checkpoint": state.step})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def engine_of(checked: Checked) -> Engine:
+    """The engine of a run, in this process."""
+    # Accelerate keeps one state a process; these tests want engines of several precisions.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Engine(checked.config, model_config.resolve(checked.config, checked.manifest.vocab_size))
+
+
+def loop_of(checked: Checked, engine: Engine, rows: Path, attempt: int = 1) -> Loop:
+    """The loop of a run, telling `rows`."""
+    job = Job(
+        checked.config,
+        checked.schedule,
+        checked.corpus,
+        checked.validation,
+        checked.run_dir,
+        attempt,
+    )
+    return Loop(job, engine, Rows(rows))
+
+
+def streams_of(
+    checked: Checked, rank: int = 0, world_size: int = 1, die_after: int | None = None
+) -> Callable[[int], Generator[RankBatch, None, None]]:
+    """The streams of one rank; with `die_after`, the process ends after that step."""
+
+    def streams(cursor: int) -> Generator[RankBatch, None, None]:
+        for batch in local_stream(
+            checked.corpus, checked.schedule, cursor=cursor, rank=rank, world_size=world_size
+        ):
+            yield batch
+            if batch.step.number == die_after:
+                os._exit(9)
+
+    return streams
+
+
+def train(
+    checked: Checked, world_size: int = 1, *, die_after: int | None = None, attempt: int = 1
+) -> list[dict[str, Any]]:
+    """Train as `world_size` ranks of one thread each; returns what was reported by now.
+
+    With `die_after`, every rank is killed once that step is done and its successor asked
+    for, as far as its checkpoints go.
+    """
+    checked.run_dir.mkdir(parents=True, exist_ok=True)
+    rows = checked.run_dir / "rows.jsonl"
+    try:
+        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt)
+    except mp.ProcessExitedException:
+        if die_after is None:
+            raise
+    return [json.loads(line) for line in rows.read_text().splitlines()]
+
+
+def _train_rank(checked: Checked, rows: Path, die_after: int | None, attempt: int) -> None:
+    engine = engine_of(checked)
+    streams = streams_of(checked, engine.rank, engine.world_size, die_after)
+    loop_of(checked, engine, rows, attempt).run(streams)
+
+
+def run_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None:
+    """Run `function` in as many processes with gloo between them; raises if one fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A server that has imported everything forks each rank: starting one costs no imports.
+    multiprocessing.set_forkserver_preload(["plain_runs", "transformers.models.llama"])
+    arguments = (world_size, port, function, args)
+    mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+
+
+def _rank(
+    rank: int, world_size: int, port: int, function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    dist.init_process_group("gloo")
+    try:
+        function(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def losses(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """Training loss by step; a step reported twice must have the same loss."""
+    found: dict[int, float] = {}
+    for row in rows:
+        if "loss" in row:
+            assert found.setdefault(row["step"], row["loss"]) == row["loss"]
+    return found
+
+
+def ledger(checked: Checked) -> list[dict[str, Any]]:
+    """The rows of a run's ledger."""
+    rows: list[dict[str, Any]] = pq.read_table(checked.run_dir / "ledger.parquet").to_pylist()
+    return rows

@@ -1,0 +1,113 @@
+"""Checkpoints: whole or not there, kept as asked, passed over when damaged."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from plain_runs import engine_of, ledger, loop_of, losses, streams_of
+
+from manta.config.errors import RunError
+from manta.train import checkpoint
+from manta.train.checkpoint import name_of, newest, read_state, whole
+
+STEP = 16 * 7  # tokens
+
+
+def train_here(run) -> list[Path]:
+    """Train in this process; returns the whole checkpoints, oldest first."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    loop_of(run, engine_of(run), run.run_dir / "rows.jsonl").run(streams_of(run))
+    return whole(run.run_dir / "checkpoints")
+
+
+def rows_of(run) -> list[dict]:
+    import json
+
+    return [json.loads(line) for line in (run.run_dir / "rows.jsonl").read_text().splitlines()]
+
+
+def test_the_newest_and_the_best_are_kept(checked) -> None:
+    run = checked(
+        {"checkpoint": {"every": 2 * STEP, "keep": 2}, "eval": {"every": 4 * STEP, "tokens": 160}}
+    )
+    kept = [read_state(path) for path in train_here(run)]
+    evaluated = {r["step"]: r["val_loss"] for r in rows_of(run) if "val_loss" in r}
+    best = min((loss, step) for step, loss in evaluated.items() if step)[1]
+    assert [state.step for state in kept] == sorted({best, 10, 12})
+    assert kept[-1].val_loss == evaluated[12]
+    assert kept[-1].cursor == 12 * 7
+    assert kept[-1].tokens == 12 * STEP
+
+
+def _truncate(path: Path) -> None:
+    data = next(path.glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-100])
+
+
+def _lose_a_file(path: Path) -> None:
+    next(path.glob("*.distcp")).unlink()
+
+
+def _lose_the_state(path: Path) -> None:
+    (path / "state.json").unlink()
+
+
+def _garble(path: Path) -> None:
+    """The same size, other content: found only when it is loaded."""
+    metadata = path / ".metadata"
+    metadata.write_bytes(bytes(len(metadata.read_bytes())))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _lose_a_file, _lose_the_state, _garble])
+def test_a_damaged_checkpoint_is_passed_over_by_name(checked, caplog, damage) -> None:
+    run = checked({"checkpoint.every": 4 * STEP})
+    reference = losses_after(run)
+    damage(run.run_dir / "checkpoints" / name_of(12))
+    with caplog.at_level(logging.WARNING, "manta"):
+        paths = train_here(run)
+    assert name_of(12) in caplog.text
+    assert [row["resumed"] for row in rows_of(run) if "resumed" in row] == [0, 8]
+    # Steps 9 to 12 came twice, with the same losses (`losses` sees to that).
+    assert losses(rows_of(run)) == reference
+    assert [row["step"] for row in ledger(run)] == list(range(1, 13))
+    assert checkpoint.damage(paths[-1]) is None
+    assert paths[-1].name == name_of(12)
+
+
+def losses_after(run) -> dict[int, float]:
+    train_here(run)
+    return losses(rows_of(run))
+
+
+def test_a_half_written_checkpoint_does_not_count(checked) -> None:
+    run = checked({"checkpoint.every": 4 * STEP})
+    train_here(run)
+    folder = run.run_dir / "checkpoints"
+    (folder / name_of(12)).rename(folder / f".tmp-{name_of(12)}")
+    assert newest(folder).name == name_of(8)
+    assert [p.name for p in train_here(run)][-1] == name_of(12)
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_no_checkpoint_is_an_error_for_who_needs_one(tmp_path) -> None:
+    with pytest.raises(RunError, match="no whole checkpoint"):
+        newest(tmp_path)
+
+
+def test_metric_rows_travel_with_the_checkpoint(checked) -> None:
+    run = checked({"checkpoint.every": 4 * STEP})
+    train_here(run)
+    carried = checkpoint.read_rows(run.run_dir / "checkpoints" / name_of(12))
+    assert [row["step"] for row in carried] == [9, 10, 11, 12]
+    train_here(run)
+    assert rows_of(run)[-1] == {"resumed": 12, "carried": carried}
+
+
+def test_a_finished_run_is_left_alone(checked) -> None:
+    run = checked()
+    path = train_here(run)[-1]
+    before = (path / "state.json").stat()
+    assert train_here(run) == [path]
+    assert (path / "state.json").stat().st_mtime_ns == before.st_mtime_ns

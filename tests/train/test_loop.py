@@ -1,0 +1,137 @@
+"""Validation, early stopping, bad values, rates."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from plain_runs import engine_of, loop_of, run_ranks, streams_of
+
+from manta.config.errors import TrainingError
+from manta.stream.plan import order_of
+from manta.train.checkpoint import read_state, whole
+from manta.train.evaluate import evaluate
+from manta.train.throughput import Meter, flops_per_token
+
+STEP = 16 * 7
+
+
+def _evaluate_rank(run, out) -> None:
+    engine = engine_of(run)
+    loss = evaluate(engine, run.validation, run.config.eval.tokens)
+    (out / f"{engine.world_size}-{engine.rank}").write_text(loss.hex())
+
+
+@pytest.mark.parametrize("changes", [{}, {"parallel.shard": True}], ids=["replicated", "sharded"])
+def test_validation_is_bitwise_the_same_at_any_world_size(checked, tmp_path, changes) -> None:
+    run = checked({"eval": {"every": STEP, "tokens": 16 * 13}, **changes})
+    for world_size in (1, 2, 3):
+        run_ranks(world_size, _evaluate_rank, run, tmp_path)
+    losses = {path.read_text() for path in tmp_path.glob("[0-9]-[0-9]")}
+    assert len(list(tmp_path.glob("[0-9]-[0-9]"))) == 6
+    assert len(losses) == 1
+    # An untrained model knows nothing of 61 tokens.
+    assert float.fromhex(losses.pop()) == pytest.approx(math.log(61), rel=0.02)
+
+
+def test_training_stops_when_evaluations_stop_improving(checked) -> None:
+    run = checked(
+        {
+            "schedule.lr": 1e-3,
+            "eval": {"every": STEP, "tokens": 160, "patience": 3, "min_delta": 100.0},
+        }
+    )
+    run.run_dir.mkdir(parents=True)
+    loop = loop_of(run, engine_of(run), run.run_dir / "rows.jsonl")
+    assert loop.run(streams_of(run)) == "stopped"
+    assert read_state(whole(run.run_dir / "checkpoints")[-1]).step == 3
+
+
+def test_without_early_stopping_the_run_finishes(checked) -> None:
+    run = checked({"eval": {"every": STEP, "tokens": 160, "min_delta": 100.0}})
+    run.run_dir.mkdir(parents=True)
+    loop = loop_of(run, engine_of(run), run.run_dir / "rows.jsonl")
+    assert loop.run(streams_of(run)) == "finished"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_value_stops_before_the_update(checked, monkeypatch, bad) -> None:
+    run = checked({"checkpoint.every": 2 * STEP})
+    run.run_dir.mkdir(parents=True)
+    engine = engine_of(run)
+    calls = 0
+    forward = engine.model.forward
+
+    def spoiled(*args):
+        nonlocal calls
+        calls += 1
+        loss = forward(*args)
+        # Two micro-batches a step: the second one of step 5. An infinite constant has no
+        # gradient, so only the check of the loss itself can see it.
+        return loss + bad if calls == 10 else loss
+
+    monkeypatch.setattr(engine.model, "forward", spoiled)
+    weights = {}
+    step = engine.step
+
+    def watched(batch):
+        weights[batch.step.number] = [p.detach().clone() for p in engine.lm.parameters()]
+        return step(batch)
+
+    monkeypatch.setattr(engine, "step", watched)
+    with pytest.raises(TrainingError, match=r"step 5: .*not finite") as caught:
+        loop_of(run, engine, run.run_dir / "rows.jsonl").run(streams_of(run))
+    ids = order_of(run.corpus).ids(28, 35)
+    assert f"sample ids {', '.join(map(str, ids))}." in str(caught.value)
+    # The weights are those before step 5, and the checkpoint of step 4 is whole.
+    assert all(map(torch.equal, weights[5], engine.lm.parameters()))
+    assert not all(map(torch.equal, weights[4], engine.lm.parameters()))
+    assert read_state(whole(run.run_dir / "checkpoints")[-1]).step == 4
+    rows = [json.loads(line) for line in (run.run_dir / "rows.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows if "loss" in row) == 4
+
+
+def test_periods_are_in_tokens_at_any_batch_size(checked) -> None:
+    run = checked(
+        {
+            "log.every": 300,
+            "schedule.horizon": 2000,
+            "schedule.batch": {"name": "ramp", "from": 3, "to": 11, "over": 1500},
+        }
+    )
+    run.run_dir.mkdir(parents=True)
+    loop_of(run, engine_of(run), run.run_dir / "rows.jsonl").run(streams_of(run))
+    rows = [json.loads(line) for line in (run.run_dir / "rows.jsonl").read_text().splitlines()]
+    logged = [row for row in rows if "loss" in row]
+    ends = [run.schedule.step(k).tokens_after for k in range(run.schedule.steps)]
+    due = {next(end for end in ends if end >= m) for m in range(300, ends[-1], 300)}
+    assert {row["tokens"] for row in logged} == due | {ends[0], ends[-1]}
+    for row in logged:
+        step = run.schedule.step(row["step"] - 1)
+        assert (row["lr"], row["batch_size"]) == (step.lr, step.batch_size)
+        assert row["epoch"] == step.first_position // order_of(run.corpus).num_samples
+
+
+def test_the_rate_is_over_elapsed_training_time(monkeypatch) -> None:
+    clock = iter([100.0, 104.0, 110.0, 116.0, 200.0, 203.0, 204.0]).__next__
+    monkeypatch.setattr("manta.train.throughput.time.perf_counter", clock)
+    meter = Meter()  # 100
+    meter.add(50)
+    meter.pause()  # 104: four seconds of training
+    meter.resume()  # 110
+    meter.add(50)
+    assert meter.read() == 100 / 10  # 116: six more; 200: the next stretch begins
+    meter.add(30)
+    assert meter.read() == 30 / 3
+
+
+def test_flops_count_the_weights_that_multiply(checked) -> None:
+    run = checked()
+    engine = engine_of(run)
+    lm = engine.lm
+    embedding = lm.get_input_embeddings().weight.numel()
+    weights = sum(p.numel() for p in lm.parameters()) - embedding
+    attention = 12 * 2 * 32 * 16 / 2
+    assert flops_per_token(lm, lm.config, 16) == 6 * weights + attention

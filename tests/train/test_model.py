@@ -1,0 +1,137 @@
+"""Model, labels, document mask, optimizer groups, and the refusal of what can't work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_runs import engine_of
+from torch import nn
+
+from manta.config.errors import ConfigError
+from manta.config.run import OptimizerSection
+from manta.stream.plan import local_stream
+from manta.train import model as models
+from manta.train import model_config, optimizer
+from manta.train.model import IGNORE, TokenLoss, labels_of
+
+TYPES = {
+    "llama": {},
+    "qwen3": {"head_dim": 16},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+}
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_masked_documents_are_as_if_they_ran_apart(checked, model_type) -> None:
+    changes = {"model.type": model_type, "data.document_mask": True}
+    if model_type == "gpt2":
+        changes["model.sizes"] = TYPES["gpt2"]
+    run = checked(changes)
+    resolved = model_config.resolve(run.config, 61)
+    loss = TokenLoss(models.build(run.config, resolved)).eval()
+    lengths = [3, 1, 7, 5]
+    documents = [torch.randint(0, 61, (1, n)) for n in lengths]
+    packed = torch.cat(documents, dim=1)
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    with torch.no_grad():
+        together = loss(packed, labels_of(packed, positions), positions)
+        apart = [loss(d, labels_of(d, None), torch.arange(d.shape[1])[None]) for d in documents]
+        unmasked = loss(packed, labels_of(packed, positions), None)
+    assert together.item() == pytest.approx(sum(a.item() for a in apart), rel=1e-5)
+    assert unmasked.item() != pytest.approx(together.item(), rel=1e-5)
+
+
+def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(16, 4)
+
+        def forward(self, input_ids, position_ids, use_cache):
+            return type("Output", (), {"logits": self.embedding(input_ids).cumsum(dim=1)})
+
+    assert not models.keeps_documents_apart(Leaky())
+
+
+def test_labels_are_the_next_token_within_window_and_document() -> None:
+    tokens = torch.tensor([[5, 6, 0, 7, 8], [1, 0, 2, 0, 3]])
+    positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 1, 0]])
+    plain = [[6, 0, 7, 8, IGNORE], [0, 2, 0, 3, IGNORE]]
+    masked = [[6, 0, IGNORE, 8, IGNORE], [0, IGNORE, 0, IGNORE, IGNORE]]
+    assert labels_of(tokens, None).tolist() == plain
+    assert labels_of(tokens, positions).tolist() == masked
+
+
+def test_norms_biases_and_embeddings_do_not_decay(checked) -> None:
+    run = checked({"model.type": "gpt2", "model.sizes": TYPES["gpt2"]})
+    lm = models.build(run.config, model_config.resolve(run.config, 61))
+    names = {id(parameter): name for name, parameter in lm.named_parameters()}
+    decayed, kept = optimizer.build(OptimizerSection(), lm).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert all(".c_" in names[id(p)] and p.ndim == 2 for p in decayed["params"])
+    assert {"transformer.wte.weight", "transformer.wpe.weight"} <= {
+        names[id(p)] for p in kept["params"]
+    }
+    assert len(names) == len(decayed["params"]) + len(kept["params"])
+    (everything,) = optimizer.build(OptimizerSection(decay_all=True), lm).param_groups
+    assert everything["weight_decay"] == 0.1
+    assert len(everything["params"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.type": "lama"}, "did you mean 'llama'"),
+        ({"model.sizes": {"hiden_size": 3}}, "'model.sizes.hiden_size'.*'hidden_size'"),
+        ({"model.sizes": {"vocab_size": 60}}, "at least 61"),
+        ({"model.sizes": {"max_position_embeddings": 15}}, "the model's context is 15"),
+    ],
+)
+def test_what_can_not_work_is_refused_with_the_remedy(checked, changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model_config.resolve(checked(changes).config, 61)
+
+
+def test_fp16_needs_a_gpu(checked) -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision = 'fp16' needs a GPU"):
+        checked({"train.precision": "fp16"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"train.precision": "bf16"}, 1e-2),
+        ({"train.activation_checkpointing": True}, 1e-6),
+        ({"train.compile": True}, 1e-5),
+    ],
+    ids=["bf16", "checkpointing", "compile"],
+)
+def test_options_that_change_speed_do_not_change_the_loss(checked, changes, tolerance) -> None:
+    """Two steps each: the second one sees whether the first one's update was the same."""
+    seen = []
+    for options in ({}, changes):
+        run = checked(options)
+        engine = engine_of(run)
+        batches = local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1)
+        results = [engine.step(next(batches)) for _ in range(2)]
+        seen.append([float(r.loss_sum / r.valid_tokens) for r in results])
+    assert seen[1] == pytest.approx(seen[0], rel=tolerance)
+
+
+def test_the_gradient_is_clipped_to_the_norm(checked) -> None:
+    def moved(clip: float | None) -> float:
+        # Without momentum's normalisation Adam hides the scale: look at its first moment.
+        run = checked({"train.clip_norm": clip})
+        engine = engine_of(run)
+        batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
+        norm = float(engine.step(batch).grad_norm)
+        moments = [s["exp_avg"].norm() for s in engine.raw_optimizer.state.values()]
+        after = float(torch.stack(moments).norm()) / (1 - 0.9)
+        return after / norm
+
+    assert moved(None) == pytest.approx(1.0, rel=1e-4)
+    run = checked({"train.clip_norm": 1e-3})
+    engine = engine_of(run)
+    batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
+    norm = float(engine.step(batch).grad_norm)
+    assert moved(1e-3) * norm == pytest.approx(1e-3, rel=1e-3)
