@@ -94,9 +94,16 @@ def share(step: Step, rank: int, world_size: int) -> Share:
 
 
 def blocks(
-    schedule: Schedule, cursor: int, rank: int, world_size: int, block_tokens: int = BLOCK_TOKENS
+    schedule: Schedule, cursor: int, rank: int, world_size: int, block_tokens: int | None = None
 ) -> Iterator[Block]:
-    """The blocks of one rank from the position `cursor` to the end of the run."""
+    """The blocks of one rank from the position `cursor` to the end of the run.
+
+    A block ends with the step in which it reaches `block_tokens` (by default BLOCK_TOKENS).
+
+    Raises:
+        RunError: if no step begins at the cursor.
+    """
+    most_tokens = block_tokens or BLOCK_TOKENS
     if cursor >= schedule.positions:
         return
     first_step = schedule.step_at(cursor).step
@@ -106,7 +113,7 @@ def blocks(
         mine = share(schedule.step(number), rank, world_size)
         shares.append(mine)
         rows += mine.end - mine.first
-        if rows * schedule.seq_len >= block_tokens or len(shares) == BLOCK_STEPS:
+        if rows * schedule.seq_len >= most_tokens or len(shares) == BLOCK_STEPS:
             yield Block(tuple(shares))
             shares, rows = [], 0
     if shares:
