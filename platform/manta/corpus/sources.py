@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import stat
 import sysconfig
@@ -27,6 +28,7 @@ COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 # Arrow opens these by itself; fsspec would need one more package for each of them.
 ARROW_SCHEMES = {"s3", "gs", "gcs", "hdfs", "viewfs"}
+READ_AHEAD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ def open_input(url: str) -> BinaryIO:
     if "://" not in url:
         return open(url, "rb")
     filesystem, path = _filesystem(url)
+    if url.partition("://")[0] in ARROW_SCHEMES:
+        # Arrow's own files ask the store for every read, be it of one byte; fsspec's read ahead.
+        return io.BufferedReader(filesystem.fs.open_input_file(path), READ_AHEAD)
     opened: BinaryIO = filesystem.open(path, "rb")
     return opened
 
@@ -143,6 +148,11 @@ def _stdlib(index: int) -> list[InputFile]:
 
 
 def _remote(index: int, source: SourceSection, pattern: str) -> Iterator[InputFile]:
+    if _has_password(pattern):
+        raise CorpusError(
+            f"{pattern.rpartition('@')[2]}: a password in a URL would be kept in the manifest; "
+            "give it by the environment, as the store's own tools do"
+        )
     filesystem, path = _filesystem(pattern)
     try:
         if filesystem.isfile(path):
@@ -153,12 +163,18 @@ def _remote(index: int, source: SourceSection, pattern: str) -> Iterator[InputFi
         else:
             found = filesystem.glob(path, detail=True)
     except Exception as error:  # each filesystem raises its own kinds
-        raise CorpusError(f"{pattern}: can't be listed: {_first_line(error)}") from None
+        shown = pattern.partition("?")[0]
+        raise CorpusError(f"{shown}: can't be listed: {_first_line(error)}") from None
     for name, info in found.items():
         if info.get("type") != "directory":
             url = _url(pattern, str(name))
             shown = url.partition("?")[0]
             yield InputFile(index, url, shown, int(info.get("size") or 0), _stamp(info))
+
+
+def _has_password(url: str) -> bool:
+    host = url.partition("://")[2].partition("/")[0]
+    return ":" in host.rpartition("@")[0]
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
