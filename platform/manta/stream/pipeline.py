@@ -9,11 +9,12 @@ window starts while the last one is still being used.
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 import ray
@@ -21,7 +22,7 @@ from ray.data import DataContext, Dataset, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from manta.config.errors import StreamError
+from manta.config.errors import MantaError, StreamError
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import Block, Corpus, RankBatch, Span
@@ -33,6 +34,8 @@ LARGEST_WINDOW = 512
 # How far reading may run ahead of one rank. Ray Data would fill the object store.
 AHEAD_BYTES = 256 * 2**20
 READERS = 2
+# The column of a block that holds, instead of rows, why they could not be read.
+FAILURE = "failure"
 
 
 class PlanSource(Datasource):  # type: ignore[misc]
@@ -75,7 +78,11 @@ class PlanSource(Datasource):  # type: ignore[misc]
 
 
 def _read(corpus: Corpus, spans: list[Span]) -> list[pa.Table]:
-    return [plan.read_rows(corpus, plan.positions_of(spans))]
+    try:
+        return [plan.read_rows(corpus, plan.positions_of(spans))]
+    except MantaError as error:
+        # As a block of its own: Ray would wrap an exception into tracebacks and print them.
+        return [pa.table({FAILURE: [pickle.dumps(error)]})]
 
 
 def stream(
@@ -92,7 +99,7 @@ def stream(
     """
     todo = plan.blocks(schedule, cursor, rank, world_size)
     starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
-    first = starter.submit(_start, corpus, list(islice(todo, FIRST_WINDOW)))
+    first = starter.submit(_Window, corpus, list(islice(todo, FIRST_WINDOW)))
     return _batches(corpus, todo, starter, first)
 
 
@@ -101,52 +108,80 @@ def _batches(
 ) -> Generator[RankBatch, None, None]:
     """Window after window; the next one starts in the middle of each."""
     size = FIRST_WINDOW
-    with starter:
+    try:
         while (window := coming.result()).blocks:
-            for index, block in enumerate(window.blocks):
-                if index == len(window.blocks) // 2:
-                    size = min(2 * size, LARGEST_WINDOW)
-                    coming = starter.submit(_start, corpus, list(islice(todo, size)))
-                yield from plan.cut(block, window.table_of(block), corpus.seq_len)
+            with closing(window):
+                for index, block in enumerate(window.blocks):
+                    if index == len(window.blocks) // 2:
+                        size = min(2 * size, LARGEST_WINDOW)
+                        coming = starter.submit(_Window, corpus, list(islice(todo, size)))
+                    yield from plan.cut(block, window.table_of(block), corpus.seq_len)
+                window.finish()
+    finally:
+        # A window that is just being started can be closed only once it has been.
+        starter.shutdown(wait=True)
+        if coming.exception() is None:
+            coming.result().close()
 
 
-@dataclass
 class _Window:
-    """Blocks in order, and their rows as they arrive."""
+    """Blocks in order, and their rows as they arrive. Its first rows are here when it is made."""
 
-    blocks: list[Block]
-    tables: Iterator[pa.Table]
+    def __init__(self, corpus: Corpus, blocks: list[Block]):
+        self.blocks = blocks
+        with_rows = [block for block in blocks if block.rows]
+        self._tables: Generator[pa.Table, None, None] = _read_ahead(corpus, with_rows)
+        self._next = next(self._tables, None)
 
     def table_of(self, block: Block) -> pa.Table:
         """The next block's rows. A block without rows is not read, so none arrives."""
-        rows = next(self.tables, None) if block.rows else plan.NO_ROWS
-        if rows is None:
+        if not block.rows:
+            return plan.NO_ROWS
+        rows, self._next = self._next, None
+        if rows is None and (rows := next(self._tables, None)) is None:
             raise StreamError("the stream ended before its plan did")
+        if FAILURE in rows.column_names:
+            raise pickle.loads(rows.column(FAILURE)[0].as_py())
         return rows
 
+    def finish(self) -> None:
+        """To be called after the last block."""
+        if self._next is not None or next(self._tables, None) is not None:
+            raise StreamError("the stream went on after its plan had ended")
 
-def _start(corpus: Corpus, blocks: list[Block]) -> _Window:
-    """Start reading a window; returns when its first rows are here."""
-    with_rows = [block for block in blocks if block.rows]
-    if not with_rows:
-        return _Window(blocks, iter(()))
-    tables = iter(_dataset(corpus, with_rows).iter_batches(batch_size=None, batch_format="pyarrow"))
-    return _Window(blocks, chain([next(tables)], tables))
+    def close(self) -> None:
+        """Stop reading."""
+        self._tables.close()
+
+
+def _read_ahead(corpus: Corpus, blocks: list[Block]) -> Generator[pa.Table, None, None]:
+    """One table a block; reading begins at the first and ends when the generator is closed.
+
+    By references, because `iter_batches` of Ray 2.60, closed before its end, leaves a thread
+    behind. Nothing is lost by it: blocks are on this node, and are mapped, not copied.
+    """
+    if blocks:
+        for bundle in _dataset(corpus, blocks).iter_internal_ref_bundles():
+            for table in bundle.block_refs:
+                yield ray.get(table)
 
 
 def _dataset(corpus: Corpus, blocks: list[Block]) -> Dataset:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns, in the middle of the training's output, that progress bars are off, as we ask.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     dataset = ray.data.read_datasource(
         PlanSource(corpus, blocks),
         override_num_blocks=len(blocks),
         # Training holds the CPUs: reading asks for none, or it would wait for ever.
         num_cpus=0,
-        concurrency=READERS,
+        concurrency=min(READERS, len(blocks)),
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
     )
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = None  # a block is never split, however large its step
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD_BYTES)
     return dataset
