@@ -73,13 +73,16 @@ def show(run_dir: Path, model: Path, seconds: float) -> None:
     console.print(f"report           {run_dir / 'report.html'}", soft_wrap=True)
     console.print(f"W&B files        {run_dir / 'wandb'}", soft_wrap=True)
     console.print(f"exported model   {model}", soft_wrap=True)
-    console.print(f"""
+    console.print(
+        f"""
 next:
   manta schedule jobs/demo/run.yaml
   manta train jobs/demo/run.yaml run.name=demo-cosine \\
     'schedule.lr={{name: cosine, peak: 3e-3, warmup: 5%}}'
   manta generate {run_dir} "class "
-(manta is .venv/bin/manta unless the environment is active)""", soft_wrap=True)
+(manta is .venv/bin/manta unless the environment is active)""",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""Training on real Ray: files, world sizes, failures, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_config import BATCH, SEQ_LEN, STEP, run_config
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from manta.config import RunConfig, load
+from manta.config.errors import RunError, TrainingError
+from manta.elastic import trainer
+from manta.elastic.preflight import Checked, absolute, check, check_model
+from manta.train.checkpoint import newest, read_state
+from manta.train.export import export, generate, load_weights
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+METRICS = {
+    *("step", "tokens", "epoch", "loss", "lr", "batch_size", "grad_norm"),
+    *("tokens_per_s", "world_size"),
+}
+
+
+def prepared(storage: Path, corpus: Path, **sections: Any) -> Checked:
+    """A checked run."""
+    checked = check(RunConfig.model_validate(run_config(storage, corpus, **sections)))
+    check_model(checked)
+    return checked
+
+
+def train(checked: Checked) -> Path:
+    """Train to the end; returns the run's folder."""
+    return Path(trainer.train(checked, console=False).run_dir)
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(run_dir: Path) -> dict[int, float]:
+    """Training loss by step; the history may hold no step twice."""
+    logged = [row for row in rows(run_dir) if "loss" in row]
+    assert len({row["step"] for row in logged}) == len(logged)
+    return {row["step"]: row["loss"] for row in logged}
+
+
+def ledger(run_dir: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run_dir / "ledger.parquet").to_pylist()
+
+
+def record(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A run of two workers, with evaluations and checkpoints."""
+    storage = tmp_path_factory.mktemp("runs")
+    checked = prepared(
+        storage,
+        corpus,
+        eval={"every": 4 * STEP, "tokens": 320},
+        checkpoint={"every": 4 * STEP},
+        cost={"per_device_hour": 36.0},
+    )
+    return train(checked)
+
+
+def test_a_run_leaves_its_files(finished: Path, corpus: Path) -> None:
+    found = record(finished)
+    assert found["status"] == "finished"
+    assert found["totals"]["tokens"] == 12 * STEP
+    assert found["totals"]["samples"] == 12 * BATCH
+    assert found["totals"]["cost"] == pytest.approx(found["totals"]["device_seconds"] / 100)
+    assert (
+        found["corpus_fingerprint"]
+        == json.loads((corpus / "manifest.json").read_text())["fingerprint"]
+    )
+    logged = [row for row in rows(finished) if "loss" in row]
+    assert [row["step"] for row in logged] == list(range(1, 13))
+    assert all(row.keys() >= METRICS for row in logged)
+    assert [row["step"] for row in rows(finished) if "val_loss" in row] == [0, 4, 8, 12]
+    assert [row["step"] for row in ledger(finished)] == list(range(1, 13))
+    assert {row["world_size"] for row in ledger(finished)} == {2}
+    assert "tiny" in (finished / "report.html").read_text()
+    assert list((finished / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_the_saved_config_can_be_passed_back(finished: Path, corpus: Path) -> None:
+    saved = load(finished / "config.yaml", RunConfig)
+    before = (finished / "metrics.jsonl").read_text()
+    checked = check(saved)
+    assert absolute(saved) == saved
+    assert train(checked) == finished
+    # The run was finished: nothing is trained again.
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_any_number_of_workers_is_the_same_run(
+    finished: Path, tmp_path: Path, corpus: Path, world_size: int
+) -> None:
+    run_dir = train(prepared(tmp_path, corpus, scaling={"min": world_size}))
+    assert curve(run_dir) == pytest.approx(curve(finished), rel=1e-5)
+    assert {row["world_size"] for row in ledger(run_dir)} == {world_size}
+    proof = [(row["step"], row["first_position"], row["digest"]) for row in ledger(finished)]
+    assert [(r["step"], r["first_position"], r["digest"]) for r in ledger(run_dir)] == proof
+
+
+class KillAt:
+    """A tracker's `metrics` that first kills a worker with SIGKILL, once, at a step."""
+
+    def __init__(self, step: int, monkeypatch: pytest.MonkeyPatch):
+        self.killed: list[int] = []
+        self._step = step
+        self._metrics = trainer.Tracker.metrics
+        monkeypatch.setattr(trainer.Tracker, "metrics", lambda tracker, row: self(tracker, row))
+
+    def __call__(self, tracker: trainer.Tracker, row: dict[str, Any]) -> None:
+        if row["step"] >= self._step and not self.killed:
+            workers = [
+                process
+                for process in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in " ".join(process.cmdline())
+            ]
+            workers[-1].send_signal(signal.SIGKILL)
+            self.killed.append(workers[-1].pid)
+        self._metrics(tracker, row)
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    finished: Path, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 400
+    sections = {
+        "schedule": {"horizon": steps * STEP},
+        "checkpoint": {"every": 10 * STEP},
+        "log": {"every": 5 * STEP},
+    }
+    undisturbed = train(prepared(tmp_path / "undisturbed", corpus, **sections))
+    kill = KillAt(50, monkeypatch)
+    run_dir = train(prepared(tmp_path / "killed", corpus, **sections))
+    assert len(kill.killed) == 1
+    groups = record(run_dir)["groups"]
+    assert [group["attempt"] for group in groups] == [1, 2]
+    assert 0 < groups[1]["step"] < steps
+    assert groups[0]["reason"].startswith("worker")
+    assert curve(run_dir) == curve(undisturbed)  # bitwise
+    assert {row["attempt"] for row in ledger(run_dir)} == {1, 2}
+    assert [(r["step"], r["digest"]) for r in ledger(run_dir)] == [
+        (r["step"], r["digest"]) for r in ledger(undisturbed)
+    ]
+
+
+def test_bad_values_stop_the_run_and_name_the_samples(tmp_path: Path, corpus: Path) -> None:
+    checked = prepared(tmp_path, corpus, schedule={"lr": 1e30}, train={"clip_norm": None})
+    with pytest.raises(TrainingError, match=r"step \d+: .*not finite.*sample ids \d+"):
+        train(checked)
+    found = record(tmp_path / "tiny")
+    assert found["status"] == "failed"
+    assert "not finite" in found["reason"]
+    # One group trained; nobody tried the same again.
+    assert len(found["groups"]) == 1
+
+
+def test_more_workers_than_the_machine_holds_are_refused(tmp_path: Path, corpus: Path) -> None:
+    checked = prepared(tmp_path, corpus, scaling={"min": 64})
+    with pytest.raises(RunError, match=r"scaling\.min = 64 workers need 32 CPU"):
+        train(checked)
+
+
+def test_another_config_under_the_same_name_is_refused(finished: Path, corpus: Path) -> None:
+    checked = prepared(finished.parent, corpus, schedule={"lr": 2e-3})
+    with pytest.raises(RunError, match=r"schedule\.lr"):
+        train(checked)
+
+
+def test_the_exported_model_has_the_same_logits(finished: Path, tmp_path: Path) -> None:
+    out = export(finished, tmp_path / "model")
+    assert (out / "model.safetensors").exists()
+    exported = AutoModelForCausalLM.from_pretrained(out).eval()
+    ours = load_weights(finished, load(finished / "config.yaml", RunConfig), None).eval()
+    tokens = torch.arange(SEQ_LEN)[None]
+    with torch.no_grad():
+        assert torch.equal(exported(tokens).logits, ours(tokens).logits)
+    assert len(AutoTokenizer.from_pretrained(out)) == 300
+    text = generate(out, "document", tokens=8, temperature=0.0, seed=0)
+    assert text.startswith("document")
+    assert text == generate(finished, "document", tokens=8, temperature=0.0, seed=0)
+    with pytest.raises(RunError, match="exists already"):
+        export(finished, out)
+    with pytest.raises(RunError, match="there are those of steps"):
+        export(finished, tmp_path / "other", step=5)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_last_checkpoint_is_the_end_of_the_run(finished: Path) -> None:
+    state = read_state(newest(finished / "checkpoints"))
+    assert (state.step, state.cursor, state.tokens) == (12, 12 * BATCH, 12 * STEP)
+    assert os.listdir(finished / "checkpoints")
