@@ -46,10 +46,12 @@ def test_on_a_full_disk(config, jsonl, small_disk, contents, tmp_path, size):
 
     assert not (disk / "out" / "manifest.json").exists()
     assert not list(disk.rglob("*.tmp"))
+    prepare(settings.model_copy(update={"out": str(tmp_path / "roomy")}), progress=False)
+    whole = contents(tmp_path / "roomy")
+    assert all(path.read_bytes() == whole[path.name] for path in (disk / "out").glob("*.arrow"))
     resize("32m")
     prepare(settings, progress=False)
-    prepare(settings.model_copy(update={"out": str(tmp_path / "roomy")}), progress=False)
-    assert contents(disk / "out") == contents(tmp_path / "roomy")
+    assert contents(disk / "out") == whole
     assert not (disk / "out" / "quarantine.jsonl").exists()
 
 

@@ -311,6 +311,17 @@ def test_line_numbers_are_those_of_the_file(make, jsonl, tmp_path):
         make(source, shard_tokens=50)
 
 
+def test_row_numbers_are_those_of_the_file(make, tmp_path):
+    """Also when a unit holds many row groups."""
+    rows = [str(i) for i in range(90)]
+    rows[60] = None
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=25)
+    source = {"name": "t", "format": "parquet", "paths": [str(tmp_path / "a.parquet")]}
+
+    with pytest.raises(CorpusError, match=r"a\.parquet, row 60: 'text' is null"):
+        make(source)
+
+
 def test_many_problems_are_counted(make, jsonl):
     source = jsonl([])
     Path(source["paths"][0]).write_text("oops\n" * 25)

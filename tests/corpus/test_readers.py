@@ -80,6 +80,23 @@ def test_byte_ranges_read_each_line_once(tmp_path_factory, lines, newline, ended
     assert texts(by_units(path, "jsonl", shard_tokens)) == texts(everything(path, "jsonl"))
 
 
+def test_a_file_of_unknown_size_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n' * 3)
+    config = CorpusConfig.model_validate(
+        {
+            "out": "x",
+            "sources": [{"name": "s", "format": "jsonl", "paths": [str(path)]}],
+            "tokenizer": {"vocab_size": 300},
+        }
+    )
+    files = [InputFile(0, str(path), "a", 0, "")]
+
+    (unit,) = plan(config, files).units
+
+    assert [row for _, row in rows(order(unit, files, config))] == ["a"] * 3
+
+
 def test_each_kind_of_bad_line_has_its_reason(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [

@@ -19,7 +19,7 @@ TEXTS = [f"document {i}: {'lorem ipsum ' * (i % 7)}" for i in range(300)]
 
 # Prepares without Ray's start-up time, and is killed at the n-th time a file gets its name.
 KILLED_AT_RENAME = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 import ray
 from manta.config.corpus import CorpusConfig
@@ -27,16 +27,18 @@ from manta.corpus import engine
 from manta.corpus.prepare import prepare
 
 left = int(sys.argv[2])
+one_by_one = threading.Lock()  # shards get their names in another thread
 
 def dying(real):
     def rename(*args):
         global left
-        left -= 1
-        if left == 0 and sys.argv[3] == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(*args)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with one_by_one:
+            left -= 1
+            if left == 0 and sys.argv[3] == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*args)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
     return rename
 
 os.replace, os.rename = dying(os.replace), dying(os.rename)

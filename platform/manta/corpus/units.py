@@ -131,8 +131,9 @@ def _unit_bytes(config: CorpusConfig, total: int) -> int:
 
 
 def _parts(index: int, file: InputFile, source: SourceSection, unit_bytes: int) -> Iterator[Part]:
-    if source.format == "jsonl" and file.compression is None:
-        for start in range(0, max(file.size, 1), unit_bytes):
+    # A size of 0 may be one that the store does not tell.
+    if source.format == "jsonl" and file.compression is None and file.size:
+        for start in range(0, file.size, unit_bytes):
             stop = min(start + unit_bytes, file.size)
             yield Part(index, start, stop, stop - start)
     elif source.format == "parquet":

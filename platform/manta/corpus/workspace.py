@@ -133,9 +133,9 @@ def _lock(lock: IO[str], out: Path) -> None:
 def _keep_or_clear(workspace: Workspace, key: str) -> None:
     """Keep the leftovers of an attempt with the same key; remove any others."""
     work = workspace.work
+    for unfinished in work.glob("*.tmp"):
+        unfinished.unlink(missing_ok=True)
     if _recorded(work / KEY) == key:
-        for unfinished in work.glob("*.tmp"):
-            unfinished.unlink(missing_ok=True)
         return
     leftovers = [path for path in work.iterdir() if path.name != LOCK]
     if leftovers:
