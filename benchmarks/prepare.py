@@ -52,7 +52,10 @@ def main() -> int:
         }
         _start_ray(options.cpus, folder)
         print(f"{len(texts)} documents, {size / 1e6:.1f} MB, {options.cpus} cores")
-        speeds = _interleaved(ways, size, options.repeats)
+        try:
+            speeds = _interleaved(ways, size, options.repeats)
+        finally:
+            _stop_ray()
     return _judge(speeds, options.at_least)
 
 
@@ -101,6 +104,12 @@ def _start_ray(cpus: int, folder: Path) -> None:
         logging_level=logging.ERROR,
         _temp_dir=str(folder / "r"),
     )
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()  # before its folder goes
 
 
 def _prepare(source: Path, tokenizer: Path, out: Path) -> None:
