@@ -124,30 +124,29 @@ def test_nothing_is_left_at_the_end_of_the_run(corpus):
 
 
 def test_order_is_the_plans_when_tasks_finish_in_another(monkeypatch, tmp_path, corpus):
-    """The first block can be read only once the second one has been."""
+    """The first of eight blocks can be read only once the last one has been."""
+    monkeypatch.setattr(pipeline, "FIRST_WINDOW", 8)
     gate, log = tmp_path / "gate", tmp_path / "log"
     os.mkfifo(gate)
-    schedule = resolve(7, 30)
-    first, second = (block.spans for block in islice(plan.blocks(schedule, 0, 0, 1), 2))
+    schedule = resolve(7, 60)
+    window = [block.spans for block in islice(plan.blocks(schedule, 0, 0, 1), 8)]
 
     def read(corpus, spans):
         table = plan.read_rows(corpus, plan.positions_of(spans))
-        if spans in (first, second):
-            # Opening a FIFO waits for the other end: the two tasks meet here.
-            with open(gate, "rb" if spans == first else "wb") as meeting:
-                if spans == first:
-                    meeting.read()  # ends when the second one has closed its end
-                else:
-                    with log.open("a") as file:
-                        file.write("second ")
-        if spans == first:
+        if spans in window:
+            # Opening a FIFO waits for the other end: the first and the last task meet here.
+            if spans in (window[0], window[-1]):
+                with open(gate, "rb" if spans == window[0] else "wb"):
+                    pass
             with log.open("a") as file:
-                file.write("first ")
+                file.write(f"{window.index(spans)} ")
         return [table]
 
     monkeypatch.setattr(pipeline, "_read", read)
     got, expected = both(corpus, schedule, 0, 0, 1)
-    assert log.read_text() == "second first "
+    order = log.read_text().split()
+    assert order[:6] == ["1", "2", "3", "4", "5", "6"]
+    assert sorted(order[6:]) == ["0", "7"]
     assert_same(got, expected)
 
 
@@ -277,7 +276,7 @@ def settled(threads):
     """The threads that live beyond `threads`, after each has had its time to end."""
     others = set(threading.enumerate()) - threads
     for thread in others:
-        thread.join(timeout=8)
+        thread.join(timeout=30)
     return [thread.name for thread in others if thread.is_alive()]
 
 
@@ -307,30 +306,47 @@ def test_failing_leaves_no_thread(tmp_path, make_corpus, threads):
     assert settled(threads) == []
 
 
-def test_closing_stops_the_reading(monkeypatch, tmp_path, corpus):
-    """One window of 40 blocks, of which the third and all later ones wait at a gate."""
-    monkeypatch.setattr(pipeline, "FIRST_WINDOW", 40)
+@pytest.mark.parametrize(
+    ("window", "bad", "free"),
+    [(40, None, 2), (40, 0, 2), (8, 5, 9)],
+    ids=["closed", "failed", "failed with the next window begun"],
+)
+def test_closing_and_failing_stop_the_reading(
+    monkeypatch, tmp_path, corpus, threads, window, bad, free
+):
+    """All blocks after the first few wait at a gate; a bad block has rows in another order."""
+    monkeypatch.setattr(pipeline, "FIRST_WINDOW", window)
+    monkeypatch.setattr(pipeline, "LARGEST_WINDOW", 40)
     gate, log = tmp_path / "gate", tmp_path / "log"
     schedule = resolve(7, 300)
-    free = [block.spans for block in islice(plan.blocks(schedule, 0, 0, 1), 2)]
+    spans_of = [block.spans for block in plan.blocks(schedule, 0, 0, 1)]
 
     def read(corpus, spans):
+        index = spans_of.index(spans)
         with log.open("a") as file:
             file.write("read ")
-        while spans not in free and not gate.exists():
+        while index >= free and not gate.exists():
             time.sleep(0.01)
-        return [plan.read_rows(corpus, plan.positions_of(spans))]
+        table = plan.read_rows(corpus, plan.positions_of(spans))
+        return [table if index != bad else table.take(list(range(table.num_rows))[::-1])]
 
     monkeypatch.setattr(pipeline, "_read", read)
     batches = pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
-    assert next(batches).step.step == 0
-    batches.close()
+    kept = None
+    if bad is None:
+        assert next(batches).step.step == 0
+        batches.close()
+    else:
+        with pytest.raises(StreamError) as kept:
+            list(batches)
+    # Had it been left open, it would wait for its blocks for as long as the gate is shut.
+    assert settled(threads) == []
+    assert bad is None or kept.value.__traceback__, "as a log would keep it, frames and all"
     gate.touch()
-    # A whole other stream goes by; had the first one been left open, it would go on as well.
     monkeypatch.undo()
     got, expected = both(corpus, schedule, 0, 0, 1)
     assert_same(got, expected)
-    assert 2 <= len(log.read_text().split()) <= 2 + pipeline.READERS
+    assert len(log.read_text().split()) <= free + pipeline.READERS
 
 
 # Ray's resources and words.

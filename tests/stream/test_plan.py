@@ -17,6 +17,7 @@ from manta.schedule import Schedule
 from manta.stream import plan
 
 SEQ_LEN = 8
+any_machine = settings(deadline=None)
 RAMP = [
     {"shape": "linear", "from": 1, "to": 9, "until": "50%"},
     {"shape": "cyclic", "from": 7, "to": 2, "period": 400},
@@ -60,6 +61,7 @@ def read(corpus, schedule, world_size, cursor=0):
 # Shares.
 
 
+@any_machine
 @given(schedules(), st.integers(1, 70), st.data())
 def test_shares_partition_the_step(schedule, world_size, data):
     step = schedule.step(data.draw(st.integers(0, schedule.steps - 1)))
@@ -85,6 +87,7 @@ def test_more_ranks_than_rows_leave_some_without():
 # Blocks.
 
 
+@any_machine
 @given(schedules(), st.integers(1, 50), st.integers(1, 4000), st.data())
 def test_blocks_cover_the_run_from_any_cursor(schedule, world_size, block_tokens, data):
     first = data.draw(st.integers(0, schedule.steps - 1))
@@ -200,6 +203,7 @@ def swapped(rows, index):
     return [*rows[:index], rows[index + 1], rows[index], *rows[index + 2 :]]
 
 
+@any_machine
 @given(data=st.data())
 @pytest.mark.parametrize("change", ["missing", "repeated", "swapped", "foreign", "none", "extra"])
 def test_any_other_rows_are_refused(block, table, data, change):

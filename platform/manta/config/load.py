@@ -292,14 +292,12 @@ def _suggest(kind: type[BaseModel], path: Path_) -> str:
     }
     valid = [*leaves, *sorted(sections)]
     siblings = [key for key in valid if key.rpartition(".")[0] == parent]
-    # A slip of the finger first, then the right name in the wrong section.
     # Names are compared without their sections, which would make any two of one look alike.
     names = {key.rpartition(".")[2]: key for key in siblings}
-    close = (
-        [names[name] for name in difflib.get_close_matches(leaf, names, n=1, cutoff=0.8)]
-        or [key for key in valid if key.rpartition(".")[2] == leaf]
-        or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
-    )
+    # The right name in the wrong section first, then a slip of the finger.
+    close = [key for key in valid if key.rpartition(".")[2] == leaf] or [
+        names[name] for name in difflib.get_close_matches(leaf, names, n=1)
+    ]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid here: {', '.join(sorted(names))}"
