@@ -58,16 +58,17 @@ def write_corpus(
         seed: of the tokens.
     """
     random = np.random.default_rng(seed)
+    dtype = shards.token_dtype(vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Shard] = []
     counts: dict[Split, dict[str, Counts]] = {}
     for split, layout in splits.items():
         for number, lengths in enumerate(layout):
-            documents = [random.integers(1, vocab_size, length) for length in lengths]
+            documents = [random.integers(1, vocab_size, length, dtype=dtype) for length in lengths]
             for document in documents:
                 document[-1] = 0
             names = [f"{split}-{number}-{i}" for i in range(len(documents))]
-            table = shards.batch(documents, names, 0, ["made"], shards.token_dtype(vocab_size))
+            table = shards.batch(documents, names, 0, ["made"], dtype)
             name = f"{split}-{number:05d}.arrow"
             with (folder / name).open("wb") as file:
                 size, digest = shards.write(file, table)
@@ -85,7 +86,7 @@ def write_corpus(
         counts[split] = {"made": Counts(documents=sum(map(len, layout)), tokens=total)}
     manifest = Manifest(
         manta_version="test",
-        token_dtype=shards.token_dtype(vocab_size),
+        token_dtype=dtype,
         vocab_size=vocab_size,
         eos_id=0,
         tokenizer_file="tokenizer.json",

@@ -21,12 +21,14 @@ class Order:
     Attributes:
         checked: the run.
         mailbox: where to report.
-        submitted: seconds since the epoch, for the breakdown of the start.
+        driver_seconds: from the command to the request for workers.
+        requested: when they were requested, in seconds since the epoch.
     """
 
     checked: Checked
     mailbox: ActorHandle
-    submitted: float
+    driver_seconds: float
+    requested: float
 
 
 def work(order: dict[str, Any]) -> None:

@@ -117,9 +117,10 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     scaling = checked.config.scaling
     resources = dict(scaling.resources_per_worker)
     elastic = scaling.upper > scaling.min
+    now = time.time()
     return TorchTrainer(
         work,
-        train_loop_config={"order": Order(checked, mailbox, submitted)},
+        train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
         scaling_config=ScalingConfig(
             num_workers=(scaling.min, scaling.upper) if elastic else scaling.min,
             use_gpu=resources.get("GPU", 0) > 0,
@@ -167,6 +168,9 @@ class _Follower:
         self._tracker.backfill(content.pop("rows"))
         self.final["start_seconds"] = content.pop("starts")
         self._tracker.group_started(**content)
+
+    def _first_step(self, content: dict[str, Any]) -> None:
+        self.final["start_seconds"].update(content)
 
     def _metrics(self, row: dict[str, Any]) -> None:
         self._tracker.metrics(row)

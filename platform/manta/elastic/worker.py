@@ -57,7 +57,11 @@ def train(order: Order) -> None:
             checked.run_dir,
             attempt,
         )
-        starts = {"workers": entered - order.submitted, "model": time.time() - entered}
+        starts = {
+            "driver": order.driver_seconds,
+            "workers": entered - order.requested,
+            "model": time.time() - entered,
+        }
         reporter = _MailReporter(mailbox, attempt, engine.world_size, starts)
 
         def streams(cursor: int):  # type: ignore[no-untyped-def]
@@ -96,13 +100,12 @@ class _MailReporter:
         self, mailbox: ActorHandle, attempt: int, world_size: int, starts: dict[str, float]
     ):
         self._mailbox, self._attempt, self._world_size = mailbox, attempt, world_size
-        self._starts = starts
-        self._began = time.time()
-        self._saving_since = time.time()
+        self._starts, self._stepped = starts, False
+        self._since = time.time()
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
         """The group is formed and knows where it goes on."""
-        self._starts["state"] = time.time() - self._began
+        self._starts["state"] = self._lap()
         self._put(
             "started",
             world_size=self._world_size,
@@ -116,11 +119,21 @@ class _MailReporter:
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
+        if "loss" in row and not self._stepped:
+            self._stepped = True
+            self._put("first_step", data_and_first_step=self._lap())
+        elif not self._stepped:
+            self._put("first_step", first_evaluation=self._lap())
         self._put("metrics", **row)
 
     def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
         """A checkpoint is whole."""
         self._put("checkpoint", state=asdict(state), path=str(path), seconds=seconds)
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        before, self._since = self._since, time.time()
+        return self._since - before
 
     def _put(self, kind: str, **content: Any) -> None:
         self._mailbox.put.remote(kind, content)

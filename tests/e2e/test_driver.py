@@ -1,0 +1,98 @@
+"""The `manta` command as a process: killed and run again, interrupted, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tiny_config import STEP, run_config, write_yaml
+
+STEPS = 300
+
+
+def manta(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command, its output on a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "manta.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Its whole output, once it has ended well."""
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+    """Return once the run's history has reached `step`; fail if the process ends before."""
+    metrics = run_dir / "metrics.jsonl"
+    while process.poll() is None:
+        lines = metrics.read_text().splitlines()[:-1] if metrics.exists() else []
+        if lines and json.loads(lines[-1])["step"] >= step:
+            return
+        time.sleep(0.05)
+    raise AssertionError(process.communicate()[0])
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if "loss" in row]
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: Path) -> None:
+    config = run_config(
+        tmp_path,
+        corpus,
+        schedule={"horizon": STEPS * STEP},
+        checkpoint={"every": 10 * STEP},
+    )
+    path = write_yaml(tmp_path / "run.yaml", config)
+    run_dir = tmp_path / "tiny"
+    first = manta("train", str(path))
+    wait_for_step(first, run_dir, 30)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert json.loads((run_dir / "run.json").read_text())["status"] == "running"
+    reached = max(steps_of(run_dir))
+    assert 30 <= reached < STEPS
+
+    output = finish(manta("train", str(path)))
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["drivers"] == 2
+    assert 0 < record["groups"][1]["step"] < STEPS
+    assert steps_of(run_dir) == list(range(1, STEPS + 1))
+    ledger = pq.read_table(run_dir / "ledger.parquet").to_pylist()
+    assert [row["step"] for row in ledger] == list(range(1, STEPS + 1))
+    assert ledger[-1]["tokens"] == STEPS * STEP
+    # Libraries are silent: all that is printed is Manta's own.
+    for chatter in ("Warning", "WARNING", "ray.", "(RayTrainWorker", "wandb:", "UserWarning"):
+        assert chatter not in output, output
+
+    refused = manta("train", str(path), "--fresh")
+    assert "give another run.name" in refused.communicate()[0]
+    assert refused.returncode == 1
+
+
+def test_ctrl_c_ends_with_a_clear_record(tmp_path: Path, corpus: Path) -> None:
+    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP})
+    path = write_yaml(tmp_path / "run.yaml", config)
+    process = manta("train", str(path))
+    wait_for_step(process, tmp_path / "tiny", 1)
+    os.kill(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    assert "the same command continues the run" in output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "tiny" / "run.json").read_text())["status"] == "interrupted"
