@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from manta.config import ConfigError, CorpusConfig, MantaError, RunConfig, dump, load
@@ -116,11 +115,15 @@ def train(
     from manta.cluster.session import ray_session
     from manta.elastic.trainer import train as run
 
-    with ThreadPoolExecutor(1) as background:
-        model_checked = background.submit(check_model, checked)
-        with ray_session(address):
-            model_checked.result()
-            run(checked, submitted=submitted)
+    try:
+        with ThreadPoolExecutor(1) as background:
+            model_checked = background.submit(check_model, checked)
+            with ray_session(address):
+                model_checked.result()
+                run(checked, submitted=submitted)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _refuse_existing(config: RunConfig) -> None:
@@ -166,16 +169,10 @@ def main() -> None:
     """Run the command line; errors of ours are one message, anything else a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except MantaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command continues the run", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

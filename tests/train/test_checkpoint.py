@@ -100,7 +100,7 @@ def test_metric_rows_travel_with_the_checkpoint(checked) -> None:
     run = checked({"checkpoint.every": 4 * STEP})
     train_here(run)
     carried = checkpoint.read_rows(run.run_dir / "checkpoints" / name_of(12))
-    assert [row["step"] for row in carried] == [9, 10, 11, 12]
+    assert [row["step"] for row in carried] == list(range(1, 13))
     train_here(run)
     assert rows_of(run)[-1] == {"resumed": 12, "carried": carried}
 

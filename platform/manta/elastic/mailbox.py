@@ -6,6 +6,7 @@ here cost a worker nothing and survive its death.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import ray
@@ -24,20 +25,34 @@ class Mailbox:
 
     def __init__(self, attempts: int):
         self._messages: list[Message] = []
+        self._rows_waiting: list[int] = []
+        self._rows_taken: list[int] = []
+        self._rows_recorded: Counter[int] = Counter()
         self._attempts = attempts
         self._futile = 0
         self._failure: str | None = None
 
     def put(self, kind: str, content: dict[str, Any]) -> None:
         """Add a message."""
-        if kind in ("checkpoint", "metrics"):
-            self._futile = 0
         self._messages.append((kind, content))
 
+    def put_rows(self, attempt: int, rows: int, kind: str, content: dict[str, Any]) -> None:
+        """Add a message that holds `rows` rows of metrics of an attempt."""
+        self._rows_waiting.extend([attempt] * rows)
+        if kind == "metrics":
+            self._futile = 0
+        self.put(kind, content)
+
     def take(self) -> list[Message]:
-        """All messages since the last call."""
+        """All messages since the last call. Calling says that those taken before are on disk."""
+        self._rows_recorded.update(self._rows_taken)
+        self._rows_taken, self._rows_waiting = self._rows_waiting, []
         taken, self._messages = self._messages, []
         return taken
+
+    def recorded(self, attempt: int) -> int:
+        """How many rows of metrics of an attempt the driver has on disk."""
+        return self._rows_recorded[attempt]
 
     def begin_attempt(self) -> int:
         """The number of the attempt that starts now."""

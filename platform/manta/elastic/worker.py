@@ -106,16 +106,21 @@ class _MailReporter:
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
         """The group is formed and knows where it goes on."""
         self._starts["state"] = self._lap()
-        self._put(
-            "started",
-            world_size=self._world_size,
-            attempt=self._attempt,
-            step=state.step,
-            tokens=state.tokens,
-            rows=rows,
-            hardware=hardware(),
-            starts=self._starts,
-        )
+        content = {
+            "world_size": self._world_size,
+            "attempt": self._attempt,
+            "step": state.step,
+            "tokens": state.tokens,
+            "rows": rows,
+            "hardware": hardware(),
+            "starts": self._starts,
+        }
+        self._mailbox.put_rows.remote(self._attempt, len(rows), "started", content)
+
+    def recorded(self) -> int:
+        """How many rows are on the driver's disk. A round trip, once a checkpoint."""
+        rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
+        return rows
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
@@ -124,7 +129,7 @@ class _MailReporter:
             self._put("first_step", data_and_first_step=self._lap())
         elif not self._stepped:
             self._put("first_step", first_evaluation=self._lap())
-        self._put("metrics", **row)
+        self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
 
     def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
         """A checkpoint is whole."""

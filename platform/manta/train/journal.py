@@ -1,12 +1,12 @@
-"""What happened since the last checkpoint: ledger rows and metric rows.
+"""What happened: ledger rows since the last checkpoint, metric rows not yet on disk.
 
 Both become durable together with the checkpoint that covers them, so that after a
-rollback the history has every step exactly once.
+rollback, or the driver's death, the history has every step exactly once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from manta.train.engine import Engine
 class Journal:
     """Collects on every rank; the first one writes.
 
+    `recorded` tells how many of the metric rows given so far the driver has on disk: they
+    need no keeping. The others go with each checkpoint, for a driver to come.
+
     Digests are taken from the ids that this rank feeds to its model, and combined over
     ranks only when a checkpoint is made: no step waits for them.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger, attempt: int):
+    def __init__(self, engine: Engine, ledger: Ledger, attempt: int, recorded: Callable[[], int]):
         self._engine, self._ledger, self._attempt = engine, ledger, attempt
+        self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
         self._digests: list[int] = []
         self._metrics: list[Mapping[str, Any]] = []
@@ -39,7 +43,7 @@ class Journal:
         self._digests.append(digest(batch.ids))
 
     def metric(self, row: Mapping[str, Any]) -> None:
-        """Note a row of metrics."""
+        """Note a row of metrics. For the first rank."""
         self._metrics.append(row)
 
     def seal(self) -> Sealed:
@@ -61,9 +65,14 @@ class Journal:
             )
             for step, value in zip(self._steps, digests, strict=True)
         ]
-        sealed = Sealed(self._ledger, rows, self._metrics)
-        self._steps, self._digests, self._metrics = [], [], []
-        return sealed
+        self._steps, self._digests = [], []
+        return Sealed(self._ledger, rows, self._unrecorded() if self._engine.rank == 0 else [])
+
+    def _unrecorded(self) -> list[Mapping[str, Any]]:
+        recorded = self._recorded()
+        del self._metrics[: recorded - self._forgotten]
+        self._forgotten = recorded
+        return list(self._metrics)
 
 
 class Sealed:

@@ -31,7 +31,11 @@ class Reporter(Protocol):
     """Where the first rank tells what happens. Calls must not block training."""
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
-        """Training starts from `state`; `rows` are the metrics since the checkpoint before it."""
+        """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
+
+    def recorded(self) -> int:
+        """How many rows told so far, those of `resumed` among them, are on disk for good."""
+        ...
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
@@ -59,7 +63,7 @@ class Loop:
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
         self._ledger = Ledger(job.run_dir / "ledger.parquet")
-        self._journal = Journal(engine, self._ledger, job.attempt)
+        self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
             job.run_dir / "checkpoints",
             engine,
@@ -97,8 +101,10 @@ class Loop:
         self._saved_step = self._state.step
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
-            path = self._job.run_dir / "checkpoints" / name_of(self._state.step)
-            self._reporter.resumed(self._state, read_rows(path))
+            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
+            for row in rows:
+                self._journal.metric(row)
+            self._reporter.resumed(self._state, rows)
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
@@ -188,8 +194,8 @@ class Loop:
         return patience is not None and self._state.evals_since_best >= patience
 
     def _tell(self, row: dict[str, Any]) -> None:
-        self._journal.metric(row)
         if self._engine.rank == 0:
+            self._journal.metric(row)
             self._reporter.metrics(row)
 
     def _save_if_new(self) -> None:

@@ -1,0 +1,53 @@
+"""The mailbox: order, what counts as recorded, when trying again is of no use."""
+
+from __future__ import annotations
+
+from manta.elastic.mailbox import FUTILE_ATTEMPTS, Mailbox
+
+
+def test_messages_come_once_and_in_order() -> None:
+    mailbox = Mailbox(0)
+    for number in range(5):
+        mailbox.put("note", {"number": number})
+    assert [content["number"] for _, content in mailbox.take()] == list(range(5))
+    assert mailbox.take() == []
+
+
+def test_rows_count_as_recorded_once_the_driver_comes_again() -> None:
+    mailbox = Mailbox(0)
+    mailbox.put_rows(1, 3, "started", {})
+    mailbox.put_rows(1, 1, "metrics", {})
+    assert mailbox.recorded(1) == 0
+    mailbox.take()  # the driver has them in its hands, not yet on disk
+    mailbox.put_rows(1, 1, "metrics", {})
+    mailbox.put_rows(2, 1, "metrics", {})
+    assert mailbox.recorded(1) == 0
+    mailbox.take()
+    assert (mailbox.recorded(1), mailbox.recorded(2)) == (4, 0)
+    mailbox.take()
+    assert (mailbox.recorded(1), mailbox.recorded(2)) == (5, 1)
+
+
+def test_attempts_are_counted_on_from_earlier_drivers() -> None:
+    mailbox = Mailbox(4)
+    assert [mailbox.begin_attempt(), mailbox.begin_attempt()] == [5, 6]
+
+
+def test_attempts_without_progress_end_the_run() -> None:
+    mailbox = Mailbox(0)
+    for _ in range(FUTILE_ATTEMPTS):
+        mailbox.begin_attempt()
+        assert mailbox.failure() is None
+    mailbox.put_rows(1, 1, "metrics", {})  # progress: the count begins anew
+    for _ in range(FUTILE_ATTEMPTS):
+        mailbox.begin_attempt()
+        assert mailbox.failure() is None
+    mailbox.begin_attempt()
+    assert "without a step forward" in str(mailbox.failure())
+
+
+def test_the_first_reason_counts() -> None:
+    mailbox = Mailbox(0)
+    mailbox.fail("a shard is damaged")
+    mailbox.fail("a peer is gone")
+    assert mailbox.failure() == "a shard is damaged"

@@ -1,0 +1,29 @@
+"""Rows go with a checkpoint until the driver has them on disk."""
+
+from __future__ import annotations
+
+from plain_runs import engine_of
+
+from manta.stream.ledger import Ledger
+from manta.train.checkpoint import read_rows
+from manta.train.journal import Journal
+
+
+def test_rows_are_carried_until_they_are_recorded(checked, tmp_path) -> None:
+    recorded = 0
+    ledger = Ledger(tmp_path / "ledger.parquet")
+    journal = Journal(engine_of(checked()), ledger, 1, lambda: recorded)
+
+    def carried() -> list[int]:
+        journal.seal().write(tmp_path)
+        return [row["step"] for row in read_rows(tmp_path)]
+
+    for step in (1, 2, 3):
+        journal.metric({"step": step})
+    assert carried() == [1, 2, 3]
+    assert carried() == [1, 2, 3]
+    recorded = 2
+    journal.metric({"step": 4})
+    assert carried() == [3, 4]
+    recorded = 4
+    assert carried() == []
