@@ -25,6 +25,15 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 # A backstop only: the mailbox ends a group that makes no progress much earlier.
 MAX_FAILURES = 1000
 
+# Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
+# back to the kernel when it is freed and faults it in anew, page by page, at the next step:
+# a fifth of the throughput of a small model on a CPU (benchmarks/RESULTS.md).
+CPU_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -117,13 +126,14 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     scaling = checked.config.scaling
     resources = dict(scaling.resources_per_worker)
     elastic = scaling.upper > scaling.min
+    use_gpu = resources.get("GPU", 0) > 0
     now = time.time()
     return TorchTrainer(
         work,
         train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
         scaling_config=ScalingConfig(
             num_workers=(scaling.min, scaling.upper) if elastic else scaling.min,
-            use_gpu=resources.get("GPU", 0) > 0,
+            use_gpu=use_gpu,
             resources_per_worker=resources,
         ),
         # Ray Train's own files: our checkpoints are not its business.
@@ -132,6 +142,7 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
             storage_path=str(checked.run_dir),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[_failure_notes(mailbox)],
+            worker_runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
         ),
     )
 
