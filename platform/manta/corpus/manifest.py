@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from manta.config.errors import CorpusError
 from manta.config.model import Section
+from manta.corpus import remote
 from manta.corpus.atomic import write_whole
 
 MANIFEST = "manifest.json"
@@ -88,14 +89,14 @@ class Manifest(Section):
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
-        """Read and check the manifest of the corpus in `folder`.
+        """Read and check the manifest of the corpus in `folder`, a path or URL.
 
         Raises:
             CorpusError: if it is missing, unreadable, or not what its fingerprint says.
         """
-        path = Path(folder) / MANIFEST
+        path = remote.join(str(folder), MANIFEST)
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
+            manifest = cls.model_validate_json(_content(path))
         except FileNotFoundError:
             raise CorpusError(
                 f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
@@ -108,3 +109,12 @@ class Manifest(Section):
                 "'manta prepare' wrote it: prepare the corpus again"
             )
         return manifest
+
+
+def _content(path: str) -> bytes:
+    if not remote.is_url(path):
+        return Path(path).read_bytes()
+    from manta.corpus.sources import open_input  # heavy, and a path needs nothing of it
+
+    with open_input(path) as file:
+        return file.read()

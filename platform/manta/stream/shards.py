@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
-from manta.corpus import shards
+from manta.corpus import remote, shards
 from manta.corpus.manifest import Manifest, Shard, Split
 
 
@@ -43,14 +43,14 @@ class Samples:
 class ShardReader:
     """Reads samples of one split of a corpus, at one sequence length.
 
-    Shards are mapped when first touched, so that opening a corpus of any size is cheap.
+    Shards are fetched and mapped when first touched, so that opening a corpus of any size is cheap.
 
     Raises:
         CorpusError: if the split holds no whole sample, or a shard is missing or damaged.
     """
 
     def __init__(self, corpus: str | Path, manifest: Manifest, split: Split, seq_len: int):
-        self.corpus = Path(corpus)
+        self.corpus = str(corpus)
         self.seq_len = seq_len
         self.dtype = np.dtype(manifest.token_dtype)
         self._shards = manifest.shards_of(split)
@@ -99,9 +99,9 @@ class ShardReader:
     def _shard(self, index: int) -> _MappedShard:
         mapped = self._mapped.get(index)
         if mapped is None:
-            mapped = self._mapped[index] = _MappedShard(
-                self.corpus / self._shards[index].file, self._shards[index], self.dtype
-            )
+            shard = self._shards[index]
+            path = remote.local_file(self.corpus, shard.file, shard.sha256)
+            mapped = self._mapped[index] = _MappedShard(path, shard, self.dtype)
         return mapped
 
 

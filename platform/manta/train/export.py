@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
+from manta.corpus.remote import tokenizer_folder
 from manta.train import model_config
 from manta.train.checkpoint import load_model, name_of, newest
 
@@ -38,7 +39,7 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> Path:
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         lm.save_pretrained(aside)
-        AutoTokenizer.from_pretrained(config.corpus).save_pretrained(aside)
+        _tokenizer_of(config).save_pretrained(aside)
         os.chmod(aside, 0o755)  # mkdtemp is for its owner alone
         os.rename(aside, out)
     except BaseException:
@@ -62,13 +63,13 @@ def generate(where: Path, prompt: str, *, tokens: int, temperature: float, seed:
     """
     if (where / "config.yaml").exists():
         config = load_run(where)
-        lm, tokenizer_from = load_weights(where, config, None), config.corpus
+        lm, tokenizer = load_weights(where, config, None), _tokenizer_of(config)
     elif (where / "config.json").exists():
         _quiet()
-        lm, tokenizer_from = AutoModelForCausalLM.from_pretrained(where), str(where)
+        lm = AutoModelForCausalLM.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where)
     else:
         raise RunError(f"{where}: neither the directory of a run nor an exported model")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     torch.manual_seed(seed)
     lm.eval()
     encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
@@ -114,6 +115,11 @@ def load_weights(run_dir: Path, config: RunConfig, step: int | None) -> PreTrain
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
     return lm
+
+
+def _tokenizer_of(config: RunConfig) -> Any:
+    manifest = Manifest.read(config.corpus)
+    return AutoTokenizer.from_pretrained(tokenizer_folder(config.corpus, manifest))
 
 
 def _quiet() -> None:
