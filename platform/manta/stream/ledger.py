@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manta.config.errors import RunError
+from manta.corpus.atomic import sync_folder
 from manta.stream.mix import mix64
 
 SCHEMA = pa.schema(
@@ -105,7 +106,7 @@ class Ledger:
                 self._shorten(path, after_step)
                 return
             path.unlink()
-            _sync(self.folder)
+            sync_folder(self.folder)
 
     def read(self) -> pa.Table:
         """All rows, by step.
@@ -163,7 +164,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync(self.folder)
+        sync_folder(self.folder)
 
     def _shorten(self, path: Path, after_step: int) -> None:
         """Drop the rows of steps above `after_step` from a part that keeps at least one.
@@ -178,7 +179,7 @@ class Ledger:
             return
         self._write(kept, path)
         os.replace(path, self.folder / _name(_first_step(path), kept["step"][-1].as_py()))
-        _sync(self.folder)
+        sync_folder(self.folder)
 
 
 def _name(first: int, last: int) -> str:
@@ -216,12 +217,3 @@ def _check_runs_on(table: pa.Table, where: str) -> None:
             f"{step[after]} from position {first[after]}; a ledger has each step and each "
             "position once and in order"
         )
-
-
-def _sync(folder: Path) -> None:
-    """Make renames and deletions in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

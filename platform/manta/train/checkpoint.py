@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from manta.config.errors import RunError
+from manta.corpus.atomic import sync_folder
 from manta.train.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class Checkpoints:
         if final.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(final)
         os.rename(aside, final)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         self._on_done(state, final, time.perf_counter() - pending.began)
         self._prune()
 
@@ -314,14 +315,6 @@ def _write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_rows(folder: Path, rows: list[Mapping[str, Any]]) -> None:
