@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from manta.config.errors import MantaError
 from manta.elastic.order import Order
 from manta.stream import pipeline
+from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
@@ -64,7 +65,7 @@ def train(order: Order) -> None:
         }
         reporter = _MailReporter(mailbox, attempt, engine.world_size, starts)
 
-        def streams(cursor: int):  # type: ignore[no-untyped-def]
+        def streams(cursor: int) -> Generator[RankBatch, None, None]:
             return pipeline.stream(
                 checked.corpus,
                 checked.schedule,

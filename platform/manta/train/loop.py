@@ -85,7 +85,7 @@ class Loop:
         with closing(streams(self._state.cursor)) as batches:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
-            self._meter.resume()
+            self._meter = Meter()  # what came before was not training
             for batch in batches:
                 if self._out_of_patience:
                     break
