@@ -24,6 +24,7 @@ from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.guards import FiniteGuard
 from manta.train.microbatch import micro_slices, micro_steps
+from manta.train.pause import PauseSwitch
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class StepResult:
         loss_sum: this rank's summed cross-entropy in nats, scalar.
         valid_tokens: labels that counted in the whole step, over all ranks, scalar.
         grad_norm: norm of the global gradient before clipping, scalar.
+        votes: for a pause, summed over ranks, int64 (3,).
     """
 
     loss_sum: Tensor
     valid_tokens: Tensor
     grad_norm: Tensor
+    votes: Tensor
 
 
 class Engine:
@@ -67,6 +70,7 @@ class Engine:
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         self.model = self._prepare_model(models.TokenLoss(self.lm))
         self.guard = FiniteGuard(self.device)
+        self.pause = PauseSwitch()
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -90,7 +94,7 @@ class Engine:
         train, step = self.config.train, batch.step
         self._seed(step.number)
         inputs = self._inputs(batch.samples)
-        valid = self.sum_over_ranks((inputs.labels != models.IGNORE).sum())
+        valid, votes = self._counts(inputs)
         scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
         loss_sum = torch.zeros((), device=self.device)
         slices = micro_slices(
@@ -105,7 +109,14 @@ class Engine:
                 loss_sum += micro_loss.detach()
                 self.accelerator.backward(_poisoned(micro_loss) * scale)
         grad_norm = self._update(step.number, step.lr)
-        return StepResult(loss_sum, valid, grad_norm)
+        return StepResult(loss_sum, valid, grad_norm, votes)
+
+    def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
+        """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
+        valid = (inputs.labels != models.IGNORE).sum().reshape(1)
+        votes = _to(self.pause.wanted(), self.device)
+        counts = self.sum_over_ranks(torch.cat([valid, votes]))
+        return counts[0], counts[1:]
 
     def _update(self, step: int, lr: float) -> Tensor:
         """Clip, check and apply the gradient; returns its norm before clipping."""

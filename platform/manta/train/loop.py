@@ -20,9 +20,11 @@ from manta.train.checkpoint import Checkpoints, TrainState, name_of, read_rows
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.journal import Journal
+from manta.train.pause import Agreement, Pause
 from manta.train.throughput import Meter
 
-Outcome = Literal["finished", "stopped"]
+# `paused`: left at a step boundary because someone asked; the run is not at its end.
+Outcome = Literal["finished", "stopped", "paused"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
 
@@ -74,9 +76,16 @@ class Loop:
         self._peak = throughput.peak_flops(engine.device)
         self._state = TrainState()
         self._saved_step = 0
+        self._agreement = Agreement(engine.device)
+        self._pause = Pause.NONE
+
+    @property
+    def pause(self) -> Pause:
+        """What the loop was left for, if it was paused."""
+        return self._pause
 
     def run(self, streams: StreamFactory) -> Outcome:
-        """Train to the end of the schedule, or until evaluations stop improving.
+        """Train to the end of the schedule, until evaluations stop improving, or to a pause.
 
         Raises:
             TrainingError: on a loss or gradient that is not finite.
@@ -90,9 +99,13 @@ class Loop:
                 if self._out_of_patience:
                     break
                 self._advance(batch)
+                if self._pause:
+                    break
         self._save_if_new()
         self._checkpoints.wait()
-        return "stopped" if self._state.step < self._schedule.steps else "finished"
+        if self._state.step == self._schedule.steps:
+            return "finished"
+        return "stopped" if self._out_of_patience else "paused"
 
     # ------------------------------------------------------------------- phases
 
@@ -110,6 +123,7 @@ class Loop:
         """One step and what is due after it."""
         step = batch.step
         result = self._engine.step(batch)
+        self._pause = self._agreement.after(result.votes)
         self._journal.consumed(batch)
         self._meter.add(step.tokens_after - step.tokens)
         self._state = replace(
