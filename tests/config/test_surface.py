@@ -37,12 +37,14 @@ RUN_KEYS = """
     schedule.batch.name schedule.batch.from schedule.batch.to schedule.batch.start
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
     schedule.batch.tokens schedule.batch.until schedule.batch.period
-    scaling.min scaling.max scaling.resources_per_worker
+    scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
+    scaling.throughput scaling.settle scaling.hang_timeout
     checkpoint.every checkpoint.keep
     eval.every eval.tokens eval.patience eval.min_delta
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags
     cost.per_device_hour
+    faults.kind faults.at faults.step faults.rank faults.attempt
 """
 
 CORPUS_KEYS = """

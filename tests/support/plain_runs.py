@@ -39,6 +39,9 @@ class Rows:
     def recorded(self) -> int:
         return 0  # there is no driver: everything is kept with the checkpoint
 
+    def stepped(self, state: TrainState) -> None:
+        pass
+
     def metrics(self, row: Mapping[str, Any]) -> None:
         self._write(row)
 

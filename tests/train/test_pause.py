@@ -16,10 +16,10 @@ from manta.train.pause import Agreement, Pause, PauseSwitch
 
 def test_the_most_urgent_request_counts() -> None:
     switch = PauseSwitch()
-    assert switch.wanted().tolist() == [0, 0, 0]
+    assert switch.votes() == [0, 0, 0]
     switch.ask(Pause.LEAVE)
     switch.ask(Pause.REGROUP)
-    votes = switch.wanted() + torch.tensor([1, 0, 0])
+    votes = torch.tensor(switch.votes()) + torch.tensor([1, 0, 0])
     assert Agreement(torch.device("cpu")).after(votes) == Pause.LEAVE
 
 

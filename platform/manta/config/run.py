@@ -87,6 +87,23 @@ class ScalingSection(Section):
     resources_per_worker: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: {"CPU": 1.0}
     )
+    spares: int | None = Field(
+        default=None,
+        ge=0,
+        description="warm processes on each node for a restart; one for each worker if left out",
+    )
+    node_stay: float = Field(
+        default=3600.0, gt=0, description="seconds that a node usually stays, to weigh growth"
+    )
+    throughput: float | None = Field(
+        default=None, gt=0, description="tokens/s of a worker, to weigh growth; else measured"
+    )
+    settle: float = Field(
+        default=30.0, ge=0, description="seconds that a group trains at least before it grows"
+    )
+    hang_timeout: float = Field(
+        default=120.0, gt=0, description="seconds without a step before workers are replaced"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ScalingSection:
@@ -140,6 +157,18 @@ class CostSection(Section):
     per_device_hour: float | None = Field(default=None, ge=0, description="money, any currency")
 
 
+class Fault(Section):
+    """A fault on purpose, to see the run survive it."""
+
+    kind: Literal["kill", "hang", "out_of_memory", "error"]
+    at: Literal["start", "step", "checkpoint", "snapshot"] = Field(
+        default="step", description="before a step, or while that step's state is being saved"
+    )
+    step: int | None = Field(default=None, ge=0, description="number of the step; else any")
+    rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")
+    attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -157,6 +186,7 @@ class RunConfig(Section):
     log: LogSection = LogSection()
     wandb: WandbSection = WandbSection()
     cost: CostSection = CostSection()
+    faults: list[Fault] = Field(default_factory=list, description="for tests of elasticity")
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> RunConfig:

@@ -6,7 +6,10 @@ here cost a worker nothing and survive its death.
 
 from __future__ import annotations
 
-from collections import Counter
+import statistics
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -15,6 +18,31 @@ from ray.actor import ActorHandle
 # A group that fails this often without new progress would fail for ever.
 FUTILE_ATTEMPTS = 3
 Message = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How the newest group is getting on.
+
+    Attributes:
+        attempt: its number.
+        steps: it has trained.
+        tokens: of the run, consumed.
+        first_step: when its first step was done, seconds since the epoch; 0 without one.
+        seconds: since then.
+        silent: seconds since its last sign of life.
+        step_seconds: of a usual step; 0 while unknown.
+        rate: tokens a second over the last steps; 0 while unknown.
+    """
+
+    attempt: int
+    steps: int
+    tokens: int
+    first_step: float
+    seconds: float
+    silent: float
+    step_seconds: float
+    rate: float
 
 
 class Mailbox:
@@ -31,6 +59,15 @@ class Mailbox:
         self._attempts = attempts
         self._futile = 0
         self._failure: str | None = None
+        self._micro_batch: int | None = None
+        self._begin_watch()
+
+    def _begin_watch(self) -> None:
+        self._sign_of_life = time.time()
+        self._first_step = 0.0
+        self._steps = 0
+        # (when, steps done, tokens consumed) of the last signs of life.
+        self._signs: deque[tuple[float, int, int]] = deque(maxlen=20)
 
     def put(self, kind: str, content: dict[str, Any]) -> None:
         """Add a message."""
@@ -54,13 +91,49 @@ class Mailbox:
         """How many rows of metrics of an attempt the driver has on disk."""
         return self._rows_recorded[attempt]
 
-    def begin_attempt(self) -> int:
-        """The number of the attempt that starts now."""
+    def begin_attempt(self) -> tuple[int, int | None]:
+        """The number of the attempt that starts now, and the micro-batch found to fit."""
         self._attempts += 1
         self._futile += 1
         if self._futile > FUTILE_ATTEMPTS:
             self.fail(f"the workers died {FUTILE_ATTEMPTS} times in a row without a step forward")
-        return self._attempts
+        self._begin_watch()
+        return self._attempts, self._micro_batch
+
+    def limit_micro_batch(self, rows: int) -> bool:
+        """Say how many rows in a forward pass the next attempts may use at most; is it news?"""
+        if self._micro_batch is not None and self._micro_batch <= rows:
+            return False
+        self._micro_batch = rows
+        self._futile = 0  # each halving is a step forward, and they end at one
+        return True
+
+    def stepped(self, attempt: int, steps: int, tokens: int) -> None:
+        """A sign of life: an attempt has done so many steps, the run consumed so many tokens."""
+        if attempt != self._attempts:
+            return
+        now = time.time()
+        self._first_step = self._first_step or now
+        self._sign_of_life, self._steps = now, steps
+        self._signs.append((now, steps, tokens))
+
+    def progress(self) -> Progress:
+        """How the newest attempt is getting on."""
+        now = time.time()
+        pairs = list(zip(self._signs, list(self._signs)[1:], strict=False))
+        times = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
+        tokens = self._signs[-1][2] if self._signs else 0
+        span = self._signs[-1][0] - self._signs[0][0] if pairs else 0.0
+        return Progress(
+            attempt=self._attempts,
+            steps=self._steps,
+            tokens=tokens,
+            first_step=self._first_step,
+            seconds=now - self._first_step if self._first_step else 0.0,
+            silent=now - self._sign_of_life,
+            step_seconds=statistics.median(times) if times else 0.0,
+            rate=(tokens - self._signs[0][2]) / span if span else 0.0,
+        )
 
     def fail(self, reason: str) -> None:
         """Say that trying again is of no use. The first reason counts."""

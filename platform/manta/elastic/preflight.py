@@ -57,7 +57,7 @@ def check_model(checked: Checked) -> None:
 
     model_config.resolve(checked.config, checked.manifest.vocab_size)
     check_wandb(checked.config.wandb)
-    importlib.import_module("ray.train.torch")
+    importlib.import_module("manta.elastic.controller")
 
 
 def _check_devices(config: RunConfig) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import ray
 from ray.actor import ActorHandle
@@ -21,9 +24,11 @@ from manta.track import Tracker
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
 # Ray Train looks at its workers this often; its own default is 2 s.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-# A backstop only: the mailbox ends a group that makes no progress much earlier.
-MAX_FAILURES = 1000
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+# Draining nodes are our controller's business.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# Spares are worth their imports only in a run that is longer than these.
+WARM_AFTER_SECONDS = 15.0
 
 # Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
 # back to the kernel when it is freed and faults it in anew, page by page, at the next step:
@@ -72,11 +77,14 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
         mailbox = open_mailbox(tracker.attempts)
         failure = _follow(checked, mailbox, follower, submitted or time.time())
     except KeyboardInterrupt:
-        tracker.finish("interrupted", reason="interrupted from outside")
+        tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
     except BaseException as error:
         tracker.finish("failed", reason=str(error))
         raise
+    if follower.outcome == "interrupted":
+        tracker.finish("interrupted", reason="interrupted from outside", final=follower.final)
+        raise KeyboardInterrupt
     if failure or follower.outcome is None:
         reason = failure or "the workers ended without a result"
         tracker.finish("failed", reason=reason)
@@ -88,15 +96,42 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
 def _follow(
     checked: Checked, mailbox: ActorHandle, follower: _Follower, submitted: float
 ) -> str | None:
-    """Run the worker group and pass its messages on; returns why it failed, if it did."""
+    """Run the worker groups and pass their messages on; returns why they failed, if they did."""
     group = _Group(checked, mailbox, submitted)
     group.start()
-    while group.is_alive():
-        group.join(POLL_SECONDS)
-        follower.take(ray.get(mailbox.take.remote()))
+    with _signals(group.stop):
+        while group.is_alive():
+            group.join(POLL_SECONDS)
+            follower.take(ray.get(mailbox.take.remote()))
     follower.take(ray.get(mailbox.take.remote()))
+    if group.stopped and follower.outcome is None:
+        raise KeyboardInterrupt
     failure: str | None = ray.get(mailbox.failure.remote())
     return failure or group.failure
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM stops the run in good order, a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        for known in previous:
+            signal.signal(known, _interrupt)
+        stop()
+
+    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class _Group(threading.Thread):
@@ -108,58 +143,73 @@ class _Group(threading.Thread):
     def __init__(self, checked: Checked, mailbox: ActorHandle, submitted: float):
         super().__init__(name="manta-group", daemon=True)
         self._trainer = _trainer(checked, mailbox, submitted)
+        self._mailbox = mailbox
         self.failure: str | None = None
+        self.stopped = False
 
     def run(self) -> None:
-        """Block until the group has ended for good."""
+        """Block until the last group has ended."""
         try:
             self._trainer.fit()
         except Exception as error:
             self.failure = str(error)
 
+    def stop(self) -> None:
+        """Have the run saved and ended at the next step. Returns at once."""
+        self.stopped = True
+        message = "interrupted: saving a checkpoint; once more ends the run at once"
+        self._mailbox.put.remote("note", {"message": message})
+        if self._trainer.controller is not None:
+            self._trainer.controller.stop.remote()
+
 
 def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
+
+    from manta.elastic.controller import ElasticTrainer
 
     scaling = checked.config.scaling
-    resources = dict(scaling.resources_per_worker)
-    elastic = scaling.upper > scaling.min
-    use_gpu = resources.get("GPU", 0) > 0
     now = time.time()
-    return TorchTrainer(
+    trainer = ElasticTrainer(
         work,
         train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
+        # Only what Ray Train insists on: where and how many is our controller's business.
         scaling_config=ScalingConfig(
-            num_workers=(scaling.min, scaling.upper) if elastic else scaling.min,
-            use_gpu=use_gpu,
-            resources_per_worker=resources,
+            num_workers=scaling.min, resources_per_worker=dict(scaling.resources_per_worker)
         ),
         # Ray Train's own files: our checkpoints are not its business.
         run_config=RayRunConfig(
             name="ray",
             storage_path=str(checked.run_dir),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[_failure_notes(mailbox)],
-            worker_runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
+            # Without a limit: the mailbox ends what makes no progress.
+            failure_config=FailureConfig(max_failures=-1),
         ),
     )
+    trainer.elasticity = _elasticity(checked, mailbox)
+    return trainer
 
 
-def _failure_notes(mailbox: ActorHandle) -> Any:
-    """A callback of Ray Train's controller that tells the driver when a group has failed."""
-    from ray.train import UserCallback
+def _elasticity(checked: Checked, mailbox: ActorHandle) -> Any:
+    from manta.elastic.controller import Elasticity
 
-    class FailureNotes(UserCallback):  # type: ignore[misc]
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
-            reasons = {
-                rank: str(error).strip().splitlines()[-1]
-                for rank, error in worker_exceptions.items()
-            }
-            mailbox.put.remote("ended", {"reasons": reasons})
-
-    return FailureNotes()
+    scaling, schedule = checked.config.scaling, checked.schedule
+    use_gpu = scaling.resources_per_worker.get("GPU", 0) > 0
+    return Elasticity(
+        smallest=scaling.min,
+        largest=scaling.upper,
+        resources=dict(scaling.resources_per_worker),
+        micro_batch=checked.config.train.micro_batch,
+        total_tokens=schedule.positions * schedule.seq_len,
+        node_stay=scaling.node_stay,
+        rate=scaling.throughput,
+        settle=scaling.settle,
+        hang=scaling.hang_timeout,
+        spares=scaling.spares,
+        warm_after=WARM_AFTER_SECONDS,
+        mailbox=mailbox,
+        runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
+    )
 
 
 class _Follower:
@@ -167,7 +217,7 @@ class _Follower:
 
     def __init__(self, tracker: Tracker):
         self._tracker = tracker
-        self.outcome: Literal["finished", "stopped"] | None = None
+        self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
         self.final: dict[str, Any] = {}
 
     def take(self, messages: list[Message]) -> None:
@@ -198,9 +248,12 @@ class _Follower:
     def _note(self, content: dict[str, Any]) -> None:
         self._tracker.note(content["message"])
 
+    def _decision(self, content: dict[str, Any]) -> None:
+        self._tracker.note(content["message"])
+
     def _ended(self, content: dict[str, Any]) -> None:
         rank, reason = min(content["reasons"].items(), default=(0, "unknown"))
-        self._tracker.group_ended(reason=f"worker {rank}: {reason}")
+        self._tracker.group_ended(reason=reason if content["asked"] else f"worker {rank}: {reason}")
 
     def _outcome(self, content: dict[str, Any]) -> None:
         self.outcome = content["outcome"]

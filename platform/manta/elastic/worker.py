@@ -12,86 +12,143 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.collective
 import torch
+import torch.distributed as dist
 from ray.actor import ActorHandle
 
 from manta.config.errors import MantaError
+from manta.config.run import RunConfig
+from manta.elastic import start
+from manta.elastic.faults import Faults
 from manta.elastic.order import Order
+from manta.elastic.start import Regroup, Start
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
 from manta.train.loop import Job, Loop
+from manta.train.pause import Pause
 
 log = logging.getLogger(__name__)
 
 
+# How often the first rank tells that it is alive.
+SIGN_SECONDS = 0.25
+
+
 def train(order: Order) -> None:
-    """Train as one rank of the group, from wherever the run's checkpoints end.
+    """Train as one rank of the group, from wherever the run's saved states end.
 
     Raises:
+        Regroup: when another group is to go on from here.
         MantaError: which the driver has been told, so that nobody tries again.
     """
-    mailbox, checked = order.mailbox, order.checked
-    entered = time.time()
-    context = ray.train.get_context()
-    first = context.get_world_rank() == 0
-    attempt, failure = ray.train.collective.broadcast_from_rank_zero(
-        _begin(mailbox) if first else None
-    )
-    if failure:
-        return  # the driver has the reason; a clean return ends the group
-    _set_threads()
-    if first:
-        _forward_warnings(mailbox)
+    entered, here = time.time(), start.current()
+    seconds = {**here.seconds, "imports": entered - here.began}
     try:
-        resolved = model_config.resolve(checked.config, checked.manifest.vocab_size)
-        engine = Engine(checked.config, resolved)
-        job = Job(
-            checked.config,
-            checked.schedule,
-            checked.corpus,
-            checked.validation,
-            checked.run_dir,
-            attempt,
-        )
-        starts = {
-            "driver": order.driver_seconds,
-            "workers": entered - order.requested,
-            "model": time.time() - entered,
-        }
-        reporter = _MailReporter(mailbox, attempt, engine.world_size, starts)
-
-        def streams(cursor: int) -> Generator[RankBatch, None, None]:
-            return pipeline.stream(
-                checked.corpus,
-                checked.schedule,
-                cursor=cursor,
-                rank=engine.rank,
-                world_size=engine.world_size,
-            )
-
-        outcome = Loop(job, engine, reporter).run(streams)
+        outcome = _train(order, here, seconds)
     except MantaError as error:
         # Trying again would meet the same: say so before the group falls apart.
-        ray.get(mailbox.fail.remote(str(error)))
+        ray.get(order.mailbox.fail.remote(str(error)))
         raise
-    if first:
-        ray.get(mailbox.put.remote("outcome", {"outcome": outcome}))
+    except torch.OutOfMemoryError as error:
+        _halve_micro_batch(order.mailbox, here.micro_batch)
+        raise Regroup("out of memory") from error
+    if outcome is None:
+        raise Regroup("asked to leave")
+    if dist.get_rank() == 0:
+        ray.get(order.mailbox.put.remote("outcome", {"outcome": outcome}))
 
 
-def _begin(mailbox: ActorHandle) -> tuple[int, str | None]:
-    attempt = ray.get(mailbox.begin_attempt.remote())
-    return attempt, ray.get(mailbox.failure.remote())
+def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
+    """Train; returns the run's outcome, or nothing if another group is to go on."""
+    lap = _Lap(seconds)
+    checked = order.checked
+    _join_group()
+    lap.end("process_group")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if dist.get_rank() == 0:
+        _forward_warnings(order.mailbox)
+    config = _with_micro_batch(checked.config, here.micro_batch)
+    engine = Engine(config, model_config.resolve(config, checked.manifest.vocab_size))
+    start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
+    lap.end("model")
+    job = Job(
+        config,
+        checked.schedule,
+        checked.corpus,
+        checked.validation,
+        checked.run_dir,
+        here.attempt,
+    )
+    if here.first:
+        seconds = _from_the_command_on(order, here, seconds)
+    reporter = _MailReporter(order.mailbox, here.attempt, engine.world_size, seconds)
+    faults = Faults(config.faults, engine.rank, here.attempt)
+
+    def streams(cursor: int) -> Generator[RankBatch, None, None]:
+        return pipeline.stream(
+            checked.corpus,
+            checked.schedule,
+            cursor=cursor,
+            rank=engine.rank,
+            world_size=engine.world_size,
+        )
+
+    loop = Loop(job, engine, reporter, faults.at)
+    outcome = loop.run(streams)
+    if outcome != "paused":
+        return outcome
+    return "interrupted" if loop.pause == Pause.STOP else None
 
 
-def _set_threads() -> None:
-    """As many threads as the worker was given CPUs; Ray's own default is one."""
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    torch.set_num_threads(max(1, int(cpus)))
+class _Lap:
+    """Seconds of one part after the other."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self._seconds, self._since = seconds, time.time()
+
+    def end(self, part: str) -> None:
+        """What passed since the last call was that part."""
+        before, self._since = self._since, time.time()
+        self._seconds[part] = self._since - before
+
+
+def _from_the_command_on(order: Order, here: Start, seconds: dict[str, float]) -> dict[str, float]:
+    """The parts of a run's own start, which has a driver and a controller before it."""
+    controller = here.began - here.seconds["processes"] - order.requested
+    return {"driver": order.driver_seconds, "controller": controller, **seconds}
+
+
+def _join_group() -> None:
+    """Meet the other ranks.
+
+    Here and not in Ray Train's backend, whose controller would wait, deaf, for ranks that
+    may die on the way.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _with_micro_batch(config: RunConfig, rows: int) -> RunConfig:
+    train = config.train.model_copy(update={"micro_batch": rows})
+    return config.model_copy(update={"train": train})
+
+
+def _halve_micro_batch(mailbox: ActorHandle, rows: int) -> None:
+    """Have the next group try with less, if there is less."""
+    if rows == 1:
+        reason = (
+            "out of memory with one sample in a forward pass: take a shorter train.seq_len, "
+            "train.activation_checkpointing, parallel.shard, or a smaller model"
+        )
+        ray.get(mailbox.fail.remote(reason))
+        return
+    message = f"out of memory: train.micro_batch is halved from {rows} to {rows // 2}"
+    if ray.get(mailbox.limit_micro_batch.remote(rows // 2)):
+        mailbox.put.remote("note", {"message": message})
 
 
 class _MailReporter:
@@ -101,8 +158,9 @@ class _MailReporter:
         self, mailbox: ActorHandle, attempt: int, world_size: int, starts: dict[str, float]
     ):
         self._mailbox, self._attempt, self._world_size = mailbox, attempt, world_size
-        self._starts, self._stepped = starts, False
+        self._starts, self._logged = starts, False
         self._since = time.time()
+        self._steps, self._told = 0, 0.0
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
         """The group is formed and knows where it goes on."""
@@ -123,12 +181,19 @@ class _MailReporter:
         rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
         return rows
 
+    def stepped(self, state: TrainState) -> None:
+        """A step is done: a sign of life, now and then."""
+        self._steps += 1
+        if self._steps == 1 or time.monotonic() - self._told > SIGN_SECONDS:
+            self._told = time.monotonic()
+            self._mailbox.stepped.remote(self._attempt, self._steps, state.tokens)
+
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
-        if "loss" in row and not self._stepped:
-            self._stepped = True
+        if "loss" in row and not self._logged:
+            self._logged = True
             self._put("first_step", data_and_first_step=self._lap())
-        elif not self._stepped:
+        elif not self._logged:
             self._put("first_step", first_evaluation=self._lap())
         self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
 

@@ -24,6 +24,7 @@ FREE_KEYS = {
     "log": "how often a curve is written down",
     "wandb": "where a curve is shown",
     "cost": "what a device hour costs",
+    "faults": "a run that survives a fault is the same run",
 }
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 

@@ -114,7 +114,7 @@ class Engine:
     def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
         valid = (inputs.labels != models.IGNORE).sum().reshape(1)
-        votes = _to(self.pause.wanted(), self.device)
+        votes = _to(torch.tensor(self.pause.votes()), self.device)
         counts = self.sum_over_ranks(torch.cat([valid, votes]))
         return counts[0], counts[1:]
 

@@ -27,6 +27,8 @@ from manta.train.throughput import Meter
 Outcome = Literal["finished", "stopped", "paused"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
+# (where the loop passes, number of the step): for faults on purpose.
+Passing = Callable[[str, int], None]
 
 
 class Reporter(Protocol):
@@ -38,6 +40,9 @@ class Reporter(Protocol):
     def recorded(self) -> int:
         """How many rows told so far, those of `resumed` among them, are on disk for good."""
         ...
+
+    def stepped(self, state: TrainState) -> None:
+        """A step is done, or at least on its way on the device."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
@@ -61,7 +66,14 @@ class Job:
 class Loop:
     """One rank's way through a run, from wherever its checkpoints end."""
 
-    def __init__(self, job: Job, engine: Engine, reporter: Reporter):
+    def __init__(
+        self,
+        job: Job,
+        engine: Engine,
+        reporter: Reporter,
+        passing: Passing = lambda point, step: None,
+    ):
+        self._passing = passing
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
         self._ledger = Ledger(job.run_dir / "ledger.parquet")
@@ -110,6 +122,7 @@ class Loop:
     # ------------------------------------------------------------------- phases
 
     def _resume(self) -> None:
+        self._passing("start", 0)
         self._state = self._checkpoints.load_newest()
         self._saved_step = self._state.step
         if self._engine.rank == 0:
@@ -122,6 +135,7 @@ class Loop:
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
         step = batch.step
+        self._passing("step", step.number)
         result = self._engine.step(batch)
         self._pause = self._agreement.after(result.votes)
         self._journal.consumed(batch)
@@ -133,6 +147,7 @@ class Loop:
             tokens=step.tokens_after,
             val_loss=None,
         )
+        self._reporter.stepped(self._state)
         last = step.number == self._schedule.steps
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
@@ -219,6 +234,7 @@ class Loop:
         self._saved_step = self._state.step
         self._meter.pause()
         self._checkpoints.save(self._state, self._journal.seal().write)
+        self._passing("checkpoint", self._state.step)
         self._meter.resume()
 
     def _stop_on_bad_values(self) -> None:

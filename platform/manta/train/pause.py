@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # Ray Train's controller imports this too, and not Torch
+    import torch
+    from torch import Tensor
 
 
 class Pause(IntEnum):
@@ -33,12 +35,9 @@ class PauseSwitch:
         """Ask; a request stands until the loop ends, and may only become more urgent."""
         self._wanted = max(self._wanted, pause)
 
-    def wanted(self) -> Tensor:
-        """The request as votes, int64 (3,), to be summed over ranks with other counts."""
-        votes = torch.zeros(len(Pause) - 1, dtype=torch.int64)
-        if self._wanted:
-            votes[self._wanted - 1] = 1
-        return votes
+    def votes(self) -> list[int]:
+        """The request as votes, one place a kind, to be summed over ranks."""
+        return [int(self._wanted == kind) for kind in list(Pause)[1:]]
 
 
 class Agreement:
@@ -59,5 +58,5 @@ class Agreement:
         self._coming.append(votes)
         if len(self._coming) <= self._lag:
             return Pause.NONE
-        agreed = torch.nonzero(self._coming.popleft())
-        return Pause(int(agreed[-1]) + 1) if len(agreed) else Pause.NONE
+        counts = self._coming.popleft().tolist()
+        return max(kind for kind in Pause if not kind or counts[kind - 1])

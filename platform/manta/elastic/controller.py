@@ -1,0 +1,382 @@
+"""Ray Train's controller with our decisions: where workers run, how many, and when to change.
+
+Everything here that begins with an underscore in Ray is internal to Ray Train 2.60. It is
+used in this module and in `group` only; tests/elastic/test_internals.py guards it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import (
+    NoopDecision,
+    ResizeDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from manta.elastic import nodes
+from manta.elastic.group import Placing, SlotWorkerGroup, WorkerLost, start_worker
+from manta.elastic.growth import Growth
+from manta.elastic.slots import Slot, Slots
+from manta.elastic.spares import Spares
+from manta.elastic.start import Regroup
+from manta.elastic.watchdog import Watchdog
+from manta.train.pause import Pause
+
+# How long a group that has its minimum waits for slots that may come at once.
+GRACE_SECONDS = 0.4
+# How often the cluster is looked at while a group trains.
+LOOK_SECONDS = 1.0
+# How often people hear that a run is waiting.
+REMIND_SECONDS = 60.0
+# Until a restart has been measured.
+RESTART_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """What the controller must know of a run.
+
+    Attributes:
+        smallest: number of workers.
+        largest: number of workers.
+        resources: of one worker.
+        micro_batch: most rows in a forward pass.
+        total_tokens: of the run.
+        node_stay: seconds that a node usually stays.
+        rate: tokens a second of one worker, if it is not to be measured.
+        settle: seconds that a group trains at least before it grows.
+        hang: seconds without a step before the workers are replaced.
+        spares: warm workers on each node; as many as it has workers if None.
+        warm_after: seconds of training before spares are started.
+        mailbox: the run's mailbox.
+        runtime_env: of the workers.
+    """
+
+    smallest: int
+    largest: int
+    resources: dict[str, float]
+    micro_batch: int
+    total_tokens: int
+    node_stay: float
+    rate: float | None
+    settle: float
+    hang: float
+    spares: int | None
+    warm_after: float
+    mailbox: ActorHandle
+    runtime_env: dict[str, Any]
+
+
+class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train's trainer with our controller in the place of its own."""
+
+    elasticity: Elasticity
+    controller: ActorHandle | None = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """None: they set up what `SlotWorkerGroup` does itself."""
+        return []
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        """Run the controller on the driver's node, as Ray Train does."""
+        policy = SlotPolicy(self.scaling_config, self.elasticity)
+        here = ray.get_runtime_context().get_node_id()
+        actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(SlotController)
+        self.controller = actor.remote(**{**controller_init_kwargs, "scaling_policy": policy})
+        ray.get(self.controller.run.remote())
+        return ray.get(self.controller.get_result.remote())
+
+
+class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
+    """How many workers, from the slots that are there.
+
+    Lives in the controller's process.
+    """
+
+    def __init__(self, scaling_config: Any, elasticity: Elasticity):
+        super().__init__(scaling_config)
+        self.known = elasticity
+        self._mail = elasticity.mailbox
+        self._slots = Slots(elasticity.resources)
+        self._spares = Spares(self._start_worker)
+        self._group: SlotWorkerGroup | None = None
+        self._stop = False
+        self._looked = self._reminded = -math.inf
+        self._paused = 0
+        self._refused: int | None = None
+        self._groups = 0
+        self._noticed: float | None = None
+        self._restarts: list[float] = []
+
+    # ------------------------------------------------------- for the controller
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for slots. Ray Train's own policy would ask its autoscaling coordinator."""
+        self._slots.request(self.known.largest)
+
+    async def before_controller_shutdown(self) -> None:
+        """Give everything back."""
+        self.release()
+
+    def before_controller_abort(self) -> None:
+        """Give everything back."""
+        self.release()
+
+    def release(self) -> None:
+        """Give everything back."""
+        self._spares.release()
+        self._slots.release()
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self.known.largest
+
+    def _start_worker(self, node: str) -> tuple[ActorHandle, Any]:
+        return start_worker(node, self.known.runtime_env, self.known.resources)
+
+    # ------------------------------------------------------------ without a group
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """Take what is there now; wait only while it is less than the minimum."""
+        if (reason := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(reason)
+        if self._stop:
+            raise RuntimeError("stopped while no worker group was there")
+        slots = self._usable()
+        if len(slots) < self.known.smallest:
+            self._remind(len(slots))
+            time.sleep(0.1)  # the controller would ask again without a pause
+            return NoopDecision()
+        return ResizeDecision(len(slots), self.known.resources)
+
+    def _usable(self) -> list[Slot]:
+        """Slots on nodes that are there and stay."""
+        until = time.monotonic() + GRACE_SECONDS
+        self._slots.refresh(self._unusable())
+        self._slots.request(self.known.largest)
+        while len(self._slots.ready) < self.known.largest and time.monotonic() < until:
+            time.sleep(0.05)
+            self._slots.refresh()
+        return self._slots.ready
+
+    def _unusable(self) -> set[str]:
+        ours = {slot.node for slot in self._slots.ready}
+        return nodes.lost(ours) | set(nodes.draining())
+
+    def _remind(self, found: int) -> None:
+        if time.monotonic() - self._reminded < REMIND_SECONDS:
+            return
+        self._reminded = time.monotonic()
+        needs = ", ".join(f"{amount:g} {name}" for name, amount in self.known.resources.items())
+        self._note(
+            f"waiting for {self.known.smallest} workers of {needs} each: the cluster has room "
+            f"for {found} now"
+        )
+
+    def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
+        """What a group of that many workers starts with."""
+        began = time.time()
+        attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
+        if (reason := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(reason)
+        return Placing(
+            slots=self._slots.ready[:slots],
+            spares=self._spares,
+            keepers={},
+            attempt=attempt,
+            micro_batch=micro_batch or self.known.micro_batch,
+            first=self._groups == 0,
+            seconds=seconds,
+            began=began,
+            hang_seconds=self.known.hang,
+        )
+
+    # --------------------------------------------------------------- with a group
+
+    def group_started(self, group: SlotWorkerGroup) -> None:
+        """A group is on its way."""
+        self._groups += 1
+        self._group, self._paused, self._refused = group, 0, None
+        self._watchdog = Watchdog(self.known.hang, group.placing.attempt)
+        if self._stop:
+            self._ask_pause(Pause.STOP)
+
+    def group_ended(self, noticed: float) -> None:
+        """The group is gone; what follows until the next one trains is a restart."""
+        self._group, self._noticed = None, noticed
+
+    def stop(self) -> None:
+        """End the run at a step boundary."""
+        self._stop = True
+        self._ask_pause(Pause.STOP)
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> Any:
+        """Never a resize from here: workers leave by themselves, at a step boundary."""
+        now = time.monotonic()
+        if self._group is not None and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._look(self._group)
+        return NoopDecision()
+
+    def _look(self, group: SlotWorkerGroup) -> None:
+        progress = ray.get(self._mail.progress.remote())
+        if self._watchdog.barks(progress):
+            group.declare_lost(self._watchdog.culprits(group))
+            return
+        self._slots.refresh()
+        if self._paused:
+            return
+        ours = {slot.node for slot in group.placing.slots}
+        if going := nodes.leaving(ours):
+            self._leave(going)
+            return
+        if progress.steps and progress.attempt == group.placing.attempt:
+            if self._noticed is not None:
+                self._restarts.append(progress.first_step - self._noticed)
+                self._noticed = None
+            self._warm_up(group, progress.seconds)
+            self._consider_growth(group, progress)
+
+    def _leave(self, going: dict[str, float | None]) -> None:
+        for node, deadline in going.items():
+            when = "" if deadline is None else f" in {max(0.0, deadline - time.time()):.0f} s"
+            self._note(f"node {node[:8]} goes away{when}: leaving it at the next step")
+        self._ask_pause(Pause.LEAVE)
+
+    def _warm_up(self, group: SlotWorkerGroup, running: float) -> None:
+        """Have spares where a group may need them next."""
+        if running < self.known.warm_after:
+            return
+        wanted = Counter(slot.node for slot in self._slots.ready)
+        if self.known.spares is not None:
+            wanted = Counter({node: min(n, self.known.spares) for node, n in wanted.items()})
+        self._spares.fill(wanted)
+
+    def _consider_growth(self, group: SlotWorkerGroup, progress: Any) -> None:
+        staying = set(nodes.draining())
+        possible = [slot for slot in self._slots.ready if slot.node not in staying]
+        workers = len(group.placing.slots)
+        if len(possible) <= workers or not progress.rate:
+            return
+        growth = Growth(
+            workers=workers,
+            possible=len(possible),
+            rate=self.known.rate or progress.rate / workers,
+            remaining=self.known.total_tokens - progress.tokens,
+            stay=self.known.node_stay,
+            restart=max(self._restarts[-3:], default=RESTART_SECONDS),
+            running=progress.seconds,
+            settle=self.known.settle,
+        )
+        if growth.worthwhile and not self._warm_enough(possible):
+            return
+        self._decide(growth)
+
+    def _warm_enough(self, slots: list[Slot]) -> bool:
+        assert self._spares is not None
+        wanted = Counter(slot.node for slot in slots)
+        if self.known.spares is not None:
+            wanted = Counter({node: min(n, self.known.spares) for node, n in wanted.items()})
+        return all(self._spares.warm(node) >= count for node, count in wanted.items())
+
+    def _decide(self, growth: Growth) -> None:
+        if growth.worthwhile:
+            self._note(growth.explained())
+            self._ask_pause(Pause.REGROUP)
+        elif growth.running >= growth.settle and self._refused != growth.possible:
+            self._refused = growth.possible
+            self._note(growth.explained())
+
+    def _ask_pause(self, pause: int) -> None:
+        if self._group is not None and pause > self._paused:
+            self._paused = pause
+            self._group.ask_pause(int(pause))
+
+    def _note(self, message: str) -> None:
+        self._mail.put.remote("decision", {"message": message})
+
+
+class SlotController(TrainController):  # type: ignore[misc]
+    """Ray Train's control loop, with groups that are killed at once and started in slots."""
+
+    _scaling_policy: SlotPolicy
+    _worker_group: SlotWorkerGroup | None
+    # Parts of the restart that is going on, in seconds, and since when the last one runs.
+    _down: dict[str, float] | None = None
+
+    def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, Any]) -> None:
+        policy = self._scaling_policy
+        seconds = self._lap() if self._down else {}
+        context = WorkerGroupContext(
+            run_attempt_id=self._get_run_attempt_id(),
+            train_fn_ref=self._train_fn_ref,
+            num_workers=num_workers,
+            resources_per_worker=resources_per_worker,
+        )
+        # No callbacks: they serve `ray.train.report`, which Manta does not use.
+        group = SlotWorkerGroup(self._train_run_context, context, [])
+        group.placing = policy.placing(num_workers, seconds)
+        group._start()
+        self._worker_group = group
+        policy.group_started(group)
+
+    def _lap(self) -> dict[str, float]:
+        """Parts of the restart until now, in seconds."""
+        assert self._down is not None
+        parts, self._down = dict(self._down), None
+        at = parts.pop("at")
+        return {**parts, "place": time.time() - at}
+
+    def _execute_failure_decision(
+        self, failure_decision: Any, training_failed_error: Any, **more: Any
+    ) -> Any:
+        """Tell the driver, and kill what is left of the group before anything else."""
+        noticed = time.time()
+        policy = self._scaling_policy
+        self._tell(training_failed_error)
+        if self._worker_group is not None:
+            self._worker_group.end()
+            self._worker_group = None
+        policy.group_ended(noticed)
+        self._down = {"noticed": noticed, "stop": time.time() - noticed, "at": time.time()}
+        return super()._execute_failure_decision(failure_decision, training_failed_error, **more)
+
+    def _tell(self, error: Any) -> None:
+        """Let the driver know why the group ended."""
+        failures = getattr(error, "worker_failures", None) or {0: error}
+        asked = all(isinstance(_cause(failure), Regroup) for failure in failures.values())
+        reasons = {rank: _last_line(_cause(failure)) for rank, failure in failures.items()}
+        # A worker that was lost makes the others fail: it is the one to name.
+        lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
+        content = {"reasons": lost or reasons, "asked": asked}
+        self._scaling_policy.known.mailbox.put.remote("ended", content)
+
+    async def stop(self) -> None:
+        """End the run at a step boundary; workers make a checkpoint first."""
+        self._scaling_policy.stop()
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What a worker raised, without Ray Train's wrapping."""
+    inner = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", None)
+    return inner if isinstance(inner, BaseException) else failure
+
+
+def _is_loss(failure: BaseException) -> bool:
+    return isinstance(_cause(failure), (RayError, WorkerLost))
+
+
+def _last_line(failure: BaseException) -> str:
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[-1].strip()

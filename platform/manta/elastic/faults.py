@@ -1,0 +1,48 @@
+"""Faults on purpose, named by rank and step, to see a run survive them. On by config only."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+import torch
+
+from manta.config.run import Fault
+
+
+class Faults:
+    """The faults of one rank in one attempt.
+
+    Args:
+        planned: all faults of the config.
+        rank: of this worker.
+        attempt: number of its group.
+    """
+
+    def __init__(self, planned: Sequence[Fault], rank: int, attempt: int):
+        self._mine = [f for f in planned if f.rank in (rank, None) and f.attempt in (attempt, None)]
+
+    def at(self, point: str, step: int) -> None:
+        """Called where the loop passes; a fault that is due happens now.
+
+        Args:
+            point: `start`, `step`, `checkpoint` or `snapshot`, as in the config.
+            step: number of the step that is about to be trained, or of the one that is
+                being saved.
+        """
+        for fault in self._mine:
+            if fault.at == point and fault.step in (step, None):
+                print(f"fault: {fault.kind} at {point} {step}", flush=True)
+                _do(fault)
+
+
+def _do(fault: Fault) -> None:
+    if fault.kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.kind == "hang":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault.kind == "out_of_memory":
+        raise torch.OutOfMemoryError("on purpose, by faults in the config")
+    else:
+        raise RuntimeError("an error on purpose, by faults in the config")

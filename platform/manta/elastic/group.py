@@ -1,0 +1,268 @@
+"""A worker group of Ray Train that starts in held slots, from warm processes.
+
+Built on internals of Ray Train 2.60, as is `controller`; tests/elastic/test_internals.py
+says which, and fails clearly when a new version changes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.context import DistributedContext
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    PlacementGroupHandle,
+)
+from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
+from ray.train.v2._internal.execution.worker_group.state import WorkerGroupStateBuilder
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+
+from manta.elastic import nodes, start
+from manta.elastic.slots import Slot
+from manta.elastic.spares import Spares
+from manta.elastic.start import Start
+
+# A start that takes longer than this without an answer is given up.
+ANSWER_SECONDS = 60.0
+# A worker that has not answered a poll for this long may be on a node that is gone.
+SILENT_SECONDS = 1.0
+
+
+class WorkerLost(RuntimeError):
+    """A worker is gone or does nothing; says how that was seen."""
+
+
+@dataclass
+class Placing:
+    """Where and with what a group starts.
+
+    Attributes:
+        slots: one a worker, in the order of ranks.
+        spares: where the workers come from.
+        keepers: of snapshots, by node.
+        attempt: the group's number.
+        micro_batch: most rows in a forward pass.
+        first: whether it is the first group of its driver.
+        seconds: what was spent on the restart before the start, by parts.
+        began: when the start began, seconds since the epoch.
+        hang_seconds: how long a worker's process may not answer.
+    """
+
+    slots: list[Slot]
+    spares: Spares
+    keepers: dict[str, ActorHandle]
+    attempt: int
+    micro_batch: int
+    first: bool
+    seconds: dict[str, float]
+    began: float
+    hang_seconds: float
+
+
+class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
+    """The slots belong to the run, not to one of its groups: there is nothing to do."""
+
+    placement_group = None
+
+    def ready(self) -> Any:
+        raise NotImplementedError("slots are ready before a group is started")
+
+    def wait(self, timeout_seconds: float = 30) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        pass
+
+
+class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
+    """One attempt at the run."""
+
+    placing: Placing
+    lost: dict[int, str]
+
+    def _start_impl(self, worker_group_state_builder: WorkerGroupStateBuilder) -> None:
+        """Start the workers; raises so that Ray Train tries again if one dies meanwhile."""
+        self.lost = {}
+        try:
+            workers = self._adopt()
+            self._instruct(workers)
+            self._worker_group_state = (
+                worker_group_state_builder.with_placement_group_handle(_HeldElsewhere())
+                .with_sync_actor(workers[0].actor)  # never used: nothing is reported to it
+                .with_workers(workers)
+                .build()
+            )
+            train_fn = self._worker_group_context.train_fn_ref
+            _get([worker.actor.run_train_fn.remote(train_fn) for worker in workers])
+        except RayError as error:
+            self.end()
+            raise WorkerGroupStartupFailedError(
+                f"a worker died while its group started: {error}"
+            ) from error
+
+    def _adopt(self) -> list[Worker]:
+        slots = self.placing.slots
+        self._actors = [self.placing.spares.take(slot.node) for slot in slots]
+        metadata = _get([actor.get_metadata.remote() for actor in self._actors])
+        resources = self._worker_group_context.resources_per_worker
+        self._replica_groups: list[Any] = []
+        workers = [Worker(a, m, resources) for a, m in zip(self._actors, metadata, strict=True)]
+        _number(workers)
+        return workers
+
+    def _instruct(self, workers: list[Worker]) -> None:
+        """Give each worker Ray Train's context and ours."""
+        port = _get([workers[0].actor.execute.remote(start.free_port)])[0]
+        address = (workers[0].metadata.node_ip, port)
+        contexts = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=None,
+                storage_context=self._storage_context,
+                worker_callbacks=[],
+                controller_actor=ray.get_runtime_context().current_actor,
+            )
+            for worker in workers
+        ]
+        begun = [
+            worker.actor.execute.remote(start.begin, self._start_of(worker, slot, address))
+            for worker, slot in zip(workers, self.placing.slots, strict=True)
+        ]
+        _get([*contexts, *begun])
+
+    def _start_of(self, worker: Worker, slot: Slot, address: tuple[str, int]) -> Start:
+        placing = self.placing
+        return Start(
+            attempt=placing.attempt,
+            node=slot.node,
+            keepers=placing.keepers,
+            micro_batch=placing.micro_batch,
+            first=placing.first,
+            seconds={**placing.seconds, "processes": time.time() - placing.began},
+            began=time.time(),
+            environment=self._environment(worker.distributed_context, slot, address),
+        )
+
+    def _environment(
+        self, context: DistributedContext, slot: Slot, address: tuple[str, int]
+    ) -> dict[str, str]:
+        """What torch.distributed, CUDA and Accelerate go by, as with torchrun."""
+        found = {
+            "MASTER_ADDR": address[0],
+            "MASTER_PORT": str(address[1]),
+            "RANK": str(context.world_rank),
+            "WORLD_SIZE": str(context.world_size),
+            "LOCAL_RANK": str(context.local_rank),
+            "LOCAL_WORLD_SIZE": str(context.local_world_size),
+            "NODE_RANK": str(context.node_rank),
+        }
+        if slot.devices:
+            # Workers of a node see each other's devices, so that NCCL can go directly.
+            shared = sorted(
+                {d for s in self.placing.slots if s.node == slot.node for d in s.devices}
+            )
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(shared)
+            found["LOCAL_RANK"] = str(shared.index(slot.devices[0]))
+            found["ACCELERATE_TORCH_DEVICE"] = f"cuda:{shared.index(slot.devices[0])}"
+        return found
+
+    # ---------------------------------------------------------------- while it runs
+
+    def ask_pause(self, pause: int) -> None:
+        """Ask all workers to leave their loops at a step boundary."""
+        for worker in self.get_workers():
+            worker.actor.execute.remote(start.ask_pause, pause)
+
+    def declare_lost(self, ranks: dict[int, str]) -> None:
+        """Say of workers that they are lost, and why: the next poll reports it."""
+        self.lost.update(ranks)
+
+    def _poll_workers_and_collect_errors(self, timeout: float | None) -> list[WorkerStatus]:
+        """Ray Train's poll, which by itself would wait long for a worker that is silent."""
+        statuses: list[WorkerStatus] = super()._poll_workers_and_collect_errors(timeout)
+        self._look_at_silent()
+        for rank, why in self.lost.items():
+            statuses[rank] = WorkerStatus(running=False, error=WorkerLost(why))
+        return statuses
+
+    def _look_at_silent(self) -> None:
+        """Tell nodes that are gone, and processes that are stuck, from ones that are busy."""
+        now = time.monotonic()
+        silent = {
+            rank: now - poll.start_time
+            for rank, poll in self._world_rank_to_ongoing_poll.items()
+            if now - poll.start_time > SILENT_SECONDS and rank not in self.lost
+        }
+        if not silent:
+            return
+        gone = nodes.lost({self.placing.slots[rank].node for rank in silent})
+        for rank, seconds in silent.items():
+            node = self.placing.slots[rank].node
+            if node in gone:
+                self.lost[rank] = f"its node {node[:8]} is gone"
+            elif seconds > self.placing.hang_seconds:
+                self.lost[rank] = f"its process has not answered for {seconds:.0f} s"
+
+    # -------------------------------------------------------------------- its end
+
+    def end(self) -> None:
+        """Kill all workers at once. Their collectives end with them; nobody waits."""
+        for actor in getattr(self, "_actors", []):
+            ray.kill(actor)
+        self._clear_state()
+
+    def shutdown(self) -> None:
+        """Ray Train's word for it."""
+        self.end()
+
+    def abort(self) -> None:
+        """Ray Train's word for it, when the controller is told to stop."""
+        self.end()
+
+
+def start_worker(
+    node: str, runtime_env: dict[str, Any], resources: dict[str, float]
+) -> tuple[ActorHandle, Any]:
+    """A worker process on a node that begins to import; with a reference to when it has.
+
+    It asks for no resources: those of its slot are held already.
+    """
+    threads = str(max(1, int(resources.get("CPU", 1))))
+    variables = {"OMP_NUM_THREADS": threads, **runtime_env.get("env_vars", {})}
+    options = {
+        "num_cpus": 0,
+        "label_selector": {"ray.io/node-id": node},
+        "runtime_env": {**runtime_env, "env_vars": variables},
+    }
+    actor = ray.remote(RayTrainWorker).options(**options).remote()
+    return actor, actor.execute.remote(start.warm)
+
+
+def _get(references: list[Any]) -> list[Any]:
+    found: list[Any] = ray.get(references, timeout=ANSWER_SECONDS)
+    return found
+
+
+def _number(workers: list[Worker]) -> None:
+    """Ranks in the order of the workers, which is by node."""
+    by_node: dict[str, list[Worker]] = defaultdict(list)
+    for worker in workers:
+        by_node[worker.metadata.node_id].append(worker)
+    order = list(by_node)
+    for rank, worker in enumerate(workers):
+        peers = by_node[worker.metadata.node_id]
+        worker.distributed_context = DistributedContext(
+            world_rank=rank,
+            world_size=len(workers),
+            local_rank=peers.index(worker),
+            local_world_size=len(peers),
+            node_rank=order.index(worker.metadata.node_id),
+        )

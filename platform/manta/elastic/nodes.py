@@ -1,0 +1,57 @@
+"""Which nodes there are, really and now.
+
+Ray's own view of a node that died without a word lags by many seconds; the raylet's port
+tells at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+
+# A live raylet on the slowest sane network answers well within this.
+PROBE_SECONDS = 1.0
+
+
+def alive() -> dict[str, dict[str, Any]]:
+    """The nodes that Ray holds for alive, by id; `ray.nodes()` describes the values."""
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def draining() -> dict[str, float | None]:
+    """Nodes that are about to go, by id, with the deadline in seconds since the epoch."""
+    # Internal to Ray 2.60, as is every way to ask; tests/elastic/test_nodes.py guards it.
+    deadlines = ray._private.state.state.get_draining_nodes()
+    return {node: ms / 1000 if ms else None for node, ms in deadlines.items()}
+
+
+def lost(nodes: Iterable[str]) -> set[str]:
+    """Those of `nodes` that are gone: not known as alive, or their raylet doesn't answer."""
+    known = alive()
+    wanted = set(nodes)
+    there = [known[node] for node in wanted if node in known]
+    with ThreadPoolExecutor(max(1, min(len(there), 64))) as pool:
+        answers = list(pool.map(_answers, there))
+    return (wanted - set(known)) | {
+        node["NodeID"] for node, answer in zip(there, answers, strict=True) if not answer
+    }
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    try:
+        with socket.create_connection(address, timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def leaving(nodes: Iterable[str], seconds: float = float("inf")) -> dict[str, float | None]:
+    """Those of `nodes` that drain and will be gone within `seconds`, with their deadlines."""
+    going, wanted, until = draining(), set(nodes), time.time() + seconds
+    return {n: at for n, at in going.items() if n in wanted and (at is None or at < until)}

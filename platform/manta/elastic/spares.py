@@ -1,0 +1,77 @@
+"""Workers that wait: processes that are up and have imported everything.
+
+Starting a process and importing Torch and Transformers is most of what a restart costs.
+A spare has done it before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+# Given a node's id: an actor that is pinned there, and a reference that is done once it is warm.
+StartSpare = Callable[[str], tuple[ActorHandle, Any]]
+
+
+class Spares:
+    """Warm workers by node.
+
+    Args:
+        start: how to start one.
+    """
+
+    def __init__(self, start: StartSpare):
+        self._start = start
+        self._waiting: dict[str, list[tuple[ActorHandle, Any]]] = {}
+
+    def fill(self, wanted: Mapping[str, int]) -> None:
+        """Have as many on each node; those on other nodes are let go."""
+        for node in list(self._waiting):
+            if node not in wanted:
+                self.drop(node)
+        for node, count in wanted.items():
+            waiting = self._waiting.setdefault(node, [])
+            waiting[:] = [spare for spare in waiting if not _died(spare[1])]
+            while len(waiting) < count:
+                waiting.append(self._start(node))
+            for actor, _ in waiting[count:]:
+                ray.kill(actor)
+            del waiting[count:]
+
+    def warm(self, node: str) -> int:
+        """How many on the node are ready."""
+        return sum(_done(warm) and not _died(warm) for _, warm in self._waiting.get(node, []))
+
+    def take(self, node: str) -> ActorHandle:
+        """A worker on the node: warm if there is one, else one that will be, else a new one."""
+        waiting = self._waiting.get(node, [])
+        waiting[:] = [spare for spare in waiting if not _died(spare[1])]
+        waiting.sort(key=lambda spare: not _done(spare[1]))
+        return waiting.pop(0)[0] if waiting else self._start(node)[0]
+
+    def drop(self, node: str) -> None:
+        """Let those on a node go."""
+        for actor, _ in self._waiting.pop(node, []):
+            ray.kill(actor)
+
+    def release(self) -> None:
+        """Let all go."""
+        for node in list(self._waiting):
+            self.drop(node)
+
+
+def _done(warm: Any) -> bool:
+    return bool(ray.wait([warm], timeout=0)[0])
+
+
+def _died(warm: Any) -> bool:
+    if not _done(warm):
+        return False
+    try:
+        ray.get(warm)
+    except ray.exceptions.RayError:
+        return True
+    return False
