@@ -104,7 +104,7 @@ def run_manta(corpus: Path, steps: int, batch: int) -> tuple[float, dict[str, fl
         total = time.time() - began
         run = Path(storage) / "bench"
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        start = json.loads((run / "run.json").read_text())["final"]["start_seconds"]
+        start = json.loads((run / "run.json").read_text())["groups"][0]["start"]
     rates = [row["tokens_per_s"] for row in rows if row["step"] > WARMUP]
     return statistics.median(rates), {**start, "command": total}
 

@@ -22,11 +22,19 @@ pytestmark = pytest.mark.usefixtures("ray_local", "small_windows")
 
 @pytest.fixture
 def small_windows(monkeypatch):
-    """Windows of 2, 4, 5, 5, … blocks, and blocks of three to eight steps."""
+    """A head of two blocks, then windows of 2, 4, 5, 5, … blocks, all of a few steps each."""
+    monkeypatch.setattr(pipeline, "HEAD_BLOCKS", 2)
+    monkeypatch.setattr(pipeline, "HEAD_TOKENS", SEQ_LEN * 9)
     monkeypatch.setattr(pipeline, "FIRST_WINDOW", 2)
     monkeypatch.setattr(pipeline, "LARGEST_WINDOW", 5)
     monkeypatch.setattr(plan, "BLOCK_TOKENS", SEQ_LEN * 17)
     monkeypatch.setattr(plan, "BLOCK_STEPS", 8)
+
+
+@pytest.fixture
+def without_head(monkeypatch, small_windows):
+    """Everything is read by Ray."""
+    monkeypatch.setattr(pipeline, "HEAD_BLOCKS", 0)
 
 
 def resolve(batch, steps):
@@ -123,6 +131,7 @@ def test_nothing_is_left_at_the_end_of_the_run(corpus):
     assert both(corpus, schedule, schedule.positions, 0, 2) == ([], [])
 
 
+@pytest.mark.usefixtures("without_head")
 def test_order_is_the_plans_when_tasks_finish_in_another(monkeypatch, tmp_path, corpus):
     """The first of eight blocks can be read only once the last one has been."""
     monkeypatch.setattr(pipeline, "FIRST_WINDOW", 8)
@@ -153,6 +162,7 @@ def test_order_is_the_plans_when_tasks_finish_in_another(monkeypatch, tmp_path, 
 # Wrong rows.
 
 
+@pytest.mark.usefixtures("without_head")
 def test_tampered_order_is_caught(monkeypatch, corpus):
     """Two rows of a late block change places, in this process and on the way through Ray."""
     schedule = resolve(7, 60)
@@ -198,6 +208,7 @@ def count_until_refused(stream, corpus, schedule, message):
     ],
     ids=["too few", "too many", "in another order", "the same again"],
 )
+@pytest.mark.usefixtures("without_head")
 def test_wrong_blocks_are_caught(monkeypatch, corpus, deliver, message):
     honest = pipeline._dataset
     monkeypatch.setattr(
@@ -260,6 +271,7 @@ def test_corpus_prepared_anew_is_refused(tmp_path, make_corpus):
         list(pipeline.stream(old, resolve(7, 10), cursor=0, rank=0, world_size=1))
 
 
+@pytest.mark.usefixtures("without_head")
 def test_defect_of_ours_keeps_its_traceback(monkeypatch, corpus):
     def read(corpus, spans):
         raise ZeroDivisionError("a defect")
@@ -311,6 +323,7 @@ def test_failing_leaves_no_thread(tmp_path, make_corpus, threads):
     [(40, None, 2), (40, 0, 2), (8, 5, 9)],
     ids=["closed", "failed", "failed with the next window begun"],
 )
+@pytest.mark.usefixtures("without_head")
 def test_closing_and_failing_stop_the_reading(
     monkeypatch, tmp_path, corpus, threads, window, bad, free
 ):

@@ -83,13 +83,13 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
         tracker.finish("failed", reason=str(error))
         raise
     if follower.outcome == "interrupted":
-        tracker.finish("interrupted", reason="interrupted from outside", final=follower.final)
+        tracker.finish("interrupted", reason="interrupted from outside")
         raise KeyboardInterrupt
     if failure or follower.outcome is None:
         reason = failure or "the workers ended without a result"
         tracker.finish("failed", reason=reason)
         raise TrainingError(reason)
-    tracker.finish(follower.outcome, final=follower.final)
+    tracker.finish(follower.outcome)
     return Result(follower.outcome, str(tracker.run_dir))
 
 
@@ -218,7 +218,6 @@ class _Follower:
     def __init__(self, tracker: Tracker):
         self._tracker = tracker
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
-        self.final: dict[str, Any] = {}
 
     def take(self, messages: list[Message]) -> None:
         """Pass on what came."""
@@ -227,11 +226,12 @@ class _Follower:
 
     def _started(self, content: dict[str, Any]) -> None:
         self._tracker.backfill(content.pop("rows"))
-        self.final["start_seconds"] = content.pop("starts")
+        seconds = content.pop("starts")
         self._tracker.group_started(**content)
+        self._tracker.group_timed(seconds)
 
     def _first_step(self, content: dict[str, Any]) -> None:
-        self.final["start_seconds"].update(content)
+        self._tracker.group_timed(content)
 
     def _metrics(self, row: dict[str, Any]) -> None:
         self._tracker.metrics(row)

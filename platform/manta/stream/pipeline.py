@@ -1,5 +1,8 @@
 """The plan as a Ray Data stream: read tasks ahead of the training, on the rank's node.
 
+The first blocks are read in the process of the rank itself: a start, above all one after a
+failure, does not wait until Ray has processes for reading.
+
 Each rank has datasets of its own, so that no coordinator stands between ranks and no
 block crosses the network. One read task makes one block. A run is cut into *windows* of
 blocks, one dataset each, because a dataset submits all its read tasks up front; the next
@@ -27,6 +30,10 @@ from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import Block, Corpus, RankBatch, Span
 
+# The head of a stream, read without Ray: small blocks for a fast first batch, and together
+# enough to train on while Ray Data starts.
+HEAD_TOKENS = 2**18
+HEAD_BLOCKS = 16
 # The first window is small, for a fast first batch; later ones grow to a size at which
 # a dataset's own start (about 0.3 s) is nothing beside its work.
 FIRST_WINDOW = 8
@@ -97,31 +104,82 @@ def stream(
         StreamError: if what arrives is not what the plan says.
         CorpusError: if a shard is missing or damaged.
     """
-    todo = plan.blocks(schedule, cursor, rank, world_size)
-    starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
-    first = starter.submit(_Window, corpus, list(islice(todo, FIRST_WINDOW)))
-    return _batches(corpus, todo, starter, first)
+    head = list(islice(plan.blocks(schedule, cursor, rank, world_size, HEAD_TOKENS), HEAD_BLOCKS))
+    todo = plan.blocks(schedule, _end(head, cursor), rank, world_size)
+    return _chained(_Head(corpus, head), _Windows(corpus, todo))
 
 
-def _batches(
-    corpus: Corpus, todo: Iterator[Block], starter: ThreadPoolExecutor, coming: Future[_Window]
-) -> Generator[RankBatch, None, None]:
-    """Window after window; the next one starts in the middle of each."""
-    size = FIRST_WINDOW
-    try:
-        while (window := coming.result()).blocks:
+def _end(blocks: list[Block], cursor: int) -> int:
+    """The position after some blocks that begin at `cursor`."""
+    if not blocks:
+        return cursor
+    last = blocks[-1].shares[-1].step
+    return last.first_position + last.batch_size
+
+
+def _chained(head: _Head, windows: _Windows) -> Generator[RankBatch, None, None]:
+    with closing(windows), closing(head):
+        yield from head.batches()
+        yield from windows.batches()
+
+
+class _Head:
+    """Blocks read in this process, two ahead of their use. Reading begins at once."""
+
+    def __init__(self, corpus: Corpus, blocks: list[Block]):
+        self._corpus, self._blocks = corpus, blocks
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="manta-head")
+        self._coming = [self._submit(block) for block in blocks[:2]]
+
+    def batches(self) -> Generator[RankBatch, None, None]:
+        """What the blocks hold, step by step."""
+        for index, block in enumerate(self._blocks):
+            table = self._coming.pop(0).result()
+            self._coming += [self._submit(later) for later in self._blocks[index + 2 : index + 3]]
+            yield from plan.cut(block, table, self._corpus.seq_len)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, block: Block) -> Future[pa.Table]:
+        if not block.rows:
+            empty: Future[pa.Table] = Future()
+            empty.set_result(plan.NO_ROWS)
+            return empty
+        return self._reader.submit(plan.read_rows, self._corpus, plan.positions_of(block.spans))
+
+
+class _Windows:
+    """Window after window; the next one starts in the middle of each, the first one at once."""
+
+    def __init__(self, corpus: Corpus, todo: Iterator[Block]):
+        self._corpus, self._todo = corpus, todo
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
+        self._coming = self._start(FIRST_WINDOW)
+
+    def batches(self) -> Generator[RankBatch, None, None]:
+        """What the windows hold, step by step."""
+        size = FIRST_WINDOW
+        while (window := self._coming.result()).blocks:
             with closing(window):
                 for index, block in enumerate(window.blocks):
                     if index == len(window.blocks) // 2:
                         size = min(2 * size, LARGEST_WINDOW)
-                        coming = starter.submit(_Window, corpus, list(islice(todo, size)))
-                    yield from plan.cut(block, window.table_of(block), corpus.seq_len)
+                        self._coming = self._start(size)
+                    table = window.table_of(block)
+                    yield from plan.cut(block, table, self._corpus.seq_len)
                 window.finish()
-    finally:
-        # A window that is just being started can be closed only once it has been.
-        starter.shutdown(wait=True)
-        if coming.exception() is None:
-            coming.result().close()
+
+    def close(self) -> None:
+        """Stop reading. A window that is just being started can be closed only once it has been."""
+        self._starter.shutdown(wait=True)
+        if self._coming.exception() is None:
+            self._coming.result().close()
+
+    def _start(self, size: int) -> Future[_Window]:
+        blocks = list(islice(self._todo, size))
+        return self._starter.submit(_Window, self._corpus, blocks)
 
 
 class _Window:

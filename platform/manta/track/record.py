@@ -149,6 +149,10 @@ class RunRecord:
         self._group_began = None
         self.save()
 
+    def group_timed(self, seconds: Mapping[str, float]) -> None:
+        """More of what the start of the newest group took, in seconds by parts."""
+        self.state.groups[-1].start.update(seconds)
+
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
         """A checkpoint is whole; the history up to it is made as durable as it is."""
         before = self.state.checkpoint

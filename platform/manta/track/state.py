@@ -26,7 +26,8 @@ class Group(BaseModel):
     """One worker group from its start to its end. The list of them is the world size over time.
 
     `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
-    it came; the next group begins before that point if something was lost.
+    it came; the next group begins before that point if something was lost. `start` has the
+    seconds that its start took, by parts.
     """
 
     attempt: int
@@ -40,6 +41,7 @@ class Group(BaseModel):
     ended: str | None = None
     seconds: float = 0.0
     reason: str = ""
+    start: dict[str, float] = Field(default_factory=dict)
 
 
 class Totals(BaseModel):

@@ -81,6 +81,10 @@ class Tracker:
         )
         self._console.group_started(self._record.state)
 
+    def group_timed(self, seconds: Mapping[str, float]) -> None:
+        """More of what the start of the newest group took, in seconds by parts."""
+        self._record.group_timed(seconds)
+
     def group_ended(self, *, reason: str) -> None:
         """The worker group is gone."""
         self._record.group_ended(reason=reason)
