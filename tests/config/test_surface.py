@@ -44,7 +44,7 @@ RUN_KEYS = """
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags
     cost.per_device_hour
-    faults.kind faults.at faults.step faults.rank faults.attempt
+    faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
 """
 
 CORPUS_KEYS = """

@@ -30,7 +30,7 @@ def test_rows_count_as_recorded_once_the_driver_comes_again() -> None:
 
 def test_attempts_are_counted_on_from_earlier_drivers() -> None:
     mailbox = Mailbox(4)
-    assert [mailbox.begin_attempt(), mailbox.begin_attempt()] == [5, 6]
+    assert [mailbox.begin_attempt(), mailbox.begin_attempt()] == [(5, None), (6, None)]
 
 
 def test_attempts_without_progress_end_the_run() -> None:
@@ -38,10 +38,11 @@ def test_attempts_without_progress_end_the_run() -> None:
     for _ in range(FUTILE_ATTEMPTS):
         mailbox.begin_attempt()
         assert mailbox.failure() is None
-    mailbox.put_rows(1, 1, "metrics", {})  # progress: the count begins anew
+    mailbox.stepped(FUTILE_ATTEMPTS, 1, tokens=10)  # progress: the count begins anew
     for _ in range(FUTILE_ATTEMPTS):
         mailbox.begin_attempt()
         assert mailbox.failure() is None
+    mailbox.stepped(2 * FUTILE_ATTEMPTS, 1, tokens=10)  # as far as before: no progress
     mailbox.begin_attempt()
     assert "without a step forward" in str(mailbox.failure())
 

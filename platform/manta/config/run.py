@@ -160,13 +160,14 @@ class CostSection(Section):
 class Fault(Section):
     """A fault on purpose, to see the run survive it."""
 
-    kind: Literal["kill", "hang", "out_of_memory", "error"]
+    kind: Literal["kill", "hang", "slow", "out_of_memory", "error"]
     at: Literal["start", "step", "checkpoint", "snapshot"] = Field(
         default="step", description="before a step, or while that step's state is being saved"
     )
     step: int | None = Field(default=None, ge=0, description="number of the step; else any")
     rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")
     attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
+    seconds: float = Field(default=0.05, gt=0, description="how long a slow one takes")
 
 
 class RunConfig(Section):

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import (
     NoopDecision,
@@ -40,7 +40,7 @@ LOOK_SECONDS = 1.0
 # How often people hear that a run is waiting.
 REMIND_SECONDS = 60.0
 # Until a restart has been measured.
-RESTART_SECONDS = 10.0
+RESTART_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ class SlotController(TrainController):  # type: ignore[misc]
         """Let the driver know why the group ended."""
         failures = getattr(error, "worker_failures", None) or {0: error}
         asked = all(isinstance(_cause(failure), Regroup) for failure in failures.values())
-        reasons = {rank: _last_line(_cause(failure)) for rank, failure in failures.items()}
+        reasons = {rank: _in_a_line(_cause(failure)) for rank, failure in failures.items()}
         # A worker that was lost makes the others fail: it is the one to name.
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
         content = {"reasons": lost or reasons, "asked": asked}
@@ -378,5 +378,10 @@ def _is_loss(failure: BaseException) -> bool:
     return isinstance(_cause(failure), (RayError, WorkerLost))
 
 
-def _last_line(failure: BaseException) -> str:
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[-1].strip()
+def _in_a_line(cause: BaseException) -> str:
+    """Why a worker ended, without the paragraphs that Ray adds."""
+    if isinstance(cause, ActorUnavailableError):
+        return "its process can't be reached"
+    if isinstance(cause, ActorDiedError):
+        return "its process died"
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1].strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 import torch
@@ -33,11 +34,14 @@ class Faults:
         """
         for fault in self._mine:
             if fault.at == point and fault.step in (step, None):
-                print(f"fault: {fault.kind} at {point} {step}", flush=True)
-                _do(fault)
+                _do(fault, f"{fault.kind} at {point} {step}")
 
 
-def _do(fault: Fault) -> None:
+def _do(fault: Fault, what: str) -> None:
+    if fault.kind == "slow":
+        time.sleep(fault.seconds)
+        return
+    print(f"fault: {what}", flush=True)
     if fault.kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.kind == "hang":

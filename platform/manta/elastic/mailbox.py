@@ -60,6 +60,7 @@ class Mailbox:
         self._futile = 0
         self._failure: str | None = None
         self._micro_batch: int | None = None
+        self._furthest = 0
         self._begin_watch()
 
     def _begin_watch(self) -> None:
@@ -76,8 +77,6 @@ class Mailbox:
     def put_rows(self, attempt: int, rows: int, kind: str, content: dict[str, Any]) -> None:
         """Add a message that holds `rows` rows of metrics of an attempt."""
         self._rows_waiting.extend([attempt] * rows)
-        if kind == "metrics":
-            self._futile = 0
         self.put(kind, content)
 
     def take(self) -> list[Message]:
@@ -116,6 +115,8 @@ class Mailbox:
         self._first_step = self._first_step or now
         self._sign_of_life, self._steps = now, steps
         self._signs.append((now, steps, tokens))
+        if tokens > self._furthest:
+            self._furthest, self._futile = tokens, 0
 
     def progress(self) -> Progress:
         """How the newest attempt is getting on."""

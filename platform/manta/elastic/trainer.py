@@ -27,7 +27,7 @@ POLL_SECONDS = 0.2
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 # Draining nodes are our controller's business.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-# Spares are worth their imports only in a run that is longer than these.
+# Spares are worth their imports only in a run that is longer than these, unless asked for.
 WARM_AFTER_SECONDS = 15.0
 
 # Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
@@ -206,7 +206,7 @@ def _elasticity(checked: Checked, mailbox: ActorHandle) -> Any:
         settle=scaling.settle,
         hang=scaling.hang_timeout,
         spares=scaling.spares,
-        warm_after=WARM_AFTER_SECONDS,
+        warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         mailbox=mailbox,
         runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
     )
