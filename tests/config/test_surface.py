@@ -38,7 +38,7 @@ RUN_KEYS = """
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
     schedule.batch.tokens schedule.batch.until schedule.batch.period
     scaling.min scaling.max scaling.resources_per_worker
-    checkpoint.every checkpoint.keep
+    checkpoint.every checkpoint.keep checkpoint.snapshot_every
     eval.every eval.tokens eval.patience eval.min_delta
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags

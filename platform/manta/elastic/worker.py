@@ -24,7 +24,7 @@ from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
-from manta.train.loop import Job, Loop
+from manta.train.loop import Job, Loop, Source
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class _MailReporter:
         self._starts, self._stepped = starts, False
         self._since = time.time()
 
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """The group is formed and knows where it goes on."""
         self._starts["state"] = self._lap()
         content = {

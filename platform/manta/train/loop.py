@@ -20,9 +20,12 @@ from manta.train.checkpoint import Checkpoints, TrainState, name_of, read_rows
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.journal import Journal
+from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
+from manta.train.vault import Vault
 
 Outcome = Literal["finished", "stopped"]
+Source = Literal["snapshot", "checkpoint", "start"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
 
@@ -30,7 +33,7 @@ StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
 class Reporter(Protocol):
     """Where the first rank tells what happens. Calls must not block training."""
 
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
 
     def recorded(self) -> int:
@@ -57,9 +60,9 @@ class Job:
 
 
 class Loop:
-    """One rank's way through a run, from wherever its checkpoints end."""
+    """One rank's way through a run, from wherever its snapshots or checkpoints end."""
 
-    def __init__(self, job: Job, engine: Engine, reporter: Reporter):
+    def __init__(self, job: Job, engine: Engine, reporter: Reporter, vault: Vault | None = None):
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
         self._ledger = Ledger(job.run_dir / "ledger.parquet")
@@ -70,6 +73,8 @@ class Loop:
             keep=job.config.checkpoint.keep,
             on_done=reporter.checkpoint,
         )
+        every = job.config.checkpoint.snapshot_every
+        self._snapshots = Snapshots(engine, vault, job.attempt, every)
         self._meter = Meter()
         self._peak = throughput.peak_flops(engine.device)
         self._state = TrainState()
@@ -97,14 +102,36 @@ class Loop:
     # ------------------------------------------------------------------- phases
 
     def _resume(self) -> None:
-        self._state = self._checkpoints.load_newest()
-        self._saved_step = self._state.step
+        rows = self._resume_from_snapshot()
+        source: Source = "snapshot"
+        if rows is None:
+            self._state = self._checkpoints.load_newest()
+            self._saved_step = self._state.step
+            source = "checkpoint" if self._state.step else "start"
+            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
-            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
             for row in rows:
                 self._journal.metric(row)
-            self._reporter.resumed(self._state, rows)
+            self._reporter.resumed(self._state, rows, source=source)
+
+    def _resume_from_snapshot(self) -> list[dict[str, Any]] | None:
+        """Go on from a snapshot, if one is as new as the newest checkpoint.
+
+        Returns its metric rows, or None if there is no such snapshot that can be used.
+        """
+        stamps = self._snapshots.newest()
+        durable = self._checkpoints.newest_step() if stamps else 0
+        first = self._engine.rank == 0
+        for stamp in (stamp for stamp in stamps if stamp.step >= durable):
+            written = min(self._ledger.last_step() or 0, stamp.step) if first else 0
+            restored = self._snapshots.restore(stamp, written)
+            if restored is not None:
+                self._state, self._saved_step = restored.state, durable
+                if first:
+                    self._journal.prime(restored.ledger_after(written))
+                return restored.metrics
+        return None
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
@@ -123,7 +150,8 @@ class Loop:
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
         saves = last or self._due(self._config.checkpoint.every, step)
-        if logs or evaluates or saves or self._engine.device.type == "cpu":
+        snaps = not last and self._snapshots.due(step.number)
+        if logs or evaluates or saves or snaps or self._engine.device.type == "cpu":
             self._stop_on_bad_values()
         if logs:
             self._log(step, result)
@@ -131,6 +159,8 @@ class Loop:
             self._evaluate()
         if saves or (evaluates and self._state.evals_since_best == 0):
             self._save_if_new()
+        if snaps:
+            self._snapshots.take(self._state, self._journal)
         self._checkpoints.poll()
 
     def _due(self, every: int | None, step: Step) -> bool:
