@@ -292,9 +292,10 @@ def test_the_interval_follows_from_the_cost(monkeypatch) -> None:
         pace.release(step, taken=True)
         return pace.interval()
 
-    assert snapshot(4, 0.1, 0.01) == 5
-    assert BUDGET * 5 * 0.1 >= 0.01
-    for step in range(9, 60, 5):
+    assert snapshot(4, 0.1, 70.0) == FIRST  # getting the memory is no snapshot's price
+    assert snapshot(7, 0.1, 0.0099) == 5  # the fewest steps of which it is BUDGET or less
+    assert BUDGET * 4 * 0.1 < 0.0099 <= BUDGET * 5 * 0.1
+    for step in range(12, 60, 5):
         interval = snapshot(step, 1.0, 0.001)
     assert interval == 1
     for step in range(60, 70):

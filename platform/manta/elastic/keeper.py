@@ -65,12 +65,12 @@ class Keeper:
     # ------------------------------------------------------ from the workers here
 
     async def lease(self, size: int, writer: str) -> Place | None:
-        """A buffer for `size` bytes beside its head, for the process `writer` alone.
+        """A buffer of `size` bytes with its head, for the process `writer` alone.
 
         None where there is no such memory. It goes with its writer, once nothing is held in it.
         """
         self._sweep()
-        buffer = await self._take(HEAD.size + size + SLACK, writer)
+        buffer = await self._take(size, writer)
         return None if buffer is None else buffer.place
 
     async def release(self, fds: Sequence[int]) -> None:
@@ -93,8 +93,8 @@ class Keeper:
             onward: from where to where to copy it.
         """
         buffer = next((buffer for buffer in self._buffers if buffer.fd == fd), None)
-        if buffer is None:
-            return
+        if buffer is None or buffer.stamp() != part.stamp:
+            return  # too late: it came from a group that is gone
         self._drop([key for key, held in self._held.items() if held.buffer is buffer])
         self._hold(_Held(part, header, buffer), since)
         if onward is None:
@@ -155,9 +155,9 @@ class Keeper:
         """All parts of a snapshot, as far as they exist, in this node's memory."""
         async with self._gathering:
             for other in others:
-                await self._gather_from(other, stamp)
-        parts = sorted((key, held) for key, held in self._held.items() if key[0] == stamp)
-        return [(held.header, held.buffer.place) for _, held in parts if held.intact]
+                if not self._is_complete(stamp):
+                    await self._gather_from(other, stamp)
+        return [(held.header, held.buffer.place) for held in self._parts(stamp)]
 
     async def _gather_from(self, other: ActorHandle, stamp: Stamp) -> None:
         try:
@@ -167,6 +167,14 @@ class Keeper:
                     await asyncio.wait_for(self.copy(other, part, None), TRANSFER_SECONDS)
         except (RayError, TimeoutError) as error:
             log.warning("a keeper does not answer (%s)", type(error).__name__)
+
+    def _parts(self, stamp: Stamp) -> list[_Held]:
+        parts = [held for held in self._held.values() if held.part.stamp == stamp and held.intact]
+        return sorted(parts, key=lambda held: held.part.number)
+
+    def _is_complete(self, stamp: Stamp) -> bool:
+        parts = self._parts(stamp)
+        return bool(parts) and len(parts) == parts[0].part.parts
 
     # -------------------------------------------------------------------- memory
 
@@ -238,6 +246,7 @@ class KeeperVault:
     def __init__(self, keepers: Mapping[str, ActorHandle], node_id: str, rank: int):
         self._keepers, self._rank = dict(keepers), rank
         self._mine = keepers.get(node_id)
+        self._others = [keeper for node, keeper in keepers.items() if node != node_id]
         self._onward = _onward(keepers, node_id)
         self._writer = identity(os.getpid())
         self._leases: list[Any] = []
@@ -269,8 +278,9 @@ class KeeperVault:
     def _has_room(self, size: int) -> bool:
         assert self._mine is not None
         if self._asked < size and not self._leases:
-            self._asked = size
-            self._leases = [self._mine.lease.remote(size, self._writer) for _ in range(2)]
+            self._asked = size + SLACK
+            wanted = HEAD.size + self._asked
+            self._leases = [self._mine.lease.remote(wanted, self._writer) for _ in range(2)]
         if self._leases and _arrived(self._leases):
             places, self._leases = ray.get(self._leases), []
             if None in places:
@@ -310,10 +320,11 @@ class KeeperVault:
         """See `Vault`."""
         self._since = stamp
         try:
-            return self._mapped(stamp) if self._mine is not None else self._fetched(stamp)
+            if self._mine is not None:
+                return self._mapped(stamp)
         except (RayError, OSError) as error:
-            log.warning("a snapshot can't be reached (%s)", type(error).__name__)
-            return []
+            log.warning("the keeper of this node can't be used (%s)", type(error).__name__)
+        return self._fetched(stamp)
 
     def used(self) -> int:
         """Bytes that the keepers hold, of all nodes."""
@@ -331,8 +342,8 @@ class KeeperVault:
     def _mapped(self, stamp: Stamp) -> list[Shard]:
         """All parts, in the memory of this node's keeper."""
         assert self._mine is not None
-        others = [keeper for keeper in self._keepers.values() if keeper != self._mine]
-        parts = ray.get(self._mine.gather.remote(stamp, others), timeout=TRANSFER_SECONDS)
+        gathered = self._mine.gather.remote(stamp, self._others)
+        parts = ray.get(gathered, timeout=TRANSFER_SECONDS)
         return [Shard(header, Mapped.of(place).data) for header, place in parts]
 
     def _fetched(self, stamp: Stamp) -> list[Shard]:

@@ -37,7 +37,7 @@ FORMAT = 1
 LEDGER = "ledger"
 # Of the time between two snapshots, the most that training may be held for one of them.
 BUDGET = 0.02
-# Steps between snapshots where the interval is automatic; the first one measures the cost.
+# Steps between snapshots where the interval is automatic: FIRST until the cost is known.
 FIRST, LONGEST = 3, 1000
 
 
@@ -96,7 +96,7 @@ class Snapshots:
     def take(self, state: TrainState, journal: Journal) -> bool:
         """Take a snapshot, unless the one before is still being copied to its second place.
 
-        All ranks must call together. What it costs the device is copied aside; training goes on.
+        All ranks must call together. On a GPU the copying goes on beside training.
         """
         assert self._vault is not None
         self._pace.hold(state.step)
@@ -194,7 +194,7 @@ class Snapshots:
                 content.check_joins(ledger_end)
             layout.create_optimizer_state(self._engine, content.saved)
             copies = layout.plan(layout.pieces_of(self._engine), content.saved)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
             log.warning("the snapshot of step %d can't be used (%s)", stamp.step, problem)
         if self._any_rank(problem is not None) or content is None:
@@ -241,7 +241,7 @@ class _Content:
         """Put the parts together.
 
         Raises:
-            ValueError, KeyError, TypeError: if they are not the parts of this snapshot.
+            ValueError, LookupError, TypeError: if they are not the parts of this snapshot.
         """
         saved: Saved = {}
         headers = [json.loads(shard.header) for shard in shards]
@@ -256,7 +256,7 @@ class _Content:
             raise ValueError(f"{len(headers)} parts are there")
         [(entry, data)] = saved.pop(LEDGER)
         ledger = entry.view(data).numpy().copy()
-        first = next(header for header in headers if header["first"])
+        [first] = [header for header in headers if header["first"]]
         state = TrainState(**first["state"])
         return cls(state, saved, ledger, first["metrics"], first["scaler"])
 
@@ -284,6 +284,7 @@ class Pace:
         self._steps: deque[float] = deque(maxlen=5)  # seconds a step between two snapshots
         self._held = self._released = 0.0
         self._step = self._skipped = 0
+        self._warm = False  # the first snapshot also gets its memory ready, once for all
 
     def start(self, step: int) -> None:
         """Training goes on after `step`, now."""
@@ -299,8 +300,9 @@ class Pace:
         """Training goes on, with a snapshot `taken` or skipped."""
         self.start(step)
         self._skipped = 0 if taken else self._skipped + 1
-        if taken:
+        if taken and self._warm:
             self._costs.append(self._released - self._held)
+        self._warm = self._warm or taken
 
     def also(self, seconds: float) -> None:
         """The last snapshot held the device for so long, at worst, after training went on."""
