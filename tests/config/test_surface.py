@@ -39,7 +39,7 @@ RUN_KEYS = """
     schedule.batch.tokens schedule.batch.until schedule.batch.period
     scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
-    checkpoint.every checkpoint.keep
+    checkpoint.every checkpoint.keep checkpoint.snapshot_every
     eval.every eval.tokens eval.patience eval.min_delta
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
+from file_vault import FileVault
 
 from manta.elastic.preflight import Checked
 from manta.stream.plan import RankBatch, local_stream
@@ -25,6 +26,7 @@ from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
 from manta.train.loop import Job, Loop
+from manta.train.vault import Vault
 
 
 class Rows:
@@ -33,8 +35,8 @@ class Rows:
     def __init__(self, path: Path):
         self._path = path
 
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
-        self._write({"resumed": state.step, "carried": rows})
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: str) -> None:
+        self._write({"resumed": state.step, "source": source, "carried": rows})
 
     def recorded(self) -> int:
         return 0  # there is no driver: everything is kept with the checkpoint
@@ -60,7 +62,9 @@ def engine_of(checked: Checked) -> Engine:
     return Engine(checked.config, model_config.resolve(checked.config, checked.manifest.vocab_size))
 
 
-def loop_of(checked: Checked, engine: Engine, rows: Path, attempt: int = 1) -> Loop:
+def loop_of(
+    checked: Checked, engine: Engine, rows: Path, attempt: int = 1, vault: Vault | None = None
+) -> Loop:
     """The loop of a run, telling `rows`."""
     job = Job(
         checked.config,
@@ -70,7 +74,7 @@ def loop_of(checked: Checked, engine: Engine, rows: Path, attempt: int = 1) -> L
         checked.run_dir,
         attempt,
     )
-    return Loop(job, engine, Rows(rows))
+    return Loop(job, engine, Rows(rows), vault)
 
 
 def streams_of(
@@ -90,27 +94,40 @@ def streams_of(
 
 
 def train(
-    checked: Checked, world_size: int = 1, *, die_after: int | None = None, attempt: int = 1
+    checked: Checked,
+    world_size: int = 1,
+    *,
+    die_after: int | None = None,
+    attempt: int = 1,
+    snapshots: bool = False,
 ) -> list[dict[str, Any]]:
     """Train as `world_size` ranks of one thread each; returns what was reported by now.
 
     With `die_after`, every rank is killed once that step is done and its successor asked
-    for, as far as its checkpoints go.
+    for, as far as its checkpoints go. With `snapshots`, they are kept beside the run.
     """
     checked.run_dir.mkdir(parents=True, exist_ok=True)
     rows = checked.run_dir / "rows.jsonl"
     try:
-        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt)
+        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt, snapshots)
     except mp.ProcessExitedException:
         if die_after is None:
             raise
     return [json.loads(line) for line in rows.read_text().splitlines()]
 
 
-def _train_rank(checked: Checked, rows: Path, die_after: int | None, attempt: int) -> None:
+def _train_rank(
+    checked: Checked, rows: Path, die_after: int | None, attempt: int, snapshots: bool
+) -> None:
     engine = engine_of(checked)
+    vault = FileVault(memory_of(checked), engine.rank) if snapshots else None
     streams = streams_of(checked, engine.rank, engine.world_size, die_after)
-    loop_of(checked, engine, rows, attempt).run(streams)
+    loop_of(checked, engine, rows, attempt, vault).run(streams)
+
+
+def memory_of(checked: Checked) -> Path:
+    """Where the snapshots of a run are kept."""
+    return checked.run_dir / "memory"
 
 
 def run_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None:

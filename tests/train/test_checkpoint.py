@@ -102,7 +102,7 @@ def test_metric_rows_travel_with_the_checkpoint(checked) -> None:
     carried = checkpoint.read_rows(run.run_dir / "checkpoints" / name_of(12))
     assert [row["step"] for row in carried] == list(range(1, 13))
     train_here(run)
-    assert rows_of(run)[-1] == {"resumed": 12, "carried": carried}
+    assert rows_of(run)[-1] == {"resumed": 12, "source": "checkpoint", "carried": carried}
 
 
 def test_a_finished_run_is_left_alone(checked) -> None:

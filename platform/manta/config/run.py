@@ -118,10 +118,15 @@ class ScalingSection(Section):
 
 
 class CheckpointSection(Section):
-    """Durable checkpoints. One is always written at the end of the run."""
+    """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
 
     every: PositiveTokens | None = None
     keep: int = Field(default=2, ge=1, description="newest ones kept; the best is kept too")
+    snapshot_every: int | None = Field(
+        default=None,
+        ge=0,
+        description="steps between snapshots in memory; 0 for none; by their cost if left out",
+    )
 
 
 class EvalSection(Section):

@@ -27,6 +27,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from manta.elastic import nodes
 from manta.elastic.group import Placing, SlotWorkerGroup, WorkerLost, start_worker
 from manta.elastic.growth import Growth
+from manta.elastic.keeper import Keepers
 from manta.elastic.slots import Slot, Slots
 from manta.elastic.spares import Spares
 from manta.elastic.start import Regroup
@@ -37,6 +38,8 @@ from manta.train.pause import Pause
 GRACE_SECONDS = 0.4
 # How often the cluster is looked at while a group trains.
 LOOK_SECONDS = 1.0
+# How often the memory of snapshots is looked at.
+WEIGH_SECONDS = 30.0
 # How often people hear that a run is waiting.
 REMIND_SECONDS = 60.0
 # Until a restart has been measured.
@@ -57,6 +60,7 @@ class Elasticity:
         rate: tokens a second of one worker, if it is not to be measured.
         settle: seconds that a group trains at least before it grows.
         hang: seconds without a step before the workers are replaced.
+        snapshots: whether they are kept in memory.
         spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
         mailbox: the run's mailbox.
@@ -72,6 +76,7 @@ class Elasticity:
     rate: float | None
     settle: float
     hang: float
+    snapshots: bool
     spares: int | None
     warm_after: float
     mailbox: ActorHandle
@@ -110,9 +115,10 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._mail = elasticity.mailbox
         self._slots = Slots(elasticity.resources)
         self._spares = Spares(self._start_worker)
+        self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False
-        self._looked = self._reminded = -math.inf
+        self._looked = self._reminded = self._weighed = -math.inf
         self._paused = 0
         self._refused: int | None = None
         self._groups = 0
@@ -136,6 +142,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def release(self) -> None:
         """Give everything back."""
         self._spares.release()
+        self._keepers.release()
         self._slots.release()
 
     def _get_num_workers_for_resource_request(self) -> int:
@@ -162,7 +169,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def _usable(self) -> list[Slot]:
         """Slots on nodes that are there and stay."""
         until = time.monotonic() + GRACE_SECONDS
-        self._slots.refresh(self._unusable())
+        unusable = self._unusable()
+        self._slots.refresh(unusable)
+        self._keepers.forget(unusable)
         self._slots.request(self.known.largest)
         while len(self._slots.ready) < self.known.largest and time.monotonic() < until:
             time.sleep(0.05)
@@ -170,7 +179,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         return self._slots.ready
 
     def _unusable(self) -> set[str]:
-        ours = {slot.node for slot in self._slots.ready}
+        ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
         return nodes.lost(ours) | set(nodes.draining())
 
     def _remind(self, found: int) -> None:
@@ -189,10 +198,12 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
         if (reason := ray.get(self._mail.failure.remote())) is not None:
             raise RuntimeError(reason)
+        taken = self._slots.ready[:slots]
+        self._keep_on(taken)
         return Placing(
-            slots=self._slots.ready[:slots],
+            slots=taken,
             spares=self._spares,
-            keepers={},
+            keepers=self._keepers.handles,
             attempt=attempt,
             micro_batch=micro_batch or self.known.micro_batch,
             first=self._groups == 0,
@@ -200,6 +211,11 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             began=began,
             hang_seconds=self.known.hang,
         )
+
+    def _keep_on(self, slots: list[Slot]) -> None:
+        """Have keepers of snapshots where workers are, or soon will be."""
+        if self.known.snapshots:
+            self._keepers.open({slot.node for slot in slots})
 
     # --------------------------------------------------------------- with a group
 
@@ -246,8 +262,16 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             if self._noticed is not None:
                 self._restarts.append(progress.first_step - self._noticed)
                 self._noticed = None
+            self._keep_on(self._slots.ready)
+            self._weigh_snapshots()
             self._warm_up(group, progress.seconds)
             self._consider_growth(group, progress)
+
+    def _weigh_snapshots(self) -> None:
+        """Tell, now and then, how much memory the snapshots take."""
+        if time.monotonic() - self._weighed >= WEIGH_SECONDS:
+            self._weighed = time.monotonic()
+            self._mail.put.remote("snapshot_memory", {"bytes": self._keepers.used()})
 
     def _leave(self, going: dict[str, float | None]) -> None:
         for node, deadline in going.items():

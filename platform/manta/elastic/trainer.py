@@ -205,6 +205,7 @@ def _elasticity(checked: Checked, mailbox: ActorHandle) -> Any:
         rate=scaling.throughput,
         settle=scaling.settle,
         hang=scaling.hang_timeout,
+        snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
         spares=scaling.spares,
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         mailbox=mailbox,
@@ -229,6 +230,9 @@ class _Follower:
         seconds = content.pop("starts")
         self._tracker.group_started(**content)
         self._tracker.group_timed(seconds)
+
+    def _snapshot_memory(self, content: dict[str, Any]) -> None:
+        self._tracker.group_snapshots(content["bytes"])
 
     def _first_step(self, content: dict[str, Any]) -> None:
         self._tracker.group_timed(content)

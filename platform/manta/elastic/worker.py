@@ -20,6 +20,7 @@ from manta.config.errors import MantaError
 from manta.config.run import RunConfig
 from manta.elastic import start
 from manta.elastic.faults import Faults
+from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
 from manta.elastic.start import Regroup, Start
 from manta.stream import pipeline
@@ -27,7 +28,7 @@ from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
-from manta.train.loop import Job, Loop
+from manta.train.loop import Job, Loop, Source
 from manta.train.pause import Pause
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
             world_size=engine.world_size,
         )
 
-    loop = Loop(job, engine, reporter, faults.at)
+    vault = KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
+    loop = Loop(job, engine, reporter, vault, faults.at)
     outcome = loop.run(streams)
     if outcome != "paused":
         return outcome
@@ -162,7 +164,7 @@ class _MailReporter:
         self._since = time.time()
         self._steps, self._told = 0, 0.0
 
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """The group is formed and knows where it goes on."""
         self._starts["state"] = self._lap()
         content = {
@@ -170,6 +172,7 @@ class _MailReporter:
             "attempt": self._attempt,
             "step": state.step,
             "tokens": state.tokens,
+            "source": source,
             "rows": rows,
             "hardware": hardware(),
             "starts": self._starts,

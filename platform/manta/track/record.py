@@ -115,9 +115,25 @@ class RunRecord:
         return written
 
     def group_started(
-        self, *, world_size: int, attempt: int, step: int, tokens: int, hardware: Mapping[str, Any]
+        self,
+        *,
+        world_size: int,
+        attempt: int,
+        step: int,
+        tokens: int,
+        hardware: Mapping[str, Any],
+        source: str = "start",
     ) -> None:
-        """A worker group begins to train at `step`, having consumed `tokens`."""
+        """A worker group begins to train at `step`, having consumed `tokens`.
+
+        Args:
+            world_size: workers in it.
+            attempt: its number in the run.
+            step: updates done before it.
+            tokens: consumed before it.
+            hardware: what its workers compute on.
+            source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+        """
         self.group_ended(reason="replaced")
         again = max(0, self._position - tokens)
         self.state.totals.tokens_again += again
@@ -134,6 +150,7 @@ class RunRecord:
                 last_step=step,
                 last_tokens=tokens,
                 started=utc_now(),
+                source=source,
             )
         )
         self._group_began = self._clock()
@@ -148,6 +165,10 @@ class RunRecord:
         group.ended, group.reason = utc_now(), reason
         self._group_began = None
         self.save()
+
+    def group_snapshots(self, size: int) -> None:
+        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        self.state.groups[-1].snapshot_bytes = size
 
     def group_timed(self, seconds: Mapping[str, float]) -> None:
         """More of what the start of the newest group took, in seconds by parts."""

@@ -27,7 +27,8 @@ class Group(BaseModel):
 
     `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
     it came; the next group begins before that point if something was lost. `start` has the
-    seconds that its start took, by parts.
+    seconds that its start took, by parts, `source` what it went on from, `snapshot_bytes` the
+    memory that snapshots took on all nodes together.
     """
 
     attempt: int
@@ -42,6 +43,8 @@ class Group(BaseModel):
     seconds: float = 0.0
     reason: str = ""
     start: dict[str, float] = Field(default_factory=dict)
+    source: str = "start"
+    snapshot_bytes: int = 0
 
 
 class Totals(BaseModel):

@@ -73,13 +73,38 @@ class Tracker:
             self._record.add(row)
 
     def group_started(
-        self, *, world_size: int, attempt: int, step: int, tokens: int, hardware: Mapping[str, Any]
+        self,
+        *,
+        world_size: int,
+        attempt: int,
+        step: int,
+        tokens: int,
+        hardware: Mapping[str, Any],
+        source: str = "start",
     ) -> None:
-        """A worker group begins to train at `step`, having consumed `tokens`."""
+        """A worker group begins to train at `step`, having consumed `tokens`.
+
+        Args:
+            world_size: workers in it.
+            attempt: its number in the run.
+            step: updates done before it.
+            tokens: consumed before it.
+            hardware: what its workers compute on.
+            source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+        """
         self._record.group_started(
-            world_size=world_size, attempt=attempt, step=step, tokens=tokens, hardware=hardware
+            world_size=world_size,
+            attempt=attempt,
+            step=step,
+            tokens=tokens,
+            hardware=hardware,
+            source=source,
         )
         self._console.group_started(self._record.state)
+
+    def group_snapshots(self, size: int) -> None:
+        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        self._record.group_snapshots(size)
 
     def group_timed(self, seconds: Mapping[str, float]) -> None:
         """More of what the start of the newest group took, in seconds by parts."""

@@ -236,6 +236,11 @@ class Checkpoints:
             return read_state(path)
         return TrainState()
 
+    def newest_step(self) -> int:
+        """The step of the newest whole checkpoint, 0 without one. All ranks must call together."""
+        names = self._agreed([path.name for path in self._candidates()[-1:]])
+        return int(names[0].removeprefix(PREFIX)) if names else 0
+
     def _candidates(self) -> list[Path]:
         return whole(self._folder) if self._engine.rank == 0 else []
 

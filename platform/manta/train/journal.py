@@ -1,23 +1,31 @@
 """What happened: ledger rows since the last checkpoint, metric rows not yet on disk.
 
 Both become durable together with the checkpoint that covers them, so that after a
-rollback, or the driver's death, the history has every step exactly once.
+rollback, or the driver's death, the history has every step exactly once. Snapshots in
+memory carry a copy of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from manta.schedule import Step
 from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.plan import RankBatch
 from manta.train.checkpoint import write_rows
 from manta.train.engine import Engine
+
+# Ledger rows as int64 (rows, fields of LedgerRow); a digest is there as its two's complement.
+RowTable = NDArray[np.int64]
+COLUMNS = tuple(LedgerRow.__dataclass_fields__)
+NO_ROWS: RowTable = np.empty((0, len(COLUMNS)), dtype=np.int64)
 
 
 class Journal:
@@ -27,7 +35,8 @@ class Journal:
     need no keeping. The others go with each checkpoint, for a driver to come.
 
     Digests are taken from the ids that this rank feeds to its model, and combined over
-    ranks only when a checkpoint is made: no step waits for them.
+    ranks only when a checkpoint or a snapshot is made: no step waits for them, and none is
+    combined twice. Rows are kept until they are in the ledger on disk.
     """
 
     def __init__(self, engine: Engine, ledger: Ledger, attempt: int, recorded: Callable[[], int]):
@@ -35,6 +44,7 @@ class Journal:
         self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
         self._digests: list[int] = []
+        self._combined = NO_ROWS
         self._metrics: list[Mapping[str, Any]] = []
 
     def consumed(self, batch: RankBatch) -> None:
@@ -46,29 +56,59 @@ class Journal:
         """Note a row of metrics. For the first rank."""
         self._metrics.append(row)
 
-    def seal(self) -> Sealed:
-        """Close the stretch since the last call. All ranks must call together."""
-        local = np.array(self._digests, dtype=np.uint64).view(np.int64)
-        combined = torch.from_numpy(local.copy()).to(self._engine.device)
-        # Two's complement: a sum modulo 2^64, whatever the sign.
-        self._engine.sum_over_ranks(combined)
-        digests = combined.cpu().numpy().view(np.uint64)
-        rows = [
-            LedgerRow(
-                step=step.number,
-                first_position=step.first_position,
-                last_position=step.first_position + step.batch_size - 1,
-                tokens=step.tokens_after,
-                world_size=self._engine.world_size,
-                attempt=self._attempt,
-                digest=int(value),
-            )
-            for step, value in zip(self._steps, digests, strict=True)
-        ]
-        self._steps, self._digests = [], []
-        return Sealed(self._ledger, rows, self._unrecorded() if self._engine.rank == 0 else [])
+    def prime(self, rows: RowTable) -> None:
+        """Begin with rows of steps before this group's first that the ledger lacks."""
+        self._combined = rows
 
-    def _unrecorded(self) -> list[Mapping[str, Any]]:
+    def __len__(self) -> int:
+        """How many ledger rows the next `peek` returns on the first rank."""
+        return len(self._combined) + len(self._steps)
+
+    def peek(self, votes: Sequence[int] = ()) -> tuple[RowTable, list[int]]:
+        """The rows that are not yet in the ledger, and `votes` summed over ranks.
+
+        All ranks must call together; one collective serves both. Ranks other than the
+        first keep no rows and get none.
+        """
+        local = np.array([*self._digests, *(vote % 2**64 for vote in votes)], dtype=np.uint64)
+        summed = torch.from_numpy(local.view(np.int64).copy()).to(self._engine.device)
+        # Two's complement: a sum modulo 2^64, whatever the sign.
+        totals: RowTable = self._engine.sum_over_ranks(summed).cpu().numpy()
+        if self._engine.rank == 0 and self._steps:
+            fresh = [self._row(*pair) for pair in zip(self._steps, totals, strict=False)]
+            self._combined = np.concatenate([self._combined, np.array(fresh, dtype=np.int64)])
+        count = len(self._steps)
+        self._steps, self._digests = [], []
+        return self._combined, totals[count:].tolist()
+
+    def _row(self, step: Step, total: np.int64) -> tuple[int, ...]:
+        last = step.first_position + step.batch_size - 1
+        row = LedgerRow(
+            step=step.number,
+            first_position=step.first_position,
+            last_position=last,
+            tokens=step.tokens_after,
+            world_size=self._engine.world_size,
+            attempt=self._attempt,
+            digest=int(total),
+        )
+        return astuple(row)
+
+    def seal(self) -> Sealed:
+        """Close the stretch up to here. All ranks must call together."""
+        rows, _ = self.peek()
+        return Sealed(self, int(rows[-1, 0]) if len(rows) else 0, self.unrecorded())
+
+    def flush(self, step: int) -> None:
+        """Write the rows up to `step` into the ledger and let go of them."""
+        steps = self._combined[:, 0]
+        self._ledger.append(ledger_rows(self._combined[steps <= step]))
+        self._combined = self._combined[steps > step]
+
+    def unrecorded(self) -> list[Mapping[str, Any]]:
+        """The metric rows that the driver may not have; none on other ranks than the first."""
+        if self._engine.rank != 0:
+            return []
         recorded = self._recorded()
         del self._metrics[: recorded - self._forgotten]
         self._forgotten = recorded
@@ -76,13 +116,23 @@ class Journal:
 
 
 class Sealed:
-    """A closed stretch of the journal, to be written with the checkpoint at its end."""
+    """A closed stretch of the journal, to be written with the checkpoint at its end.
 
-    def __init__(self, ledger: Ledger, rows: list[LedgerRow], metrics: list[Mapping[str, Any]]):
-        self._ledger, self._rows, self._metrics = ledger, rows, metrics
+    Its rows stay in the journal until then: a snapshot in between must carry them too.
+    """
+
+    def __init__(self, journal: Journal, step: int, metrics: list[Mapping[str, Any]]):
+        self._journal, self._step, self._metrics = journal, step, metrics
 
     def write(self, checkpoint: Path) -> None:
         """Put ledger rows into the ledger and metric rows beside the checkpoint."""
         write_rows(checkpoint, self._metrics)
-        if self._rows:
-            self._ledger.append(self._rows)
+        self._journal.flush(self._step)
+
+
+def ledger_rows(table: RowTable) -> list[LedgerRow]:
+    """The rows of a table as the ledger has them."""
+    return [
+        LedgerRow(**{**row, "digest": row["digest"] % 2**64})
+        for row in (dict(zip(COLUMNS, values, strict=True)) for values in table.tolist())
+    ]

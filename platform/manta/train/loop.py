@@ -21,10 +21,13 @@ from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.journal import Journal
 from manta.train.pause import Agreement, Pause
+from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
+from manta.train.vault import Vault
 
 # `paused`: left at a step boundary because someone asked; the run is not at its end.
 Outcome = Literal["finished", "stopped", "paused"]
+Source = Literal["snapshot", "checkpoint", "start"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
 # (where the loop passes, number of the step): for faults on purpose.
@@ -34,7 +37,7 @@ Passing = Callable[[str, int], None]
 class Reporter(Protocol):
     """Where the first rank tells what happens. Calls must not block training."""
 
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
 
     def recorded(self) -> int:
@@ -64,13 +67,14 @@ class Job:
 
 
 class Loop:
-    """One rank's way through a run, from wherever its checkpoints end."""
+    """One rank's way through a run, from wherever its snapshots or checkpoints end."""
 
     def __init__(
         self,
         job: Job,
         engine: Engine,
         reporter: Reporter,
+        vault: Vault | None = None,
         passing: Passing = lambda point, step: None,
     ):
         self._passing = passing
@@ -83,6 +87,10 @@ class Loop:
             engine,
             keep=job.config.checkpoint.keep,
             on_done=reporter.checkpoint,
+        )
+        every = job.config.checkpoint.snapshot_every
+        self._snapshots = Snapshots(
+            engine, vault, job.attempt, every, lambda step: passing("snapshot", step)
         )
         self._meter = Meter()
         self._peak = throughput.peak_flops(engine.device)
@@ -113,24 +121,54 @@ class Loop:
                 self._advance(batch)
                 if self._pause:
                     break
-        self._save_if_new()
-        self._checkpoints.wait()
+        self._leave()
         if self._state.step == self._schedule.steps:
             return "finished"
         return "stopped" if self._out_of_patience else "paused"
+
+    def _leave(self) -> None:
+        """Save what the next group, or the next run, goes on from."""
+        kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
+            self._state, self._journal
+        )
+        if not (kept and self._pause == Pause.REGROUP):
+            self._save_if_new()
+        self._checkpoints.wait()
 
     # ------------------------------------------------------------------- phases
 
     def _resume(self) -> None:
         self._passing("start", 0)
-        self._state = self._checkpoints.load_newest()
-        self._saved_step = self._state.step
+        rows = self._resume_from_snapshot()
+        source: Source = "snapshot"
+        if rows is None:
+            self._state = self._checkpoints.load_newest()
+            self._saved_step = self._state.step
+            source = "checkpoint" if self._state.step else "start"
+            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
-            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
             for row in rows:
                 self._journal.metric(row)
-            self._reporter.resumed(self._state, rows)
+            self._reporter.resumed(self._state, rows, source=source)
+
+    def _resume_from_snapshot(self) -> list[dict[str, Any]] | None:
+        """Go on from a snapshot, if one is as new as the newest checkpoint.
+
+        Returns its metric rows, or None if there is no such snapshot that can be used.
+        """
+        stamps = self._snapshots.newest()
+        durable = self._checkpoints.newest_step() if stamps else 0
+        first = self._engine.rank == 0
+        for stamp in (stamp for stamp in stamps if stamp.step >= durable):
+            written = min(self._ledger.last_step() or 0, stamp.step) if first else 0
+            restored = self._snapshots.restore(stamp, written)
+            if restored is not None:
+                self._state, self._saved_step = restored.state, durable
+                if first:
+                    self._journal.prime(restored.ledger_after(written))
+                return restored.metrics
+        return None
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
@@ -152,7 +190,8 @@ class Loop:
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
         saves = last or self._due(self._config.checkpoint.every, step)
-        if logs or evaluates or saves or self._engine.device.type == "cpu":
+        snaps = not last and self._snapshots.due(step.number)
+        if logs or evaluates or saves or snaps or self._engine.device.type == "cpu":
             self._stop_on_bad_values()
         if logs:
             self._log(step, result)
@@ -160,6 +199,8 @@ class Loop:
             self._evaluate()
         if saves or (evaluates and self._state.evals_since_best == 0):
             self._save_if_new()
+        if snaps:
+            self._snapshots.take(self._state, self._journal)
         self._checkpoints.poll()
 
     def _due(self, every: int | None, step: Step) -> bool:

@@ -1,0 +1,116 @@
+"""Anonymous memory that processes on one node share, and that no death leaves behind.
+
+A buffer is a memfd of the process that allocates it; others map it through
+``/proc/<pid>/fd``. It begins with the stamp of the snapshot in it, zero while it is being
+written. So whoever finds the stamp that he looks for finds all of that snapshot, whenever
+its writer died.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from manta.train.vault import Stamp
+
+log = logging.getLogger(__name__)
+
+HEAD = struct.Struct("qq48x")  # step and attempt, filled up to a cache line
+NO_STAMP = bytes(HEAD.size)
+
+
+class Place(NamedTuple):
+    """A buffer that processes on its owner's node can map: `size` bytes with its head."""
+
+    pid: int
+    fd: int
+    size: int
+
+
+@dataclass
+class Buffer:
+    """Memory of this process; `writer` is the process that may write to it, if any."""
+
+    fd: int
+    size: int
+    writer: str | None
+
+    @property
+    def place(self) -> Place:
+        """Where others find it."""
+        return Place(os.getpid(), self.fd, self.size)
+
+    def stamp(self) -> Stamp:
+        """The snapshot that lies in it."""
+        return Stamp(*HEAD.unpack(os.pread(self.fd, HEAD.size, 0)))
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A buffer, here or of another process, as memory of this process."""
+
+    place: Place
+    memory: mmap.mmap
+
+    @classmethod
+    def of(cls, place: Place) -> Mapped:
+        """Map a buffer of a process on this node.
+
+        Raises:
+            OSError: if that process, or the right to look into it, is gone.
+        """
+        fd = os.open(f"/proc/{place.pid}/fd/{place.fd}", os.O_RDWR)
+        try:
+            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+            return cls(place, mmap.mmap(fd, place.size, flags=flags))
+        finally:
+            os.close(fd)
+
+    @property
+    def data(self) -> memoryview:
+        """What comes after the head."""
+        return memoryview(self.memory)[HEAD.size :]
+
+    def begin(self) -> None:
+        """From now on, and until it is stamped, nothing is in it."""
+        self.memory[: HEAD.size] = NO_STAMP
+
+    def stamp(self, stamp: Stamp) -> None:
+        """All of this snapshot is in it."""
+        self.memory[: HEAD.size] = HEAD.pack(*stamp)
+
+
+def allocate(size: int, writer: str | None) -> Buffer | None:
+    """Memory of `size` bytes with its pages in place, so that no writer has to wait for them.
+
+    None, with a warning, where the system has no such memory to give.
+    """
+    if not hasattr(os, "memfd_create"):
+        return None  # not Linux
+    fd = os.memfd_create("manta-snapshot")
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        log.warning("no memory for snapshots of %d bytes (%s)", size, error)
+        os.close(fd)
+        return None
+    return Buffer(fd, size, writer)
+
+
+def identity(pid: int) -> str | None:
+    """A process's number and start time: numbers come again. None if it is not alive."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{pid} {fields[19]}"
+
+
+def is_alive(process: str | None) -> bool:
+    """Whether the process of an `identity` still lives."""
+    return process is not None and identity(int(process.split()[0])) == process

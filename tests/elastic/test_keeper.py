@@ -1,0 +1,148 @@
+"""Keepers: what is committed outlives its writer and one node, and is never half there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import ray
+from ray.actor import ActorHandle
+
+from manta.elastic.keeper import KeeperVault, open_keeper
+from manta.elastic.memory import HEAD
+from manta.train.vault import Stamp
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+SIZE = 3_000_000
+BUFFER = HEAD.size + SIZE + 2**20
+
+
+@pytest.fixture
+def keepers() -> Iterator[dict[str, ActorHandle]]:
+    """Two keepers, as if on two nodes; nodes are only names to them."""
+    here = ray.get_runtime_context().get_node_id()
+    found = {name: open_keeper(here) for name in ("a", "b")}
+    ray.get([keeper.used.remote() for keeper in found.values()])
+    yield found
+    for keeper in found.values():
+        ray.kill(keeper)
+
+
+def until_free(vault: KeeperVault, size: int = SIZE) -> None:
+    end = time.monotonic() + 20
+    while not vault.free(size):
+        assert time.monotonic() < end, "nothing becomes free"
+        time.sleep(0.005)
+
+
+def content(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, SIZE, dtype=np.uint8)
+
+
+def put(vault: KeeperVault, stamp: Stamp, number: int, parts: int = 1) -> None:
+    """Write and commit; ends when it is in all its places."""
+    until_free(vault)
+    np.frombuffer(vault.buffer(), dtype=np.uint8)[:SIZE] = content(number)
+    vault.commit(stamp, parts, f"header {number}".encode())
+    until_free(vault)
+
+
+def has(vault: KeeperVault, stamp: Stamp, numbers: list[int]) -> bool:
+    """Whether the vault gives just these parts of a snapshot."""
+    shards = vault.open(stamp)
+    return [shard.header for shard in shards] == [f"header {n}".encode() for n in numbers] and all(
+        np.array_equal(np.frombuffer(shard.data, dtype=np.uint8)[:SIZE], content(number))
+        for shard, number in zip(shards, numbers, strict=True)
+    )
+
+
+def test_a_snapshot_outlives_the_node_it_was_taken_on(keepers) -> None:
+    put(KeeperVault(keepers, "a", 0), Stamp(5, 1), 1)
+    ray.kill(keepers["a"])
+    began = time.monotonic()
+    for node in ("b", "a", "elsewhere"):
+        vault = KeeperVault(keepers, node, 0)
+        assert vault.whole() == [Stamp(5, 1)]
+        assert has(vault, Stamp(5, 1), [1])
+    on_a = KeeperVault(keepers, "a", 0)
+    while on_a._mine is not None:
+        assert not on_a.free(SIZE)  # no more snapshots from there, and nothing hangs
+        assert time.monotonic() < began + 10
+
+
+def test_memory_is_two_buffers_here_and_two_copies_there(keepers) -> None:
+    vault = KeeperVault(keepers, "a", 0)
+    for step in range(1, 8):
+        put(vault, Stamp(step, 1), step)
+        assert ray.get(keepers["a"].used.remote()) == 2 * BUFFER
+        assert ray.get(keepers["b"].used.remote()) <= 2 * BUFFER
+    assert sum(ray.get([keeper.used.remote() for keeper in keepers.values()])) == 4 * BUFFER
+    assert set(vault.whole()) == {Stamp(6, 1), Stamp(7, 1)}
+
+
+def test_a_torn_write_leaves_the_one_before(keepers) -> None:
+    alone = {"a": keepers["a"]}
+    vault = KeeperVault(alone, "a", 0)
+    put(vault, Stamp(2, 1), 2)
+    put(vault, Stamp(4, 1), 4)
+    vault.buffer()[: SIZE // 2] = bytes(SIZE // 2)
+    assert KeeperVault(alone, "a", 0).whole() == [Stamp(4, 1)]
+    assert has(vault, Stamp(4, 1), [4])
+
+
+def test_parts_of_several_nodes_make_one_snapshot(keepers) -> None:
+    ranks = [KeeperVault(keepers, node, rank) for rank, node in enumerate("ab")]
+    put(ranks[0], Stamp(3, 1), 0, parts=2)
+    assert ranks[0].whole() == []
+    put(ranks[1], Stamp(3, 1), 1, parts=2)
+    assert ranks[0].whole() == [Stamp(3, 1)]
+    assert all(has(rank, Stamp(3, 1), [0, 1]) for rank in ranks)
+    ray.kill(keepers["b"])
+    assert KeeperVault(keepers, "a", 0).whole() == [Stamp(3, 1)]
+    assert has(KeeperVault(keepers, "a", 0), Stamp(3, 1), [0, 1])
+
+
+@ray.remote(num_cpus=0)
+class Writer:
+    """A worker that can be killed."""
+
+    def __init__(self, keepers: dict[str, ActorHandle], attempt: int):
+        self._vault, self._attempt = KeeperVault(keepers, "a", 0), attempt
+
+    def put(self, step: int) -> None:
+        """Take a snapshot of a step."""
+        put(self._vault, Stamp(step, self._attempt), step)
+
+    def tear(self) -> None:
+        """Begin one and never end it."""
+        self._vault.buffer()[:100] = bytes(100)
+
+
+def test_each_group_goes_on_from_the_last_ones_memory(keepers) -> None:
+    alone = {"a": keepers["a"]}
+    for attempt, step in ((1, 20), (2, 10), (3, 15)):
+        worker = Writer.remote(alone, attempt)
+        before = KeeperVault(alone, "a", 0).whole()
+        ray.get([worker.put.remote(step), worker.put.remote(step + 1), worker.tear.remote()])
+        ray.kill(worker)
+        # The group before has nothing left, be it further on than this one.
+        assert KeeperVault(alone, "a", 0).whole() == [Stamp(step + 1, attempt)] != before
+    vault = KeeperVault(alone, "a", 0)
+    assert has(vault, Stamp(16, 3), [16])
+    put(vault, Stamp(17, 4), 17)
+    put(vault, Stamp(18, 4), 18)
+    assert vault.used() == 2 * BUFFER  # nothing of the dead is kept
+
+
+def test_a_larger_state_gets_larger_buffers(keepers) -> None:
+    alone = {"a": keepers["a"]}
+    vault = KeeperVault(alone, "a", 0)
+    put(vault, Stamp(1, 1), 1)
+    assert not vault.free(2 * SIZE)
+    until_free(vault, 2 * SIZE)
+    assert has(vault, Stamp(1, 1), [1])  # still there while the new ones are empty
+    put(vault, Stamp(2, 1), 2)
+    put(vault, Stamp(3, 1), 3)
+    assert vault.used() == 2 * (BUFFER + SIZE)
