@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
     "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --address",
+    "verify": "RUN --no-shards",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
 }
