@@ -39,6 +39,7 @@ RUN_KEYS = """
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
     schedule.batch.tokens schedule.batch.until schedule.batch.period
     scaling.min scaling.max scaling.resources_per_worker
+    guards.nonfinite guards.spike guards.window guards.threshold guards.rewind
     checkpoint.every checkpoint.keep
     eval.every eval.tokens eval.patience eval.min_delta
     log.every

@@ -36,6 +36,9 @@ class Rows:
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
         self._write({"resumed": state.step, "carried": rows})
 
+    def rewound(self, step: int) -> None:
+        self._write({"rewound": step})
+
     def recorded(self) -> int:
         return 0  # there is no driver: everything is kept with the checkpoint
 

@@ -153,6 +153,12 @@ class Ledger:
         row = self._last_row()
         return None if row is None else row.step
 
+    def skipped_steps(self) -> list[int]:
+        """The steps whose update was not applied."""
+        table = self.read()
+        steps: list[int] = table.filter(table["skipped"])["step"].to_pylist()
+        return steps
+
     def digest(self) -> str:
         """A hex digest of what was consumed, in order.
 

@@ -34,13 +34,18 @@ class Journal:
         self._engine, self._ledger, self._attempt = engine, ledger, attempt
         self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
+        self._skipped: set[int] = set()
         self._digests: list[int] = []
         self._metrics: list[Mapping[str, Any]] = []
 
     def consumed(self, batch: RankBatch) -> None:
-        """Note a batch that has just been trained on."""
+        """Note a batch that was just delivered."""
         self._steps.append(batch.step)
         self._digests.append(digest(batch.ids))
+
+    def skip(self, step: int) -> None:
+        """Note that the update of a step, by its number, was not applied."""
+        self._skipped.add(step)
 
     def metric(self, row: Mapping[str, Any]) -> None:
         """Note a row of metrics. For the first rank."""
@@ -62,10 +67,11 @@ class Journal:
                 world_size=self._engine.world_size,
                 attempt=self._attempt,
                 digest=int(value),
+                skipped=step.number in self._skipped,
             )
             for step, value in zip(self._steps, digests, strict=True)
         ]
-        self._steps, self._digests = [], []
+        self._steps, self._digests, self._skipped = [], [], set()
         return Sealed(self._ledger, rows, self._unrecorded() if self._engine.rank == 0 else [])
 
     def _unrecorded(self) -> list[Mapping[str, Any]]:

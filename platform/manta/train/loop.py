@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from manta.config.errors import TrainingError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.stream.ledger import Ledger
@@ -19,7 +19,9 @@ from manta.train import throughput
 from manta.train.checkpoint import Checkpoints, TrainState, name_of, read_rows
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
+from manta.train.healing import Healing
 from manta.train.journal import Journal
+from manta.train.skips import is_skipped
 from manta.train.throughput import Meter
 
 Outcome = Literal["finished", "stopped"]
@@ -32,6 +34,9 @@ class Reporter(Protocol):
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]]) -> None:
         """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
+
+    def rewound(self, step: int) -> None:
+        """Training starts again from a state at or before `step`: rows after it are void."""
 
     def recorded(self) -> int:
         """How many rows told so far, those of `resumed` among them, are on disk for good."""
@@ -70,6 +75,7 @@ class Loop:
             keep=job.config.checkpoint.keep,
             on_done=reporter.checkpoint,
         )
+        self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
         self._meter = Meter()
         self._peak = throughput.peak_flops(engine.device)
         self._state = TrainState()
@@ -79,7 +85,8 @@ class Loop:
         """Train to the end of the schedule, or until evaluations stop improving.
 
         Raises:
-            TrainingError: on a loss or gradient that is not finite.
+            TrainingError: at a bad step, if that is what the config asks for.
+            Rewind: if the run has to start again from before a bad step.
         """
         self._resume()
         with closing(streams(self._state.cursor)) as batches:
@@ -97,7 +104,7 @@ class Loop:
     # ------------------------------------------------------------------- phases
 
     def _resume(self) -> None:
-        self._state = self._checkpoints.load_newest()
+        self._state = self._healing.resume(self._checkpoints.load_newest, self._reporter.rewound)
         self._saved_step = self._state.step
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
@@ -108,10 +115,13 @@ class Loop:
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
-        step = batch.step
-        result = self._engine.step(batch)
+        step, result = batch.step, None
         self._journal.consumed(batch)
-        self._meter.add(step.tokens_after - step.tokens)
+        if is_skipped(step.number, self._state.skips):
+            self._journal.skip(step.number)
+        else:
+            result = self._engine.step(batch)
+            self._meter.add(step.tokens_after - step.tokens)
         self._state = replace(
             self._state,
             step=step.number,
@@ -123,8 +133,9 @@ class Loop:
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
         saves = last or self._due(self._config.checkpoint.every, step)
-        if logs or evaluates or saves or self._engine.device.type == "cpu":
-            self._stop_on_bad_values()
+        guard, on_cpu = self._engine.guard, self._engine.device.type == "cpu"
+        if logs or evaluates or saves or on_cpu or guard.wants_reading:
+            self._state = self._healing.check(self._state)
         if logs:
             self._log(step, result)
         if evaluates:
@@ -141,20 +152,32 @@ class Loop:
 
     # -------------------------------------------------------------- what is due
 
-    def _log(self, step: Step, result: StepResult) -> None:
-        loss = self._engine.sum_over_ranks(result.loss_sum.clone()) / result.valid_tokens
+    def _log(self, step: Step, result: StepResult | None) -> None:
         row: dict[str, Any] = {
             "step": step.number,
             "tokens": step.tokens_after,
-            "loss": float(loss),
             "lr": step.lr,
             "batch_size": step.batch_size,
-            "grad_norm": float(result.grad_norm),
-            "tokens_per_s": self._meter.read(),
             "world_size": self._engine.world_size,
             "epoch": order_of(self._job.corpus).epoch(step.first_position),
         }
-        self._tell({**row, **self._device_row(row["tokens_per_s"])})
+        if result is not None:
+            row |= self._measured(result)
+        if is_skipped(step.number, self._state.skips):
+            row = {**_finite(row), "skipped": True}
+        self._tell(row)
+
+    def _measured(self, result: StepResult) -> dict[str, float]:
+        """What only a step that was computed adds to its row."""
+        loss = self._engine.sum_over_ranks(result.loss_sum.clone()) / result.valid_tokens
+        mean = float(loss)  # waits for the device, so that the rate below is a true one
+        tokens_per_s = self._meter.read()
+        return {
+            "loss": mean,
+            "grad_norm": float(result.grad_norm),
+            "tokens_per_s": tokens_per_s,
+            **self._device_row(tokens_per_s),
+        }
 
     def _device_row(self, tokens_per_s: float) -> dict[str, float]:
         """What an accelerator adds to a row: memory in bytes, model FLOPs utilisation."""
@@ -204,22 +227,10 @@ class Loop:
             return
         self._saved_step = self._state.step
         self._meter.pause()
-        self._checkpoints.save(self._state, self._journal.seal().write)
+        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
         self._meter.resume()
 
-    def _stop_on_bad_values(self) -> None:
-        """Raise if a step had a loss or gradient that is not finite: it changed nothing."""
-        bad = self._engine.guard.bad_step()
-        if bad is None:
-            return
-        step = self._schedule.step(bad - 1)
-        positions = (step.first_position, step.first_position + step.batch_size)
-        ids = order_of(self._job.corpus).ids(*positions).tolist()
-        self._checkpoints.wait()
-        shown = ", ".join(map(str, ids[:32])) + (", …" if len(ids) > 32 else "")
-        raise TrainingError(
-            f"step {bad}: loss or gradient is not finite; the update was not applied. Positions "
-            f"{positions[0]} to {positions[1] - 1}, sample ids {shown}. The last checkpoint is "
-            "good: lower the learning rate or inspect these samples, then continue under a new "
-            "run.name, or the same one if the cause lay outside the config"
-        )
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without values that are not finite: JSON has none."""
+    return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
