@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,28 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Multiplies the loss of some steps, by number, on every rank: a spike or a NaN."""
+
+    steps: tuple[int, ...]
+    factor: float
+
+    def __call__(self, engine: Engine) -> None:
+        """Put it into an engine."""
+        step, forward, now = engine.step, engine.model.forward, [0]
+
+        def stepping(batch: RankBatch) -> Any:
+            now[0] = batch.step.number
+            return step(batch)
+
+        def spoiled(*args: Any) -> Any:
+            loss = forward(*args)
+            return loss * self.factor if now[0] in self.steps and loss.requires_grad else loss
+
+        engine.step, engine.model.forward = stepping, spoiled  # type: ignore[method-assign]
+
+
 def engine_of(checked: Checked) -> Engine:
     """The engine of a run, in this process."""
     # Accelerate keeps one state a process; these tests want engines of several precisions.
@@ -90,25 +113,38 @@ def streams_of(
 
 
 def train(
-    checked: Checked, world_size: int = 1, *, die_after: int | None = None, attempt: int = 1
+    checked: Checked,
+    world_size: int = 1,
+    *,
+    die_after: int | None = None,
+    attempt: int = 1,
+    fault: Callable[[Engine], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train as `world_size` ranks of one thread each; returns what was reported by now.
 
     With `die_after`, every rank is killed once that step is done and its successor asked
-    for, as far as its checkpoints go.
+    for, as far as its checkpoints go. A `fault` is put into the engine of each rank.
     """
     checked.run_dir.mkdir(parents=True, exist_ok=True)
     rows = checked.run_dir / "rows.jsonl"
     try:
-        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt)
+        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt, fault)
     except mp.ProcessExitedException:
         if die_after is None:
             raise
     return [json.loads(line) for line in rows.read_text().splitlines()]
 
 
-def _train_rank(checked: Checked, rows: Path, die_after: int | None, attempt: int) -> None:
+def _train_rank(
+    checked: Checked,
+    rows: Path,
+    die_after: int | None,
+    attempt: int,
+    fault: Callable[[Engine], None] | None,
+) -> None:
     engine = engine_of(checked)
+    if fault is not None:
+        fault(engine)
     streams = streams_of(checked, engine.rank, engine.world_size, die_after)
     loop_of(checked, engine, rows, attempt).run(streams)
 
