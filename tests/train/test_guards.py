@@ -246,6 +246,35 @@ def test_without_an_older_checkpoint_the_oldest_good_one_is_taken(checked) -> No
     assert skipped(none) == [8, 9]
 
 
+def late_looks(run, fault) -> None:
+    """Train as on an accelerator, where the host looks at log steps, saves and evaluations."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    engine = engine_of(run)
+    fault(engine)
+    loop = loop_of(run, engine, run.run_dir / "rows.jsonl")
+    loop._looks_each_step = False
+    loop.run(streams_of(run))
+
+
+def test_bad_steps_that_are_noticed_late_are_skipped_all_the_same(checked) -> None:
+    runs = [checked({**LONG, "run.name": name, "log.every": 5 * STEP}) for name in ("now", "late")]
+    fault = Fault((13, 14), SPIKE)
+    train_here(runs[0], fault)
+    late_looks(runs[1], fault)
+    assert skipped(runs[0]) == skipped(runs[1]) == [13, 14]
+    assert same(*map(weights_at_end, runs))
+
+
+def test_a_bad_step_that_is_noticed_late_is_gone_back_before(checked) -> None:
+    run = checked({**REWIND, "log.every": 50 * STEP, "checkpoint": {"every": 5 * STEP}})
+    with pytest.raises(Rewind) as caught:
+        late_looks(run, BAD)  # noticed as step 10 is to be saved
+    assert (caught.value.first, caught.value.last) == (8, 9)
+    assert [read_state(path).step for path in whole(run.run_dir / "checkpoints")] == [5]
+    train_here(run, BAD, attempt=2)
+    assert skipped(run) == [8, 9]
+
+
 def test_what_is_void() -> None:
     assert not is_void(7, (), ((8, 9),))
     assert is_void(8, (), ((8, 9),))

@@ -25,6 +25,9 @@ from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.guards import Guard
 from manta.train.microbatch import micro_slices, micro_steps
+from manta.train.timing import Point, StepClock, last_gradient
+
+NAME_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Engine:
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         self.model = self._prepare_model(models.TokenLoss(self.lm))
         self.guard = Guard(config.guards, self.device)
+        exchanges = self.world_size > 1 and not self.sharded
+        self.clock = StepClock(self.device, last_gradient(self.lm) if exchanges else None)
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -91,7 +96,10 @@ class Engine:
         train, step = self.config.train, batch.step
         self._seed(step.number)
         inputs = self._inputs(batch.samples)
-        valid = self.sum_over_ranks((inputs.labels != models.IGNORE).sum())
+        valid = (inputs.labels != models.IGNORE).sum()
+        self.clock.mark(Point.COUNTS)
+        self.sum_over_ranks(valid)
+        self.clock.mark(Point.COUNTED)
         scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
         loss_sum = torch.zeros((), device=self.device)
         slices = micro_slices(
@@ -105,7 +113,9 @@ class Engine:
                 micro_loss = self.model(*inputs.rows(rows))
                 loss_sum += micro_loss.detach()
                 self.accelerator.backward(_poisoned(micro_loss) * scale)
+        self.clock.mark(Point.EXCHANGED)
         grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
+        self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm)
 
     def _update(self, step: Step, loss: Tensor) -> Tensor:
@@ -167,6 +177,18 @@ class Engine:
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """`value` of every rank, by rank: shape (world_size, *value.shape)."""
+        table = value.new_zeros((self.world_size, *value.shape))
+        table[self.rank] = value
+        return self.sum_over_ranks(table)
+
+    def named(self, name: str) -> list[str]:
+        """The name that each rank gave, cut to NAME_BYTES."""
+        letters = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
+        table = self.gathered(torch.tensor(list(letters), device=self.device))
+        return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table.tolist()]
 
     @torch.no_grad()
     def loss_sums(self, samples: Samples) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +25,9 @@ from manta.train.healing import Healing
 from manta.train.journal import Journal
 from manta.train.skips import is_skipped
 from manta.train.throughput import Meter
+from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
 
+log = logging.getLogger(__name__)
 Outcome = Literal["finished", "stopped"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
@@ -59,6 +63,8 @@ class Job:
     validation: Corpus | None
     run_dir: Path
     attempt: int
+    node: str = field(default_factory=socket.gethostname)
+    """Where this rank runs: the one thing that ranks need not agree on."""
 
 
 class Loop:
@@ -78,8 +84,10 @@ class Loop:
         self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
         self._meter = Meter()
         self._peak = throughput.peak_flops(engine.device)
+        self._stragglers: Stragglers | None = None
         self._state = TrainState()
         self._saved_step = 0
+        self._looks_each_step = engine.device.type == "cpu"  # elsewhere it would cost a wait
 
     def run(self, streams: StreamFactory) -> Outcome:
         """Train to the end of the schedule, or until evaluations stop improving.
@@ -93,7 +101,7 @@ class Loop:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
             self._meter = Meter()  # what came before was not training
-            for batch in batches:
+            for batch in self._engine.clock.waited(batches):
                 if self._out_of_patience:
                     break
                 self._advance(batch)
@@ -133,8 +141,8 @@ class Loop:
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
         saves = last or self._due(self._config.checkpoint.every, step)
-        guard, on_cpu = self._engine.guard, self._engine.device.type == "cpu"
-        if logs or evaluates or saves or on_cpu or guard.wants_reading:
+        due = logs or evaluates or saves or self._engine.guard.wants_reading
+        if due or self._looks_each_step:
             self._state = self._healing.check(self._state)
         if logs:
             self._log(step, result)
@@ -169,15 +177,28 @@ class Loop:
 
     def _measured(self, result: StepResult) -> dict[str, float]:
         """What only a step that was computed adds to its row."""
-        loss = self._engine.sum_over_ranks(result.loss_sum.clone()) / result.valid_tokens
-        mean = float(loss)  # waits for the device, so that the rate below is a true one
+        # All of it in one exchange; it waits for the device, so the rate below is a true one.
+        times = torch.tensor(as_numbers(self._engine.clock.read()), dtype=torch.float64)
+        mine = torch.cat([result.loss_sum.double()[None], times.to(self._engine.device)])
+        table = self._engine.gathered(mine).tolist()
         tokens_per_s = self._meter.read()
+        ranks = [StepTimes(*numbers) for _, *numbers in table]
+        self._warn_of_stragglers(ranks)
         return {
-            "loss": mean,
+            "loss": sum(loss_sum for loss_sum, *_ in table)
+            / (int(result.valid_tokens) or math.nan),
             "grad_norm": float(result.grad_norm),
             "tokens_per_s": tokens_per_s,
+            **as_row(ranks),
             **self._device_row(tokens_per_s),
         }
+
+    def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
+        if self._stragglers is None:
+            self._stragglers = Stragglers(self._engine.named(self._job.node))
+        for message in self._stragglers.observe(ranks):
+            if self._engine.rank == 0:
+                log.warning(message)
 
     def _device_row(self, tokens_per_s: float) -> dict[str, float]:
         """What an accelerator adds to a row: memory in bytes, model FLOPs utilisation."""
