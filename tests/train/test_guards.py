@@ -33,6 +33,15 @@ LONG = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As the ranks of `train` have: runs in this process are compared with theirs bitwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def train_here(run, fault=None, attempt: int = 1, watch=None) -> list[dict[str, Any]]:
     """Train in this process; returns what was reported by now, even if it raises."""
     run.run_dir.mkdir(parents=True, exist_ok=True)

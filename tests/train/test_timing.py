@@ -123,4 +123,4 @@ def test_a_slow_rank_in_a_group(checked, tmp_path) -> None:
     assert late["time_communication"] > 0.02
     total = sum(value for name, value in late.items() if name.startswith("time_"))
     seconds_a_step = late["batch_size"] * 16 / late["tokens_per_s"]
-    assert total == pytest.approx(seconds_a_step, rel=0.25)
+    assert 0.5 * seconds_a_step < total < 1.1 * seconds_a_step  # the rest is logging

@@ -184,9 +184,9 @@ class Loop:
         tokens_per_s = self._meter.read()
         ranks = [StepTimes(*numbers) for _, *numbers in table]
         self._warn_of_stragglers(ranks)
+        valid = int(result.valid_tokens) or math.nan
         return {
-            "loss": sum(loss_sum for loss_sum, *_ in table)
-            / (int(result.valid_tokens) or math.nan),
+            "loss": sum(loss_sum for loss_sum, *_ in table) / valid,
             "grad_norm": float(result.grad_norm),
             "tokens_per_s": tokens_per_s,
             **as_row(ranks),
