@@ -306,8 +306,9 @@ def test_the_guard_looks_upwards_and_needs_values_first() -> None:
         wild = 1000.0 if step == 9 else 0.0
         assert not _judge(guard, step, 4 + 0.01 * (step % 3) + wild, 1.0 + 0.02 * (step % 5))
     assert not _judge(guard, 11, 4.0, 1e-9)
-    assert not _judge(guard, 12, -100.0, 1.0)
-    assert _judge(guard, 13, 4.0, 2.0)
+    assert not _judge(guard, 11, -100.0, 1.0)
+    assert not _judge(guard, 12, 4.0, 4.0)  # clipping's business
+    assert _judge(guard, 13, 4.0, 8.0)
     assert _judge(guard, 14, 5.0, 1.0)
     assert not _judge(guard, 15, 4.01, 1.0)
     assert [(v.step, v.kind, v.action) for v in guard.verdicts()] == [

@@ -120,7 +120,7 @@ class GuardsSection(Section):
     window: int = Field(
         default=64, ge=8, description="steps that a spike is measured against, applied ones"
     )
-    # Losses have heavy tails: at 8 deviations a healthy run is left alone.
+    # With it a loss is a spike from 8 % above the median on, a gradient norm from five times it.
     threshold: float = Field(
         default=8.0, gt=0, description="what a spike is, in robust standard deviations (MAD)"
     )

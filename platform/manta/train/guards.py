@@ -18,8 +18,10 @@ from manta.config.run import GuardsSection
 SHARE_NEEDED, FEWEST_NEEDED = 0.5, 8
 # The median absolute deviation of a normal distribution is its standard deviation / 1.4826.
 MAD_TO_DEVIATION = 1.4826
-# Of the median, added to the deviation: where values barely vary, noise is no spike.
-FLOOR = 1e-3
+# Of the median of loss and of gradient norm, added to their deviations. Where losses barely vary,
+# noise is no spike. A healthy run has gradients of several times the usual norm now and then (up
+# to 3.5 in 400 steps of a tiny model, 20 deviations), which clipping deals with.
+FLOORS = (0.01, 0.5)
 MOST_UNREAD = 256
 
 Window = tuple[tuple[float, float], ...]
@@ -76,6 +78,7 @@ class Guard:
     def __init__(self, section: GuardsSection, device: torch.device):
         self._section, self._device = section, device
         self.judges_spikes = section.spike != "off"
+        self._floors = torch.tensor(FLOORS, dtype=torch.float64, device=device)
         self._no_scores = torch.zeros(2, dtype=torch.float64, device=device)
         self.restore(())
 
@@ -128,7 +131,9 @@ class Guard:
         """Robust z-scores, (2,): how far above the window's median. 0 while it holds too few."""
         median = self._window.nanmedian(dim=1).values
         spread = (self._window - median[:, None]).abs().nanmedian(dim=1).values
-        scores = (values - median) / (MAD_TO_DEVIATION * spread + FLOOR * median.abs() + 1e-12)
+        scores = (values - median) / (
+            MAD_TO_DEVIATION * spread + self._floors * median.abs() + 1e-12
+        )
         needed = max(FEWEST_NEEDED, SHARE_NEEDED * self._section.window)
         enough = (~self._window[0].isnan()).sum() >= needed
         return torch.where(enough, scores, self._no_scores)
