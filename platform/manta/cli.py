@@ -136,6 +136,19 @@ def _refuse_existing(config: RunConfig) -> None:
 
 
 @app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    no_shards: Annotated[
+        bool, typer.Option("--no-shards", help="Don't read the token shards again.")
+    ] = False,
+) -> None:
+    """Prove from config and manifest which samples a run was trained on."""
+    from manta.track.verify import verify as run_verify
+
+    print("\n".join(run_verify(run, shards=not no_shards).lines()))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],

@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
     "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --address",
+    "verify": "RUN --no-shards",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
 }
@@ -39,6 +40,7 @@ RUN_KEYS = """
     schedule.batch.tokens schedule.batch.until schedule.batch.period
     scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
+    guards.nonfinite guards.spike guards.window guards.threshold guards.rewind
     checkpoint.every checkpoint.keep checkpoint.snapshot_every
     eval.every eval.tokens eval.patience eval.min_delta
     log.every

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ class Rows:
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: str) -> None:
         self._write({"resumed": state.step, "source": source, "carried": rows})
 
+    def rewound(self, step: int) -> None:
+        self._write({"rewound": step})
+
     def recorded(self) -> int:
         return 0  # there is no driver: everything is kept with the checkpoint
 
@@ -53,6 +57,28 @@ class Rows:
     def _write(self, row: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Multiplies the loss of some steps, by number, on every rank: a spike or a NaN."""
+
+    steps: tuple[int, ...]
+    factor: float
+
+    def __call__(self, engine: Engine) -> None:
+        """Put it into an engine."""
+        step, forward, now = engine.step, engine.model.forward, [0]
+
+        def stepping(batch: RankBatch) -> Any:
+            now[0] = batch.step.number
+            return step(batch)
+
+        def spoiled(*args: Any) -> Any:
+            loss = forward(*args)
+            return loss * self.factor if now[0] in self.steps and loss.requires_grad else loss
+
+        engine.step, engine.model.forward = stepping, spoiled  # type: ignore[method-assign]
 
 
 def engine_of(checked: Checked) -> Engine:
@@ -100,16 +126,18 @@ def train(
     die_after: int | None = None,
     attempt: int = 1,
     snapshots: bool = False,
+    fault: Callable[[Engine], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train as `world_size` ranks of one thread each; returns what was reported by now.
 
     With `die_after`, every rank is killed once that step is done and its successor asked
-    for, as far as its checkpoints go. With `snapshots`, they are kept beside the run.
+    for, as far as its checkpoints go. With `snapshots`, they are kept beside the run. A `fault`
+    is put into the engine of each rank.
     """
     checked.run_dir.mkdir(parents=True, exist_ok=True)
     rows = checked.run_dir / "rows.jsonl"
     try:
-        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt, snapshots)
+        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt, snapshots, fault)
     except mp.ProcessExitedException:
         if die_after is None:
             raise
@@ -117,10 +145,17 @@ def train(
 
 
 def _train_rank(
-    checked: Checked, rows: Path, die_after: int | None, attempt: int, snapshots: bool
+    checked: Checked,
+    rows: Path,
+    die_after: int | None,
+    attempt: int,
+    snapshots: bool,
+    fault: Callable[[Engine], None] | None,
 ) -> None:
     engine = engine_of(checked)
     vault = FileVault(memory_of(checked), engine.rank) if snapshots else None
+    if fault is not None:
+        fault(engine)
     streams = streams_of(checked, engine.rank, engine.world_size, die_after)
     loop_of(checked, engine, rows, attempt, vault).run(streams)
 

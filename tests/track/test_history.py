@@ -142,3 +142,37 @@ def test_tail_gives_each_whole_row_once(tmp_path: Path) -> None:
         assert list(tail.rows()) == []
         file.write(b' "tokens": 20}\n')
     assert list(tail.rows()) == [{"step": 2, "tokens": 20}]
+
+
+def test_rewind_drops_what_came_after(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    history = History(path)
+    tail = Tail(path)
+    for row in (train(1), val(1), train(2), train(3), val(3)):
+        history.append(row)
+    assert len(list(tail.rows())) == 5
+    history.rewind(2)
+    assert read(path) == [train(1), val(1), train(2)]
+    assert (history.last("training"), history.last("validation")) == (2, 1)
+    again = {"step": 3, "tokens": 30, "skipped": True}
+    assert history.append(train(2)) is None
+    assert history.append(again) == again
+    assert history.append(val(3)) == val(3)
+    # Who follows the file sees another one.
+    assert list(tail.rows()) == [train(1), val(1), train(2), again, val(3)]
+    mark = history.mark
+    history.close()
+    assert History(path, mark).last("training") == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_crash_after_a_rewind_is_no_damage(tmp_path: Path) -> None:
+    """The mark in the run record is then that of the longer file."""
+    history = History(tmp_path / "m")
+    for step in (1, 2, 3):
+        history.append(train(step))
+    mark = history.mark
+    history.rewind(1)
+    history.close()
+    again = History(tmp_path / "m", mark)
+    assert (again.last("training"), again.dropped) == (1, 0)

@@ -265,3 +265,23 @@ def test_nothing_is_left_aside(open_record: Open) -> None:
     record.finish("finished", reason="", final={"odd": Path("x"), "nan": float("nan")})
     assert not list(record.run_dir.glob("*.tmp")) + list(record.run_dir.glob(".*.tmp"))
     assert on_disk(record)["final"]["odd"] == "x"
+
+
+def test_a_rewind_takes_back_what_was_recorded(open_record: Open, training_row: Any) -> None:
+    record = open_record()
+    start(record, 2, 0)
+    for step in (1, 2, 3, 4):
+        record.add(training_row(step))
+        record.add({"step": step, "tokens": step * 10, "val_loss": 10.0 - step})
+    record.checkpoint(step=4, tokens=40, path="c/4", seconds=0.5)
+    record.rewound(2)
+    found = on_disk(record)
+    assert found["checkpoint"] is None
+    assert found["results"]["loss"] == training_row(2)["loss"]
+    assert (found["results"]["best_val_loss"], found["results"]["best_val_step"]) == (8.0, 2)
+    record.rewound(2)  # told again after a crash
+    record.add({"step": 3, "tokens": 30, "skipped": True})
+    record.add(training_row(4))
+    record.close()
+    rows = [json.loads(line) for line in record.history.path.open()]
+    assert [row["step"] for row in rows if "val_loss" not in row] == [1, 2, 3, 4]

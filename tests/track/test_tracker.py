@@ -13,6 +13,7 @@ import pytest
 from manta.config import RunConfig
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
+from manta.stream.ledger import Ledger, LedgerRow
 from manta.track import Tracker
 
 Open = Callable[..., Tracker]
@@ -119,3 +120,27 @@ def test_importing_is_light() -> None:
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_rewind_and_the_skipped_steps_are_in_the_record(
+    open_tracker: Open, training_row: Any
+) -> None:
+    tracker = open_tracker()
+    start(tracker, 2, 0)
+    for step in range(1, 6):
+        tracker.metrics(training_row(step))
+    tracker.group_ended(reason="going back")
+    tracker.rewound(3)
+    start(tracker, 2, 2)
+    for step in (3, 4, 5):
+        skipped = {"step": step, "tokens": step * 10, "skipped": True}
+        tracker.metrics(skipped if step > 3 else training_row(step))
+    ledger = Ledger(tracker.run_dir / "ledger.parquet")
+    ledger.append([LedgerRow(k, k - 1, k - 1, k * 10, 2, 1, 0, k > 3) for k in range(1, 6)])
+    tracker.finish("stopped")
+    assert [row["step"] for row in rows(tracker)] == [1, 2, 3, 4, 5]
+    assert [row.get("skipped", False) for row in rows(tracker)] == [False] * 3 + [True] * 2
+    state = json.loads((tracker.run_dir / "run.json").read_text())
+    assert state["results"]["skipped_steps"] == [4, 5]
+    assert "after step 3 is void" in state["events"][0]["message"]
+    assert "2: 4, 5" in (tracker.run_dir / "report.html").read_text()

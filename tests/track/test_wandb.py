@@ -320,3 +320,24 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_run_that_went_back_spoils_nothing(
+    open_tracker: Open, training_row: Row, wandb_server: Any
+) -> None:
+    """W&B keeps what it was told of the void steps and takes the ones after them."""
+    tracker = open_tracker()
+    train(tracker, training_row, 1, 6)
+    deadline = time.monotonic() + LONG
+    while tracker._wandb.status.mode != "online" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.5)  # until the client has looked at the file once more
+    tracker.rewound(3)
+    for step in range(4, 10):
+        tracker.metrics({**training_row(step), "loss": 9.0})
+    tracker.finish("finished")
+    state = state_of(tracker)
+    assert state["wandb"]["mode"] == "online"
+    sent = wandb_server.history(state["wandb"]["id"])
+    assert [row["_step"] for row in sent] == list(range(1, 10))
+    assert [row["loss"] for row in sent[6:]] == [9.0] * 3

@@ -15,6 +15,12 @@ Precision = Annotated[
     Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
 ]
 
+# And a bare `off`.
+Spike = Annotated[
+    Literal["off", "stop", "skip", "rewind"],
+    BeforeValidator(lambda v: "off" if v is False else v),
+]
+
 
 class RunSection(Section):
     """Which run this is. The name is the identity: the same name continues the run."""
@@ -117,6 +123,29 @@ class ScalingSection(Section):
         return self.min if self.max is None else self.max
 
 
+class GuardsSection(Section):
+    """What happens at a bad step. Its update is never applied."""
+
+    nonfinite: Literal["stop", "skip", "rewind"] = Field(
+        default="stop",
+        description="loss or gradient is not finite: stop, go on without the step, or go back; "
+        "the overflows of fp16 are its scaler's business",
+    )
+    spike: Spike = Field(
+        default="off", description="loss or gradient norm far above those of the steps before"
+    )
+    window: int = Field(
+        default=64, ge=8, description="steps that a spike is measured against, applied ones"
+    )
+    # With it a loss is a spike from 8 % above the median on, a gradient norm from five times it.
+    threshold: float = Field(
+        default=8.0, gt=0, description="what a spike is, in robust standard deviations (MAD)"
+    )
+    rewind: int = Field(
+        default=8, ge=0, description="steps to go back before the bad one; they are skipped too"
+    )
+
+
 class CheckpointSection(Section):
     """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
 
@@ -187,6 +216,7 @@ class RunConfig(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection
     scaling: ScalingSection = ScalingSection()
+    guards: GuardsSection = GuardsSection()
     checkpoint: CheckpointSection = CheckpointSection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
@@ -198,4 +228,10 @@ class RunConfig(Section):
     def _patience_needs_evaluations(self) -> RunConfig:
         if self.eval.patience is not None and self.eval.every is None:
             raise ValueError("eval.patience needs eval.every")
+        return self
+
+    @model_validator(mode="after")
+    def _spikes_need_true_gradients(self) -> RunConfig:
+        if self.guards.spike != "off" and self.train.precision == "fp16":
+            raise ValueError("guards.spike with train.precision = 'fp16': take 'bf16' instead")
         return self

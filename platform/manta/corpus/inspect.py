@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from manta.config.errors import CorpusError
-from manta.corpus import shards
+from manta.corpus import remote, shards
 from manta.corpus.documents import SPLITS
 from manta.corpus.manifest import Manifest, Shard, Split
 from manta.corpus.tokenizer import decode
@@ -90,6 +90,23 @@ def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
             damaged.append(f"{tokenizer}: damaged: its checksum is not the manifest's")
     except OSError as error:
         damaged.append(f"{tokenizer}: can't be read: {error.strerror}")
+    if damaged:
+        raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
+
+
+def check_shards(folder: str, manifest: Manifest) -> None:
+    """Read every shard of a corpus, a path or URL, and compare it with the manifest.
+
+    Raises:
+        CorpusError: naming every shard that is missing or damaged.
+    """
+
+    def problem(shard: Shard) -> str | None:
+        path = remote.local_file(folder, shard.file, shard.sha256)
+        return _damage(path, shard, manifest, verify=True)
+
+    with ThreadPoolExecutor(CHECKING_THREADS) as threads:
+        damaged = [said for said in threads.map(problem, manifest.shards) if said]
     if damaged:
         raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
 

@@ -231,6 +231,9 @@ class _Follower:
         self._tracker.group_started(**content)
         self._tracker.group_timed(seconds)
 
+    def _rewound(self, content: dict[str, Any]) -> None:
+        self._tracker.rewound(content["step"])
+
     def _snapshot_memory(self, content: dict[str, Any]) -> None:
         self._tracker.group_snapshots(content["bytes"])
 

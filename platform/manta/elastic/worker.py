@@ -28,6 +28,7 @@ from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
+from manta.train.guards import Rewind
 from manta.train.loop import Job, Loop, Source
 from manta.train.pause import Pause
 
@@ -56,6 +57,8 @@ def train(order: Order) -> None:
     except torch.OutOfMemoryError as error:
         _halve_micro_batch(order.mailbox, here.micro_batch)
         raise Regroup("out of memory") from error
+    except Rewind as rewind:
+        raise Regroup(str(rewind)) from rewind
     if outcome is None:
         raise Regroup("asked to leave")
     if dist.get_rank() == 0:
@@ -82,6 +85,7 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
         checked.validation,
         checked.run_dir,
         here.attempt,
+        node=here.node[:8],
     )
     if here.first:
         seconds = _from_the_command_on(order, here, seconds)
@@ -183,6 +187,10 @@ class _MailReporter:
         """How many rows are on the driver's disk. A round trip, once a checkpoint."""
         rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
         return rows
+
+    def rewound(self, step: int) -> None:
+        """Rows after `step` are void."""
+        self._put("rewound", step=step)
 
     def stepped(self, state: TrainState) -> None:
         """A step is done: a sign of life, now and then."""

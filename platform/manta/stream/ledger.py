@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ SCHEMA = pa.schema(
         ("world_size", pa.int32()),
         ("attempt", pa.int32()),
         ("digest", pa.uint64()),
+        ("skipped", pa.bool_()),
     ]
 )
+# Columns that older ledgers lack, and what their absence means.
+LATER = {"skipped": False}
 # What was consumed, as opposed to by whom: a rerun elsewhere must agree on these.
 PROOF = ("step", "first_position", "last_position", "digest")
 ASIDE = ".part.tmp"  # readers of such folders skip names that begin with a dot
@@ -53,8 +56,23 @@ def digest(ids: NDArray[Any]) -> int:
     of its ranks (Clarke et al., 2003, call it an additive multiset hash). It detects
     accidents; it is not made to withstand someone who chooses the ids.
     """
-    mixed = mix64(np.asarray(ids).astype(np.int64).astype(np.uint64).ravel() + OFFSET)
-    return int(mixed.sum(dtype=np.uint64))
+    return int(_mixed(ids).sum(dtype=np.uint64))
+
+
+def digests(ids: NDArray[Any], begins: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The digest of each of several batches that lie end to end.
+
+    Args:
+        ids: sample ids, shape (samples,).
+        begins: where each batch begins in `ids`, strictly ascending from 0, shape (batches,).
+    """
+    sums: NDArray[np.uint64] = np.add.reduceat(_mixed(ids), begins)
+    return sums
+
+
+def _mixed(ids: NDArray[Any]) -> NDArray[np.uint64]:
+    """A strong hash of each id, in one dimension."""
+    return mix64(np.asarray(ids).astype(np.int64).astype(np.uint64).ravel() + OFFSET)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,8 @@ class LedgerRow:
     """One step: the positions [first_position, last_position], both included.
 
     `tokens` is the number consumed after the step, `world_size` the ranks that took part,
-    `attempt` counts the worker groups of the run, `digest` is that of the sample ids.
+    `attempt` counts the worker groups of the run, `digest` is that of the sample ids. The
+    samples of a `skipped` step were delivered, but its update was not applied.
     """
 
     step: int
@@ -72,6 +91,7 @@ class LedgerRow:
     world_size: int
     attempt: int
     digest: int
+    skipped: bool = False
 
 
 class Ledger:
@@ -114,15 +134,30 @@ class Ledger:
         Raises:
             RunError: if a part is damaged, a step missing or there twice.
         """
-        parts = [_read_part(path) for path in self._parts()]
+        parts = [table for _, table in self.parts()]
         table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
         _check_runs_on(table, str(self.folder))
         return table
+
+    def parts(self) -> Iterator[tuple[Path, pa.Table]]:
+        """The part files in order, one at a time; whether they run on is not looked at.
+
+        Raises:
+            RunError: at a part that is damaged.
+        """
+        for path in self._parts():
+            yield path, _read_part(path)
 
     def last_step(self) -> int | None:
         """The last step in the ledger, if there is any."""
         row = self._last_row()
         return None if row is None else row.step
+
+    def skipped_steps(self) -> list[int]:
+        """The steps whose update was not applied."""
+        table = self.read()
+        steps: list[int] = table.filter(table["skipped"])["step"].to_pylist()
+        return steps
 
     def digest(self) -> str:
         """A hex digest of what was consumed, in order.
@@ -193,7 +228,12 @@ def _first_step(path: Path) -> int:
 def _read_part(path: Path) -> pa.Table:
     try:
         # As one file: given a path, pyarrow would take folder names like a=1 for columns.
-        return pq.ParquetFile(path).read().cast(SCHEMA)
+        table = pq.ParquetFile(path).read()
+        for name, value in LATER.items():
+            if name not in table.column_names:
+                filled = pa.repeat(pa.scalar(value, SCHEMA.field(name).type), table.num_rows)
+                table = table.append_column(name, filled)
+        return table.cast(SCHEMA)
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
         raise RunError(
             f"{path}: can't be read as a part of the ledger: {error}; restore it from a copy, or "

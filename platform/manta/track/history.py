@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
+from manta.track.aside import replace_text
 
 METRICS = "metrics.jsonl"
 Kind = Literal["training", "validation"]
@@ -96,6 +97,26 @@ class History:
         self._last[kind] = step
         return plain
 
+    def rewind(self, step: int) -> None:
+        """Drop the rows of steps above `step`: what came after it is not what the run became.
+
+        The others are written aside and put in place, so that a crash leaves the one file or
+        the other. Who reads the file at the same time finds another file under its name.
+
+        Raises:
+            RunError: if the disk won't take it.
+        """
+        with self.path.open("rb") as lines:
+            kept = [line for line in lines if (row := _parse(line)) and row["step"] <= step]
+        try:
+            replace_text(self.path, b"".join(kept).decode())
+        except OSError as error:
+            raise RunError(f"{self.path}: can't be rewritten: {error}; free some space") from None
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._last = {}
+        self._size = self._scan(0)
+
     def _write(self, line: bytes) -> None:
         try:
             written = os.pwrite(self._file, line, self._size)
@@ -127,12 +148,16 @@ class Tail:
         """Begin before the first row; the file need not be there yet."""
         self._path = path
         self._at = 0
+        self._file: int | None = None  # its number on the disk
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The whole rows that came since the last call."""
+        """The whole rows that came since the last call; all of them if the file is another."""
         if not self._path.exists():
             return
         with self._path.open("rb") as lines:
+            file = os.fstat(lines.fileno()).st_ino
+            if file != self._file:
+                self._file, self._at = file, 0
             lines.seek(self._at)
             for line in lines:
                 row = _parse(line)

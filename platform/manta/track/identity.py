@@ -17,6 +17,7 @@ FREE_KEYS = {
     "scaling": "the sum over a batch does not depend on how many workers share it",
     "train.micro_batch": "the sum over a batch does not depend on how it is cut",
     "train.activation_checkpointing": "computes the same again instead of keeping it",
+    "guards": "what happens at bad steps to come; the ledger has those that were skipped",
     "checkpoint": "how often training is saved",
     "eval.every": "how often a curve is measured, not what it measures",
     "eval.patience": "when to stop, not what is reached by then",

@@ -16,13 +16,14 @@ from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track import identity, opening
 from manta.track.aside import replace_text
-from manta.track.history import METRICS, History
+from manta.track.history import METRICS, History, Tail
 from manta.track.lock import RunLock
 from manta.track.state import (
     RUN,
     CheckpointState,
     Group,
     Outcome,
+    Results,
     RunState,
     read_state_if_any,
     utc_now,
@@ -186,6 +187,16 @@ class RunRecord:
         )
         self._reached(step, tokens)
         self.history.sync()
+        self.save()
+
+    def rewound(self, step: int) -> None:
+        """Training goes back to `step` or before: what was recorded after it is void."""
+        self.history.rewind(step)
+        self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
+        for row in Tail(self.history.path).rows():
+            self._take_results(row)
+        if self.state.checkpoint and self.state.checkpoint.step > step:
+            self.state.checkpoint = None
         self.save()
 
     def event(self, message: str) -> None:

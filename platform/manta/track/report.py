@@ -20,6 +20,7 @@ from manta.track.summary import restarts_text, sizes_text
 
 REPORT = "report.html"
 MOST_EVENTS = 100
+MOST_STEPS = 20
 
 
 def write_report(run_dir: Path) -> Path:
@@ -108,6 +109,8 @@ def _origin(state: RunState) -> list[tuple[str, str]]:
         ("Horizon", f"{format_tokens(state.total_tokens)} tokens"),
         ("Samples", f"{state.totals.samples:,}"),
     ]
+    if skipped := state.results.skipped_steps:
+        rows.append(("Skipped steps", _first_of(skipped)))
     if state.ledger_digest:
         rows.append(("Ledger digest", state.ledger_digest))
     if state.checkpoint:
@@ -126,6 +129,12 @@ def _origin(state: RunState) -> list[tuple[str, str]]:
     if state.wandb.mode != "disabled":
         rows.append(("W&B run", state.wandb.url or f"{state.wandb.id} ({state.wandb.mode})"))
     return rows
+
+
+def _first_of(steps: list[int]) -> str:
+    """The number of `steps` and the first of them."""
+    shown = ", ".join(f"{step:,}" for step in steps[:MOST_STEPS])
+    return f"{len(steps):,}: {shown}{', …' if len(steps) > MOST_STEPS else ''}"
 
 
 def _hardware(state: RunState) -> str:

@@ -23,6 +23,8 @@ SMALL_CHARTS = (
     ("world_size", "World size (workers)", ORANGE, "d", True),
     ("grad_norm", "Gradient norm", GREY, ".4f", False),
     ("mfu", "Model FLOPs utilisation", GREEN, ".1%", False),
+    ("time_data", "Waiting for data (s per step)", ORANGE, ".2s", False),
+    ("time_communication", "Waiting for other workers (s per step)", BLUE, ".2s", False),
     ("peak_memory", "Peak memory (bytes)", PURPLE, ".3s", False),
 )
 TICKS = {"lr": ".1e", "world_size": "d", "mfu": ".0%"}

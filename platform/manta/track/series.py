@@ -20,6 +20,8 @@ COLUMNS = (
     "grad_norm",
     "mfu",
     "peak_memory",
+    "time_data",
+    "time_communication",
 )
 WHOLE = {"step", "tokens", "batch_size", "world_size", "peak_memory"}
 # More points than a screen has columns can't be seen; this many draw at once.

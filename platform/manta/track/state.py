@@ -64,12 +64,13 @@ class Totals(BaseModel):
 
 
 class Results(BaseModel):
-    """The losses worth a glance, in nats a token."""
+    """The losses worth a glance, in nats a token, and the steps whose update was dropped."""
 
     loss: float | None = None
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_val_step: int | None = None
+    skipped_steps: list[int] = Field(default_factory=list)
 
 
 class CheckpointState(BaseModel):

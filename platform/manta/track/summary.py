@@ -53,6 +53,8 @@ def total_rows(state: RunState) -> list[tuple[str, str]]:
         rows.append(("Throughput", f"{speed} tokens/s overall"))
     if totals.cost is not None:
         rows.append(("Cost", figures.money(totals.cost)))
+    if state.results.skipped_steps:
+        rows.append(("Skipped", f"{len(state.results.skipped_steps):,} steps"))
     rows.append(("Workers", f"{sizes_text(state)} ({restarts_text(state)})"))
     return rows
 

@@ -125,6 +125,15 @@ class Tracker:
         """A checkpoint is whole, after `seconds` of work."""
         self._record.checkpoint(step=step, tokens=tokens, path=path, seconds=seconds)
 
+    def rewound(self, step: int) -> None:
+        """Training goes back to `step` or before: rows after it are void and come again.
+
+        W&B's steps can't go back: there the void rows stay, and steps up to the last of them
+        are not sent again. The files and the report show what the run became.
+        """
+        self._record.rewound(step)
+        self.note(f"went back: what was recorded after step {step:,} is void")
+
     def note(self, message: str) -> None:
         """Show `message` on a line of its own and keep it with the run."""
         self._record.event(message)
@@ -187,7 +196,9 @@ class Tracker:
         from manta.stream.ledger import Ledger
 
         try:
-            self._record.state.ledger_digest = Ledger(folder).digest()
+            ledger = Ledger(folder)
+            self._record.state.ledger_digest = ledger.digest()
+            self._record.state.results.skipped_steps = ledger.skipped_steps()
         except (MantaError, OSError) as error:
             self.note(f"the ledger can't be read: {error}")
 

@@ -103,11 +103,13 @@ class Session:
         self.url: str | None = self._run.url if mode == "online" else None
         self.first_step: int = self._run.starting_step
         """Rows before this step are at the server."""
+        self._last = self.first_step
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Send a row; a training and a validation row of one step become one in W&B."""
-        if row["step"] < self.first_step:
-            return
+        if row["step"] < self._last:
+            return  # at the server, or void there since the run went back: W&B's steps can't
+        self._last = row["step"]
         values = {k: v for k, v in row.items() if k != "step" and v is not None}
         self._run.log(values, step=row["step"])
 

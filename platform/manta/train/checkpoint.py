@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
@@ -35,11 +35,14 @@ from torch.distributed.checkpoint.state_dict import (
 from manta.config.errors import RunError
 from manta.corpus.atomic import sync_folder
 from manta.train.engine import Engine
+from manta.train.guards import Window
+from manta.train.skips import Spans
 
 log = logging.getLogger(__name__)
 STATE = "state.json"
 PREFIX = "step-"
 ASIDE = ".tmp-"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class TrainState:
         val_loss: of this state, in nats per token, if it was evaluated.
         best_val_loss: lowest seen so far.
         evals_since_best: evaluations since then, for early stopping.
+        skips: steps that are passed over, as spans of step numbers, both ends included.
+        window: what the guard measures spikes against: loss and gradient norm of the last
+            updates. Filled in when the state is saved.
     """
 
     step: int = 0
@@ -63,6 +69,13 @@ class TrainState:
     val_loss: float | None = None
     best_val_loss: float | None = None
     evals_since_best: int = 0
+    skips: Spans = ()
+    window: Window = ()
+
+    def __post_init__(self) -> None:
+        """From JSON, tuples come as lists."""
+        object.__setattr__(self, "skips", tuple((a, b) for a, b in self.skips))
+        object.__setattr__(self, "window", tuple((a, b) for a, b in self.window))
 
 
 def name_of(step: int) -> str:
@@ -138,7 +151,7 @@ class Checkpoints:
         keep: int,
         on_done: Callable[[TrainState, Path, float], None],
     ):
-        self._folder, self._engine, self._keep = folder, engine, keep
+        self.folder, self._engine, self._keep = folder, engine, keep
         self._on_done = on_done
         self._pending: _Pending | None = None
         # Saving talks among ranks in the background: it needs a group of its own.
@@ -159,7 +172,7 @@ class Checkpoints:
         """
         self.wait()
         began = time.perf_counter()
-        aside = self._folder / f"{ASIDE}{name_of(state.step)}"
+        aside = self.folder / f"{ASIDE}{name_of(state.step)}"
         content = _content(self._engine)
         if self._group is None:
             aside.mkdir()
@@ -190,7 +203,7 @@ class Checkpoints:
             pending.done.result()
         except CheckpointException as error:
             raise RunError(
-                f"the checkpoint of step {pending.state.step} can't be written to {self._folder} "
+                f"the checkpoint of step {pending.state.step} can't be written to {self.folder} "
                 f"({reason(error)}); the ones before it are whole: free some room or mend the "
                 "storage, and the same command continues the run"
             ) from None
@@ -199,7 +212,7 @@ class Checkpoints:
 
     def _commit(self, pending: _Pending) -> None:
         state, aside = pending.state, pending.aside
-        final = self._folder / name_of(state.step)
+        final = self.folder / name_of(state.step)
         pending.before_commit(aside)
         files = {p.name: p.stat().st_size for p in aside.iterdir() if p.name != STATE}
         content = {"state": asdict(state), "world_size": self._engine.world_size, "files": files}
@@ -207,12 +220,12 @@ class Checkpoints:
         if final.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(final)
         os.rename(aside, final)
-        sync_folder(self._folder)
+        sync_folder(self.folder)
         self._on_done(state, final, time.perf_counter() - pending.began)
         self._prune()
 
     def _prune(self) -> None:
-        kept = whole(self._folder)
+        kept = whole(self.folder)
         scored = [(s.val_loss, p) for p in kept if (s := read_state(p)).val_loss is not None]
         best = min(scored)[1] if scored else None
         for path in kept[: -self._keep]:
@@ -224,8 +237,8 @@ class Checkpoints:
 
         All ranks must call together. Without any checkpoint this is the initial state.
         """
-        for name in self._agreed([path.name for path in reversed(self._candidates())]):
-            path = self._folder / name
+        for name in self.agreed([path.name for path in reversed(self._candidates())]):
+            path = self.folder / name
             try:
                 load(path, self._engine)
             except (Exception, CheckpointException) as error:
@@ -238,17 +251,42 @@ class Checkpoints:
 
     def newest_step(self) -> int:
         """The step of the newest whole checkpoint, 0 without one. All ranks must call together."""
-        names = self._agreed([path.name for path in self._candidates()[-1:]])
+        names = self.agreed([path.name for path in self._candidates()[-1:]])
         return int(names[0].removeprefix(PREFIX)) if names else 0
 
     def _candidates(self) -> list[Path]:
-        return whole(self._folder) if self._engine.rank == 0 else []
+        return whole(self.folder) if self._engine.rank == 0 else []
 
-    def _agreed(self, names: list[str]) -> list[str]:
-        """The first rank's list, on all ranks."""
+    def step_before(self, wanted: int, bad: int) -> int:
+        """The step of the newest whole checkpoint up to `wanted`.
+
+        Of the oldest before the step `bad` if there is none, and 0 without any of these. All
+        ranks must call together.
+        """
+        steps = [read_state(path).step for path in self._candidates()]
+        return self.agreed(
+            max(
+                (step for step in steps if step <= wanted),
+                default=min((step for step in steps if step < bad), default=0),
+            )
+        )
+
+    def discard(self, void: Callable[[TrainState], bool]) -> None:
+        """Remove the checkpoints whose state is void. All ranks must call together."""
+        if self._engine.rank == 0:
+            for path in whole(self.folder):
+                if void(read_state(path)):
+                    aside = self.folder / f"{ASIDE}{path.name}"  # never half there by its name
+                    os.rename(path, aside)
+                    shutil.rmtree(aside)
+            sync_folder(self.folder)
+        self._barrier()
+
+    def agreed(self, value: T) -> T:
+        """The first rank's value, on all ranks."""
         if self._group is None:
-            return names
-        box = [names]
+            return value
+        box = [value]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 

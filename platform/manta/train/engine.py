@@ -18,13 +18,17 @@ from transformers import PretrainedConfig
 
 from manta.config.errors import ConfigError, TrainingError
 from manta.config.run import RunConfig
+from manta.schedule import Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
 from manta.train import model as models
 from manta.train import optimizer as optimizers
-from manta.train.guards import FiniteGuard
+from manta.train.guards import Guard
 from manta.train.microbatch import micro_slices, micro_steps
 from manta.train.pause import PauseSwitch
+from manta.train.timing import Point, StepClock, last_gradient
+
+NAME_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class Engine:
         # would step it once for each process.
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         self.model = self._prepare_model(models.TokenLoss(self.lm))
-        self.guard = FiniteGuard(self.device)
+        self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
+        exchanges = self.world_size > 1 and not self.sharded
+        self.clock = StepClock(self.device, last_gradient(self.lm) if exchanges else None)
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
@@ -108,18 +114,27 @@ class Engine:
                 micro_loss = self.model(*inputs.rows(rows))
                 loss_sum += micro_loss.detach()
                 self.accelerator.backward(_poisoned(micro_loss) * scale)
-        grad_norm = self._update(step.number, step.lr)
+        self.clock.mark(Point.EXCHANGED)
+        grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
+        self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm, votes)
 
     def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
         valid = (inputs.labels != models.IGNORE).sum().reshape(1)
         votes = _to(torch.tensor(self.pause.votes()), self.device)
+        self.clock.mark(Point.COUNTS)
         counts = self.sum_over_ranks(torch.cat([valid, votes]))
+        self.clock.mark(Point.COUNTED)
         return counts[0], counts[1:]
 
-    def _update(self, step: int, lr: float) -> Tensor:
-        """Clip, check and apply the gradient; returns its norm before clipping."""
+    def _update(self, step: Step, loss: Tensor) -> Tensor:
+        """Clip, check and apply the gradient; returns its norm before clipping.
+
+        Args:
+            step: which one.
+            loss: this rank's part of the global mean, scalar.
+        """
         self.accelerator.unscale_gradients(self.optimizer)
         parameters = [p for p in self.lm.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -127,23 +142,29 @@ class Engine:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
         if self.config.train.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip_norm, norm)
-        self._guard(step, norm)
+        self._guard(step.number, loss, norm)
         for group in self.raw_optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = step.lr
         self.optimizer.step()
         self.raw_optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _guard(self, step: int, norm: Tensor) -> None:
+    def _guard(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Have the update dropped if the step is bad."""
         if self.accelerator.scaler is not None:
             return  # overflow is the fp16 scaler's everyday business: it skips the update
-        self.guard.observe(step, norm)
+        values = torch.stack([loss.double(), norm.double()])
+        if self.guard.judges_spikes:
+            # Ranks on unlike devices may differ in the last bit of the norm: their mean is one.
+            values[1] /= self.world_size
+            self.sum_over_ranks(values)
+        dropped = self.guard.observe(step, values)
         if self.sharded or not self.raw_optimizer.defaults["fused"]:
-            if self.guard.bad_step() is not None:
+            if dropped.item():
                 self.raw_optimizer.zero_grad(set_to_none=True)
         else:
             # Internal to Torch: the way GradScaler tells a fused optimizer to skip.
-            self.raw_optimizer.found_inf = self.guard.frozen  # type: ignore[attr-defined]
+            self.raw_optimizer.found_inf = dropped  # type: ignore[attr-defined]
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """No gradient exchange in this micro-step."""
@@ -166,6 +187,18 @@ class Engine:
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """`value` of every rank, by rank: shape (world_size, *value.shape)."""
+        table = value.new_zeros((self.world_size, *value.shape))
+        table[self.rank] = value
+        return self.sum_over_ranks(table)
+
+    def named(self, name: str) -> list[str]:
+        """The name that each rank gave, cut to NAME_BYTES."""
+        letters = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
+        table = self.gathered(torch.tensor(list(letters), device=self.device))
+        return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table.tolist()]
 
     @torch.no_grad()
     def loss_sums(self, samples: Samples) -> tuple[Tensor, Tensor]:

@@ -43,14 +43,19 @@ class Journal:
         self._engine, self._ledger, self._attempt = engine, ledger, attempt
         self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
+        self._skipped: set[int] = set()
         self._digests: list[int] = []
         self._combined = NO_ROWS
         self._metrics: list[Mapping[str, Any]] = []
 
     def consumed(self, batch: RankBatch) -> None:
-        """Note a batch that has just been trained on."""
+        """Note a batch that was just delivered."""
         self._steps.append(batch.step)
         self._digests.append(digest(batch.ids))
+
+    def skip(self, step: int) -> None:
+        """Note that the update of a step, by its number, was not applied."""
+        self._skipped.add(step)
 
     def metric(self, row: Mapping[str, Any]) -> None:
         """Note a row of metrics. For the first rank."""
@@ -78,7 +83,7 @@ class Journal:
             fresh = [self._row(*pair) for pair in zip(self._steps, totals, strict=False)]
             self._combined = np.concatenate([self._combined, np.array(fresh, dtype=np.int64)])
         count = len(self._steps)
-        self._steps, self._digests = [], []
+        self._steps, self._digests, self._skipped = [], [], set()
         return self._combined, totals[count:].tolist()
 
     def _row(self, step: Step, total: np.int64) -> tuple[int, ...]:
@@ -91,6 +96,7 @@ class Journal:
             world_size=self._engine.world_size,
             attempt=self._attempt,
             digest=int(total),
+            skipped=step.number in self._skipped,
         )
         return astuple(row)
 
@@ -133,6 +139,6 @@ class Sealed:
 def ledger_rows(table: RowTable) -> list[LedgerRow]:
     """The rows of a table as the ledger has them."""
     return [
-        LedgerRow(**{**row, "digest": row["digest"] % 2**64})
+        LedgerRow(**{**row, "digest": row["digest"] % 2**64, "skipped": bool(row["skipped"])})
         for row in (dict(zip(COLUMNS, values, strict=True)) for values in table.tolist())
     ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from manta.config.errors import TrainingError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.stream.ledger import Ledger
@@ -19,12 +21,16 @@ from manta.train import throughput
 from manta.train.checkpoint import Checkpoints, TrainState, name_of, read_rows
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
+from manta.train.healing import Healing
 from manta.train.journal import Journal
 from manta.train.pause import Agreement, Pause
+from manta.train.skips import is_skipped
 from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
-from manta.train.vault import Vault
+from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
+from manta.train.vault import Stamp, Vault
 
+log = logging.getLogger(__name__)
 # `paused`: left at a step boundary because someone asked; the run is not at its end.
 Outcome = Literal["finished", "stopped", "paused"]
 Source = Literal["snapshot", "checkpoint", "start"]
@@ -39,6 +45,9 @@ class Reporter(Protocol):
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
+
+    def rewound(self, step: int) -> None:
+        """Training starts again from a state at or before `step`: rows after it are void."""
 
     def recorded(self) -> int:
         """How many rows told so far, those of `resumed` among them, are on disk for good."""
@@ -64,6 +73,8 @@ class Job:
     validation: Corpus | None
     run_dir: Path
     attempt: int
+    node: str = field(default_factory=socket.gethostname)
+    """Where this rank runs: the one thing that ranks need not agree on."""
 
 
 class Loop:
@@ -92,12 +103,17 @@ class Loop:
         self._snapshots = Snapshots(
             engine, vault, job.attempt, every, lambda step: passing("snapshot", step)
         )
+        self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
         self._meter = Meter()
         self._peak = throughput.peak_flops(engine.device)
+        self._stragglers: Stragglers | None = None
         self._state = TrainState()
         self._saved_step = 0
+        self._source: Source = "start"
+        self._carried: list[dict[str, Any]] = []
         self._agreement = Agreement(engine.device)
         self._pause = Pause.NONE
+        self._looks_each_step = engine.device.type == "cpu"  # elsewhere it would cost a wait
 
     @property
     def pause(self) -> Pause:
@@ -108,14 +124,15 @@ class Loop:
         """Train to the end of the schedule, until evaluations stop improving, or to a pause.
 
         Raises:
-            TrainingError: on a loss or gradient that is not finite.
+            TrainingError: at a bad step, if that is what the config asks for.
+            Rewind: if the run has to start again from before a bad step.
         """
         self._resume()
         with closing(streams(self._state.cursor)) as batches:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
             self._meter = Meter()  # what came before was not training
-            for batch in batches:
+            for batch in self._engine.clock.waited(batches):
                 if self._out_of_patience:
                     break
                 self._advance(batch)
@@ -129,7 +146,7 @@ class Loop:
     def _leave(self) -> None:
         """Save what the next group, or the next run, goes on from."""
         kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
-            self._state, self._journal
+            self._healing.saved(self._state), self._journal
         )
         if not (kept and self._pause == Pause.REGROUP):
             self._save_if_new()
@@ -139,45 +156,50 @@ class Loop:
 
     def _resume(self) -> None:
         self._passing("start", 0)
-        rows = self._resume_from_snapshot()
-        source: Source = "snapshot"
-        if rows is None:
-            self._state = self._checkpoints.load_newest()
-            self._saved_step = self._state.step
-            source = "checkpoint" if self._state.step else "start"
-            rows = read_rows(self._job.run_dir / "checkpoints" / name_of(self._state.step))
+        self._state = self._healing.resume(self._load, self._reporter.rewound)
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
-            for row in rows:
+            for row in self._carried:
                 self._journal.metric(row)
-            self._reporter.resumed(self._state, rows, source=source)
+            self._reporter.resumed(self._state, self._carried, source=self._source)
 
-    def _resume_from_snapshot(self) -> list[dict[str, Any]] | None:
-        """Go on from a snapshot, if one is as new as the newest checkpoint.
-
-        Returns its metric rows, or None if there is no such snapshot that can be used.
-        """
+    def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
+        """The newest state, from memory or from storage, that is not `void`."""
         stamps = self._snapshots.newest()
         durable = self._checkpoints.newest_step() if stamps else 0
-        first = self._engine.rank == 0
         for stamp in (stamp for stamp in stamps if stamp.step >= durable):
-            written = min(self._ledger.last_step() or 0, stamp.step) if first else 0
-            restored = self._snapshots.restore(stamp, written)
-            if restored is not None:
-                self._state, self._saved_step = restored.state, durable
-                if first:
-                    self._journal.prime(restored.ledger_after(written))
-                return restored.metrics
-        return None
+            state = self._load_snapshot(stamp, void)
+            if state is not None:
+                self._saved_step = durable
+                return state
+        state = self._checkpoints.load_newest()
+        self._saved_step = state.step
+        self._source = "checkpoint" if state.step else "start"
+        self._carried = read_rows(self._job.run_dir / "checkpoints" / name_of(state.step))
+        return state
+
+    def _load_snapshot(self, stamp: Stamp, void: Callable[[TrainState], bool]) -> TrainState | None:
+        first = self._engine.rank == 0
+        written = min(self._ledger.last_step() or 0, stamp.step) if first else 0
+        restored = self._snapshots.restore(stamp, written, void)
+        if restored is None:
+            return None
+        if first:
+            self._journal.prime(restored.ledger_after(written))
+        self._source, self._carried = "snapshot", restored.metrics
+        return restored.state
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
-        step = batch.step
+        step, result = batch.step, None
         self._passing("step", step.number)
-        result = self._engine.step(batch)
-        self._pause = self._agreement.after(result.votes)
         self._journal.consumed(batch)
-        self._meter.add(step.tokens_after - step.tokens)
+        if is_skipped(step.number, self._state.skips):
+            self._journal.skip(step.number)
+        else:
+            result = self._engine.step(batch)
+            self._pause = self._agreement.after(result.votes)
+            self._meter.add(step.tokens_after - step.tokens)
         self._state = replace(
             self._state,
             step=step.number,
@@ -191,8 +213,9 @@ class Loop:
         evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
         saves = last or self._due(self._config.checkpoint.every, step)
         snaps = not last and self._snapshots.due(step.number)
-        if logs or evaluates or saves or snaps or self._engine.device.type == "cpu":
-            self._stop_on_bad_values()
+        due = logs or evaluates or saves or snaps or self._engine.guard.wants_reading
+        if due or self._pause or self._looks_each_step:
+            self._state = self._healing.check(self._state)
         if logs:
             self._log(step, result)
         if evaluates:
@@ -200,7 +223,7 @@ class Loop:
         if saves or (evaluates and self._state.evals_since_best == 0):
             self._save_if_new()
         if snaps:
-            self._snapshots.take(self._state, self._journal)
+            self._snapshots.take(self._healing.saved(self._state), self._journal)
         self._checkpoints.poll()
 
     def _due(self, every: int | None, step: Step) -> bool:
@@ -211,20 +234,45 @@ class Loop:
 
     # -------------------------------------------------------------- what is due
 
-    def _log(self, step: Step, result: StepResult) -> None:
-        loss = self._engine.sum_over_ranks(result.loss_sum.clone()) / result.valid_tokens
+    def _log(self, step: Step, result: StepResult | None) -> None:
         row: dict[str, Any] = {
             "step": step.number,
             "tokens": step.tokens_after,
-            "loss": float(loss),
             "lr": step.lr,
             "batch_size": step.batch_size,
-            "grad_norm": float(result.grad_norm),
-            "tokens_per_s": self._meter.read(),
             "world_size": self._engine.world_size,
             "epoch": order_of(self._job.corpus).epoch(step.first_position),
         }
-        self._tell({**row, **self._device_row(row["tokens_per_s"])})
+        if result is not None:
+            row |= self._measured(result)
+        if is_skipped(step.number, self._state.skips):
+            row = {**_finite(row), "skipped": True}
+        self._tell(row)
+
+    def _measured(self, result: StepResult) -> dict[str, float]:
+        """What only a step that was computed adds to its row."""
+        # All of it in one exchange; it waits for the device, so the rate below is a true one.
+        times = torch.tensor(as_numbers(self._engine.clock.read()), dtype=torch.float64)
+        mine = torch.cat([result.loss_sum.double()[None], times.to(self._engine.device)])
+        table = self._engine.gathered(mine).tolist()
+        tokens_per_s = self._meter.read()
+        ranks = [StepTimes(*numbers) for _, *numbers in table]
+        self._warn_of_stragglers(ranks)
+        valid = int(result.valid_tokens) or math.nan
+        return {
+            "loss": sum(loss_sum for loss_sum, *_ in table) / valid,
+            "grad_norm": float(result.grad_norm),
+            "tokens_per_s": tokens_per_s,
+            **as_row(ranks),
+            **self._device_row(tokens_per_s),
+        }
+
+    def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
+        if self._stragglers is None:
+            self._stragglers = Stragglers(self._engine.named(self._job.node))
+        for message in self._stragglers.observe(ranks):
+            if self._engine.rank == 0:
+                log.warning(message)
 
     def _device_row(self, tokens_per_s: float) -> dict[str, float]:
         """What an accelerator adds to a row: memory in bytes, model FLOPs utilisation."""
@@ -274,23 +322,11 @@ class Loop:
             return
         self._saved_step = self._state.step
         self._meter.pause()
-        self._checkpoints.save(self._state, self._journal.seal().write)
+        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
         self._passing("checkpoint", self._state.step)
         self._meter.resume()
 
-    def _stop_on_bad_values(self) -> None:
-        """Raise if a step had a loss or gradient that is not finite: it changed nothing."""
-        bad = self._engine.guard.bad_step()
-        if bad is None:
-            return
-        step = self._schedule.step(bad - 1)
-        positions = (step.first_position, step.first_position + step.batch_size)
-        ids = order_of(self._job.corpus).ids(*positions).tolist()
-        self._checkpoints.wait()
-        shown = ", ".join(map(str, ids[:32])) + (", …" if len(ids) > 32 else "")
-        raise TrainingError(
-            f"step {bad}: loss or gradient is not finite; the update was not applied. Positions "
-            f"{positions[0]} to {positions[1] - 1}, sample ids {shown}. The last checkpoint is "
-            "good: lower the learning rate or inspect these samples, then continue under a new "
-            "run.name, or the same one if the cause lay outside the config"
-        )
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without values that are not finite: JSON has none."""
+    return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}

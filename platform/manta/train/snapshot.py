@@ -211,7 +211,12 @@ class Snapshots:
         found = sorted(self._vault.whole(), reverse=True) if self._engine.rank == 0 else []
         return agreed(found, self._engine)
 
-    def restore(self, stamp: Stamp, ledger_end: int) -> Restored | None:
+    def restore(
+        self,
+        stamp: Stamp,
+        ledger_end: int,
+        void: Callable[[TrainState], bool] = lambda state: False,
+    ) -> Restored | None:
         """Load model and optimizer from a snapshot made at any world size, in place.
 
         All ranks must call together. None, with a warning and nothing loaded, if any rank
@@ -220,11 +225,14 @@ class Snapshots:
         Args:
             stamp: one that `newest` has named.
             ledger_end: the last step in the ledger on disk. For the first rank.
+            void: whether a state may not be gone on from.
         """
         assert self._vault is not None
         problem, content, copies = None, None, []
         try:
             content = _Content.read(self._vault.open(stamp), stamp)
+            if void(content.state):
+                raise ValueError("it was left behind by a rewind")
             if self._engine.rank == 0:
                 content.check_joins(ledger_end)
             layout.create_optimizer_state(self._engine, content.saved)

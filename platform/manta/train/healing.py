@@ -1,0 +1,137 @@
+"""What a rank does about a bad step: stop, go on without it, or go back before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from manta.config.errors import TrainingError
+from manta.schedule import Schedule
+from manta.stream.plan import Corpus, order_of
+from manta.train.checkpoint import Checkpoints, TrainState
+from manta.train.engine import Engine
+from manta.train.guards import Rewind, Verdict
+from manta.train.journal import Journal
+from manta.train.skips import add_skip, is_void, joined, read_skips
+
+log = logging.getLogger(__name__)
+# Bad steps within guards.window steps that are passed over; one more is no accident.
+MOST_SKIPS = 3
+MOST_IDS = 32
+# Whether a state was left behind by a rewind.
+IsVoid = Callable[[TrainState], bool]
+
+
+class Healing:
+    """One rank's answer to the verdicts of its guard. All ranks must call it together."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        schedule: Schedule,
+        corpus: Corpus,
+    ):
+        self._engine, self._checkpoints, self._journal = engine, checkpoints, journal
+        self._schedule, self._corpus = schedule, corpus
+        self._section = engine.config.guards
+        self._run_dir = checkpoints.folder.parent
+
+    def resume(
+        self, load: Callable[[IsVoid], TrainState], rewound: Callable[[int], None]
+    ) -> TrainState:
+        """Load a state that no rewind has left behind, and tell it of the rewinds.
+
+        Args:
+            load: loads the newest state that is not void, and returns it.
+            rewound: called on the first rank with the last step whose history still holds, if
+                the state comes from before a rewind.
+        """
+        rewinds = self._checkpoints.agreed(
+            read_skips(self._run_dir) if self._engine.rank == 0 else ()
+        )
+
+        def void(state: TrainState) -> bool:
+            return is_void(state.step, state.skips, rewinds)
+
+        self._checkpoints.discard(void)
+        state = load(void)
+        self._engine.guard.restore(state.window)
+        unknown = [span for span in rewinds if span not in state.skips]
+        if unknown and self._engine.rank == 0:
+            rewound(min(unknown)[0] - 1)
+        return replace(state, skips=joined(state.skips, rewinds))
+
+    def saved(self, state: TrainState) -> TrainState:
+        """The state with what the guard knows, as it goes into a checkpoint."""
+        return replace(state, window=self._engine.guard.window)
+
+    def check(self, state: TrainState) -> TrainState:
+        """Act on bad steps up to this one; returns the state that knows of them.
+
+        Waits for the device.
+
+        Raises:
+            TrainingError: if training must stop: the update was not applied.
+            Rewind: if it goes on from before the bad step.
+        """
+        for verdict in self._engine.guard.verdicts():
+            if verdict.action == "stop":
+                self._stop(verdict, "The last checkpoint is good")
+            self._check_bound(verdict, state)
+            if verdict.action == "rewind":
+                self._rewind(verdict)
+            state = replace(state, skips=joined(state.skips, [(verdict.step, verdict.step)]))
+            self._journal.skip(verdict.step)
+            if self._engine.rank == 0:
+                log.warning("%s; going on without it", self._described(verdict))
+        return state
+
+    def _check_bound(self, verdict: Verdict, state: TrainState) -> None:
+        window = self._section.window
+        recent = sum(verdict.step - last < window for _, last in state.skips)
+        if recent >= MOST_SKIPS:
+            self._stop(
+                verdict,
+                f"{recent} bad stretches were passed over within the last {window} steps "
+                "(guards.window): this is no accident. The last checkpoint is good",
+            )
+
+    def _stop(self, verdict: Verdict, where: str) -> None:
+        self._checkpoints.wait()
+        raise TrainingError(
+            f"{self._described(verdict)}. {where}: lower the learning rate or inspect these "
+            "samples, then continue under a new run.name, or the same one if the cause lay "
+            f"outside the config or with guards.{verdict.kind}=skip"
+        )
+
+    def _rewind(self, verdict: Verdict) -> None:
+        """Make storage ready for a restart before the bad step, and ask for it."""
+        self._checkpoints.wait()
+        wanted = max(0, verdict.step - 1 - self._section.rewind)
+        back = self._checkpoints.step_before(wanted, verdict.step)
+        first = max(back, wanted) + 1
+        span = (first, verdict.step)
+        if self._engine.rank == 0:
+            # The file first: with it, a checkpoint that outlives a crash here is known as void.
+            add_skip(self._run_dir, span)
+        self._checkpoints.discard(lambda state: is_void(state.step, state.skips, (span,)))
+        reason = (
+            f"{self._described(verdict)}; going on from step {back}, without the steps {first} "
+            f"to {verdict.step}"
+        )
+        if self._engine.rank == 0:
+            log.warning(reason)
+        raise Rewind(first, verdict.step, reason)
+
+    def _described(self, verdict: Verdict) -> str:
+        step = self._schedule.step(verdict.step - 1)
+        positions = (step.first_position, step.first_position + step.batch_size)
+        ids = order_of(self._corpus).ids(*positions).tolist()
+        shown = ", ".join(map(str, ids[:MOST_IDS])) + (", …" if len(ids) > MOST_IDS else "")
+        return (
+            f"step {verdict.step}: {verdict}; the update was not applied. Positions "
+            f"{positions[0]} to {positions[1] - 1}, sample ids {shown}"
+        )

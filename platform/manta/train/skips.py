@@ -1,0 +1,66 @@
+"""Steps that a run does not train on, and the file that tells a restarted group of them.
+
+A *span* is a pair of step numbers, both included. The spans that a state has gone past or
+will go past are part of it (`TrainState.skips`). Those of a rewind are also in
+``<run>/skips.json``: the state that the run goes back to can't know them. It follows which
+states are *void*: those from within or behind a span that they don't know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from manta.config.errors import RunError
+from manta.corpus.atomic import sync_folder
+
+FILE = "skips.json"
+Span = tuple[int, int]
+Spans = tuple[Span, ...]
+
+
+def read_skips(run_dir: Path) -> Spans:
+    """The spans of the run's rewinds; none if it had no rewind.
+
+    Raises:
+        RunError: if the file can't be understood.
+    """
+    path = run_dir / FILE
+    try:
+        return tuple((int(first), int(last)) for first, last in json.loads(path.read_text()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path}: can't be read as the steps to skip: {error}; it was changed by hand: "
+            "restore it"
+        ) from None
+
+
+def add_skip(run_dir: Path, span: Span) -> None:
+    """Add a span to the file, durably, whole or not at all."""
+    path = run_dir / FILE
+    aside = path.with_name(f".{FILE}.tmp")
+    with aside.open("w") as file:
+        json.dump(joined(read_skips(run_dir), [span]), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    sync_folder(run_dir)
+
+
+def joined(spans: Spans, more: Iterable[Span]) -> Spans:
+    """All of both, each once, in order. Spans that overlap stay apart: each was one event."""
+    return tuple(sorted({*spans, *more}))
+
+
+def is_skipped(step: int, spans: Spans) -> bool:
+    """Whether a step lies in one of `spans`."""
+    return any(first <= step <= last for first, last in spans)
+
+
+def is_void(step: int, known: Spans, rewinds: Spans) -> bool:
+    """Whether a state after `step` that knows the spans `known` was left behind by a rewind."""
+    return any(step >= span[0] and span not in known for span in rewinds)
