@@ -46,6 +46,13 @@ def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> N
     raise AssertionError(process.communicate()[0])
 
 
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Return once the command has printed `text`."""
+    assert process.stdout is not None
+    while text not in (line := process.stdout.readline()):
+        assert line, "the command ended"
+
+
 def steps_of(run_dir: Path) -> list[int]:
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [row["step"] for row in rows if "loss" in row]
@@ -86,14 +93,46 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
     assert refused.returncode == 1
 
 
-def test_ctrl_c_ends_with_a_clear_record(tmp_path: Path, corpus: Path) -> None:
+def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """As a terminal does: to the whole group of processes."""
+    os.killpg(process.pid, number)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, corpus: Path) -> None:
     config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP})
     path = write_yaml(tmp_path / "run.yaml", config)
+    run_dir = tmp_path / "tiny"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = max(steps_of(run_dir), default=0) if run_dir.exists() else 0
+        process = manta("train", str(path))
+        wait_for_step(process, run_dir, before + 1)
+        if number == signal.SIGINT:
+            interrupt(process, number)
+        else:
+            process.send_signal(number)  # a scheduler tells the driver alone
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 130, output
+        assert "interrupted: saving a checkpoint" in output
+        assert "the same command continues the run" in output
+        assert "Traceback" not in output
+        record = json.loads((run_dir / "run.json").read_text())
+        assert record["status"] == "interrupted"
+        reached = steps_of(run_dir)
+        assert record["checkpoint"]["step"] == reached[-1], "nothing is lost"
+        assert reached == list(range(1, len(reached) + 1))
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, corpus: Path) -> None:
+    hang = {"kind": "hang", "rank": 1, "step": 5}
+    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP})
+    path = write_yaml(tmp_path / "run.yaml", {**config, "faults": [hang]})
     process = manta("train", str(path))
-    wait_for_step(process, tmp_path / "tiny", 1)
-    os.kill(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=120)[0]
+    wait_for_step(process, tmp_path / "tiny", 4)
+    interrupt(process, signal.SIGINT)
+    wait_for_line(process, "saving a checkpoint")
+    interrupt(process, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert "the same command continues the run" in output
-    assert "Traceback" not in output
-    assert json.loads((tmp_path / "tiny" / "run.json").read_text())["status"] == "interrupted"
+    record = json.loads((tmp_path / "tiny" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert "without a checkpoint" in record["reason"]

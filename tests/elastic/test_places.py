@@ -1,0 +1,114 @@
+"""Slots, spares and nodes on a real Ray, of one node with two CPUs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+
+from manta.elastic import nodes
+from manta.elastic.slots import Slots
+from manta.elastic.spares import Spares
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+SECONDS = 30.0
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def slots() -> Iterator[Slots]:
+    found = Slots({"CPU": 1.0})
+    yield found
+    found.release()
+    until(lambda: ray.available_resources().get("CPU") == 2.0)
+
+
+def ready(slots: Slots, count: int) -> bool:
+    slots.refresh()
+    return len(slots.ready) == count
+
+
+def test_slots_come_as_far_as_there_is_room(slots: Slots) -> None:
+    slots.request(3)
+    until(lambda: ready(slots, 2))
+    assert slots.pending == 1
+    assert {slot.node for slot in slots.ready} == set(nodes.alive())
+    slots.request(2)
+    assert slots.pending == 0
+    assert len(slots.ready) == 2
+    kept = slots.ready[:1]
+    slots.keep(kept)
+    assert slots.ready == kept
+
+
+def test_a_slot_outlives_what_runs_beside_it_and_takes_its_resources(slots: Slots) -> None:
+    slots.request(2)
+    until(lambda: ready(slots, 2))
+    until(lambda: ray.available_resources().get("CPU", 0.0) == 0.0)
+
+
+def test_slots_on_unusable_nodes_are_given_up(slots: Slots) -> None:
+    slots.request(2)
+    until(lambda: ready(slots, 2))
+    slots.refresh(set(nodes.alive()))
+    assert slots.ready == []
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def name(self) -> str:
+        return ray.get_runtime_context().get_actor_id()
+
+
+def start(node: str):
+    actor = Worker.remote()
+    return actor, actor.name.remote()
+
+
+def test_spares_are_kept_taken_and_replaced() -> None:
+    spares = Spares(start)
+    spares.fill({"a": 2, "b": 1})
+    until(lambda: spares.warm("a") == 2 and spares.warm("b") == 1)
+    taken = spares.take("a")
+    assert ray.get(taken.name.remote())
+    assert spares.warm("a") == 1
+    ray.kill(spares.take("b"))
+    assert spares.warm("b") == 0
+    assert ray.get(spares.take("b").name.remote()), "without a spare one is started"
+    spares.fill({"a": 2})
+    until(lambda: spares.warm("a") == 2)
+    spares.release()
+    assert spares.warm("a") == 0
+
+
+def test_a_spare_that_died_is_not_handed_out() -> None:
+    handles = []
+
+    def remember(node: str):
+        handles.append(start(node))
+        return handles[-1]
+
+    spares = Spares(remember)
+    spares.fill({"a": 1})
+    actor, warm = handles[0]
+    ray.kill(actor)
+    until(lambda: bool(ray.wait([warm], timeout=0)[0]))
+    spares.fill({"a": 1})
+    assert ray.get(spares.take("a").name.remote())
+    spares.release()
+
+
+def test_nodes_that_live_answer_and_others_are_lost() -> None:
+    alive = set(nodes.alive())
+    assert nodes.lost(alive) == set()
+    assert nodes.lost(alive | {"f" * 56}) == {"f" * 56}
+    assert nodes.draining() == {}
+    assert nodes.leaving(alive) == {}
