@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -23,6 +23,8 @@ from manta.track import Tracker
 
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
+# What a killed controller takes to be gone, at most.
+ABANDON_SECONDS = 5.0
 # Ray Train looks at its workers this often; its own default is 2 s.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 # Draining nodes are our controller's business.
@@ -99,20 +101,25 @@ def _follow(
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
     group = _Group(checked, mailbox, submitted)
     group.start()
-    with _signals(group.stop):
-        while group.is_alive():
-            group.join(POLL_SECONDS)
-            follower.take(ray.get(mailbox.take.remote()))
+    try:
+        with _signals(group.asked_to_stop):
+            while group.is_alive():
+                group.join(POLL_SECONDS)
+                group.stop_if_asked()
+                follower.take(ray.get(mailbox.take.remote()))
+    except BaseException:
+        group.abandon()
+        raise
     follower.take(ray.get(mailbox.take.remote()))
-    if group.stopped and follower.outcome is None:
+    if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
     failure: str | None = ray.get(mailbox.failure.remote())
     return failure or group.failure
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM stops the run in good order, a second one at once."""
+def _signals(asked_to_stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a stop in good order, a second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -120,7 +127,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         for known in previous:
             signal.signal(known, _interrupt)
-        stop()
+        asked_to_stop.set()  # and nothing else: it may have interrupted a call into Ray
 
     previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -145,7 +152,8 @@ class _Group(threading.Thread):
         self._trainer = _trainer(checked, mailbox, submitted)
         self._mailbox = mailbox
         self.failure: str | None = None
-        self.stopped = False
+        self.asked_to_stop = threading.Event()
+        self._told = False
 
     def run(self) -> None:
         """Block until the last group has ended."""
@@ -154,13 +162,21 @@ class _Group(threading.Thread):
         except Exception as error:
             self.failure = str(error)
 
-    def stop(self) -> None:
+    def stop_if_asked(self) -> None:
         """Have the run saved and ended at the next step. Returns at once."""
-        self.stopped = True
+        if self._told or not self.asked_to_stop.is_set() or self._trainer.controller is None:
+            return
+        self._told = True
         message = "interrupted: saving a checkpoint; once more ends the run at once"
         self._mailbox.put.remote("note", {"message": message})
+        self._trainer.controller.stop.remote()
+
+
+    def abandon(self) -> None:
+        """End the controller, and its workers with it; Ray can be shut down afterwards."""
         if self._trainer.controller is not None:
-            self._trainer.controller.stop.remote()
+            ray.kill(self._trainer.controller)
+        self.join(ABANDON_SECONDS)
 
 
 def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
