@@ -1,7 +1,7 @@
 """From a fault to the next step that had never been trained: Manta, Ray Train, torchrun.
 
     python benchmarks/recovery.py [--corpus corpora/demo] [--repeats 3] [--systems ...]
-                                  [--faults worker node] [--overhead]
+                                  [--faults worker node] [--keep FILE] [--overhead]
 
 The demo's model, two workers of one CPU and one thread, batches of 8 × 128 tokens, a checkpoint
 each ten steps. Faults: SIGKILL of the second worker, or of everything that makes a node Ray's
@@ -16,7 +16,9 @@ right after a step, and by the process that makes the fault, on one clock.
     ray-0.25   the same, looking at its workers each 0.25 s, as Manta does
     torchrun   two processes on one machine, without Ray
 
-With --overhead the throughput of Manta is measured instead, with snapshots and without.
+With --keep the cases are added to FILE, and the table is of all that are in it: long
+measurements can be made in parts. With --overhead the throughput of Manta is measured instead,
+with snapshots and without.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -42,7 +43,7 @@ CASE_SECONDS = 420
 # Where the time of a restart went, in its order.
 PARTS = (
     *("detect", "stop", "place", "processes", "imports", "process_group"),
-    *("model", "state", "data_and_first_step"),
+    *("model", "state", "data_and_first_step", "trained_again"),
 )
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -154,6 +155,34 @@ def measure_overhead(corpus: Path, repeats: int, steps: int) -> None:
         print(f"| {name} | {statistics.median(found):,.0f} | {spread} |")
 
 
+def measure(corpus: Path, arguments: argparse.Namespace) -> Results:
+    """All cases in turn, repeatedly; with those kept before."""
+    cases = [
+        (fault, system)
+        for fault in arguments.faults
+        for system in arguments.systems
+        if (fault, system) != ("node", "torchrun")
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, kept = Path(folder), arguments.keep or Path(folder) / "cases.jsonl"
+        write_inputs(corpus, inputs)
+        for repeat in range(1, arguments.repeats + 1):
+            for fault, system in cases:
+                result = run_case(system, fault, inputs, corpus)
+                show_case(repeat, fault, system, result)
+                with kept.open("a") as file:
+                    file.write(json.dumps({"fault": fault, "system": system, **result}) + "\n")
+        return _read_kept(kept)
+
+
+def _read_kept(path: Path) -> Results:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    order = {(fault, system): [] for fault in FAULTS for system in SYSTEMS}
+    for case in found:
+        order[case["fault"], case["system"]].append(case)
+    return {key: cases for key, cases in order.items() if cases}
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -161,6 +190,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    parser.add_argument("--keep", type=Path, help="file that cases are added to")
     parser.add_argument("--overhead", action="store_true", help="throughput and snapshots")
     parser.add_argument("--steps", type=int, default=120, help="of each run with --overhead")
     arguments = parser.parse_args()
@@ -170,23 +200,7 @@ def main() -> None:
     if arguments.overhead:
         measure_overhead(corpus, arguments.repeats, arguments.steps)
         return
-    cases = [
-        (fault, system)
-        for fault in arguments.faults
-        for system in arguments.systems
-        if (fault, system) != ("node", "torchrun")
-    ]
-    inputs = Path(tempfile.mkdtemp())
-    results: Results = {case: [] for case in cases}
-    try:
-        write_inputs(corpus, inputs)
-        for repeat in range(1, arguments.repeats + 1):
-            for fault, system in cases:
-                result = run_case(system, fault, inputs, corpus)
-                results[fault, system].append(result)
-                show_case(repeat, fault, system, result)
-    finally:
-        shutil.rmtree(inputs)
+    results = measure(corpus, arguments)
     show_table(results)
 
 

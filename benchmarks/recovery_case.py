@@ -74,11 +74,10 @@ def measure(case: Case, fault: str) -> dict[str, Any]:
     if found is None:
         return {"seconds": None}
     again = [s for s in read(case.folder).steps if s["pid"] != group and s["step"] < found["step"]]
-    return {
-        "seconds": found["time"] - began,
-        "again": len(again),
-        "parts": case.parts(began),
-    }
+    seconds, parts = found["time"] - began, case.parts(began)
+    if parts:
+        parts["trained_again"] = seconds - sum(parts.values())
+    return {"seconds": seconds, "again": len(again), "parts": parts}
 
 
 def _recovered(folder: Path, old: int) -> dict[str, Any] | None:
