@@ -67,7 +67,7 @@ def write_inputs(corpus: Path, folder: Path) -> None:
 
 def run_case(system: str, fault: str, inputs: Path, corpus: Path) -> dict[str, Any]:
     """Measure once, in a process and a folder of its own."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="rec", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for given in ("tokens.npy", "model"):
             (folder / given).symlink_to(inputs / given)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,18 +227,16 @@ def _nodes(folder: Path) -> Iterator[Callable[[str], None]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    # Sockets lie below it, and their paths may be 107 characters long: not in the folder.
-    sockets = tempfile.mkdtemp(prefix="rec", dir="/tmp")
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": sockets}
+    # Sockets lie below it, and their paths may be 107 characters long: the folder has a short name.
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder / "ray")}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1) for _ in range(2))}
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield lambda node: cluster.remove_node(nodes[node], allow_graceful=False)
     finally:
-        ray.shutdown()
+        # Not `ray.shutdown`: the training's thread would start a Ray of its own at its next call.
         cluster.shutdown()
-        shutil.rmtree(sockets, ignore_errors=True)
 
 
 SYSTEMS = {"manta": manta, "ray": ray_train, "ray-0.25": ray_train, "torchrun": torchrun}

@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "platform"))
 # Before Ray is imported: nobody else is to join these nodes.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# An interrupted training's thread is not to start a Ray of its own.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 from rich.console import Console  # noqa: E402
 
