@@ -213,7 +213,7 @@ def _disturb(run: threading.Thread, progress: _Progress, pool: Pool) -> None:
 
 def show(disturbed: Path, calm: Path) -> bool:
     """Compare the two runs and say whether they are the same training."""
-    from manta.track.verify import verify  # `manta verify`: needs branch guard
+    from manta.track.verify import verify
 
     console.rule("is it the same training?")
     state = read_state(disturbed)
