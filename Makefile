@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo demo-elastic test lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Manta needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -22,6 +22,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=value ..." overrides)
 	$(BIN)/python jobs/demo.py $(ARGS)
+
+demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go, compared with an undisturbed run
+	$(BIN)/python jobs/demo_elastic.py $(ARGS)
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -39,6 +42,7 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/train_loop.py
+	$(BIN)/python benchmarks/recovery.py
 
 lock: ## Pin anew what pyproject.toml allows, in a fresh environment
 	$(PYTHON) -m venv .venv-lock

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +84,13 @@ def run_plain(corpus: Path, steps: int, batch: int) -> float:
     return statistics.median(json.loads(done.stdout))
 
 
-def run_manta(corpus: Path, steps: int, batch: int) -> tuple[float, dict[str, float]]:
-    """The median rate of `manta train` with one worker, and the seconds of its start."""
+def run_manta(
+    corpus: Path, steps: int, batch: int, more: Sequence[str] = ()
+) -> tuple[float, dict[str, float]]:
+    """The median rate of `manta train` with one worker, and the seconds of its start.
+
+    `more` are overrides of its config.
+    """
     seq_len = 128
     with tempfile.TemporaryDirectory() as storage:
         overrides = [
@@ -93,6 +99,7 @@ def run_manta(corpus: Path, steps: int, batch: int) -> tuple[float, dict[str, fl
             *(f"log.every={EVERY * batch * seq_len}", f"train.micro_batch={batch}"),
             *("eval.every=null", "checkpoint.every=null", "wandb.mode=disabled"),
             *("scaling.min=1", f"scaling.resources_per_worker.CPU={os.cpu_count()}"),
+            *more,
         ]
         began = time.time()
         subprocess.run(

@@ -109,6 +109,35 @@ def test_values_are_those_of_the_metrics(run_dir: Path) -> None:
         assert trace["y"] == [row[key] for row in training]
 
 
+def test_another_runs_loss_is_drawn_over(
+    run_dir: Path, make_config: Callable[..., RunConfig], manifest: Manifest, training_row: Any
+) -> None:
+    config = make_config(run={"name": "other"})
+    record = RunRecord.open(config, manifest, total_steps=30, total_tokens=300)
+    for step in range(1, 8):
+        record.add({**training_row(step), "loss": 7.0 - step})
+        record.add({"step": step, "tokens": step * 10, "val_loss": 1.0})
+    record.close()
+    alone = shown(run_dir).figures
+    figures = Page(write_report(run_dir, against=record.run_dir).read_text()).figures
+    *own, other = figures[0]["data"]
+    assert own == alone[0]["data"]
+    assert figures[1:] == alone[1:]
+    assert other["name"] == "other"
+    assert other["x"] == [10, 20, 30, 40, 50, 60, 70]
+    assert other["y"] == [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+    assert other["line"]["dash"] == "dash"
+    go.Figure(figures[0])
+    assert len(shown(run_dir).figures[0]["data"]) == 2
+
+
+def test_a_run_to_draw_against_must_be_there(run_dir: Path, tmp_path: Path) -> None:
+    before = write_report(run_dir).read_text()
+    with pytest.raises(RunError, match="no run here"):
+        write_report(run_dir, against=tmp_path)
+    assert (run_dir / "report.html").read_text() == before
+
+
 def test_restarts_are_marked_everywhere(run_dir: Path) -> None:
     figures = shown(run_dir).figures
     for figure in figures:

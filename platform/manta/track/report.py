@@ -13,7 +13,7 @@ from manta.track import report_page as html
 from manta.track.aside import replace_text
 from manta.track.history import METRICS, Tail
 from manta.track.opening import CONFIG
-from manta.track.report_figures import figures
+from manta.track.report_figures import draw_against, figures
 from manta.track.series import read_series
 from manta.track.state import RunState, read_state, utc_now
 from manta.track.summary import restarts_text, sizes_text
@@ -23,17 +23,24 @@ MOST_EVENTS = 100
 MOST_STEPS = 20
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, against: Path | None = None) -> Path:
     """Write ``report.html`` into `run_dir`, whole or not at all; returns its path.
 
+    Args:
+        run_dir: the run's folder.
+        against: folder of another run, whose loss is drawn over this one's.
+
     Raises:
-        RunError: if there is no run in `run_dir`.
+        RunError: if there is no run in `run_dir`, or in `against`.
     """
     from plotly.offline import get_plotlyjs
 
     state = read_state(run_dir)
     training, validation = read_series(Tail(run_dir / METRICS).rows())
     drawn = figures(state, training, validation)
+    if against is not None:
+        other, _ = read_series(Tail(against / METRICS).rows())
+        draw_against(drawn[0], read_state(against).name, other)
     parts = [
         html.header(state.name, state.status, _header_lines(state)),
         html.tiles(_tiles(state)),

@@ -8,7 +8,7 @@ from manta.track.series import Series
 from manta.track.state import RunState
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#2f6fde", "#e8710a", "#188a5b", "#7a4fd0", "#9aa3b2"
-INK, FAINT = "#1d2433", "#e8ebf1"
+INK, FAINT, DARK_GREY = "#1d2433", "#e8ebf1", "#5b6475"
 FONT = "Inter, system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 # Beyond these, labels lie on top of each other.
 MOST_LABELS = 8
@@ -50,6 +50,23 @@ def figures(state: RunState, training: Series, validation: Series) -> list[Figur
             layout["yaxis"]["nticks"] = min(6, max(state.world_sizes) + 1)
         drawn.append({"title": title, "data": [trace], "layout": layout})
     return drawn
+
+
+def draw_against(loss: Figure, name: str, other: Series) -> None:
+    """Draw another run's training loss over the loss of this one.
+
+    Over it, and in dashes: where the two are equal, this run's line shows between them.
+    """
+    rows = other.thinned("loss")
+    trace = _trace(
+        name,
+        other.values("tokens", rows),
+        other.values("loss", rows),
+        other.values("step", rows),
+        ".4f",
+    )
+    trace["line"] = {"color": DARK_GREY, "width": 1.4, "dash": "dash"}
+    loss["data"].append(trace)
 
 
 def _loss(training: Series, validation: Series, restarts: list[dict[str, Any]]) -> Figure:
@@ -171,6 +188,6 @@ def _label(restart: dict[str, Any]) -> Figure:
         "xanchor": "left",
         "text": restart["label"],
         "showarrow": False,
-        "font": {"size": 11, "color": "#5b6475"},
+        "font": {"size": 11, "color": DARK_GREY},
         "xshift": 3,
     }
