@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test soak lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -25,6 +25,9 @@ demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
+	PYTHONPATH=tests/support $(BIN)/python tests/chaos/soak.py $(ARGS)
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .
