@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo demo-elastic test lint format bench lock clean
+.PHONY: help demo demo-elastic test soak lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -28,6 +28,9 @@ demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
+	PYTHONPATH=tests/support $(BIN)/python tests/chaos/soak.py $(ARGS)
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .

@@ -6,14 +6,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from made_corpus import write_corpus
 
-from manta.corpus import shards
-from manta.corpus.manifest import Counts, Manifest, Shard, Split
+from manta.corpus.manifest import Manifest
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -40,64 +39,6 @@ def ray_local() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_corpus(
-    folder: Path,
-    splits: dict[Split, Sequence[Sequence[int]]],
-    *,
-    vocab_size: int = 64,
-    seed: int = 0,
-) -> Manifest:
-    """A corpus of random tokens, without text or tokenizer.
-
-    Args:
-        folder: where to write it.
-        splits: for each split, for each shard, the lengths of its documents in tokens.
-        vocab_size: token 0 ends each document and stands nowhere else.
-        seed: of the tokens.
-    """
-    random = np.random.default_rng(seed)
-    dtype = shards.token_dtype(vocab_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Shard] = []
-    counts: dict[Split, dict[str, Counts]] = {}
-    for split, layout in splits.items():
-        for number, lengths in enumerate(layout):
-            documents = [random.integers(1, vocab_size, length, dtype=dtype) for length in lengths]
-            for document in documents:
-                document[-1] = 0
-            names = [f"{split}-{number}-{i}" for i in range(len(documents))]
-            table = shards.batch(documents, names, 0, ["made"], dtype)
-            name = f"{split}-{number:05d}.arrow"
-            with (folder / name).open("wb") as file:
-                size, digest = shards.write(file, table)
-            written.append(
-                Shard(
-                    file=name,
-                    split=split,
-                    documents=len(documents),
-                    tokens=sum(lengths),
-                    bytes=size,
-                    sha256=digest,
-                )
-            )
-        total = sum(map(sum, layout))
-        counts[split] = {"made": Counts(documents=sum(map(len, layout)), tokens=total)}
-    manifest = Manifest(
-        manta_version="test",
-        token_dtype=dtype,
-        vocab_size=vocab_size,
-        eos_id=0,
-        tokenizer_file="tokenizer.json",
-        tokenizer_sha256="",
-        config={},
-        counts=counts,
-        dropped={},
-        shards=written,
-    ).sealed()
-    manifest.write(folder)
-    return manifest
 
 
 @pytest.fixture(scope="session")

@@ -5,75 +5,82 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tiny_config import STEP
 
-from manta.config import RunConfig
-from manta.elastic.preflight import absolute, check
-from manta.stream.ledger import digest
-from manta.stream.plan import order_of
+from manta.track.verify import verify
 
 SLOW = {"kind": "slow", "attempt": None}
+SNAPSHOTS = {"snapshot_every": 4}
+DIED = "its process died"
 
 
 def assert_exact(run: Any) -> None:
-    """The ledger is what config and corpus say, and has each step once."""
-    checked = check(absolute(RunConfig.model_validate(run.config)))
-    order = order_of(checked.corpus)
-    expected = [checked.schedule.step(k) for k in range(checked.schedule.steps)]
-    rows = run.ledger()
-    assert [row["step"] for row in rows] == [step.number for step in expected]
-    for row, step in zip(rows, expected, strict=True):
-        end = step.first_position + step.batch_size
-        assert (row["first_position"], row["last_position"]) == (step.first_position, end - 1)
-        assert row["digest"] == digest(order.ids(step.first_position, end))
+    """Ledger, config and corpus agree, and the run is at its end."""
+    assert verify(run.dir).consumed.steps == run.record()["total_steps"]
 
 
-@pytest.mark.parametrize(
-    "ranks", [[1], [0], [None]], ids=["another rank", "the first rank", "all ranks"]
-)
-def test_killed_workers(nodes, run, undisturbed, ranks) -> None:
+def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) -> None:
     nodes.have(2)
-    faults = [{"kind": "kill", "rank": rank, "step": 15} for rank in ranks]
-    disturbed = run(*faults).begin().end()
-    assert disturbed.reasons() == [f"worker {ranks[0] or 0}: its process died"]
-    assert disturbed.record()["groups"][1]["step"] == 10
+    kills = [
+        {"kind": "kill", "rank": 1, "step": 15, "attempt": 1},
+        {"kind": "kill", "rank": 0, "at": "start", "attempt": 2},
+        {"kind": "kill", "rank": 0, "step": 23, "attempt": 3},
+        {"kind": "kill", "rank": None, "step": 31, "attempt": 4},
+    ]
+    disturbed = run(SLOW, *kills, checkpoint=SNAPSHOTS).begin().end()
+    groups = disturbed.record()["groups"]
+    assert [group["attempt"] for group in groups] == [1, 3, 4, 5]
+    # The third is all ranks at once: whose end is seen first is chance.
+    assert disturbed.reasons()[:2] == [f"worker 1: {DIED}", f"worker 0: {DIED}"]
+    assert disturbed.reasons()[2].endswith(DIED)
+    assert [source for source, _ in disturbed.starts()] == ["snapshot"] * 3
+    assert all(steps <= SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
 
-def test_killed_while_recovering_from_a_kill(nodes, run, undisturbed) -> None:
+def test_without_snapshots_they_go_on_from_the_last_checkpoint(nodes, run, undisturbed) -> None:
     nodes.have(2)
     faults = [
         {"kind": "kill", "rank": 1, "step": 15},
-        {"kind": "kill", "rank": 0, "at": "start", "attempt": 2},
+        {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 2},
     ]
-    disturbed = run(*faults).begin().end()
-    assert disturbed.record()["groups"][-1]["attempt"] == 3
+    disturbed = run(SLOW, *faults, checkpoint={"snapshot_every": 0}).begin().end()
+    assert disturbed.reasons() == [f"worker 1: {DIED}", f"worker 0: {DIED}"]
+    first, second = disturbed.starts()
+    assert first == ("checkpoint", 10)
+    assert second in [("checkpoint", 10), ("checkpoint", 20)]
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
 
-def test_killed_in_the_middle_of_a_checkpoint(nodes, run, undisturbed) -> None:
+def test_killed_in_the_middle_of_a_snapshot_and_of_a_checkpoint(nodes, run, undisturbed) -> None:
     nodes.have(2)
-    disturbed = run({"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20}).begin().end()
-    assert disturbed.reasons() == ["worker 0: its process died"]
-    assert disturbed.record()["groups"][1]["step"] in (10, 20)
+    faults = [
+        {"kind": "kill", "rank": 0, "at": "snapshot", "step": 12},
+        {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 2},
+    ]
+    seldom = {**SNAPSHOTS, "every": 20 * STEP}
+    disturbed = run(SLOW, *faults, checkpoint=seldom).begin().end()
+    assert disturbed.reasons() == [f"worker 0: {DIED}"] * 2
+    first, second = disturbed.starts()
+    assert first == ("snapshot", 8), "the one before the half-written one"
+    assert second in [("snapshot", 16), ("checkpoint", 20)]
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
 
-def test_a_hanging_worker_is_replaced(nodes, run, undisturbed) -> None:
+def test_out_of_memory_halves_the_micro_batch_and_a_hanging_worker_is_replaced(
+    nodes, run, undisturbed
+) -> None:
     nodes.have(2)
-    fault = {"kind": "hang", "rank": 1, "step": 15}
-    disturbed = run(fault, scaling={"hang_timeout": 3}).begin().end()
-    assert "not answered" in disturbed.reasons()[0] or "hangs" in disturbed.reasons()[0]
-    assert disturbed.losses() == undisturbed(2)
-    assert_exact(disturbed)
-
-
-def test_out_of_memory_halves_the_micro_batch(nodes, run, undisturbed) -> None:
-    nodes.have(2)
-    disturbed = run({"kind": "out_of_memory", "rank": 1, "step": 3}).begin().end()
+    faults = [
+        {"kind": "out_of_memory", "rank": 1, "step": 3},
+        {"kind": "hang", "rank": 1, "step": 15, "attempt": 2},
+    ]
+    disturbed = run(*faults, scaling={"hang_timeout": 3}).begin().end()
     assert "train.micro_batch is halved from 4 to 2" in disturbed.notes()
+    assert "not answered" in disturbed.reasons()[1] or "hangs" in disturbed.reasons()[1]
     assert disturbed.losses() == pytest.approx(undisturbed(2), rel=1e-5)
     assert_exact(disturbed)
 
@@ -116,13 +123,18 @@ def test_a_drained_node_is_left_before_it_goes(nodes, run, undisturbed) -> None:
     assert_exact(disturbed)
 
 
-def test_a_killed_driver_and_the_same_config_again(nodes, run, driver, undisturbed) -> None:
+def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -> None:
     nodes.have(2)
-    disturbed = run(SLOW, steps=100).begin()
-    disturbed.reach(35)
-    driver.kill()
-    assert disturbed.record()["status"] == "running"
-    disturbed.begin().end()
-    assert disturbed.record()["drivers"] == 2
-    assert disturbed.losses() == undisturbed(2, 100)
+    guards = {"nonfinite": "rewind", "rewind": 1}
+    every = {"every": 3 * STEP, "keep": 4}
+    bad = {"kind": "nan", "rank": 1, "step": 9}
+    disturbed = run(bad, steps=14, guards=guards, checkpoint=every).begin().end()
+    assert "step 9: loss or gradient is not finite" in disturbed.notes()
+    assert len(disturbed.record()["groups"]) == 2
+    assert verify(disturbed.dir).consumed.skipped == [8, 9]
+    rows = disturbed.rows()
+    assert [row["step"] for row in rows] == list(range(1, 15))
+    assert [row["step"] for row in rows if row.get("skipped")] == [8, 9]
+    same = undisturbed(2, 8)
+    assert all(row["loss"] == same[row["step"]] for row in rows[:7])
     assert_exact(disturbed)

@@ -28,6 +28,17 @@ def test_rows_count_as_recorded_once_the_driver_comes_again() -> None:
     assert (mailbox.recorded(1), mailbox.recorded(2)) == (5, 1)
 
 
+def test_rows_that_the_driver_could_not_write_are_not_recorded() -> None:
+    mailbox = Mailbox(0)
+    mailbox.put_rows(1, 2, "metrics", {})
+    mailbox.take()
+    mailbox.put_rows(1, 1, "metrics", {})
+    mailbox.take(written=False)
+    assert mailbox.recorded(1) == 0
+    mailbox.take()
+    assert mailbox.recorded(1) == 3
+
+
 def test_attempts_are_counted_on_from_earlier_drivers() -> None:
     mailbox = Mailbox(4)
     assert [mailbox.begin_attempt(), mailbox.begin_attempt()] == [(5, None), (6, None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -114,18 +115,52 @@ def test_only_what_came_after_the_mark_is_read(tmp_path: Path) -> None:
     assert History(path, mark).last("training") == 2
 
 
-def test_a_full_disk_is_said_and_leaves_no_half_row(
+def full(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_rows_wait_while_the_disk_is_full_and_none_is_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = History(tmp_path / "m")
     history.append(train(1))
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, at: real(file, data[:5], at))
-    with pytest.raises(RunError, match=r"m: a row can't be written.*free some space"):
-        history.append(train(2))
-    monkeypatch.undo()
-    assert read(tmp_path / "m") == [train(1)]
     assert history.append(train(2)) == train(2)
+    assert history.append(train(2)) is None
+    assert history.append(train(3)) == train(3)
+    assert history.waiting == 2
+    assert history.mark.last == {"training": 1}, "what a driver to come finds"
+    assert read(tmp_path / "m") == [train(1)]
+    monkeypatch.undo()
+    history.write()
+    assert read(tmp_path / "m") == [train(1), train(2), train(3)]
+    assert (history.waiting, history.mark.last) == (0, {"training": 3})
+
+
+def test_rows_that_wait_can_be_rewound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "m")
+    history.append(train(1))
+    monkeypatch.setattr(os, "pwrite", full)
+    for step in (2, 3, 4):
+        history.append(train(step))
+    history.rewind(3)
+    assert history.append(train(3)) is None
+    monkeypatch.undo()
+    history.append(train(4))
+    assert read(tmp_path / "m") == [train(step) for step in (1, 2, 3, 4)]
+
+
+def test_another_error_than_a_full_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    history = History(tmp_path / "m")
+    monkeypatch.setattr(os, "pwrite", broken)
+    with pytest.raises(RunError, match=r"m: a row can't be written.*mend the storage"):
+        history.append(train(1))
 
 
 def test_tail_gives_each_whole_row_once(tmp_path: Path) -> None:

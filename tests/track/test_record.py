@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.config.load import keys
 from manta.corpus.manifest import Manifest
+from manta.track.history import Tail
 from manta.track.identity import FREE_KEYS, changes, is_free, without_credentials
 from manta.track.record import SAVE_SECONDS, RunRecord
 
@@ -285,3 +287,36 @@ def test_a_rewind_takes_back_what_was_recorded(open_record: Open, training_row: 
     record.close()
     rows = [json.loads(line) for line in record.history.path.open()]
     assert [row["step"] for row in rows if "val_loss" not in row] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_is_survived_and_said_once(
+    open_record: Open, clock: Any, training_row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record = open_record()
+    start(record, 1, 0)
+    record.add(training_row(1))
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        disk.setattr(os, "fsync", full)
+        disk.setattr(record.history, "sync", lambda: None)
+        for step in (2, 3):
+            clock.now += 2 * SAVE_SECONDS
+            record.add(training_row(step))
+        record.checkpoint(step=3, tokens=30, path="x", seconds=1.0)
+        assert not record.up_to_date
+        with pytest.raises(RunError, match="the disk is full"):
+            record.check_saved()
+        assert on_disk(record)["totals"]["steps"] == 0
+        assert not list(record.run_dir.glob(".*.tmp")), "what is half-written takes room"
+    clock.now += 2 * SAVE_SECONDS
+    record.add(training_row(4))
+    assert record.up_to_date
+    assert [m.split(":")[0] for m in record.messages()] == [
+        "the disk is full",
+        "there is room again",
+    ]
+    assert on_disk(record)["totals"]["steps"] == 4
+    assert [row["step"] for row in Tail(record.history.path).rows()] == [1, 2, 3, 4]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from plain_runs import engine_of, ledger, loop_of, losses, streams_of
+from small_disk import NoMounts, SmallDisk
 
 from manta.config.errors import RunError
 from manta.train import checkpoint
@@ -111,3 +113,59 @@ def test_a_finished_run_is_left_alone(checked) -> None:
     before = (path / "state.json").stat()
     assert train_here(run) == [path]
     assert (path / "state.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    try:
+        found = SmallDisk(tmp_path / "disk")
+    except NoMounts as error:
+        pytest.skip(str(error))
+    yield found
+    found.remove()
+
+
+def train_on(disk: SmallDisk, run, at: dict[int, str]) -> list[int]:
+    """Train in this process, with something done to the disk before some steps.
+
+    Returns the steps of the whole checkpoints.
+    """
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+
+    def streams(cursor: int):
+        for batch in streams_of(run)(cursor):
+            if batch.step.number in at:
+                getattr(disk, at[batch.step.number])()
+            yield batch
+
+    rows = disk.folder.parent / "rows.jsonl"  # those are the driver's, and not in question here
+    loop_of(run, engine_of(run), rows).run(streams)
+    return [read_state(path).step for path in whole(run.run_dir / "checkpoints")]
+
+
+def test_training_goes_on_past_a_checkpoint_for_which_there_is_no_room(
+    checked, disk, caplog
+) -> None:
+    changes = {"run.storage": str(disk.folder), "checkpoint": {"every": 3 * STEP, "keep": 3}}
+    run = checked(changes)
+    with caplog.at_level(logging.WARNING, "manta"):
+        steps = train_on(disk, run, {5: "fill", 8: "free"})
+    [warning] = [r.getMessage() for r in caplog.records if r.name.startswith("manta")]
+    assert "the checkpoint of step 6 can't be written" in warning
+    assert "No space left" in warning
+    assert steps == [3, 9, 12]
+    assert [row["step"] for row in ledger(run)] == list(range(1, 13))
+    assert [row["step"] for row in checkpoint.read_rows(newest(run.run_dir / "checkpoints"))] == (
+        list(range(1, 13))
+    )
+    assert not list((run.run_dir / "checkpoints").glob(".tmp-*"))
+
+
+def test_the_last_checkpoint_must_be_written(checked, disk) -> None:
+    run = checked({"run.storage": str(disk.folder), "checkpoint": {"every": 3 * STEP, "keep": 3}})
+    with pytest.raises(RunError, match=r"step 12 can't be saved .*No space left.* free some room"):
+        train_on(disk, run, {8: "fill"})
+    assert [read_state(path).step for path in whole(run.run_dir / "checkpoints")] == [3, 6]
+    disk.free()
+    assert train_on(disk, run, {}) == [6, 9, 12]
+    assert [row["step"] for row in ledger(run)] == list(range(1, 13))

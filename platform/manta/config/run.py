@@ -194,7 +194,7 @@ class CostSection(Section):
 class Fault(Section):
     """A fault on purpose, to see the run survive it."""
 
-    kind: Literal["kill", "hang", "slow", "out_of_memory", "error"]
+    kind: Literal["kill", "hang", "slow", "out_of_memory", "nan", "error"]
     at: Literal["start", "step", "checkpoint", "snapshot"] = Field(
         default="step", description="before a step, or while that step's state is being saved"
     )

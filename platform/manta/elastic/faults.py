@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from manta.config.run import Fault
 
@@ -23,6 +25,15 @@ class Faults:
 
     def __init__(self, planned: Sequence[Fault], rank: int, attempt: int):
         self._mine = [f for f in planned if f.rank in (rank, None) and f.attempt in (attempt, None)]
+        self._spoils = False
+
+    def spoil(self, model: nn.Module) -> None:
+        """Have the model's loss be no number in steps with such a fault."""
+        if any(fault.kind == "nan" for fault in self._mine):
+            model.register_forward_hook(self._spoiled)
+
+    def _spoiled(self, model: nn.Module, args: Any, loss: Tensor) -> Tensor:
+        return loss * float("nan") if self._spoils and loss.requires_grad else loss
 
     def at(self, point: str, step: int) -> None:
         """Called where the loop passes; a fault that is due happens now.
@@ -32,8 +43,11 @@ class Faults:
             step: number of the step that is about to be trained, or of the one that is
                 being saved.
         """
-        for fault in self._mine:
-            if fault.at == point and fault.step in (step, None):
+        due = [f for f in self._mine if f.at == point and f.step in (step, None)]
+        if point == "step":
+            self._spoils = any(fault.kind == "nan" for fault in due)
+        for fault in due:
+            if fault.kind != "nan":
                 _do(fault, f"{fault.kind} at {point} {step}")
 
 

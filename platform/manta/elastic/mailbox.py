@@ -79,10 +79,17 @@ class Mailbox:
         self._rows_waiting.extend([attempt] * rows)
         self.put(kind, content)
 
-    def take(self) -> list[Message]:
-        """All messages since the last call. Calling says that those taken before are on disk."""
-        self._rows_recorded.update(self._rows_taken)
-        self._rows_taken, self._rows_waiting = self._rows_waiting, []
+    def take(self, written: bool = True) -> list[Message]:
+        """All messages since the last call.
+
+        Args:
+            written: whether what was taken before is on disk.
+        """
+        if written:
+            self._rows_recorded.update(self._rows_taken)
+            self._rows_taken = []
+        self._rows_taken += self._rows_waiting
+        self._rows_waiting = []
         taken, self._messages = self._messages, []
         return taken
 

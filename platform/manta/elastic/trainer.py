@@ -106,11 +106,11 @@ def _follow(
             while group.is_alive():
                 group.join(POLL_SECONDS)
                 group.stop_if_asked()
-                follower.take(ray.get(mailbox.take.remote()))
+                follower.take_from(mailbox)
     except BaseException:
         group.abandon()
         raise
-    follower.take(ray.get(mailbox.take.remote()))
+    follower.take_from(mailbox)
     if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
     failure: str | None = ray.get(mailbox.failure.remote())
@@ -236,8 +236,11 @@ class _Follower:
         self._tracker = tracker
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
 
-    def take(self, messages: list[Message]) -> None:
-        """Pass on what came."""
+    def take_from(self, mailbox: ActorHandle) -> None:
+        """Pass on what came, and let the mailbox know whether the last of it is on disk."""
+        self._pass_on(ray.get(mailbox.take.remote(self._tracker.up_to_date)))
+
+    def _pass_on(self, messages: list[Message]) -> None:
         for kind, content in messages:
             getattr(self, f"_{kind}")(content)
 

@@ -194,11 +194,15 @@ class Ledger:
 
     def _write(self, table: pa.Table, path: Path) -> None:
         aside = self.folder / ASIDE
-        with aside.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        try:
+            with aside.open("wb") as file:
+                pq.write_table(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)  # on a full disk it only takes room
+            raise
         sync_folder(self.folder)
 
     def _shorten(self, path: Path, after_step: int) -> None:

@@ -3,21 +3,25 @@
 There are two kinds of rows, *training* (they have a ``loss``) and *validation* (they
 have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Both kinds come in
 the order of the training, so what a killed driver left is the true history up to some
-step, and whatever is at or before that step is already there.
+step, and whatever is at or before that step is already there. While the disk is full, rows
+wait in memory, and go to the file in their order once there is room.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
+from manta.corpus.atomic import NO_SPACE
 from manta.track.aside import replace_text
 
 METRICS = "metrics.jsonl"
@@ -29,6 +33,14 @@ class Mark(BaseModel):
 
     bytes: int = 0
     last: dict[Kind, int] = Field(default_factory=dict)
+
+
+class _Line(NamedTuple):
+    """A row as it goes into the file."""
+
+    kind: Kind
+    step: int
+    text: bytes
 
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
@@ -53,6 +65,8 @@ class History:
         start = known if known and known.bytes <= size else Mark()
         self._last = dict(start.last)
         self._size = self._scan(start.bytes)
+        self._written = dict(self._last)
+        self._waiting: deque[_Line] = deque()
         self.dropped = size - self._size
         """Bytes of a damaged end that were cut off."""
         os.ftruncate(self._file, self._size)
@@ -77,24 +91,31 @@ class History:
     @property
     def mark(self) -> Mark:
         """Where the file stands now."""
-        return Mark(bytes=self._size, last=dict(self._last))
+        return Mark(bytes=self._size, last=dict(self._written))
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are taken and not in the file: the disk is full."""
+        return len(self._waiting)
 
     def append(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Add `row` unless its step is there already.
 
         Returns:
-            The row as it was written, or nothing if it was there.
+            The row as it is, or will be, in the file, or nothing if it was there.
 
         Raises:
-            RunError: if the disk won't take it.
+            RunError: if the file can't be written, for another reason than a full disk.
         """
         kind, step = kind_of(row), int(row["step"])
         last = self._last.get(kind)
         if last is not None and step <= last:
             return None
         plain = {key: _plain(value) for key, value in row.items()}
-        self._write((json.dumps(plain, allow_nan=False) + "\n").encode())
+        text = (json.dumps(plain, allow_nan=False) + "\n").encode()
+        self._waiting.append(_Line(kind, step, text))
         self._last[kind] = step
+        self.write()
         return plain
 
     def rewind(self, step: int) -> None:
@@ -116,19 +137,33 @@ class History:
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self._last = {}
         self._size = self._scan(0)
+        self._written = dict(self._last)
+        self._waiting = deque(line for line in self._waiting if line.step <= step)
+        for line in self._waiting:
+            self._last[line.kind] = line.step
 
-    def _write(self, line: bytes) -> None:
-        try:
-            written = os.pwrite(self._file, line, self._size)
-            if written < len(line):
-                raise OSError("the disk took only a part of it")
-        except OSError as error:
-            os.ftruncate(self._file, self._size)
-            raise RunError(
-                f"{self.path}: a row can't be written: {error}; free some space, "
-                "then give the same command again to go on"
-            ) from None
-        self._size += len(line)
+    def write(self) -> None:
+        """Write the rows that wait, as far as there is room.
+
+        Raises:
+            RunError: if the file can't be written, for another reason than a full disk.
+        """
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                if os.pwrite(self._file, line.text, self._size) < len(line.text):
+                    raise OSError(errno.ENOSPC, "the disk took only a part of it")
+            except OSError as error:
+                os.ftruncate(self._file, self._size)
+                if error.errno in NO_SPACE:
+                    return
+                raise RunError(
+                    f"{self.path}: a row can't be written: {error}; mend the storage, "
+                    "then give the same command again to go on"
+                ) from None
+            self._size += len(line.text)
+            self._written[line.kind] = line.step
+            self._waiting.popleft()
 
     def sync(self) -> None:
         """Force what was appended to the disk."""

@@ -2,7 +2,8 @@
 
 The record knows neither W&B nor a console. It is opened by one driver at a time, takes
 what happens in the order in which it happens, and leaves nothing half-written: a driver
-that is killed at any moment leaves a directory that the next one goes on with.
+that is killed at any moment leaves a directory that the next one goes on with. A full disk
+does not end the run: what can't be written is kept, and written once there is room.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import RunConfig
+from manta.config.errors import RunError
+from manta.corpus.atomic import NO_SPACE
 from manta.corpus.manifest import Manifest
 from manta.track import identity, opening
 from manta.track.aside import replace_text
@@ -54,6 +57,8 @@ class RunRecord:
         self._wall_before = state.totals.wall_seconds
         self._group_began: float | None = None
         self._position = state.totals.tokens
+        self._full = False
+        self._messages: list[str] = []
         self.history = History(run_dir / METRICS, state.history)
         if self.history.dropped:
             self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
@@ -96,6 +101,7 @@ class RunRecord:
             for note in notes:
                 record.event(note)
             record.save()
+            record.check_saved()
         except BaseException:
             lock.release()
             raise
@@ -111,6 +117,8 @@ class RunRecord:
         written = self.history.append(row)
         if written is not None:
             self._take_results(written)
+        if self.history.waiting:
+            self._note_full()
         if self._clock() - self._saved >= SAVE_SECONDS:
             self.save()
         return written
@@ -186,6 +194,7 @@ class RunRecord:
             count=before.count + 1 if before else 1,
         )
         self._reached(step, tokens)
+        self.history.write()
         self.history.sync()
         self.save()
 
@@ -214,12 +223,56 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Bring `run.json` up to date."""
+        """Bring `run.json` up to date, and the history; on a full disk, later."""
         self._measure()
         self.state.updated = utc_now()
-        self.state.history = self.history.mark
-        replace_text(self.run_dir / RUN, self.state.model_dump_json(indent=1, fallback=str) + "\n")
         self._saved = self._clock()
+        self.history.write()
+        self.state.history = self.history.mark
+        text = self.state.model_dump_json(indent=1, fallback=str) + "\n"
+        try:
+            replace_text(self.run_dir / RUN, text)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise RunError(f"{self.run_dir / RUN}: can't be written: {error}") from None
+            self._note_full()
+        else:
+            self._note_room()
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether all that was taken is in the files, or was when they were last written."""
+        return not self._full and not self.history.waiting
+
+    def check_saved(self) -> None:
+        """Refuse to go on with files that are not up to date.
+
+        Raises:
+            RunError: if the disk was full.
+        """
+        if not self.up_to_date:
+            raise RunError(
+                f"{self.run_dir}: the disk is full: {RUN} and {METRICS} can't be brought up to "
+                "date; free some room, then give the same command again"
+            )
+
+    def messages(self) -> list[str]:
+        """What people should hear of the disk, once."""
+        taken, self._messages = self._messages, []
+        return taken
+
+    def _note_full(self) -> None:
+        if not self._full:
+            self._full = True
+            self._messages.append(
+                f"the disk is full: {RUN} and {METRICS} can't be written to {self.run_dir}; "
+                "their content is kept in memory until there is room. Free some"
+            )
+
+    def _note_room(self) -> None:
+        if self._full and not self.history.waiting:
+            self._full = False
+            self._messages.append(f"there is room again: {RUN} and {METRICS} are up to date")
 
     def close(self) -> None:
         """Let go of the directory. Harmless when called again."""

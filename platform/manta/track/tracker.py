@@ -120,10 +120,17 @@ class Tracker:
         self._record.add(row)
         self._console.row(row)
         self._hear_wandb()
+        self._hear_disk()
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether all rows so far are in the run's files."""
+        return self._record.up_to_date
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
         """A checkpoint is whole, after `seconds` of work."""
         self._record.checkpoint(step=step, tokens=tokens, path=path, seconds=seconds)
+        self._hear_disk()
 
     def rewound(self, step: int) -> None:
         """Training goes back to `step` or before: rows after it are void and come again.
@@ -154,6 +161,9 @@ class Tracker:
             status: how the run ended.
             reason: why, if there is something to say.
             final: last figures to keep with the run.
+
+        Raises:
+            RunError: if a run without an error can't be written down, for want of room.
         """
         if self._finished:
             return
@@ -166,6 +176,8 @@ class Tracker:
             self._record.save()
             self._write_report()
             self._console.summary(self._record.state, str(self.run_dir))
+            if status in ("finished", "stopped"):
+                self._record.check_saved()
         finally:
             self._console.close()
             self._record.close()
@@ -182,6 +194,10 @@ class Tracker:
                 sync_command=f"wandb sync {status.folder}" if status.mode == "offline" else None,
             )
         for message in self._wandb.messages():
+            self.note(message)
+
+    def _hear_disk(self) -> None:
+        for message in self._record.messages():
             self.note(message)
 
     def _finish_wandb(self, status: Outcome) -> None:

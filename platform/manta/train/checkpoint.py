@@ -3,7 +3,8 @@
 ``checkpoints/step-000000000120/`` holds the state after step 120: Torch's distributed
 checkpoint of model and optimizer, readable at any world size, and ``state.json`` with
 the cursor and the sizes of all files. A folder under its final name is whole unless it
-was damaged later, which the sizes tell. All ranks write; the first one commits.
+was damaged later, which the sizes tell. All ranks write; the first one commits. A save that
+fails, as on a full disk, leaves nothing behind, and training goes on.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ class Checkpoints:
         self.folder, self._engine, self._keep = folder, engine, keep
         self._on_done = on_done
         self._pending: _Pending | None = None
+        self._problem: str | None = None
         # Saving talks among ranks in the background: it needs a group of its own.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         if engine.rank == 0:
@@ -173,21 +175,27 @@ class Checkpoints:
         self.wait()
         began = time.perf_counter()
         aside = self.folder / f"{ASIDE}{name_of(state.step)}"
-        content = _content(self._engine)
-        if self._group is None:
-            aside.mkdir()
-            with _alone():
-                state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
-            done: Future[Any] = Future()
-            done.set_result(None)
-        else:
+        done = self._write(_content(self._engine), aside)
+        self._pending = _Pending(done, state, aside, before_commit, began)
+        self.poll()
+
+    def _write(self, content: dict[str, Any], aside: Path) -> Future[Any]:
+        """Write `content` into a new folder; all ranks end with the same error if one fails."""
+        if self._group is not None:
             saved = state_dict_saver.async_save(
                 content, checkpoint_id=aside, process_group=self._group
             )
             assert isinstance(saved, Future)  # the other kind belongs to an async stager
-            done = saved
-        self._pending = _Pending(done, state, aside, before_commit, began)
-        self.poll()
+            return saved
+        done: Future[Any] = Future()
+        try:
+            aside.mkdir()
+            with _alone():
+                state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
+            done.set_result(None)
+        except (OSError, CheckpointException) as error:
+            done.set_exception(error)
+        return done
 
     def poll(self) -> None:
         """Commit the pending checkpoint if it is written. Cheap; call it at each step."""
@@ -195,20 +203,34 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the pending checkpoint, if any, and commit it."""
+        """Wait for the pending checkpoint, if any, and commit it; warn if that fails."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
+        self._problem = None
         try:
             pending.done.result()
-        except CheckpointException as error:
-            raise RunError(
-                f"the checkpoint of step {pending.state.step} can't be written to {self.folder} "
-                f"({reason(error)}); the ones before it are whole: free some room or mend the "
-                "storage, and the same command continues the run"
-            ) from None
-        if self._engine.rank == 0:
-            self._commit(pending)
+            if self._engine.rank == 0:
+                self._commit(pending)
+        except (OSError, CheckpointException) as error:
+            self._problem = reason(error)
+            if self._engine.rank == 0:
+                self._give_up(pending)
+
+    def problem(self) -> str | None:
+        """Why the newest save failed, if it did. Waits for it; all ranks must call together."""
+        self.wait()
+        return self.agreed(self._problem)
+
+    def _give_up(self, pending: _Pending) -> None:
+        shutil.rmtree(pending.aside, ignore_errors=True)
+        log.warning(
+            "the checkpoint of step %d can't be written to %s (%s): free some room or mend the "
+            "storage. The checkpoints before it are whole",
+            pending.state.step,
+            self.folder,
+            self._problem,
+        )
 
     def _commit(self, pending: _Pending) -> None:
         state, aside = pending.state, pending.aside

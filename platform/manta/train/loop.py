@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.stream.ledger import Ledger
@@ -126,6 +127,7 @@ class Loop:
         Raises:
             TrainingError: at a bad step, if that is what the config asks for.
             Rewind: if the run has to start again from before a bad step.
+            RunError: if what training ends with can't be saved.
         """
         self._resume()
         with closing(streams(self._state.cursor)) as batches:
@@ -148,9 +150,27 @@ class Loop:
         kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
             self._healing.saved(self._state), self._journal
         )
-        if not (kept and self._pause == Pause.REGROUP):
-            self._save_if_new()
-        self._checkpoints.wait()
+        if kept and self._pause == Pause.REGROUP:
+            self._checkpoints.wait()
+            return
+        self._save_if_new()
+        if self._checkpoints.problem() and not kept:
+            self._save_after_all()
+
+    def _save_after_all(self) -> None:
+        """Try again to save what nothing else holds.
+
+        Raises:
+            RunError: if that fails too.
+        """
+        self._saved_step = -1
+        self._save_if_new()
+        if problem := self._checkpoints.problem():
+            raise RunError(
+                f"the state after step {self._state.step} can't be saved in "
+                f"{self._checkpoints.folder} ({problem}); the checkpoints before it are whole: "
+                "free some room or mend the storage, and the same command continues the run"
+            )
 
     # ------------------------------------------------------------------- phases
 

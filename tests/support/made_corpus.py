@@ -1,0 +1,69 @@
+"""A corpus of random tokens, without text or tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from manta.corpus import shards
+from manta.corpus.manifest import Counts, Manifest, Shard, Split
+
+
+def write_corpus(
+    folder: Path,
+    splits: dict[Split, Sequence[Sequence[int]]],
+    *,
+    vocab_size: int = 64,
+    seed: int = 0,
+) -> Manifest:
+    """A corpus of random tokens, without text or tokenizer.
+
+    Args:
+        folder: where to write it.
+        splits: for each split, for each shard, the lengths of its documents in tokens.
+        vocab_size: token 0 ends each document and stands nowhere else.
+        seed: of the tokens.
+    """
+    random = np.random.default_rng(seed)
+    dtype = shards.token_dtype(vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Shard] = []
+    counts: dict[Split, dict[str, Counts]] = {}
+    for split, layout in splits.items():
+        for number, lengths in enumerate(layout):
+            documents = [random.integers(1, vocab_size, length, dtype=dtype) for length in lengths]
+            for document in documents:
+                document[-1] = 0
+            names = [f"{split}-{number}-{i}" for i in range(len(documents))]
+            table = shards.batch(documents, names, 0, ["made"], dtype)
+            name = f"{split}-{number:05d}.arrow"
+            with (folder / name).open("wb") as file:
+                size, digest = shards.write(file, table)
+            written.append(
+                Shard(
+                    file=name,
+                    split=split,
+                    documents=len(documents),
+                    tokens=sum(lengths),
+                    bytes=size,
+                    sha256=digest,
+                )
+            )
+        total = sum(map(sum, layout))
+        counts[split] = {"made": Counts(documents=sum(map(len, layout)), tokens=total)}
+    manifest = Manifest(
+        manta_version="test",
+        token_dtype=dtype,
+        vocab_size=vocab_size,
+        eos_id=0,
+        tokenizer_file="tokenizer.json",
+        tokenizer_sha256="",
+        config={},
+        counts=counts,
+        dropped={},
+        shards=written,
+    ).sealed()
+    manifest.write(folder)
+    return manifest
