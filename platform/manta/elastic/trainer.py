@@ -171,7 +171,6 @@ class _Group(threading.Thread):
         self._mailbox.put.remote("note", {"message": message})
         self._trainer.controller.stop.remote()
 
-
     def abandon(self) -> None:
         """End the controller, and its workers with it; Ray can be shut down afterwards."""
         if self._trainer.controller is not None:
