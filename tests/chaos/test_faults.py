@@ -45,7 +45,9 @@ def test_without_snapshots_they_go_on_from_the_last_checkpoint(nodes, run, undis
         {"kind": "kill", "rank": 1, "step": 15},
         {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 2},
     ]
-    disturbed = run(SLOW, *faults, checkpoint={"snapshot_every": 0}).begin().end()
+    off, gpus = {"snapshot_every": 0}, {"resources_per_worker": {"CPU": 1, "GPU": 1}}
+    disturbed = run(SLOW, *faults, checkpoint=off, scaling=gpus).begin().end()
+    assert disturbed.record()["groups"][0]["devices"] == 2
     assert disturbed.reasons() == [f"worker 1: {DIED}", f"worker 0: {DIED}"]
     first, second = disturbed.starts()
     assert first == ("checkpoint", 10)

@@ -39,8 +39,8 @@ class Nodes:
             self.cluster.remove_node(self.nodes.pop())
 
     def add(self) -> None:
-        """A node comes."""
-        self.nodes.append(self.cluster.add_node(num_cpus=1))
+        """A node comes. It says that it has a GPU: placing goes by what is said."""
+        self.nodes.append(self.cluster.add_node(num_cpus=1, num_gpus=1))
 
     def kill(self) -> str:
         """The newest node goes without a word; returns its id."""

@@ -171,7 +171,6 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             )
             found["CUDA_VISIBLE_DEVICES"] = ",".join(shared)
             found["LOCAL_RANK"] = str(shared.index(slot.devices[0]))
-            found["ACCELERATE_TORCH_DEVICE"] = f"cuda:{shared.index(slot.devices[0])}"
         return found
 
     # ---------------------------------------------------------------- while it runs
