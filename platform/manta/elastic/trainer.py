@@ -190,9 +190,7 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
         work,
         train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
         # Only what Ray Train insists on: where and how many is our controller's business.
-        scaling_config=ScalingConfig(
-            num_workers=scaling.min, resources_per_worker=dict(scaling.resources_per_worker)
-        ),
+        scaling_config=ScalingConfig(num_workers=scaling.min),
         # Ray Train's own files: our checkpoints are not its business.
         run_config=RayRunConfig(
             name="ray",
