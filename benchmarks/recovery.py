@@ -95,8 +95,8 @@ def show_case(repeat: int, fault: str, system: str, result: dict[str, Any]) -> N
 
 def show_table(results: Results) -> None:
     """Medians and what lies around them; then the parts of Manta's restarts."""
-    print("\n| fault | system | median s | from | to | steps again | against manta |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| fault | system | median s | from | to | steps again | against manta | cases |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for (fault, system), found in results.items():
         print(
             f"| {fault} | {system} | {' | '.join(_cells(found, results.get((fault, 'manta'))))} |"
@@ -110,12 +110,21 @@ def show_table(results: Results) -> None:
 
 def _cells(found: list[dict[str, Any]], ours: list[dict[str, Any]] | None) -> list[str]:
     seconds = _seconds(found)
+    hung = len(found) - len(seconds)
+    cases = f"{len(found)}, {hung} of them none in time" if hung else f"{len(found)}"
     if not seconds:
-        return ["none in time", "", "", "", ""]
+        return ["", "", "", "", "", cases]
     middle = statistics.median(seconds)
     again = statistics.median(result["again"] for result in found if result["seconds"])
     against = f"{middle / statistics.median(_seconds(ours)):.1f}×" if _seconds(ours or []) else ""
-    return [f"{middle:.2f}", f"{min(seconds):.2f}", f"{max(seconds):.2f}", f"{again:g}", against]
+    return [
+        f"{middle:.2f}",
+        f"{min(seconds):.2f}",
+        f"{max(seconds):.2f}",
+        f"{again:g}",
+        against,
+        cases,
+    ]
 
 
 def _seconds(found: list[dict[str, Any]]) -> list[float]:
