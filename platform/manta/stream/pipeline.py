@@ -31,9 +31,10 @@ from manta.stream import plan
 from manta.stream.plan import Block, Corpus, RankBatch, Span
 
 # The head of a stream, read without Ray: small blocks for a fast first batch, and together
-# enough to train on while Ray Data starts.
-HEAD_TOKENS = 2**18
-HEAD_BLOCKS = 16
+# enough to train on while Ray Data starts. That takes processor time, which the first steps
+# after a restart can't spare, so it waits until a block is used up.
+HEAD_TOKENS = 2**16
+HEAD_BLOCKS = 64
 # The first window is small, for a fast first batch; later ones grow to a size at which
 # a dataset's own start (about 0.3 s) is nothing beside its work.
 FIRST_WINDOW = 8
@@ -119,7 +120,10 @@ def _end(blocks: list[Block], cursor: int) -> int:
 
 def _chained(head: _Head, windows: _Windows) -> Generator[RankBatch, None, None]:
     with closing(windows), closing(head):
-        yield from head.batches()
+        for batch in head.batches():
+            yield batch
+            if head.used == 1:
+                windows.start()
         yield from windows.batches()
 
 
@@ -130,13 +134,17 @@ class _Head:
         self._corpus, self._blocks = corpus, blocks
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="manta-head")
         self._coming = [self._submit(block) for block in blocks[:2]]
+        self.used = 0
+        """Blocks of which every batch was taken."""
 
     def batches(self) -> Generator[RankBatch, None, None]:
         """What the blocks hold, step by step."""
         for index, block in enumerate(self._blocks):
             table = self._coming.pop(0).result()
             self._coming += [self._submit(later) for later in self._blocks[index + 2 : index + 3]]
-            yield from plan.cut(block, table, self._corpus.seq_len)
+            for batch in plan.cut(block, table, self._corpus.seq_len):
+                self.used = index + (batch.step is block.shares[-1].step)
+                yield batch
 
     def close(self) -> None:
         """Stop reading."""
@@ -151,15 +159,22 @@ class _Head:
 
 
 class _Windows:
-    """Window after window; the next one starts in the middle of each, the first one at once."""
+    """Window after window; the next one starts in the middle of each."""
 
     def __init__(self, corpus: Corpus, todo: Iterator[Block]):
         self._corpus, self._todo = corpus, todo
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
-        self._coming = self._start(FIRST_WINDOW)
+        self._coming: Future[_Window] | None = None
+
+    def start(self) -> None:
+        """Begin to read. Harmless when called again."""
+        if self._coming is None:
+            self._coming = self._start(FIRST_WINDOW)
 
     def batches(self) -> Generator[RankBatch, None, None]:
         """What the windows hold, step by step."""
+        self.start()
+        assert self._coming is not None
         size = FIRST_WINDOW
         while (window := self._coming.result()).blocks:
             with closing(window):
@@ -174,7 +189,7 @@ class _Windows:
     def close(self) -> None:
         """Stop reading. A window that is just being started can be closed only once it has been."""
         self._starter.shutdown(wait=True)
-        if self._coming.exception() is None:
+        if self._coming is not None and self._coming.exception() is None:
             self._coming.result().close()
 
     def _start(self, size: int) -> Future[_Window]:
