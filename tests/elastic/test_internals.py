@@ -35,7 +35,14 @@ def test_the_version_is_the_one_that_was_read() -> None:
 def test_what_is_overridden_is_still_called() -> None:
     """Each override replaces a method that Ray Train's own code calls by that name."""
     overridden = {
-        SlotController: (TrainController, ["_start_worker_group", "_execute_failure_decision"]),
+        SlotController: (
+            TrainController,
+            [
+                "_start_worker_group",
+                "_execute_failure_decision",
+                "_run_control_loop_iteration",
+            ],
+        ),
         SlotWorkerGroup: (
             WorkerGroup,
             ["_start_impl", "_poll_workers_and_collect_errors", "shutdown", "abort"],

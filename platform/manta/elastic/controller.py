@@ -6,6 +6,7 @@ used in this module and in `group` only; tests/elastic/test_internals.py guards 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -339,6 +340,11 @@ class SlotController(TrainController):  # type: ignore[misc]
     _worker_group: SlotWorkerGroup | None
     # Parts of the restart that is going on, in seconds, and since when the last one runs.
     _down: dict[str, float] | None = None
+
+    async def _run_control_loop_iteration(self) -> None:
+        """Ray Train's, and a moment for other calls: while a run waits for room it has none."""
+        await super()._run_control_loop_iteration()
+        await asyncio.sleep(0)
 
     def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, Any]) -> None:
         policy = self._scaling_policy

@@ -29,8 +29,8 @@ from manta.elastic.slots import Slot
 from manta.elastic.spares import Spares
 from manta.elastic.start import Start
 
-# A start that takes longer than this without an answer is given up.
-ANSWER_SECONDS = 60.0
+# Imports from a slow shared disk may take minutes; a start that takes longer is given up.
+START_SECONDS = 600.0
 # A worker that has not answered a poll for this long may be on a node that is gone.
 SILENT_SECONDS = 1.0
 
@@ -100,7 +100,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
                 .build()
             )
             train_fn = self._worker_group_context.train_fn_ref
-            _get([worker.actor.run_train_fn.remote(train_fn) for worker in workers])
+            self._get([worker.actor.run_train_fn.remote(train_fn) for worker in workers])
         except RayError as error:
             self.end()
             raise WorkerGroupStartupFailedError(
@@ -110,7 +110,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
     def _adopt(self) -> list[Worker]:
         slots = self.placing.slots
         self._actors = [self.placing.spares.take(slot.node) for slot in slots]
-        metadata = _get([actor.get_metadata.remote() for actor in self._actors])
+        metadata = self._get([actor.get_metadata.remote() for actor in self._actors])
         resources = self._worker_group_context.resources_per_worker
         self._replica_groups: list[Any] = []
         workers = [Worker(a, m, resources) for a, m in zip(self._actors, metadata, strict=True)]
@@ -119,7 +119,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     def _instruct(self, workers: list[Worker]) -> None:
         """Give each worker Ray Train's context and ours."""
-        port = _get([workers[0].actor.execute.remote(start.free_port)])[0]
+        port = self._get([workers[0].actor.execute.remote(start.free_port)])[0]
         address = (workers[0].metadata.node_ip, port)
         contexts = [
             worker.actor.init_train_context.remote(
@@ -136,7 +136,25 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             worker.actor.execute.remote(start.begin, self._start_of(worker, slot, address))
             for worker, slot in zip(workers, self.placing.slots, strict=True)
         ]
-        _get([*contexts, *begun])
+        self._get([*contexts, *begun])
+
+    def _get(self, references: list[Any]) -> list[Any]:
+        """All answers, as long as the nodes are there from which they must come.
+
+        Raises:
+            RayError: if a worker is gone, or takes too long.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        places = {slot.node for slot in self.placing.slots}
+        while len(ray.wait(references, num_returns=len(references), timeout=1.0)[0]) < len(
+            references
+        ):
+            if gone := nodes.lost(places):
+                raise RayError(f"node {min(gone)[:8]} went away")
+            if time.monotonic() > deadline:
+                raise RayError(f"no answer for {START_SECONDS:.0f} s")
+        found: list[Any] = ray.get(references)
+        return found
 
     def _start_of(self, worker: Worker, slot: Slot, address: tuple[str, int]) -> Start:
         placing = self.placing
@@ -243,11 +261,6 @@ def start_worker(
     }
     actor = ray.remote(RayTrainWorker).options(**options).remote()
     return actor, actor.execute.remote(start.warm)
-
-
-def _get(references: list[Any]) -> list[Any]:
-    found: list[Any] = ray.get(references, timeout=ANSWER_SECONDS)
-    return found
 
 
 def _number(workers: list[Worker]) -> None:
