@@ -44,9 +44,10 @@ MOST_NODES = 3
 PAUSE = (2.0, 9.0)  # seconds between two faults
 FULL = (3.0, 8.0)  # seconds that the disk is full
 NOTICE = 20.0  # seconds from the notice that a node goes to its end
+STILL = 180.0  # seconds without a step that are no restart, however slow the machine
 TOLERANCE = 1e-5
 # What may end a run for good, until the command is given again.
-RESUMABLE = ("can't be saved", "disk is full", "without a step forward")
+RESUMABLE = ("can't be saved", "disk is full", "No space left", "without a step forward")
 
 
 def main() -> int:
@@ -218,6 +219,7 @@ class Episode:
         self.resumed = 0
         self._nodes, self._driver, self._disk, self._dice = nodes, driver, disk, dice
         self._leaving: list[tuple[float, Any]] = []
+        self._rows, self._moved = 0, time.time()
         self._faults: list[Callable[[], str | None]] = [
             self._kill_worker,
             self._kill_worker,
@@ -245,6 +247,7 @@ class Episode:
         self._take_nodes_away(at_once=True)
 
     def _ended(self, seconds: float) -> bool:
+        self._watch()
         if not self._driver.has_result(seconds):
             return False
         answer = self._driver.result()
@@ -255,6 +258,13 @@ class Episode:
         self.resumed += 1
         self.run.begin()
         return False
+
+    def _watch(self) -> None:
+        """Refuse a run that stands still."""
+        rows = len(self.run.rows())
+        if rows > self._rows:
+            self._rows, self._moved = rows, time.time()
+        assert time.time() - self._moved < STILL, f"no new step for {STILL:.0f} s"
 
     def _note(self, what: str, detail: str = "") -> None:
         self.injected[what] += 1
