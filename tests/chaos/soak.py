@@ -41,7 +41,8 @@ from manta.train.checkpoint import name_of
 
 STEPS = 600
 MOST_NODES = 3
-PAUSE = (2.0, 9.0)  # seconds between two faults
+PAUSE = (1.0, 6.0)  # seconds between two faults, from the first new step on
+AT_ONCE = 0.1  # chance, at each look, that a fault does not wait for it: it hits a restart
 FULL = (3.0, 8.0)  # seconds that the disk is full
 NOTICE = 20.0  # seconds from the notice that a node goes to its end
 STILL = 180.0  # seconds without a step that are no restart, however slow the machine
@@ -219,8 +220,9 @@ class Episode:
         self.resumed = 0
         self._nodes, self._driver, self._disk, self._dice = nodes, driver, disk, dice
         self._leaving: list[tuple[float, Any]] = []
-        self._rows, self._moved = 0, time.time()
+        self._rows, self._rows_before, self._moved = 0, 0, time.time()
         self._faults: list[Callable[[], str | None]] = [
+            self._kill_worker,
             self._kill_worker,
             self._kill_worker,
             self._stop_worker,
@@ -239,7 +241,7 @@ class Episode:
         self.run.begin()
         while not self._ended(self._dice.uniform(*PAUSE)):
             self._take_nodes_away()
-            if time.time() < until:
+            if time.time() < until and self._is_time():
                 fault = self._dice.choice(self._faults)
                 if (what := fault()) is not None:
                     self._note(what)
@@ -257,6 +259,13 @@ class Episode:
         self.told.append(f"{_now()} gave up: {answer['error']}")
         self.resumed += 1
         self.run.begin()
+        return False
+
+    def _is_time(self) -> bool:
+        """Whether the last fault was survived, or is to be followed by another at once."""
+        if self._rows > self._rows_before or self._dice.random() < AT_ONCE:
+            self._rows_before = self._rows
+            return True
         return False
 
     def _watch(self) -> None:
