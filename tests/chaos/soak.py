@@ -220,6 +220,7 @@ class Episode:
         self.resumed = 0
         self._nodes, self._driver, self._disk, self._dice = nodes, driver, disk, dice
         self._leaving: list[tuple[float, Any]] = []
+        self._planned = nodes.planned_faults()
         self._rows, self._rows_before, self._moved = 0, 0, time.time()
         self._faults: list[Callable[[], str | None]] = [
             self._kill_worker,
@@ -283,13 +284,7 @@ class Episode:
         print(f"  {self.told[-1]}", flush=True)
 
     def _count_planned(self) -> None:
-        """Faults of the config leave a trace in the record."""
-        if "out of memory" in self.run.notes():
-            self.injected["out of memory"] += 1
-        log = sum(reason.endswith("its process died") for reason in self.run.reasons())
-        external = self.injected["worker killed"] + self.injected["node killed"]
-        if log > external:
-            self.injected["killed while saving"] += log - external
+        self.injected.update(self._nodes.planned_faults() - self._planned)
 
     # ------------------------------------------------------------------- faults
 
