@@ -41,12 +41,14 @@ from manta.train.checkpoint import name_of
 
 STEPS = 600
 MOST_NODES = 3
-PAUSE = (2.0, 9.0)  # seconds between two faults
+PAUSE = (1.0, 6.0)  # seconds between two faults, from the first new step on
+AT_ONCE = 0.1  # chance, at each look, that a fault does not wait for it: it hits a restart
 FULL = (3.0, 8.0)  # seconds that the disk is full
 NOTICE = 20.0  # seconds from the notice that a node goes to its end
+STILL = 180.0  # seconds without a step that are no restart, however slow the machine
 TOLERANCE = 1e-5
 # What may end a run for good, until the command is given again.
-RESUMABLE = ("can't be saved", "disk is full", "without a step forward")
+RESUMABLE = ("can't be saved", "disk is full", "No space left", "without a step forward")
 
 
 def main() -> int:
@@ -218,7 +220,10 @@ class Episode:
         self.resumed = 0
         self._nodes, self._driver, self._disk, self._dice = nodes, driver, disk, dice
         self._leaving: list[tuple[float, Any]] = []
+        self._planned = nodes.planned_faults()
+        self._rows, self._rows_before, self._moved = 0, 0, time.time()
         self._faults: list[Callable[[], str | None]] = [
+            self._kill_worker,
             self._kill_worker,
             self._kill_worker,
             self._stop_worker,
@@ -237,7 +242,7 @@ class Episode:
         self.run.begin()
         while not self._ended(self._dice.uniform(*PAUSE)):
             self._take_nodes_away()
-            if time.time() < until:
+            if time.time() < until and self._is_time():
                 fault = self._dice.choice(self._faults)
                 if (what := fault()) is not None:
                     self._note(what)
@@ -245,6 +250,7 @@ class Episode:
         self._take_nodes_away(at_once=True)
 
     def _ended(self, seconds: float) -> bool:
+        self._watch()
         if not self._driver.has_result(seconds):
             return False
         answer = self._driver.result()
@@ -256,6 +262,20 @@ class Episode:
         self.run.begin()
         return False
 
+    def _is_time(self) -> bool:
+        """Whether the last fault was survived, or is to be followed by another at once."""
+        if self._rows > self._rows_before or self._dice.random() < AT_ONCE:
+            self._rows_before = self._rows
+            return True
+        return False
+
+    def _watch(self) -> None:
+        """Refuse a run that stands still."""
+        rows = len(self.run.rows())
+        if rows > self._rows:
+            self._rows, self._moved = rows, time.time()
+        assert time.time() - self._moved < STILL, f"no new step for {STILL:.0f} s"
+
     def _note(self, what: str, detail: str = "") -> None:
         self.injected[what] += 1
         steps = self.run.rows()
@@ -264,13 +284,7 @@ class Episode:
         print(f"  {self.told[-1]}", flush=True)
 
     def _count_planned(self) -> None:
-        """Faults of the config leave a trace in the record."""
-        if "out of memory" in self.run.notes():
-            self.injected["out of memory"] += 1
-        log = sum(reason.endswith("its process died") for reason in self.run.reasons())
-        external = self.injected["worker killed"] + self.injected["node killed"]
-        if log > external:
-            self.injected["killed while saving"] += log - external
+        self.injected.update(self._nodes.planned_faults() - self._planned)
 
     # ------------------------------------------------------------------- faults
 

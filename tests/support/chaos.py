@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ class Nodes:
 
     def __init__(self, folder: Path):
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder)}
+        self._folder = folder
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
 
@@ -47,6 +49,17 @@ class Nodes:
         node = self.nodes.pop()
         self.cluster.remove_node(node, allow_graceful=False)
         return str(node.node_id)
+
+    def planned_faults(self) -> Counter[str]:
+        """The faults of configs that happened so far on this cluster, from its workers' logs."""
+        found = Counter[str]()
+        for log in self._folder.glob("session_*/logs/worker-*.out"):
+            if log.parent.parent.is_symlink():
+                continue
+            for line in log.read_text(errors="replace").splitlines():
+                if line.startswith("fault: "):
+                    found[line.removeprefix("fault: ").rpartition(" ")[0]] += 1
+        return found
 
     def drain(self, seconds: float) -> str:
         """The newest node is told that it goes in `seconds`; returns its id."""

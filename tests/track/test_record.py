@@ -320,3 +320,16 @@ def test_a_full_disk_is_survived_and_said_once(
     ]
     assert on_disk(record)["totals"]["steps"] == 4
     assert [row["step"] for row in Tail(record.history.path).rows()] == [1, 2, 3, 4]
+
+
+def test_a_disk_that_is_full_at_the_start_is_said(
+    open_record: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"can't be written to: No space left.*same command"):
+            open_record()
+    open_record()

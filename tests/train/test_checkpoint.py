@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from plain_runs import engine_of, ledger, loop_of, losses, streams_of
 from small_disk import NoMounts, SmallDisk
 
 from manta.config.errors import RunError
+from manta.stream.ledger import Ledger
 from manta.train import checkpoint
 from manta.train.checkpoint import name_of, newest, read_state, whole
 
@@ -169,3 +171,25 @@ def test_the_last_checkpoint_must_be_written(checked, disk) -> None:
     disk.free()
     assert train_on(disk, run, {}) == [6, 9, 12]
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
+
+
+def test_what_is_not_in_the_ledger_comes_with_the_next_checkpoint(
+    checked, monkeypatch, caplog
+) -> None:
+    """The data is written, but the ledger's part is not: nothing of the journal is lost."""
+    run = checked({"checkpoint": {"every": 3 * STEP, "keep": 4}})
+    write = Ledger._write
+
+    def full_once(ledger: Ledger, table, path: Path) -> None:
+        if "-000000000000006." in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(ledger, table, path)
+
+    monkeypatch.setattr(Ledger, "_write", full_once)
+    with caplog.at_level(logging.WARNING, "manta"):
+        steps = [read_state(path).step for path in train_here(run)]
+    assert "the checkpoint of step 6 can't be written" in caplog.text
+    assert steps == [3, 9, 12]
+    assert [row["step"] for row in ledger(run)] == list(range(1, 13))
+    parts = sorted(path.name for path in (run.run_dir / "ledger.parquet").iterdir())
+    assert len(parts) == 3

@@ -102,6 +102,12 @@ class RunRecord:
                 record.event(note)
             record.save()
             record.check_saved()
+        except OSError as error:
+            lock.release()
+            raise RunError(
+                f"{run_dir}: can't be written to: {error.strerror}; free some room or mend the "
+                "storage, then give the same command again"
+            ) from None
         except BaseException:
             lock.release()
             raise
