@@ -214,9 +214,10 @@ def _parts(folder: Path, fault: float) -> dict[str, float]:
     """Where the time went, as Manta's record has it once the first step is told."""
     until = time.time() + 5.0
     while time.time() < until:
-        start = json.loads((folder / "runs/case/run.json").read_text())["groups"][-1]["start"]
-        if start.get("noticed", 0.0) > fault and "data_and_first_step" in start:
-            return {"detect": start.pop("noticed") - fault, **start}
+        group = json.loads((folder / "runs/case/run.json").read_text())["groups"][-1]
+        start = group["start"]
+        if (group["noticed"] or 0.0) > fault and "data_and_first_step" in start:
+            return {"detect": group["noticed"] - fault, **start}
         time.sleep(0.2)
     return {}
 

@@ -386,8 +386,8 @@ def _title(pid: int) -> str:
 
 
 def _seconds(group: dict[str, Any]) -> float:
-    """What the start of a group took; a moment among its parts is none."""
-    return sum(seconds for part, seconds in group["start"].items() if part != "noticed")
+    """What the start of a group took."""
+    return sum(group["start"].values())
 
 
 def _horizon() -> dict[str, Any]:

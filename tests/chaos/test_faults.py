@@ -140,3 +140,13 @@ def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -
     same = undisturbed(2, 8)
     assert all(row["loss"] == same[row["step"]] for row in rows[:7])
     assert_exact(disturbed)
+
+
+def test_a_run_waits_for_room(nodes, run, driver, undisturbed) -> None:
+    nodes.have(1)
+    waiting = run(steps=12).begin()
+    driver.hear("waiting for 2 workers of 1 CPU each: the cluster has room for 1 now")
+    nodes.add()
+    waiting.end()
+    assert [group["world_size"] for group in waiting.record()["groups"]] == [2]
+    assert waiting.losses() == pytest.approx(undisturbed(2, 12))

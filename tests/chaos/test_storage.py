@@ -105,9 +105,13 @@ def test_a_damaged_token_shard_is_named_and_mended(nodes, run, corpus, undisturb
     assert disturbed.reasons() or disturbed.record()["groups"][0]["reason"]
     assert f"{shard}: {len(content) - 200} bytes" in disturbed.answer["error"]
     assert "the shard is damaged" in disturbed.record()["reason"]
+    # The right size, one bit changed: only the checksum tells.
+    shard.write_bytes(content[:-400] + bytes([content[-400] ^ 1]) + content[-399:])
+    disturbed.begin().end("failed")
+    assert f"{shard}: damaged: its checksum is not the manifest's" in disturbed.answer["error"]
     shard.write_bytes(content)
     disturbed.begin().end()
-    assert disturbed.record()["drivers"] == 2
+    assert disturbed.record()["drivers"] == 3
     assert disturbed.losses() == undisturbed(2)
     verify(disturbed.dir)
 

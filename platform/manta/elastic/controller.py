@@ -26,7 +26,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from manta.elastic import nodes
-from manta.elastic.group import Placing, SlotWorkerGroup, WorkerLost, start_worker
+from manta.elastic.group import DIED, Placing, SlotWorkerGroup, WorkerLost, start_worker
 from manta.elastic.growth import Growth
 from manta.elastic.keeper import Keepers
 from manta.elastic.slots import Slot, Slots
@@ -390,6 +390,8 @@ class SlotController(TrainController):  # type: ignore[misc]
         reasons = {rank: _in_a_line(_cause(failure)) for rank, failure in failures.items()}
         # A worker that was lost makes the others fail: it is the one to name.
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
+        if not lost and not asked and self._worker_group is not None:
+            lost = self._worker_group.find_lost()
         content = {"reasons": lost or reasons, "asked": asked}
         self._scaling_policy.known.mailbox.put.remote("ended", content)
 
@@ -413,5 +415,5 @@ def _in_a_line(cause: BaseException) -> str:
     if isinstance(cause, ActorUnavailableError):
         return "its process can't be reached"
     if isinstance(cause, ActorDiedError):
-        return "its process died"
+        return DIED
     return (str(cause).strip().splitlines() or [type(cause).__name__])[-1].strip()

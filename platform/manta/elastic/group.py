@@ -31,8 +31,13 @@ from manta.elastic.start import Start
 
 # Imports from a slow shared disk may take minutes; a start that takes longer is given up.
 START_SECONDS = 600.0
+# A process that is up answers in milliseconds, if it is not stuck.
+ANSWER_SECONDS = 10.0
 # A worker that has not answered a poll for this long may be on a node that is gone.
 SILENT_SECONDS = 1.0
+# How long a group that failed is asked who of it died.
+LAST_WORDS_SECONDS = 0.2
+DIED = "its process died"
 
 
 class WorkerLost(RuntimeError):
@@ -109,8 +114,10 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     def _adopt(self) -> list[Worker]:
         slots = self.placing.slots
+        warm = self.placing.spares.suffice([slot.node for slot in slots])
         self._actors = [self.placing.spares.take(slot.node) for slot in slots]
-        metadata = self._get([actor.get_metadata.remote() for actor in self._actors])
+        asked = [actor.get_metadata.remote() for actor in self._actors]
+        metadata = self._get(asked, ANSWER_SECONDS if warm else START_SECONDS)
         resources = self._worker_group_context.resources_per_worker
         self._replica_groups: list[Any] = []
         workers = [Worker(a, m, resources) for a, m in zip(self._actors, metadata, strict=True)]
@@ -138,13 +145,13 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         ]
         self._get([*contexts, *begun])
 
-    def _get(self, references: list[Any]) -> list[Any]:
+    def _get(self, references: list[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
         """All answers, as long as the nodes are there from which they must come.
 
         Raises:
             RayError: if a worker is gone, or takes too long.
         """
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         places = {slot.node for slot in self.placing.slots}
         while len(ray.wait(references, num_returns=len(references), timeout=1.0)[0]) < len(
             references
@@ -152,7 +159,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             if gone := nodes.lost(places):
                 raise RayError(f"node {min(gone)[:8]} went away")
             if time.monotonic() > deadline:
-                raise RayError(f"no answer for {START_SECONDS:.0f} s")
+                raise RayError(f"no answer for {seconds:.0f} s")
         found: list[Any] = ray.get(references)
         return found
 
@@ -224,9 +231,20 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         for rank, seconds in silent.items():
             node = self.placing.slots[rank].node
             if node in gone:
-                self.lost[rank] = f"its node {node[:8]} is gone"
+                self.lost[rank] = _gone(node)
             elif seconds > self.placing.hang_seconds:
                 self.lost[rank] = f"its process has not answered for {seconds:.0f} s"
+
+    def find_lost(self) -> dict[int, str]:
+        """The ranks that are gone, asked anew: what others say of it came first."""
+        actors = enumerate(self._actors)
+        asked = {actor.execute.remote(int): rank for rank, actor in actors}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=LAST_WORDS_SECONDS)
+        dead = {asked[reference]: DIED for reference in done if _is_dead(reference)}
+        gone = nodes.lost({slot.node for slot in self.placing.slots})
+        slots = enumerate(self.placing.slots)
+        left = {rank: _gone(slot.node) for rank, slot in slots if slot.node in gone}
+        return {**dead, **left}
 
     # -------------------------------------------------------------------- its end
 
@@ -243,6 +261,18 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
     def abort(self) -> None:
         """Ray Train's word for it, when the controller is told to stop."""
         self.end()
+
+
+def _gone(node: str) -> str:
+    return f"its node {node[:8]} is gone"
+
+
+def _is_dead(reference: Any) -> bool:
+    try:
+        ray.get(reference)
+    except RayError:
+        return True
+    return False
 
 
 def start_worker(

@@ -6,6 +6,7 @@ A spare has done it before it is needed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,10 @@ class Spares:
     def warm(self, node: str) -> int:
         """How many on the node are ready."""
         return sum(_done(warm) and not _died(warm) for _, warm in self._waiting.get(node, []))
+
+    def suffice(self, nodes: list[str]) -> bool:
+        """Whether there is a warm one for each of these places."""
+        return all(self.warm(node) >= count for node, count in Counter(nodes).items())
 
     def take(self, node: str) -> ActorHandle:
         """A worker on the node: warm if there is one, else one that will be, else a new one."""

@@ -14,8 +14,9 @@ from typing import Any, Literal, NoReturn
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import RunError, TrainingError
+from manta.config.errors import CorpusError, RunError, TrainingError
 from manta.config.run import RunConfig
+from manta.corpus.inspect import check_shards
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
@@ -23,6 +24,9 @@ from manta.track import Tracker
 
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
+# A corpus up to this size is read once at each start, to see that it is whole; a larger one is
+# left to `manta inspect` and `manta verify`.
+CHECKED_BYTES = 8 * 2**30
 # What a killed controller takes to be gone, at most.
 ABANDON_SECONDS = 5.0
 # Ray Train looks at its workers this often; its own default is 2 s.
@@ -99,13 +103,15 @@ def _follow(
     checked: Checked, mailbox: ActorHandle, follower: _Follower, submitted: float
 ) -> str | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
-    group = _Group(checked, mailbox, submitted)
+    group, shards = _Group(checked, mailbox, submitted), _ShardCheck(checked)
     group.start()
+    shards.start()
     try:
         with _signals(group.asked_to_stop):
             while group.is_alive():
                 group.join(POLL_SECONDS)
                 group.stop_if_asked()
+                shards.raise_if_damaged()
                 follower.take_from(mailbox)
     except BaseException:
         group.abandon()
@@ -139,6 +145,39 @@ def _signals(asked_to_stop: threading.Event) -> Iterator[None]:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+class _ShardCheck(threading.Thread):
+    """Compares the corpus's checksums with its manifest while the run starts and trains.
+
+    Reading maps shards and can't see a byte that was changed.
+    """
+
+    def __init__(self, checked: Checked):
+        super().__init__(name="manta-shards", daemon=True)
+        self._checked = checked
+        self._problem: str | None = None
+
+    def run(self) -> None:
+        """Read all shards once, unless they are many or come by a cache that does it."""
+        folder, manifest = self._checked.config.corpus, self._checked.manifest
+        if "://" in folder or sum(shard.bytes for shard in manifest.shards) > CHECKED_BYTES:
+            return
+        try:
+            check_shards(folder, manifest)
+        except CorpusError as error:
+            self._problem = str(error)
+
+    def raise_if_damaged(self) -> None:
+        """To be called now and then.
+
+        Raises:
+            TrainingError: naming the damaged shards.
+        """
+        if self._problem is not None:
+            raise TrainingError(
+                f"{self._problem}; or restore them, and the same command continues the run"
+            )
 
 
 class _Group(threading.Thread):
@@ -244,6 +283,7 @@ class _Follower:
     def _started(self, content: dict[str, Any]) -> None:
         self._tracker.backfill(content.pop("rows"))
         seconds = content.pop("starts")
+        content["noticed"] = seconds.pop("noticed", None)
         self._tracker.group_started(**content)
         self._tracker.group_timed(seconds)
 

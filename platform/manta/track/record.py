@@ -138,6 +138,7 @@ class RunRecord:
         tokens: int,
         hardware: Mapping[str, Any],
         source: str = "start",
+        noticed: float | None = None,
     ) -> None:
         """A worker group begins to train at `step`, having consumed `tokens`.
 
@@ -148,6 +149,7 @@ class RunRecord:
             tokens: consumed before it.
             hardware: what its workers compute on.
             source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+            noticed: when the end of the group before was noticed, seconds since the epoch.
         """
         self.group_ended(reason="replaced")
         again = max(0, self._position - tokens)
@@ -166,6 +168,7 @@ class RunRecord:
                 last_tokens=tokens,
                 started=utc_now(),
                 source=source,
+                noticed=noticed,
             )
         )
         self._group_began = self._clock()

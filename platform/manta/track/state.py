@@ -27,7 +27,8 @@ class Group(BaseModel):
 
     `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
     it came; the next group begins before that point if something was lost. `start` has the
-    seconds that its start took, by parts, `source` what it went on from, `snapshot_bytes` the
+    seconds that its start took, by parts, `noticed` when the end of the group before was seen
+    (seconds since the epoch), `source` what it went on from, `snapshot_bytes` the
     memory that snapshots took on all nodes together.
     """
 
@@ -44,6 +45,7 @@ class Group(BaseModel):
     reason: str = ""
     start: dict[str, float] = Field(default_factory=dict)
     source: str = "start"
+    noticed: float | None = None
     snapshot_bytes: int = 0
 
 

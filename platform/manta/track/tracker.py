@@ -81,6 +81,7 @@ class Tracker:
         tokens: int,
         hardware: Mapping[str, Any],
         source: str = "start",
+        noticed: float | None = None,
     ) -> None:
         """A worker group begins to train at `step`, having consumed `tokens`.
 
@@ -91,6 +92,7 @@ class Tracker:
             tokens: consumed before it.
             hardware: what its workers compute on.
             source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+            noticed: when the end of the group before was noticed, seconds since the epoch.
         """
         self._record.group_started(
             world_size=world_size,
@@ -99,6 +101,7 @@ class Tracker:
             tokens=tokens,
             hardware=hardware,
             source=source,
+            noticed=noticed,
         )
         self._console.group_started(self._record.state)
 
