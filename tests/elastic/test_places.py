@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from manta.elastic import nodes
-from manta.elastic.slots import Slots
+from manta.elastic.slots import Slots, release_all_of
 from manta.elastic.spares import Spares
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -25,7 +25,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def slots() -> Iterator[Slots]:
-    found = Slots({"CPU": 1.0})
+    found = Slots({"CPU": 1.0}, "test")
     yield found
     found.release()
     until(lambda: ray.available_resources().get("CPU") == 2.0)
@@ -60,6 +60,17 @@ def test_slots_on_unusable_nodes_are_given_up(slots: Slots) -> None:
     until(lambda: ready(slots, 2))
     slots.refresh(set(nodes.alive()))
     assert slots.ready == []
+
+
+def test_what_a_killed_owner_held_is_given_back(slots: Slots) -> None:
+    other = Slots({"CPU": 0.5}, "other")
+    other.request(5)
+    until(lambda: ready(other, 4))
+    release_all_of("oth")
+    assert ready(other, 4)
+    release_all_of("other")
+    slots.request(2)
+    until(lambda: ready(slots, 2))
 
 
 @ray.remote(num_cpus=0)

@@ -60,6 +60,7 @@ def run_dir(
         record.group_started(
             world_size=world, attempt=attempt, step=begin, tokens=begin * 10, hardware={}
         )
+        record.group_timed({"place": 0.25, "data_and_first_step": 1.5})
         for step in range(begin + 1, end + 1):
             clock.now += 60
             record.add({**training_row(step), "world_size": world})
@@ -143,6 +144,13 @@ def test_restarts_are_marked_everywhere(run_dir: Path) -> None:
     for figure in figures:
         assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [100]
     assert [note["text"] for note in figures[0]["layout"]["annotations"]] == ["4 → 3"]
+
+
+def test_starts_show_where_their_time_went(run_dir: Path) -> None:
+    text = shown(run_dir).text
+    assert "Starts and restarts" in text
+    assert "data and first step" in text
+    assert text.count("1.75") == 2
 
 
 def test_the_header_has_status_totals_cost_and_fingerprint(

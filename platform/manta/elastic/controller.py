@@ -64,6 +64,7 @@ class Elasticity:
         snapshots: whether they are kept in memory.
         spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
+        owner: a name of its own for what the run holds in the cluster.
         mailbox: the run's mailbox.
         runtime_env: of the workers.
     """
@@ -80,6 +81,7 @@ class Elasticity:
     snapshots: bool
     spares: int | None
     warm_after: float
+    owner: str
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
 
@@ -114,7 +116,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         super().__init__(scaling_config)
         self.known = elasticity
         self._mail = elasticity.mailbox
-        self._slots = Slots(elasticity.resources)
+        self._slots = Slots(elasticity.resources, elasticity.owner)
         self._spares = Spares(self._start_worker)
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None

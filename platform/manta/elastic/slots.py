@@ -8,6 +8,7 @@ and not yet there is what makes an autoscaler act and what tells at once that a 
 from __future__ import annotations
 
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.placement_group import (
     PlacementGroup,
+    get_placement_group,
     placement_group,
     placement_group_table,
     remove_placement_group,
@@ -54,9 +56,11 @@ class Slots:
 
     Args:
         resources: what one worker needs.
+        owner: a name that no other run in the cluster has, for `release_all_of`.
     """
 
-    def __init__(self, resources: dict[str, float]):
+    def __init__(self, resources: dict[str, float], owner: str):
+        self._owner, self._asked = owner, 0
         # A placement group must ask for something; a worker without needs fits anywhere.
         self._resources = {k: v for k, v in resources.items() if v > 0} or {"CPU": 0.001}
         self._held: dict[str, _Holding] = {}
@@ -79,8 +83,12 @@ class Slots:
                 break
             self._release(holding)
         while len(self._held) < total:
-            group = placement_group([self._resources], strategy="PACK")
+            group = placement_group([self._resources], strategy="PACK", name=self._name())
             self._held[group.id.hex()] = _Holding(group)
+
+    def _name(self) -> str:
+        self._asked += 1
+        return f"{self._owner}/{self._asked}"
 
     def keep(self, wanted: list[Slot]) -> None:
         """Give back the slots that are there and not among `wanted`."""
@@ -136,3 +144,14 @@ class Slots:
         if holding.anchor is not None:
             ray.kill(holding.anchor)
         remove_placement_group(holding.group)
+
+
+def release_all_of(owner: str) -> None:
+    """Give back what the process that owned the slots did not: it was killed.
+
+    Ray does so by itself only when the whole job has ended.
+    """
+    for group in placement_group_table().values():
+        if group["name"].startswith(f"{owner}/") and group["state"] != "REMOVED":
+            with suppress(ValueError):  # it went in the meantime
+                remove_placement_group(get_placement_group(group["name"]))

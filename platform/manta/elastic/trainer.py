@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from manta.corpus.inspect import check_shards
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
+from manta.elastic.slots import release_all_of
 from manta.track import Tracker
 
 # How often the driver looks: for messages, and at a group that has ended.
@@ -116,6 +118,8 @@ def _follow(
     except BaseException:
         group.abandon()
         raise
+    finally:
+        release_all_of(group.owner)
     follower.take_from(mailbox)
     if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
@@ -188,7 +192,8 @@ class _Group(threading.Thread):
 
     def __init__(self, checked: Checked, mailbox: ActorHandle, submitted: float):
         super().__init__(name="manta-group", daemon=True)
-        self._trainer = _trainer(checked, mailbox, submitted)
+        self.owner = f"manta-{uuid.uuid4().hex}"
+        self._trainer = _trainer(checked, mailbox, submitted, self.owner)
         self._mailbox = mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
@@ -217,7 +222,7 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
+def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float, owner: str) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
@@ -238,11 +243,11 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
-    trainer.elasticity = _elasticity(checked, mailbox)
+    trainer.elasticity = _elasticity(checked, mailbox, owner)
     return trainer
 
 
-def _elasticity(checked: Checked, mailbox: ActorHandle) -> Any:
+def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str) -> Any:
     from manta.elastic.controller import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
@@ -260,6 +265,7 @@ def _elasticity(checked: Checked, mailbox: ActorHandle) -> Any:
         snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
         spares=scaling.spares,
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
+        owner=owner,
         mailbox=mailbox,
         runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
     )

@@ -46,6 +46,7 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         html.tiles(_tiles(state)),
         html.charts([figure["title"] for figure in drawn]),
         _groups(state),
+        _starts(state),
         html.facts("Origin", _origin(state)),
         _events(state),
         _config(run_dir),
@@ -107,6 +108,23 @@ def _groups(state: RunState) -> str:
         for group in state.groups
     ]
     return html.table("Worker groups", names, rows) if rows else ""
+
+
+def _starts(state: RunState) -> str:
+    """What each group went on from, and where the time of its start went."""
+    timed = [group for group in state.groups if group.start]
+    parts = list(dict.fromkeys(part for group in timed for part in group.start))
+    names = ["Attempt", "Went on from", "Seconds", *(part.replace("_", " ") for part in parts)]
+    rows = [
+        [
+            str(group.attempt),
+            group.source,
+            f"{sum(group.start.values()):.2f}",
+            *(f"{group.start[part]:.2f}" if part in group.start else "" for part in parts),
+        ]
+        for group in timed
+    ]
+    return html.table("Starts and restarts, in seconds", names, rows) if rows else ""
 
 
 def _origin(state: RunState) -> list[tuple[str, str]]:
