@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -116,44 +114,20 @@ def test_any_number_of_workers_is_the_same_run(
     assert [(r["step"], r["first_position"], r["digest"]) for r in ledger(run_dir)] == proof
 
 
-class KillAt:
-    """A tracker's `metrics` that first kills a worker with SIGKILL, once, at a step."""
-
-    def __init__(self, step: int, monkeypatch: pytest.MonkeyPatch):
-        self.killed: list[int] = []
-        self._step = step
-        self._metrics = trainer.Tracker.metrics
-        monkeypatch.setattr(trainer.Tracker, "metrics", lambda tracker, row: self(tracker, row))
-
-    def __call__(self, tracker: trainer.Tracker, row: dict[str, Any]) -> None:
-        if row["step"] >= self._step and not self.killed:
-            workers = [
-                process
-                for process in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(process.cmdline())
-            ]
-            workers[-1].send_signal(signal.SIGKILL)
-            self.killed.append(workers[-1].pid)
-        self._metrics(tracker, row)
-
-
-def test_a_killed_worker_costs_nothing_but_time(
-    finished: Path, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = 400
+def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, corpus: Path) -> None:
+    steps = 100
     sections = {
         "schedule": {"horizon": steps * STEP},
         "checkpoint": {"every": 10 * STEP},
         "log": {"every": 5 * STEP},
     }
     undisturbed = train(prepared(tmp_path / "undisturbed", corpus, **sections))
-    kill = KillAt(50, monkeypatch)
-    run_dir = train(prepared(tmp_path / "killed", corpus, **sections))
-    assert len(kill.killed) == 1
+    kill = {"faults": [{"kind": "kill", "rank": 1, "step": 50}]}
+    run_dir = train(prepared(tmp_path / "killed", corpus, **sections, **kill))
     groups = record(run_dir)["groups"]
     assert [group["attempt"] for group in groups] == [1, 2]
     assert 0 < groups[1]["step"] < steps
-    assert groups[0]["reason"].startswith("worker")
+    assert groups[0]["reason"] == "worker 1: its process died"
     assert curve(run_dir) == curve(undisturbed)  # bitwise
     assert {row["attempt"] for row in ledger(run_dir)} == {1, 2}
     assert [(r["step"], r["digest"]) for r in ledger(run_dir)] == [

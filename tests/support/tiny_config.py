@@ -12,7 +12,7 @@ BATCH = 7
 STEP = SEQ_LEN * BATCH  # tokens
 
 
-def run_config(storage: Path, corpus: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def run_config(storage: Path, corpus: Path, **sections: Any) -> dict[str, Any]:
     """The config as a mapping; keywords update whole sections key by key."""
     config: dict[str, Any] = {
         "run": {"name": "tiny", "storage": str(storage), "seed": 3},
@@ -33,7 +33,7 @@ def run_config(storage: Path, corpus: Path, **sections: dict[str, Any]) -> dict[
         "scaling": {"min": 2, "resources_per_worker": {"CPU": 0.5}},
     }
     for name, keys in sections.items():
-        config[name] = {**config.get(name, {}), **keys}
+        config[name] = {**config.get(name, {}), **keys} if isinstance(keys, dict) else keys
     return config
 
 

@@ -35,6 +35,13 @@ from manta.elastic.start import Regroup
 from manta.elastic.watchdog import Watchdog
 from manta.train.pause import Pause
 
+# Ray Train looks at its workers each 2 s by default. Its controller waits for them inside
+# of coroutines, which is its way, and of which Ray would warn.
+CONTROLLER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # draining nodes are our policy's business
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+}
 # How long a group that has its minimum waits for slots that may come at once.
 GRACE_SECONDS = 0.4
 # How often the cluster is looked at while a group trains.
@@ -100,7 +107,11 @@ class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
         """Run the controller on the driver's node, as Ray Train does."""
         policy = SlotPolicy(self.scaling_config, self.elasticity)
         here = ray.get_runtime_context().get_node_id()
-        actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(SlotController)
+        actor = ray.remote(
+            num_cpus=0,
+            label_selector={"ray.io/node-id": here},
+            runtime_env={"env_vars": CONTROLLER_ENVIRONMENT},
+        )(SlotController)
         self.controller = actor.remote(**{**controller_init_kwargs, "scaling_policy": policy})
         ray.get(self.controller.run.remote())
         return ray.get(self.controller.get_result.remote())

@@ -31,10 +31,6 @@ POLL_SECONDS = 0.2
 CHECKED_BYTES = 8 * 2**30
 # What a killed controller takes to be gone, at most.
 ABANDON_SECONDS = 5.0
-# Ray Train looks at its workers this often; its own default is 2 s.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-# Draining nodes are our controller's business.
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # Spares are worth their imports only in a run that is longer than these, unless asked for.
 WARM_AFTER_SECONDS = 15.0
 
