@@ -39,7 +39,8 @@ def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> N
     """Return once the run's history has reached `step`; fail if the process ends before."""
     metrics = run_dir / "metrics.jsonl"
     while process.poll() is None:
-        lines = metrics.read_text().splitlines()[:-1] if metrics.exists() else []
+        whole = metrics.read_text().rpartition("\n")[0] if metrics.exists() else ""
+        lines = whole.splitlines()
         if lines and json.loads(lines[-1])["step"] >= step:
             return
         time.sleep(0.05)
