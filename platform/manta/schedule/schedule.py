@@ -144,6 +144,36 @@ class Schedule:
             )
         return self.step(plateau.step + steps)
 
+    def lrs(self, first: int, count: int) -> NDArray[np.float64]:
+        """The learning rates of the steps ``[first, first + count)``, as `step` has them.
+
+        Raises:
+            IndexError: when the run has no such steps.
+        """
+        if not 0 <= first <= first + count <= self.steps:
+            raise IndexError(f"steps {first} to {first + count} of a run of {self.steps} steps")
+        k = np.arange(first, first + count, dtype=np.int64)
+        begins = np.array([(p.step, p.position, p.batch) for p in self.plateaus], dtype=np.int64)
+        step, position, batch = begins[np.searchsorted(begins[:, 0], k, side="right") - 1].T
+        tokens = (position + (k - step) * batch) * self.seq_len
+        after = tokens + batch * self.seq_len
+        return self._lr_over((tokens + np.minimum(after, self.horizon)) / 2)
+
+    def reaching(self, tokens: int) -> int:
+        """The number (from 1) of the step with which a run has consumed `tokens`.
+
+        Raises:
+            IndexError: when the run ends before.
+        """
+        positions = max(1, -(-tokens // self.seq_len))
+        if positions > self.positions:
+            end = self.positions * self.seq_len
+            raise IndexError(f"{tokens} tokens are not reached by a run of {end} tokens")
+        last = positions - 1
+        index = bisect_right(self.plateaus, last, key=lambda p: p.position) - 1
+        plateau = self.plateaus[index]
+        return plateau.step + (last - plateau.position) // plateau.batch + 1
+
     def _lr_over(self, tokens: NDArray[Any]) -> NDArray[np.float64]:
         starts = np.array([segment.start for segment in self.lr_segments])
         which = np.maximum(np.searchsorted(starts, tokens, side="right") - 1, 0)

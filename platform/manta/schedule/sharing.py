@@ -1,0 +1,68 @@
+"""How long two schedules are the same: the arithmetic beneath a stage tree.
+
+Two runs that agree in all but their schedules are the same run as long as their updates are:
+same samples, same learning rate, to the bit. That is asked of the *steps*, not of how the
+schedules are written: a decay that starts later shares the plateau before it, and a line that
+is written as two lines shares all of it where the floats agree.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+
+from manta.schedule.schedule import Schedule
+from manta.schedule.segment import Segment
+
+# Steps compared at once: enough for NumPy, little beside the first difference, which is near.
+CHUNK = 65_536
+
+
+def shared_steps(a: Schedule, b: Schedule) -> int:
+    """How many steps from the first on are the same update in both schedules.
+
+    Costs O(segments) where the segments are the same, and one look at each step from there to
+    the first difference.
+    """
+    if a.seq_len != b.seq_len:
+        return 0
+    most = _same_batches(a, b)
+    if not most:
+        return 0
+    tokens = _same_lr_tokens(a.lr_segments, b.lr_segments)
+    # The last step is looked at in any case: a horizon within it moves its middle.
+    first = bisect_left(range(most - 1), tokens, key=lambda k: _end_of(a, k))
+    while first < most:
+        count = min(CHUNK, most - first)
+        different = a.lrs(first, count) != b.lrs(first, count)
+        if different.any():
+            return first + int(np.argmax(different))
+        first += count
+    return most
+
+
+def _end_of(schedule: Schedule, k: int) -> int:
+    """Tokens consumed after step `k`."""
+    return schedule.step(k).tokens_after
+
+
+def _same_batches(a: Schedule, b: Schedule) -> int:
+    """Steps from the first on that consume the same positions."""
+    for mine, other in zip(a.plateaus, b.plateaus, strict=False):
+        if mine.batch != other.batch:
+            return mine.step
+        if mine.steps != other.steps:
+            return mine.step + min(mine.steps, other.steps)
+    return min(a.steps, b.steps)
+
+
+def _same_lr_tokens(a: tuple[Segment, ...], b: tuple[Segment, ...]) -> int:
+    """Up to which token count two rates are written alike. They may agree for longer."""
+    for mine, other in zip(a, b, strict=False):
+        if mine == other:
+            continue
+        if mine.shape == other.shape == "constant" and mine.first == other.first:
+            return min(mine.end, other.end)
+        return mine.start
+    return min(a[-1].end, b[-1].end)
