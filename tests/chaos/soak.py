@@ -37,7 +37,7 @@ from tiny_config import STEP, run_config
 from manta.config import MantaError, RunConfig
 from manta.elastic.preflight import check
 from manta.track.verify import verify
-from manta.train.checkpoint import name_of
+from manta.train.saved import name_of
 
 STEPS = 600
 MOST_NODES = 3

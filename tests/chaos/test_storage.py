@@ -13,7 +13,7 @@ import pytest
 from small_disk import NoMounts, SmallDisk
 
 from manta.track.verify import verify
-from manta.train.checkpoint import name_of
+from manta.train.saved import name_of
 
 SLOW = {"kind": "slow", "attempt": None}
 

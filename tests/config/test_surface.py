@@ -41,8 +41,8 @@ RUN_KEYS = """
     scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
     guards.nonfinite guards.spike guards.window guards.threshold guards.rewind
-    checkpoint.every checkpoint.keep checkpoint.snapshot_every
-    eval.every eval.tokens eval.patience eval.min_delta
+    checkpoint.every checkpoint.at checkpoint.keep checkpoint.snapshot_every
+    eval.every eval.at eval.tokens eval.patience eval.min_delta
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags
     cost.per_device_hour

@@ -17,8 +17,8 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError, TrainingError
 from manta.elastic import trainer
 from manta.elastic.preflight import Checked, absolute, check, check_model
-from manta.train.checkpoint import newest, read_state
 from manta.train.export import export, generate, load_weights
+from manta.train.saved import newest, read_state
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

@@ -19,7 +19,7 @@ import chaos_driver
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from manta.train.checkpoint import read_state, whole
+from manta.train.saved import read_state, whole
 
 DEADLINE = 120.0
 

@@ -24,9 +24,9 @@ from file_vault import FileVault
 from manta.elastic.preflight import Checked
 from manta.stream.plan import RankBatch, local_stream
 from manta.train import model_config
-from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
 from manta.train.loop import Job, Loop
+from manta.train.saved import TrainState
 from manta.train.vault import Vault
 
 

@@ -13,8 +13,8 @@ from small_disk import NoMounts, SmallDisk
 
 from manta.config.errors import RunError
 from manta.stream.ledger import Ledger
-from manta.train import checkpoint
-from manta.train.checkpoint import name_of, newest, read_state, whole
+from manta.train import checkpoint, saved
+from manta.train.saved import name_of, newest, read_state, whole
 
 STEP = 16 * 7  # tokens
 
@@ -43,6 +43,14 @@ def test_the_newest_and_the_best_are_kept(checked) -> None:
     assert kept[-1].val_loss == evaluated[12]
     assert kept[-1].cursor == 12 * 7
     assert kept[-1].tokens == 12 * STEP
+
+
+def test_checkpoints_at_token_counts_are_kept_and_not_counted(checked) -> None:
+    asked = {"every": 2 * STEP, "keep": 1, "at": [STEP, 4 * STEP + 1, 99 * STEP]}
+    run = checked({"checkpoint": asked, "eval": {"at": [3 * STEP - 1], "tokens": 160}})
+    assert [read_state(path).step for path in train_here(run)] == [1, 5, 12]
+    evaluated = [r["step"] for r in rows_of(run) if "val_loss" in r]
+    assert evaluated == [0, 3, 12]
 
 
 def _truncate(path: Path) -> None:
@@ -76,7 +84,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(checked, caplog, damage) ->
     # Steps 9 to 12 came twice, with the same losses (`losses` sees to that).
     assert losses(rows_of(run)) == reference
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
-    assert checkpoint.damage(paths[-1]) is None
+    assert saved.damage(paths[-1]) is None
     assert paths[-1].name == name_of(12)
 
 

@@ -20,8 +20,8 @@ from manta.stream.ledger import Ledger
 from manta.stream.plan import order_of
 from manta.stream.verify import verify_ledger
 from manta.train.checkpoint import load as load_checkpoint
-from manta.train.checkpoint import newest, read_state, whole
 from manta.train.guards import Guard, Rewind
+from manta.train.saved import newest, read_state, whole
 from manta.train.skips import add_skip, is_void, read_skips
 
 STEP = 16 * 7

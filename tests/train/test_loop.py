@@ -11,8 +11,8 @@ from plain_runs import engine_of, loop_of, run_ranks, streams_of
 
 from manta.config.errors import TrainingError
 from manta.stream.plan import order_of
-from manta.train.checkpoint import read_state, whole
 from manta.train.evaluate import evaluate
+from manta.train.saved import read_state, whole
 from manta.train.throughput import Meter, flops_per_token
 
 STEP = 16 * 7

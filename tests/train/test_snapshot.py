@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from manta.stream.ledger import Ledger
 from manta.train import layout
-from manta.train.checkpoint import TrainState
 from manta.train.journal import Journal
+from manta.train.saved import TrainState
 from manta.train.snapshot import BUDGET, FIRST, LONGEST, Pace, Snapshots
 from manta.train.vault import Stamp
 

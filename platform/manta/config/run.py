@@ -150,6 +150,9 @@ class CheckpointSection(Section):
     """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
 
     every: PositiveTokens | None = None
+    at: list[PositiveTokens] = Field(
+        default_factory=list, description="token counts at which one is written and kept for good"
+    )
     keep: int = Field(default=2, ge=1, description="newest ones kept; the best is kept too")
     snapshot_every: int | None = Field(
         default=None,
@@ -162,6 +165,9 @@ class EvalSection(Section):
     """Validation on the first `tokens` tokens of the validation split."""
 
     every: PositiveTokens | None = Field(default=None, description="never, if left out")
+    at: list[PositiveTokens] = Field(
+        default_factory=list, description="token counts at which it is evaluated as well"
+    )
     tokens: PositiveTokens = 500_000
     patience: int | None = Field(
         default=None, ge=1, description="stop after this many evaluations without a better one"

@@ -76,13 +76,13 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, Corpus 
 
     seq_len, seed = config.train.seq_len, config.run.seed
     corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed)
-    if config.eval.every is None:
+    if config.eval.every is None and not config.eval.at:
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:
         raise ConfigError(
-            f"eval.every is set, but the validation split of {config.corpus} has "
+            f"evaluations are asked for, but the validation split of {config.corpus} has "
             f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
-            "prepare the corpus with a larger split.validation, or leave eval.every out"
+            "prepare the corpus with a larger split.validation, or leave eval.every and eval.at out"
         )
     return corpus, open_corpus(config.corpus, manifest, "validation", seq_len, seed)
 

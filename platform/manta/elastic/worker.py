@@ -26,11 +26,11 @@ from manta.elastic.start import Regroup, Start
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train import model_config
-from manta.train.checkpoint import TrainState
 from manta.train.engine import Engine
 from manta.train.guards import Rewind
 from manta.train.loop import Job, Loop, Source
 from manta.train.pause import Pause
+from manta.train.saved import TrainState
 
 log = logging.getLogger(__name__)
 

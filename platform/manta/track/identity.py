@@ -19,6 +19,7 @@ FREE_KEYS = {
     "train.activation_checkpointing": "computes the same again instead of keeping it",
     "guards": "what happens at bad steps to come; the ledger has those that were skipped",
     "checkpoint": "how often training is saved",
+    "eval.at": "when a curve is measured, not what it measures",
     "eval.every": "how often a curve is measured, not what it measures",
     "eval.patience": "when to stop, not what is reached by then",
     "eval.min_delta": "when to stop, not what is reached by then",

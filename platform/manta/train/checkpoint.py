@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,93 +33,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from manta.config.errors import RunError
 from manta.corpus.atomic import sync_folder
 from manta.train.engine import Engine
-from manta.train.guards import Window
-from manta.train.skips import Spans
+from manta.train.saved import ASIDE, PREFIX, STATE, TrainState, name_of, read_state, whole
 
 log = logging.getLogger(__name__)
-STATE = "state.json"
-PREFIX = "step-"
-ASIDE = ".tmp-"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Everything beside weights and optimizer that the next step depends on.
-
-    There is no random state: it is a function of (seed, step, rank).
-
-    Attributes:
-        step: updates done.
-        cursor: the next position in the sample order.
-        tokens: consumed so far.
-        val_loss: of this state, in nats per token, if it was evaluated.
-        best_val_loss: lowest seen so far.
-        evals_since_best: evaluations since then, for early stopping.
-        skips: steps that are passed over, as spans of step numbers, both ends included.
-        window: what the guard measures spikes against: loss and gradient norm of the last
-            updates. Filled in when the state is saved.
-    """
-
-    step: int = 0
-    cursor: int = 0
-    tokens: int = 0
-    val_loss: float | None = None
-    best_val_loss: float | None = None
-    evals_since_best: int = 0
-    skips: Spans = ()
-    window: Window = ()
-
-    def __post_init__(self) -> None:
-        """From JSON, tuples come as lists."""
-        object.__setattr__(self, "skips", tuple((a, b) for a, b in self.skips))
-        object.__setattr__(self, "window", tuple((a, b) for a, b in self.window))
-
-
-def name_of(step: int) -> str:
-    """The folder name of the checkpoint after `step`."""
-    return f"{PREFIX}{step:012d}"
-
-
-def whole(folder: Path) -> list[Path]:
-    """Checkpoints in `folder` that are whole, oldest first; damaged ones are named in a warning."""
-    found = []
-    for path in sorted(folder.glob(f"{PREFIX}*")):
-        problem = damage(path)
-        if problem:
-            log.warning("checkpoint %s is damaged (%s): passing over it", path, problem)
-        else:
-            found.append(path)
-    return found
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, if anything."""
-    try:
-        files = _read(checkpoint)["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{STATE} can't be read: {error}"
-    for name, size in files.items():
-        try:
-            actual = (checkpoint / name).stat().st_size
-        except OSError:
-            return f"{name} is missing"
-        if actual != size:
-            return f"{name} has {actual} bytes instead of {size}"
-    return None
-
-
-def read_state(checkpoint: Path) -> TrainState:
-    """The training state of a whole checkpoint."""
-    return TrainState(**_read(checkpoint)["state"])
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    return content
 
 
 @dataclass(frozen=True)
@@ -140,6 +59,7 @@ class Checkpoints:
         folder: ``<run>/checkpoints``, on storage that all ranks share.
         engine: whose state is saved and loaded.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
+        pinned: the steps whose checkpoints are kept beside these, and are not counted.
         on_done: called on the first rank after each commit, with the state, the path and the
             seconds since the save began.
     """
@@ -150,9 +70,11 @@ class Checkpoints:
         engine: Engine,
         *,
         keep: int,
+        pinned: Set[int] = frozenset(),
         on_done: Callable[[TrainState, Path, float], None],
     ):
         self.folder, self._engine, self._keep = folder, engine, keep
+        self._pinned = {name_of(step) for step in pinned}
         self._on_done = on_done
         self._pending: _Pending | None = None
         self._problem: str | None = None
@@ -250,7 +172,7 @@ class Checkpoints:
         kept = whole(self.folder)
         scored = [(s.val_loss, p) for p in kept if (s := read_state(p)).val_loss is not None]
         best = min(scored)[1] if scored else None
-        for path in kept[: -self._keep]:
+        for path in [path for path in kept if path.name not in self._pinned][: -self._keep]:
             if path != best:
                 shutil.rmtree(path)
 
@@ -338,18 +260,6 @@ def load_model(checkpoint: Path, lm: nn.Module) -> None:
     with _alone():
         state_dict_loader.load({"model": weights}, checkpoint_id=checkpoint, no_dist=True)
     lm.load_state_dict(weights)
-
-
-def newest(folder: Path) -> Path:
-    """The newest whole checkpoint in `folder`.
-
-    Raises:
-        RunError: if there is none.
-    """
-    found = whole(folder)
-    if not found:
-        raise RunError(f"{folder}: no whole checkpoint here yet; train the run first")
-    return found[-1]
 
 
 def _content(engine: Engine) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
 from manta.train import model_config
-from manta.train.checkpoint import load_model, name_of, newest
+from manta.train.checkpoint import load_model
+from manta.train.saved import name_of, newest
 
 
 def export(run_dir: Path, out: Path, step: int | None = None) -> Path:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from manta.config.errors import TrainingError
 from manta.schedule import Schedule
 from manta.stream.plan import Corpus, order_of
-from manta.train.checkpoint import Checkpoints, TrainState
+from manta.train.checkpoint import Checkpoints
 from manta.train.engine import Engine
 from manta.train.guards import Rewind, Verdict
 from manta.train.journal import Journal
+from manta.train.saved import TrainState
 from manta.train.skips import add_skip, is_void, joined, read_skips
 
 log = logging.getLogger(__name__)

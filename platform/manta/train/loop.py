@@ -19,12 +19,13 @@ from manta.schedule import Schedule, Step
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, order_of
 from manta.train import throughput
-from manta.train.checkpoint import Checkpoints, TrainState, name_of, read_rows
+from manta.train.checkpoint import Checkpoints, read_rows
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.healing import Healing
 from manta.train.journal import Journal
 from manta.train.pause import Agreement, Pause
+from manta.train.saved import TrainState, name_of
 from manta.train.skips import is_skipped
 from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
@@ -92,12 +93,15 @@ class Loop:
         self._passing = passing
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
+        self._saves_at = self._steps_at(job.config.checkpoint.at)
+        self._evaluates_at = self._steps_at(job.config.eval.at)
         self._ledger = Ledger(job.run_dir / "ledger.parquet")
         self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
             job.run_dir / "checkpoints",
             engine,
             keep=job.config.checkpoint.keep,
+            pinned=self._saves_at,
             on_done=reporter.checkpoint,
         )
         every = job.config.checkpoint.snapshot_every
@@ -230,8 +234,8 @@ class Loop:
         self._reporter.stepped(self._state)
         last = step.number == self._schedule.steps
         logs = last or step.step == 0 or self._due(self._config.log.every, step)
-        evaluates = self._evaluates and (last or self._due(self._config.eval.every, step))
-        saves = last or self._due(self._config.checkpoint.every, step)
+        evaluates = self._evaluates and (last or self._evaluation_due(step))
+        saves = last or self._checkpoint_due(step)
         snaps = not last and self._snapshots.due(step.number)
         due = logs or evaluates or saves or snaps or self._engine.guard.wants_reading
         if due or self._pause or self._looks_each_step:
@@ -251,6 +255,17 @@ class Loop:
         if every is None:
             return False
         return every == 0 or step.tokens // every < step.tokens_after // every
+
+    def _evaluation_due(self, step: Step) -> bool:
+        return step.number in self._evaluates_at or self._due(self._config.eval.every, step)
+
+    def _checkpoint_due(self, step: Step) -> bool:
+        return step.number in self._saves_at or self._due(self._config.checkpoint.every, step)
+
+    def _steps_at(self, counts: list[int]) -> frozenset[int]:
+        """The steps with which these token counts are reached, of those that the run reaches."""
+        end = self._schedule.positions * self._schedule.seq_len
+        return frozenset(self._schedule.reaching(tokens) for tokens in counts if tokens <= end)
 
     # -------------------------------------------------------------- what is due
 
@@ -309,7 +324,7 @@ class Loop:
 
     @property
     def _evaluates(self) -> bool:
-        return self._config.eval.every is not None and self._job.validation is not None
+        return self._job.validation is not None
 
     def _evaluate(self) -> None:
         assert self._job.validation is not None

@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 
 from manta.train import layout
-from manta.train.checkpoint import TrainState
 from manta.train.copying import DeviceCopy, HostCopy
 from manta.train.engine import Engine
 from manta.train.journal import COLUMNS, NO_ROWS, Journal, RowTable
 from manta.train.layout import Piece, Saved
+from manta.train.saved import TrainState
 from manta.train.vault import Shard, Stamp, Vault
 
 log = logging.getLogger(__name__)

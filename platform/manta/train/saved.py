@@ -1,0 +1,113 @@
+"""What lies on storage as a run's checkpoints: names, whether they are whole, their state.
+
+Light to import, so that who only looks at checkpoints, or links them into another run, needs
+no Torch. Writing and loading them is `checkpoint`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manta.config.errors import RunError
+from manta.train.skips import Spans
+
+if TYPE_CHECKING:
+    from manta.train.guards import Window
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+STATE = "state.json"
+PREFIX = "step-"
+ASIDE = ".tmp-"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything beside weights and optimizer that the next step depends on.
+
+    There is no random state: it is a function of (seed, step, rank).
+
+    Attributes:
+        step: updates done.
+        cursor: the next position in the sample order.
+        tokens: consumed so far.
+        val_loss: of this state, in nats per token, if it was evaluated.
+        best_val_loss: lowest seen so far.
+        evals_since_best: evaluations since then, for early stopping.
+        skips: steps that are passed over, as spans of step numbers, both ends included.
+        window: what the guard measures spikes against: loss and gradient norm of the last
+            updates. Filled in when the state is saved.
+    """
+
+    step: int = 0
+    cursor: int = 0
+    tokens: int = 0
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    evals_since_best: int = 0
+    skips: Spans = ()
+    window: Window = ()
+
+    def __post_init__(self) -> None:
+        """From JSON, tuples come as lists."""
+        object.__setattr__(self, "skips", tuple((a, b) for a, b in self.skips))
+        object.__setattr__(self, "window", tuple((a, b) for a, b in self.window))
+
+
+def name_of(step: int) -> str:
+    """The folder name of the checkpoint after `step`."""
+    return f"{PREFIX}{step:012d}"
+
+
+def whole(folder: Path) -> list[Path]:
+    """Checkpoints in `folder` that are whole, oldest first; damaged ones are named in a warning."""
+    found = []
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        problem = damage(path)
+        if problem:
+            log.warning("checkpoint %s is damaged (%s): passing over it", path, problem)
+        else:
+            found.append(path)
+    return found
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, if anything."""
+    try:
+        files = _read(checkpoint)["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{STATE} can't be read: {error}"
+    for name, size in files.items():
+        try:
+            actual = (checkpoint / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if actual != size:
+            return f"{name} has {actual} bytes instead of {size}"
+    return None
+
+
+def read_state(checkpoint: Path) -> TrainState:
+    """The training state of a whole checkpoint."""
+    return TrainState(**_read(checkpoint)["state"])
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    return content
+
+
+def newest(folder: Path) -> Path:
+    """The newest whole checkpoint in `folder`.
+
+    Raises:
+        RunError: if there is none.
+    """
+    found = whole(folder)
+    if not found:
+        raise RunError(f"{folder}: no whole checkpoint here yet; train the run first")
+    return found[-1]
