@@ -107,6 +107,7 @@ PURE = [
     *sorted((MANTA / "config").glob("*.py")),
     *sorted((MANTA / "schedule").glob("*.py")),
     *(MANTA / "stream" / name for name in ("order.py", "mix.py")),
+    MANTA / "tune" / "tree.py",
 ]
 
 
