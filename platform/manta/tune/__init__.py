@@ -1,0 +1,1 @@
+"""Sweeps: spaces, stage tree, searcher and scheduler for Ray Tune."""
