@@ -8,7 +8,7 @@ default that nobody has to set would do instead, take that.
 from typer.main import get_command
 
 from manta.cli import app
-from manta.config import CorpusConfig, RunConfig
+from manta.config import CorpusConfig, RunConfig, SweepConfig
 from manta.config.load import keys
 
 COMMANDS = {
@@ -58,6 +58,16 @@ CORPUS_KEYS = """
     on_error
 """
 
+SWEEP_KEYS = """
+    sweep.name sweep.storage
+    base overrides space
+    search.type search.trials search.seed search.options
+    scheduler.type scheduler.rungs scheduler.first scheduler.factor
+    scheduler.interval scheduler.quantile scheduler.factors scheduler.resample
+    workers.min workers.max
+    concurrent seeds horizon metric mode
+"""
+
 
 def typed(parameter):
     """How a parameter is typed: the long and short names of an option, or an argument's."""
@@ -82,3 +92,7 @@ def test_run_config_keys():
 
 def test_corpus_config_keys():
     assert keys(CorpusConfig) == CORPUS_KEYS.split()
+
+
+def test_sweep_config_keys():
+    assert keys(SweepConfig) == SWEEP_KEYS.split()

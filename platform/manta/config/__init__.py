@@ -8,5 +8,15 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError, MantaError
 from manta.config.load import dump, load
 from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig, load_sweep
 
-__all__ = ["ConfigError", "CorpusConfig", "MantaError", "RunConfig", "dump", "load"]
+__all__ = [
+    "ConfigError",
+    "CorpusConfig",
+    "MantaError",
+    "RunConfig",
+    "SweepConfig",
+    "dump",
+    "load",
+    "load_sweep",
+]

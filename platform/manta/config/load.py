@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -42,6 +44,23 @@ for _end in (_Loader, _PlainDumper):
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """A config as its writers left it: plain data, unchecked, and who wrote what.
+
+    Attributes:
+        data: what the file says with all changes applied.
+        source: the file.
+        lines: the line of the file on which each key stands.
+        changed: who replaced which keys after that, by path.
+    """
+
+    data: dict[str, Any]
+    source: str
+    lines: dict[Path_, int]
+    changed: dict[Path_, str]
+
+
 def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
     """Read the config file at `path`, apply `overrides` and check everything.
 
@@ -54,6 +73,11 @@ def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
     Raises:
         ConfigError: naming file (and line) or the command line, key, value and remedy.
     """
+    return build(read(path, overrides), kind)
+
+
+def read(path: str | Path, overrides: Iterable[str] = (), origin: str = COMMAND_LINE) -> Written:
+    """The file at `path` with `overrides`, whose writer is `origin`; else as `load`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -61,10 +85,30 @@ def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {error}") from None
     data, lines = _parse(text, str(path))
-    overridden = set()
+    changed = {}
     for override in overrides:
-        overridden.add(_apply(data, override))
-    return _validate(data, kind, str(path), lines, overridden)
+        where = f"{origin}: '{override}'"
+        dotted, value = _override(override, where)
+        changed[_put(data, dotted, value, where)] = origin
+    return Written(data, str(path), lines, changed)
+
+
+def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, str]) -> Written:
+    """A copy of `written` with `values`, by dotted key; whole sections before their keys.
+
+    Args:
+        origins: who wrote each value, for messages.
+
+    Raises:
+        ConfigError: when a key can't be reached.
+    """
+    data, changed = copy.deepcopy(written.data), dict(written.changed)
+    for dotted in sorted(values, key=lambda key: key.count(".")):
+        origin = origins[dotted]
+        path = _put(data, dotted, copy.deepcopy(values[dotted]), f"{origin}: '{dotted}'")
+        changed.pop(path, None)  # the newest writer of a path counts, so it goes last
+        changed[path] = origin
+    return replace(written, data=data, changed=changed)
 
 
 def dump(config: Section) -> str:
@@ -144,96 +188,94 @@ def _lines(node: yaml.Node | None, at: Path_) -> Iterator[tuple[Path_, int]]:
             yield from _lines(value, (*at, index))
 
 
-def _apply(data: dict[str, Any], override: str) -> Path_:
-    """Set one dotted key in `data`; returns the path of all that it replaced."""
+def _override(override: str, where: str) -> tuple[str, Any]:
+    """Key and value of ``dotted.key=value``; the value is YAML, or text if it is none."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or any(not part for part in dotted.split(".")):
         raise ConfigError(
-            f"{COMMAND_LINE}: '{override}': write an override as dotted.key=value, "
-            "such as train.seq_len=512"
+            f"{where}: write an override as dotted.key=value, such as train.seq_len=512"
         )
-    value = _override_value(text, override)
+    try:
+        return dotted, _read(text)[0]
+    except _RefusedError as error:
+        raise ConfigError(f"{where}: {error.problem}") from None
+    except yaml.YAMLError:
+        return dotted, text
+
+
+def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> Path_:
+    """Set one dotted key in `data`; returns the path of all that it replaced."""
     *parents, last = path = _split(dotted)
     replaced = path
     here: Any = data
     for depth, part in enumerate(parents, start=1):
-        child = _child(here, part, override)
+        child = _child(here, part, where)
         if not isinstance(child, dict | list):
             child = {}
-            _set(here, part, child, ".".join(map(str, path[:depth])), override)
+            _set(here, part, child, ".".join(map(str, path[:depth])), where)
             replaced = min(replaced, path[:depth], key=len)
         here = child
-    _set(here, last, value, dotted, override)
+    _set(here, last, value, dotted, where)
     return tuple(replaced)
-
-
-def _override_value(text: str, override: str) -> Any:
-    """The value as YAML, or as the plain text that it is when it is no YAML."""
-    try:
-        return _read(text)[0]
-    except _RefusedError as error:
-        raise ConfigError(f"{COMMAND_LINE}: '{override}': {error.problem}") from None
-    except yaml.YAMLError:
-        return text
 
 
 def _split(dotted: str) -> list[str | int]:
     return [int(p) if p.isascii() and p.isdigit() else p for p in dotted.split(".")]
 
 
-def _child(here: Any, part: str | int, override: str) -> Any:
+def _child(here: Any, part: str | int, where: str) -> Any:
     if isinstance(here, list):
-        _check_index(here, part, override)
+        _check_index(here, part, where)
         return here[part]  # type: ignore[index]
     return here.get(part)
 
 
-def _set(here: Any, part: str | int, value: Any, dotted: str, override: str) -> None:
+def _set(here: Any, part: str | int, value: Any, dotted: str, where: str) -> None:
     if isinstance(here, list):
-        _check_index(here, part, override)
+        _check_index(here, part, where)
         here[part] = value  # type: ignore[index]
     elif isinstance(part, int):
-        raise ConfigError(f"{COMMAND_LINE}: '{override}': {dotted} is not an item of a list")
+        raise ConfigError(f"{where}: {dotted} is not an item of a list")
     else:
         here[part] = value
 
 
-def _check_index(items: list[Any], part: str | int, override: str) -> None:
+def _check_index(items: list[Any], part: str | int, where: str) -> None:
     if not isinstance(part, int) or part >= len(items):
         raise ConfigError(
-            f"{COMMAND_LINE}: '{override}': '{part}' must be an index of a list of "
-            f"{len(items)}: 0 to {len(items) - 1}"
+            f"{where}: '{part}' must be an index of a list of {len(items)}: 0 to {len(items) - 1}"
         )
 
 
-def _validate(
-    data: dict[str, Any],
-    kind: type[C],
-    source: str,
-    lines: dict[Path_, int],
-    overridden: set[Path_],
-) -> C:
+def build(written: Written, kind: type[C]) -> C:
+    """The typed config.
+
+    Raises:
+        ConfigError: naming file (and line) or another writer, key, value and remedy.
+    """
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(written.data)
     except ValidationError as error:
         messages = []
         for item in error.errors(include_url=False):
             path = tuple(part for part in item["loc"] if part not in BRANCHES)
-            where = _where(path, source, lines, overridden)
-            messages.append(f"{where}: {_explain(kind, path, item)}")
+            messages.append(f"{_where(path, written)}: {_explain(kind, path, item)}")
         raise ConfigError("\n".join(messages)) from None
 
 
-def _where(path: Path_, source: str, lines: dict[Path_, int], overridden: set[Path_]) -> str:
-    """Where the value at `path` was written: the command line, a line of the file, or both."""
-    if any(path[: len(given)] == given for given in overridden):
-        return COMMAND_LINE
+def _where(path: Path_, written: Written) -> str:
+    """Where the value at `path` was written: a line of the file, by another writer, or both."""
+    newest = list(reversed(written.changed.items()))
+    for given, origin in newest:
+        if path[: len(given)] == given:
+            return origin
     nearest = path
-    while nearest and nearest not in lines:
+    while nearest and nearest not in written.lines:
         nearest = nearest[:-1]
-    where = f"{source}:{lines[nearest]}" if nearest else source
-    if any(given[: len(path)] == path for given in overridden):
-        return f"{where} with the {COMMAND_LINE}"
+    where = f"{written.source}:{written.lines[nearest]}" if nearest else written.source
+    for given, origin in newest:
+        if given[: len(path)] == path:
+            return f"{where} with {'the ' if origin == COMMAND_LINE else ''}{origin}"
     return where
 
 

@@ -1,0 +1,239 @@
+"""The config of a sweep: which runs to try, how to choose them, what each may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from manta.config.errors import ConfigError
+from manta.config.load import Written, build, change, read
+from manta.config.model import Section
+from manta.config.units import PositiveTokens, Span, format_tokens, span_tokens
+
+# The searchers are Ray Tune's, but for bohb, which works only with a scheduler of its own.
+Search = Literal[
+    "grid", "random", "optuna", "ax", "bayesopt", "hebo", "hyperopt", "nevergrad", "zoopt"
+]
+SWEEP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class SweepSection(Section):
+    """Which sweep this is. The name is the identity: the same name continues the sweep."""
+
+    name: str = Field(pattern=SWEEP_NAME)  # shorter than a run's, which is made from it
+    storage: str = Field(default="runs", description="folder that holds the sweeps and runs")
+
+
+class SearchSection(Section):
+    """How trials are chosen from the space."""
+
+    type: Search
+    trials: int | None = Field(
+        default=None,
+        ge=1,
+        description="how many are drawn; in a grid, of what is random at each of its points",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the draws")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="more arguments for the searcher"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchSection:
+        if self.type != "grid" and self.trials is None:
+            raise ValueError(f"{self.type} needs 'trials': how many to draw")
+        if self.type in ("grid", "random") and self.options:
+            raise ValueError(f"'options' belong to a searcher such as optuna, not to {self.type}")
+        return self
+
+
+# Which keys of the section below belong to which type.
+OWN = {
+    "none": (),
+    "halving": ("rungs", "first", "factor"),
+    "pbt": ("interval", "quantile", "factors", "resample"),
+}
+
+
+class SchedulerSection(Section):
+    """What becomes of trials while they run.
+
+    `none` runs all to the end. `halving` compares them at rungs and lets the best
+    1/factor go on (Li et al., 2018). `pbt` lets the worst continue from the best, with
+    parameters changed a little (Jaderberg et al., 2017).
+    """
+
+    type: Literal["none", "halving", "pbt"] = "none"
+    rungs: list[Span] | None = Field(
+        default=None, min_length=1, description="token counts or shares of the horizon, growing"
+    )
+    first: Span | None = Field(
+        default=None, description="the first rung; the others follow by the factor"
+    )
+    # Between 2, which trusts early losses too little to save much, and 4, the usual for long
+    # runs of many trials: the value that minimises the theory's worst case is e.
+    factor: float = Field(default=3.0, gt=1, description="one in so many goes on")
+    # Ten chances to change: fewer adapt nothing, more judge by noise.
+    interval: Span = Field(default="10%", description="between two comparisons")
+    quantile: float = Field(
+        default=0.25, gt=0, le=0.5, description="the share that is replaced by as many others"
+    )
+    # The factors are the paper's: a step that shows, without a jump. A fresh draw now and then,
+    # as often as in Ray Tune, keeps the population from closing in on one corner.
+    factors: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
+    resample: float = Field(
+        default=0.25, ge=0, le=1, description="probability of a new draw instead of a factor"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SchedulerSection:
+        self._refuse_keys_of_others()
+        if self.type == "halving" and (self.rungs is None) == (self.first is None):
+            raise ValueError(
+                "halving needs 'rungs', such as [10%, 30%], or 'first', such as 10%; not both"
+            )
+        if self.type == "pbt" and span_tokens(self.interval, 10**6) == 0:
+            raise ValueError("'interval' is longer than 0 tokens")
+        if self.factors[0] >= self.factors[1]:
+            raise ValueError("'factors' are a smaller and a larger one, such as [0.8, 1.2]")
+        return self
+
+    def _refuse_keys_of_others(self) -> None:
+        # By value: a dumped config has every key, and it must load.
+        for owner, names in OWN.items():
+            for name in names:
+                default = type(self).model_fields[name].default
+                if owner != self.type and getattr(self, name) != default:
+                    raise ValueError(f"'{name}' belongs to {owner}, not to {self.type}")
+
+    def rungs_at(self, horizon: int) -> tuple[int, ...]:
+        """The token counts at which halving compares, for a horizon; () for other types.
+
+        Raises:
+            ConfigError: when they don't grow within the horizon.
+        """
+        if self.type != "halving":
+            return ()
+        found = self._geometric(horizon) if self.rungs is None else self._listed(horizon)
+        if any(b <= a for a, b in zip((0, *found), (*found, horizon), strict=True)):
+            shown = ", ".join(map(format_tokens, found))
+            raise ConfigError(
+                f"scheduler.{'first' if self.rungs is None else 'rungs'}: rungs at {shown} tokens: "
+                f"they must grow from above 0 to below the horizon of {format_tokens(horizon)}"
+            )
+        return found
+
+    def _listed(self, horizon: int) -> tuple[int, ...]:
+        return tuple(span_tokens(rung, horizon) for rung in self.rungs or ())
+
+    def _geometric(self, horizon: int) -> tuple[int, ...]:
+        first = span_tokens(self.first or 0, horizon)
+        found, rung = [first], first * self.factor
+        while 0 < rung < horizon:
+            found.append(int(rung))
+            rung *= self.factor
+        return tuple(found)
+
+    def interval_at(self, horizon: int) -> int:
+        """Tokens between two comparisons of pbt."""
+        return max(1, span_tokens(self.interval, horizon))
+
+
+class WorkersSection(Section):
+    """How many workers each trial has; in place of scaling.min and scaling.max of the base."""
+
+    min: int = Field(ge=1)
+    max: int | None = Field(default=None, ge=1, description="the same as min if left out")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersSection:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
+
+
+class SweepConfig(Section):
+    """Everything that defines a sweep."""
+
+    sweep: SweepSection
+    base: str = Field(description="the run config that all trials start from, from this file")
+    overrides: list[str] = Field(
+        default_factory=list, description="dotted.key=value changes of the base"
+    )
+    space: str = Field(description="a file from this one, or a name in tune_spaces/: wsd_decay")
+    search: SearchSection = SearchSection(type="grid")
+    scheduler: SchedulerSection = SchedulerSection()
+    workers: WorkersSection | None = None
+    concurrent: int = Field(default=1, ge=1, description="stages of training at the same time")
+    # These four replace what the space says.
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=1)
+    horizon: PositiveTokens | None = None
+    metric: str | None = Field(default=None, min_length=1)
+    mode: Literal["min", "max"] | None = None
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> SweepConfig:
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: give each once; twice is the same run twice")
+        return self
+
+    @model_validator(mode="after")
+    def _schedulers_that_fit(self) -> SweepConfig:
+        if self.scheduler.type != "pbt":
+            return self
+        if self.search.type not in ("grid", "random"):
+            raise ValueError(
+                f"scheduler.type = 'pbt' changes parameters on the way, which {self.search.type} "
+                "can't follow: take search.type = 'random'"
+            )
+        if self.search.trials == 1:
+            raise ValueError("scheduler.type = 'pbt' with search.trials = 1: raise it to 4 or more")
+        if self.seeds and len(self.seeds) > 1:
+            raise ValueError(
+                "scheduler.type = 'pbt' with several seeds: trials take over each other's state, "
+                "seed included; leave one seed and raise search.trials"
+            )
+        return self
+
+
+def load_sweep(path: str | Path, overrides: Any = ()) -> SweepConfig:
+    """A sweep config, its `base` and a `space` that is a file made absolute.
+
+    Both are looked for from the folder of the sweep file, wherever the command is run.
+
+    Raises:
+        ConfigError: as `load`; or when there is no such base or space file.
+    """
+    written = read(path, overrides)
+    config = build(written, SweepConfig)
+    folder = Path(path).resolve().parent
+    files = {"base": config.base}
+    if is_file(config.space):
+        files["space"] = config.space
+    for key, name in files.items():
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{path}: {key} = '{name}': no such file in {folder}; write its path from there"
+            )
+    return config.model_copy(update={key: str(folder / name) for key, name in files.items()})
+
+
+def is_file(space: str) -> bool:
+    """True if a `space` is the path of a file, not a shipped name."""
+    return space.endswith(".py") or "/" in space
+
+
+def read_base(config: SweepConfig) -> Written:
+    """The base with the sweep's overrides, workers and horizon; not yet a trial's.
+
+    Raises:
+        ConfigError: when file or overrides can't be read.
+    """
+    written = read(config.base, config.overrides, origin="overrides of the sweep")
+    values: dict[str, Any] = {}
+    if config.workers is not None:
+        values |= {"scaling.min": config.workers.min, "scaling.max": config.workers.max}
+    origins = dict.fromkeys(values, "workers of the sweep")
+    return change(written, values, origins)

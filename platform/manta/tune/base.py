@@ -1,0 +1,94 @@
+"""The run config that all trials of a sweep start from, and what a space may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from manta.config.errors import ConfigError
+from manta.config.load import Written, build, change
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig, read_base
+from manta.schedule import Schedule
+from manta.tune.space import Space
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of a sweep: sound by itself, with the sweep's overrides, workers and horizon.
+
+    Spaces read it, so that one space fits many bases: by dotted key as mappings are read
+    (``base["train.seq_len"]``), or by the properties below.
+    """
+
+    written: Written
+    config: RunConfig
+    schedule: Schedule
+
+    @classmethod
+    def open(cls, config: SweepConfig, space: Space) -> Base:
+        """Read the base of a sweep.
+
+        Raises:
+            ConfigError: when it can't be used, or never measures the space's metric.
+        """
+        written = read_base(config)
+        if space.horizon is not None:
+            values = {"schedule.horizon": space.horizon}
+            written = change(written, values, {"schedule.horizon": "horizon of the sweep"})
+        run = build(written, RunConfig)
+        if space.metric == "val_loss" and run.eval.every is None:
+            raise ConfigError(
+                f"{config.base}: eval.every is missing: trials are compared by val_loss; add it, "
+                "or to the sweep's overrides, such as eval.every=1M"
+            )
+        return cls(written, run, Schedule.resolve(run.schedule, run.train.seq_len))
+
+    def __getitem__(self, dotted: str) -> Any:
+        """The value of a key as a config file has it; KeyError if it has no such key."""
+        return item_at(self.config.model_dump(mode="json"), dotted.split("."))
+
+    @property
+    def horizon(self) -> int:
+        """Tokens of the whole run."""
+        return self.schedule.horizon
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate of its schedule."""
+        return max(max(s.first, s.last) for s in self.schedule.lr_segments)
+
+    @property
+    def batch(self) -> int:
+        """The batch size, in samples, with which it begins."""
+        return self.schedule.batch_size(0)
+
+    def lr_times(self, factor: float) -> Any:
+        """The learning-rate schedule with all rates multiplied."""
+        return _times(self["schedule.lr"], factor, ("peak", "floor", "from", "to"))
+
+    def batch_times(self, factor: int) -> Any:
+        """The batch schedule with all sizes multiplied."""
+        return _times(self["schedule.batch"], factor, ("from", "to", "multiple_of"))
+
+
+def item_at(value: Any, parts: Iterable[str]) -> Any:
+    """What stands in a structure under keys and indices; KeyError if nothing does."""
+    for part in parts:
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (IndexError, TypeError, ValueError):
+            raise KeyError(part) from None
+    return value
+
+
+def _times(schedule: Any, factor: float, keys: tuple[str, ...]) -> Any:
+    if isinstance(schedule, list):
+        return [_times(segment, factor, keys) for segment in schedule]
+    if not isinstance(schedule, Mapping):
+        return schedule * factor
+    return {
+        key: value * factor if key in keys and value is not None else value
+        for key, value in schedule.items()
+    }

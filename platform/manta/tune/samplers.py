@@ -1,0 +1,130 @@
+"""Ray Tune's samplers inside a structure of plain values: found, checked, replaced, drawn.
+
+Ray Tune resolves functions (``tune.sample_from``) in the same pass as draws. There a function
+can be shown a choice that is not made yet (a nested grid, or a key further down), and answers
+with the sampler itself, which is then drawn a second time: the two places disagree. So Ray
+Tune draws here, and functions are called afterwards (`manta.tune.variants`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.search.sample import Categorical, Domain, Function
+from ray.tune.search.variant_generator import generate_variants
+
+from manta.config.errors import ConfigError
+
+PLAIN = (type(None), bool, int, float, str, np.generic)
+SAMPLERS = "tune.grid_search, choice, uniform, loguniform, randint, sample_from, …"
+
+
+@dataclass(frozen=True)
+class Later:
+    """A function of other choices, kept from Ray Tune until those are made."""
+
+    function: Callable[..., Any]
+    takes_choices: bool
+
+
+def draw(values: dict[str, Any], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Every combination of the grids in `values`, all else drawn anew for each.
+
+    The one place that calls Ray Tune's own resolution, which is a developers' interface.
+    The order of combinations and draws follows from `values` and the generator's state.
+    """
+    for _, resolved in generate_variants(values, random_state=generator):
+        yield resolved
+
+
+def is_grid(value: Any) -> bool:
+    """True for what ``tune.grid_search`` makes."""
+    return isinstance(value, dict) and set(value) == {"grid_search"}
+
+
+def is_random(value: Any) -> bool:
+    """True for a sampler of Ray Tune that draws."""
+    return isinstance(value, Domain) and not isinstance(value, Function)
+
+
+def children(value: Any) -> list[Any]:
+    """What stands directly inside a structure or a choice."""
+    if is_grid(value):
+        return list(value["grid_search"])
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    return list(value.categories) if isinstance(value, Categorical) else []
+
+
+def any_within(value: Any, test: Callable[[Any], bool]) -> bool:
+    """True if `test` holds for the value or for anything inside it."""
+    return test(value) or any(any_within(child, test) for child in children(value))
+
+
+def rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """A copy of a structure in which everything that has no parts is ``leaf`` of itself."""
+    if is_grid(value):
+        return tune.grid_search([rebuilt(item, leaf) for item in value["grid_search"]])
+    if isinstance(value, dict):
+        return {key: rebuilt(item, leaf) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rebuilt(item, leaf) for item in value]
+    if isinstance(value, Categorical):
+        chosen = copy(value)
+        chosen.categories = [rebuilt(item, leaf) for item in value.categories]
+        return chosen
+    return leaf(value)
+
+
+def postponed(value: Any) -> Any:
+    """A copy with functions out of Ray Tune's sight."""
+
+    def leaf(item: Any) -> Any:
+        return Later(item.func, item.pass_config) if isinstance(item, Function) else item
+
+    return rebuilt(value, leaf)
+
+
+def grids_as_choices(value: Any) -> Any:
+    """A copy in which each grid is a choice at random."""
+    if is_grid(value):
+        return tune.choice([grids_as_choices(item) for item in value["grid_search"]])
+    if isinstance(value, dict):
+        return {key: grids_as_choices(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [grids_as_choices(item) for item in value]
+    if isinstance(value, Categorical):
+        return tune.choice([grids_as_choices(item) for item in value.categories])
+    return value
+
+
+def check_value(value: Any, where: str) -> None:
+    """Refuse what is neither a plain value nor a sampler of Ray Tune.
+
+    Raises:
+        ConfigError: beginning with `where`.
+    """
+    if isinstance(value, dict) and set(value) == {"eval"}:
+        raise ConfigError(
+            f"{where}: a mapping with 'eval' alone is code to Ray Tune; write tune.sample_from"
+        )
+    if is_grid(value) and not isinstance(value["grid_search"], list | tuple | range):
+        raise ConfigError(f"{where}: tune.grid_search takes a list of values")
+    if (is_grid(value) or isinstance(value, Categorical)) and not children(value):
+        raise ConfigError(f"{where}: a choice among nothing; give it values")
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where}: the keys of a structure are text")
+    if not isinstance(value, (*PLAIN, dict, list, tuple, Domain)):
+        raise ConfigError(
+            f"{where}: {type(value).__name__} is neither a value nor a sampler of Ray Tune: "
+            f"{SAMPLERS}"
+        )
+    for child in children(value):
+        check_value(child, where)

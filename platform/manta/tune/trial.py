@@ -1,0 +1,33 @@
+"""One trial: the base with the trial's parameters, as an ordinary run config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from manta.config.errors import ConfigError
+from manta.config.load import build, change
+from manta.config.run import RunConfig
+from manta.schedule import Schedule
+from manta.tune.base import Base
+from manta.tune.space import Space
+
+
+def trial_config(base: Base, space: Space, params: Mapping[str, JsonValue]) -> RunConfig:
+    """The run config of a trial; its schedule resolves.
+
+    Args:
+        params: values by dotted key; those that begin with an underscore are left out.
+
+    Raises:
+        ConfigError: naming the space file, line and key, or the line of the base.
+    """
+    values = {key: value for key, value in params.items() if not key.startswith("_")}
+    origins = {key: space.where("seeds" if key == "run.seed" else key) for key in values}
+    config = build(change(base.written, values, origins), RunConfig)
+    try:
+        Schedule.resolve(config.schedule, config.train.seq_len)
+    except ConfigError as error:
+        raise ConfigError(f"{space.path} on {base.written.source}: {error}") from None
+    return config
