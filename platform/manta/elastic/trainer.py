@@ -313,9 +313,6 @@ class _Follower:
     def _note(self, content: dict[str, Any]) -> None:
         self._tracker.note(content["message"])
 
-    def _decision(self, content: dict[str, Any]) -> None:
-        self._tracker.note(content["message"])
-
     def _ended(self, content: dict[str, Any]) -> None:
         rank, reason = min(content["reasons"].items(), default=(0, "unknown"))
         self._tracker.group_ended(reason=reason if content["asked"] else f"worker {rank}: {reason}")
