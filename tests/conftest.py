@@ -9,10 +9,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from made_corpus import write_corpus
 
 from manta.corpus.manifest import Manifest
+
+# A test asserts on no absolute time: how long an example takes is the machine's business.
+hypothesis.settings.register_profile("manta", deadline=None)
+hypothesis.settings.load_profile("manta")
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"

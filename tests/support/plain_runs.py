@@ -25,7 +25,7 @@ from manta.elastic.preflight import Checked
 from manta.stream.plan import RankBatch, local_stream
 from manta.train import model_config
 from manta.train.engine import Engine
-from manta.train.loop import Job, Loop
+from manta.train.loop import Loop
 from manta.train.saved import TrainState
 from manta.train.vault import Vault
 
@@ -92,15 +92,7 @@ def loop_of(
     checked: Checked, engine: Engine, rows: Path, attempt: int = 1, vault: Vault | None = None
 ) -> Loop:
     """The loop of a run, telling `rows`."""
-    job = Job(
-        checked.config,
-        checked.schedule,
-        checked.corpus,
-        checked.validation,
-        checked.run_dir,
-        attempt,
-    )
-    return Loop(job, engine, Rows(rows), vault)
+    return Loop(checked.job(attempt, socket.gethostname()), engine, Rows(rows), vault)
 
 
 def streams_of(

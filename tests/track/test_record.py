@@ -21,6 +21,7 @@ from manta.corpus.manifest import Manifest
 from manta.track.history import Tail
 from manta.track.identity import FREE_KEYS, changes, is_free, without_credentials
 from manta.track.record import SAVE_SECONDS, RunRecord
+from manta.track.state import GroupStart
 
 Open = Callable[..., RunRecord]
 
@@ -41,7 +42,7 @@ def on_disk(record: RunRecord) -> dict[str, Any]:
 
 def start(record: RunRecord, world_size: int, step: int, attempt: int = 0) -> None:
     record.group_started(
-        world_size=world_size, attempt=attempt, step=step, tokens=step * 10, hardware={"gpu": "X"}
+        GroupStart(world_size, attempt, step=step, tokens=step * 10, hardware={"gpu": "X"})
     )
 
 

@@ -19,6 +19,7 @@ from manta.track.history import METRICS, Tail
 from manta.track.record import RunRecord
 from manta.track.report import write_report
 from manta.track.series import MOST_POINTS, read_series
+from manta.track.state import GroupStart
 
 
 class Page(HTMLParser):
@@ -58,7 +59,9 @@ def run_dir(
     record = RunRecord.open(config, manifest, total_steps=30, total_tokens=300, clock=clock)
     for attempt, (world, begin, end) in enumerate([(4, 0, 12), (3, 10, 30)]):
         record.group_started(
-            world_size=world, attempt=attempt, step=begin, tokens=begin * 10, hardware={}
+            GroupStart(
+                world_size=world, attempt=attempt, step=begin, tokens=begin * 10, hardware={}
+            )
         )
         record.group_timed({"place": 0.25, "data_and_first_step": 1.5})
         for step in range(begin + 1, end + 1):

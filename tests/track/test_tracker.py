@@ -14,7 +14,7 @@ from manta.config import RunConfig
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.stream.ledger import Ledger, LedgerRow
-from manta.track import Tracker
+from manta.track import GroupStart, Tracker
 
 Open = Callable[..., Tracker]
 
@@ -35,11 +35,13 @@ def rows(tracker: Tracker) -> list[dict[str, Any]]:
 
 def start(tracker: Tracker, world_size: int, step: int) -> None:
     tracker.group_started(
-        world_size=world_size,
-        attempt=tracker.attempts,
-        step=step,
-        tokens=step * 10,
-        hardware={"gpu": "X"},
+        GroupStart(
+            world_size=world_size,
+            attempt=tracker.attempts,
+            step=step,
+            tokens=step * 10,
+            hardware={"gpu": "X"},
+        )
     )
 
 

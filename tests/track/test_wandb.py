@@ -18,7 +18,7 @@ import pytest
 
 from manta.config import ConfigError, RunConfig
 from manta.corpus.manifest import Manifest
-from manta.track import Tracker
+from manta.track import GroupStart, Tracker
 
 WANDB = Path(sys.executable).with_name("wandb")
 LONG = 60.0
@@ -38,7 +38,7 @@ def open_tracker(make_config: Callable[..., RunConfig], manifest: Manifest) -> O
 
 def train(tracker: Tracker, row: Row, begin: int, end: int) -> None:
     tracker.group_started(
-        world_size=2, attempt=0, step=begin - 1, tokens=begin * 10 - 10, hardware={}
+        GroupStart(world_size=2, attempt=0, step=begin - 1, tokens=begin * 10 - 10, hardware={})
     )
     for step in range(begin, end + 1):
         tracker.metrics(row(step))
@@ -253,11 +253,11 @@ DRIVER = """
 import sys
 from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
-from manta.track import Tracker
+from manta.track import GroupStart, Tracker
 config = RunConfig.model_validate_json(sys.argv[1])
 manifest = Manifest.model_validate_json(sys.argv[2])
 tracker = Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=False)
-tracker.group_started(world_size=2, attempt=0, step=0, tokens=0, hardware={})
+tracker.group_started(GroupStart(2, attempt=0, step=0, tokens=0, hardware={}))
 for line in sys.stdin:
     tracker.metrics(eval(line))
     print("taken", flush=True)

@@ -29,17 +29,25 @@ def whole_file(path: Path, *, aside: Path | None = None) -> Iterator[BinaryIO]:
     # The process id keeps a worker that outlived its driver from writing into our file.
     temporary = (aside or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
+        with _replacing(path, temporary) as file:
+            yield file
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """Open `temporary`, which takes the place of `path` once all of it is on the disk."""
+    try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        _forget(temporary)
-        raise unwritable(path, error) from None
     except BaseException:
-        _forget(temporary)
+        with contextlib.suppress(OSError):  # the error that brought us here says more
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -47,6 +55,16 @@ def write_whole(path: Path, content: bytes, *, aside: Path | None = None) -> Non
     """Write `content` to `path`, whole or not at all. Raises as `whole_file` does."""
     with whole_file(path, aside=aside) as file:
         file.write(content)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, which this process alone writes to, whole or not at all.
+
+    Raises:
+        OSError: if the disk won't take it. Nothing is left behind.
+    """
+    with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
+        file.write(text.encode())
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,8 +85,3 @@ def unwritable(path: Path, error: OSError) -> CorpusError:
             "it goes on from what is finished"
         )
     return CorpusError(f"{path}: can't be written: {reason}")
-
-
-def _forget(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the error that brought us here says more
-        path.unlink(missing_ok=True)

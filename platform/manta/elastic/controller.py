@@ -268,8 +268,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._slots.refresh()
         if self._paused:
             return
+        leaving = nodes.leaving(slot.node for slot in self._slots.ready)
         ours = {slot.node for slot in group.placing.slots}
-        if going := nodes.leaving(ours):
+        if going := {node: at for node, at in leaving.items() if node in ours}:
             self._leave(going)
             return
         if progress.steps and progress.attempt == group.placing.attempt:
@@ -278,8 +279,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
                 self._noticed = None
             self._keep_on(self._slots.ready)
             self._weigh_snapshots()
-            self._warm_up(group, progress.seconds)
-            self._consider_growth(group, progress)
+            self._warm_up(progress.seconds)
+            staying = [slot for slot in self._slots.ready if slot.node not in leaving]
+            self._consider_growth(group, progress, staying)
 
     def _weigh_snapshots(self) -> None:
         """Tell, now and then, how much memory the snapshots take."""
@@ -293,18 +295,19 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._note(f"node {node[:8]} goes away{when}: leaving it at the next step")
         self._ask_pause(Pause.LEAVE)
 
-    def _warm_up(self, group: SlotWorkerGroup, running: float) -> None:
+    def _warm_up(self, running: float) -> None:
         """Have spares where a group may need them next."""
-        if running < self.known.warm_after:
-            return
-        wanted = Counter(slot.node for slot in self._slots.ready)
-        if self.known.spares is not None:
-            wanted = Counter({node: min(n, self.known.spares) for node, n in wanted.items()})
-        self._spares.fill(wanted)
+        if running >= self.known.warm_after:
+            self._spares.fill(self._spares_for(self._slots.ready))
 
-    def _consider_growth(self, group: SlotWorkerGroup, progress: Any) -> None:
-        staying = set(nodes.draining())
-        possible = [slot for slot in self._slots.ready if slot.node not in staying]
+    def _spares_for(self, slots: list[Slot]) -> Counter[str]:
+        """How many spares a group in these slots is to have on each node."""
+        places = Counter(slot.node for slot in slots)
+        if self.known.spares is None:
+            return places
+        return Counter({node: min(count, self.known.spares) for node, count in places.items()})
+
+    def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)
         if len(possible) <= workers or not progress.rate:
             return
@@ -318,16 +321,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             running=progress.seconds,
             settle=self.known.settle,
         )
-        if growth.worthwhile and not self._warm_enough(possible):
+        if growth.worthwhile and not self._spares.suffice(self._spares_for(possible)):
             return
         self._decide(growth)
-
-    def _warm_enough(self, slots: list[Slot]) -> bool:
-        assert self._spares is not None
-        wanted = Counter(slot.node for slot in slots)
-        if self.known.spares is not None:
-            wanted = Counter({node: min(n, self.known.spares) for node, n in wanted.items()})
-        return all(self._spares.warm(node) >= count for node, count in wanted.items())
 
     def _decide(self, growth: Growth) -> None:
         if growth.worthwhile:
@@ -343,7 +339,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._group.ask_pause(int(pause))
 
     def _note(self, message: str) -> None:
-        self._mail.put.remote("decision", {"message": message})
+        self._mail.put.remote("note", {"message": message})
 
 
 class SlotController(TrainController):  # type: ignore[misc]

@@ -7,7 +7,7 @@ says which, and fails clearly when a new version changes them.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 
-from manta.elastic import nodes, start
+from manta.elastic import answers, nodes, start
 from manta.elastic.slots import Slot
 from manta.elastic.spares import Spares
 from manta.elastic.start import Start
@@ -114,7 +114,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     def _adopt(self) -> list[Worker]:
         slots = self.placing.slots
-        warm = self.placing.spares.suffice([slot.node for slot in slots])
+        warm = self.placing.spares.suffice(Counter(slot.node for slot in slots))
         self._actors = [self.placing.spares.take(slot.node) for slot in slots]
         asked = [actor.get_metadata.remote() for actor in self._actors]
         metadata = self._get(asked, ANSWER_SECONDS if warm else START_SECONDS)
@@ -239,8 +239,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         """The ranks that are gone, asked anew: what others say of it came first."""
         actors = enumerate(self._actors)
         asked = {actor.execute.remote(int): rank for rank, actor in actors}
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=LAST_WORDS_SECONDS)
-        dead = {asked[reference]: DIED for reference in done if _is_dead(reference)}
+        dead = dict.fromkeys(answers.dead(asked, LAST_WORDS_SECONDS), DIED)
         gone = nodes.lost({slot.node for slot in self.placing.slots})
         slots = enumerate(self.placing.slots)
         left = {rank: _gone(slot.node) for rank, slot in slots if slot.node in gone}
@@ -265,14 +264,6 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
 def _gone(node: str) -> str:
     return f"its node {node[:8]} is gone"
-
-
-def _is_dead(reference: Any) -> bool:
-    try:
-        ray.get(reference)
-    except RayError:
-        return True
-    return False
 
 
 def start_worker(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from manta.elastic.answers import arrived, dead, said
 from manta.elastic.memory import HEAD, Buffer, Mapped, Place, allocate, identity, is_alive
 from manta.train.vault import Shard, Stamp
 
@@ -238,7 +239,7 @@ class Keepers:
     def used(self) -> int:
         """Bytes that they hold, as far as they answer at once."""
         asked = [keeper.used.remote() for keeper in self.handles.values()]
-        return sum(_value(ref) or 0 for ref in _answered(asked))
+        return sum(said(asked, PING_SECONDS))
 
     def release(self) -> None:
         """Let go of all."""
@@ -246,20 +247,7 @@ class Keepers:
 
     def _dead(self) -> list[str]:
         asked = {keeper.used.remote(): node for node, keeper in self.handles.items()}
-        return [asked[ref] for ref in _answered(list(asked)) if _value(ref) is None]
-
-
-def _answered(refs: list[Any]) -> list[Any]:
-    """Those that are there at once, or soon."""
-    return list(ray.wait(refs, num_returns=len(refs), timeout=PING_SECONDS)[0]) if refs else []
-
-
-def _value(ref: Any) -> Any:
-    """What a keeper said; None if it is dead."""
-    try:
-        return ray.get(ref)
-    except RayError:
-        return None
+        return dead(asked, PING_SECONDS)
 
 
 async def _fill(buffer: Buffer, source: ActorHandle, part: Part) -> None:
@@ -316,7 +304,7 @@ class KeeperVault:
             return False
 
     def _is_processed(self) -> bool:
-        if self._pending is not None and _arrived([self._pending]):
+        if self._pending is not None and arrived([self._pending]):
             ray.get(self._pending)
             self._pending = None
         return self._pending is None
@@ -327,7 +315,7 @@ class KeeperVault:
             self._asked = size + SLACK
             wanted = HEAD.size + self._asked
             self._leases = [self._mine.lease.remote(wanted, self._writer) for _ in range(2)]
-        if self._leases and _arrived(self._leases):
+        if self._leases and arrived(self._leases):
             places, self._leases = ray.get(self._leases), []
             if None in places:
                 raise OSError("it has no memory")
@@ -385,11 +373,7 @@ class KeeperVault:
     def _answers(self, method: str) -> list[Any]:
         """What the keepers that live say to a question."""
         asked = [getattr(keeper, method).remote() for keeper in self._keepers.values()]
-        answers = []
-        for ref in ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)[0]:
-            with suppress(RayError):
-                answers.append(ray.get(ref))
-        return answers
+        return said(asked, ANSWER_SECONDS)
 
     def _mapped(self, stamp: Stamp) -> list[Shard]:
         """All parts, in the memory of this node's keeper."""
@@ -426,8 +410,3 @@ def _onward(keepers: Mapping[str, ActorHandle], node_id: str) -> Onward | None:
         return None
     after = nodes[(nodes.index(node_id) + 1) % len(nodes)]
     return Onward(keepers[node_id], keepers[after])
-
-
-def _arrived(refs: Sequence[Any]) -> bool:
-    """Whether all answers are there; does not wait."""
-    return len(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) == len(refs)

@@ -7,7 +7,6 @@ tells at once.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,7 +50,7 @@ def _answers(node: dict[str, Any]) -> bool:
         return False
 
 
-def leaving(nodes: Iterable[str], seconds: float = float("inf")) -> dict[str, float | None]:
-    """Those of `nodes` that drain and will be gone within `seconds`, with their deadlines."""
-    going, wanted, until = draining(), set(nodes), time.time() + seconds
-    return {n: at for n, at in going.items() if n in wanted and (at is None or at < until)}
+def leaving(nodes: Iterable[str]) -> dict[str, float | None]:
+    """Those of `nodes` that are about to go, with their deadlines."""
+    wanted = set(nodes)
+    return {node: at for node, at in draining().items() if node in wanted}

@@ -17,6 +17,7 @@ from manta.track import check_wandb
 
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
+    from manta.train.loop import Job
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,20 @@ class Checked:
     corpus: Corpus
     validation: Corpus | None
     run_dir: Path
+
+    def job(self, attempt: int, node: str) -> Job:
+        """What one rank of the group `attempt`, on the node of that name, trains."""
+        from manta.train.loop import Job
+
+        return Job(
+            config=self.config,
+            schedule=self.schedule,
+            corpus=self.corpus,
+            validation=self.validation,
+            run_dir=self.run_dir,
+            attempt=attempt,
+            node=node,
+        )
 
 
 def check(config: RunConfig) -> Checked:

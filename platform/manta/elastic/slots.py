@@ -23,6 +23,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from manta.elastic.answers import arrived
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -136,8 +138,7 @@ class Slots:
                 .remote()
             )
             holding.devices = holding.anchor.devices.remote()
-        done, _ = ray.wait([holding.devices], timeout=0)
-        return ray.get(holding.devices) if done else None
+        return ray.get(holding.devices) if arrived([holding.devices]) else None
 
     def _release(self, holding: _Holding) -> None:
         del self._held[holding.group.id.hex()]

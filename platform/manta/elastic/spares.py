@@ -6,12 +6,13 @@ A spare has done it before it is needed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+
+from manta.elastic.answers import arrived, died
 
 # Given a node's id: an actor that is pinned there, and a reference that is done once it is warm.
 StartSpare = Callable[[str], tuple[ActorHandle, Any]]
@@ -35,7 +36,7 @@ class Spares:
                 self.drop(node)
         for node, count in wanted.items():
             waiting = self._waiting.setdefault(node, [])
-            waiting[:] = [spare for spare in waiting if not _died(spare[1])]
+            waiting[:] = [spare for spare in waiting if not died(spare[1])]
             while len(waiting) < count:
                 waiting.append(self._start(node))
             for actor, _ in waiting[count:]:
@@ -44,17 +45,17 @@ class Spares:
 
     def warm(self, node: str) -> int:
         """How many on the node are ready."""
-        return sum(_done(warm) and not _died(warm) for _, warm in self._waiting.get(node, []))
+        return sum(arrived([warm]) and not died(warm) for _, warm in self._waiting.get(node, []))
 
-    def suffice(self, nodes: list[str]) -> bool:
-        """Whether there is a warm one for each of these places."""
-        return all(self.warm(node) >= count for node, count in Counter(nodes).items())
+    def suffice(self, wanted: Mapping[str, int]) -> bool:
+        """Whether as many on each node are ready."""
+        return all(self.warm(node) >= count for node, count in wanted.items())
 
     def take(self, node: str) -> ActorHandle:
         """A worker on the node: warm if there is one, else one that will be, else a new one."""
         waiting = self._waiting.get(node, [])
-        waiting[:] = [spare for spare in waiting if not _died(spare[1])]
-        waiting.sort(key=lambda spare: not _done(spare[1]))
+        waiting[:] = [spare for spare in waiting if not died(spare[1])]
+        waiting.sort(key=lambda spare: not arrived([spare[1]]))
         return waiting.pop(0)[0] if waiting else self._start(node)[0]
 
     def drop(self, node: str) -> None:
@@ -66,17 +67,3 @@ class Spares:
         """Let all go."""
         for node in list(self._waiting):
             self.drop(node)
-
-
-def _done(warm: Any) -> bool:
-    return bool(ray.wait([warm], timeout=0)[0])
-
-
-def _died(warm: Any) -> bool:
-    if not _done(warm):
-        return False
-    try:
-        ray.get(warm)
-    except ray.exceptions.RayError:
-        return True
-    return False

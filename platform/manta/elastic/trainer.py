@@ -22,7 +22,7 @@ from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.elastic.slots import release_all_of
-from manta.track import Tracker
+from manta.track import GroupStart, Tracker
 
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
@@ -285,8 +285,8 @@ class _Follower:
     def _started(self, content: dict[str, Any]) -> None:
         self._tracker.backfill(content.pop("rows"))
         seconds = content.pop("starts")
-        content["noticed"] = seconds.pop("noticed", None)
-        self._tracker.group_started(**content)
+        noticed = seconds.pop("noticed", None)
+        self._tracker.group_started(GroupStart(**content, noticed=noticed))
         self._tracker.group_timed(seconds)
 
     def _rewound(self, content: dict[str, Any]) -> None:
@@ -311,9 +311,6 @@ class _Follower:
         )
 
     def _note(self, content: dict[str, Any]) -> None:
-        self._tracker.note(content["message"])
-
-    def _decision(self, content: dict[str, Any]) -> None:
         self._tracker.note(content["message"])
 
     def _ended(self, content: dict[str, Any]) -> None:

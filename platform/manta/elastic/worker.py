@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,20 @@ import torch.distributed as dist
 from ray.actor import ActorHandle
 
 from manta.config.errors import MantaError
-from manta.config.run import RunConfig
 from manta.elastic import start
 from manta.elastic.faults import Faults
 from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
+from manta.elastic.preflight import Checked
 from manta.elastic.start import Regroup, Start
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.guards import Rewind
-from manta.train.loop import Job, Loop, Source
+from manta.train.loop import Loop, Source
 from manta.train.pause import Pause
 from manta.train.saved import TrainState
-
-log = logging.getLogger(__name__)
-
 
 # How often the first rank tells that it is alive.
 SIGN_SECONDS = 0.25
@@ -67,26 +64,17 @@ def train(order: Order) -> None:
 
 def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     """Train; returns the run's outcome, or nothing if another group is to go on."""
-    lap = _Lap(seconds)
-    checked = order.checked
+    lap = _Lap()
+    checked = _with_micro_batch(order.checked, here.micro_batch)
     _join_group()
-    lap.end("process_group")
+    seconds["process_group"] = lap.read()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if dist.get_rank() == 0:
         _forward_warnings(order.mailbox)
-    config = _with_micro_batch(checked.config, here.micro_batch)
+    config = checked.config
     engine = Engine(config, model_config.resolve(config, checked.manifest.vocab_size))
     start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
-    lap.end("model")
-    job = Job(
-        config,
-        checked.schedule,
-        checked.corpus,
-        checked.validation,
-        checked.run_dir,
-        here.attempt,
-        node=here.node[:8],
-    )
+    seconds["model"] = lap.read()
     if here.first:
         seconds = _from_the_command_on(order, here, seconds)
     reporter = _MailReporter(order.mailbox, here.attempt, engine.world_size, seconds)
@@ -103,6 +91,7 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
         )
 
     vault = KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
+    job = checked.job(here.attempt, here.node[:8])
     loop = Loop(job, engine, reporter, vault, faults.at)
     outcome = loop.run(streams)
     if outcome != "paused":
@@ -111,15 +100,15 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
 
 
 class _Lap:
-    """Seconds of one part after the other."""
+    """Measures one part after the other."""
 
-    def __init__(self, seconds: dict[str, float]):
-        self._seconds, self._since = seconds, time.time()
+    def __init__(self) -> None:
+        self._since = time.time()
 
-    def end(self, part: str) -> None:
-        """What passed since the last call was that part."""
+    def read(self) -> float:
+        """Seconds since the last call."""
         before, self._since = self._since, time.time()
-        self._seconds[part] = self._since - before
+        return self._since - before
 
 
 def _from_the_command_on(order: Order, here: Start, seconds: dict[str, float]) -> dict[str, float]:
@@ -139,9 +128,9 @@ def _join_group() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
-def _with_micro_batch(config: RunConfig, rows: int) -> RunConfig:
-    train = config.train.model_copy(update={"micro_batch": rows})
-    return config.model_copy(update={"train": train})
+def _with_micro_batch(checked: Checked, rows: int) -> Checked:
+    train = checked.config.train.model_copy(update={"micro_batch": rows})
+    return replace(checked, config=checked.config.model_copy(update={"train": train}))
 
 
 def _halve_micro_batch(mailbox: ActorHandle, rows: int) -> None:
@@ -166,12 +155,12 @@ class _MailReporter:
     ):
         self._mailbox, self._attempt, self._world_size = mailbox, attempt, world_size
         self._starts, self._logged = starts, False
-        self._since = time.time()
+        self._lap = _Lap()
         self._steps, self._told = 0, 0.0
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """The group is formed and knows where it goes on."""
-        self._starts["state"] = self._lap()
+        self._starts["state"] = self._lap.read()
         content = {
             "world_size": self._world_size,
             "attempt": self._attempt,
@@ -204,19 +193,14 @@ class _MailReporter:
         """A row of metrics."""
         if "loss" in row and not self._logged:
             self._logged = True
-            self._put("first_step", data_and_first_step=self._lap())
+            self._put("first_step", data_and_first_step=self._lap.read())
         elif not self._logged:
-            self._put("first_step", first_evaluation=self._lap())
+            self._put("first_step", first_evaluation=self._lap.read())
         self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
 
     def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
         """A checkpoint is whole."""
         self._put("checkpoint", state=asdict(state), path=str(path), seconds=seconds)
-
-    def _lap(self) -> float:
-        """Seconds since the last call."""
-        before, self._since = self._since, time.time()
-        return self._since - before
 
     def _put(self, kind: str, **content: Any) -> None:
         self._mailbox.put.remote(kind, content)

@@ -7,7 +7,8 @@ are views of them.
 
 from manta.track.record import RunRecord
 from manta.track.report import write_report
+from manta.track.state import GroupStart
 from manta.track.tracker import Tracker
 from manta.track.wandb_log import check_wandb
 
-__all__ = ["RunRecord", "Tracker", "check_wandb", "write_report"]
+__all__ = ["GroupStart", "RunRecord", "Tracker", "check_wandb", "write_report"]

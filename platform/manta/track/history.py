@@ -21,8 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import NO_SPACE
-from manta.track.aside import replace_text
+from manta.corpus.atomic import NO_SPACE, replace_text
 
 METRICS = "metrics.jsonl"
 Kind = Literal["training", "validation"]

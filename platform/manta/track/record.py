@@ -15,16 +15,16 @@ from typing import Any
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
-from manta.corpus.atomic import NO_SPACE
+from manta.corpus.atomic import NO_SPACE, replace_text
 from manta.corpus.manifest import Manifest
 from manta.track import identity, opening
-from manta.track.aside import replace_text
 from manta.track.history import METRICS, History, Tail
 from manta.track.lock import RunLock
 from manta.track.state import (
     RUN,
     CheckpointState,
     Group,
+    GroupStart,
     Outcome,
     Results,
     RunState,
@@ -129,46 +129,26 @@ class RunRecord:
             self.save()
         return written
 
-    def group_started(
-        self,
-        *,
-        world_size: int,
-        attempt: int,
-        step: int,
-        tokens: int,
-        hardware: Mapping[str, Any],
-        source: str = "start",
-        noticed: float | None = None,
-    ) -> None:
-        """A worker group begins to train at `step`, having consumed `tokens`.
-
-        Args:
-            world_size: workers in it.
-            attempt: its number in the run.
-            step: updates done before it.
-            tokens: consumed before it.
-            hardware: what its workers compute on.
-            source: what it goes on from: `start`, `checkpoint` or `snapshot`.
-            noticed: when the end of the group before was noticed, seconds since the epoch.
-        """
+    def group_started(self, start: GroupStart) -> None:
+        """A worker group begins to train."""
         self.group_ended(reason="replaced")
-        again = max(0, self._position - tokens)
+        again = max(0, self._position - start.tokens)
         self.state.totals.tokens_again += again
-        self._position = tokens
-        if hardware:
-            self.state.hardware["workers"] = dict(hardware)
+        self._position = start.tokens
+        if start.hardware:
+            self.state.hardware["workers"] = dict(start.hardware)
         self.state.groups.append(
             Group(
-                attempt=attempt,
-                world_size=world_size,
-                devices=world_size * self._devices_per_worker(),
-                step=step,
-                tokens=tokens,
-                last_step=step,
-                last_tokens=tokens,
+                attempt=start.attempt,
+                world_size=start.world_size,
+                devices=start.world_size * self._devices_per_worker(),
+                step=start.step,
+                tokens=start.tokens,
+                last_step=start.step,
+                last_tokens=start.tokens,
                 started=utc_now(),
-                source=source,
-                noticed=noticed,
+                source=start.source,
+                noticed=start.noticed,
             )
         )
         self._group_began = self._clock()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from manta.config.units import format_tokens
+from manta.corpus.atomic import replace_text
 from manta.track import figures as words
 from manta.track import report_page as html
-from manta.track.aside import replace_text
 from manta.track.history import METRICS, Tail
 from manta.track.opening import CONFIG
 from manta.track.report_figures import draw_against, figures

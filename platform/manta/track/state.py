@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,29 @@ MOST_EVENTS = 1000
 def utc_now() -> str:
     """This moment, as run records write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class GroupStart:
+    """A worker group that begins to train.
+
+    Attributes:
+        world_size: workers in it.
+        attempt: its number in the run.
+        step: updates done before it.
+        tokens: consumed before it.
+        hardware: what its workers compute on.
+        source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+        noticed: when the end of the group before was noticed, seconds since the epoch.
+    """
+
+    world_size: int
+    attempt: int
+    step: int
+    tokens: int
+    hardware: Mapping[str, Any]
+    source: str = "start"
+    noticed: float | None = None
 
 
 class Group(BaseModel):

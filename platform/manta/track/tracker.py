@@ -13,7 +13,7 @@ from manta.track.console import RunConsole
 from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
 from manta.track.report import write_report
-from manta.track.state import Outcome, RunState, WandbState
+from manta.track.state import GroupStart, Outcome, RunState, WandbState
 from manta.track.wandb_log import WandbLog, check_wandb
 from manta.track.wandb_session import RunInfo
 
@@ -72,37 +72,9 @@ class Tracker:
         for row in rows:
             self._record.add(row)
 
-    def group_started(
-        self,
-        *,
-        world_size: int,
-        attempt: int,
-        step: int,
-        tokens: int,
-        hardware: Mapping[str, Any],
-        source: str = "start",
-        noticed: float | None = None,
-    ) -> None:
-        """A worker group begins to train at `step`, having consumed `tokens`.
-
-        Args:
-            world_size: workers in it.
-            attempt: its number in the run.
-            step: updates done before it.
-            tokens: consumed before it.
-            hardware: what its workers compute on.
-            source: what it goes on from: `start`, `checkpoint` or `snapshot`.
-            noticed: when the end of the group before was noticed, seconds since the epoch.
-        """
-        self._record.group_started(
-            world_size=world_size,
-            attempt=attempt,
-            step=step,
-            tokens=tokens,
-            hardware=hardware,
-            source=source,
-            noticed=noticed,
-        )
+    def group_started(self, start: GroupStart) -> None:
+        """A worker group begins to train."""
+        self._record.group_started(start)
         self._console.group_started(self._record.state)
 
     def group_snapshots(self, size: int) -> None:

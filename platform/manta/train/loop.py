@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,7 +74,7 @@ class Job:
     validation: Corpus | None
     run_dir: Path
     attempt: int
-    node: str = field(default_factory=socket.gethostname)
+    node: str
     """Where this rank runs: the one thing that ranks need not agree on."""
 
 

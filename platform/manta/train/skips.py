@@ -9,12 +9,11 @@ states are *void*: those from within or behind a span that they don't know.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import sync_folder
+from manta.corpus.atomic import replace_text, sync_folder
 
 FILE = "skips.json"
 Span = tuple[int, int]
@@ -41,13 +40,7 @@ def read_skips(run_dir: Path) -> Spans:
 
 def add_skip(run_dir: Path, span: Span) -> None:
     """Add a span to the file, durably, whole or not at all."""
-    path = run_dir / FILE
-    aside = path.with_name(f".{FILE}.tmp")
-    with aside.open("w") as file:
-        json.dump(joined(read_skips(run_dir), [span]), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    replace_text(run_dir / FILE, json.dumps(joined(read_skips(run_dir), [span])))
     sync_folder(run_dir)
 
 
