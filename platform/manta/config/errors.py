@@ -28,3 +28,7 @@ class RunError(MantaError):
 
 class TrainingError(MantaError):
     """Training stopped because going on would spoil the result."""
+
+
+class DivergedError(TrainingError):
+    """Training met a loss or gradient that is not finite, or a spike, and was asked to stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +66,16 @@ def replace_text(path: Path, text: str) -> None:
     """
     with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
         file.write(text.encode())
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file that is never changed in place a second name; a copy where links are unknown."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        shutil.copyfile(source, target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,26 @@ RESTART_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a run may have of a cluster that others use too, from an actor that gives each its own.
+
+    The actor answers ``share_of(name)`` with a number of workers.
+    """
+
+    arbiter: ActorHandle
+    name: str
+
+    def workers(self) -> int:
+        """How many workers the run may have now.
+
+        Raises:
+            RayError: if the actor is gone.
+        """
+        found: int = ray.get(self.arbiter.share_of.remote(self.name))
+        return found
+
+
+@dataclass(frozen=True)
 class Elasticity:
     """What the controller must know of a run.
 
@@ -72,6 +93,7 @@ class Elasticity:
         spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
         owner: a name of its own for what the run holds in the cluster.
+        share: what it may have, if there are others beside it; else as much as `largest`.
         mailbox: the run's mailbox.
         runtime_env: of the workers.
     """
@@ -89,6 +111,7 @@ class Elasticity:
     spares: int | None
     warm_after: float
     owner: str
+    share: Share | None
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
 
@@ -138,12 +161,14 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._groups = 0
         self._noticed: float | None = None
         self._restarts: list[float] = []
+        self._largest = elasticity.largest
 
     # ------------------------------------------------------- for the controller
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Ask for slots. Ray Train's own policy would ask its autoscaling coordinator."""
-        self._slots.request(self.known.largest)
+        self._ask_share()
+        self._slots.request(self._largest)
 
     async def before_controller_shutdown(self) -> None:
         """Give everything back."""
@@ -186,11 +211,21 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         unusable = self._unusable()
         self._slots.refresh(unusable)
         self._keepers.forget(unusable)
-        self._slots.request(self.known.largest)
-        while len(self._slots.ready) < self.known.largest and time.monotonic() < until:
+        self._ask_share()
+        self._slots.keep(self._slots.ready[: self._largest])
+        self._slots.request(self._largest)
+        while len(self._slots.ready) < self._largest and time.monotonic() < until:
             time.sleep(0.05)
             self._slots.refresh()
         return self._slots.ready
+
+    def _ask_share(self) -> None:
+        """How many workers the run may have may have changed."""
+        if self.known.share is None:
+            return
+        with suppress(RayError):  # gone with the driver, and so are we
+            may = min(self.known.share.workers(), self.known.largest)
+            self._largest = max(may, self.known.smallest)
 
     def _unusable(self) -> set[str]:
         ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
@@ -273,6 +308,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if going := {node: at for node, at in leaving.items() if node in ours}:
             self._leave(going)
             return
+        if self._exceeds_share(group):
+            return
         if progress.steps and progress.attempt == group.placing.attempt:
             if self._noticed is not None:
                 self._restarts.append(progress.first_step - self._noticed)
@@ -282,6 +319,22 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._warm_up(progress.seconds)
             staying = [slot for slot in self._slots.ready if slot.node not in leaving]
             self._consider_growth(group, progress, staying)
+
+    def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
+        """Give back, or ask for, what the run's share says; whether the group has to shrink."""
+        before = self._largest
+        self._ask_share()
+        if self._largest == before:
+            return False
+        workers = len(group.placing.slots)
+        if self._largest < workers:
+            self._note(f"{workers} → {self._largest} workers: others need the rest")
+            self._ask_pause(Pause.REGROUP)
+            return True
+        others = [slot for slot in self._slots.ready if slot not in group.placing.slots]
+        self._slots.keep([*group.placing.slots, *others[: self._largest - workers]])
+        self._slots.request(self._largest)
+        return False
 
     def _weigh_snapshots(self) -> None:
         """Tell, now and then, how much memory the snapshots take."""

@@ -59,6 +59,7 @@ class Mailbox:
         self._attempts = attempts
         self._futile = 0
         self._failure: str | None = None
+        self._diverged = False
         self._micro_batch: int | None = None
         self._furthest = 0
         self._begin_watch()
@@ -143,13 +144,21 @@ class Mailbox:
             rate=(tokens - self._signs[0][2]) / span if span else 0.0,
         )
 
-    def fail(self, reason: str) -> None:
-        """Say that trying again is of no use. The first reason counts."""
-        self._failure = self._failure or reason
+    def fail(self, reason: str, diverged: bool = False) -> None:
+        """Say that trying again is of no use, and whether the numbers are why.
+
+        The first reason counts.
+        """
+        if self._failure is None:
+            self._failure, self._diverged = reason, diverged
 
     def failure(self) -> str | None:
         """Why trying again is of no use, if it is."""
         return self._failure
+
+    def diverged(self) -> bool:
+        """Whether the training itself is why trying again is of no use."""
+        return self._diverged
 
 
 def open_mailbox(attempts: int) -> ActorHandle:

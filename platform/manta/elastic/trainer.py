@@ -7,15 +7,15 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import CorpusError, RunError, TrainingError
+from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
 from manta.elastic.mailbox import Message, open_mailbox
@@ -23,6 +23,9 @@ from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.elastic.slots import release_all_of
 from manta.track import GroupStart, Tracker
+
+if TYPE_CHECKING:
+    from manta.elastic.controller import Share
 
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
@@ -46,13 +49,35 @@ CPU_ALLOCATOR = {
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """How a run ended: `paused` if its watcher asked for it."""
 
-    status: Literal["finished", "stopped"]
+    status: Literal["finished", "stopped", "paused"]
     run_dir: str
 
 
-def train(checked: Checked, *, console: bool = True, submitted: float | None = None) -> Result:
+class Watcher(Protocol):
+    """Someone who follows a run beside its record. Calls come from the driver's thread."""
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics is recorded."""
+
+    def checkpoint(self, step: int) -> None:
+        """The checkpoint after `step` is whole."""
+
+    def wants_stop(self) -> bool:
+        """Whether the run is to be saved and left at the next step."""
+        ...
+
+
+def train(
+    checked: Checked,
+    *,
+    console: bool = True,
+    submitted: float | None = None,
+    owner: str | None = None,
+    watcher: Watcher | None = None,
+    share: Share | None = None,
+) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
 
     Continues from the newest whole checkpoint if the run has one.
@@ -61,8 +86,12 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
         checked: what `preflight.check` found sound.
         console: show the run on standard output.
         submitted: when the user asked for it, seconds since the epoch, for the breakdown.
+        owner: a name of its own for what the run holds in the cluster.
+        watcher: who follows the run, and may ask it to pause.
+        share: who says how many workers the run may have, if others run beside it.
 
     Raises:
+        DivergedError: when loss or gradient forbid to go on; the record says why.
         TrainingError: when training can't go on; the record says why.
         RunError: when the run's directory can't be used.
         KeyboardInterrupt: when interrupted; the record is closed first.
@@ -76,10 +105,13 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
         total_tokens=schedule.positions * schedule.seq_len,
         console=console,
     )
-    follower = _Follower(tracker)
+    follower = _Follower(tracker, watcher)
     try:
         mailbox = open_mailbox(tracker.attempts)
-        failure = _follow(checked, mailbox, follower, submitted or time.time())
+        group = _Group(
+            checked, mailbox, submitted or time.time(), owner or f"manta-{uuid.uuid4().hex}", share
+        )
+        failure = _follow(checked, mailbox, follower, group)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
@@ -87,21 +119,29 @@ def train(checked: Checked, *, console: bool = True, submitted: float | None = N
         tracker.finish("failed", reason=str(error))
         raise
     if follower.outcome == "interrupted":
-        tracker.finish("interrupted", reason="interrupted from outside")
-        raise KeyboardInterrupt
+        return _end_early(tracker, watcher)
     if failure or follower.outcome is None:
         reason = failure or "the workers ended without a result"
         tracker.finish("failed", reason=reason)
-        raise TrainingError(reason)
+        raise (DivergedError if ray.get(mailbox.diverged.remote()) else TrainingError)(reason)
     tracker.finish(follower.outcome)
     return Result(follower.outcome, str(tracker.run_dir))
 
 
+def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
+    """The run was saved and left on the way: by who watches it, or by a signal."""
+    if watcher is not None and watcher.wants_stop():
+        tracker.finish("interrupted", reason="paused")
+        return Result("paused", str(tracker.run_dir))
+    tracker.finish("interrupted", reason="interrupted from outside")
+    raise KeyboardInterrupt
+
+
 def _follow(
-    checked: Checked, mailbox: ActorHandle, follower: _Follower, submitted: float
+    checked: Checked, mailbox: ActorHandle, follower: _Follower, group: _Group
 ) -> str | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
-    group, shards = _Group(checked, mailbox, submitted), _ShardCheck(checked)
+    shards = _ShardCheck(checked)
     group.start()
     shards.start()
     try:
@@ -111,6 +151,8 @@ def _follow(
                 group.stop_if_asked()
                 shards.raise_if_damaged()
                 follower.take_from(mailbox)
+                if follower.wants_stop():
+                    group.asked_to_stop.set()
     except BaseException:
         group.abandon()
         raise
@@ -186,10 +228,18 @@ class _Group(threading.Thread):
     The main thread stays free for messages and for Ctrl-C.
     """
 
-    def __init__(self, checked: Checked, mailbox: ActorHandle, submitted: float):
+    def __init__(
+        self,
+        checked: Checked,
+        mailbox: ActorHandle,
+        submitted: float,
+        owner: str,
+        share: Share | None,
+    ):
         super().__init__(name="manta-group", daemon=True)
-        self.owner = f"manta-{uuid.uuid4().hex}"
-        self._trainer = _trainer(checked, mailbox, submitted, self.owner)
+        self.owner = owner
+        self._trainer = _trainer(checked, mailbox, submitted)
+        self._trainer.elasticity = _elasticity(checked, mailbox, owner, share)
         self._mailbox = mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
@@ -218,7 +268,7 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float, owner: str) -> Any:
+def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
@@ -226,7 +276,7 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float, owner: st
 
     scaling = checked.config.scaling
     now = time.time()
-    trainer = ElasticTrainer(
+    return ElasticTrainer(
         work,
         train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
         # Only what Ray Train insists on: where and how many is our controller's business.
@@ -239,11 +289,9 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float, owner: st
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
-    trainer.elasticity = _elasticity(checked, mailbox, owner)
-    return trainer
 
 
-def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str) -> Any:
+def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str, share: Share | None) -> Any:
     from manta.elastic.controller import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
@@ -262,6 +310,7 @@ def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str) -> Any:
         spares=scaling.spares,
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
+        share=share,
         mailbox=mailbox,
         runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
     )
@@ -270,8 +319,8 @@ def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str) -> Any:
 class _Follower:
     """Turns the workers' messages into calls of the tracker."""
 
-    def __init__(self, tracker: Tracker):
-        self._tracker = tracker
+    def __init__(self, tracker: Tracker, watcher: Watcher | None = None):
+        self._tracker, self._watcher = tracker, watcher
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
 
     def take_from(self, mailbox: ActorHandle) -> None:
@@ -300,6 +349,12 @@ class _Follower:
 
     def _metrics(self, row: dict[str, Any]) -> None:
         self._tracker.metrics(row)
+        if self._watcher is not None:
+            self._watcher.metrics(row)
+
+    def wants_stop(self) -> bool:
+        """Whether who watches the run wants it to pause."""
+        return self._watcher is not None and self._watcher.wants_stop()
 
     def _checkpoint(self, content: dict[str, Any]) -> None:
         state = content["state"]
@@ -309,6 +364,8 @@ class _Follower:
             path=content["path"],
             seconds=content["seconds"],
         )
+        if self._watcher is not None:
+            self._watcher.checkpoint(state["step"])
 
     def _note(self, content: dict[str, Any]) -> None:
         self._tracker.note(content["message"])

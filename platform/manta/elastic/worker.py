@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
-from manta.config.errors import MantaError
+from manta.config.errors import DivergedError, MantaError
 from manta.elastic import start
 from manta.elastic.faults import Faults
 from manta.elastic.keeper import KeeperVault
@@ -49,7 +49,8 @@ def train(order: Order) -> None:
         outcome = _train(order, here, seconds)
     except MantaError as error:
         # Trying again would meet the same: say so before the group falls apart.
-        ray.get(order.mailbox.fail.remote(str(error)))
+        diverged = isinstance(error, DivergedError)
+        ray.get(order.mailbox.fail.remote(str(error), diverged))
         raise
     except torch.OutOfMemoryError as error:
         _halve_micro_batch(order.mailbox, here.micro_batch)

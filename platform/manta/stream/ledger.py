@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import sync_folder
+from manta.corpus.atomic import link, sync_folder
 from manta.stream.mix import mix64
 
 SCHEMA = pa.schema(
@@ -169,6 +169,18 @@ class Ledger:
         columns = [table[name].to_numpy().astype("<u8") for name in PROOF]
         rows = np.ascontiguousarray(np.stack(columns, axis=1))
         return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()
+
+    def link_to(self, folder: Path, after_step: int) -> None:
+        """Put the rows up to `after_step` into a new folder too: as links, where possible.
+
+        Parts are never changed in place, so that the two ledgers can go their own ways.
+        """
+        folder.mkdir(parents=True)
+        for path in self._parts():
+            if _first_step(path) <= after_step:
+                link(path, folder / path.name)
+        sync_folder(folder)
+        Ledger(folder).trim(after_step)
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("steps-*.parquet"))

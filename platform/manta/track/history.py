@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -199,6 +199,14 @@ class Tail:
                     return
                 self._at += len(line)
                 yield row
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Begin a history with rows of another, durably."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from manta.config import ConfigError, RunConfig, dump, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.track import environment, identity
-from manta.track.state import RunState, WandbState, utc_now
+from manta.track.state import RunState, WandbState, read_fork, utc_now
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -69,6 +69,7 @@ def config_text(config: RunConfig) -> str:
 
 
 def take_up(
+    run_dir: Path,
     old: RunState | None,
     config: RunConfig,
     manifest: Manifest,
@@ -97,6 +98,7 @@ def take_up(
             name=config.run.name,
             created=now,
             corpus_fingerprint=manifest.fingerprint,
+            fork=read_fork(run_dir),
             wandb=WandbState(id=secrets.token_hex(4)),
             **fresh,
         )

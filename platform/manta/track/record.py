@@ -23,6 +23,7 @@ from manta.track.lock import RunLock
 from manta.track.state import (
     RUN,
     CheckpointState,
+    Fork,
     Group,
     GroupStart,
     Outcome,
@@ -60,6 +61,8 @@ class RunRecord:
         self._full = False
         self._messages: list[str] = []
         self.history = History(run_dir / METRICS, state.history)
+        if state.fork is not None and not state.groups:
+            self._take_beginning(state.fork)
         if self.history.dropped:
             self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
         if not lock.exclusive:
@@ -95,7 +98,7 @@ class RunRecord:
             if old:
                 fingerprint = old.corpus_fingerprint
                 notes = opening.check_same_run(run_dir, fingerprint, config, manifest)
-            state = opening.take_up(old, config, manifest, total_steps, total_tokens)
+            state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
             replace_text(run_dir / opening.CONFIG, opening.config_text(config))
             record = cls(run_dir, lock, state, config, clock)
             for note in notes:
@@ -112,6 +115,13 @@ class RunRecord:
             lock.release()
             raise
         return record
+
+    def _take_beginning(self, fork: Fork) -> None:
+        """Another run trained the beginning: its rows are here, its cost is not ours."""
+        for row in Tail(self.history.path).rows():
+            self._take_results(row)
+        self._reached(fork.step, fork.tokens)
+        self.event(f"forked from {fork.run} after step {fork.step:,}")
 
     def add(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take a row of metrics.

@@ -16,6 +16,7 @@ from manta.track.history import Mark
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 RUN = "run.json"
+FORK = "fork.json"
 MOST_EVENTS = 1000
 
 
@@ -129,6 +130,14 @@ class WandbState(BaseModel):
     sync_command: str | None = None
 
 
+class Fork(BaseModel):
+    """Where the beginning of a run comes from: another run trained it up to `step`."""
+
+    run: str
+    step: int
+    tokens: int
+
+
 class RunState(BaseModel):
     """The whole document."""
 
@@ -155,6 +164,7 @@ class RunState(BaseModel):
     checkpoint: CheckpointState | None = None
     events: list[Event] = Field(default_factory=list)
     final: dict[str, Any] = Field(default_factory=dict)
+    fork: Fork | None = None
     wandb: WandbState
     history: Mark = Field(default_factory=Mark)
 
@@ -178,6 +188,26 @@ class RunState(BaseModel):
             time=utc_now(), step=self.totals.steps, tokens=self.totals.tokens, message=message
         )
         self.events = [*self.events, event][-MOST_EVENTS:]
+
+
+def write_fork(run_dir: Path, fork: Fork) -> None:
+    """Say, in a folder that will be a run, where its beginning comes from."""
+    (run_dir / FORK).write_text(fork.model_dump_json() + "\n")
+
+
+def read_fork(run_dir: Path) -> Fork | None:
+    """What `write_fork` said, if it did.
+
+    Raises:
+        RunError: if it can't be understood.
+    """
+    path = run_dir / FORK
+    try:
+        return Fork.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path}: can't be read: {error}; remove the run's folder") from None
 
 
 def read_state(run_dir: Path) -> RunState:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from manta.config.errors import TrainingError
+from manta.config.errors import DivergedError
 from manta.schedule import Schedule
 from manta.stream.plan import Corpus, order_of
 from manta.train.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ class Healing:
         Waits for the device.
 
         Raises:
-            TrainingError: if training must stop: the update was not applied.
+            DivergedError: if training must stop: the update was not applied.
             Rewind: if it goes on from before the bad step.
         """
         for verdict in self._engine.guard.verdicts():
@@ -102,7 +102,7 @@ class Healing:
 
     def _stop(self, verdict: Verdict, where: str) -> None:
         self._checkpoints.wait()
-        raise TrainingError(
+        raise DivergedError(
             f"{self._described(verdict)}. {where}: lower the learning rate or inspect these "
             "samples, then continue under a new run.name, or the same one if the cause lay "
             f"outside the config or with guards.{verdict.kind}=skip"

@@ -167,7 +167,7 @@ def attach(
             steps = [step for step in saved[parent] if branch.fork < step <= shared]
             if steps and max(steps) > best.fork:
                 best = _fork(new, parent, max(steps))
-            parent = branch.parent
+            parent, shared = branch.parent, min(shared, branch.fork)
     return best
 
 
