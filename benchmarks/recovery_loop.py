@@ -34,7 +34,7 @@ def loop(folder: Path, state: State | None, save: Callable[[State], None], node:
     import numpy as np
     import torch
     import torch.distributed as dist
-    import torch.nn.functional as F
+    from plain_step import plain_step
     from torch.nn.parallel import DistributedDataParallel
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -53,15 +53,7 @@ def loop(folder: Path, state: State | None, save: Callable[[State], None], node:
     while True:
         step += 1
         positions = np.arange((step - 1) * BATCH, step * BATCH)[rank::world_size]
-        rows = samples[order[positions % len(order)]].astype(np.int64)
-        inputs = torch.from_numpy(rows)
-        logits = model(input_ids=inputs, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
+        plain_step(model, optimizer, samples[order[positions % len(order)]]).item()
         log.stepped(step)
         if step % CHECKPOINT_EVERY == 0:
             save({"step": step, "model": lm.state_dict(), "optimizer": optimizer.state_dict()})

@@ -30,7 +30,7 @@ def plain_loop(corpus: Path, steps: int, batch: int) -> list[float]:
     """Tokens a second of the hand-written loop, for each stretch of ten steps."""
     import numpy as np
     import torch
-    import torch.nn.functional as F
+    from plain_step import plain_step
     from transformers import AutoModelForCausalLM
 
     from manta.config import RunConfig, load
@@ -54,14 +54,7 @@ def plain_loop(corpus: Path, steps: int, batch: int) -> list[float]:
     optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     rates, since = [], time.perf_counter()
     for step in range(1, steps + 1):
-        rows = windows[order[(step - 1) * batch : step * batch]].astype(np.int64)
-        inputs = torch.from_numpy(rows)
-        logits = lm(input_ids=inputs, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss = plain_step(lm, optimizer, windows[order[(step - 1) * batch : step * batch]])
         if step % EVERY == 0:
             loss.item()
             now = time.perf_counter()

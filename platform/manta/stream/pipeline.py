@@ -120,10 +120,10 @@ def _end(blocks: list[Block], cursor: int) -> int:
 
 def _chained(head: _Head, windows: _Windows) -> Generator[RankBatch, None, None]:
     with closing(windows), closing(head):
-        for batch in head.batches():
-            yield batch
-            if head.used == 1:
+        for index, batches in enumerate(head.blocks()):
+            if index == 1:
                 windows.start()
+            yield from batches
         yield from windows.batches()
 
 
@@ -134,17 +134,13 @@ class _Head:
         self._corpus, self._blocks = corpus, blocks
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="manta-head")
         self._coming = [self._submit(block) for block in blocks[:2]]
-        self.used = 0
-        """Blocks of which every batch was taken."""
 
-    def batches(self) -> Generator[RankBatch, None, None]:
-        """What the blocks hold, step by step."""
+    def blocks(self) -> Generator[Iterator[RankBatch], None, None]:
+        """What each block holds, step by step."""
         for index, block in enumerate(self._blocks):
             table = self._coming.pop(0).result()
             self._coming += [self._submit(later) for later in self._blocks[index + 2 : index + 3]]
-            for batch in plan.cut(block, table, self._corpus.seq_len):
-                self.used = index + (batch.step is block.shares[-1].step)
-                yield batch
+            yield plan.cut(block, table, self._corpus.seq_len)
 
     def close(self) -> None:
         """Stop reading."""
