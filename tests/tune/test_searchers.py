@@ -1,12 +1,15 @@
 """Ray Tune's searchers on spaces of ours: whole suggestions, repeatable, and clear refusals."""
 
+import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 from ray.tune.search import SEARCH_ALG_IMPORT, Searcher
 
 from manta.config import ConfigError
-from manta.config.sweep import Search
+from manta.config.sweep import Search, SearchSection
+from manta.tune import searchers
 from manta.tune.searchers import searcher
 from manta.tune.trial import trial_config
 
@@ -123,6 +126,22 @@ def test_a_missing_package_is_named_with_the_command(sweep, monkeypatch):
         opened(sweep, type="hyperopt")
     assert str(caught.value).startswith("search.type = 'hyperopt': HyperOpt must be installed!")
     assert "pip install hyperopt" in str(caught.value)
+
+
+def test_an_optimizer_of_nevergrad_is_named(monkeypatch):
+    """With a stand-in: the package is not installed with Manta."""
+    known = SimpleNamespace(registry={"NGOpt": "default", "OnePlusOne": "one"})
+    monkeypatch.setitem(sys.modules, "nevergrad", SimpleNamespace(optimizers=known))
+
+    def optimizer(**options):
+        search = SearchSection(type="nevergrad", trials=9, options=options)
+        found = searchers._options(search)
+        assert found["optimizer_kwargs"] == {"budget": 9}
+        return found["optimizer"]
+
+    assert (optimizer(), optimizer(optimizer="OnePlusOne")) == ("default", "one")
+    with pytest.raises(ConfigError, match=r"optimizer = 'OnePlusTwo': .*mean OnePlusOne\?"):
+        optimizer(optimizer="OnePlusTwo")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ Parameters of a branch that wasn't chosen are suggested too, and have no effect.
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import inspect
 import logging
 import pickle
@@ -125,11 +127,30 @@ def _made(search: SearchSection, space: Space) -> RaySearcher:
                 f"{', '.join(sorted(set(known) - {'self', 'space', 'metric', 'mode'}))}"
             )
     try:
-        return cast(RaySearcher, kind(**options, **search.options))
+        return cast(RaySearcher, kind(**options, **_options(search)))
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         # Ray Tune's words for a missing package name the package, its version and the command.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"search.type = '{search.type}': {reason}") from error
+
+
+def _options(search: SearchSection) -> dict[str, Any]:
+    """The options of the sweep; nevergrad's optimizer by name, where it wants an object."""
+    if search.type != "nevergrad":
+        return search.options
+    try:
+        registry = importlib.import_module("nevergrad").optimizers.registry
+    except ImportError:
+        return search.options  # Ray Tune says what to install
+    name = search.options.get("optimizer", "NGOpt")  # nevergrad's own choice by space and budget
+    if name not in registry:
+        near = difflib.get_close_matches(str(name), registry, n=3)
+        raise ConfigError(
+            f"search.options.optimizer = {name!r}: nevergrad has no such optimizer"
+            + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
+    plan = {"optimizer_kwargs": {"budget": search.trials}}
+    return {**plan, **search.options, "optimizer": registry[name]}
 
 
 def _seed(search: SearchSection, known: Mapping[str, Any]) -> dict[str, int]:
