@@ -40,9 +40,14 @@ def variants(space: Space, search: SearchSection, base: Base) -> Iterator[Params
         ConfigError: when `trials` doesn't fit the space; when a function of it fails.
     """
     for values in _drawn(space, search):
-        params = derived(space, values, base)
-        for seed in space.seeds or (None,):
-            yield params if seed is None else {**params, "run.seed": seed}
+        yield from seeded(space, derived(space, values, base))
+
+
+def seeded(space: Space, params: Params) -> list[Params]:
+    """The parameters with each seed of the space; as they are if it leaves that to the base."""
+    if space.seeds is None:
+        return [params]
+    return [{**params, "run.seed": seed} for seed in space.seeds]
 
 
 def derived(space: Space, values: Mapping[str, Any], base: Base) -> Params:

@@ -1,0 +1,216 @@
+"""Ray Tune's searchers, which learn from what trials came to, on any space of ours.
+
+They know independent numbers and choices among plain values, nothing else. So a space is
+taken apart: each draw, at whatever depth, is a parameter of its own, a choice among structures
+a choice of the structure's number; and what a searcher suggests is put together again.
+Parameters of a branch that wasn't chosen are suggested too, and have no effect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import logging
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ray import tune
+from ray.tune.search import SEARCH_ALG_IMPORT
+from ray.tune.search import Searcher as RaySearcher
+from ray.tune.search.sample import Categorical
+
+from manta.config.errors import ConfigError
+from manta.config.sweep import SearchSection
+from manta.tune.base import Base
+from manta.tune.samplers import PLAIN, grids_as_choices, is_random, postponed
+from manta.tune.space import Space
+from manta.tune.variants import Params, derived
+
+log = logging.getLogger(__name__)
+
+# What the searchers call their seed.
+SEED_NAMES = ("seed", "random_state_seed", "random_state")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Stands where a suggested value belongs."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Stands where one of several structures belongs, by its suggested number."""
+
+    name: str
+    options: tuple[Any, ...]
+
+
+def searcher(space: Space, search: SearchSection, base: Base) -> Suggester:
+    """The searcher that a sweep asks for; grids of the space are choices to it.
+
+    Raises:
+        ConfigError: when its package is missing, an option is unknown, or it can't search a
+            space like this.
+    """
+    parameters: dict[str, Any] = {}
+    shape = {key: _taken_apart(key, value, parameters) for key, value in _searched(space).items()}
+    if not parameters:
+        raise ConfigError(f"search.type = '{search.type}': {space.path} leaves nothing to search")
+    inner = _made(search, space)
+    try:
+        inner.set_search_properties(space.metric, space.mode, parameters)
+    except Exception as error:  # each searcher has its own kinds
+        raise ConfigError(
+            f"search.type = '{search.type}': can't search {space.path}: {error}"
+        ) from error
+    return Suggester(inner, shape, space, base, search.trials or 1)
+
+
+def _searched(space: Space) -> dict[str, Any]:
+    return {key: grids_as_choices(postponed(value)) for key, value in space.values.items()}
+
+
+def _taken_apart(name: str, value: Any, parameters: dict[str, Any]) -> Any:
+    """The structure with its draws replaced by marks; the draws are put in `parameters`."""
+    if isinstance(value, dict):
+        items = value.items()
+        return {key: _taken_apart(f"{name}:{key}", item, parameters) for key, item in items}
+    if isinstance(value, list):
+        return [_taken_apart(f"{name}:{i}", item, parameters) for i, item in enumerate(value)]
+    if not is_random(value):
+        return value
+    if isinstance(value, Categorical) and not all(isinstance(c, PLAIN) for c in value.categories):
+        options = tuple(
+            _taken_apart(f"{name}:{number}", option, parameters)
+            for number, option in enumerate(value.categories)
+        )
+        parameters[name] = tune.choice(list(range(len(options))))
+        return Branch(name, options)
+    parameters[name] = value
+    return Pick(name)
+
+
+def _assembled(shape: Any, picks: Mapping[str, Any]) -> Any:
+    if isinstance(shape, Pick):
+        return picks[shape.name]
+    if isinstance(shape, Branch):
+        return _assembled(shape.options[picks[shape.name]], picks)
+    if isinstance(shape, dict):
+        return {key: _assembled(item, picks) for key, item in shape.items()}
+    return [_assembled(item, picks) for item in shape] if isinstance(shape, list) else shape
+
+
+def _made(search: SearchSection, space: Space) -> RaySearcher:
+    """Ray Tune's searcher without its space.
+
+    Not by `tune.create_searcher`, which leaves out what it doesn't know without a word.
+    """
+    kind = SEARCH_ALG_IMPORT[search.type]()
+    # It announces each study and each result at INFO; a sweep has a progress line of its own.
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    known = inspect.signature(kind.__init__).parameters
+    options = {"metric": space.metric, "mode": space.mode, **_seed(search, known)}
+    if "budget" in known:  # zoopt plans for a number of trials
+        options["budget"] = search.trials
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    for name in search.options:
+        if name not in known and not open_ended:
+            raise ConfigError(
+                f"search.options.{name}: {search.type} has no such option; it has "
+                f"{', '.join(sorted(set(known) - {'self', 'space', 'metric', 'mode'}))}"
+            )
+    try:
+        return cast(RaySearcher, kind(**options, **_options(search)))
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
+        # Ray Tune's words for a missing package name the package, its version and the command.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"search.type = '{search.type}': {reason}") from error
+
+
+def _options(search: SearchSection) -> dict[str, Any]:
+    """The options of the sweep; nevergrad's optimizer by name, where it wants an object."""
+    if search.type != "nevergrad":
+        return search.options
+    try:
+        registry = importlib.import_module("nevergrad").optimizers.registry
+    except ImportError:
+        return search.options  # Ray Tune says what to install
+    name = search.options.get("optimizer", "NGOpt")  # nevergrad's own choice by space and budget
+    if name not in registry:
+        near = difflib.get_close_matches(str(name), registry, n=3)
+        raise ConfigError(
+            f"search.options.optimizer = {name!r}: nevergrad has no such optimizer"
+            + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
+    plan = {"optimizer_kwargs": {"budget": search.trials}}
+    return {**plan, **search.options, "optimizer": registry[name]}
+
+
+def _seed(search: SearchSection, known: Mapping[str, Any]) -> dict[str, int]:
+    for name in SEED_NAMES:
+        if name in known:
+            return {} if name in search.options else {name: search.seed}
+    log.warning("search.type = '%s' has no seed: its suggestions can't be repeated", search.type)
+    return {}
+
+
+class Suggester(RaySearcher):  # type: ignore[misc]
+    """A searcher of Ray Tune that suggests parameters of run configs, `trials` times.
+
+    Suggestions have no seed: with several seeds, run each of them and tell the mean.
+    """
+
+    def __init__(
+        self, inner: RaySearcher, shape: dict[str, Any], space: Space, base: Base, trials: int
+    ) -> None:
+        super().__init__(metric=space.metric, mode=space.mode)
+        self._inner = inner
+        self._shape = shape
+        self._space = space
+        self._base = base
+        self._trials = trials
+        self._suggested = 0
+
+    def suggest(self, trial_id: str) -> Params | str | None:
+        """Parameters for a trial; None when there are none now, FINISHED when no more."""
+        if self._suggested >= self._trials:
+            return cast(str, RaySearcher.FINISHED)
+        picks = self._inner.suggest(trial_id)
+        if picks is None or picks == RaySearcher.FINISHED:
+            return cast("str | None", picks)
+        self._suggested += 1
+        return derived(self._space, _assembled(self._shape, picks), self._base)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the searcher of a trial on its way."""
+        self._inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the searcher what a trial came to: ``{metric: value}``, or that it failed."""
+        self._inner.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write what was learned, so that a restarted sweep goes on with it."""
+        with tempfile.TemporaryDirectory() as folder:
+            inner = Path(folder) / "searcher"
+            self._inner.save(str(inner))
+            state = {"suggested": self._suggested, "inner": inner.read_bytes()}
+        Path(checkpoint_path).write_bytes(pickle.dumps(state))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read what `save` wrote."""
+        state = pickle.loads(Path(checkpoint_path).read_bytes())
+        with tempfile.TemporaryDirectory() as folder:
+            inner = Path(folder) / "searcher"
+            inner.write_bytes(state["inner"])
+            self._inner.restore(str(inner))
+        self._suggested = state["suggested"]
