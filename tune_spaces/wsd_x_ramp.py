@@ -34,7 +34,7 @@ def batch(trial):
 
 space = {
     "_ramp": tune.grid_search(["none", "same", "sqrt"]),
-    "_decay": tune.grid_search([60, 70, 80, 90]),  # % of the horizon
+    "_decay": tune.grid_search([70, 80, 85, 90]),  # % of the horizon
     "_shape": tune.grid_search(["linear", "1-sqrt"]),
     "schedule.lr": tune.sample_from(lr),
     "schedule.batch": tune.sample_from(batch),

@@ -126,6 +126,28 @@ def train(
         raise typer.Exit(130) from None
 
 
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be trained and what it costs, and stop.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train the trials of a search space, each shared beginning once."""
+    from manta.config.sweep import load_sweep
+    from manta.tune.command import run_sweep, show_plan
+
+    loaded = load_sweep(config, overrides or ())
+    if plan:
+        show_plan(loaded)
+        return
+    if not run_sweep(loaded, address):
+        print("interrupted; the same command continues the sweep", file=sys.stderr)
+        raise typer.Exit(130)
+
+
 def _refuse_existing(config: RunConfig) -> None:
     folder = Path(config.run.storage) / config.run.name
     if folder.exists():

@@ -54,3 +54,15 @@ def leaving(nodes: Iterable[str]) -> dict[str, float | None]:
     """Those of `nodes` that are about to go, with their deadlines."""
     wanted = set(nodes)
     return {node: at for node, at in draining().items() if node in wanted}
+
+
+def room_for(resources: dict[str, float]) -> int:
+    """How many workers that need `resources` each the nodes hold, if nobody else is there."""
+    leave = draining()
+    return sum(
+        min(
+            (int(node["Resources"].get(k, 0) / v) for k, v in resources.items() if v > 0), default=1
+        )
+        for name, node in alive().items()
+        if name not in leave
+    )

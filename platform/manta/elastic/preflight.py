@@ -118,14 +118,15 @@ def _writable_run_dir(config: RunConfig) -> Path:
 
 def absolute(config: RunConfig) -> RunConfig:
     """The config with its local paths made absolute, so that it means the same anywhere."""
-    run = config.run.model_copy(update={"storage": _absolute(config.run.storage)})
+    run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
     model = config.model
     if model.pretrained and os.path.isdir(model.pretrained):
-        model = model.model_copy(update={"pretrained": _absolute(model.pretrained)})
+        model = model.model_copy(update={"pretrained": absolute_path(model.pretrained)})
     return config.model_copy(
-        update={"run": run, "model": model, "corpus": _absolute(config.corpus)}
+        update={"run": run, "model": model, "corpus": absolute_path(config.corpus)}
     )
 
 
-def _absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
+    """A local path made absolute; a URL as it is."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import ray
 from ray.actor import ActorHandle
@@ -21,6 +19,7 @@ from manta.corpus.inspect import check_shards
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
+from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
 from manta.track import GroupStart, Tracker
 
@@ -145,7 +144,7 @@ def _follow(
     group.start()
     shards.start()
     try:
-        with _signals(group.asked_to_stop):
+        with stop_signals(group.asked_to_stop):
             while group.is_alive():
                 group.join(POLL_SECONDS)
                 group.stop_if_asked()
@@ -163,30 +162,6 @@ def _follow(
         raise KeyboardInterrupt
     failure: str | None = ray.get(mailbox.failure.remote())
     return failure or group.failure
-
-
-@contextmanager
-def _signals(asked_to_stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for a stop in good order, a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        for known in previous:
-            signal.signal(known, _interrupt)
-        asked_to_stop.set()  # and nothing else: it may have interrupted a call into Ray
-
-    previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class _ShardCheck(threading.Thread):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
 
 from manta.config.errors import RunError
+from manta.corpus.atomic import replace_text
 
 SWEEP = "sweep.json"
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
@@ -24,12 +25,14 @@ class SweepTokens(BaseModel):
 class SweepTrial(BaseModel):
     """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one.
 
-    `tokens` is how many of its whole history are trained, `failures` how often its training
-    broke off since it last came forward. `scores` has the metric at the rungs of a sweep that
-    pauses trials, by their token counts, and `passed` the rungs after which it went on.
+    `digest` is one of all that it trains. `tokens` is how many of its whole history are
+    trained, `value` the metric at its end, `failures` how often its training broke off since it
+    last came forward. `scores` has the metric at the rungs of a sweep that pauses trials, by
+    their token counts, and `passed` the rungs after which it went on.
     """
 
     name: str
+    digest: str = ""
     label: str = ""
     params: dict[str, JsonValue] = Field(default_factory=dict)
     seed: int = 0
@@ -38,6 +41,7 @@ class SweepTrial(BaseModel):
     fork_tokens: int = 0
     end_tokens: int = 0
     tokens: int = 0
+    value: float | None = None
     failures: int = 0
     scores: dict[int, float] = Field(default_factory=dict)
     passed: list[int] = Field(default_factory=list)
@@ -45,8 +49,22 @@ class SweepTrial(BaseModel):
     reason: str = ""
 
 
+class Suggestion(BaseModel):
+    """What a searcher suggested after it had been told `told` results, and its trials."""
+
+    params: dict[str, JsonValue]
+    trials: list[str]
+    told: int
+
+
 class SweepState(BaseModel):
-    """The whole document."""
+    """The whole document.
+
+    `suggestions` are those of a searcher that learns, `told` the order in which it was told how
+    they ended: the number of the suggestion, and the metric, or nothing if it came to none. A
+    searcher that is asked and told the same in the same order is the same searcher, so that it
+    need not be saved.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -57,6 +75,8 @@ class SweepState(BaseModel):
     base: dict[str, Any] = Field(default_factory=dict)
     tokens: SweepTokens = SweepTokens()
     trials: list[SweepTrial] = Field(default_factory=list)
+    suggestions: list[Suggestion] = Field(default_factory=list)
+    told: list[tuple[int, float | None]] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _known_parents(self) -> SweepState:
@@ -67,6 +87,15 @@ class SweepState(BaseModel):
             if trial.parent is not None and trial.parent not in names:
                 raise ValueError(f"trial {trial.name}: there is no trial '{trial.parent}'")
         return self
+
+
+def write_sweep(folder: Path, state: SweepState) -> None:
+    """Write `sweep.json`, whole or not at all.
+
+    Raises:
+        OSError: if the disk won't take it.
+    """
+    replace_text(folder / SWEEP, state.model_dump_json(indent=1) + "\n")
 
 
 def read_sweep(folder: Path) -> SweepState:

@@ -54,10 +54,14 @@ class Progress:
 
     # -------------------------------------------------------------- what comes next
 
-    def next(self) -> SweepTrial | None:
-        """The trial to train next: the one with the longest way to go; nothing for now if None."""
+    def next(self, *, complete: bool = True) -> SweepTrial | None:
+        """The trial to train next: the one with the longest way to go; nothing for now if None.
+
+        Args:
+            complete: no other trials will be added.
+        """
         self._promote(complete=False)
-        if not self.running and not self._ready():
+        if complete and not self.running and not self._ready():
             self._promote(complete=True)
         ready = self._ready()
         return min(ready, key=lambda t: (t.fork_tokens - t.end_tokens, t.name)) if ready else None
@@ -125,9 +129,18 @@ class Progress:
 
     # ------------------------------------------------------------------- the end
 
-    def ended(self, name: str, outcome: Outcome, *, tokens: int, reason: str = "") -> None:
+    def ended(
+        self,
+        name: str,
+        outcome: Outcome,
+        *,
+        tokens: int,
+        reason: str = "",
+        value: float | None = None,
+    ) -> None:
         """A leg has ended, with so many tokens of the trial's history trained."""
         trial = self[name]
+        trial.value = value
         forward = tokens > trial.tokens
         trial.tokens, trial.reason = max(trial.tokens, tokens), reason
         if outcome == "failed" or outcome == "lost":

@@ -12,11 +12,8 @@ import difflib
 import importlib
 import inspect
 import logging
-import pickle
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from ray import tune
@@ -197,20 +194,3 @@ class Suggester(RaySearcher):  # type: ignore[misc]
     ) -> None:
         """Tell the searcher what a trial came to: ``{metric: value}``, or that it failed."""
         self._inner.on_trial_complete(trial_id, result, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write what was learned, so that a restarted sweep goes on with it."""
-        with tempfile.TemporaryDirectory() as folder:
-            inner = Path(folder) / "searcher"
-            self._inner.save(str(inner))
-            state = {"suggested": self._suggested, "inner": inner.read_bytes()}
-        Path(checkpoint_path).write_bytes(pickle.dumps(state))
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Read what `save` wrote."""
-        state = pickle.loads(Path(checkpoint_path).read_bytes())
-        with tempfile.TemporaryDirectory() as folder:
-            inner = Path(folder) / "searcher"
-            inner.write_bytes(state["inner"])
-            self._inner.restore(str(inner))
-        self._suggested = state["suggested"]

@@ -10,6 +10,7 @@ Stage trees for tuning over schedules are due to Hippo (Shin et al., 2020).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,12 @@ class Training:
         if self.identity != other.identity:
             return 0
         return shared_steps(self.schedule, other.schedule)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that it trains."""
+        text = repr((self.identity, self.schedule))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def tokens_after(self, step: int) -> int:
         """Tokens consumed after `step` steps."""

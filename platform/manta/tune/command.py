@@ -1,0 +1,67 @@
+"""The `manta sweep` command: check, plan, run, compare."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from rich.console import Console
+
+from manta.cluster.session import ray_session
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig
+from manta.elastic.preflight import absolute, check, check_model
+from manta.tune.outline import Outline
+from manta.tune.plan import plan
+
+
+def show_plan(config: SweepConfig) -> None:
+    """Print what the sweep would train.
+
+    Raises:
+        ConfigError: when config, space or a trial can't be.
+    """
+    outline = Outline(_absolute(config))
+    Console(highlight=False).print(plan(outline, _parameters(outline.base.config)))
+
+
+def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
+    """Run the sweep to its end, or go on with it; returns whether it came there.
+
+    Raises:
+        MantaError: naming what is wrong and what to do.
+    """
+    console = Console(highlight=False)
+    outline = Outline(_absolute(config))
+    outline.state()  # another sweep's folder is refused before anything starts
+    checked = check(_first(outline))
+    with ThreadPoolExecutor(1) as background:
+        model_checked = background.submit(check_model, checked)
+        with ray_session(address):
+            model_checked.result()
+            from manta.tune.sweep import sweep
+
+            console.print(plan(outline))
+            _, status = sweep(outline, lambda line: console.print(f"{_now()}  {line}"))
+    return status == "finished"
+
+
+def _first(outline: Outline) -> RunConfig:
+    """A config that stands for all trials in the checks that take time."""
+    return outline.trials[0].config if outline.trials else absolute(outline.base.config)
+
+
+def _absolute(config: SweepConfig) -> SweepConfig:
+    from manta.elastic.preflight import absolute_path
+
+    section = config.sweep.model_copy(update={"storage": absolute_path(config.sweep.storage)})
+    return config.model_copy(update={"sweep": section})
+
+
+def _parameters(config: RunConfig) -> int | None:
+    """Of the model, without making it; nothing if the corpus isn't there yet."""
+    return None
+
+
+def _now() -> str:
+    return datetime.now().strftime("%H:%M:%S")

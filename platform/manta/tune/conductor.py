@@ -1,0 +1,276 @@
+"""The one place that knows how a sweep stands: an actor beside the driver.
+
+Ray Tune asks it what to run next, the legs tell it what they reach, and it keeps `sweep.json`
+up to date, so that whatever is killed, the same command goes on. All calls are handled one
+after the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from manta.config.sweep import SweepConfig
+from manta.elastic import nodes
+from manta.elastic.slots import release_all_of
+from manta.track import figures
+from manta.track.sweep_state import SweepTrial, write_sweep
+from manta.train.saved import FOLDER, name_of
+from manta.tune.fork import can_fork, fork
+from manta.tune.outline import Leg, Outline, suggestion
+from manta.tune.progress import Outcome, Progress, room, shares
+from manta.tune.searchers import Suggester, searcher
+
+FINISHED = "finished"
+OVER = ("finished", "stopped", "diverged", "failed")
+
+
+class Conductor:
+    """Decides which trial trains, forks trials, and remembers.
+
+    Args:
+        config: of the sweep.
+        id: a name that no other sweep in the cluster has.
+    """
+
+    def __init__(self, config: SweepConfig, id: str):
+        self._outline = Outline(config)
+        self._id = id
+        self._folder = self._outline.folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._state = self._outline.state()
+        self._progress = Progress(
+            self._state,
+            self._forked,
+            rungs=self._outline.rungs,
+            factor=config.scheduler.factor,
+        )
+        self._searcher = self._taught() if self._outline.learns else None
+        self._tell()  # what ended just before a driver was killed
+        self._legs: dict[str, int] = {}
+        self._stopping = False
+        self._notes: list[str] = []
+        self._save()
+
+    # ---------------------------------------------------------------- for Ray Tune
+
+    def next(self) -> str | None:
+        """The trial to train now; None for none yet, `FINISHED` for none any more."""
+        running = len(self._progress.running)
+        if self._stopping:
+            return None if running else FINISHED
+        scaling = self._outline.base.config.scaling
+        if running >= room(self._capacity(), scaling.min, self._outline.config.concurrent):
+            return None
+        trial = self._next()
+        if trial is None:
+            return FINISHED if self._progress.over else None
+        self._progress.start(trial.name)
+        self._save()
+        return trial.name
+
+    def _next(self) -> SweepTrial | None:
+        if self._searcher is None:
+            return self._progress.next()
+        found = self._progress.next(complete=False)
+        if found is None and self._suggest():
+            found = self._progress.next(complete=False)
+        return found or self._progress.next()
+
+    def lost(self, name: str) -> None:
+        """The process of a leg died. Harmless when the leg had told that it ended."""
+        if self._progress[name].status != "running":
+            return
+        release_all_of(self._owner(name))
+        self.ended(name, "lost", self._progress[name].tokens, reason="its driver process died")
+
+    # -------------------------------------------------------------------- for legs
+
+    def begin(self, name: str) -> tuple[Leg, str]:
+        """What a leg needs to know, and under which name it holds what it takes of the cluster."""
+        self._legs[name] = self._legs.get(name, 0) + 1
+        trial = self._progress[name]
+        start = "from the start"
+        if trial.tokens > trial.fork_tokens:
+            start = f"from {figures.count(trial.tokens)} tokens"
+        elif trial.parent is not None:
+            start = f"from {trial.parent} at {figures.count(trial.fork_tokens)} tokens"
+        self._note(f"{name} trains {start}: {trial.label}")
+        return self._outline.leg(name), self._owner(name)
+
+    def reached(self, name: str, tokens: int) -> None:
+        """A trial has come so far."""
+        trial = self._progress[name]
+        trial.tokens = max(trial.tokens, tokens)
+
+    def scored(self, name: str, rung: int, value: float) -> bool:
+        """A trial has come to a rung; returns whether it goes on."""
+        goes_on = self._progress.scored(name, rung, value)
+        verb = "goes on" if goes_on else "pauses"
+        metric = self._state.metric
+        self._note(f"{name} {verb} at {figures.count(rung)} tokens with {metric} {value:.4f}")
+        self._save()
+        return goes_on
+
+    def checkpointed(self, name: str, step: int) -> None:
+        """A trial's checkpoint is whole: fork those that wait for it, remove what nobody needs."""
+        for child in self._state.trials:
+            if child.parent == name:
+                self._forked(child)
+        self._tidy(name, newest=step)
+
+    def ended(
+        self,
+        name: str,
+        outcome: Outcome,
+        tokens: int,
+        value: float | None = None,
+        reason: str = "",
+    ) -> None:
+        """A leg has ended, with `value` of the metric at its end."""
+        trial = self._progress[name]
+        self._progress.ended(name, outcome, tokens=tokens, reason=reason, value=value)
+        for child in self._state.trials:
+            if child.parent == name:
+                self._forked(child)
+        again = ", will be tried again" if trial.status == "waiting" and reason else ""
+        came = "" if value is None else f" with {self._state.metric} {value:.4f}"
+        self._note(f"{name} {outcome}{came}{': ' + reason if reason else ''}{again}")
+        self._tell()
+        self._save()
+
+    def stopping(self) -> bool:
+        """Whether the sweep is to be left: legs save and end."""
+        return self._stopping
+
+    def share_of(self, name: str) -> int:
+        """How many workers a running trial may have."""
+        scaling = self._outline.base.config.scaling
+        legs = {t.name: t.end_tokens - max(t.tokens, t.fork_tokens) for t in self._progress.running}
+        found = shares(legs, self._capacity(), scaling.min, scaling.upper)
+        return found.get(name, scaling.min)
+
+    # --------------------------------------------------------------- for the driver
+
+    def stop(self) -> None:
+        """Leave the sweep at the next step of each leg."""
+        self._stopping = True
+
+    def close(self, status: str) -> None:
+        """The last word on the sweep, until it is taken up again."""
+        self._state.status = status  # type: ignore[assignment]
+        self._save()
+
+    def notes(self) -> list[str]:
+        """What happened since the last call."""
+        taken, self._notes = self._notes, []
+        return taken
+
+    # ------------------------------------------------------------------- its state
+
+    def _note(self, message: str) -> None:
+        self._notes.append(message)
+
+    def _save(self) -> None:
+        self._state.tokens.trained = self._progress.trained
+        write_sweep(self._folder, self._state)
+
+    def _owner(self, name: str) -> str:
+        return f"manta-{self._id}-{name}-{self._legs.get(name, 0)}"
+
+    def _capacity(self) -> int:
+        return nodes.room_for(self._outline.base.config.scaling.resources_per_worker)
+
+    # ---------------------------------------------------------------------- forks
+
+    def _run_dir(self, name: str) -> Path:
+        return self._folder / name
+
+    def _forked(self, trial: SweepTrial) -> bool:
+        """Whether the trial's beginning is laid in its folder; lays it there if it can be."""
+        assert trial.parent is not None
+        child, parent = self._run_dir(trial.name), self._run_dir(trial.parent)
+        if child.exists():
+            return True
+        if not can_fork(parent, trial.fork_step):
+            return False
+        fork(parent, trial.fork_step, trial.fork_tokens, child)
+        trial.tokens = max(trial.tokens, trial.fork_tokens)
+        return True
+
+    def _tidy(self, name: str, newest: int) -> None:
+        """Remove the checkpoints of a trial that were kept for forks which all are there now."""
+        if self._outline.learns:
+            return  # nobody knows what will be suggested
+        children = [trial for trial in self._state.trials if trial.parent == name]
+        for step in {child.fork_step for child in children}:
+            waiting = [c for c in children if c.fork_step == step]
+            if step < newest and all(self._run_dir(c.name).exists() for c in waiting):
+                _remove(self._run_dir(name) / FOLDER / name_of(step))
+
+    # ------------------------------------------------------------------- a searcher
+
+    def _taught(self) -> Suggester:
+        """The searcher, asked and told again what it was before, so that it is the same."""
+        config = self._outline.config
+        found = searcher(self._outline.space, config.search, self._outline.base)
+        told = iter(self._state.told)
+        known = 0
+        for number, one in enumerate(self._state.suggestions):
+            while known < one.told:
+                self._teach(found, *next(told))
+                known += 1
+            found.suggest(str(number))
+        for number, value in told:
+            self._teach(found, number, value)
+        return found
+
+    def _teach(self, taught: Suggester, number: int, value: float | None) -> None:
+        result = None if value is None else {self._state.metric: value}
+        taught.on_trial_complete(str(number), result, error=value is None)
+
+    def _suggest(self) -> bool:
+        """Have a new suggestion, if there is one; returns whether there is."""
+        assert self._searcher is not None
+        number = len(self._state.suggestions)
+        params = self._searcher.suggest(str(number))
+        if not isinstance(params, dict):
+            return False
+        trials = self._outline.suggest(params)
+        self._state.suggestions.append(suggestion(params, trials, len(self._state.told)))
+        self._outline.add(self._state, trials)
+        self._save()
+        return True
+
+    def _tell(self) -> None:
+        """Tell the searcher of suggestions whose trials have ended, with all seeds: their mean."""
+        if self._searcher is None:
+            return
+        known = {number for number, _ in self._state.told}
+        for number, one in enumerate(self._state.suggestions):
+            trials = [self._progress[name] for name in one.trials]
+            if number in known or any(trial.status not in OVER for trial in trials):
+                continue
+            values = [trial.value for trial in trials if trial.value is not None]
+            mean = sum(values) / len(values) if len(values) == len(trials) else None
+            self._state.told.append((number, mean))
+            self._teach(self._searcher, number, mean)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; it is never half there under its name."""
+    aside = checkpoint.with_name(f".tmp-{checkpoint.name}")
+    with suppress(FileNotFoundError):
+        checkpoint.rename(aside)
+        shutil.rmtree(aside)
+
+
+def open_conductor(config: SweepConfig, id: str) -> ActorHandle:
+    """A conductor on the driver's node, which goes when the driver goes."""
+    here: dict[str, Any] = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here)(Conductor).remote(config, id)

@@ -1,0 +1,116 @@
+"""What one trial of Ray Tune runs: one go at training one trial of the sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from manta.config.errors import DivergedError, MantaError
+from manta.elastic.controller import Share
+from manta.elastic.preflight import Checked, check
+from manta.elastic.trainer import train
+from manta.track import Tracker
+from manta.track.history import METRICS, Tail
+from manta.track.state import read_state_if_any
+from manta.tune.outline import Leg
+from manta.tune.progress import Outcome
+
+# How often a leg asks whether the sweep is to be left, and tells how far it has come.
+ASK_SECONDS = 0.5
+
+
+def run_leg(config: dict[str, Any], conductor: ActorHandle) -> None:
+    """Train a trial to its end or to where the sweep pauses it, and say how it ended.
+
+    Ray Tune calls it, in a process of its own. It does not raise for what a trial can do wrong:
+    the conductor decides whether it is tried again.
+    """
+    name = config["trial"]
+    leg, owner = ray.get(conductor.begin.remote(name))
+    watcher = _Watcher(conductor, name, leg)
+    outcome, reason = _outcome(leg, owner, watcher)
+    ray.get(
+        conductor.ended.remote(
+            name, outcome, watcher.tokens, watcher.value, " ".join(reason.split())
+        )
+    )
+
+
+def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
+    try:
+        checked = check(leg.config)
+        watcher.catch_up(checked)
+        if leg.fork_step == checked.schedule.steps:
+            _close_whole(checked)
+            return "finished", ""
+        share = Share(watcher.conductor, watcher.name)
+        result = train(checked, console=False, owner=owner, watcher=watcher, share=share)
+    except DivergedError as error:
+        return "diverged", str(error)
+    except MantaError as error:
+        return "failed", str(error)
+    if result.status == "paused":
+        return ("paused" if watcher.held else "interrupted"), ""
+    return result.status, ""
+
+
+def _close_whole(checked: Checked) -> None:
+    """A trial that another one has trained to its end: nothing is left but its record."""
+    schedule = checked.schedule
+    tracker = Tracker.open(
+        checked.config,
+        checked.manifest,
+        total_steps=schedule.steps,
+        total_tokens=schedule.positions * schedule.seq_len,
+        console=False,
+    )
+    tracker.finish("finished")
+
+
+class _Watcher:
+    """Follows the run for the sweep: tells of rungs and checkpoints, and asks it to pause."""
+
+    def __init__(self, conductor: ActorHandle, name: str, leg: Leg):
+        self.conductor, self.name, self._leg = conductor, name, leg
+        self.tokens = 0
+        self.value: float | None = None
+        self.held = False
+        self._leaving = False
+        self._asked = 0.0
+
+    def catch_up(self, checked: Checked) -> None:
+        """Take up what is recorded: a driver that was killed may not have told all of it."""
+        for row in Tail(checked.run_dir / METRICS).rows():
+            self.metrics(row)
+        state = read_state_if_any(checked.run_dir)
+        if state is not None and state.checkpoint is not None:
+            self.checkpoint(state.checkpoint.step)
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """A row: a trial that comes to a rung hears whether it goes on."""
+        self.tokens = max(self.tokens, int(row["tokens"]))
+        value = row.get(self._leg.metric)
+        if value is None:
+            return
+        self.value = float(value)
+        rung = self._leg.rungs.get(int(row["step"]))
+        if rung is not None and not self.held:
+            answer = self.conductor.scored.remote(self.name, rung, self.value)
+            self.held = not ray.get(answer)
+
+    def checkpoint(self, step: int) -> None:
+        """A checkpoint: others may fork from it."""
+        self.conductor.checkpointed.remote(self.name, step)
+
+    def wants_stop(self) -> bool:
+        """Whether the trial pauses, or the sweep is left."""
+        now = time.monotonic()
+        if now - self._asked >= ASK_SECONDS:
+            self._asked = now
+            self.conductor.reached.remote(self.name, self.tokens)
+            self._leaving = self._leaving or ray.get(self.conductor.stopping.remote())
+        return self.held or self._leaving

@@ -1,0 +1,223 @@
+"""A sweep before anything runs: its trials, its stage tree, who trains what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from manta.config.errors import ConfigError, RunError
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig
+from manta.track.sweep_state import (
+    SWEEP,
+    Suggestion,
+    SweepState,
+    SweepTokens,
+    SweepTrial,
+    read_sweep,
+)
+from manta.tune.base import Base
+from manta.tune.space import Space, open_space
+from manta.tune.tree import Branch, Stage, attach, branches, grow
+from manta.tune.trial import rehearse
+from manta.tune.trials import Trial, Trials, by_name, joints
+from manta.tune.variants import Params, seeded, variants
+
+MOST_TRIALS = 10_000
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What a trial's training needs to know of the sweep.
+
+    Attributes:
+        config: of the run.
+        rungs: token counts at which it is compared, by the step that reaches them.
+        metric: what is compared.
+        fork_step: the step after which it leaves its parent; 0 if it trains from the start.
+    """
+
+    config: RunConfig
+    rungs: dict[int, int]
+    metric: str
+    fork_step: int
+
+
+class Outline:
+    """The trials of a sweep and how they share; trials of a searcher that learns come later.
+
+    Raises:
+        ConfigError: when config, space or any trial can't be.
+    """
+
+    def __init__(self, config: SweepConfig):
+        self.config = config
+        self.space: Space = open_space(config)
+        self.base = Base.open(config, self.space)
+        self.count = rehearse(config, self.space, self.base)
+        self._trials = Trials(config, self.space, self.base)
+        self.trials: list[Trial] = []
+        self.branches: dict[str, Branch] = {}
+        if not self.learns:
+            self._draw()
+
+    def _draw(self) -> None:
+        for params in variants(self.space, self.config.search, self.base):
+            if len(self.trials) == MOST_TRIALS:
+                raise ConfigError(
+                    f"{self.space.path}: more than {MOST_TRIALS} trials; take search.type = "
+                    "'random' with search.trials, or a smaller space"
+                )
+            self.trials.append(self._trials.make(params))
+        self.branches = {branch.trial: branch for branch in branches(self.forest)}
+
+    @property
+    def learns(self) -> bool:
+        """Whether trials are suggested one by one, from what those before came to."""
+        return self.config.search.type not in ("grid", "random")
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep and its trials' runs are."""
+        return Path(self.config.sweep.storage) / self.config.sweep.name
+
+    @property
+    def forest(self) -> tuple[Stage, ...]:
+        """The stage tree of the trials that are known."""
+        return grow(trial.training for trial in self.trials)
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """Token counts at which trials are compared, if they pause."""
+        return self.config.scheduler.rungs_at(self.base.horizon)
+
+    # ------------------------------------------------------------------ the trials
+
+    def suggest(self, params: Params) -> list[Trial]:
+        """Take up what a searcher suggested: a trial for each seed, attached to the tree."""
+        found = []
+        for each in seeded(self.space, params):
+            trial = self._trials.make(each)
+            others = [other.training for other in self.trials]
+            saved = {other.name: joints(other) for other in others}
+            self.branches[trial.name] = attach(trial.training, others, self.branches, saved)
+            self.trials.append(trial)
+            found.append(trial)
+        return found
+
+    def leg(self, name: str) -> Leg:
+        """What the training of a trial needs to know."""
+        trial = by_name(self.trials)[name]
+        schedule, checkpoint = trial.training.schedule, trial.config.checkpoint
+        at = {trial.training.tokens_after(step) for step in self._saves(trial)}
+        # A trial that ends where this one goes on reads its last evaluation off it.
+        ends = {
+            trial.training.tokens_after(branch.fork)
+            for branch in self.branches.values()
+            if branch.parent == name and not branch.tokens
+        }
+        config = trial.config.model_copy(
+            update={
+                "checkpoint": checkpoint.model_copy(update={"at": sorted({*checkpoint.at, *at})}),
+                "eval": trial.config.eval.model_copy(
+                    update={"at": sorted({*trial.config.eval.at, *ends})}
+                ),
+            }
+        )
+        rungs = {schedule.reaching(tokens): tokens for tokens in self.rungs}
+        fork = self.branches[name].fork
+        return Leg(config, {s: t for s, t in rungs.items() if s > fork}, self.space.metric, fork)
+
+    def _saves(self, trial: Trial) -> set[int]:
+        """Steps after which a trial saves for those that may fork from it."""
+        fork = self.branches[trial.name].fork
+        if self.learns:
+            return {step for step in joints(trial.training) if step > fork}
+        return {b.fork for b in self.branches.values() if b.parent == trial.name}
+
+    # ------------------------------------------------------------------- the state
+
+    def state(self) -> SweepState:
+        """The sweep's state on storage, or a new one.
+
+        Raises:
+            RunError: if the folder holds another sweep, or something else.
+        """
+        if not (self.folder / SWEEP).exists():
+            return self._new_state()
+        state = read_sweep(self.folder)
+        for suggestion in state.suggestions:
+            self.suggest(suggestion.params)
+        self._check_same(state)
+        state.status = "running"
+        return state
+
+    def _new_state(self) -> SweepState:
+        state = SweepState(
+            name=self.config.sweep.name,
+            question=self.space.question,
+            metric=self.space.metric,
+            mode=self.space.mode,
+            status="running",
+            base=self.base.config.model_dump(mode="json", by_alias=True, exclude_none=True),
+        )
+        self.add(state, self.trials)
+        return state
+
+    def add(self, state: SweepState, trials: list[Trial]) -> None:
+        """Put trials into the state."""
+        state.trials += [self._entry(trial) for trial in trials]
+        state.tokens = SweepTokens(
+            apart=sum(trial.end_tokens for trial in state.trials),
+            shared=sum(trial.end_tokens - trial.fork_tokens for trial in state.trials),
+            trained=state.tokens.trained,
+        )
+
+    def _entry(self, trial: Trial) -> SweepTrial:
+        branch = self.branches[trial.name]
+        return SweepTrial(
+            name=trial.name,
+            digest=trial.training.digest,
+            label=trial.label,
+            params=trial.params,
+            seed=trial.seed,
+            parent=branch.parent,
+            fork_step=branch.fork,
+            fork_tokens=trial.training.tokens_after(branch.fork),
+            end_tokens=trial.end_tokens,
+            status="waiting",
+        )
+
+    def _check_same(self, state: SweepState) -> None:
+        """The trials on storage are those of the config, or it is another sweep."""
+        new = self._new_state()
+        mine = [_essence(trial) for trial in new.trials]
+        theirs = [_essence(trial) for trial in state.trials]
+        if mine != theirs or (new.metric, new.mode) != (state.metric, state.mode):
+            raise RunError(
+                f"{self.folder}: this sweep was started with other trials: "
+                f"{_difference(state, new)}; to go on with it, use the old config and space; else "
+                "give another sweep.name"
+            )
+
+
+def _essence(trial: SweepTrial) -> tuple[object, ...]:
+    return trial.name, trial.digest, trial.parent, trial.fork_step
+
+
+def _difference(old: SweepState, new: SweepState) -> str:
+    if (old.metric, old.mode) != (new.metric, new.mode):
+        return f"metric {old.metric} ({old.mode}), now {new.metric} ({new.mode})"
+    if len(old.trials) != len(new.trials):
+        return f"{len(old.trials)} trials, now {len(new.trials)}"
+    for before, now in zip(old.trials, new.trials, strict=True):
+        if _essence(before) != _essence(now):
+            change = "" if before.label == now.label else f", now {now.label}"
+            return f"{before.name} was {before.label}{change or ' on another base'}"
+    return "none"
+
+
+def suggestion(params: Params, trials: list[Trial], told: int) -> Suggestion:
+    """A record of what a searcher suggested."""
+    return Suggestion(params=params, trials=[trial.name for trial in trials], told=told)

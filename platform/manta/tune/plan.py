@@ -1,0 +1,128 @@
+"""What a sweep will train and what that costs, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.tree import Tree as RichTree
+
+from manta.track import figures
+from manta.tune.outline import Outline
+from manta.tune.tree import Stage
+from manta.tune.trials import Trial, by_name
+
+# Of a stage's trials, on a line of the tree.
+MOST_NAMES = 6
+# AdamW keeps two numbers for each weight; all are written as fp32.
+BYTES_A_PARAMETER = 12
+
+
+def plan(outline: Outline, parameters: int | None = None) -> RenderableType:
+    """The plan of a sweep for the terminal.
+
+    Args:
+        outline: of the sweep.
+        parameters: of the model, for the room that checkpoints take.
+    """
+    if outline.learns:
+        return _facts(_open_rows(outline))
+    return Group(_facts(_rows(outline, parameters)), _tree(outline))
+
+
+def _facts(rows: Iterator[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _open_rows(outline: Outline) -> Iterator[tuple[str, str]]:
+    most = outline.count * outline.base.schedule.positions * outline.base.config.train.seq_len
+    yield from _head(outline)
+    yield "Tokens", f"at most {figures.count(most)}: each suggestion goes on from what it shares"
+    yield from _cost(outline, most)
+
+
+def _head(outline: Outline) -> Iterator[tuple[str, str]]:
+    config = outline.config
+    yield "Sweep", str(outline.folder)
+    yield "Space", f"{outline.space.path}, by {config.search.type}"
+    yield "Trials", f"{outline.count}, compared by {outline.space.metric} ({outline.space.mode})"
+    if outline.rungs:
+        rungs = ", ".join(figures.count(rung) for rung in outline.rungs)
+        yield "Rungs", f"{rungs} tokens; 1 in {config.scheduler.factor:g} goes on"
+    scaling = outline.base.config.scaling
+    workers = (
+        f"{scaling.min}" if scaling.min == scaling.upper else f"{scaling.min} to {scaling.upper}"
+    )
+    yield "Workers", f"{workers} a trial, {config.concurrent} trials at once"
+
+
+def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:
+    apart = sum(trial.end_tokens for trial in outline.trials)
+    shared = sum(branch.tokens for branch in outline.branches.values())
+    stages = sum(1 for root in outline.forest for _ in root.walk())
+    yield from _head(outline)
+    yield "Stages", f"{stages}"
+    yield (
+        "Tokens",
+        (
+            f"{figures.count(shared)}, instead of {figures.count(apart)} apart: "
+            f"{apart / shared:.2f} times less"
+        ),
+    )
+    if outline.rungs:
+        yield "", "at most: trials that pause train less"
+    yield from _cost(outline, shared)
+    yield from _room(outline, parameters)
+
+
+def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
+    """Device-hours and money, if the config says how fast a worker is."""
+    run = outline.base.config
+    if run.scaling.throughput is None:
+        yield "Device-hours", "unknown: say scaling.throughput (tokens/s of a worker) in the base"
+        return
+    devices = run.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    hours = tokens / run.scaling.throughput / 3600 * devices
+    yield (
+        "Device-hours",
+        f"{hours:.3g} at {figures.count(run.scaling.throughput)} tokens/s a worker",
+    )
+    if run.cost.per_device_hour is not None:
+        yield "Money", f"{hours * run.cost.per_device_hour:,.2f}"
+
+
+def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:
+    """The most that checkpoints take at once: of each trial its newest, and those of forks."""
+    keep = outline.base.config.checkpoint.keep + 1  # the best, and the one being written
+    forks = len({(b.parent, b.fork) for b in outline.branches.values() if b.parent})
+    count = len(outline.trials) * keep + forks
+    size = f", {figures.memory(count * parameters * BYTES_A_PARAMETER)}" if parameters else ""
+    yield "Disk", f"at most {count} checkpoints{size}; a fork takes no room of its own"
+
+
+def _tree(outline: Outline) -> RenderableType:
+    trials = by_name(outline.trials)
+    root = RichTree("stages, by tokens at their end")
+    for stage in outline.forest:
+        _grow(root, stage, trials)
+    return root
+
+
+def _grow(above: RichTree, stage: Stage, trials: dict[str, Trial]) -> None:
+    end = trials[stage.trials[0]].training.tokens_after(stage.last)
+    line = f"{figures.count(end)}  {_named(stage, trials)}"
+    branch = above.add(line, highlight=False)
+    for child in stage.children:
+        _grow(branch, child, trials)
+
+
+def _named(stage: Stage, trials: dict[str, Trial]) -> str:
+    if len(stage.trials) == 1:
+        name = stage.trials[0]
+        return f"{name}  {trials[name].label}"
+    shown = ", ".join(stage.trials[:MOST_NAMES])
+    return f"{len(stage.trials)} trials: {shown}{', …' if len(stage.trials) > MOST_NAMES else ''}"

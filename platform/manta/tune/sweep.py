@@ -1,0 +1,95 @@
+"""`manta sweep`: from a sweep config to trained, comparable trials."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Literal
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+
+from manta.config.errors import TrainingError
+from manta.elastic.signals import stop_signals
+from manta.track.lock import RunLock
+from manta.track.sweep_state import SweepState, read_sweep
+from manta.tune.conductor import open_conductor
+from manta.tune.leg import run_leg
+from manta.tune.outline import Outline
+from manta.tune.stages import Beat, ReadyStages
+
+# Ray Tune's own files: nothing in them is needed to go on.
+TUNE_FOLDER = ".tune"
+# A leg's process only waits for its workers. Ray Tune wants it to ask for something.
+LEG_RESOURCES = {"CPU": 0.001}
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def sweep(
+    outline: Outline, show: Callable[[str], None] = lambda line: None
+) -> tuple[SweepState, Literal["finished", "interrupted"]]:
+    """Train all trials of a sweep on the Ray that this process is connected to.
+
+    Continues where the sweep was left, if it was there.
+
+    Args:
+        outline: of the sweep; its folder must not be in use.
+        show: takes a line for each event.
+
+    Raises:
+        RunError: when the folder is another sweep's, or in use.
+        TrainingError: when no trial came to its end.
+        KeyboardInterrupt: when interrupted a second time.
+    """
+    folder = outline.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(folder)
+    try:
+        conductor = open_conductor(outline.config, uuid.uuid4().hex[:12])
+        asked_to_stop = threading.Event()
+        with stop_signals(asked_to_stop):
+            _fit(conductor, outline, asked_to_stop, show)
+        status: Literal["finished", "interrupted"] = (
+            "interrupted" if asked_to_stop.is_set() else "finished"
+        )
+        ray.get(conductor.close.remote(status))
+    finally:
+        lock.release()
+    state = read_sweep(folder)
+    if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
+        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
+        raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
+    return state, status
+
+
+def _fit(
+    conductor: ActorHandle,
+    outline: Outline,
+    asked_to_stop: threading.Event,
+    show: Callable[[str], None],
+) -> None:
+    os.environ.update(TUNE_ENVIRONMENT)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
+    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), LEG_RESOURCES)
+    tuner = tune.Tuner(
+        leg,
+        tune_config=tune.TuneConfig(
+            search_alg=ReadyStages(conductor), num_samples=-1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}",
+            storage_path=str(outline.folder.absolute() / TUNE_FOLDER),
+            callbacks=[Beat(conductor, asked_to_stop, show)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()

@@ -1,0 +1,170 @@
+"""The trials of a sweep: parameters resolved to run configs, and to what they train.
+
+A trial is an ordinary run in the folder of its sweep. Its name is its place in the order in
+which trials are drawn, so that the same sweep gives the same names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from manta.config.errors import ConfigError
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig
+from manta.elastic.preflight import absolute
+from manta.schedule import Schedule
+from manta.tune.base import Base
+from manta.tune.space import Space
+from manta.tune.tree import Training
+from manta.tune.trial import trial_config
+
+SEED = "run.seed"
+# What changes neither a weight nor what is measured of it. Unlike in a run that goes on, the
+# micro-batch counts: it changes the order of additions, and trials that share are equal to the
+# bit. So do guards: they decide about updates.
+INDIFFERENT = ("scaling", "checkpoint", "wandb", "cost", "faults", "schedule")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        name: of its run.
+        label: what it is, for people: its parameters.
+        params: by dotted key, without the seed.
+        config: of its run, complete but for where it saves for the trials that fork from it.
+        training: what it trains.
+    """
+
+    name: str
+    label: str
+    params: dict[str, JsonValue]
+    config: RunConfig
+    training: Training
+
+    @property
+    def seed(self) -> int:
+        """Of initial weights and sample order."""
+        return self.config.run.seed
+
+    @property
+    def end_tokens(self) -> int:
+        """Tokens of its whole history."""
+        return self.training.tokens_after(self.training.schedule.steps)
+
+
+class Trials:
+    """Makes trials from parameters, and names them.
+
+    Args:
+        config: of the sweep.
+        space: of the sweep.
+        base: of the sweep.
+    """
+
+    def __init__(self, config: SweepConfig, space: Space, base: Base):
+        self._config, self._space, self._base = config, space, base
+        self._numbers: dict[str, int] = {}
+        self._names: set[str] = set()
+
+    def make(self, params: Mapping[str, JsonValue]) -> Trial:
+        """The next trial.
+
+        Raises:
+            ConfigError: when its config can't be, or it can't share.
+        """
+        run = trial_config(self._base, self._space, params)
+        _check(run, self._space)
+        shown = {key: value for key, value in params.items() if key != SEED}
+        name = self._name(shown, run.run.seed)
+        folder = Path(self._config.sweep.storage) / self._config.sweep.name
+        run = run.model_copy(
+            update={
+                "run": run.run.model_copy(update={"name": name, "storage": str(folder)}),
+                "eval": run.eval.model_copy(update={"at": self._rungs(run)}),
+                "wandb": run.wandb.model_copy(update=self._in_wandb(run)),
+            }
+        )
+        schedule = Schedule.resolve(run.schedule, run.train.seq_len)
+        training = Training(name, identity(run), schedule)
+        return Trial(name, label(shown), shown, absolute(run), training)
+
+    def _name(self, params: Mapping[str, JsonValue], seed: int) -> str:
+        """``t007``, with the seed if there are several; the same parameters have one number."""
+        key = json.dumps(params, sort_keys=True)
+        number = self._numbers.setdefault(key, len(self._numbers))
+        name = f"t{number:03d}"
+        if len(self._space.seeds or ()) > 1:
+            name += f"-s{seed}"
+        while name in self._names:  # drawn again, or suggested again
+            name += "-again"
+        self._names.add(name)
+        return name
+
+    def _rungs(self, run: RunConfig) -> list[int]:
+        rungs = self._config.scheduler.rungs_at(run.schedule.horizon)
+        return sorted({*run.eval.at, *rungs})
+
+    def _in_wandb(self, run: RunConfig) -> dict[str, Any]:
+        """All trials side by side: a group for the sweep."""
+        name = self._config.sweep.name
+        tags = [*run.wandb.tags, "sweep", f"space:{self._space.name}"]
+        return {"group": run.wandb.group or name, "tags": list(dict.fromkeys(tags))}
+
+
+def _check(run: RunConfig, space: Space) -> None:
+    """Refuse what makes a trial depend on more than its config and the steps before."""
+    if run.eval.patience is not None:
+        raise ConfigError(
+            f"eval.patience in a sweep ({space.path}): trials are compared at equal tokens; leave "
+            "it out, and take scheduler.type = 'halving' to stop those that lose"
+        )
+    if "rewind" in (run.guards.nonfinite, run.guards.spike):
+        raise ConfigError(
+            "guards: 'rewind' in a sweep: where it goes back to depends on which checkpoints are "
+            "there, so that a trial read off the tree would not equal the trial alone; take "
+            "'stop' or 'skip'"
+        )
+
+
+def identity(run: RunConfig) -> str:
+    """A digest of all that can change a weight, or what is measured of it, but the schedule."""
+    content = run.model_dump(mode="json", exclude=set(INDIFFERENT))
+    content["run"] = run.run.seed
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def label(params: Mapping[str, JsonValue]) -> str:
+    """Parameters for people: the last words of their keys, and only what tells trials apart."""
+    plain = {k: v for k, v in params.items() if not isinstance(v, dict | list)}
+    return " ".join(f"{key.split('.')[-1].strip('_')}={_shown(v)}" for key, v in plain.items())
+
+
+def _shown(value: JsonValue) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def joints(training: Training, parts: int = 16) -> set[int]:
+    """Steps at which trials that nobody knows yet may fork: where segments end, and in between."""
+    schedule = training.schedule
+    ends = [s.end for s in (*schedule.lr_segments, *schedule.batch_segments)]
+    grid = [schedule.horizon * part // parts for part in range(1, parts)]
+    found = set()
+    for tokens in {t for t in (*ends, *grid) if 0 < t < schedule.horizon}:
+        step = schedule.reaching(tokens)
+        found.add(step if training.tokens_after(step) == tokens else step - 1)
+    return found - {0, schedule.steps}
+
+
+def by_name(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """The trials by their names."""
+    return {trial.name: trial for trial in trials}
