@@ -1,0 +1,503 @@
+"""The charts of a comparison but for the stage tree, as Plotly describes them: plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manta.schedule.draw import batch_line, lr_line
+from manta.track.compare import Comparison, Configuration, Trial, short_keys
+from manta.track.comparison_stats import is_number, short
+from manta.track.ranking import Entry, Ranking, View
+from manta.track.report_figures import BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, base_layout
+from manta.track.verdict import device_unit, place, value_text
+
+COLOURS = (
+    *(BLUE, ORANGE, GREEN, PURPLE, "#d6336c", "#0c8599", "#a66f00", "#c53030", "#5b8c00"),
+    "#3b3f8f",
+)
+OTHERS = "#cfd5df"
+# Of a metric: best, middling, worst.
+SCALE = ("#0b3d91", "#58a1d8", "#f2c078")
+LONGEST_NAME = 38
+# Points of all lines in one chart together; more are not to be seen and slow the page down.
+MOST_POINTS = 24_000
+CURVED = 80  # points of a curved segment of a schedule
+MOST_AXES = 10
+MOST_TICKS = 8
+# The first losses are so high that the last ones look alike: what comes after this share of a
+# run is what the chart shows at first.
+BEGINNING = 0.15
+
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure and its place on the page.
+
+    `wide` takes the page's whole width. Below `min_width` pixels it is scrolled, not squeezed.
+    """
+
+    title: str
+    figure: Figure
+    note: str = ""
+    height: int = 300
+    wide: bool = False
+    min_width: int = 0
+
+
+def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Chart]:
+    """Every chart that has something to show, in the order of the page."""
+    drawn = [
+        _means(comparison, ranking, top),
+        _over_tokens(comparison, ranking, top),
+        _over_compute(comparison, ranking, top),
+        _rates(ranking, top),
+        _batches(ranking, top),
+        _importance(comparison, ranking),
+        _parallel(comparison, ranking),
+    ]
+    return [chart for chart in drawn if chart]
+
+
+def colour_of(ranking: Ranking, configuration: Configuration, top: int) -> str:
+    """The colour of a configuration everywhere on the page; grey beyond the `top` best."""
+    number = ranking.order.index(configuration)
+    return COLOURS[number % len(COLOURS)] if number < top else OTHERS
+
+
+def name_of(ranking: Ranking, configuration: Configuration) -> str:
+    """Its number in the ranking, and as much of its label as fits a chart."""
+    return f"{ranking.order.index(configuration) + 1}  {plain(cut(configuration.label))}"
+
+
+def cut(text: str, longest: int = LONGEST_NAME) -> str:
+    """`text` without what doesn't fit."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def plain(text: str) -> str:
+    """`text` without what Plotly would take for markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def metric_range(values: Sequence[float], mode: str) -> tuple[float, float]:
+    """The values between which colours change: what is far worse than most is just bad."""
+    low, high = (float(np.quantile(values, share)) for share in (0.1, 0.9))
+    return (min(values), high) if mode == "min" else (low, max(values))
+
+
+def metric_scale(mode: str) -> list[list[Any]]:
+    """The colour scale of a metric, the best always the same end of it."""
+    colours = SCALE if mode == "min" else SCALE[::-1]
+    return [[share, colour] for share, colour in zip((0, 0.5, 1), colours, strict=True)]
+
+
+# How much better, how sure.
+
+
+def _means(comparison: Comparison, ranking: Ranking, top: int) -> Chart | None:
+    view = ranking.main
+    if view is None or len(view.entries) < 2:
+        return None
+    entries = view.entries[:top]
+    names = [name_of(ranking, entry.configuration) for entry in entries]
+    noise = all(entry.estimate.half is not None for entry in entries)
+    seeds = _dots(
+        [value for entry in entries for value in entry.values],
+        [name for name, entry in zip(names, entries, strict=True) for _ in entry.values],
+        {"symbol": "circle-open", "size": 7, "color": DARK_GREY, "line": {"width": 1}},
+    )
+    seeds["text"] = [f"seed {trial.seed}" for entry in entries for trial in entry.trials]
+    seeds["hovertemplate"] = "%{x:.4f}, %{text}<extra></extra>"
+    means = _dots(
+        [entry.estimate.mean for entry in entries],
+        names,
+        {
+            "size": 11,
+            "color": [colour_of(ranking, entry.configuration, top) for entry in entries],
+        },
+    )
+    means["text"] = [value_text(entry) for entry in entries]
+    means["hovertemplate"] = "%{text}<extra>%{y}</extra>"
+    if noise:
+        means["error_x"] = {
+            "type": "data",
+            "array": [entry.estimate.half for entry in entries],
+            "color": GREY,
+            "thickness": 1.6,
+            "width": 4,
+        }
+    layout = base_layout(comparison.metric)
+    layout["hovermode"] = "closest"
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "gridcolor": "#f2f4f8"}
+    layout["margin"] = {"l": 8, "r": 16, "t": 8, "b": 44}
+    about = "Large dots are means, circles are seeds, bars are 95 % intervals."
+    return Chart(
+        f"{comparison.metric} {place(view)}",
+        {"data": [means, seeds] if any(len(e.values) > 1 for e in entries) else [means]}
+        | {"layout": layout},
+        about if noise else "One seed each: how much of this is noise is unknown.",
+        height=90 + 30 * len(entries),
+        wide=True,
+        min_width=560,
+    )
+
+
+def _dots(x: list[float], y: list[str], marker: dict[str, Any]) -> Figure:
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker}
+
+
+# Curves of the metric.
+
+
+def _over_tokens(comparison: Comparison, ranking: Ranking, top: int) -> Chart:
+    data = _metric_lines(comparison, ranking, top, lambda trial: trial.curve.tokens)
+    layout = _metric_layout(comparison, data, "tokens")
+    layout["xaxis"] |= {"exponentformat": "B", "hoverformat": ",d"}
+    _mark(layout, ranking.view("tokens"), 1.0)
+    return Chart(
+        f"{comparison.metric} over tokens", {"data": data, "layout": layout}, height=460, wide=True
+    )
+
+
+def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Chart | None:
+    timed = [t for t in comparison.trials if t.curve and t.curve.seconds]
+    if not timed:
+        return None
+    size, unit = device_unit(max(trial.curve.seconds[-1] for trial in timed if trial.curve))
+
+    def hours(trial: Trial) -> list[float]:
+        assert trial.curve is not None
+        return [_round(seconds / size) for seconds in trial.curve.seconds]
+
+    data = _metric_lines(comparison, ranking, top, hours)
+    layout = _metric_layout(comparison, data, unit)
+    _mark(layout, ranking.view("compute"), size)
+    return Chart(
+        f"{comparison.metric} over {unit}",
+        {"data": data, "layout": layout},
+        "Time of training on all devices, as if each trial had been trained alone.",
+        height=460,
+        wide=True,
+    )
+
+
+def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: Any) -> list[Figure]:
+    """A line a trial, the best on top. What another trial trained is drawn with that one."""
+    data: list[Figure] = []
+    shown = {trial.name for trial in comparison.trials if trial.curve}
+    most = max(40, MOST_POINTS // max(1, len(shown)))
+    for number, configuration in reversed(list(enumerate(ranking.order))):
+        drawn = [trial for trial in configuration.trials if trial.curve and len(places(trial))]
+        for trial in drawn:
+            assert trial.curve is not None
+            rows = _own_rows(trial, most, joined=trial.parent in shown)
+            x = places(trial)
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines" if len(rows) > 1 else "markers",
+                    "name": name_of(ranking, configuration) if number < top else "others",
+                    "legendgroup": str(number) if number < top else "others",
+                    "legendrank": number,
+                    "showlegend": trial is drawn[0] and (number < top or number == top),
+                    "x": [x[row] for row in rows],
+                    "y": [_round(trial.curve.values[row]) for row in rows],
+                    "text": plain(cut(f"{trial.label}, seed {trial.seed}", 60)),
+                    "hovertemplate": "%{y:.4f} at %{x}<br>%{text}<extra></extra>",
+                    "line": {
+                        "color": colour_of(ranking, configuration, top),
+                        "width": 2.2 if number == 0 else 1.5 if number < top else 1,
+                    },
+                }
+            )
+    return data
+
+
+def _own_rows(trial: Trial, most: int, *, joined: bool) -> list[int]:
+    """At most about `most` rows of a trial's curve, from the last one before its fork on."""
+    assert trial.curve is not None
+    tokens = trial.curve.tokens
+    first = 0
+    if joined:
+        first = max(0, int(np.searchsorted(tokens, trial.fork_tokens, side="right")) - 1)
+    count = len(tokens) - first
+    step = max(1, math.ceil(count / most))
+    return sorted({*range(first, len(tokens), step), len(tokens) - 1})
+
+
+def _metric_layout(comparison: Comparison, data: Sequence[Figure], below: str) -> Figure:
+    layout = base_layout(below)
+    layout["hovermode"] = "closest"
+    layout["showlegend"] = True
+    layout["legend"] = {"orientation": "h", "x": 0, "y": -0.14, "yanchor": "top"}
+    layout["margin"]["t"] = 34
+    zoomed = _without_beginning(data)
+    if zoomed:
+        layout["yaxis"]["range"] = zoomed
+    buttons = [
+        ("end", {"yaxis.type": "linear", "yaxis.range": zoomed}),
+        ("all", {"yaxis.type": "linear", "yaxis.autorange": True}),
+        ("log", {"yaxis.type": "log", "yaxis.autorange": True}),
+    ]
+    layout["updatemenus"] = [
+        {
+            "type": "buttons",
+            "direction": "right",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "pad": {"t": 0, "r": 0, "b": 2, "l": 0},
+            "bgcolor": "#ffffff",
+            "bordercolor": "#e8ebf1",
+            "font": {"size": 11},
+            "buttons": [
+                {"label": name, "method": "relayout", "args": [change]}
+                for name, change in buttons
+                if zoomed or name != "end"
+            ],
+        }
+    ]
+    return layout
+
+
+def _without_beginning(data: Sequence[Figure]) -> list[float] | None:
+    """The range of values after the beginning, if there is more than a beginning."""
+    end = max((trace["x"][-1] for trace in data), default=0)
+    late = [
+        value
+        for trace in data
+        for x, value in zip(trace["x"], trace["y"], strict=True)
+        if x >= BEGINNING * end
+    ]
+    if len(late) < 2:
+        return None
+    low, high = min(late), float(np.quantile(late, 0.995))
+    margin = 0.04 * (high - low)
+    return [low - margin, high + margin] if high > low else None
+
+
+def _mark(layout: Figure, view: View | None, size: float) -> None:
+    """Where trials are compared at equal tokens or compute."""
+    if view is None or view.at is None:
+        return
+    at = view.at / size
+    line = {"color": GREY, "width": 1, "dash": "dot"}
+    layout["shapes"] = [
+        {"type": "line", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
+    ]
+    layout["annotations"] = [
+        {
+            "x": at,
+            "y": 1,
+            "yref": "paper",
+            "xanchor": "right",
+            "yanchor": "top",
+            "text": "all reached",
+            "showarrow": False,
+            "xshift": -3,
+            "font": {"size": 11, "color": DARK_GREY},
+        }
+    ]
+
+
+def _round(value: float) -> float:
+    """Six digits: what a screen can't show need not be in the page."""
+    return float(f"{value:.6g}")
+
+
+# Schedules.
+
+
+def _rates(ranking: Ranking, top: int) -> Chart | None:
+    chosen = _one_of_each(ranking.order, "lr_segments")
+    return _schedules(
+        ranking,
+        top,
+        "Learning rate over tokens",
+        [(configuration, lr_line(schedule, CURVED)) for configuration, schedule in chosen],
+        ".1e",
+    )
+
+
+def _batches(ranking: Ranking, top: int) -> Chart | None:
+    chosen = _one_of_each(ranking.order, "batch_segments")
+    return _schedules(
+        ranking,
+        top,
+        "Batch size over tokens (samples)",
+        [(configuration, batch_line(schedule)) for configuration, schedule in chosen],
+        None,
+    )
+
+
+def _one_of_each(order: Iterable[Configuration], part: str) -> list[tuple[Configuration, Any]]:
+    """The best configuration of each schedule: equal ones would hide each other."""
+    found: dict[Any, tuple[Configuration, Any]] = {}
+    for configuration in order:
+        schedule = next((trial.schedule for trial in configuration.trials if trial.schedule), None)
+        if schedule is not None:
+            key = getattr(schedule, part), schedule.horizon
+            found.setdefault(key, (configuration, schedule))
+    return list(found.values())
+
+
+def _schedules(
+    ranking: Ranking, top: int, title: str, lines: list[tuple[Configuration, Any]], ticks: Any
+) -> Chart | None:
+    if not lines:
+        return None
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name_of(ranking, configuration),
+            "x": [_round(x) for x in tokens],
+            "y": [_round(y) for y in values],
+            "hovertemplate": "%{y} at %{x}<extra>" + name_of(ranking, configuration) + "</extra>",
+            "line": {
+                "color": colour_of(ranking, configuration, top),
+                "width": 2.2 if configuration is ranking.order[0] else 1.5,
+            },
+        }
+        for configuration, (tokens, values) in reversed(lines)
+    ]
+    layout = base_layout("tokens")
+    layout["hovermode"] = "closest"
+    layout["xaxis"] |= {"exponentformat": "B", "hoverformat": ",d"}
+    layout["yaxis"]["rangemode"] = "tozero"
+    if ticks:
+        layout["yaxis"]["tickformat"] = ticks
+    many = f"{len(lines)} different ones, each in the colour of the best that has it."
+    note = many if len(lines) > 1 else "The same for all."
+    return Chart(title, {"data": data, "layout": layout}, note)
+
+
+# Parameters.
+
+
+def _importance(comparison: Comparison, ranking: Ranking) -> Chart | None:
+    found = ranking.importances[:MOST_AXES]
+    view = ranking.importance_view
+    if not found or view is None:
+        return None
+    names = short_keys(comparison.keys)
+    bars = [(names[one.key], one.share, BLUE, _groups(one.groups)) for one in found]
+    if ranking.noise_share is not None:
+        bars.append(("(seed)", ranking.noise_share, GREY, "what configurations leave open"))
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "y": [cut(name, 24) for name, *_ in bars],
+            "x": [share for _, share, *_ in bars],
+            "marker": {"color": [colour for *_, colour, _ in bars]},
+            "text": [f"{share:.0%}" for _, share, *_ in bars],
+            "textposition": "outside",
+            "cliponaxis": False,
+            "hovertext": [text for *_, text in bars],
+            "hovertemplate": "%{y}: %{text}<br>%{hovertext}<extra></extra>",
+        }
+    ]
+    layout = base_layout(f"share of the variance of {comparison.metric}")
+    layout["hovermode"] = "closest"
+    layout["xaxis"] |= {
+        "tickformat": ".0%",
+        "range": [0, 1.08],
+        "tickvals": [0, 0.25, 0.5, 0.75, 1],
+    }
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    layout["margin"] = {"l": 8, "r": 24, "t": 8, "b": 44}
+    return Chart(
+        f"Importance of each parameter, {place(view)}",
+        {"data": data, "layout": layout},
+        "How much of the differences each parameter explains by itself (variance between its "
+        "values, less what chance would give). What parameters do only together is in none.",
+        height=max(230, 90 + 30 * len(bars)),
+        wide=True,
+    )
+
+
+def _groups(groups: Sequence[tuple[str, float]]) -> str:
+    return "<br>".join(f"{plain(cut(name))}: {mean:.4f}" for name, mean in groups)
+
+
+def _parallel(comparison: Comparison, ranking: Ranking) -> Chart | None:
+    view = ranking.importance_view
+    if view is None or len(view.entries) < 2 or not comparison.keys:
+        return None
+    strength = {one.key: one.share for one in ranking.importances}
+    keys = sorted(comparison.keys, key=lambda key: -strength.get(key, 0.0))[:MOST_AXES]
+    names = short_keys(comparison.keys)
+    means = [entry.estimate.mean for entry in view.entries]
+    low, high = metric_range(means, comparison.mode)
+    dimensions = [
+        {"label": cut(names[key], 22), **_axis([_param(entry, key) for entry in view.entries])}
+        for key in keys
+    ]
+    ends = [max(means), min(means)] if comparison.mode == "min" else [min(means), max(means)]
+    dimensions.append({"label": comparison.metric, "values": means, "range": ends})
+    trace = {
+        "type": "parcoords",
+        "dimensions": dimensions,
+        "line": {
+            "color": means,
+            "colorscale": metric_scale(comparison.mode),
+            "cmin": low,
+            "cmax": high,
+        },
+        "labelfont": {"size": 12},
+        "tickfont": {"size": 11},
+        "unselected": {"line": {"color": "#e8ebf1", "opacity": 0.5}},
+    }
+    layout = base_layout("")
+    layout["margin"] = {"l": 70, "r": 60, "t": 48, "b": 22}
+    return Chart(
+        f"Parameters and {comparison.metric}, {place(view)}",
+        {"data": [trace], "layout": layout},
+        "A line is a configuration, dark the best; the best are at the top of the last axis. Drag "
+        "along an axis to see only what passes there.",
+        height=380,
+        wide=True,
+        min_width=150 * (len(dimensions) + 1),
+    )
+
+
+def _param(entry: Entry, key: str) -> Any:
+    return entry.configuration.params.get(key)
+
+
+def _axis(values: Sequence[Any]) -> Figure:
+    """Values, ticks and their texts of one axis: a number, a number by its logarithm, or words."""
+    if not all(is_number(value) for value in values):
+        kinds = sorted({short(value) for value in values})
+        where = {kind: place for place, kind in enumerate(kinds)}
+        return {
+            "values": [where[short(value)] for value in values],
+            "tickvals": list(range(len(kinds))),
+            "ticktext": [cut(kind, 24) for kind in kinds],
+            "range": [-0.3, len(kinds) - 0.7],
+        }
+    distinct = sorted(set(values))
+    logarithmic = distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]
+    if len(distinct) > MOST_TICKS:
+        between = np.geomspace if logarithmic else np.linspace
+        ticks = [float(f"{tick:.3g}") for tick in between(distinct[0], distinct[-1], 6)]
+    else:
+        ticks = distinct
+    scaled = math.log10 if logarithmic else float
+    axis = {
+        "values": [scaled(value) for value in values],
+        "tickvals": [scaled(tick) for tick in ticks],
+        "ticktext": [short(tick) for tick in ticks],
+    }
+    if len(distinct) > 1:
+        axis["range"] = [scaled(distinct[0]), scaled(distinct[-1])]
+    return axis

@@ -1,0 +1,83 @@
+"""The contents of `sweep.json`: what a sweep asked, and how each of its trials stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
+
+from manta.config.errors import RunError
+
+SWEEP = "sweep.json"
+TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
+
+
+class SweepTokens(BaseModel):
+    """Tokens of all trials if each were trained alone, of those shared, of those trained."""
+
+    apart: int = 0
+    shared: int = 0
+    trained: int = 0
+
+
+class SweepTrial(BaseModel):
+    """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one."""
+
+    name: str
+    label: str = ""
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    seed: int = 0
+    parent: str | None = None
+    fork_step: int = 0
+    fork_tokens: int = 0
+    end_tokens: int = 0
+    status: TrialStatus
+    reason: str = ""
+
+
+class SweepState(BaseModel):
+    """The whole document."""
+
+    format: Literal[1] = 1
+    name: str
+    question: str = ""
+    metric: str = "val_loss"
+    mode: Literal["min", "max"] = "min"
+    status: Literal["running", "finished", "interrupted", "failed"]
+    base: dict[str, Any] = Field(default_factory=dict)
+    tokens: SweepTokens = SweepTokens()
+    trials: list[SweepTrial] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _known_parents(self) -> SweepState:
+        names = [trial.name for trial in self.trials]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"trials that are there twice: {', '.join(sorted(twice))}")
+        for trial in self.trials:
+            if trial.parent is not None and trial.parent not in names:
+                raise ValueError(f"trial {trial.name}: there is no trial '{trial.parent}'")
+        forked_from = {one.name: one.parent for one in self.trials}
+        for trial in self.trials:
+            above, steps = trial.parent, 0
+            while above is not None:
+                above, steps = forked_from[above], steps + 1
+                if steps > len(self.trials):
+                    raise ValueError(f"trial {trial.name}: it is forked from itself")
+        return self
+
+
+def read_sweep(folder: Path) -> SweepState:
+    """The `sweep.json` of the sweep in `folder`.
+
+    Raises:
+        RunError: if it is missing or can't be understood.
+    """
+    path = folder / SWEEP
+    try:
+        return SweepState.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(
+            f"{path}: can't be read as a sweep: {error}; restore it, or compare the runs in "
+            f"{folder} by their own folders"
+        ) from None
