@@ -172,10 +172,10 @@ def compare(
 
     comparison = load_comparison(paths, metric)
     ranking = rank(comparison)
-    console = Console(highlight=False)
-    print_comparison(comparison, ranking, console, top)
     page = output or (paths[0] / PAGE if comparison.tokens else Path(PAGE))
-    print(f"\npage: {write_page(comparison, ranking, page, top)}")
+    write_page(comparison, ranking, page, top)
+    print_comparison(comparison, ranking, Console(highlight=False), top)
+    print(f"\npage: {page}")
 
 
 @app.command()

@@ -22,16 +22,16 @@ COLOURS = (
 )
 OTHERS = "#cfd5df"
 # Of a metric: best, middling, worst.
-SCALE = ("#0b3d91", "#58a1d8", "#f2c078")
+SCALE = ("#123a8c", "#1f9e89", "#e6a817")
 LONGEST_NAME = 38
 # Points of all lines in one chart together; more are not to be seen and slow the page down.
 MOST_POINTS = 24_000
 CURVED = 80  # points of a curved segment of a schedule
 MOST_AXES = 10
 MOST_TICKS = 8
-# The first losses are so high that the last ones look alike: what comes after this share of a
-# run is what the chart shows at first.
-BEGINNING = 0.15
+# The first losses are so high that the last ones look alike: the chart shows at first what
+# comes after this share of a run.
+LATE = 0.45
 
 Figure = dict[str, Any]
 
@@ -236,16 +236,23 @@ def _metric_layout(comparison: Comparison, data: Sequence[Figure], below: str) -
     layout = base_layout(below)
     layout["hovermode"] = "closest"
     layout["showlegend"] = True
-    layout["legend"] = {"orientation": "h", "x": 0, "y": -0.14, "yanchor": "top"}
+    layout["legend"] = {
+        "orientation": "h",
+        "x": 0,
+        "y": 0,
+        "yref": "container",
+        "yanchor": "bottom",
+    }
     layout["margin"]["t"] = 34
-    zoomed = _without_beginning(data)
-    if zoomed:
-        layout["yaxis"]["range"] = zoomed
-    buttons = [
-        ("end", {"yaxis.type": "linear", "yaxis.range": zoomed}),
-        ("all", {"yaxis.type": "linear", "yaxis.autorange": True}),
-        ("log", {"yaxis.type": "log", "yaxis.autorange": True}),
+    whole = {"xaxis.autorange": True, "yaxis.autorange": True}
+    views: list[tuple[str, dict[str, Any]]] = [
+        ("all", {**whole, "yaxis.type": "linear"}),
+        ("log", {**whole, "yaxis.type": "log"}),
     ]
+    if late := _late(data):
+        layout["xaxis"]["range"], layout["yaxis"]["range"] = late
+        close = {"yaxis.type": "linear", "xaxis.range": late[0], "yaxis.range": late[1]}
+        views.insert(0, ("end", close))
     layout["updatemenus"] = [
         {
             "type": "buttons",
@@ -259,29 +266,30 @@ def _metric_layout(comparison: Comparison, data: Sequence[Figure], below: str) -
             "bordercolor": "#e8ebf1",
             "font": {"size": 11},
             "buttons": [
-                {"label": name, "method": "relayout", "args": [change]}
-                for name, change in buttons
-                if zoomed or name != "end"
+                {"label": name, "method": "relayout", "args": [change]} for name, change in views
             ],
         }
     ]
     return layout
 
 
-def _without_beginning(data: Sequence[Figure]) -> list[float] | None:
-    """The range of values after the beginning, if there is more than a beginning."""
+def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
+    """The ranges of the latter part of the curves, where they differ; nothing without one."""
     end = max((trace["x"][-1] for trace in data), default=0)
-    late = [
-        value
+    shortest = min((trace["x"][-1] for trace in data), default=0)
+    begin = min(LATE * end, 0.7 * shortest)
+    points = [
+        (x, value)
         for trace in data
         for x, value in zip(trace["x"], trace["y"], strict=True)
-        if x >= BEGINNING * end
+        if x >= begin
     ]
-    if len(late) < 2:
+    values = [value for _, value in points]
+    if len({x for x, _ in points}) < 2:
         return None
-    low, high = min(late), float(np.quantile(late, 0.995))
+    low, high = min(values), float(np.quantile(values, 0.995))
     margin = 0.04 * (high - low)
-    return [low - margin, high + margin] if high > low else None
+    return [begin, end + 0.01 * (end - begin)], [low - margin, high + margin]
 
 
 def _mark(layout: Figure, view: View | None, size: float) -> None:
@@ -443,7 +451,9 @@ def _parallel(comparison: Comparison, ranking: Ranking) -> Chart | None:
         for key in keys
     ]
     ends = [max(means), min(means)] if comparison.mode == "min" else [min(means), max(means)]
-    dimensions.append({"label": comparison.metric, "values": means, "range": ends})
+    dimensions.append(
+        {"label": comparison.metric, "values": means, "range": ends, "tickformat": ".4~f"}
+    )
     trace = {
         "type": "parcoords",
         "dimensions": dimensions,

@@ -13,7 +13,7 @@ from manta.track import report_page as html
 from manta.track.aside import replace_text
 from manta.track.compare import Comparison, Configuration, Trial, short_keys
 from manta.track.compare_figures import Chart, charts, colour_of
-from manta.track.compare_table import Column, columns
+from manta.track.compare_table import STATUS, Column, columns
 from manta.track.compare_tree import tree
 from manta.track.comparison_stats import short
 from manta.track.ranking import Ranking
@@ -40,12 +40,15 @@ CSS = """
   border-radius: 999px; font-size: 12px; font-weight: 600; line-height: 20px; }
 .clear .chip { background: #188a5b; } .noise .chip { background: #b7791f; }
 .unknown .chip { background: #5b6475; }
+.tile { flex: 1 1 150px; }
 .warning { border-left: 4px solid #c53030; padding-bottom: 14px; }
 .note { color: var(--soft); font-size: 12.5px; margin: 0 0 8px; }
-.standings th, .standings td { white-space: nowrap; overflow-wrap: normal; }
+.standings th, .standings td { white-space: nowrap; overflow-wrap: normal; padding-right: 12px; }
+.standings th { white-space: normal; vertical-align: bottom; line-height: 1.3; }
 .standings td.n, .standings th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .standings td:first-child { font-variant-numeric: tabular-nums; }
-.standings td.param { max-width: 260px; white-space: normal; overflow-wrap: anywhere; }
+.standings td.long { min-width: 150px; white-space: normal; overflow-wrap: anywhere;
+  font-size: 12.5px; line-height: 1.35; }
 .standings tr.out td { color: var(--soft); }
 .standings tr.first td { font-weight: 600; }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px;
@@ -61,6 +64,7 @@ details summary { margin: 4px 0 8px; }
   .answer li { padding-left: 0; } .chip { position: static; display: block; margin-bottom: 4px; }
   .answer li.fact .chip { display: none; } .tile { flex: 1 1 40%; min-width: 130px; } }
 """
+LONG_PARAM = 22
 CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
 READING = (
     "Configurations are trials that differ in nothing but the seed; they are ordered by the mean "
@@ -168,7 +172,7 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
     found.append(_tokens_tile(comparison))
     seconds, cost = total_device_seconds(comparison), total_cost(comparison)
     if seconds is not None:
-        value, _, unit = device_time(seconds).partition(" ")
+        value, unit = device_time(seconds).split(" ")
         found.append(("Device time", value, f"{unit}, all trials together"))
     if cost is not None:
         found.append(("Cost", words.money(cost), "all trials together"))
@@ -184,7 +188,7 @@ def _tokens_tile(comparison: Comparison) -> tuple[str, str, str]:
     return (
         "Tokens trained",
         words.count(tokens.trained),
-        f"instead of {words.count(tokens.apart)}: {saved:.2f}× saved by sharing",
+        f"instead of {words.count(tokens.apart)}: {saved:.2f}× fewer",
     )
 
 
@@ -226,27 +230,29 @@ def _rows(
         cells = [f'<td><span class="swatch" style="background:{colour}"></span>{number + 1}</td>']
         if labelled:
             runs = ", ".join(trial.label for trial in configuration.trials)
-            cells.append(f'<td class="param">{escape(runs)}</td>')
-        cells += [
-            f'<td class="param">{escape(short(configuration.params.get(key)))}</td>'
-            for key in comparison.keys
-        ]
+            cells.append(_param(runs))
+        cells += [_param(short(configuration.params.get(key))) for key in comparison.keys]
         cells += [_cell(column, configuration) for column in shown]
         kind = "out" if not compared else "first" if number == 0 else ""
         rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
     return f"<tr>{rows[0]}</tr>\n" + "\n".join(rows[1:])
 
 
+def _param(text: str) -> str:
+    """A parameter's value: a short one on one line, a long one on lines of some length."""
+    return f'<td class="{"long" if len(text) > LONG_PARAM else "param"}">{escape(text)}</td>'
+
+
 def _heads(shown: Sequence[Column]) -> str:
-    kinds = {column.name: "" if column.name == "status" else "n" for column in shown}
+    kinds = {column.name: "" if column.name == STATUS else "n" for column in shown}
     return "".join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in kinds.items())
 
 
 def _cell(column: Column, configuration: Configuration) -> str:
     text = escape(column.cell(configuration))
-    if column.name == "status":
+    if column.name == STATUS:
         kind = text if text.isalpha() else ""
-        return f'<td><span class="status {kind}">{text}</span></td>'
+        return f'<td><span class="status {kind}">{text}</span></td>' if text else "<td></td>"
     return f'<td class="n">{text}</td>'
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STYLES = {"clear": "green", "noise": "yellow", "unknown": "yellow", "fact": ""}
 # Narrower consoles get fewer columns rather than broken ones.
 NARROW = 110
+STATUS = "status"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def print_comparison(
     shown = ranking.order[:top]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("configuration", min_width=16, overflow="fold")
+    table.add_column("configuration", min_width=24, overflow="fold")
     kept = [
         column
         for column in columns(comparison, ranking)
@@ -58,7 +59,8 @@ def print_comparison(
     for column in kept:
         # A long name on two lines, so that there is room for the values.
         name = "\n".join(column.name.rsplit(" ", 1)) if len(column.name) > 12 else column.name
-        table.add_column(name, justify="right", no_wrap=True)
+        fixed = column.name != STATUS
+        table.add_column(name, justify="right" if fixed else "left", no_wrap=fixed, overflow="fold")
     for number, configuration in enumerate(shown, start=1):
         compared = ranking.entry(ranking.main, configuration) is not None
         table.add_row(
@@ -119,7 +121,7 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         Column("tokens", tokens),
         Column(unit, device),
         Column("cost", cost),
-        Column("status", status_text, always=True),
+        Column(STATUS, status_text, always=True),
     ]
 
 

@@ -35,6 +35,7 @@ def tree(comparison: Comparison, ranking: Ranking) -> Chart | None:
     data = [*_plans(rows), *_bars(comparison, rows), _forks(rows, place), _shared(rows, place)]
     data += list(_signs(rows))
     named = len(rows) <= MOST_NAMES
+    seeds = len({trial.seed for trial in rows}) > 1
     layout = base_layout("tokens")
     layout["hovermode"] = "closest"
     layout["barmode"] = "overlay"
@@ -46,7 +47,7 @@ def tree(comparison: Comparison, ranking: Ranking) -> Chart | None:
     layout["yaxis"] |= {
         "range": [len(rows) - 0.4, -0.6],
         "tickvals": list(range(len(rows))) if named else [],
-        "ticktext": [plain(cut(t.label, 40)) for t in rows] if named else [],
+        "ticktext": [_label(trial, seeds=seeds) for trial in rows] if named else [],
         "gridcolor": "rgba(0,0,0,0)",
     }
     saved = tokens.apart / tokens.trained if tokens.trained else 1.0
@@ -60,6 +61,10 @@ def tree(comparison: Comparison, ranking: Ranking) -> Chart | None:
         wide=True,
         min_width=680,
     )
+
+
+def _label(trial: Trial, *, seeds: bool) -> str:
+    return plain(cut(trial.label)) + (f"  s{trial.seed}" if seeds else "")
 
 
 def in_tree_order(trials: Sequence[Trial], ranking: Ranking) -> list[Trial]:

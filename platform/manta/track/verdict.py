@@ -56,7 +56,7 @@ def lead(view: View, ranking: Ranking) -> Sentence:
     assert second.behind is not None
     gap, half = second.behind.gap, second.behind.half
     ahead, next_one = (_named(entry.configuration, ranking) for entry in (best, second))
-    begin = f"{place(view)[:1].upper()}{place(view)[1:]}: {ahead}"
+    begin = f"{_under(view)}: {ahead}"
     if half is None:
         return Sentence(
             f"{begin} leads {next_one} by {gap:.4f}. No configuration has two seeds: the noise is "
@@ -83,10 +83,20 @@ def _named(configuration: Configuration, ranking: Ranking) -> str:
 
 def place(view: View) -> str:
     """Where a comparison is made: ``at the end``, ``at 20.0M tokens``, …"""
-    if view.kind == "end" or view.at is None:
+    if view.at is None:
         return "at the end"
-    at = f"{words.count(view.at)} tokens" if view.kind == "tokens" else device_time(view.at)
-    return f"at {at}{', of those that finished' if view.finished else ''}"
+    tokens = view.kind == "tokens"
+    return f"at {words.count(view.at)} tokens" if tokens else f"at {device_time(view.at)}"
+
+
+def _under(view: View) -> str:
+    """Under what condition a comparison is made, as a sentence begins."""
+    if view.at is None:
+        return "At the end"
+    among = ", those that finished" if view.finished else ""
+    if view.kind == "tokens":
+        return f"At equal tokens ({words.count(view.at)}{among})"
+    return f"At equal compute ({device_time(view.at)}{among})"
 
 
 def value_text(entry: Entry) -> str:
@@ -130,11 +140,12 @@ def amount(value: float) -> str:
 
 
 def status_text(configuration: Configuration) -> str:
-    """How the trials of a configuration stand: ``finished``, ``1 finished, 1 diverged``."""
+    """What is out of the ordinary: ``paused``, ``1 finished, 1 diverged``; else nothing."""
     counted = Counter(trial.status for trial in configuration.trials)
     if len(counted) == 1:
-        return configuration.trials[0].status
-    return ", ".join(f"{count} {status}" for status, count in counted.items())
+        status = configuration.trials[0].status
+        return "" if status == "finished" else status
+    return ", ".join(f"{count} {status}" for status, count in sorted(counted.items()))
 
 
 def cost_of(seconds: float | None, price: float | None) -> float | None:
