@@ -129,15 +129,19 @@ class Comparison:
             for trials in groups.values()
         )
 
-    def _label(self, trials: Sequence[Trial]) -> str:
-        """What its trials are all called, or else its parameters, or the names of its trials."""
-        given = {trial.label for trial in trials}
-        if len(given) == 1:
-            return given.pop()
-        params = trials[0].params
+    def told(self, params: Mapping[str, Any]) -> str:
+        """Parameters and their values in words: ``lr.peak 0.003, batch 64``."""
         names = short_keys(self.keys)
-        told = ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
-        return told or ", ".join(trial.label for trial in trials)
+        return ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
+
+    def _label(self, trials: Sequence[Trial]) -> str:
+        """What its trials are all called, if that is more than a name; else its parameters."""
+        given = {trial.label for trial in trials}
+        if len(given) == 1 and (self.tokens is None or trials[0].label != trials[0].name):
+            return given.pop()
+        if self.keys and (self.tokens or len(trials) > 1):
+            return self.told(trials[0].params)
+        return ", ".join(trial.label for trial in trials)
 
 
 def load_comparison(paths: Sequence[Path], metric: str | None = None) -> Comparison:

@@ -213,11 +213,15 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: An
                     "hovertemplate": "%{y:.4f} at %{x}<br>%{text}<extra></extra>",
                     "line": {
                         "color": colour_of(ranking, configuration, top),
-                        "width": 2.2 if number == 0 else 1.5 if number < top else 1,
+                        "width": _width(number, top),
                     },
                 }
             )
     return data
+
+
+def _width(number: int, top: int) -> float:
+    return 2.2 if number == 0 else 1.5 if number < top else 0.8
 
 
 def _own_rows(trial: Trial, most: int, *, joined: bool) -> list[int]:
@@ -275,9 +279,9 @@ def _metric_layout(comparison: Comparison, data: Sequence[Figure], below: str) -
 
 def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
     """The ranges of the latter part of the curves, where they differ; nothing without one."""
-    end = max((trace["x"][-1] for trace in data), default=0)
-    shortest = min((trace["x"][-1] for trace in data), default=0)
-    begin = min(LATE * end, 0.7 * shortest)
+    ends = [trace["x"][-1] for trace in data]
+    end = max(ends)
+    begin = min(LATE * end, 0.7 * float(np.quantile(ends, 0.25)))
     points = [
         (x, value)
         for trace in data
@@ -372,7 +376,7 @@ def _schedules(
             "hovertemplate": "%{y} at %{x}<extra>" + name_of(ranking, configuration) + "</extra>",
             "line": {
                 "color": colour_of(ranking, configuration, top),
-                "width": 2.2 if configuration is ranking.order[0] else 1.5,
+                "width": _width(ranking.order.index(configuration), top),
             },
         }
         for configuration, (tokens, values) in reversed(lines)

@@ -34,9 +34,9 @@ CSS = """
 .answer { border-left: 4px solid #2f6fde; padding-bottom: 14px; }
 .answer .best { font-size: 19px; font-weight: 600; letter-spacing: -0.01em; margin: 0 0 10px; }
 .answer ul { list-style: none; margin: 0; padding: 0; }
-.answer li { padding: 5px 0 5px 118px; position: relative; }
+.answer li { padding: 5px 0 5px 130px; position: relative; }
 .answer li.fact { color: var(--soft); }
-.chip { position: absolute; left: 0; top: 7px; width: 104px; text-align: center; color: #fff;
+.chip { position: absolute; left: 0; top: 7px; width: 116px; text-align: center; color: #fff;
   border-radius: 999px; font-size: 12px; font-weight: 600; line-height: 20px; }
 .clear .chip { background: #188a5b; } .noise .chip { background: #b7791f; }
 .unknown .chip { background: #5b6475; }
@@ -162,20 +162,21 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
             told += within.get(behind.within_noise, "") if behind.within_noise is not None else ""
             found.append(("Lead over the second", f"{behind.gap:.4f}", told))
     seeds = {trial.seed for trial in comparison.trials}
+    noun = "trials" if comparison.tokens else "runs"
     found.append(
         (
             "Configurations",
             f"{len(comparison.configurations):,}",
-            f"{len(comparison.trials):,} trials, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+            f"{len(comparison.trials):,} {noun}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
         )
     )
     found.append(_tokens_tile(comparison))
     seconds, cost = total_device_seconds(comparison), total_cost(comparison)
     if seconds is not None:
         value, unit = device_time(seconds).split(" ")
-        found.append(("Device time", value, f"{unit}, all trials together"))
+        found.append(("Device time", value, f"{unit}, all {noun} together"))
     if cost is not None:
-        found.append(("Cost", words.money(cost), "all trials together"))
+        found.append(("Cost", words.money(cost), f"all {noun} together"))
     return found
 
 
@@ -274,18 +275,18 @@ def _places(drawn: Sequence[Chart]) -> str:
 
 def _trials(comparison: Comparison, ranking: Ranking) -> str:
     """Every trial by itself, folded away."""
-    heads = ["trial", "seed", comparison.metric, "tokens", "its own", "shared", "device time"]
+    heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "device time"]
     heads += ["cost of its own", "status"]
     rows = []
     for configuration in ranking.order:
         for trial in configuration.trials:
             cells = _trial_cells(trial)
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    drawn = "\n".join(f"<tr>{row}</tr>" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    drawn = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
     return (
-        f'<div class="card"><details><summary>All {len(rows)} trials</summary><div class="wide">'
-        f'<table class="standings"><tr>{head}</tr>\n{drawn}</table></div></details></div>'
+        f'<div class="card"><details><summary>All {len(rows)}, one by one</summary>'
+        f'<div class="wide"><table class="standings">{drawn}</table></div></details></div>'
     )
 
 

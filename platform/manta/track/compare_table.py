@@ -65,7 +65,7 @@ def print_comparison(
         compared = ranking.entry(ranking.main, configuration) is not None
         table.add_row(
             str(number) if compared else "",
-            configuration.label,
+            _described(comparison, configuration),
             *(column.cell(configuration) for column in kept),
             style=None if compared else "dim",
         )
@@ -75,6 +75,14 @@ def print_comparison(
     console.print()
     for sentence in sentences(comparison, ranking):
         console.print(Text(sentence.text, style=STYLES[sentence.sureness]))
+
+
+def _described(comparison: Comparison, configuration: Configuration) -> str:
+    """What it is called, and for a run, whose name says little, how it differs."""
+    told = comparison.told(configuration.params)
+    if comparison.tokens or not told or told == configuration.label:
+        return configuration.label
+    return f"{configuration.label}\n{told}"
 
 
 def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:

@@ -28,7 +28,7 @@ SIGNS = {
 def tree(comparison: Comparison, ranking: Ranking) -> Chart | None:
     """Each trial's own stretch as a bar, joined to the trial that it was forked from."""
     tokens = comparison.tokens
-    if tokens is None or not comparison.trials:
+    if tokens is None or all(trial.parent is None for trial in comparison.trials):
         return None
     rows = in_tree_order(comparison.trials, ranking)
     place = {trial.name: number for number, trial in enumerate(rows)}

@@ -13,6 +13,10 @@ from manta.track.ranking import Entry, Ranking, View, trained_equally
 # How sure a sentence is: a difference beyond noise, within it, of unknown noise; or a plain fact.
 Sureness = Literal["clear", "noise", "unknown", "fact"]
 MOST_NAMED = 3
+NO_SEEDS = (
+    "No seeds: no configuration has two to compare, so how far seeds alone lie apart is unknown, "
+    "and a difference may be chance. Train the best ones again with other seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
     found += [
         lead(view, ranking) for view in dict.fromkeys(views) if view and len(view.entries) > 1
     ]
+    if any(sentence.sureness == "unknown" for sentence in found):
+        found.append(Sentence(NO_SEEDS, "fact"))
     if ranking.main and ranking.main.kind == "end" and (text := _lengths(ranking.main)):
         found.append(Sentence(text, "fact"))
     found += [Sentence(text, "fact") for text in (_fates(comparison), _cost(comparison)) if text]
@@ -58,11 +64,7 @@ def lead(view: View, ranking: Ranking) -> Sentence:
     ahead, next_one = (_named(entry.configuration, ranking) for entry in (best, second))
     begin = f"{_under(view)}: {ahead}"
     if half is None:
-        return Sentence(
-            f"{begin} leads {next_one} by {gap:.4f}. No configuration has two seeds: the noise is "
-            "unknown, and this may be chance.",
-            "unknown",
-        )
+        return Sentence(f"{begin} leads {next_one} by {gap:.4f}; seed noise unknown.", "unknown")
     if not second.behind.within_noise:
         return Sentence(
             f"{begin} beats {next_one} by {gap:.4f} ± {half:.4f}: more than seed noise.", "clear"
@@ -194,7 +196,8 @@ def _fates(comparison: Comparison) -> str:
     if not counted:
         return ""
     rest = ", ".join(f"{count} {status}" for status, count in counted.items())
-    return f"Of {len(comparison.trials)} trials {finished} finished, {rest}."
+    noun = "trials" if comparison.tokens else "runs"
+    return f"Of {len(comparison.trials)} {noun} {finished} finished, {rest}."
 
 
 def _cost(comparison: Comparison) -> str:
