@@ -107,6 +107,16 @@ def test_runs_differ_in_config_but_not_in_names_seeds_or_w_and_b(tmp_path: Path)
     assert comparison.configurations[1].label == "c"
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder, wd in (("x", 0.1), ("y", 0.2)):
+        config = base(tmp_path / folder, "same", optimizer={"weight_decay": wd})
+        write_run(config, ends_at(3.0 + wd))
+    x, y = tmp_path / "x" / "same", tmp_path / "y" / "same"
+    comparison = load_comparison([x, y, x])
+    assert [t.name for t in comparison.trials] == [str(x), str(y)]
+    assert [t.params["optimizer.weight_decay"] for t in comparison.trials] == [0.1, 0.2]
+
+
 def test_a_schedule_of_another_form_is_one_difference(tmp_path: Path) -> None:
     write_run(base(tmp_path, "a"), ends_at(3.0))
     write_run(base(tmp_path, "b", schedule={"lr": 1e-3}), ends_at(3.0))
@@ -254,6 +264,18 @@ def test_without_seeds_it_says_so(tmp_path: Path) -> None:
     assert "At the end: #1 leads #2 (lr.peak 0.002) by 1.0000; seed noise unknown." in text
     assert "No seeds: no configuration has two to compare" in text
     assert "more than seed noise" not in text
+
+
+def test_a_winner_that_lost_seeds_is_no_clean_winner(tmp_path: Path) -> None:
+    comparison = made(
+        tmp_path / "s",
+        by_name(
+            (trial("a1", 1e-3, 1), 3.00),
+            (trial("a2", 1e-3, 2, status="diverged", until=HORIZON // 2), 3.00),
+            (trial("b", 2e-3, 1), 3.10),
+        ),
+    )
+    assert "val_loss 3.0200 (one seed; 1 more diverged)." in said(comparison, rank(comparison))
 
 
 def test_the_other_way_round_for_a_metric_that_should_be_high(tmp_path: Path) -> None:

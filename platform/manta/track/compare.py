@@ -248,7 +248,10 @@ def _different_params(trials: Sequence[Trial]) -> tuple[list[Trial], tuple[str, 
 
 
 def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
-    folders = list(dict.fromkeys(path.resolve() for path in paths))
+    given: dict[Path, Path] = {}
+    for path in paths:
+        given.setdefault(path.resolve(), path)
+    folders = list(given)
     if len(folders) < 2:
         raise RunError(f"{paths[0]}: one run is nothing to compare; give two or more, or a sweep")
     metric = metric or DEFAULT_METRIC
@@ -276,7 +279,7 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
             **_from_config(folder, config, metric),
         )
         for index, (path, folder, config, state) in enumerate(
-            zip(_unique(paths), folders, configs, states, strict=True)
+            zip(given.values(), folders, configs, states, strict=True)
         )
     ]
     return Comparison(
@@ -291,11 +294,6 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
         tokens=None,
         warnings=(*_corpus_warnings(trials), *_repeat_warnings(trials)),
     )
-
-
-def _unique(paths: Sequence[Path]) -> list[Path]:
-    """The paths, each folder once, as they were given."""
-    return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
 
 
 def _differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:

@@ -16,6 +16,7 @@ from manta.track.compare_figures import Chart, charts, colour_of
 from manta.track.compare_table import STATUS, Column, columns
 from manta.track.compare_tree import tree
 from manta.track.comparison_stats import short
+from manta.track.curve import SMOOTHED
 from manta.track.ranking import Ranking
 from manta.track.state import utc_now
 from manta.track.verdict import (
@@ -72,7 +73,8 @@ READING = (
     "configuration's own spread, with fewer on that of all configurations, pooled. ≈ marks what "
     "can't be told from the best: the interval of the difference holds zero. The best of many is "
     "chosen by looking, which flatters it: before much hangs on a small lead, train it again "
-    "with new seeds. Time and cost are those of each trial as if it had been trained alone."
+    "with new seeds. Time and cost are those of each trial as if it had been trained alone. In "
+    "parentheses stands the last value of what can't be compared."
 )
 
 
@@ -102,7 +104,7 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         _places(drawn),
         _trials(comparison, ranking),
         html.folded("Config that all share", comparison.shared) if comparison.shared else "",
-        f'<div class="card"><h2>How to read this</h2><p class="note">{escape(READING)}</p></div>',
+        _reading(comparison),
         html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
     ]
     figures = [chart.figure for chart in drawn]
@@ -116,6 +118,13 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
             f"{path}: can't be written: {error.strerror}; give another file with --output"
         ) from None
     return path
+
+
+def _reading(comparison: Comparison) -> str:
+    text = READING
+    if comparison.metric == "loss":
+        text += f" The loss is the mean over the last {SMOOTHED:.0%} of a run's tokens."
+    return f'<div class="card"><h2>How to read this</h2><p class="note">{escape(text)}</p></div>'
 
 
 def _header(comparison: Comparison) -> str:

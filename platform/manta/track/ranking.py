@@ -197,7 +197,10 @@ def _view(
 
 def _one_a_seed(trials: Sequence[Trial]) -> list[Trial]:
     """The first of each seed: repeats of one run say nothing of the noise."""
-    return list({trial.seed: trial for trial in reversed(trials)}.values())[::-1]
+    found: dict[int, Trial] = {}
+    for trial in trials:
+        found.setdefault(trial.seed, trial)
+    return list(found.values())
 
 
 def _worse(found: Difference, sign: int) -> Difference:

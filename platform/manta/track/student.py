@@ -11,8 +11,10 @@ ACCURATE = 1e-14
 
 def cumulative(t: float, freedom: float) -> float:
     """The probability of a value below `t`, with `freedom` degrees of freedom."""
-    tail = _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
-    return 1 - tail if t > 0 else tail
+    square = t * t
+    total = freedom + square
+    within = _incomplete_beta(0.5, freedom / 2, square / total, freedom / total)
+    return 0.5 + math.copysign(within, t) / 2
 
 
 @lru_cache(maxsize=1024)
@@ -33,14 +35,17 @@ def quantile(probability: float, freedom: float) -> float:
     return (low + high) / 2
 
 
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) (Abramowitz & Stegun 26.5.8)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
+def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """The regularised incomplete beta function I_x(a, b) (Abramowitz & Stegun 26.5.8).
+
+    `rest` is 1 - x, given so that no digit of a small one is lost.
+    """
+    if x <= 0 or rest <= 0:
+        return float(x > 0)
     if x > (a + 1) / (a + b + 2):  # there the fraction converges slowly: use the symmetry
-        return 1 - _incomplete_beta(b, a, 1 - x)
+        return 1 - _incomplete_beta(b, a, rest, x)
     front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
     )
     return front / (a * _fraction(a, b, x))
 

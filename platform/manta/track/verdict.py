@@ -53,7 +53,15 @@ def headline(comparison: Comparison, ranking: Ranking) -> str:
     value = f"{comparison.metric} {value_text(best)}"
     if len(view.entries) == 1 and of:
         return f"{best.configuration.label}: {value}{where}; no other has come to its end yet."
-    return f"Best{of}: #1 {best.configuration.label}, {value}{where} ({seeds_text(best)})."
+    seeds = f"{seeds_text(best)}{_lost(best.configuration)}"
+    return f"Best{of}: #1 {best.configuration.label}, {value}{where} ({seeds})."
+
+
+def _lost(configuration: Configuration) -> str:
+    """What must be said of a winner some of whose seeds came to grief."""
+    counted = Counter(trial.status for trial in configuration.trials)
+    parts = [f"; {counted[s]} more {s}" for s in ("diverged", "failed") if counted[s]]
+    return "".join(parts)
 
 
 def lead(view: View, ranking: Ranking) -> Sentence:
