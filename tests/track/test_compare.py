@@ -371,7 +371,7 @@ def test_cost_counts_what_was_shared_once(tmp_path: Path) -> None:
     )
     text = said(comparison, rank(comparison))
     # One and a half times 10,000 device-seconds, at 2.50 an hour.
-    assert "All of it took 4.17 device-hours, a cost of 10.42." in text
+    assert "Training took 4.17 device-hours, a cost of 10.42." in text
     assert "3.00B tokens instead of 4.00B, 1.3 times fewer." in text
 
 

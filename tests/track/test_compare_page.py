@@ -12,7 +12,7 @@ from made_sweep import HORIZON, Made, base, decay_fan, plausible_loss, write_run
 
 from manta.config.errors import RunError
 from manta.track.compare import Comparison, load_comparison
-from manta.track.compare_figures import Chart, charts
+from manta.track.compare_figures import SCALE, Chart, charts, metric_colour
 from manta.track.compare_page import write_page
 from manta.track.compare_tree import in_tree_order, tree
 from manta.track.ranking import Ranking, rank
@@ -207,7 +207,10 @@ def test_the_tree_shows_own_stretches_forks_and_fates(compared: tuple[Comparison
     for trial in rows:
         row = bars["y"].index(place[trial.name])
         assert (bars["base"][row], bars["x"][row]) == (trial.fork_tokens, trial.own_tokens)
-        assert bars["marker"]["color"][row] == trial.value
+    colour = dict(zip((trial.value for trial in rows), bars["marker"]["color"], strict=True))
+    assert colour[min(colour)] == SCALE[0]
+    assert colour[max(colour)] == SCALE[2]
+    assert len(set(colour.values())) > 10
     forks = {(x, y) for x, y in zip(traces["fork"]["x"], traces["fork"]["y"], strict=True) if x}
     assert forks >= {(t.fork_tokens, place[t.name]) for t in rows if t.parent}
     assert len(traces["paused"]["x"]) == 2
@@ -215,6 +218,19 @@ def test_the_tree_shows_own_stretches_forks_and_fates(compared: tuple[Comparison
     assert comparison.tokens is not None
     saved = comparison.tokens.apart / comparison.tokens.trained
     assert f"{saved:.2f} times as many" in below.note
+
+
+def test_colours_are_mixed_between_best_and_worst() -> None:
+    assert [metric_colour(value, 1.0, 3.0, "min") for value in (0, 1, 2, 3, 9)] == [
+        SCALE[0],
+        SCALE[0],
+        SCALE[1],
+        SCALE[2],
+        SCALE[2],
+    ]
+    assert metric_colour(3.0, 1.0, 3.0, "max") == SCALE[0]
+    assert metric_colour(2.5, 1.0, 3.0, "min") == "#82a350"
+    assert metric_colour(1.0, 1.0, 1.0, "min") == SCALE[0]
 
 
 def test_many_trials_stay_readable_and_small(tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def metric_scale(mode: str) -> list[list[Any]]:
     return [[share, colour] for share, colour in zip((0, 0.5, 1), colours, strict=True)]
 
 
+def metric_colour(value: float, low: float, high: float, mode: str) -> str:
+    """The colour of `value` on that scale, as Plotly would mix it."""
+    share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+    (_, below), (middle, between), (_, above) = metric_scale(mode)
+    start, end = (below, between) if share < middle else (between, above)
+    part = share / middle if share < middle else (share - middle) / (1 - middle)
+    mixed = [
+        round(int(start[at : at + 2], 16) * (1 - part) + int(end[at : at + 2], 16) * part)
+        for at in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{level:02x}" for level in mixed)
+
+
 # How much better, how sure.
 
 
@@ -182,7 +195,7 @@ def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Chart |
     return Chart(
         f"{comparison.metric} over {unit}",
         {"data": data, "layout": layout},
-        "Time of training on all devices, as if each trial had been trained alone.",
+        "Time of training on all devices together, as if each trial had been trained alone.",
         height=460,
         wide=True,
     )

@@ -60,7 +60,7 @@ CSS = """
 details summary { margin: 4px 0 8px; }
 .question { color: var(--ink); white-space: pre-line; }
 .grid .card.wide-chart { grid-column: 1 / -1; }
-.scrolled { overflow: auto; max-height: 900px; }
+.scrolled { overflow: auto; max-height: 1300px; }
 @media (max-width: 760px) { main { padding: 20px 12px 32px; }
   .answer li { padding-left: 0; } .chip { position: static; display: block; margin-bottom: 4px; }
   .answer li.fact .chip { display: none; } .tile { flex: 1 1 40%; min-width: 130px; } }
@@ -73,7 +73,8 @@ READING = (
     "configuration's own spread, with fewer on that of all configurations, pooled. ≈ marks what "
     "can't be told from the best: the interval of the difference holds zero. The best of many is "
     "chosen by looking, which flatters it: before much hangs on a small lead, train it again "
-    "with new seeds. Time and cost are those of each trial as if it had been trained alone. In "
+    "with new seeds. Time and cost are those of training, without starts, evaluations and lost "
+    "work; in the table, of each trial as if it had been trained alone. In "
     "parentheses stands the last value of what can't be compared."
 )
 

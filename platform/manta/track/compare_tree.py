@@ -7,7 +7,15 @@ from typing import Any
 
 from manta.track import figures as words
 from manta.track.compare import Comparison, Trial
-from manta.track.compare_figures import Chart, Figure, cut, metric_range, metric_scale, plain
+from manta.track.compare_figures import (
+    Chart,
+    Figure,
+    cut,
+    metric_colour,
+    metric_range,
+    metric_scale,
+    plain,
+)
 from manta.track.ranking import Ranking
 from manta.track.report_figures import DARK_GREY, base_layout
 
@@ -88,42 +96,51 @@ def in_tree_order(trials: Sequence[Trial], ranking: Ranking) -> list[Trial]:
 
 
 def _bars(comparison: Comparison, rows: Sequence[Trial]) -> Iterator[Figure]:
-    """The trials with a value, in the colour of it, and in grey those without."""
-    numbered = list(enumerate(rows))
-    valued = [(number, trial) for number, trial in numbered if trial.value is not None]
-    if valued:
-        values = [trial.value for _, trial in valued]
-        low, high = metric_range([value for value in values if value is not None], comparison.mode)
-        yield _stretches(comparison, valued) | {
-            "marker": {
-                "color": values,
-                "colorscale": metric_scale(comparison.mode),
-                "cmin": low,
-                "cmax": high,
-                "colorbar": {
-                    "title": {"text": comparison.metric, "side": "right"},
-                    "thickness": 10,
-                    "outlinewidth": 0,
-                    "len": 0.9,
-                },
-            }
-        }
-    others = [(number, trial) for number, trial in numbered if trial.value is None]
-    if others:
-        yield _stretches(comparison, others) | {"marker": {"color": NO_VALUE}}
-
-
-def _stretches(comparison: Comparison, rows: Sequence[tuple[int, Trial]]) -> Figure:
-    return {
+    """The own stretch of each trial in the colour of its value, and the key to the colours."""
+    values = [trial.value for trial in rows if trial.value is not None]
+    low, high = metric_range(values, comparison.mode)
+    yield {
         "type": "bar",
         "orientation": "h",
         "showlegend": False,
-        "y": [number for number, _ in rows],
-        "base": [min(trial.fork_tokens, trial.reached) for _, trial in rows],
-        "x": [trial.own_tokens for _, trial in rows],
-        "text": [_about(comparison, trial) for _, trial in rows],
+        "y": list(range(len(rows))),
+        "base": [min(trial.fork_tokens, trial.reached) for trial in rows],
+        "x": [trial.own_tokens for trial in rows],
+        "text": [_about(comparison, trial) for trial in rows],
         "textposition": "none",
         "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "color": [
+                NO_VALUE
+                if trial.value is None
+                else metric_colour(trial.value, low, high, comparison.mode)
+                for trial in rows
+            ],
+        },
+    }
+    # Bars can't have numbers for colours without complaints: the key belongs to unseen points.
+    yield {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "key",
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "x": [0, 0],
+        "y": [0, 0],
+        "marker": {
+            "opacity": 0,
+            "color": [low, high],
+            "colorscale": metric_scale(comparison.mode),
+            "cmin": low,
+            "cmax": high,
+            "showscale": True,
+            "colorbar": {
+                "title": {"text": comparison.metric, "side": "right"},
+                "thickness": 10,
+                "outlinewidth": 0,
+                "len": 0.9,
+            },
+        },
     }
 
 

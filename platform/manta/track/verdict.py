@@ -214,7 +214,7 @@ def _cost(comparison: Comparison) -> str:
     parts = []
     if seconds is not None:
         money = "" if cost is None else f", a cost of {words.money(cost)}"
-        parts.append(f"All of it took {device_time(seconds)}{money}.")
+        parts.append(f"Training took {device_time(seconds)}{money}.")
     tokens = comparison.tokens
     if tokens and tokens.trained and tokens.apart > tokens.trained:
         parts.append(
