@@ -12,8 +12,9 @@ from made_sweep import HORIZON, Made, base, decay_fan, plausible_loss, write_run
 
 from manta.config.errors import RunError
 from manta.track.compare import Comparison, load_comparison
-from manta.track.compare_figures import SCALE, Chart, charts, metric_colour
+from manta.track.compare_figures import charts
 from manta.track.compare_page import write_page
+from manta.track.compare_style import SCALE, Chart, metric_colour
 from manta.track.compare_tree import in_tree_order, tree
 from manta.track.ranking import Ranking, rank
 from manta.track.verdict import sentences

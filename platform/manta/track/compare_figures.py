@@ -1,54 +1,36 @@
-"""The charts of a comparison but for the stage tree, as Plotly describes them: plain data."""
+"""The charts of a comparison over tokens and compute, as Plotly describes them: plain data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from manta.schedule.draw import batch_line, lr_line
-from manta.track.compare import Comparison, Configuration, Trial, short_keys
-from manta.track.comparison_stats import is_number, short
-from manta.track.ranking import Entry, Ranking, View
-from manta.track.report_figures import BLUE, DARK_GREY, GREEN, GREY, ORANGE, PURPLE, base_layout
+from manta.track.compare import Comparison, Configuration, Trial
+from manta.track.compare_params import importance_chart, parallel_chart
+from manta.track.compare_style import (
+    Chart,
+    Figure,
+    colour_of,
+    cut,
+    name_of,
+    plain,
+    rounded,
+    width_of,
+)
+from manta.track.ranking import Ranking, View
+from manta.track.report_figures import DARK_GREY, GREY, base_layout
 from manta.track.verdict import device_unit, place, value_text
 
-COLOURS = (
-    *(BLUE, ORANGE, GREEN, PURPLE, "#d6336c", "#0c8599", "#a66f00", "#c53030", "#5b8c00"),
-    "#3b3f8f",
-)
-OTHERS = "#cfd5df"
-# Of a metric: best, middling, worst.
-SCALE = ("#123a8c", "#1f9e89", "#e6a817")
-LONGEST_NAME = 38
 # Points of all lines in one chart together; more are not to be seen and slow the page down.
 MOST_POINTS = 24_000
 CURVED = 80  # points of a curved segment of a schedule
-MOST_AXES = 10
-MOST_TICKS = 8
 # The first losses are so high that the last ones look alike: the chart shows at first what
 # comes after this share of a run.
 LATE = 0.45
-
-Figure = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure and its place on the page.
-
-    `wide` takes the page's whole width. Below `min_width` pixels it is scrolled, not squeezed.
-    """
-
-    title: str
-    figure: Figure
-    note: str = ""
-    height: int = 300
-    wide: bool = False
-    min_width: int = 0
 
 
 def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Chart]:
@@ -59,56 +41,10 @@ def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Chart]:
         _over_compute(comparison, ranking, top),
         _rates(ranking, top),
         _batches(ranking, top),
-        _importance(comparison, ranking),
-        _parallel(comparison, ranking),
+        importance_chart(comparison, ranking),
+        parallel_chart(comparison, ranking),
     ]
     return [chart for chart in drawn if chart]
-
-
-def colour_of(ranking: Ranking, configuration: Configuration, top: int) -> str:
-    """The colour of a configuration everywhere on the page; grey beyond the `top` best."""
-    number = ranking.order.index(configuration)
-    return COLOURS[number % len(COLOURS)] if number < top else OTHERS
-
-
-def name_of(ranking: Ranking, configuration: Configuration) -> str:
-    """Its number in the ranking, and as much of its label as fits a chart."""
-    return f"{ranking.order.index(configuration) + 1}  {plain(cut(configuration.label))}"
-
-
-def cut(text: str, longest: int = LONGEST_NAME) -> str:
-    """`text` without what doesn't fit."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def plain(text: str) -> str:
-    """`text` without what Plotly would take for markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def metric_range(values: Sequence[float], mode: str) -> tuple[float, float]:
-    """The values between which colours change: what is far worse than most is just bad."""
-    low, high = (float(np.quantile(values, share)) for share in (0.1, 0.9))
-    return (min(values), high) if mode == "min" else (low, max(values))
-
-
-def metric_scale(mode: str) -> list[list[Any]]:
-    """The colour scale of a metric, the best always the same end of it."""
-    colours = SCALE if mode == "min" else SCALE[::-1]
-    return [[share, colour] for share, colour in zip((0, 0.5, 1), colours, strict=True)]
-
-
-def metric_colour(value: float, low: float, high: float, mode: str) -> str:
-    """The colour of `value` on that scale, as Plotly would mix it."""
-    share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
-    (_, below), (middle, between), (_, above) = metric_scale(mode)
-    start, end = (below, between) if share < middle else (between, above)
-    part = share / middle if share < middle else (share - middle) / (1 - middle)
-    mixed = [
-        round(int(start[at : at + 2], 16) * (1 - part) + int(end[at : at + 2], 16) * part)
-        for at in (1, 3, 5)
-    ]
-    return "#" + "".join(f"{level:02x}" for level in mixed)
 
 
 # How much better, how sure.
@@ -187,7 +123,7 @@ def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Chart |
 
     def hours(trial: Trial) -> list[float]:
         assert trial.curve is not None
-        return [_round(seconds / size) for seconds in trial.curve.seconds]
+        return [rounded(seconds / size) for seconds in trial.curve.seconds]
 
     data = _metric_lines(comparison, ranking, top, hours)
     layout = _metric_layout(comparison, data, unit)
@@ -221,20 +157,16 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: An
                     "legendrank": number,
                     "showlegend": trial is drawn[0] and (number < top or number == top),
                     "x": [x[row] for row in rows],
-                    "y": [_round(trial.curve.values[row]) for row in rows],
+                    "y": [rounded(trial.curve.values[row]) for row in rows],
                     "text": plain(cut(f"{trial.label}, seed {trial.seed}", 60)),
                     "hovertemplate": "%{y:.4f} at %{x}<br>%{text}<extra></extra>",
                     "line": {
                         "color": colour_of(ranking, configuration, top),
-                        "width": _width(number, top),
+                        "width": width_of(number, top),
                     },
                 }
             )
     return data
-
-
-def _width(number: int, top: int) -> float:
-    return 2.2 if number == 0 else 1.5 if number < top else 0.8
 
 
 def _own_rows(trial: Trial, most: int, *, joined: bool) -> list[int]:
@@ -333,11 +265,6 @@ def _mark(layout: Figure, view: View | None, size: float) -> None:
     ]
 
 
-def _round(value: float) -> float:
-    """Six digits: what a screen can't show need not be in the page."""
-    return float(f"{value:.6g}")
-
-
 # Schedules.
 
 
@@ -384,12 +311,12 @@ def _schedules(
             "type": "scatter",
             "mode": "lines",
             "name": name_of(ranking, configuration),
-            "x": [_round(x) for x in tokens],
-            "y": [_round(y) for y in values],
+            "x": [rounded(x) for x in tokens],
+            "y": [rounded(y) for y in values],
             "hovertemplate": "%{y} at %{x}<extra>" + name_of(ranking, configuration) + "</extra>",
             "line": {
                 "color": colour_of(ranking, configuration, top),
-                "width": _width(ranking.order.index(configuration), top),
+                "width": width_of(ranking.order.index(configuration), top),
             },
         }
         for configuration, (tokens, values) in reversed(lines)
@@ -403,128 +330,3 @@ def _schedules(
     many = f"{len(lines)} different ones, each in the colour of the best that has it."
     note = many if len(lines) > 1 else "The same for all."
     return Chart(title, {"data": data, "layout": layout}, note)
-
-
-# Parameters.
-
-
-def _importance(comparison: Comparison, ranking: Ranking) -> Chart | None:
-    found = ranking.importances[:MOST_AXES]
-    view = ranking.importance_view
-    if not found or view is None:
-        return None
-    names = short_keys(comparison.keys)
-    bars = [(names[one.key], one.share, BLUE, _groups(one.groups)) for one in found]
-    if ranking.noise_share is not None:
-        bars.append(("(seed)", ranking.noise_share, GREY, "what configurations leave open"))
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "y": [cut(name, 24) for name, *_ in bars],
-            "x": [share for _, share, *_ in bars],
-            "marker": {"color": [colour for *_, colour, _ in bars]},
-            "text": [f"{share:.0%}" for _, share, *_ in bars],
-            "textposition": "outside",
-            "cliponaxis": False,
-            "hovertext": [text for *_, text in bars],
-            "hovertemplate": "%{y}: %{text}<br>%{hovertext}<extra></extra>",
-        }
-    ]
-    layout = base_layout(f"share of the variance of {comparison.metric}")
-    layout["hovermode"] = "closest"
-    layout["xaxis"] |= {
-        "tickformat": ".0%",
-        "range": [0, 1.08],
-        "tickvals": [0, 0.25, 0.5, 0.75, 1],
-    }
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
-    layout["margin"] = {"l": 8, "r": 24, "t": 8, "b": 44}
-    return Chart(
-        f"Importance of each parameter, {place(view)}",
-        {"data": data, "layout": layout},
-        "How much of the differences each parameter explains by itself (variance between its "
-        "values, less what chance would give). What parameters do only together is in none.",
-        height=max(230, 90 + 30 * len(bars)),
-        wide=True,
-    )
-
-
-def _groups(groups: Sequence[tuple[str, float]]) -> str:
-    return "<br>".join(f"{plain(cut(name))}: {mean:.4f}" for name, mean in groups)
-
-
-def _parallel(comparison: Comparison, ranking: Ranking) -> Chart | None:
-    view = ranking.importance_view
-    if view is None or len(view.entries) < 2 or not comparison.keys:
-        return None
-    strength = {one.key: one.share for one in ranking.importances}
-    keys = sorted(comparison.keys, key=lambda key: -strength.get(key, 0.0))[:MOST_AXES]
-    names = short_keys(comparison.keys)
-    means = [entry.estimate.mean for entry in view.entries]
-    low, high = metric_range(means, comparison.mode)
-    dimensions = [
-        {"label": cut(names[key], 22), **_axis([_param(entry, key) for entry in view.entries])}
-        for key in keys
-    ]
-    ends = [max(means), min(means)] if comparison.mode == "min" else [min(means), max(means)]
-    dimensions.append(
-        {"label": comparison.metric, "values": means, "range": ends, "tickformat": ".4~f"}
-    )
-    trace = {
-        "type": "parcoords",
-        "dimensions": dimensions,
-        "line": {
-            "color": means,
-            "colorscale": metric_scale(comparison.mode),
-            "cmin": low,
-            "cmax": high,
-        },
-        "labelfont": {"size": 12},
-        "tickfont": {"size": 11},
-        "unselected": {"line": {"color": "#e8ebf1", "opacity": 0.5}},
-    }
-    layout = base_layout("")
-    layout["margin"] = {"l": 70, "r": 60, "t": 48, "b": 22}
-    return Chart(
-        f"Parameters and {comparison.metric}, {place(view)}",
-        {"data": [trace], "layout": layout},
-        "A line is a configuration, dark the best; the best are at the top of the last axis. Drag "
-        "along an axis to see only what passes there.",
-        height=380,
-        wide=True,
-        min_width=150 * (len(dimensions) + 1),
-    )
-
-
-def _param(entry: Entry, key: str) -> Any:
-    return entry.configuration.params.get(key)
-
-
-def _axis(values: Sequence[Any]) -> Figure:
-    """Values, ticks and their texts of one axis: a number, a number by its logarithm, or words."""
-    if not all(is_number(value) for value in values):
-        kinds = sorted({short(value) for value in values})
-        where = {kind: place for place, kind in enumerate(kinds)}
-        return {
-            "values": [where[short(value)] for value in values],
-            "tickvals": list(range(len(kinds))),
-            "ticktext": [cut(kind, 24) for kind in kinds],
-            "range": [-0.3, len(kinds) - 0.7],
-        }
-    distinct = sorted(set(values))
-    logarithmic = distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]
-    if len(distinct) > MOST_TICKS:
-        between = np.geomspace if logarithmic else np.linspace
-        ticks = [float(f"{tick:.3g}") for tick in between(distinct[0], distinct[-1], 6)]
-    else:
-        ticks = distinct
-    scaled = math.log10 if logarithmic else float
-    axis = {
-        "values": [scaled(value) for value in values],
-        "tickvals": [scaled(tick) for tick in ticks],
-        "ticktext": [short(tick) for tick in ticks],
-    }
-    if len(distinct) > 1:
-        axis["range"] = [scaled(distinct[0]), scaled(distinct[-1])]
-    return axis

@@ -12,7 +12,8 @@ from manta.track import figures as words
 from manta.track import report_page as html
 from manta.track.aside import replace_text
 from manta.track.compare import Comparison, Configuration, Trial, short_keys
-from manta.track.compare_figures import Chart, charts, colour_of
+from manta.track.compare_figures import charts
+from manta.track.compare_style import Chart, colour_of
 from manta.track.compare_table import STATUS, Column, columns
 from manta.track.compare_tree import tree
 from manta.track.comparison_stats import short

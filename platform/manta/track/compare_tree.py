@@ -7,7 +7,7 @@ from typing import Any
 
 from manta.track import figures as words
 from manta.track.compare import Comparison, Trial
-from manta.track.compare_figures import (
+from manta.track.compare_style import (
     Chart,
     Figure,
     cut,
