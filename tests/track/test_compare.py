@@ -384,6 +384,26 @@ def test_importance_tells_what_mattered(sweep: Path) -> None:
     assert ranking.noise_share < 0.3
 
 
+def test_importance_rests_on_the_comparison_with_the_most_trials(tmp_path: Path) -> None:
+    paused = {"status": "paused", "until": HORIZON // 2}
+    losses = by_name(
+        *((trial(f"p{n}", n * 1e-3, **paused), 3.0 + n) for n in range(3, 9)),
+        (trial("a", 1e-3), 3.0),
+        (trial("b", 2e-3), 4.0),
+    )
+    ranking = rank(made(tmp_path / "s", losses))
+    assert ranking.main is not None
+    assert ranking.main.kind == "end"
+    assert ranking.importance_view is not None
+    assert (ranking.importance_view.kind, len(ranking.importance_view.entries)) == ("tokens", 8)
+
+
+def test_what_the_end_says_is_not_said_again(sweep: Path) -> None:
+    """All that finished have equal tokens: comparing them at equal tokens adds nothing."""
+    views = [(view.kind, view.finished) for view in rank(load_comparison([sweep])).matched]
+    assert views == [("tokens", False), ("compute", False), ("compute", True)]
+
+
 # The command.
 
 
