@@ -15,8 +15,8 @@ from manta import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-# Made by the commands above the one that names them.
-MADE = {"corpora/demo", "runs/slower", "slower-model"}
+# Made by the commands above the one that names them; runs/demo by `make demo`.
+MADE = {"corpora/demo", "runs/demo", "runs/slower", "slower-model"}
 
 
 def commands() -> list[list[str]]:

@@ -171,6 +171,36 @@ def verify(
 
 
 @app.command()
+def compare(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...|SWEEP", help="Folders of runs, or of one sweep."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write the HTML page; else compare.html.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to compare by: val_loss, loss; else the sweep's.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+) -> None:
+    """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
+    from rich.console import Console
+
+    from manta.track.compare import load_comparison
+    from manta.track.compare_page import PAGE, write_page
+    from manta.track.compare_table import print_comparison
+    from manta.track.ranking import rank
+
+    comparison = load_comparison(paths, metric)
+    ranking = rank(comparison)
+    page = output or (paths[0] / PAGE if comparison.tokens else Path(PAGE))
+    write_page(comparison, ranking, page, top)
+    print_comparison(comparison, ranking, Console(highlight=False), top)
+    print(f"\npage: {page}")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],

@@ -17,6 +17,7 @@ COMMANDS = {
     "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
     "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --address",
     "verify": "RUN --no-shards",
+    "compare": "RUN...|SWEEP --output --metric --top",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
 }

@@ -72,17 +72,18 @@ def draw_html(schedule: Schedule, path: Path, title: str) -> None:
 def _curves(schedule: Schedule) -> dict[str, tuple[Floats, Floats]]:
     """x (tokens) and y of each line; a jump is two points at one x."""
     return {
-        "lr": _lr_line(schedule),
-        "batch": _batch_line(schedule),
+        "lr": lr_line(schedule),
+        "batch": batch_line(schedule),
         "steps": _steps_line(schedule),
     }
 
 
-def _lr_line(schedule: Schedule) -> tuple[Floats, Floats]:
+def lr_line(schedule: Schedule, points: int = POINTS) -> tuple[Floats, Floats]:
+    """Tokens and learning rate of a line, with `points` places in each curved segment."""
     tokens, values = [], []
     for segment in schedule.lr_segments:
         straight = segment.shape in ("constant", "linear")
-        count = 2 if straight else POINTS * _turns(segment)
+        count = 2 if straight else points * _turns(segment)
         places = np.linspace(segment.start, segment.end, count + (count > 2))
         tokens.append(places)
         values.append(segment.over(places))
@@ -96,7 +97,8 @@ def _turns(segment: Segment) -> int:
     return min(50, math.ceil((segment.end - segment.start) / segment.period))
 
 
-def _batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
+def batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    """Tokens and batch size of a staircase."""
     starts = [level.tokens for level in schedule.levels]
     sizes = [level.batch for level in schedule.levels]
     tokens = np.repeat(np.array([*starts, schedule.horizon], dtype=np.float64), 2)[1:-1]

@@ -95,11 +95,11 @@ def _loss(training: Series, validation: Series, restarts: list[dict[str, Any]]) 
         data.append(over)
     layout = _layout(restarts, labelled=True)
     layout["showlegend"] = True
-    layout["updatemenus"] = [_scale_switch()]
+    layout["updatemenus"] = [scale_switch()]
     return {"title": "Loss (nats per token)", "data": data, "layout": layout}
 
 
-def _scale_switch() -> Figure:
+def scale_switch() -> Figure:
     """The first steps lose the most; on a logarithmic axis the rest can be seen as well."""
     return {
         "type": "buttons",
@@ -146,8 +146,17 @@ def _restarts(state: RunState) -> list[dict[str, Any]]:
 
 
 def _layout(restarts: list[dict[str, Any]], *, labelled: bool) -> Figure:
+    layout = {**base_layout("tokens"), "shapes": [_mark(restart) for restart in restarts]}
+    layout["xaxis"] |= {"exponentformat": "B", "hoverformat": ",d"}
+    if labelled and len(restarts) <= MOST_LABELS:
+        layout["annotations"] = [_label(restart) for restart in restarts]
+    return layout
+
+
+def base_layout(below: str) -> Figure:
+    """What all charts look like; `below` is the title of the horizontal axis."""
     axis = {"gridcolor": FAINT, "zeroline": False, "linecolor": FAINT, "automargin": True}
-    layout: Figure = {
+    return {
         "template": "none",
         "font": {"family": FONT, "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -156,13 +165,9 @@ def _layout(restarts: list[dict[str, Any]], *, labelled: bool) -> Figure:
         "hovermode": "x unified",
         "showlegend": False,
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
-        "xaxis": {**axis, "title": {"text": "tokens"}, "exponentformat": "B", "hoverformat": ",d"},
+        "xaxis": {**axis, "title": {"text": below}},
         "yaxis": {**axis, "exponentformat": "SI"},
-        "shapes": [_mark(restart) for restart in restarts],
     }
-    if labelled and len(restarts) <= MOST_LABELS:
-        layout["annotations"] = [_label(restart) for restart in restarts]
-    return layout
 
 
 def _mark(restart: dict[str, Any]) -> Figure:

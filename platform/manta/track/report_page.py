@@ -66,7 +66,7 @@ figures.forEach((figure, index) => Plotly.newPlot(
 """
 
 
-def page(title: str, body: str, figures: Sequence[Any], plotly_js: str) -> str:
+def page(title: str, body: str, figures: Sequence[Any], plotly_js: str, more_css: str = "") -> str:
     """The whole document; `plotly_js` is put in once."""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -74,7 +74,7 @@ def page(title: str, body: str, figures: Sequence[Any], plotly_js: str) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{CSS}</style>
+<style>{CSS}{more_css}</style>
 </head>
 <body>
 <main>

@@ -86,6 +86,13 @@ class SweepState(BaseModel):
         for trial in self.trials:
             if trial.parent is not None and trial.parent not in names:
                 raise ValueError(f"trial {trial.name}: there is no trial '{trial.parent}'")
+        forked_from = {one.name: one.parent for one in self.trials}
+        for trial in self.trials:
+            above, steps = trial.parent, 0
+            while above is not None:
+                above, steps = forked_from[above], steps + 1
+                if steps > len(self.trials):
+                    raise ValueError(f"trial {trial.name}: it is forked from itself")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -31,7 +32,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     Raises:
         MantaError: naming what is wrong and what to do.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=sys.stdout)  # Ray Tune's output is redirected
     outline = Outline(_absolute(config))
     outline.state()  # another sweep's folder is refused before anything starts
     checked = check(_first(outline))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Literal
 
 import ray
@@ -30,7 +32,6 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
-    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
@@ -92,4 +93,6 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    # Ray Tune prints a banner of its own, whatever its verbosity.
+    with redirect_stdout(io.StringIO()):
+        tuner.fit()

@@ -1,0 +1,387 @@
+"""What is compared: the runs of a sweep, or runs given one by one, read from their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from manta.config import ConfigError, RunConfig, load
+from manta.config.errors import RunError
+from manta.schedule import Schedule
+from manta.track.comparison_stats import short
+from manta.track.curve import Curve, read_curve
+from manta.track.history import METRICS, Tail
+from manta.track.opening import CONFIG
+from manta.track.state import RUN, read_state
+from manta.track.sweep_state import SWEEP, SweepTokens, SweepTrial, read_sweep
+
+SEED = "run.seed"
+# Keys that say where and how a run is kept, not what it is.
+IGNORED = ("run.name", "run.storage", SEED, "wandb", "faults")
+DEFAULT_METRIC = "val_loss"
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One run, as far as a comparison looks at it.
+
+    Attributes:
+        params: dotted config keys in which trials differ, but for the seed.
+        parent, fork_tokens: whose checkpoint it went on from, and where; else its own start.
+        end_tokens: where it ends, or was to end.
+        curve: of the metric; nothing while it has no rows.
+        price: of a device-hour.
+        fingerprint: of its corpus.
+    """
+
+    name: str
+    label: str
+    params: Mapping[str, Any]
+    seed: int
+    status: str
+    reason: str
+    parent: str | None
+    fork_tokens: int
+    end_tokens: int
+    curve: Curve | None
+    schedule: Schedule | None
+    price: float | None
+    fingerprint: str | None
+
+    @property
+    def reached(self) -> int:
+        """Tokens of its whole history, trained by itself or by another."""
+        return self.curve.reached if self.curve else 0
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens that it trained itself."""
+        return max(0, self.reached - self.fork_tokens)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that another trial trained for it."""
+        return min(self.reached, self.fork_tokens)
+
+    @property
+    def value(self) -> float | None:
+        """The metric at the end of its history."""
+        return self.curve.values[-1] if self.curve and self.curve.values else None
+
+    @property
+    def device_seconds(self) -> float | None:
+        """What its whole history takes, as if it had been trained alone."""
+        return self.curve.device_seconds if self.curve else None
+
+    @property
+    def own_device_seconds(self) -> float | None:
+        """What it took beyond what another trial did for it."""
+        if self.curve is None or (whole := self.curve.device_seconds) is None:
+            return None
+        return whole - (self.curve.seconds_at(self.fork_tokens) or 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """Trials that differ in nothing but the seed."""
+
+    label: str
+    params: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was read.
+
+    Attributes:
+        keys: dotted keys in which trials differ, in config order.
+        shared: the config that all have in common, as YAML.
+        tokens: what sharing saved; nothing outside of a sweep.
+        warnings: what makes the comparison less than it seems.
+    """
+
+    title: str
+    question: str
+    status: str
+    metric: str
+    mode: str
+    keys: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    shared: str
+    tokens: SweepTokens | None
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """Trials by what they are but for the seed, in the order of the input."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
+        return tuple(
+            Configuration(self._label(trials), trials[0].params, tuple(trials))
+            for trials in groups.values()
+        )
+
+    def told(self, params: Mapping[str, Any]) -> str:
+        """Parameters and their values in words: ``lr.peak 0.003, batch 64``."""
+        names = short_keys(self.keys)
+        return ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
+
+    def _label(self, trials: Sequence[Trial]) -> str:
+        """What its trials are all called, if that is more than a name; else its parameters."""
+        given = {trial.label for trial in trials}
+        if len(given) == 1 and (self.tokens is None or trials[0].label != trials[0].name):
+            return given.pop()
+        if self.keys and (self.tokens or len(trials) > 1):
+            return self.told(trials[0].params)
+        return ", ".join(trial.label for trial in trials)
+
+
+def load_comparison(paths: Sequence[Path], metric: str | None = None) -> Comparison:
+    """Read the sweep, or the runs, at `paths`.
+
+    Args:
+        paths: folders of two or more runs, or the folder of one sweep.
+        metric: a key of the rows to compare by; else the sweep's, or the validation loss.
+
+    Raises:
+        RunError: if a path is neither, a file can't be understood, or no row has the metric.
+    """
+    sweeps = [path for path in paths if (path / SWEEP).is_file()]
+    for path in paths:
+        if path not in sweeps and not (path / RUN).is_file():
+            raise RunError(
+                f"{path}: neither a run (no {RUN}) nor a sweep (no {SWEEP}) is here; give the "
+                "folders of runs, or of one sweep"
+            )
+    if sweeps and len(paths) > 1:
+        raise RunError(
+            f"{sweeps[0]}: a sweep is compared by itself; to compare trials across sweeps, give "
+            "their own folders"
+        )
+    comparison = _of_sweep(paths[0], metric) if sweeps else _of_runs(paths, metric)
+    _check_metric(comparison, paths)
+    return comparison
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Each dotted key without its section, where it can be told from the others so."""
+    shortened = [key.partition(".")[2] or key for key in keys]
+    return {
+        key: name if shortened.count(name) == 1 else key
+        for key, name in zip(keys, shortened, strict=True)
+    }
+
+
+# A sweep.
+
+
+def _of_sweep(folder: Path, metric: str | None) -> Comparison:
+    sweep = read_sweep(folder)
+    metric, mode = (metric or sweep.metric), sweep.mode
+    if metric != sweep.metric:
+        mode = "min"  # of another metric nothing is known, and most are losses
+    warnings: list[str] = []
+    trials = [_of_trial(folder / trial.name, trial, metric, warnings) for trial in sweep.trials]
+    trials, keys = _different_params(trials)
+    return Comparison(
+        title=sweep.name,
+        question=sweep.question.strip(),
+        status=sweep.status,
+        metric=metric,
+        mode=mode,
+        keys=keys,
+        trials=tuple(trials),
+        shared=_yaml(_without(sweep.base, keys)),
+        tokens=sweep.tokens,
+        warnings=(*warnings, *_corpus_warnings(trials), *_repeat_warnings(trials)),
+    )
+
+
+def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str]) -> Trial:
+    """A trial of a sweep. What can't be read of one is a warning: the others still count."""
+    config = fingerprint = None
+    if (folder / RUN).is_file():
+        try:
+            config = load(folder / CONFIG, RunConfig)
+            fingerprint = read_state(folder).corpus_fingerprint
+        except (ConfigError, RunError) as error:
+            warnings.append(f"trial {trial.name} is left out: {error}")
+    elif trial.status not in ("waiting", "running"):
+        warnings.append(f"trial {trial.name} is left out: {folder} has no {RUN}")
+    return Trial(
+        name=trial.name,
+        label=trial.label or trial.name,
+        params={key: value for key, value in trial.params.items() if key != SEED},
+        seed=trial.seed,
+        status=trial.status,
+        reason=trial.reason,
+        parent=trial.parent,
+        fork_tokens=trial.fork_tokens,
+        end_tokens=trial.end_tokens,
+        fingerprint=fingerprint,
+        **_from_config(folder, config, metric),
+    )
+
+
+def _different_params(trials: Sequence[Trial]) -> tuple[list[Trial], tuple[str, ...]]:
+    """The trials with those parameters only in which some differ, and the keys of these."""
+    keys = [
+        key
+        for key in dict.fromkeys(key for trial in trials for key in trial.params)
+        if len({json.dumps(trial.params.get(key), sort_keys=True) for trial in trials}) > 1
+    ]
+    reduced = [
+        replace(trial, params={key: trial.params.get(key) for key in keys}) for trial in trials
+    ]
+    return reduced, tuple(keys)
+
+
+# Runs.
+
+
+def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
+    given: dict[Path, Path] = {}
+    for path in paths:
+        given.setdefault(path.resolve(), path)
+    folders = list(given)
+    if len(folders) < 2:
+        raise RunError(f"{paths[0]}: one run is nothing to compare; give two or more, or a sweep")
+    metric = metric or DEFAULT_METRIC
+    configs = [load(folder / CONFIG, RunConfig) for folder in folders]
+    states = [read_state(folder) for folder in folders]
+    same_corpus = len({state.corpus_fingerprint for state in states}) == 1
+    differing = {
+        key: values
+        for key, values in _differences([config.model_dump(mode="json") for config in configs])
+        if not _ignored(key) and not (key == "corpus" and same_corpus)
+    }
+    names = [state.name for state in states]
+    trials = [
+        Trial(
+            name=str(path) if names.count(state.name) > 1 else state.name,
+            label=str(path) if names.count(state.name) > 1 else state.name,
+            params={key: values[index] for key, values in differing.items()},
+            seed=config.run.seed,
+            status=state.status,
+            reason=state.reason,
+            parent=None,
+            fork_tokens=0,
+            end_tokens=state.total_tokens,
+            fingerprint=state.corpus_fingerprint,
+            **_from_config(folder, config, metric),
+        )
+        for index, (path, folder, config, state) in enumerate(
+            zip(given.values(), folders, configs, states, strict=True)
+        )
+    ]
+    return Comparison(
+        title=f"{len(trials)} runs",
+        question="",
+        status="",
+        metric=metric,
+        mode="min",
+        keys=tuple(differing),
+        trials=tuple(trials),
+        shared=_yaml(_without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),
+        tokens=None,
+        warnings=(*_corpus_warnings(trials), *_repeat_warnings(trials)),
+    )
+
+
+def _differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Dotted keys at which plain values differ, as deep as all of them are mappings."""
+    if all(value == values[0] for value in values):
+        return
+    if not all(isinstance(value, Mapping) for value in values):
+        yield at, list(values)
+        return
+    for key in dict.fromkeys(key for value in values for key in value):
+        below = f"{at}.{key}" if at else str(key)
+        yield from _differences([value.get(key) for value in values], below)
+
+
+def _ignored(key: str) -> bool:
+    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED)
+
+
+# Both.
+
+
+def _from_config(folder: Path, config: RunConfig | None, metric: str) -> dict[str, Any]:
+    """The fields of a trial that come from its config and its history."""
+    if config is None:
+        return {"curve": None, "schedule": None, "price": None}
+    devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    curve = read_curve(Tail(folder / METRICS).rows(), metric, devices)
+    return {
+        "curve": curve if curve.reached else None,
+        "schedule": Schedule.resolve(config.schedule, config.train.seq_len),
+        "price": config.cost.per_device_hour,
+    }
+
+
+def _corpus_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+    corpora: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.fingerprint is not None:
+            corpora.setdefault(trial.fingerprint, []).append(trial.name)
+    if len(corpora) < 2:
+        return ()
+    parts = [
+        f"{fingerprint[:12]} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for fingerprint, names in corpora.items()
+    ]
+    return (f"not comparable: trained on different corpora: {'; '.join(parts)}",)
+
+
+def _repeat_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+    same: dict[tuple[str, int], list[str]] = {}
+    for trial in trials:
+        key = json.dumps(trial.params, sort_keys=True), trial.seed
+        same.setdefault(key, []).append(trial.name)
+    return tuple(
+        f"{', '.join(names)}: the same config and seed; repeats of one run say nothing of seed "
+        f"noise, so only {names[0]} counts"
+        for names in same.values()
+        if len(names) > 1
+    )
+
+
+def _check_metric(comparison: Comparison, paths: Sequence[Path]) -> None:
+    if any(trial.value is not None for trial in comparison.trials):
+        return
+    remedy = (
+        "compare by --metric loss, or set eval.every in the config"
+        if comparison.metric != "loss"
+        else "wait until a run has logged a step"
+    )
+    where = ", ".join(map(str, paths[:3]))
+    raise RunError(f"{where}: no row of any {METRICS} has '{comparison.metric}'; {remedy}")
+
+
+def _without(config: Mapping[str, Any], keys: Sequence[str], at: str = "") -> dict[str, Any]:
+    """A nested config less some dotted keys, and less the sections that are empty then."""
+    found = {}
+    for key, value in config.items():
+        below = f"{at}.{key}" if at else str(key)
+        if below in keys:
+            continue
+        if isinstance(value, Mapping) and value:
+            value = _without(value, keys, below)
+            if not value:
+                continue
+        found[key] = value
+    return found
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return text if config else ""

@@ -1,0 +1,317 @@
+"""The page of a comparison: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import manta
+from manta.config.errors import RunError
+from manta.track import figures as words
+from manta.track import report_page as html
+from manta.track.aside import replace_text
+from manta.track.compare import Comparison, Configuration, Trial, short_keys
+from manta.track.compare_figures import charts
+from manta.track.compare_style import Chart, colour_of
+from manta.track.compare_table import STATUS, Column, columns
+from manta.track.compare_tree import tree
+from manta.track.comparison_stats import short
+from manta.track.curve import SMOOTHED
+from manta.track.ranking import Ranking
+from manta.track.state import utc_now
+from manta.track.verdict import (
+    Sentence,
+    cost_of,
+    device_time,
+    place,
+    sentences,
+    total_cost,
+    total_device_seconds,
+)
+
+PAGE = "compare.html"
+
+CSS = """
+.answer { border-left: 4px solid #2f6fde; padding-bottom: 14px; }
+.answer .best { font-size: 19px; font-weight: 600; letter-spacing: -0.01em; margin: 0 0 10px; }
+.answer ul { list-style: none; margin: 0; padding: 0; }
+.answer li { padding: 5px 0 5px 130px; position: relative; }
+.answer li.fact { color: var(--soft); }
+.chip { position: absolute; left: 0; top: 7px; width: 116px; text-align: center; color: #fff;
+  border-radius: 999px; font-size: 12px; font-weight: 600; line-height: 20px; }
+.clear .chip { background: #188a5b; } .noise .chip { background: #b7791f; }
+.unknown .chip { background: #5b6475; }
+.tile { flex: 1 1 150px; }
+.warning { border-left: 4px solid #c53030; padding-bottom: 14px; }
+.note { color: var(--soft); font-size: 12.5px; margin: 0 0 8px; }
+.standings th, .standings td { white-space: nowrap; overflow-wrap: normal; padding-right: 12px; }
+.standings th { white-space: normal; vertical-align: bottom; line-height: 1.3; }
+.standings td.n, .standings th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.standings td:first-child { font-variant-numeric: tabular-nums; }
+.standings td.long { min-width: 150px; white-space: normal; overflow-wrap: anywhere;
+  font-size: 12.5px; line-height: 1.35; }
+.standings tr.out td { color: var(--soft); }
+.standings tr.first td { font-weight: 600; }
+.swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px;
+  margin-right: 8px; }
+.status { border-radius: 999px; padding: 1px 9px; font-size: 12px; background: #eef1f6; }
+.status.finished { background: #e3f4ec; color: #126545; }
+.status.diverged, .status.failed { background: #fbe9e9; color: #a02626; }
+details summary { margin: 4px 0 8px; }
+.question { color: var(--ink); white-space: pre-line; }
+.grid .card.wide-chart { grid-column: 1 / -1; }
+.scrolled { overflow: auto; max-height: 1300px; }
+@media (max-width: 760px) { main { padding: 20px 12px 32px; }
+  .answer li { padding-left: 0; } .chip { position: static; display: block; margin-bottom: 4px; }
+  .answer li.fact .chip { display: none; } .tile { flex: 1 1 40%; min-width: 130px; } }
+"""
+LONG_PARAM = 22
+CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
+READING = (
+    "Configurations are trials that differ in nothing but the seed; they are ordered by the mean "
+    "over seeds. ± is half of a 95 % t-interval. With three seeds and more it rests on the "
+    "configuration's own spread, with fewer on that of all configurations, pooled. ≈ marks what "
+    "can't be told from the best: the interval of the difference holds zero. The best of many is "
+    "chosen by looking, which flatters it: before much hangs on a small lead, train it again "
+    "with new seeds. Time and cost are those of training, without starts, evaluations and lost "
+    "work; in the table, of each trial as if it had been trained alone. In "
+    "parentheses stands the last value of what can't be compared."
+)
+
+
+def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 10) -> Path:
+    """Write the page to `path`, whole or not at all; returns it.
+
+    Args:
+        comparison: what was read.
+        ranking: what follows from it.
+        path: the file.
+        top: configurations that have a colour and stand in the open part of the table.
+
+    Raises:
+        RunError: if it can't be written.
+    """
+    from plotly.offline import get_plotlyjs
+
+    drawn = charts(comparison, ranking, top)
+    if below := tree(comparison, ranking):
+        drawn.append(below)
+    parts = [
+        _header(comparison),
+        _warnings(comparison.warnings),
+        _answer(sentences(comparison, ranking)),
+        html.tiles(_tiles(comparison, ranking)),
+        _standings(comparison, ranking, top),
+        _places(drawn),
+        _trials(comparison, ranking),
+        html.folded("Config that all share", comparison.shared) if comparison.shared else "",
+        _reading(comparison),
+        html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
+    ]
+    figures = [chart.figure for chart in drawn]
+    title = f"{comparison.title} – Manta"
+    text = html.page(title, "\n".join(parts), figures, get_plotlyjs(), CSS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text)
+    except OSError as error:
+        raise RunError(
+            f"{path}: can't be written: {error.strerror}; give another file with --output"
+        ) from None
+    return path
+
+
+def _reading(comparison: Comparison) -> str:
+    text = READING
+    if comparison.metric == "loss":
+        text += f" The loss is the mean over the last {SMOOTHED:.0%} of a run's tokens."
+    return f'<div class="card"><h2>How to read this</h2><p class="note">{escape(text)}</p></div>'
+
+
+def _header(comparison: Comparison) -> str:
+    if comparison.status:
+        head = html.header(comparison.title, comparison.status, [])
+        head = head.partition("\n")[0]
+    else:
+        head = f"<header><h1>{escape(comparison.title)}</h1></header>"
+    question = escape(comparison.question) or "Which is best, by how much, and how sure is that?"
+    return f'{head}\n<p class="sub question">{question}</p>'
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    if not warnings:
+        return ""
+    lines = "".join(f"<div>{escape(warning)}</div>" for warning in warnings)
+    return f'<div class="card warning"><h2>Take care</h2>{lines}</div>'
+
+
+def _answer(found: Sequence[Sentence]) -> str:
+    best, *rest = found
+    items = "".join(
+        f'<li class="{sentence.sureness}">'
+        + (f'<span class="chip">{chip}</span>' if (chip := CHIPS.get(sentence.sureness)) else "")
+        + f"{escape(sentence.text)}</li>"
+        for sentence in rest
+    )
+    return (
+        f'<div class="card answer"><p class="best">{escape(best.text)}</p><ul>{items}</ul></div>'
+        '<div style="height:14px"></div>'
+    )
+
+
+def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str]]:
+    found = []
+    if ranking.main:
+        best = ranking.main.entries[0].estimate
+        sure = "noise unknown" if best.half is None else f"± {best.half:.4f}"
+        where = place(ranking.main)
+        found.append((f"Best {comparison.metric}", words.loss(best.mean), f"{sure}, {where}"))
+        if len(ranking.main.entries) > 1 and (behind := ranking.main.entries[1].behind):
+            within = {True: "within seed noise", False: "more than seed noise"}
+            told = "noise unknown" if behind.half is None else f"± {behind.half:.4f}, "
+            told += within.get(behind.within_noise, "") if behind.within_noise is not None else ""
+            found.append(("Lead over the second", f"{behind.gap:.4f}", told))
+    seeds = {trial.seed for trial in comparison.trials}
+    noun = "trials" if comparison.tokens else "runs"
+    found.append(
+        (
+            "Configurations",
+            f"{len(comparison.configurations):,}",
+            f"{len(comparison.trials):,} {noun}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+        )
+    )
+    found.append(_tokens_tile(comparison))
+    seconds, cost = total_device_seconds(comparison), total_cost(comparison)
+    if seconds is not None:
+        value, unit = device_time(seconds).split(" ")
+        found.append(("Device time", value, f"{unit}, all {noun} together"))
+    if cost is not None:
+        found.append(("Cost", words.money(cost), f"all {noun} together"))
+    return found
+
+
+def _tokens_tile(comparison: Comparison) -> tuple[str, str, str]:
+    tokens = comparison.tokens
+    if tokens is None or not tokens.trained:
+        total = sum(trial.own_tokens for trial in comparison.trials)
+        return "Tokens trained", words.count(total), "all runs together"
+    saved = tokens.apart / tokens.trained
+    return (
+        "Tokens trained",
+        words.count(tokens.trained),
+        f"instead of {words.count(tokens.apart)}: {saved:.2f}× fewer",
+    )
+
+
+def _standings(comparison: Comparison, ranking: Ranking, top: int) -> str:
+    """The table, best first; beyond the `top` ones it opens on a click."""
+    rest = ranking.order[top:]
+    shown = [
+        column for column in columns(comparison, ranking) if any(map(column.cell, ranking.order))
+    ]
+    first = _rows(comparison, ranking, ranking.order[:top], shown, top)
+    folded = ""
+    if rest:
+        rows = _rows(comparison, ranking, rest, shown, top)
+        folded = (
+            f"<details><summary>{len(rest)} more</summary>"
+            f'<div class="wide"><table class="standings">{rows}</table></div></details>'
+        )
+    return (
+        '<div class="card"><h2>Standings</h2><div class="wide">'
+        f'<table class="standings">{first}</table></div>{folded}</div>'
+    )
+
+
+def _rows(
+    comparison: Comparison,
+    ranking: Ranking,
+    order: Sequence[Configuration],
+    shown: Sequence[Column],
+    top: int,
+) -> str:
+    names = short_keys(comparison.keys)
+    labelled = not comparison.keys or comparison.tokens is None
+    heads = ["", *(["run"] if labelled else []), *(names[key] for key in comparison.keys)]
+    rows = ["".join(f"<th>{escape(head)}</th>" for head in heads) + _heads(shown)]
+    for configuration in order:
+        number = ranking.order.index(configuration)
+        compared = ranking.entry(ranking.main, configuration) is not None
+        colour = colour_of(ranking, configuration, top)
+        cells = [f'<td><span class="swatch" style="background:{colour}"></span>{number + 1}</td>']
+        if labelled:
+            runs = ", ".join(trial.label for trial in configuration.trials)
+            cells.append(_param(runs))
+        cells += [_param(short(configuration.params.get(key))) for key in comparison.keys]
+        cells += [_cell(column, configuration) for column in shown]
+        kind = "out" if not compared else "first" if number == 0 else ""
+        rows.append(f'<tr class="{kind}">{"".join(cells)}</tr>')
+    return f"<tr>{rows[0]}</tr>\n" + "\n".join(rows[1:])
+
+
+def _param(text: str) -> str:
+    """A parameter's value: a short one on one line, a long one on lines of some length."""
+    return f'<td class="{"long" if len(text) > LONG_PARAM else "param"}">{escape(text)}</td>'
+
+
+def _heads(shown: Sequence[Column]) -> str:
+    kinds = {column.name: "" if column.name == STATUS else "n" for column in shown}
+    return "".join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in kinds.items())
+
+
+def _cell(column: Column, configuration: Configuration) -> str:
+    text = escape(column.cell(configuration))
+    if column.name == STATUS:
+        kind = text if text.isalpha() else ""
+        return f'<td><span class="status {kind}">{text}</span></td>' if text else "<td></td>"
+    return f'<td class="n">{text}</td>'
+
+
+def _places(drawn: Sequence[Chart]) -> str:
+    """A card for each chart, with the identifiers that the page's script draws into."""
+    cards = []
+    for number, chart in enumerate(drawn):
+        note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+        style = f"height:{chart.height}px"
+        if chart.min_width:
+            style += f";min-width:{chart.min_width}px"
+        cards.append(
+            f'<div class="card{" wide-chart" if chart.wide else ""}"><h2>{escape(chart.title)}</h2>'
+            f'{note}<div class="scrolled"><div id="chart-{number}" style="{style}"></div></div>'
+            "</div>"
+        )
+    return f'<div class="grid">\n{"".join(cards)}\n</div>'
+
+
+def _trials(comparison: Comparison, ranking: Ranking) -> str:
+    """Every trial by itself, folded away."""
+    heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "device time"]
+    heads += ["cost of its own", "status"]
+    rows = []
+    for configuration in ranking.order:
+        for trial in configuration.trials:
+            cells = _trial_cells(trial)
+            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    drawn = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
+    return (
+        f'<div class="card"><details><summary>All {len(rows)}, one by one</summary>'
+        f'<div class="wide"><table class="standings">{drawn}</table></div></details></div>'
+    )
+
+
+def _trial_cells(trial: Trial) -> list[str]:
+    own = trial.own_device_seconds
+    cost = cost_of(own, trial.price)
+    return [
+        trial.label if trial.label == trial.name else f"{trial.label} ({trial.name})",
+        str(trial.seed),
+        words.loss(trial.value),
+        words.count(trial.reached),
+        words.count(trial.own_tokens),
+        words.count(trial.shared_tokens),
+        "" if own is None else words.duration(own),
+        "" if cost is None else words.money(cost),
+        f"{trial.status}: {trial.reason}" if trial.reason else trial.status,
+    ]

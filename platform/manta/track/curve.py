@@ -1,0 +1,108 @@
+"""One metric of a run over tokens and over device time, read from its history."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The loss of one step is that of one batch: what is compared is its mean over so many of the
+# last tokens, as a share of the run's.
+SMOOTHED = 0.02
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric along a run: `values` at `tokens`, and the device-seconds spent by then.
+
+    `seconds` is empty if the run's rows have no speed. `trained_tokens` and
+    `trained_seconds` are those of the training rows: a run goes on between evaluations.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+    values: tuple[float, ...]
+    trained_tokens: tuple[int, ...]
+    trained_seconds: tuple[float, ...]
+
+    @property
+    def reached(self) -> int:
+        """Tokens at the last row of any kind."""
+        return max((0, *self.tokens[-1:], *self.trained_tokens[-1:]))
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Seconds of training, all devices together, up to the last row."""
+        return self.trained_seconds[-1] if self.trained_seconds else None
+
+    def seconds_at(self, tokens: int) -> float | None:
+        """Device-seconds of training by a token count."""
+        if not self.trained_seconds:
+            return None
+        return _along(tokens, self.trained_tokens, self.trained_seconds)
+
+
+def read_curve(
+    rows: Iterable[Mapping[str, Any]], metric: str, devices_per_worker: float = 1.0
+) -> Curve:
+    """The curve of `metric` in the rows of a history.
+
+    A training row says how fast the tokens since the row before it went; a row that doesn't
+    (its step was skipped) counts at the speed of the one before.
+
+    Args:
+        rows: of `metrics.jsonl`, in their order.
+        metric: its key in a row.
+        devices_per_worker: devices that one worker holds.
+    """
+    tokens: list[int] = []
+    values: list[float] = []
+    trained: list[int] = []
+    clock: list[float] = []
+    speed, seconds, before = 0.0, 0.0, 0
+    for row in rows:
+        here = int(row.get("tokens", 0))
+        value = row.get(metric)
+        if isinstance(value, int | float):
+            tokens.append(here)
+            values.append(float(value))
+        if "world_size" not in row:
+            continue
+        per_device = (row.get("tokens_per_s") or 0.0) / (row["world_size"] * devices_per_worker)
+        speed = per_device or speed
+        if speed:
+            seconds += max(0, here - before) / speed
+        trained.append(here)
+        clock.append(seconds)
+        before = here
+    if metric == "loss":
+        values = _smoothed(tokens, values)
+    timed = clock if seconds else []
+    at = [_along(place, trained, timed) for place in tokens] if timed else []
+    return Curve(tuple(tokens), tuple(at), tuple(values), tuple(trained), tuple(timed))
+
+
+def _smoothed(tokens: list[int], values: list[float]) -> list[float]:
+    """The mean of each value and those of the tokens just before it."""
+    width = SMOOTHED * tokens[-1] if tokens else 0.0
+    window: deque[tuple[int, float]] = deque()
+    total, found = 0.0, []
+    for place, value in zip(tokens, values, strict=True):
+        window.append((place, value))
+        total += value
+        while window[0][0] <= place - width and len(window) > 1:
+            total -= window.popleft()[1]
+        found.append(total / len(window))
+    return found
+
+
+def _along(place: int, tokens: list[int] | tuple[int, ...], clock: Any) -> float:
+    """`clock` at `place`, in a straight line from 0 and between rows."""
+    index = bisect_left(tokens, place)
+    if index == len(tokens):
+        return float(clock[-1])
+    start, began = (tokens[index - 1], clock[index - 1]) if index else (0, 0.0)
+    share = (place - start) / (tokens[index] - start) if tokens[index] > start else 1.0
+    return float(began + share * (clock[index] - began))

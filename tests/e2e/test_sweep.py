@@ -1,0 +1,272 @@
+"""Sweeps on real Ray: every trial equals the same run alone, and a sweep survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_config import STEP, run_config, write_yaml
+
+from manta.config import RunConfig, load
+from manta.config.sweep import load_sweep
+from manta.elastic.preflight import check
+from manta.elastic.trainer import train
+from manta.track.sweep_state import SweepState, read_sweep
+from manta.track.verify import verify
+from manta.train.saved import name_of
+from manta.tune.outline import Outline
+from manta.tune.sweep import sweep
+
+# A fan of decays for each of two batch schedules.
+FAN = """
+    "schedule.lr.decay": tune.grid_search(["50%", "25%"]),
+    "schedule.batch": tune.grid_search(
+        [7, {"name": "ramp", "from": 7, "to": 9, "start": "30%", "over": "10%"}]
+    ),
+"""
+COLUMNS = ("step", "first_position", "last_position", "tokens", "digest", "skipped")
+
+
+@pytest.fixture(scope="session")
+def sweep_corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Any]) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
+    make_corpus(folder, texts, vocab_size=61)
+    return folder
+
+
+def write_sweep(folder: Path, corpus: Path, space: str, base: dict[str, Any], **keys: Any) -> Path:
+    """The files of a sweep; returns the sweep's own."""
+    config = run_config(
+        folder / "runs",
+        corpus,
+        schedule={
+            "horizon": 40 * STEP,
+            "lr": {"name": "wsd", "peak": 1e-2, "warmup": STEP, "decay": "25%"},
+        },
+        eval={"every": 10 * STEP, "tokens": 160},
+        wandb={"mode": "disabled"},
+        scaling={"min": 1, "resources_per_worker": {"CPU": 1}},
+    )
+    for name, section in base.items():
+        config[name] = {**config.get(name, {}), **section} if isinstance(section, dict) else section
+    write_yaml(folder / "run.yaml", config)
+    text = f'"""Which?"""\n\nfrom ray import tune\n\nspace = {{{space}}}\n'
+    (folder / "space.py").write_text(text)
+    sections = {
+        "sweep": {"name": "tiny", "storage": str(folder / "runs")},
+        "base": "run.yaml",
+        "space": "./space.py",
+        **keys,
+    }
+    return write_yaml(folder / "sweep.yaml", sections)
+
+
+def run_here(path: Path) -> SweepState:
+    """Run a sweep in this process's Ray."""
+    state, status = sweep(Outline(load_sweep(path)))
+    assert status == "finished"
+    return state
+
+
+def rows_of(run_dir: Path) -> list[tuple[Any, ...]]:
+    """All that training gives, to the bit."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    keys = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")
+    return [tuple(row.get(key) for key in keys) for row in map(json.loads, lines)]
+
+
+def ledger_of(run_dir: Path) -> list[list[Any]]:
+    rows = pq.read_table(run_dir / "ledger.parquet").to_pylist()
+    return [[row[column] for column in COLUMNS] for row in rows]
+
+
+def alone(trial_dir: Path, storage: Path) -> Path:
+    """The same config, trained from the start by itself."""
+    config = load(trial_dir / "config.yaml", RunConfig)
+    run = config.run.model_copy(update={"storage": str(storage)})
+    train(check(config.model_copy(update={"run": run})), console=False)
+    return storage / config.run.name
+
+
+def steps_trained(state: SweepState, folder: Path) -> int:
+    """Tokens that the trials' own records say they trained, each from where its groups began."""
+    total = 0
+    for trial in state.trials:
+        record = json.loads((folder / trial.name / "run.json").read_text())
+        for group in record["groups"]:
+            total += group["last_tokens"] - group["tokens"]
+    return total
+
+
+def test_each_trial_equals_the_same_run_alone(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    path = write_sweep(tmp_path, sweep_corpus, FAN, {}, concurrent=2)
+    state = run_here(path)
+    folder = tmp_path / "runs" / "tiny"
+    assert {trial.status for trial in state.trials} == {"finished"}
+    assert sum(trial.parent is None for trial in state.trials) == 1
+    assert state.tokens.trained == state.tokens.shared < state.tokens.apart
+    assert steps_trained(state, folder) == state.tokens.trained, "each stage is trained once"
+    for trial in state.trials:
+        assert verify(folder / trial.name).lines()
+        reference = alone(folder / trial.name, tmp_path / "alone")
+        assert rows_of(folder / trial.name) == rows_of(reference), trial.name
+        assert ledger_of(folder / trial.name) == ledger_of(reference), trial.name
+        record = json.loads((folder / trial.name / "run.json").read_text())
+        assert record["status"] == "finished"
+        assert record["totals"]["steps"] == record["total_steps"]
+    # What was kept for forks is gone.
+    for trial in state.trials:
+        if trial.parent is not None:
+            kept = folder / trial.parent / "checkpoints" / name_of(trial.fork_step)
+            assert not kept.exists()
+    # The same command again has nothing to do.
+    again = run_here(path)
+    assert again == state
+
+
+def test_a_trial_that_diverges_or_breaks_does_not_end_the_sweep(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = """
+    "faults": tune.grid_search([[], [{"kind": "nan", "step": 12, "attempt": None}]]),
+    "schedule.lr.decay": tune.grid_search(["50%", "25%"]),
+    """
+    base = {"guards": {"nonfinite": "stop"}, "schedule": {"horizon": 20 * STEP}}
+    state = run_here(write_sweep(tmp_path, sweep_corpus, space, base, concurrent=2))
+    by_label = {trial.name: trial for trial in state.trials}
+    assert [by_label[name].status for name in sorted(by_label)] == [
+        "finished",
+        "diverged",
+        "finished",
+        "diverged",
+    ]
+    assert "step 12" in by_label["t001"].reason
+
+
+def test_halving_pauses_and_promotes_without_training_anything_twice(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = '"schedule.lr.peak": tune.grid_search([1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 2e-2]),'
+    scheduler = {"type": "halving", "rungs": ["25%", "60%"], "factor": 3}
+    base = {"checkpoint": {"every": 5 * STEP}, "eval": {"every": 100 * STEP, "tokens": 160}}
+    path = write_sweep(tmp_path, sweep_corpus, space, base, scheduler=scheduler, concurrent=2)
+    state = run_here(path)
+    statuses = [trial.status for trial in state.trials]
+    assert "finished" in statuses
+    assert "paused" in statuses
+    first = 10 * STEP
+    assert all(first in trial.scores for trial in state.trials)
+    best = sorted(state.trials, key=lambda trial: trial.scores[first])[:2]
+    assert all(first in trial.passed for trial in best), "the best third goes on"
+    folder = tmp_path / "runs" / "tiny"
+    assert steps_trained(state, folder) == state.tokens.trained
+    for trial in state.trials:
+        rows = rows_of(folder / trial.name)
+        steps = [row[0] for row in rows if row[4] is not None]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_searcher_that_learns_goes_on_from_what_was_trained(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = '"schedule.lr.decay": tune.choice(["50%", "25%", "12.5%"]),'
+    search = {"type": "optuna", "trials": 4, "seed": 1}
+    base = {"schedule": {"horizon": 24 * STEP, "lr": {"name": "wsd", "peak": 1e-2, "decay": "25%"}}}
+    state = run_here(write_sweep(tmp_path, sweep_corpus, space, base, search=search))
+    assert len(state.trials) == 4
+    assert {trial.status for trial in state.trials} == {"finished"}
+    assert [number for number, _ in state.told] == [0, 1, 2, 3]
+    assert all(value is not None for _, value in state.told)
+    assert [trial.parent for trial in state.trials].count(None) == 1
+    folder = tmp_path / "runs" / "tiny"
+    assert steps_trained(state, folder) == state.tokens.trained < state.tokens.apart
+    deepest = max(state.trials, key=lambda trial: trial.fork_step)
+    reference = alone(folder / deepest.name, tmp_path / "alone")
+    assert rows_of(folder / deepest.name) == rows_of(reference)
+
+
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "manta.cli", "sweep", str(path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+    while not what():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def trained(folder: Path) -> dict[str, int]:
+    """Steps that each trial has in its history."""
+    return {
+        path.parent.name: len(path.read_text().splitlines())
+        for path in folder.glob("t*/metrics.jsonl")
+    }
+
+
+def test_killed_and_interrupted_the_same_command_goes_on(
+    tmp_path: Path, sweep_corpus: Path
+) -> None:
+    base = {
+        "schedule": {"horizon": 200 * STEP},
+        "checkpoint": {"every": 10 * STEP},
+        "eval": {"every": 50 * STEP, "tokens": 160},
+    }
+    path = write_sweep(tmp_path, sweep_corpus, FAN, base, concurrent=2)
+    folder = tmp_path / "runs" / "tiny"
+
+    killed = start(path)
+    wait_for(killed, lambda: len(trained(folder)) >= 2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = {t.name: t.status for t in read_sweep(folder).trials}
+
+    interrupted = start(path)
+    seen = sum(trained(folder).values())
+    wait_for(interrupted, lambda: sum(trained(folder).values()) > seen)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    output = interrupted.communicate(timeout=120)[0]
+    assert interrupted.returncode == 130, output
+    assert "the same command continues the sweep" in output
+    assert "Traceback" not in output
+    state = read_sweep(folder)
+    assert state.status == "interrupted"
+    for name, status in before.items():
+        if status == "finished":
+            assert state.trials[int(name[1:])].status == "finished"
+
+    last = start(path)
+    output = last.communicate(timeout=300)[0]
+    assert last.returncode == 0, output
+    state = read_sweep(folder)
+    assert {trial.status for trial in state.trials} == {"finished"}
+    assert state.tokens.trained == state.tokens.shared
+    for trial in state.trials:
+        assert verify(folder / trial.name).lines()
+        rows = rows_of(folder / trial.name)
+        assert [row[0] for row in rows if row[4] is not None] == list(
+            range(1, max(row[0] for row in rows) + 1)
+        )
+
+    write_sweep(tmp_path, sweep_corpus, FAN, {**base, "optimizer": {"eps": 1e-7}})
+    refused = start(path)
+    output = refused.communicate(timeout=60)[0]
+    assert refused.returncode == 1
+    assert "give another sweep.name" in output
