@@ -139,20 +139,32 @@ def test_each_trial_equals_the_same_run_alone(
 def test_a_trial_that_diverges_or_breaks_does_not_end_the_sweep(
     tmp_path: Path, sweep_corpus: Path, ray_local: None
 ) -> None:
+    # No learning rate at which weights stay finite; and, in another trial, no way to start.
     space = """
-    "faults": tune.grid_search([[], [{"kind": "nan", "step": 12, "attempt": None}]]),
-    "schedule.lr.decay": tune.grid_search(["50%", "25%"]),
-    """
-    base = {"guards": {"nonfinite": "stop"}, "schedule": {"horizon": 20 * STEP}}
+    "schedule.lr.peak": tune.grid_search([1e-3, 1e38]),
+    "corpus": tune.grid_search([CORPUS, CORPUS + "-gone"]),
+    """.replace("CORPUS", repr(str(sweep_corpus)))
+    base = {"schedule": {"horizon": 12 * STEP}}
     state = run_here(write_sweep(tmp_path, sweep_corpus, space, base, concurrent=2))
-    by_label = {trial.name: trial for trial in state.trials}
-    assert [by_label[name].status for name in sorted(by_label)] == [
-        "finished",
-        "diverged",
-        "finished",
-        "diverged",
-    ]
-    assert "step 12" in by_label["t001"].reason
+    statuses = [trial.status for trial in sorted(state.trials, key=lambda t: t.name)]
+    assert statuses == ["finished", "failed", "diverged", "failed"]
+    assert "-gone" in state.trials[1].reason
+    assert "the update was not applied" in state.trials[2].reason
+
+
+def test_two_trials_that_are_one_training_train_it_once(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = '"schedule.horizon": tune.grid_search([12 * 112, 24 * 112, 12 * 112]),'
+    base = {"schedule": {"lr": 1e-3}, "eval": {"every": 9 * STEP, "tokens": 160}}
+    state = run_here(write_sweep(tmp_path, sweep_corpus, space, base))
+    folder = tmp_path / "runs" / "tiny"
+    assert {trial.status for trial in state.trials} == {"finished"}
+    assert state.tokens.trained == 24 * STEP
+    rows = {trial.name: rows_of(folder / trial.name) for trial in state.trials}
+    twice = next(name for name in rows if name.endswith("again"))
+    assert rows[twice] == rows["t000"] == rows_of(alone(folder / "t000", tmp_path / "alone"))
+    assert state.trials[0].value == state.trials[2].value is not None
 
 
 def test_halving_pauses_and_promotes_without_training_anything_twice(
@@ -213,6 +225,13 @@ def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Return once the command has printed `text`."""
+    assert process.stdout is not None
+    while text not in (line := process.stdout.readline()):
+        assert line, "the command ended"
+
+
 def trained(folder: Path) -> dict[str, int]:
     """Steps that each trial has in its history."""
     return {
@@ -239,6 +258,7 @@ def test_killed_and_interrupted_the_same_command_goes_on(
     before = {t.name: t.status for t in read_sweep(folder).trials}
 
     interrupted = start(path)
+    wait_for_line(interrupted, " trains from ")
     seen = sum(trained(folder).values())
     wait_for(interrupted, lambda: sum(trained(folder).values()) > seen)
     os.killpg(interrupted.pid, signal.SIGINT)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import manta
 from manta.config.errors import RunError
+from manta.corpus.atomic import replace_text
 from manta.track import figures as words
 from manta.track import report_page as html
-from manta.track.aside import replace_text
 from manta.track.compare import Comparison, Configuration, Trial, short_keys
 from manta.track.compare_figures import charts
 from manta.track.compare_style import Chart, colour_of

@@ -48,6 +48,17 @@ class RunLock:
             return False
         return True
 
+    @classmethod
+    def is_free(cls, run_dir: Path) -> bool:
+        """Whether a driver that asked now would get the lock. A folder that isn't there is free."""
+        if not run_dir.exists():
+            return True
+        try:
+            cls(run_dir).release()
+        except RunError:
+            return False
+        return True
+
     def release(self) -> None:
         """Let the next driver in. Harmless when called again."""
         if self._file >= 0:

@@ -47,7 +47,7 @@ def figures(state: RunState, training: Series, validation: Series) -> list[Figur
         if name in TICKS:
             layout["yaxis"]["tickformat"] = TICKS[name]
         if name == "world_size":  # workers come whole: no ticks between them
-            layout["yaxis"]["nticks"] = min(6, max(state.world_sizes) + 1)
+            layout["yaxis"]["nticks"] = min(6, max(state.world_sizes, default=1) + 1)
         drawn.append({"title": title, "data": [trace], "layout": layout})
     return drawn
 

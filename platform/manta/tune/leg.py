@@ -15,12 +15,15 @@ from manta.elastic.preflight import Checked, check
 from manta.elastic.trainer import train
 from manta.track import Tracker
 from manta.track.history import METRICS, Tail
+from manta.track.lock import RunLock
 from manta.track.state import read_state_if_any
 from manta.tune.outline import Leg
 from manta.tune.progress import Outcome
 
 # How often a leg asks whether the sweep is to be left, and tells how far it has come.
 ASK_SECONDS = 0.5
+# What Ray takes, at most, to end the processes of a driver that was killed.
+ORPHAN_SECONDS = 60.0
 
 
 def run_leg(config: dict[str, Any], conductor: ActorHandle) -> None:
@@ -43,6 +46,8 @@ def run_leg(config: dict[str, Any], conductor: ActorHandle) -> None:
 def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
     try:
         checked = check(leg.config)
+        if not _is_free(checked, watcher):
+            return "interrupted", ""
         watcher.catch_up(checked)
         if leg.fork_step == checked.schedule.steps:
             _close_whole(checked)
@@ -56,6 +61,16 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
     if result.status == "paused":
         return ("paused" if watcher.held else "interrupted"), ""
     return result.status, ""
+
+
+def _is_free(checked: Checked, watcher: _Watcher) -> bool:
+    """Wait, for a while, for a leg that has outlived a killed driver; False if asked to leave."""
+    until = time.monotonic() + ORPHAN_SECONDS
+    while not RunLock.is_free(checked.run_dir) and time.monotonic() < until:
+        if watcher.wants_stop():
+            return False
+        time.sleep(ASK_SECONDS)
+    return True
 
 
 def _close_whole(checked: Checked) -> None:
