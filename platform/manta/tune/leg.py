@@ -54,6 +54,8 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
             return "finished", ""
         share = Share(watcher.conductor, watcher.name)
         result = train(checked, console=False, owner=owner, watcher=watcher, share=share)
+    except KeyboardInterrupt:  # asked to stop before it had a worker
+        return ("paused" if watcher.held else "interrupted"), ""
     except DivergedError as error:
         return "diverged", str(error)
     except MantaError as error:
