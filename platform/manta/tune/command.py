@@ -9,9 +9,12 @@ from datetime import datetime
 from rich.console import Console
 
 from manta.cluster.session import ray_session
+from manta.config.errors import CorpusError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
-from manta.elastic.preflight import absolute, check, check_model
+from manta.corpus.manifest import Manifest
+from manta.elastic.preflight import absolute, absolute_path, check, check_model
+from manta.track.comparing import compare
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
 
@@ -23,7 +26,7 @@ def show_plan(config: SweepConfig) -> None:
         ConfigError: when config, space or a trial can't be.
     """
     outline = Outline(_absolute(config))
-    Console(highlight=False).print(plan(outline, _parameters(outline.base.config)))
+    Console(highlight=False).print(plan(outline, _parameters(outline)))
 
 
 def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
@@ -44,6 +47,8 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
 
             console.print(plan(outline))
             _, status = sweep(outline, lambda line: console.print(f"{_now()}  {line}"))
+    if status == "finished":
+        compare([outline.folder], console=console)
     return status == "finished"
 
 
@@ -53,15 +58,20 @@ def _first(outline: Outline) -> RunConfig:
 
 
 def _absolute(config: SweepConfig) -> SweepConfig:
-    from manta.elastic.preflight import absolute_path
-
     section = config.sweep.model_copy(update={"storage": absolute_path(config.sweep.storage)})
     return config.model_copy(update={"sweep": section})
 
 
-def _parameters(config: RunConfig) -> int | None:
-    """Of the model, without making it; nothing if the corpus isn't there yet."""
-    return None
+def _parameters(outline: Outline) -> int | None:
+    """How many the model has; nothing if the corpus, which says the vocabulary, isn't there yet."""
+    from manta.train import model, model_config
+
+    run = _first(outline)
+    try:
+        manifest = Manifest.read(run.corpus)
+    except CorpusError:
+        return None
+    return model.parameters_of(model_config.resolve(run, manifest.vocab_size))
 
 
 def _now() -> str:
