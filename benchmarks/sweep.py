@@ -333,6 +333,8 @@ def main() -> None:
     rows = {name: rows[name] for name in ROWS if name in rows}
     show_table(rows)
     show_targets(rows)
+    if arguments.quick:
+        print("\nFour short trials share little: the targets are for the whole sweep.")
     if "tree" in rows and "grid" in rows and difference(rows["tree"], rows["grid"]) > TOLERANCE:
         sys.exit("the rows did not train the same: nothing above can be compared")
 
