@@ -237,10 +237,15 @@ def test_in_a_population_the_worst_go_on_from_the_best(
         donor = next(t for t in state.trials if t.name == trial.takeover.donor)
         mark = trial.takeover.at
         assert donor.scores[mark] < loser.scores[mark]
-        assert (loser.status, loser.reason) == ("stopped", f"replaced by {trial.name}")
+        # One that is near its end may come there before it hears.
+        assert loser.status in ("stopped", "finished")
+        assert loser.reason == f"replaced by {trial.name}"
+        assert loser.status == "stopped" or mark > 16 * STEP
         assert trial.parent == donor.name
         assert "lr" in load(folder / trial.name / "config.yaml", RunConfig).schedule.model_dump()
-    assert sum(trial.status == "finished" for trial in state.trials) == 4
+    losers = {trial.takeover.loser for trial in takeovers if trial.takeover}
+    assert len(state.trials) - len(losers) == 4
+    assert all(t.status == "finished" for t in state.trials if t.name not in losers)
     assert steps_trained(state, folder) == state.tokens.trained
     last = max(takeovers, key=lambda trial: trial.fork_tokens)
     assert verify(folder / last.name).lines()

@@ -77,7 +77,7 @@ class Progress:
     def _may_start(self, trial: SweepTrial) -> bool:
         if trial.parent is None:
             return True
-        passed = all(
+        passed = self._factor is None or all(
             rung in self._contender(trial, rung).passed
             for rung in self._rungs
             if rung <= trial.fork_tokens
