@@ -39,6 +39,7 @@ class RunInfo(BaseModel):
     run_dir: Path
     section: WandbSection
     config: dict[str, Any]
+    job_type: str | None = None
 
 
 def find_mode(section: WandbSection) -> Mode:
@@ -89,6 +90,7 @@ class Session:
             project=info.section.project,
             entity=info.section.entity,
             group=info.section.group,
+            job_type=info.job_type,
             tags=info.section.tags,
             mode=mode,
             resume="allow" if mode == "online" else None,
