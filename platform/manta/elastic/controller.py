@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections import Counter
 from contextlib import suppress
@@ -36,12 +37,11 @@ from manta.elastic.start import Regroup
 from manta.elastic.watchdog import Watchdog
 from manta.train.pause import Pause
 
-# Ray Train looks at its workers each 2 s by default. Its controller waits for them inside
-# of coroutines, which is its way, and of which Ray would warn.
+# Ray Train's controller reads these when it is made.
 CONTROLLER_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # it looks at its workers each 2 s by default
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # draining nodes are our policy's business
-    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its files would be the driver's
 }
 # How long a group that has its minimum waits for slots that may come at once.
 GRACE_SECONDS = 0.4
@@ -120,31 +120,30 @@ class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray Train's trainer with our controller in the place of its own."""
 
     elasticity: Elasticity
-    controller: ActorHandle | None = None
+    controller: SlotController | None = None
 
     def _create_default_callbacks(self) -> list[Any]:
         """None: they set up what `SlotWorkerGroup` does itself."""
         return []
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        """Run the controller on the driver's node, as Ray Train does."""
+        """Run the controller in this thread.
+
+        Ray Train gives it an actor, on the driver's node: a process more to start, and to import
+        Ray Train in, before the first worker is asked for.
+        """
         policy = SlotPolicy(self.scaling_config, self.elasticity)
-        here = ray.get_runtime_context().get_node_id()
-        actor = ray.remote(
-            num_cpus=0,
-            label_selector={"ray.io/node-id": here},
-            runtime_env={"env_vars": CONTROLLER_ENVIRONMENT},
-        )(SlotController)
-        self.controller = actor.remote(**{**controller_init_kwargs, "scaling_policy": policy})
-        ray.get(self.controller.run.remote())
-        return ray.get(self.controller.get_result.remote())
+        os.environ.update(CONTROLLER_ENVIRONMENT)
+        self.controller = SlotController(**{**controller_init_kwargs, "scaling_policy": policy})
+        try:
+            asyncio.run(self.controller.run())
+            return self.controller.get_result()
+        finally:
+            self.controller.abandon()
 
 
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
-    """How many workers, from the slots that are there.
-
-    Lives in the controller's process.
-    """
+    """How many workers, from the slots that are there. `stop` may be called from any thread."""
 
     def __init__(self, scaling_config: Any, elasticity: Elasticity):
         super().__init__(scaling_config)
@@ -273,23 +272,22 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._groups += 1
         self._group, self._paused, self._refused = group, 0, None
         self._watchdog = Watchdog(self.known.hang, group.placing.attempt)
-        if self._stop:
-            self._ask_pause(Pause.STOP)
 
     def group_ended(self, noticed: float) -> None:
         """The group is gone; what follows until the next one trains is a restart."""
         self._group, self._noticed = None, noticed
 
     def stop(self) -> None:
-        """End the run at a step boundary."""
+        """End the run at a step boundary; the controller's thread sees to it."""
         self._stop = True
-        self._ask_pause(Pause.STOP)
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> Any:
         """Never a resize from here: workers leave by themselves, at a step boundary."""
         now = time.monotonic()
+        if self._stop:
+            self._ask_pause(Pause.STOP)
         if self._group is not None and now - self._looked >= LOOK_SECONDS:
             self._looked = now
             self._look(self._group)
@@ -457,9 +455,16 @@ class SlotController(TrainController):  # type: ignore[misc]
         content = {"reasons": lost or reasons, "asked": asked}
         self._scaling_policy.known.mailbox.put.remote("ended", content)
 
-    async def stop(self) -> None:
-        """End the run at a step boundary; workers make a checkpoint first."""
+    def stop(self) -> None:
+        """End the run at a step boundary; workers make a checkpoint first. From any thread."""
         self._scaling_policy.stop()
+
+    def abandon(self) -> None:
+        """End what is left of the run, and the control loop with it. From any thread."""
+        self._scaling_policy.stop()
+        if self._worker_group is not None:
+            self._worker_group.end()
+        self._scaling_policy.release()
 
 
 def _cause(failure: BaseException) -> BaseException:

@@ -135,7 +135,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
                 synchronization_actor=None,
                 storage_context=self._storage_context,
                 worker_callbacks=[],
-                controller_actor=ray.get_runtime_context().current_actor,
+                controller_actor=None,  # of use to `ray.train.report` alone
             )
             for worker in workers
         ]

@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 # A corpus up to this size is read once at each start, to see that it is whole; a larger one is
 # left to `manta inspect` and `manta verify`.
 CHECKED_BYTES = 8 * 2**30
-# What a killed controller takes to be gone, at most.
+# What an abandoned controller takes to end, at most.
 ABANDON_SECONDS = 5.0
 # Spares are worth their imports only in a run that is longer than these, unless asked for.
 WARM_AFTER_SECONDS = 15.0
@@ -239,12 +239,12 @@ class _Group(threading.Thread):
         self._told = True
         message = "interrupted: saving a checkpoint; once more ends the run at once"
         self._mailbox.put.remote("note", {"message": message})
-        self._trainer.controller.stop.remote()
+        self._trainer.controller.stop()
 
     def abandon(self) -> None:
-        """End the controller, and its workers with it; Ray can be shut down afterwards."""
+        """End the workers, and the controller with them; Ray can be shut down afterwards."""
         if self._trainer.controller is not None:
-            ray.kill(self._trainer.controller)
+            self._trainer.controller.abandon()
         self.join(ABANDON_SECONDS)
 
 

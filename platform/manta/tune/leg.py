@@ -56,6 +56,8 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
         result = train(
             checked, console=False, owner=owner, watcher=watcher, share=share, context=leg.context
         )
+    except KeyboardInterrupt:  # asked to stop before it had a worker
+        return ("paused" if watcher.held else "interrupted"), ""
     except DivergedError as error:
         return "diverged", str(error)
     except MantaError as error:
