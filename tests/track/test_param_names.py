@@ -21,7 +21,7 @@ from manta.track.param_names import column_names, flat
     ],
 )
 def test_names_are_short_and_clear(keys: list[str], names: list[str]) -> None:
-    assert list(column_names(keys).values()) == names
+    assert list(column_names(iter(keys)).values()) == names
     assert column_names(keys[::-1]) == dict(zip(keys, names, strict=True))
 
 

@@ -40,7 +40,8 @@ def column_names(keys: Iterable[str]) -> dict[str, str]:
     ``_stretch`` is ``stretch``.
     """
     found: dict[str, str] = {}
-    left, words = list(dict.fromkeys(keys)), 1
+    every = list(dict.fromkeys(keys))
+    left, words = every, 1
     while left:
         names = {key: _name(key, words) for key in left}
         used = {*TAKEN, *found.values()}
@@ -52,7 +53,7 @@ def column_names(keys: Iterable[str]) -> dict[str, str]:
         found |= {key: names[key] for key in clear}
         left = [key for key in left if key not in clear]
         words += 1
-    return {key: found[key] for key in dict.fromkeys(keys)}
+    return {key: found[key] for key in every}
 
 
 def _words(key: str) -> int:
