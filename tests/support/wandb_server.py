@@ -31,6 +31,7 @@ class WandbServer:
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
         self.artifacts: dict[str, str] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -43,7 +44,8 @@ class WandbServer:
                 body = self._body()
                 if self.path == "/graphql":
                     asked = json.loads(body)
-                    answer = server.answer(asked["operationName"], asked.get("variables") or {})
+                    name = asked["operationName"] or asked["query"].split("(")[0].split()[-1]
+                    answer = server.answer(name, asked.get("variables") or {})
                     self._send({"data": answer})
                     return
                 if self.path.startswith("/files/"):
@@ -91,9 +93,25 @@ class WandbServer:
             upload = f"{self.url}/put/{asked['run']}"
             files = [{"name": f, "uploadUrl": f"{upload}/{f}"} for f in asked["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        if operation == "ProjectInternalId":
+            return {"project": {"id": "p", "internalId": "1"}}
+        if operation == "GetProjects":
+            return {"models": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+        if operation == "upsertView":
+            return {"upsertView": {"view": self._view(asked), "inserted": True}}
+        if operation == "SpecificReport":
+            return {"view": self.reports[asked["reportId"]]}
         if "rtifact" in operation:
             return self._artifact(operation, asked)
         return {"project": None}
+
+    def _view(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A report, new or changed."""
+        name = asked["id"] or f"report{len(self.reports):02}"  # as base64 takes it
+        project = {"id": "p", "name": asked["projectName"], "entityName": asked["entityName"]}
+        keys = ("name", "displayName", "description", "spec", "type")
+        self.reports[name] = {**{k: asked[k] for k in keys}, "id": name, "project": project}
+        return self.reports[name]
 
     def _artifact(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Tables are artifacts beside being files: all that is kept of one is that it is whole."""

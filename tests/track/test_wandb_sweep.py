@@ -257,6 +257,8 @@ def fake_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     """Lets the client's process find a made-up wandb-workspaces; returns what was saved."""
     folder = tmp_path / "fake" / "wandb_workspaces" / "reports" / "v2"
     folder.mkdir(parents=True)
+    for package in (folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()  # else an installed one would come first
     (folder / "__init__.py").write_text(FAKE_REPORTS)
     monkeypatch.syspath_prepend(tmp_path / "fake")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"), prepend=":")
@@ -279,3 +281,29 @@ def test_a_report_is_made_once_and_brought_up_to_date(
     assert made["title"] == "Sweep decay"
     assert "ParallelCoordinatesPlot" in made["panels"]
     assert (made["known"], updated["known"]) == ("", "http://page/1")
+
+
+def test_the_package_of_wandb_builds_and_saves_the_report(sweep: Path, wandb_server: Any) -> None:
+    """Where the optional package is installed; on a server that only keeps what it is sent."""
+    pytest.importorskip("wandb_workspaces", reason="the extra 'reports' is not installed")
+    first, _ = show(sweep)
+    again, _ = show(sweep)
+    assert first.wandb is not None
+    assert again.wandb is not None
+    assert first.wandb.report == again.wandb.report
+    ((name, view),) = wandb_server.reports.items()
+    assert str(first.wandb.report).endswith(f"Sweep-decay--{name}")
+    _, grid, *_ = json.loads(view["spec"])["blocks"]
+    (runs,) = grid["metadata"]["runSets"]
+    filters = runs["filters"]["filters"]
+    assert [(one["key"]["name"], one["value"]) for one in filters] == [
+        ("group", "g"),
+        ("jobType", "trial"),
+    ]
+    panels = grid["metadata"]["panelBankSectionConfig"]["panels"]
+    (axes,) = (p["config"]["columns"] for p in panels if "columns" in p["config"])
+    assert [axis["accessor"] for axis in axes] == [
+        "config:sweep.value.decay",
+        "config:sweep.value.batch",
+        "summary:metric",
+    ]
