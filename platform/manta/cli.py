@@ -185,19 +185,9 @@ def compare(
     top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
-    from rich.console import Console
+    from manta.track.comparing import compare as run_compare
 
-    from manta.track.compare import load_comparison
-    from manta.track.compare_page import PAGE, write_page
-    from manta.track.compare_table import print_comparison
-    from manta.track.ranking import rank
-
-    comparison = load_comparison(paths, metric)
-    ranking = rank(comparison)
-    page = output or (paths[0] / PAGE if comparison.tokens else Path(PAGE))
-    write_page(comparison, ranking, page, top)
-    print_comparison(comparison, ranking, Console(highlight=False), top)
-    print(f"\npage: {page}")
+    run_compare(paths, metric=metric, output=output, top=top)
 
 
 @app.command()

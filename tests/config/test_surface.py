@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
     "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --address",
+    "sweep": "SWEEP.yaml [KEY=VALUE]... --plan --address",
     "verify": "RUN --no-shards",
     "compare": "RUN...|SWEEP --output --metric --top",
     "export": "RUN OUT --step",

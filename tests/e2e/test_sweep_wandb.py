@@ -192,6 +192,8 @@ def test_the_sweep_is_one_run_of_its_own(seen: Seen) -> None:
     assert (run["displayName"], run["groupName"], run["jobType"]) == ("tiny", "tiny", "sweep")
     summary = seen.server.summary(seen.id)
     assert (summary["status"], summary["trials_finished"]) == ("finished", 3)
+    page = seen.server.files[f"{seen.id}/{summary['comparison']['path']}"]
+    assert page == (seen.folder / "compare.html").read_bytes()
     table = json.loads(seen.server.files[f"{seen.id}/{summary['trials']['path']}"])
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [(row["name"], row["decay"]) for row in rows] == [

@@ -53,6 +53,21 @@ def ramp(start: object, to: int) -> dict[str, object]:
             },
             128,
         ),
+        # What changed its mind half-way, after 200 tokens, was the old schedule until then.
+        (
+            {"lr": wsd("20%")},
+            {"lr": 2e-3, "history": [{"until": 200, "lr": wsd("20%"), "batch": 1}]},
+            50,
+        ),
+        (
+            {"lr": {"name": "cosine", "peak": 1e-3}},
+            {
+                "lr": {"name": "cosine", "peak": 1e-3},
+                "batch": 2,
+                "history": [{"until": 202, "lr": {"name": "cosine", "peak": 1e-3}, "batch": 1}],
+            },
+            51,
+        ),
         # Ramps from 1 to 2: its second half has 2.
         ({"batch": ramp("50%", 2)}, {}, 60),
         ({"batch": ramp("50%", 2)}, {"batch": ramp("80%", 2)}, 60),
@@ -99,12 +114,31 @@ lrs = st.one_of(
 batches = st.one_of(
     st.integers(1, 3), st.builds(ramp, st.sampled_from(["30%", "50%", 105]), st.integers(1, 4))
 )
+histories = st.lists(st.tuples(lrs, batches), max_size=2).map(
+    lambda pasts: [
+        {"until": 99 + 50 * number, "lr": lr, "batch": batch}
+        for number, (lr, batch) in enumerate(pasts)
+    ]
+)
 schedules = st.builds(
-    lambda horizon, lr, batch: schedule(horizon, lr=lr, batch=batch),
+    lambda horizon, lr, batch, history: schedule(horizon, lr=lr, batch=batch, history=history),
     st.sampled_from([200, 400, 402]),
     lrs,
     batches,
+    histories,
 )
+
+
+@given(lrs, batches)
+def test_a_past_is_what_it_was(lr: object, batch: object) -> None:
+    """The rate until the change is that of the schedule before, to the bit, and batches too."""
+    before = schedule(400, lr=lr, batch=batch)
+    after = schedule(400, lr=5e-3, batch=4, history=[{"until": 210, "lr": lr, "batch": batch}])
+    assert [after.lr(t) for t in range(0, 210, 3)] == [before.lr(t) for t in range(0, 210, 3)]
+    assert [after.batch_size(t) for t in range(210)] == [before.batch_size(t) for t in range(210)]
+    assert {after.lr(t) for t in range(210, 400)} == {5e-3}
+    assert {after.batch_size(t) for t in range(210, 400)} == {4}
+    assert shared_steps(before, after) >= before.reaching(210) - 1
 
 
 @given(schedules, schedules)

@@ -131,7 +131,7 @@ def forests(draw: st.DrawFn) -> list[SweepTrial]:
     found: list[SweepTrial] = []
     for number in range(draw(st.integers(1, 8))):
         parent = draw(st.none() | st.sampled_from(found)) if found else None
-        fork = draw(st.integers(parent.fork_tokens + 1, END)) if parent else 0
+        fork = draw(st.integers(min(parent.fork_tokens + 1, END), END)) if parent else 0
         found.append(trial(f"t{number}", parent.name if parent else None, fork))
     return found
 

@@ -80,27 +80,21 @@ def test_mode_of_the_space_counts(sweep):
     assert [each["schedule.lr"]["name"] for each in found[-20:]].count("wsd") >= 17
 
 
-def test_a_restarted_searcher_goes_on_with_what_it_knew(sweep, tmp_path):
+def test_a_searcher_asked_and_told_the_same_is_the_same(sweep):
     def value(params):
         return params["train.seq_len"] / 8
 
-    whole = suggestions(opened(sweep)[1], value)
-    before = opened(sweep)[1]
-    for number in range(15):
-        params = before.suggest(f"trial-{number}")
-        before.on_trial_complete(f"trial-{number}", {"val_loss": value(params)})
-    under_way = before.suggest("trial-15")  # when the driver dies
-    before.save(str(tmp_path / "state"))
-
-    after = opened(sweep)[1]
-    after.restore(str(tmp_path / "state"))
-    after.on_trial_complete("trial-15", {"val_loss": value(under_way)})
-    found = []
-    for number in range(16, 30):
-        found.append(after.suggest(f"trial-{number}"))
-        after.on_trial_complete(f"trial-{number}", {"val_loss": value(found[-1])})
-    assert found == whole[16:]
-    assert after.suggest("one more") == Searcher.FINISHED
+    first, again = opened(sweep)[1], opened(sweep)[1]
+    suggested = [first.suggest("0"), first.suggest("1")]
+    for number in range(2, 30):  # two at a time: the older one ends first
+        params = suggested[number - 2]
+        first.on_trial_complete(str(number - 2), {"val_loss": value(params)})
+        suggested.append(first.suggest(str(number)))
+    assert [again.suggest("0"), again.suggest("1")] == suggested[:2]
+    for number in range(2, 30):
+        again.on_trial_complete(str(number - 2), {"val_loss": value(suggested[number - 2])})
+        assert again.suggest(str(number)) == suggested[number]
+    assert first.suggest("one more") == Searcher.FINISHED
 
 
 def test_a_failed_trial_is_no_result(sweep):

@@ -5,6 +5,7 @@ What they mean is in `manta.schedule`, which resolves both forms to the same seg
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -116,11 +117,31 @@ BatchSpec = Annotated[
 ]
 
 
+class Past(Section):
+    """What the schedule was up to a token count, with shares of the same horizon."""
+
+    until: PositiveTokens
+    lr: LrSpec
+    batch: BatchSpec
+
+
 class ScheduleSection(Section):
-    """Learning rate and batch size as functions of the tokens consumed."""
+    """Learning rate and batch size as functions of the tokens consumed.
+
+    Where a run changed its mind on the way, `history` says what it was before, in order; `lr`
+    and `batch` are in force from the last `until` on.
+    """
 
     horizon: PositiveTokens = Field(description="tokens after which the run ends")
     lr: LrSpec = Field(description="a rate, a named shorthand, or a list of segments")
     batch: BatchSpec = Field(
         description="samples a step: a number, {name: ramp, …}, or a list of segments"
     )
+    history: list[Past] = Field(default_factory=list, description="what the schedule was before")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ScheduleSection:
+        ends = [0, *(past.until for past in self.history), self.horizon]
+        if any(after <= before for before, after in pairwise(ends)):
+            raise ValueError("'history': each 'until' is above the one before and below 'horizon'")
+        return self

@@ -93,6 +93,7 @@ class Elasticity:
         spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
         owner: a name of its own for what the run holds in the cluster.
+        pool: warm workers that outlive the run, for runs one after the other; else its own.
         share: what it may have, if there are others beside it; else as much as `largest`.
         mailbox: the run's mailbox.
         runtime_env: of the workers.
@@ -111,9 +112,15 @@ class Elasticity:
     spares: int | None
     warm_after: float
     owner: str
+    pool: Spares | None
     share: Share | None
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
+
+
+def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
+    """Warm workers for runs with the same needs; empty at first."""
+    return Spares(lambda node: start_worker(node, runtime_env, resources))
 
 
 class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
@@ -150,7 +157,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self.known = elasticity
         self._mail = elasticity.mailbox
         self._slots = Slots(elasticity.resources, elasticity.owner)
-        self._spares = Spares(self._start_worker)
+        own = open_pool(elasticity.resources, elasticity.runtime_env)
+        self._spares = elasticity.pool or own
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False
@@ -179,15 +187,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def release(self) -> None:
         """Give everything back."""
-        self._spares.release()
+        if self.known.pool is None:
+            self._spares.release()
         self._keepers.release()
         self._slots.release()
 
     def _get_num_workers_for_resource_request(self) -> int:
         return self.known.largest
-
-    def _start_worker(self, node: str) -> tuple[ActorHandle, Any]:
-        return start_worker(node, self.known.runtime_env, self.known.resources)
 
     # ------------------------------------------------------------ without a group
 
@@ -258,6 +264,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             seconds=seconds,
             began=began,
             hang_seconds=self.known.hang,
+            recycle=self.known.pool is not None,
         )
 
     def _keep_on(self, slots: list[Slot]) -> None:

@@ -58,6 +58,7 @@ class Placing:
         seconds: what was spent on the restart before the start, by parts.
         began: when the start began, seconds since the epoch.
         hang_seconds: how long a worker's process may not answer.
+        recycle: whether workers that have done their work become spares, for another run.
     """
 
     slots: list[Slot]
@@ -69,6 +70,7 @@ class Placing:
     seconds: dict[str, float]
     began: float
     hang_seconds: float
+    recycle: bool
 
 
 class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
@@ -254,7 +256,11 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         self._clear_state()
 
     def shutdown(self) -> None:
-        """Ray Train's word for it."""
+        """Ray Train's word for the end of a group that has done its work."""
+        if self.placing.recycle and not self.lost:
+            for actor, slot in zip(self._actors, self.placing.slots, strict=True):
+                self.placing.spares.give(slot.node, actor, actor.execute.remote(start.retire))
+            self._actors = []
         self.end()
 
     def abort(self) -> None:

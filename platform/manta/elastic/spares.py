@@ -58,6 +58,10 @@ class Spares:
         waiting.sort(key=lambda spare: not arrived([spare[1]]))
         return waiting.pop(0)[0] if waiting else self._start(node)[0]
 
+    def give(self, node: str, actor: ActorHandle, warm: Any) -> None:
+        """Add a worker on the node; `warm` is a reference that is done once it is ready."""
+        self._waiting.setdefault(node, []).append((actor, warm))
+
     def drop(self, node: str) -> None:
         """Let those on a node go."""
         for actor, _ in self._waiting.pop(node, []):

@@ -42,7 +42,7 @@ class Start:
 
 
 class _Worker:
-    """The state of this process as a worker: it is one at most once."""
+    """The state of this process as a worker, of one group at a time."""
 
     start: Start | None = None
     pause: int = 0
@@ -53,6 +53,14 @@ def begin(start: Start) -> None:
     """Take a start's instructions."""
     os.environ.update(start.environment)
     _Worker.start = start
+
+
+def retire() -> None:
+    """Forget the run that has ended, so that this process can be a worker of another."""
+    from manta.elastic.worker import clear
+
+    clear()
+    _Worker.start, _Worker.pause, _Worker.on_pause = None, 0, None
 
 
 def current() -> Start:

@@ -26,7 +26,8 @@ from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
 
 if TYPE_CHECKING:
-    from manta.elastic.controller import Share
+    from manta.elastic.controller import Elasticity, Share
+    from manta.elastic.spares import Spares
 
 # How often the driver looks: for messages, and at a group that has ended.
 POLL_SECONDS = 0.2
@@ -78,6 +79,7 @@ def train(
     owner: str | None = None,
     watcher: Watcher | None = None,
     share: Share | None = None,
+    pool: Spares | None = None,
     context: RunContext | None = None,
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
@@ -91,6 +93,7 @@ def train(
         owner: a name of its own for what the run holds in the cluster.
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
+        pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
         context: what the run is a part of, for W&B.
 
     Raises:
@@ -112,9 +115,9 @@ def train(
     follower = _Follower(tracker, watcher)
     try:
         mailbox = open_mailbox(tracker.attempts)
-        group = _Group(
-            checked, mailbox, submitted or time.time(), owner or f"manta-{uuid.uuid4().hex}", share
-        )
+        owner = owner or f"manta-{uuid.uuid4().hex}"
+        elasticity = _elasticity(checked, mailbox, owner, share, pool)
+        group = _Group(checked, mailbox, submitted or time.time(), elasticity)
         failure = _follow(checked, mailbox, follower, group)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
@@ -213,13 +216,12 @@ class _Group(threading.Thread):
         checked: Checked,
         mailbox: ActorHandle,
         submitted: float,
-        owner: str,
-        share: Share | None,
+        elasticity: Elasticity,
     ):
         super().__init__(name="manta-group", daemon=True)
-        self.owner = owner
+        self.owner = elasticity.owner
         self._trainer = _trainer(checked, mailbox, submitted)
-        self._trainer.elasticity = _elasticity(checked, mailbox, owner, share)
+        self._trainer.elasticity = elasticity
         self._mailbox = mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
@@ -271,11 +273,30 @@ def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
     )
 
 
-def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str, share: Share | None) -> Any:
+def open_worker_pool(resources: dict[str, float]) -> Spares | None:
+    """Workers that several runs use one after the other, so that only the first waits for them.
+
+    None where workers have accelerators: a process stays with the devices it has seen first.
+    """
+    from manta.elastic.controller import open_pool
+
+    return None if resources.get("GPU", 0) > 0 else open_pool(resources, _runtime_env(resources))
+
+
+def _runtime_env(resources: dict[str, float]) -> dict[str, Any]:
+    return {"env_vars": {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR}
+
+
+def _elasticity(
+    checked: Checked,
+    mailbox: ActorHandle,
+    owner: str,
+    share: Share | None,
+    pool: Spares | None,
+) -> Elasticity:
     from manta.elastic.controller import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
-    use_gpu = scaling.resources_per_worker.get("GPU", 0) > 0
     return Elasticity(
         smallest=scaling.min,
         largest=scaling.upper,
@@ -290,9 +311,10 @@ def _elasticity(checked: Checked, mailbox: ActorHandle, owner: str, share: Share
         spares=scaling.spares,
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
+        pool=pool,
         share=share,
         mailbox=mailbox,
-        runtime_env={"env_vars": {} if use_gpu else CPU_ALLOCATOR},
+        runtime_env=_runtime_env(scaling.resources_per_worker),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
@@ -61,6 +63,15 @@ def train(order: Order) -> None:
         raise Regroup("asked to leave")
     if dist.get_rank() == 0:
         ray.get(order.mailbox.put.remote("outcome", {"outcome": outcome}))
+
+
+def clear() -> None:
+    """Leave nothing of a run that has ended in this process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    # Accelerate remembers the number of processes; only its tests' way makes it forget.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    gc.collect()
 
 
 def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:

@@ -35,22 +35,50 @@ def lr_segments(config: ScheduleSection) -> tuple[Segment, ...]:
         ConfigError: naming the key and the remedy.
     """
     check_horizon(config.horizon)
-    pieces = _lr_pieces(config.lr, config.horizon)
+    past = [(each.until, _one_lr(each.lr, config.horizon)) for each in config.history]
+    return _joined([*past, (config.horizon, _one_lr(config.lr, config.horizon))])
+
+
+def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[Segment, ...]:
+    pieces = _lr_pieces(lr, horizon)
     for key, spec in pieces:
         if spec.multiple_of != 1:
             raise ConfigError(f"{key}.multiple_of: belongs to schedule.batch; leave it out here")
-    return _merge(_canonical(segment) for segment in _place(pieces, LR, config.horizon))
+    return _merge(_canonical(segment) for segment in _place(pieces, LR, horizon))
 
 
 def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
     """The batch size's canonical segments, in samples; else as `lr_segments`."""
     check_horizon(config.horizon)
-    pieces = _batch_pieces(config.batch, config.horizon)
+    past = [(each.until, _one_batch(each.batch, config.horizon)) for each in config.history]
+    if past and any(s.period for _, segments in past for s in segments):
+        raise ConfigError(
+            "schedule.history: a cyclic batch size can't be left on the way; give its segments"
+        )
+    return _joined([*past, (config.horizon, _one_batch(config.batch, config.horizon))])
+
+
+def _one_batch(batch: int | BatchRamp | list[SegmentSpec], horizon: int) -> tuple[Segment, ...]:
+    pieces = _batch_pieces(batch, horizon)
     for key, spec in pieces:
         _check_batch_value(f"{key}.from", spec.start)
         _check_batch_value(f"{key}.to", spec.end)
-    placed = _place(pieces, BATCH, config.horizon)
+    placed = _place(pieces, BATCH, horizon)
     return _merge(_canonical_batch(segment) for segment in placed)
+
+
+def _joined(pasts: list[tuple[int, tuple[Segment, ...]]]) -> tuple[Segment, ...]:
+    """One schedule of several, each in force until a token count; the curves stay what they are."""
+    found: list[Segment] = []
+    begin = 0
+    for until, segments in pasts:
+        found += [
+            segment.part(max(segment.start, begin), min(segment.end, until))
+            for segment in segments
+            if segment.start < until and segment.end > begin
+        ]
+        begin = until
+    return _merge(iter(found))
 
 
 def check_horizon(horizon: int) -> None:

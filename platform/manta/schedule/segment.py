@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Segment:
         cyclic: a triangle from `first` to `last` and back each `period` tokens
             (Smith, 2017); the only shape that may end elsewhere than at `last`.
 
-    `multiple_of` says to which multiple a batch size is rounded down.
+    `multiple_of` says to which multiple a batch size is rounded down. `of` is the stretch over
+    which the shape runs, where the segment is only a part of it.
     """
 
     start: int
@@ -44,6 +45,13 @@ class Segment:
     last: float
     period: int | None = None
     multiple_of: int = 1
+    of: tuple[int, int] | None = None
+
+    def part(self, start: int, end: int) -> Segment:
+        """The same curve, in force over ``[start, end)`` alone, which lies in the segment."""
+        if self.shape == "constant" or (start, end) == (self.start, self.end):
+            return replace(self, start=start, end=end)
+        return replace(self, start=start, end=end, of=self.of or (self.start, self.end))
 
     def at(self, tokens: float) -> float:
         """The value at a token count; counts outside the segment give its ends' values."""
@@ -64,11 +72,12 @@ class Segment:
         """The value at `tokens`, a float64 scalar or an array of them."""
         if self.shape == "constant":
             return tokens * 0.0 + self.first
-        offset = np.minimum(np.maximum(tokens, self.start), self.end) - self.start
+        begin, finish = self.of or (self.start, self.end)
+        offset = np.minimum(np.maximum(tokens, self.start), self.end) - begin
         if self.period is not None:
             x = 1 - abs(2 * ((offset % self.period) / self.period) - 1)
         else:
-            x = offset / (self.end - self.start)
+            x = offset / (finish - begin)
         if self.shape == "exponential":
             value = self.first * (self.last / self.first) ** x
         else:

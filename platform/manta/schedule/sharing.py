@@ -60,9 +60,16 @@ def _same_batches(a: Schedule, b: Schedule) -> int:
 def _same_lr_tokens(a: tuple[Segment, ...], b: tuple[Segment, ...]) -> int:
     """Up to which token count two rates are written alike. They may agree for longer."""
     for mine, other in zip(a, b, strict=False):
-        if mine == other:
-            continue
-        if mine.shape == other.shape == "constant" and mine.first == other.first:
+        if _curve(mine) != _curve(other):
+            return mine.start
+        if mine.end != other.end:
             return min(mine.end, other.end)
-        return mine.start
     return min(a[-1].end, b[-1].end)
+
+
+def _curve(segment: Segment) -> tuple[object, ...]:
+    """What a segment's values follow, wherever it is in force."""
+    if segment.shape == "constant":
+        return segment.shape, segment.first
+    span = segment.of or (segment.start, segment.end)
+    return segment.shape, span, segment.first, segment.last, segment.period

@@ -52,6 +52,13 @@ def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
     return labels
 
 
+def parameters_of(resolved: PretrainedConfig) -> int:
+    """How many weights the model has; none of them is made."""
+    with torch.device("meta"):
+        count: int = AutoModelForCausalLM.from_config(resolved).num_parameters()
+    return count
+
+
 def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     """The model in fp32 on the CPU. The same seed gives the same weights on every rank.
 

@@ -10,10 +10,12 @@ from datetime import datetime
 from rich.console import Console
 
 from manta.cluster.session import ray_session
-from manta.config.errors import TrainingError
+from manta.config.errors import CorpusError, TrainingError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
-from manta.elastic.preflight import absolute, check, check_model
+from manta.corpus.manifest import Manifest
+from manta.elastic.preflight import absolute, absolute_path, check, check_model
+from manta.track.comparing import compare
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
 from manta.tune.trials import in_wandb
@@ -26,7 +28,7 @@ def show_plan(config: SweepConfig) -> None:
         ConfigError: when config, space or a trial can't be.
     """
     outline = Outline(_absolute(config))
-    Console(highlight=False).print(plan(outline, _parameters(outline.base.config)))
+    Console(highlight=False).print(plan(outline, _parameters(outline)))
 
 
 def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
@@ -55,6 +57,8 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
             except TrainingError:
                 _show_in_wandb(outline, say)
                 raise
+    if status == "finished":
+        compare([outline.folder], console=console)
     _show_in_wandb(outline, say)
     return status == "finished"
 
@@ -72,15 +76,20 @@ def _first(outline: Outline) -> RunConfig:
 
 
 def _absolute(config: SweepConfig) -> SweepConfig:
-    from manta.elastic.preflight import absolute_path
-
     section = config.sweep.model_copy(update={"storage": absolute_path(config.sweep.storage)})
     return config.model_copy(update={"sweep": section})
 
 
-def _parameters(config: RunConfig) -> int | None:
-    """Of the model, without making it; nothing if the corpus isn't there yet."""
-    return None
+def _parameters(outline: Outline) -> int | None:
+    """How many the model has; nothing if the corpus, which says the vocabulary, isn't there yet."""
+    from manta.train import model, model_config
+
+    run = _first(outline)
+    try:
+        manifest = Manifest.read(run.corpus)
+    except CorpusError:
+        return None
+    return model.parameters_of(model_config.resolve(run, manifest.vocab_size))
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import ray
@@ -12,7 +13,8 @@ from ray.actor import ActorHandle
 from manta.config.errors import DivergedError, MantaError
 from manta.elastic.controller import Share
 from manta.elastic.preflight import Checked, check
-from manta.elastic.trainer import train
+from manta.elastic.spares import Spares
+from manta.elastic.trainer import open_worker_pool, train
 from manta.track import Tracker
 from manta.track.history import METRICS, Tail
 from manta.track.lock import RunLock
@@ -43,6 +45,12 @@ def run_leg(config: dict[str, Any], conductor: ActorHandle) -> None:
     )
 
 
+@cache
+def _pool(resources: tuple[tuple[str, float], ...]) -> Spares | None:
+    """The workers of this process: Ray Tune gives it one leg after the other."""
+    return open_worker_pool(dict(resources))
+
+
 def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
     try:
         checked = check(leg.config)
@@ -53,8 +61,15 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
             _close_whole(checked, leg)
             return "finished", ""
         share = Share(watcher.conductor, watcher.name)
+        pool = _pool(tuple(sorted(leg.config.scaling.resources_per_worker.items())))
         result = train(
-            checked, console=False, owner=owner, watcher=watcher, share=share, context=leg.context
+            checked,
+            console=False,
+            owner=owner,
+            watcher=watcher,
+            share=share,
+            pool=pool,
+            context=leg.context,
         )
     except KeyboardInterrupt:  # asked to stop before it had a worker
         return ("paused" if watcher.held else "interrupted"), ""

@@ -19,6 +19,7 @@ from manta.config.run import RunConfig, WandbSection
 from manta.config.sweep import SweepConfig
 from manta.elastic.preflight import absolute
 from manta.schedule import Schedule
+from manta.track.comparison_stats import short
 from manta.track.param_names import SEED
 from manta.tune.base import Base
 from manta.tune.space import Space
@@ -144,13 +145,15 @@ def identity(run: RunConfig) -> str:
 
 
 def label(params: Mapping[str, JsonValue]) -> str:
-    """Parameters for people: the last words of their keys, and only what tells trials apart."""
-    plain = {k: v for k, v in params.items() if not isinstance(v, dict | list)}
-    return " ".join(f"{key.split('.')[-1].strip('_')}={_shown(v)}" for key, v in plain.items())
+    """Parameters for people, by the last words of their keys.
 
-
-def _shown(value: JsonValue) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    A structure that follows from choices which are shown (those with an underscore) is left out.
+    """
+    chosen = {key: value for key, value in params.items() if key.startswith("_")}
+    plain = {k: v for k, v in params.items() if not (chosen and isinstance(v, dict | list))}
+    return " ".join(
+        f"{key.split('.')[-1].strip('_')}={short(value)}" for key, value in plain.items()
+    )
 
 
 def joints(training: Training, parts: int = 16) -> set[int]:
