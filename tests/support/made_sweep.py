@@ -17,6 +17,7 @@ from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
 from manta.track.record import RunRecord
+from manta.track.state import GroupStart
 
 SEQ_LEN = 1024
 HORIZON = 2_000_000_000
@@ -86,7 +87,7 @@ def write_run(
         total_tokens=schedule.horizon,
     )
     world = checked.scaling.min
-    record.group_started(world_size=world, attempt=1, step=0, tokens=0, hardware={})
+    record.group_started(GroupStart(world, attempt=1, step=0, tokens=0, hardware={}))
     for number in range(1, ROWS + 1):
         tokens = schedule.horizon * number // ROWS
         if until is not None and tokens > until:

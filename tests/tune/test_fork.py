@@ -15,6 +15,7 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.elastic.preflight import Checked, check
 from manta.track.record import RunRecord
+from manta.track.state import read_fork
 from manta.track.verify import verify
 from manta.train.saved import name_of, read_state, whole
 from manta.tune.fork import can_fork, fork
@@ -116,6 +117,23 @@ def test_the_record_knows_where_the_beginning_came_from(run: Callable[..., Check
     assert state.totals.device_seconds == 0
     assert state.results.best_val_step in (0, 4)
     assert state.results.loss is not None
+
+
+def test_a_fork_of_a_fork_knows_all_that_trained_its_beginning(
+    run: Callable[..., Checked],
+) -> None:
+    parent = run("parent")
+    train(parent)
+    child = run("ramp", lr={**WSD, "decay": "25%"}, batch=RAMP)
+    fork(parent.run_dir, 6, 6 * STEP, child.run_dir)
+    train(child)
+    last = max(read_state(path).step for path in whole(child.run_dir / "checkpoints"))
+    grandchild = child.run_dir.with_name("grandchild")
+    fork(child.run_dir, last, 1000, grandchild)
+    found = read_fork(grandchild)
+    assert found is not None
+    assert [(one.run, one.step, one.before) for one in found.before] == [("parent", 6, [])]
+    assert (found.run, found.step, found.tokens) == ("ramp", last, 1000)
 
 
 def test_only_a_whole_checkpoint_can_be_forked(run: Callable[..., Checked]) -> None:

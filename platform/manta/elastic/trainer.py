@@ -22,6 +22,8 @@ from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
 from manta.track import GroupStart, Tracker
+from manta.track.context import RunContext
+from manta.track.tracker import PAUSED
 
 if TYPE_CHECKING:
     from manta.elastic.controller import Elasticity, Share
@@ -78,6 +80,7 @@ def train(
     watcher: Watcher | None = None,
     share: Share | None = None,
     pool: Spares | None = None,
+    context: RunContext | None = None,
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
 
@@ -91,6 +94,7 @@ def train(
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
         pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
+        context: what the run is a part of, for W&B.
 
     Raises:
         DivergedError: when loss or gradient forbid to go on; the record says why.
@@ -106,6 +110,7 @@ def train(
         total_steps=schedule.steps,
         total_tokens=schedule.positions * schedule.seq_len,
         console=console,
+        context=context,
     )
     follower = _Follower(tracker, watcher)
     try:
@@ -133,7 +138,7 @@ def train(
 def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
     """The run was saved and left on the way: by who watches it, or by a signal."""
     if watcher is not None and watcher.wants_stop():
-        tracker.finish("interrupted", reason="paused")
+        tracker.finish("interrupted", reason=PAUSED)
         return Result("paused", str(tracker.run_dir))
     tracker.finish("interrupted", reason="interrupted from outside")
     raise KeyboardInterrupt

@@ -18,10 +18,10 @@ from manta.track.comparison_stats import short
 from manta.track.curve import Curve, read_curve
 from manta.track.history import METRICS, Tail
 from manta.track.opening import CONFIG
+from manta.track.param_names import SEED
 from manta.track.state import RUN, read_state
 from manta.track.sweep_state import SWEEP, SweepTokens, SweepTrial, read_sweep
 
-SEED = "run.seed"
 # Keys that say where and how a run is kept, not what it is.
 IGNORED = ("run.name", "run.storage", SEED, "wandb", "faults")
 DEFAULT_METRIC = "val_loss"

@@ -131,11 +131,15 @@ class WandbState(BaseModel):
 
 
 class Fork(BaseModel):
-    """Where the beginning of a run comes from: another run trained it up to `step`."""
+    """Where the beginning of a run comes from: another run trained it up to `step`.
+
+    `before` has the forks of that run, from the root on: who trained its beginning.
+    """
 
     run: str
     step: int
     tokens: int
+    before: list[Fork] = Field(default_factory=list)
 
 
 class RunState(BaseModel):

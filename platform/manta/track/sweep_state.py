@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validat
 
 from manta.config.errors import RunError
 from manta.corpus.atomic import replace_text
+from manta.track.state import WandbState
 
 SWEEP = "sweep.json"
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
@@ -67,6 +68,12 @@ class Suggestion(BaseModel):
     told: int
 
 
+class SweepWandb(WandbState):
+    """The sweep's own run in W&B, and the report there, if one could be made."""
+
+    report: str | None = None
+
+
 class SweepState(BaseModel):
     """The whole document.
 
@@ -87,6 +94,7 @@ class SweepState(BaseModel):
     trials: list[SweepTrial] = Field(default_factory=list)
     suggestions: list[Suggestion] = Field(default_factory=list)
     told: list[tuple[int, float | None]] = Field(default_factory=list)
+    wandb: SweepWandb | None = None
 
     @model_validator(mode="after")
     def _known_parents(self) -> SweepState:

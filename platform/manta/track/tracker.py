@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manta.config import MantaError, RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track.console import RunConsole
+from manta.track.context import RunContext
+from manta.track.history import METRICS, Tail
 from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
 from manta.track.report import write_report
+from manta.track.standing import standing
 from manta.track.state import GroupStart, Outcome, RunState, WandbState
 from manta.track.wandb_log import WandbLog, check_wandb
 from manta.track.wandb_session import RunInfo
 
 LEDGER = "ledger.parquet"
+# Why a run was left that is meant to go on, and need not.
+PAUSED = "paused"
 
 
 class Tracker:
     """Takes the events of a run, in order, from one thread."""
 
-    def __init__(self, record: RunRecord, wandb: WandbLog, console: RunConsole) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        wandb: WandbLog,
+        console: RunConsole,
+        summarise: Callable[[RunState], dict[str, Any]],
+    ) -> None:
         """Use `open`."""
         self.run_dir: Path = record.run_dir
+        self._summarise = summarise
         self._record = record
         self._wandb = wandb
         self._console = console
@@ -40,6 +52,7 @@ class Tracker:
         total_steps: int,
         total_tokens: int,
         console: bool = True,
+        context: RunContext | None = None,
     ) -> Tracker:
         """Create or continue the run that `config` names.
 
@@ -49,6 +62,7 @@ class Tracker:
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
             console: show the run on standard output.
+            context: what it is a part of, for W&B.
 
         Raises:
             RunError: if the run's directory is another run's, in use, damaged or not
@@ -59,8 +73,12 @@ class Tracker:
         record = RunRecord.open(
             config, manifest, total_steps=total_steps, total_tokens=total_tokens
         )
-        wandb = WandbLog(_wandb_info(config, record))
-        return cls(record, wandb, RunConsole(record.state, enabled=console))
+        wandb = WandbLog(_wandb_info(config, record, context))
+
+        def summarise(state: RunState) -> dict[str, Any]:
+            return _wandb_summary(state, config, record.run_dir, context)
+
+        return cls(record, wandb, RunConsole(record.state, enabled=console), summarise)
 
     @property
     def attempts(self) -> int:
@@ -176,8 +194,10 @@ class Tracker:
             self.note(message)
 
     def _finish_wandb(self, status: Outcome) -> None:
-        exit_code = 0 if status in ("finished", "stopped") else 1
-        self._wandb.finish(_wandb_summary(self._record.state), exit_code=exit_code)
+        state = self._record.state
+        on_purpose = status in ("finished", "stopped") or state.reason == PAUSED
+        summary = self._summarise(state) if self._wandb.status.mode != "disabled" else {}
+        self._wandb.finish(summary, exit_code=0 if on_purpose else 1)
         self._hear_wandb()
 
     def _read_ledger(self) -> None:
@@ -201,7 +221,7 @@ class Tracker:
                 self.note(f"the report can't be written: {error}")
 
 
-def _wandb_info(config: RunConfig, record: RunRecord) -> RunInfo:
+def _wandb_info(config: RunConfig, record: RunRecord, context: RunContext | None) -> RunInfo:
     state = record.state
     shown: dict[str, Any] = config.model_dump(mode="json")
     shown["corpus"] = without_credentials(config.corpus)
@@ -217,11 +237,14 @@ def _wandb_info(config: RunConfig, record: RunRecord) -> RunInfo:
         name=state.name,
         run_dir=record.run_dir,
         section=config.wandb,
-        config=shown,
+        config={**shown, **(context.config if context else {})},
+        job_type=context.job_type if context else None,
     )
 
 
-def _wandb_summary(state: RunState) -> dict[str, Any]:
+def _wandb_summary(
+    state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
+) -> dict[str, Any]:
     results = state.results.model_dump(exclude={"loss", "val_loss"}, exclude_none=True)
     return {
         "status": state.status,
@@ -231,5 +254,16 @@ def _wandb_summary(state: RunState) -> dict[str, Any]:
         "restarts": state.restarts,
         "totals": state.totals.model_dump(exclude_none=True),
         **results,
+        **_standing(state, config, run_dir, context),
         **state.final,
     }
+
+
+def _standing(
+    state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
+) -> dict[str, Any]:
+    compared = (context.metric, context.mode) if context else ()
+    try:
+        return standing(state, config, Tail(run_dir / METRICS).rows(), *compared).figures()
+    except OSError:
+        return {}  # the rows are W&B's already, and the files' trouble is told elsewhere

@@ -28,6 +28,10 @@ LONGEST_FINISH = LOCK_SECONDS + INIT_SECONDS + FINISH_SECONDS + 40.0
 LISTEN_SECONDS = 5.0
 CLIENT_LOG = "wandb-client.log"
 START = "from manta.track.wandb_process import main; main()"
+REMEDY = (
+    "training is not affected. Every row is in {folder}/metrics.jsonl; give the same command "
+    "again to send them to W&B."
+)
 CHECK = "from manta.track.wandb_session import check; check()"
 CHECK_SECONDS = 60.0
 
@@ -58,11 +62,17 @@ def check_wandb(section: WandbSection) -> None:
 
 
 class WandbLog:
-    """A run's W&B client, in a process of its own."""
+    """A W&B client in a process of its own.
 
-    def __init__(self, info: RunInfo) -> None:
-        """Start the process, unless the config wants no W&B."""
+    Args:
+        info: of the run in W&B.
+        start: what the process runs: `wandb_process.main`, or another that calls its `serve`.
+        remedy: what people hear beside why W&B was given up.
+    """
+
+    def __init__(self, info: RunInfo, start: str = START, remedy: str = REMEDY) -> None:
         self._run_dir = info.run_dir
+        self._start_with, self._remedy = start, remedy
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
         self.status = Report(mode="disabled")
@@ -74,7 +84,7 @@ class WandbLog:
         try:
             with (self._run_dir / CLIENT_LOG).open("w") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", START],
+                    [sys.executable, "-P", "-c", self._start_with],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -153,10 +163,7 @@ class WandbLog:
     def _with_remedy(self, report: Report) -> str:
         if report.mode != "failed":
             return report.message or ""
-        return (
-            f"{report.message}; training is not affected. Every row is in "
-            f"{self._run_dir / 'metrics.jsonl'}; give the same command again to send them to W&B."
-        )
+        return f"{report.message}; {self._remedy.format(folder=self._run_dir)}"
 
 
 def _environment() -> dict[str, str]:

@@ -16,9 +16,10 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from pydantic import BaseModel
 
@@ -38,12 +39,40 @@ class End(BaseModel):
 
 
 class Report(BaseModel):
-    """Where the W&B run stands, and what people should be told about it."""
+    """Where the W&B run stands, and what people should be told about it.
+
+    `page` is the address of a page in W&B that was made beside the run.
+    """
 
     mode: str
     url: str | None = None
     folder: str | None = None
     message: str | None = None
+    page: str | None = None
+
+
+class Source(Protocol):
+    """What a W&B run is filled with."""
+
+    page: str | None
+
+    def send(self, session: Session) -> None:
+        """Send what came since the last call."""
+
+
+class Rows:
+    """The rows of a `metrics.jsonl`, from the first on."""
+
+    page: str | None = None
+
+    def __init__(self, run_dir: Path) -> None:
+        """Begin before the first row."""
+        self._tail = Tail(run_dir / METRICS)
+
+    def send(self, session: Session) -> None:
+        """Send the rows that came since the last call."""
+        for row in self._tail.rows():
+            session.log(row)
 
 
 # What is said on behalf of a driver that was killed.
@@ -51,26 +80,31 @@ LOST = End(summary={"status": "interrupted", "reason": "the driver was killed"},
 
 
 class Follower:
-    """Keeps one W&B run up with one `metrics.jsonl`."""
+    """Keeps one W&B run up with a source.
 
-    def __init__(self, info: RunInfo, answers: TextIO) -> None:
-        """Answers go to `answers`, one JSON document a line."""
-        self._info = info
-        self._answers = answers
+    Args:
+        info: of the run.
+        answers: where answers go, one JSON document a line.
+        source: makes the source anew: an offline copy gets all of it.
+    """
+
+    def __init__(self, info: RunInfo, answers: TextIO, source: Callable[[], Source]) -> None:
+        self._info, self._answers, self._source = info, answers, source
+        self._said = Report(mode="starting")
 
     def run(self, ends: queue.SimpleQueue[End]) -> None:
-        """Open the W&B run, follow the file until there is an end in `ends`, close it."""
+        """Open the W&B run, follow the source until there is an end in `ends`, close it."""
         mode = find_mode(self._info.section)
         if mode == "disabled":
             self.say(Report(mode="disabled"))
             return
         _wait_for_predecessor(self._info.run_dir)
         session = self._open_offline() if mode == "offline" else self._open_online()
-        tail = self._tail()
+        source = self._source()
         while (end := _heard(ends)) is None:
-            self._send(session, tail)
-        self._send(session, tail)
+            source.send(session)
         try:
+            source.send(session)
             session.finish(end.summary, end.exit_code)
         except Exception as error:
             if session.mode == "offline":
@@ -78,9 +112,12 @@ class Follower:
             # The connection was lost on the way. A copy with everything in it can be
             # uploaded at any time, whatever part of it the server already has.
             session = self._open_offline(error)
-            self._send(session, self._tail())
+            source = self._source()
+            source.send(session)
             session.finish(end.summary, end.exit_code)
         session.remove_earlier()
+        if source.page is not None:
+            self.say(self._said.model_copy(update={"message": None, "page": source.page}))
 
     def _open_online(self) -> Session:
         try:
@@ -106,15 +143,9 @@ class Follower:
         self.say(Report(mode="offline", folder=str(session.folder), message=message))
         return session
 
-    def _tail(self) -> Tail:
-        return Tail(self._info.run_dir / METRICS)
-
-    def _send(self, session: Session, tail: Tail) -> None:
-        for row in tail.rows():
-            session.log(row)
-
     def say(self, report: Report) -> None:
         """Tell the driver."""
+        self._said = report
         # A driver that was killed doesn't hear it.
         with suppress(OSError):
             print(report.model_dump_json(), file=self._answers, flush=True)
@@ -154,14 +185,19 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Serve the driver at the other end of the pipes."""
+    """Serve the driver of a run at the other end of the pipes."""
+    serve(lambda info: Rows(info.run_dir))
+
+
+def serve(source: Callable[[RunInfo], Source]) -> None:
+    """Fill the W&B run that is asked for on standard input, to its end."""
     answers = sys.stdout
     # Whatever a library prints must not be taken for an answer.
     sys.stdout = sys.stderr
     info = RunInfo.model_validate_json(sys.stdin.readline())
     ends: queue.SimpleQueue[End] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, ends), daemon=True).start()
-    follower = Follower(info, answers)
+    follower = Follower(info, answers, lambda: source(info))
     try:
         follower.run(ends)
     except Exception as error:

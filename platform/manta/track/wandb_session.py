@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from manta.config import ConfigError
 from manta.config.run import WandbSection
@@ -39,6 +39,8 @@ class RunInfo(BaseModel):
     run_dir: Path
     section: WandbSection
     config: dict[str, Any]
+    job_type: str | None = None
+    step_metric: str | None = Field(default="tokens", description="what rows are drawn over")
 
 
 def find_mode(section: WandbSection) -> Mode:
@@ -89,6 +91,7 @@ class Session:
             project=info.section.project,
             entity=info.section.entity,
             group=info.section.group,
+            job_type=info.job_type,
             tags=info.section.tags,
             mode=mode,
             resume="allow" if mode == "online" else None,
@@ -97,8 +100,9 @@ class Session:
             settings=_settings(wandb, mode),
         )
         self._run.config.update(info.config, allow_val_change=True)
-        self._run.define_metric("tokens", hidden=True)
-        self._run.define_metric("*", step_metric="tokens")
+        if info.step_metric is not None:
+            self._run.define_metric(info.step_metric, hidden=True)
+            self._run.define_metric("*", step_metric=info.step_metric)
         self.folder = Path(self._run.settings.sync_dir)
         self.url: str | None = self._run.url if mode == "online" else None
         self.first_step: int = self._run.starting_step
@@ -112,6 +116,22 @@ class Session:
         self._last = row["step"]
         values = {k: v for k, v in row.items() if k != "step" and v is not None}
         self._run.log(values, step=row["step"])
+
+    def show(self, media: Mapping[str, Any]) -> None:
+        """Send tables and pages, as the newest row."""
+        # Tables are staged on the way: beside the run, not in the user's home, so that an
+        # offline folder is all that is needed.
+        os.environ["WANDB_DATA_DIR"] = str(self.folder / "staged")
+        self._run.log(dict(media), step=self.first_step)
+
+    def summarise(self, summary: Mapping[str, Any]) -> None:
+        """Add to the summary."""
+        self._run.summary.update(dict(summary))
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Entity and project, as the server named them."""
+        return str(self._run.entity), str(self._run.project)
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Close the run; takes up to `FINISH_SECONDS`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from rich.console import Console
 
 from manta.cluster.session import ray_session
-from manta.config.errors import CorpusError
+from manta.config.errors import CorpusError, TrainingError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
@@ -17,6 +18,7 @@ from manta.elastic.preflight import absolute, absolute_path, check, check_model
 from manta.track.comparing import compare
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
+from manta.tune.trials import in_wandb
 
 
 def show_plan(config: SweepConfig) -> None:
@@ -36,6 +38,10 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
         MantaError: naming what is wrong and what to do.
     """
     console = Console(highlight=False, file=sys.stdout)  # Ray Tune's output is redirected
+
+    def say(line: str) -> None:
+        console.print(f"{_now()}  {line}", soft_wrap=True)
+
     outline = Outline(_absolute(config))
     outline.state()  # another sweep's folder is refused before anything starts
     checked = check(_first(outline))
@@ -46,10 +52,22 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
             from manta.tune.sweep import sweep
 
             console.print(plan(outline))
-            _, status = sweep(outline, lambda line: console.print(f"{_now()}  {line}"))
+            try:
+                _, status = sweep(outline, say)
+            except TrainingError:
+                _show_in_wandb(outline, say)
+                raise
     if status == "finished":
         compare([outline.folder], console=console)
+    _show_in_wandb(outline, say)
     return status == "finished"
+
+
+def _show_in_wandb(outline: Outline, say: Callable[[str], None]) -> None:
+    from manta.track.wandb_sweep import show_sweep
+
+    section = in_wandb(outline.base.config.wandb, outline.config, outline.space)
+    show_sweep(outline.folder, section, say)
 
 
 def _first(outline: Outline) -> RunConfig:

@@ -16,7 +16,7 @@ from manta.config.errors import RunError
 from manta.corpus.atomic import link, sync_folder
 from manta.stream.ledger import Ledger
 from manta.track.history import METRICS, Tail, write_rows
-from manta.track.state import Fork, write_fork
+from manta.track.state import Fork, read_fork, write_fork
 from manta.track.tracker import LEDGER
 from manta.train.saved import FOLDER, damage, name_of
 
@@ -48,7 +48,9 @@ def fork(parent: Path, step: int, tokens: int, child: Path) -> None:
     _link_tree(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
     Ledger(parent / LEDGER).link_to(aside / LEDGER, step)
     write_rows(aside / METRICS, (r for r in Tail(parent / METRICS).rows() if r["step"] <= step))
-    write_fork(aside, Fork(run=parent.name, step=step, tokens=tokens))
+    above = read_fork(parent)
+    before = [*above.before, above.model_copy(update={"before": []})] if above else []
+    write_fork(aside, Fork(run=parent.name, step=step, tokens=tokens, before=before))
     os.rename(aside, child)
     sync_folder(child.parent)
 

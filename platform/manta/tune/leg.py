@@ -58,11 +58,19 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
             return "interrupted", ""
         watcher.catch_up(checked)
         if leg.fork_step == checked.schedule.steps:
-            _close_whole(checked)
+            _close_whole(checked, leg)
             return "finished", ""
         share = Share(watcher.conductor, watcher.name)
         pool = _pool(tuple(sorted(leg.config.scaling.resources_per_worker.items())))
-        result = train(checked, console=False, owner=owner, watcher=watcher, share=share, pool=pool)
+        result = train(
+            checked,
+            console=False,
+            owner=owner,
+            watcher=watcher,
+            share=share,
+            pool=pool,
+            context=leg.context,
+        )
     except KeyboardInterrupt:  # asked to stop before it had a worker
         return ("paused" if watcher.held else "interrupted"), ""
     except DivergedError as error:
@@ -84,7 +92,7 @@ def _is_free(checked: Checked, watcher: _Watcher) -> bool:
     return True
 
 
-def _close_whole(checked: Checked) -> None:
+def _close_whole(checked: Checked, leg: Leg) -> None:
     """A trial that another one has trained to its end: nothing is left but its record."""
     schedule = checked.schedule
     tracker = Tracker.open(
@@ -93,6 +101,7 @@ def _close_whole(checked: Checked) -> None:
         total_steps=schedule.steps,
         total_tokens=schedule.positions * schedule.seq_len,
         console=False,
+        context=leg.context,
     )
     tracker.finish("finished")
 

@@ -10,6 +10,8 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
+from manta.track.context import RunContext
+from manta.track.param_names import SEED, column_names, flat
 from manta.track.sweep_state import (
     SWEEP,
     Suggestion,
@@ -38,12 +40,14 @@ class Leg:
         rungs: token counts at which it is compared, by the step that reaches them.
         metric: what is compared.
         fork_step: the step after which it leaves its parent; 0 if it trains from the start.
+        context: what W&B shows of the sweep in it.
     """
 
     config: RunConfig
     rungs: dict[int, int]
     metric: str
     fork_step: int
+    context: RunContext
 
 
 class Outline:
@@ -149,7 +153,19 @@ class Outline:
         )
         rungs = {schedule.reaching(tokens): tokens for tokens in self.rungs}
         fork = self.branches[name].fork
-        return Leg(config, {s: t for s, t in rungs.items() if s > fork}, self.space.metric, fork)
+        rungs = {step: tokens for step, tokens in rungs.items() if step > fork}
+        return Leg(config, rungs, self.space.metric, fork, self._context(trial))
+
+    def _context(self, trial: Trial) -> RunContext:
+        """What W&B shows of the sweep in a trial: flat, so that its own plots can use it."""
+        names = column_names(key for key in self.space.values if key != SEED)
+        shown = {"name": self.config.sweep.name, "label": trial.label, "seed": trial.seed}
+        return RunContext(
+            job_type="trial",
+            config={"sweep": {**shown, **flat(trial.params, names)}},
+            metric=self.space.metric,
+            mode=self.space.mode,
+        )
 
     def saves(self, name: str) -> dict[int, int]:
         """Steps after which a trial saves for those that may fork from it, with their tokens."""

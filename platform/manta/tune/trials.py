@@ -11,23 +11,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
 from manta.config.errors import ConfigError
-from manta.config.run import RunConfig
+from manta.config.run import RunConfig, WandbSection
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.elastic.preflight import absolute
 from manta.schedule import Schedule
 from manta.track.comparison_stats import short
+from manta.track.param_names import SEED
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training
 from manta.tune.trial import trial_config
 
-SEED = "run.seed"
 # What changes neither a weight nor what is measured of it. Unlike in a run that goes on, the
 # micro-batch counts: it changes the order of additions, and trials that share are equal to the
 # bit. So do guards: they decide about updates.
@@ -104,7 +103,7 @@ class Trials:
             update={
                 "run": run.run.model_copy(update={"name": name, "storage": str(folder)}),
                 "eval": run.eval.model_copy(update={"at": self._rungs(run)}),
-                "wandb": run.wandb.model_copy(update=self._in_wandb(run)),
+                "wandb": in_wandb(run.wandb, self._config, self._space),
             }
         )
         resolved = Schedule.resolve(run.schedule, run.train.seq_len)
@@ -127,11 +126,12 @@ class Trials:
         rungs = self._config.scheduler.marks_at(run.schedule.horizon)
         return sorted({*run.eval.at, *rungs})
 
-    def _in_wandb(self, run: RunConfig) -> dict[str, Any]:
-        """All trials side by side: a group for the sweep."""
-        name = self._config.sweep.name
-        tags = [*run.wandb.tags, "sweep", f"space:{self._space.name}"]
-        return {"group": run.wandb.group or name, "tags": list(dict.fromkeys(tags))}
+
+def in_wandb(section: WandbSection, config: SweepConfig, space: Space) -> WandbSection:
+    """Where a run of the sweep is in W&B: all of them side by side, in a group."""
+    tags = [*section.tags, "sweep", f"space:{space.name}"]
+    group = section.group or config.sweep.name
+    return section.model_copy(update={"group": group, "tags": list(dict.fromkeys(tags))})
 
 
 def _check(run: RunConfig, space: Space) -> None:

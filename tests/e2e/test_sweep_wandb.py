@@ -1,0 +1,206 @@
+"""A real sweep in W&B, interrupted and taken up again: read back from the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_config import STEP, run_config, write_yaml
+from wandb_server import API_KEY, WandbServer
+
+from manta.track.state import read_state
+from manta.track.sweep_state import SweepState, SweepTrial, read_sweep
+
+STEPS = 200
+DECAYS = ["50%", "25%", "12.5%"]
+SPACE = f'''"""Which decay?"""
+
+from ray import tune
+
+space = {{"schedule.lr.decay": tune.grid_search({DECAYS})}}
+'''
+
+
+@dataclass
+class Seen:
+    """A finished sweep, and what the server had of it when it was interrupted, and at the end."""
+
+    folder: Path
+    state: SweepState
+    server: WandbServer
+    interrupted: SweepState
+    summary_then: dict[str, Any]
+    output: str
+
+    def id_of(self, trial: SweepTrial) -> str:
+        return read_state(self.folder / trial.name).wandb.id
+
+    @property
+    def id(self) -> str:
+        """Of the sweep's own run."""
+        assert self.state.wandb is not None
+        return self.state.wandb.id
+
+
+@pytest.fixture(scope="module")
+def seen(
+    tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Any]
+) -> Iterator[Seen]:
+    folder = tmp_path_factory.mktemp("sweep")
+    texts = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
+    make_corpus(folder / "corpus", texts, vocab_size=61)
+    base = run_config(
+        folder / "runs",
+        folder / "corpus",
+        schedule={
+            "horizon": STEPS * STEP,
+            "lr": {"name": "wsd", "peak": 1e-2, "warmup": STEP, "decay": "25%"},
+        },
+        eval={"every": 50 * STEP, "tokens": 160},
+        checkpoint={"every": 10 * STEP},
+        wandb={"project": "p", "tags": ["mine"]},
+        scaling={"min": 1, "resources_per_worker": {"CPU": 1}},
+        cost={"per_device_hour": 2.0},
+    )
+    write_yaml(folder / "run.yaml", base)
+    (folder / "space.py").write_text(SPACE)
+    named = {"name": "tiny", "storage": str(folder / "runs")}
+    sections = {"sweep": named, "base": "run.yaml", "space": "./space.py", "concurrent": 2}
+    path = write_yaml(folder / "sweep.yaml", sections)
+    runs = folder / "runs" / "tiny"
+    server = WandbServer()
+    try:
+        first = start(path, server)
+        wait_for(first, lambda: begun(runs))
+        os.killpg(first.pid, signal.SIGINT)
+        output = first.communicate(timeout=180)[0]
+        assert first.returncode == 130, output
+        interrupted = read_sweep(runs)
+        assert interrupted.wandb is not None, output
+        then = server.summary(interrupted.wandb.id)
+        last = start(path, server)
+        output = last.communicate(timeout=300)[0]
+        assert last.returncode == 0, output
+        yield Seen(runs, read_sweep(runs), server, interrupted, then, output)
+    finally:
+        server.close()
+
+
+def start(path: Path, server: WandbServer) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "WANDB_BASE_URL": server.url,
+        "WANDB_API_KEY": API_KEY,
+        "WANDB_ERROR_REPORTING": "false",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "manta.cli", "sweep", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={k: v for k, v in environment.items() if k != "WANDB_MODE"},
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+    while not what():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def begun(runs: Path) -> bool:
+    """Whether a trial has trained a few steps."""
+    return any(len(path.read_text().splitlines()) > 5 for path in runs.glob("t*/metrics.jsonl"))
+
+
+def rows_of(run_dir: Path) -> list[dict[str, Any]]:
+    """A run's own history as W&B has it: both kinds of rows of a step in one."""
+    merged: dict[int, dict[str, Any]] = {}
+    for line in (run_dir / "metrics.jsonl").open():
+        row = json.loads(line)
+        merged.setdefault(row["step"], {"_step": row["step"]}).update(row)
+    plain = ({k: v for k, v in row.items() if k != "step"} for row in merged.values())
+    return [{k: v for k, v in row.items() if v is not None} for row in plain]
+
+
+def test_every_trial_has_its_whole_history_once(seen: Seen) -> None:
+    opened = [seen.server.opened.count(seen.id_of(trial)) for trial in seen.state.trials]
+    assert max(opened) > 1, "one of them was interrupted and taken up again"
+    assert {trial.status for trial in seen.state.trials} == {"finished"}
+    for trial in seen.state.trials:
+        rows = seen.server.history(seen.id_of(trial))
+        # From the evaluation before the first step on.
+        assert [row["_step"] for row in rows] == list(range(STEPS + 1)), trial.name
+        assert rows == rows_of(seen.folder / trial.name)
+
+
+def test_trials_are_told_apart_and_held_together(seen: Seen) -> None:
+    for trial, decay in zip(seen.state.trials, DECAYS, strict=True):
+        name = seen.id_of(trial)
+        run = seen.server.runs[name]
+        assert (run["displayName"], run["groupName"], run["jobType"]) == (
+            trial.name,
+            "tiny",
+            "trial",
+        )
+        assert run["tags"] == ["mine", "sweep", "space:space"]
+        config = seen.server.config(name)
+        assert config["sweep"] == {
+            "name": "tiny",
+            "label": f"decay={decay}",
+            "seed": 3,
+            "decay": decay,
+        }
+        assert config["schedule"]["lr"]["decay"] == decay
+
+
+def test_summaries_have_results_costs_and_the_path(seen: Seen) -> None:
+    own = 0
+    for trial in seen.state.trials:
+        name = seen.id_of(trial)
+        summary = seen.server.summary(name)
+        values = [r["val_loss"] for r in rows_of(seen.folder / trial.name) if "val_loss" in r]
+        assert (summary["metric"], summary["best_metric"]) == (values[-1], min(values))
+        assert summary["metric"] == trial.value
+        assert summary["tokens"] == STEPS * STEP
+        assert summary["own_tokens"] == STEPS * STEP - trial.fork_tokens
+        above = [f"{trial.parent}@{trial.fork_tokens}"] if trial.parent else []
+        assert summary["path"][-1 - len(above) :] == [*above, f"{trial.name}@{STEPS * STEP}"]
+        assert summary["cost"] == pytest.approx(2.0 * summary["device_hours"])
+        share = summary["own_device_hours"] / summary["device_hours"]
+        assert share == 1 if trial.parent is None else 0 < share < 1
+        assert seen.server.ended[name] == 0
+        own += summary["own_tokens"]
+    assert own == seen.state.tokens.trained
+
+
+def test_the_sweep_is_one_run_of_its_own(seen: Seen) -> None:
+    assert seen.summary_then["status"] == "interrupted"
+    assert seen.interrupted.wandb is not None
+    assert seen.interrupted.wandb.id == seen.id
+    run = seen.server.runs[seen.id]
+    assert (run["displayName"], run["groupName"], run["jobType"]) == ("tiny", "tiny", "sweep")
+    summary = seen.server.summary(seen.id)
+    assert (summary["status"], summary["trials_finished"]) == ("finished", 3)
+    page = seen.server.files[f"{seen.id}/{summary['comparison']['path']}"]
+    assert page == (seen.folder / "compare.html").read_bytes()
+    table = json.loads(seen.server.files[f"{seen.id}/{summary['trials']['path']}"])
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["name"], row["decay"]) for row in rows] == [
+        (trial.name, trial.label.partition("=")[2]) for trial in seen.state.trials
+    ]
+    for row, trial in zip(rows, seen.state.trials, strict=True):
+        assert (row["metric"], row["parent"]) == (trial.value, trial.parent)
+        assert row["own_tokens"] == STEPS * STEP - trial.fork_tokens
+    assert seen.state.wandb is not None
+    assert f"W&B: {seen.state.wandb.url}" in seen.output
