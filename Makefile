@@ -46,6 +46,7 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/sweep.py
 
 lock: ## Pin anew what pyproject.toml allows, in a fresh environment
 	$(PYTHON) -m venv .venv-lock

@@ -209,6 +209,49 @@ def test_a_searcher_that_learns_goes_on_from_what_was_trained(
     assert rows_of(folder / deepest.name) == rows_of(reference)
 
 
+def test_in_a_population_the_worst_go_on_from_the_best(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = '"schedule.lr": tune.loguniform(1e-5, 1e-2),'
+    path = write_sweep(
+        tmp_path,
+        sweep_corpus,
+        space,
+        {
+            "eval": {"every": 100 * STEP, "tokens": 160},
+            "schedule": {"horizon": 40 * STEP, "lr": 1e-3},
+            # Time to hear of the verdict before the end.
+            "faults": [{"kind": "slow", "seconds": 0.05, "attempt": None}],
+        },
+        search={"type": "random", "trials": 4},
+        scheduler={"type": "pbt", "interval": "40%", "quantile": 0.5},
+        concurrent=1,
+    )
+    state = run_here(path)
+    folder = tmp_path / "runs" / "tiny"
+    takeovers = [trial for trial in state.trials if trial.takeover is not None]
+    assert takeovers
+    for trial in takeovers:
+        assert trial.takeover is not None
+        loser = next(t for t in state.trials if t.name == trial.takeover.loser)
+        donor = next(t for t in state.trials if t.name == trial.takeover.donor)
+        mark = trial.takeover.at
+        assert donor.scores[mark] < loser.scores[mark]
+        # One that is near its end may come there before it hears.
+        assert loser.status in ("stopped", "finished")
+        assert loser.reason == f"replaced by {trial.name}"
+        assert loser.status == "stopped" or mark > 16 * STEP
+        assert trial.parent == donor.name
+        assert "lr" in load(folder / trial.name / "config.yaml", RunConfig).schedule.model_dump()
+    losers = {trial.takeover.loser for trial in takeovers if trial.takeover}
+    assert len(state.trials) - len(losers) == 4
+    assert all(t.status == "finished" for t in state.trials if t.name not in losers)
+    assert steps_trained(state, folder) == state.tokens.trained
+    last = max(takeovers, key=lambda trial: trial.fork_tokens)
+    assert verify(folder / last.name).lines()
+    assert rows_of(folder / last.name) == rows_of(alone(folder / last.name, tmp_path / "alone"))
+
+
 def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "manta.cli", "sweep", str(path), *arguments],

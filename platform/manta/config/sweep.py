@@ -140,6 +140,17 @@ class SchedulerSection(Section):
         """Tokens between two comparisons of pbt."""
         return max(1, span_tokens(self.interval, horizon))
 
+    def marks_at(self, horizon: int) -> tuple[int, ...]:
+        """The token counts at which trials are compared on their way; () for none.
+
+        Raises:
+            ConfigError: as `rungs_at`.
+        """
+        if self.type == "pbt":
+            interval = self.interval_at(horizon)
+            return tuple(range(interval, horizon, interval))
+        return self.rungs_at(horizon)
+
 
 class WorkersSection(Section):
     """How many workers each trial has; in place of scaling.min and scaling.max of the base."""

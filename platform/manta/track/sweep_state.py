@@ -23,13 +23,22 @@ class SweepTokens(BaseModel):
     trained: int = 0
 
 
+class Takeover(BaseModel):
+    """A trial that began with the weights of `donor` at a token count, in the place of `loser`."""
+
+    donor: str
+    loser: str
+    at: int
+
+
 class SweepTrial(BaseModel):
     """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one.
 
     `digest` is one of all that it trains. `tokens` is how many of its whole history are
     trained, `value` the metric at its end, `failures` how often its training broke off since it
     last came forward. `scores` has the metric at the rungs of a sweep that pauses trials, by
-    their token counts, and `passed` the rungs after which it went on.
+    their token counts, and `passed` the rungs after which it went on. `takeover` says whose
+    weights it took when, in a population.
     """
 
     name: str
@@ -46,6 +55,7 @@ class SweepTrial(BaseModel):
     failures: int = 0
     scores: dict[int, float] = Field(default_factory=dict)
     passed: list[int] = Field(default_factory=list)
+    takeover: Takeover | None = None
     status: TrialStatus
     reason: str = ""
 

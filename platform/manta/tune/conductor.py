@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.actor import ActorHandle
 
@@ -19,10 +20,11 @@ from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
 from manta.elastic.slots import release_all_of
 from manta.track import figures
-from manta.track.sweep_state import SweepTrial, write_sweep
+from manta.track.sweep_state import SweepTrial, Takeover, write_sweep
 from manta.train.saved import FOLDER, name_of
 from manta.tune.fork import can_fork, fork
 from manta.tune.outline import Leg, Outline, suggestion
+from manta.tune.population import donors, explored
 from manta.tune.progress import Outcome, Progress, room, shares
 from manta.tune.searchers import Suggester, searcher
 
@@ -48,7 +50,7 @@ class Conductor:
             self._state,
             self._forked,
             rungs=self._outline.rungs,
-            factor=config.scheduler.factor,
+            factor=None if self._outline.population else config.scheduler.factor,
         )
         self._searcher = self._taught() if self._outline.learns else None
         self._tell()  # what ended just before a driver was killed
@@ -110,12 +112,39 @@ class Conductor:
 
     def scored(self, name: str, rung: int, value: float) -> bool:
         """A trial has come to a rung; returns whether it goes on."""
+        new = rung not in self._progress[name].scores
         goes_on = self._progress.scored(name, rung, value)
         verb = "goes on" if goes_on else "pauses"
+        if self._outline.population and new and (donor := self._donor(name, rung)):
+            self._take_over(name, donor, rung)
+            goes_on, verb = False, f"takes over {donor}"
         metric = self._state.metric
         self._note(f"{name} {verb} at {figures.count(rung)} tokens with {metric} {value:.4f}")
         self._save()
         return goes_on
+
+    def _donor(self, name: str, rung: int) -> str | None:
+        section = self._outline.config.scheduler
+        scores = self._progress.scores_at(rung)
+        found = donors(scores, name, section.quantile, self._state.mode)
+        return str(self._dice(rung).choice(found)) if found else None
+
+    def _dice(self, rung: int) -> np.random.Generator:
+        """Chance that is the same after a restart, and another at each takeover."""
+        seed = self._outline.config.search.seed
+        return np.random.default_rng([seed, len(self._state.trials), rung])
+
+    def _take_over(self, loser: str, donor: str, rung: int) -> None:
+        """End a trial and put another in its place, which goes on from the donor."""
+        outline = self._outline
+        section, params = outline.config.scheduler, self._progress[donor].params
+        chance = self._dice(rung)
+        changed = explored(outline.space, outline.base, params, section, chance)
+        trial = outline.take_over(donor, rung, changed)
+        outline.add(self._state, [trial])
+        self._state.trials[-1].takeover = Takeover(donor=donor, loser=loser, at=rung)
+        self._progress.replace(loser, rung)
+        self._progress[loser].reason = f"replaced by {trial.name}"
 
     def checkpointed(self, name: str, step: int) -> None:
         """A trial's checkpoint is whole: fork those that wait for it, remove what nobody needs."""
@@ -208,10 +237,15 @@ class Conductor:
         if self._outline.learns:
             return  # nobody knows what will be suggested
         children = [trial for trial in self._state.trials if trial.parent == name]
-        for step in {child.fork_step for child in children}:
-            waiting = [c for c in children if c.fork_step == step]
-            if step < newest and all(self._run_dir(c.name).exists() for c in waiting):
+        missing = {c.fork_step for c in children if not self._run_dir(c.name).exists()}
+        for step, tokens in self._outline.saves(name).items():
+            if step < newest and step not in missing and not self._may_be_taken(tokens):
                 _remove(self._run_dir(name) / FOLDER / name_of(step))
+
+    def _may_be_taken(self, tokens: int) -> bool:
+        """Whether a trial that still comes to these tokens may take over from there."""
+        going = (t for t in self._state.trials if t.status not in OVER)
+        return self._outline.population and any(trial.tokens < tokens for trial in going)
 
     # ------------------------------------------------------------------- a searcher
 

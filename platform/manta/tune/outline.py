@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
+from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.track.context import RunContext
 from manta.track.param_names import SEED, column_names, flat
@@ -20,6 +21,7 @@ from manta.track.sweep_state import (
     read_sweep,
 )
 from manta.tune.base import Base
+from manta.tune.population import check_space
 from manta.tune.space import Space, open_space
 from manta.tune.tree import Branch, Stage, attach, branches, grow
 from manta.tune.trial import rehearse
@@ -60,6 +62,8 @@ class Outline:
         self.space: Space = open_space(config)
         self.base = Base.open(config, self.space)
         self.count = rehearse(config, self.space, self.base)
+        if self.population:
+            check_space(self.space)
         self._trials = Trials(config, self.space, self.base)
         self.trials: list[Trial] = []
         self.branches: dict[str, Branch] = {}
@@ -94,7 +98,12 @@ class Outline:
     @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Token counts at which trials are compared, if they pause."""
-        return self.config.scheduler.rungs_at(self.base.horizon)
+        return self.config.scheduler.marks_at(self.base.horizon)
+
+    @property
+    def population(self) -> bool:
+        """Whether the worst go on from the best."""
+        return self.config.scheduler.type == "pbt"
 
     # ------------------------------------------------------------------ the trials
 
@@ -110,11 +119,24 @@ class Outline:
             found.append(trial)
         return found
 
+    def take_over(self, donor: str, at: int, params: Params) -> Trial:
+        """A new trial that goes on from a donor's checkpoint at a mark, with other parameters."""
+        taken = by_name(self.trials)[donor]
+        step = taken.training.schedule.reaching(at)
+        until = taken.training.tokens_after(step)
+        was = taken.config.schedule
+        history = [*was.history, Past(until=until, lr=was.lr, batch=was.batch)]
+        trial = self._trials.make(params, history, taken.seed)
+        tokens = trial.end_tokens - until
+        self.branches[trial.name] = Branch(trial.name, donor, step, tokens)
+        self.trials.append(trial)
+        return trial
+
     def leg(self, name: str) -> Leg:
         """What the training of a trial needs to know."""
         trial = by_name(self.trials)[name]
         schedule, checkpoint = trial.training.schedule, trial.config.checkpoint
-        at = {trial.training.tokens_after(step) for step in self._saves(trial)}
+        at = self.saves(name).values()
         # A trial that ends where this one goes on reads its last evaluation off it.
         ends = {
             trial.training.tokens_after(branch.fork)
@@ -145,12 +167,17 @@ class Outline:
             mode=self.space.mode,
         )
 
-    def _saves(self, trial: Trial) -> set[int]:
-        """Steps after which a trial saves for those that may fork from it."""
-        fork = self.branches[trial.name].fork
+    def saves(self, name: str) -> dict[int, int]:
+        """Steps after which a trial saves for those that may fork from it, with their tokens."""
+        training = by_name(self.trials)[name].training
+        fork = self.branches[name].fork
         if self.learns:
-            return {step for step in joints(trial.training) if step > fork}
-        return {b.fork for b in self.branches.values() if b.parent == trial.name}
+            steps = joints(training)
+        elif self.population:
+            steps = {training.schedule.reaching(mark) for mark in self.rungs}
+        else:
+            steps = {b.fork for b in self.branches.values() if b.parent == name}
+        return {step: training.tokens_after(step) for step in sorted(steps) if step > fork}
 
     # ------------------------------------------------------------------- the state
 
@@ -165,6 +192,9 @@ class Outline:
         state = read_sweep(self.folder)
         for suggestion in state.suggestions:
             self.suggest(suggestion.params)
+        for trial in state.trials:
+            if trial.takeover is not None:
+                self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
         self._check_same(state)
         state.status = "running"
         return state

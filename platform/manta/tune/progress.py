@@ -24,7 +24,7 @@ class Progress:
     Args:
         state: of the sweep; changed in place.
         rungs: token counts at which trials are compared, growing; none without halving.
-        factor: one in so many goes on at a rung.
+        factor: one in so many goes on at a rung; None where nobody pauses, but is replaced.
         forked: whether a trial's folder is there, or can be made now; asked for those that have
             a parent.
     """
@@ -35,7 +35,7 @@ class Progress:
         forked: Callable[[SweepTrial], bool],
         *,
         rungs: tuple[int, ...] = (),
-        factor: float = 3.0,
+        factor: float | None = 3.0,
     ):
         self.state = state
         self._rungs, self._factor, self._forked = rungs, factor, forked
@@ -77,7 +77,7 @@ class Progress:
     def _may_start(self, trial: SweepTrial) -> bool:
         if trial.parent is None:
             return True
-        passed = all(
+        passed = self._factor is None or all(
             rung in self._contender(trial, rung).passed
             for rung in self._rungs
             if rung <= trial.fork_tokens
@@ -100,13 +100,29 @@ class Progress:
         """A trial has come to a rung; returns whether it goes on. Harmless when called again."""
         trial = self[name]
         trial.scores.setdefault(rung, value)
-        if rung not in trial.passed and name in self._survivors(rung, complete=False):
+        if self._factor is None:
+            if rung not in trial.passed and not self._is_replaced(trial):
+                trial.passed.append(rung)
+        elif rung not in trial.passed and name in self._survivors(rung, complete=False):
             trial.passed.append(rung)
         return rung in trial.passed
 
+    def scores_at(self, rung: int) -> dict[str, float]:
+        """The scores of the trials that came to a rung, by name."""
+        return {t.name: t.scores[rung] for t in self.state.trials if rung in t.scores}
+
+    def replace(self, name: str, rung: int) -> None:
+        """Another trial takes the place of this one, which ends at a rung."""
+        self[name].passed.remove(rung)
+
+    def _is_replaced(self, trial: SweepTrial) -> bool:
+        others = (each.takeover for each in self.state.trials)
+        return any(taken is not None and taken.loser == trial.name for taken in others)
+
     def _survivors(self, rung: int, *, complete: bool) -> set[str]:
-        scores = {t.name: t.scores[rung] for t in self.state.trials if rung in t.scores}
-        return survivors(scores, self._factor, self.state.mode, complete=complete)
+        if self._factor is None:
+            return set()
+        return survivors(self.scores_at(rung), self._factor, self.state.mode, complete=complete)
 
     def _promote(self, *, complete: bool) -> None:
         """Let paused trials go on that are among the best of their rung by now.
@@ -142,7 +158,8 @@ class Progress:
         trial = self[name]
         trial.value = value
         forward = tokens > trial.tokens
-        trial.tokens, trial.reason = max(trial.tokens, tokens), reason
+        trial.tokens = max(trial.tokens, tokens)
+        trial.reason = reason or (trial.reason if self._is_replaced(trial) else "")
         if outcome == "failed" or outcome == "lost":
             trial.failures = 1 if forward else trial.failures + 1
             trial.status = "failed" if trial.failures >= MOST_FAILURES else "waiting"
@@ -152,8 +169,10 @@ class Progress:
             trial.status = outcome
             trial.failures = 0
 
-    def _left(self, trial: SweepTrial) -> Literal["paused", "waiting"]:
+    def _left(self, trial: SweepTrial) -> Literal["paused", "waiting", "stopped"]:
         """How a trial stands that was left on its way: held at a rung, unless promoted since."""
+        if self._is_replaced(trial):
+            return "stopped"
         held = any(rung in trial.scores and rung not in trial.passed for rung in self._rungs)
         return "paused" if held else "waiting"
 

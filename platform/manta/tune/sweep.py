@@ -26,8 +26,10 @@ from manta.tune.stages import Beat, ReadyStages
 
 # Ray Tune's own files: nothing in them is needed to go on.
 TUNE_FOLDER = ".tune"
-# A leg's process only waits for its workers. Ray Tune wants it to ask for something.
-LEG_RESOURCES = {"CPU": 0.001}
+# A leg's process only waits for its workers. Ray Tune wants it to ask for something: a byte. A
+# thousandth of a CPU would leave a machine of two no room for two workers of one CPU each, and
+# legs that may train at once would train one after the other.
+LEG_RESOURCES = {"memory": 1}
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read

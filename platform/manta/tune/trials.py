@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig, WandbSection
+from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.elastic.preflight import absolute
 from manta.schedule import Schedule
@@ -75,13 +76,25 @@ class Trials:
         self._numbers: dict[str, int] = {}
         self._names: set[str] = set()
 
-    def make(self, params: Mapping[str, JsonValue]) -> Trial:
+    def make(
+        self, params: Mapping[str, JsonValue], history: Sequence[Past] = (), seed: int | None = None
+    ) -> Trial:
         """The next trial.
+
+        Args:
+            params: by dotted key.
+            history: what its schedule was before, if it takes over another trial's weights.
+            seed: in place of the base's, for such a trial.
 
         Raises:
             ConfigError: when its config can't be, or it can't share.
         """
         run = trial_config(self._base, self._space, params)
+        if history:
+            schedule = run.schedule.model_copy(update={"history": list(history)})
+            run = run.model_copy(update={"schedule": schedule})
+        if seed is not None:
+            run = run.model_copy(update={"run": run.run.model_copy(update={"seed": seed})})
         _check(run, self._space)
         shown = {key: value for key, value in params.items() if key != SEED}
         name = self._name(shown, run.run.seed)
@@ -93,8 +106,8 @@ class Trials:
                 "wandb": in_wandb(run.wandb, self._config, self._space),
             }
         )
-        schedule = Schedule.resolve(run.schedule, run.train.seq_len)
-        training = Training(name, identity(run), schedule)
+        resolved = Schedule.resolve(run.schedule, run.train.seq_len)
+        training = Training(name, identity(run), resolved)
         return Trial(name, label(shown), shown, absolute(run), training)
 
     def _name(self, params: Mapping[str, JsonValue], seed: int) -> str:
@@ -110,7 +123,7 @@ class Trials:
         return name
 
     def _rungs(self, run: RunConfig) -> list[int]:
-        rungs = self._config.scheduler.rungs_at(run.schedule.horizon)
+        rungs = self._config.scheduler.marks_at(run.schedule.horizon)
         return sorted({*run.eval.at, *rungs})
 
 

@@ -1,0 +1,57 @@
+"""Manta's side of `sweep.py`: `manta sweep`, observed by the lines of `TrialLog`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sweep_log import TrialLog
+
+
+def run(file: Path) -> None:
+    """`manta sweep FILE`, in this process."""
+    from manta.cli import main
+    from manta.tune import sweep
+
+    sweep.run_leg = observed_leg
+    sys.argv = ["manta", "sweep", str(file)]
+    main()
+
+
+def observed_leg(config: dict[str, Any], conductor: Any) -> None:
+    """Manta's own leg, with a line when it begins and ends."""
+    from manta.elastic import trainer
+    from manta.tune.leg import run_leg
+
+    log = TrialLog(config["trial"])
+    log.began()
+    trainer.work = observed_work
+    run_leg(config, conductor)
+    log.ended()
+
+
+def observed_work(order: dict[str, Any]) -> None:
+    """Manta's own work, with a line for each step and evaluation."""
+    from manta.elastic import worker
+    from manta.train import loop
+
+    log = TrialLog(order["order"].checked.config.run.name)
+    stepped = worker._MailReporter.stepped
+
+    def logged(self: Any, state: Any) -> None:
+        log.stepped(state.tokens)
+        stepped(self, state)
+
+    worker._MailReporter.stepped = logged
+    loop.evaluate = log.timed(loop.evaluate)
+    worker.train(order["order"])
+
+
+if __name__ == "__main__":
+    # By its name, so that Ray's processes import it instead of being sent a copy.
+    from sweep_tree import run as run_by_name
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    run_by_name(Path(sys.argv[1]))
