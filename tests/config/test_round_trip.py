@@ -18,7 +18,11 @@ tokens = st.integers(1, 10**15)
 spans = tokens | st.integers(0, 100).map("{}%".format)
 positive = st.floats(1e-12, 1e3)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words, inner, max_size=2),
     max_leaves=4,
 )

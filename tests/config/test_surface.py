@@ -40,6 +40,16 @@ RUN_KEYS = """
     schedule.batch.name schedule.batch.from schedule.batch.to schedule.batch.start
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
     schedule.batch.tokens schedule.batch.until schedule.batch.period
+    schedule.history.until
+    schedule.history.lr.name schedule.history.lr.peak schedule.history.lr.warmup
+    schedule.history.lr.decay schedule.history.lr.decay_shape schedule.history.lr.floor
+    schedule.history.lr.shape schedule.history.lr.tokens schedule.history.lr.until
+    schedule.history.lr.from schedule.history.lr.to
+    schedule.history.lr.period schedule.history.lr.multiple_of
+    schedule.history.batch.name schedule.history.batch.from schedule.history.batch.to
+    schedule.history.batch.start schedule.history.batch.over schedule.history.batch.shape
+    schedule.history.batch.multiple_of
+    schedule.history.batch.tokens schedule.history.batch.until schedule.history.batch.period
     scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
     guards.nonfinite guards.spike guards.window guards.threshold guards.rewind

@@ -337,9 +337,9 @@ def _suggest(kind: type[BaseModel], path: Path_) -> str:
     # Names are compared without their sections, which would make any two of one look alike.
     names = {key.rpartition(".")[2]: key for key in siblings}
     # The right name in the wrong section first, then a slip of the finger.
-    close = [key for key in valid if key.rpartition(".")[2] == leaf] or [
-        names[name] for name in difflib.get_close_matches(leaf, names, n=1)
-    ]
+    close = sorted(
+        (key for key in valid if key.rpartition(".")[2] == leaf), key=lambda key: key.count(".")
+    ) or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid here: {', '.join(sorted(names))}"
