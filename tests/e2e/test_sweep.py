@@ -209,6 +209,34 @@ def test_a_searcher_that_learns_goes_on_from_what_was_trained(
     assert rows_of(folder / deepest.name) == rows_of(reference)
 
 
+def test_what_a_trial_gives_back_goes_to_one_that_runs(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    """Two workers, two trials that may have both: one each, then two for the one that is left."""
+    space = '"schedule.horizon": tune.grid_search([20 * 112, 400 * 112]),'
+    base = {
+        "schedule": {"lr": {"name": "linear", "peak": 1e-3}},
+        "eval": {"every": 1000 * STEP, "tokens": 160},
+        "scaling": {"settle": 0, "spares": 1, "throughput": 100},
+        "faults": [{"kind": "slow", "seconds": 0.05, "attempt": None}],
+    }
+    workers = {"min": 1, "max": 2}
+    path = write_sweep(tmp_path, sweep_corpus, space, base, workers=workers, concurrent=2)
+    state = run_here(path)
+    assert {trial.status for trial in state.trials} == {"finished"}
+    folder = tmp_path / "runs" / "tiny"
+    sizes = {
+        trial.name: [
+            g["world_size"]
+            for g in json.loads((folder / trial.name / "run.json").read_text())["groups"]
+        ]
+        for trial in state.trials
+    }
+    assert sizes == {"t000": [1], "t001": [1, 2]}
+    assert verify(folder / "t001").lines()
+    assert steps_trained(state, folder) == state.tokens.trained
+
+
 def test_in_a_population_the_worst_go_on_from_the_best(
     tmp_path: Path, sweep_corpus: Path, ray_local: None
 ) -> None:

@@ -74,6 +74,36 @@ def test_a_diverged_trial_ends_alone() -> None:
     assert progress.over
 
 
+def test_who_shares_a_beginning_shares_its_end() -> None:
+    fan = [trial("a"), trial("b", "a", 60), trial("c", "b", 80), trial("d", "a", 20)]
+    progress = sweep(*fan)
+    take(progress)
+    progress.ended("a", "diverged", tokens=30, reason="NaN")
+    assert take(progress) == "d"
+    progress.ended("d", "finished", tokens=END)
+    assert take(progress) is None
+    progress.settle()
+    assert [t.status for t in progress.state.trials] == [
+        "diverged",
+        "diverged",
+        "diverged",
+        "finished",
+    ]
+    assert progress["c"].reason == "as a, whose beginning it shares"
+
+
+def test_what_failed_is_tried_again_by_the_same_command() -> None:
+    progress = sweep(trial("a"), trial("b", "a", 60))
+    for _ in range(MOST_FAILURES):
+        take(progress)
+        progress.ended("a", "failed", tokens=0, reason="no corpus")
+    progress.settle()
+    assert {t.status for t in progress.state.trials} == {"failed"}
+    again = sweep(*progress.state.trials)
+    assert take(again) == "a"
+    assert again["b"].status == "waiting"
+
+
 def test_a_killed_driver_leaves_nothing_running() -> None:
     progress = sweep(trial("a"))
     take(progress)

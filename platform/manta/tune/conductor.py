@@ -192,6 +192,8 @@ class Conductor:
 
     def close(self, status: str) -> None:
         """The last word on the sweep, until it is taken up again."""
+        if status == "finished":
+            self._progress.settle()
         self._state.status = status  # type: ignore[assignment]
         self._save()
 

@@ -42,6 +42,8 @@ class Progress:
         for trial in state.trials:
             if trial.status == "running":  # its driver was killed
                 trial.status = self._left(trial)
+            elif trial.status == "failed":  # the same command again: perhaps it was mended
+                trial.status, trial.failures, trial.reason = "waiting", 0, ""
 
     def __getitem__(self, name: str) -> SweepTrial:
         """A trial by its name."""
@@ -168,6 +170,20 @@ class Progress:
         else:
             trial.status = outcome
             trial.failures = 0
+
+    def settle(self) -> None:
+        """The sweep is over: trials that wait share a beginning that did not come to their fork."""
+        waiting = [trial for trial in self.state.trials if trial.status == "waiting"]
+        for trial, above in [(trial, self._stopped_above(trial)) for trial in waiting]:
+            if above.status != "waiting":
+                trial.status = above.status
+                trial.reason = f"as {above.name}, whose beginning it shares"
+
+    def _stopped_above(self, trial: SweepTrial) -> SweepTrial:
+        """The nearest of a trial and its ancestors that does not wait; the root if all do."""
+        while trial.status == "waiting" and trial.parent is not None:
+            trial = self[trial.parent]
+        return trial
 
     def _left(self, trial: SweepTrial) -> Literal["paused", "waiting", "stopped"]:
         """How a trial stands that was left on its way: held at a rung, unless promoted since."""
