@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tiny_config import STEP, run_config, write_yaml
 from manta.config import RunConfig, load
 from manta.config.sweep import load_sweep
 from manta.elastic.preflight import check
-from manta.elastic.trainer import train
+from manta.elastic.spares import Spares
+from manta.elastic.trainer import open_worker_pool, train
 from manta.track.sweep_state import SweepState, read_sweep
 from manta.track.verify import verify
 from manta.train.saved import name_of
@@ -90,11 +92,17 @@ def ledger_of(run_dir: Path) -> list[list[Any]]:
     return [[row[column] for column in COLUMNS] for row in rows]
 
 
+@cache
+def pool() -> Spares | None:
+    """Workers that the runs of these tests use one after the other."""
+    return open_worker_pool({"CPU": 1.0})
+
+
 def alone(trial_dir: Path, storage: Path) -> Path:
     """The same config, trained from the start by itself."""
     config = load(trial_dir / "config.yaml", RunConfig)
     run = config.run.model_copy(update={"storage": str(storage)})
-    train(check(config.model_copy(update={"run": run})), console=False)
+    train(check(config.model_copy(update={"run": run})), console=False, pool=pool())
     return storage / config.run.name
 
 
