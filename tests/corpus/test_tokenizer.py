@@ -142,8 +142,11 @@ def test_what_is_no_tokenizer(tmp_path):
 
 
 def test_hugging_face_finds_and_gives_the_same_tokenizer(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants
     from transformers import AutoTokenizer, GPT2Tokenizer
+
+    # Its environment variable is read once, at import; else a name is asked for, with retries.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
     trained = train(TEXTS, 300)
     auto = AutoTokenizer.from_pretrained(saved(trained, tmp_path / "ours"))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tiny_config import STEP, run_config, write_yaml
 
 # Enough that workers which outlive their driver by a few seconds don't reach the end.
-STEPS = 2000
+STEPS = 1200
 
 
 def manta(*arguments: str) -> subprocess.Popen[str]:

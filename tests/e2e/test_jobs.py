@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def head() -> Iterator[JobSubmissionClient]:
     try:
         yield _connected(process, dashboard)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # asked to end, it waits half a minute for its own
         process.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError, TrainingError
 from manta.elastic import trainer
 from manta.elastic.preflight import Checked, absolute, check, check_model
+from manta.elastic.spares import Spares
 from manta.train.export import export, generate, load_weights
 from manta.train.saved import newest, read_state
 
@@ -37,7 +39,13 @@ def prepared(storage: Path, corpus: Path, **sections: Any) -> Checked:
 
 def train(checked: Checked) -> Path:
     """Train to the end; returns the run's folder."""
-    return Path(trainer.train(checked, console=False).run_dir)
+    return Path(trainer.train(checked, console=False, pool=pool()).run_dir)
+
+
+@cache
+def pool() -> Spares | None:
+    """Workers that these runs use one after the other; test_driver.py starts its own each time."""
+    return trainer.open_worker_pool({"CPU": 0.5})
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
