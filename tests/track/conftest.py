@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_sweep import manifest as make_manifest
 from wandb_server import API_KEY, WandbServer
 
 from manta.config import RunConfig
@@ -45,22 +46,6 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
         return RunConfig.model_validate(data)
 
     return make
-
-
-def make_manifest(vocab_size: int = 300) -> Manifest:
-    """A manifest of an empty corpus; another `vocab_size` is another fingerprint."""
-    return Manifest(
-        manta_version="0",
-        token_dtype="uint16",
-        vocab_size=vocab_size,
-        eos_id=0,
-        tokenizer_file="tokenizer.json",
-        tokenizer_sha256="",
-        config={},
-        counts={},
-        dropped={},
-        shards=[],
-    ).sealed()
 
 
 @pytest.fixture

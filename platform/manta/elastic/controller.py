@@ -157,8 +157,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self.known = elasticity
         self._mail = elasticity.mailbox
         self._slots = Slots(elasticity.resources, elasticity.owner)
-        own = open_pool(elasticity.resources, elasticity.runtime_env)
-        self._spares = elasticity.pool or own
+        self._spares = elasticity.pool or open_pool(elasticity.resources, elasticity.runtime_env)
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False

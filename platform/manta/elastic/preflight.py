@@ -13,7 +13,8 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
-from manta.track import check_wandb
+from manta.track import Tracker, check_wandb
+from manta.track.context import RunContext
 
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
@@ -30,6 +31,17 @@ class Checked:
     corpus: Corpus
     validation: Corpus | None
     run_dir: Path
+
+    def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
+        """What keeps the run's record; as `Tracker.open`."""
+        return Tracker.open(
+            self.config,
+            self.manifest,
+            total_steps=self.schedule.steps,
+            total_tokens=self.schedule.positions * self.schedule.seq_len,
+            console=console,
+            context=context,
+        )
 
     def job(self, attempt: int, node: str) -> Job:
         """What one rank of the group `attempt`, on the node of that name, trains."""

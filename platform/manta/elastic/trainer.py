@@ -103,15 +103,7 @@ def train(
         KeyboardInterrupt: when interrupted; the record is closed first.
     """
     _check_resources(checked.config)
-    schedule = checked.schedule
-    tracker = Tracker.open(
-        checked.config,
-        checked.manifest,
-        total_steps=schedule.steps,
-        total_tokens=schedule.positions * schedule.seq_len,
-        console=console,
-        context=context,
-    )
+    tracker = checked.tracker(console=console, context=context)
     follower = _Follower(tracker, watcher)
     try:
         mailbox = open_mailbox(tracker.attempts)

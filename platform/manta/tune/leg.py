@@ -15,7 +15,6 @@ from manta.elastic.controller import Share
 from manta.elastic.preflight import Checked, check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
-from manta.track import Tracker
 from manta.track.history import METRICS, Tail
 from manta.track.lock import RunLock
 from manta.track.state import read_state_if_any
@@ -94,15 +93,7 @@ def _is_free(checked: Checked, watcher: _Watcher) -> bool:
 
 def _close_whole(checked: Checked, leg: Leg) -> None:
     """A trial that another one has trained to its end: nothing is left but its record."""
-    schedule = checked.schedule
-    tracker = Tracker.open(
-        checked.config,
-        checked.manifest,
-        total_steps=schedule.steps,
-        total_tokens=schedule.positions * schedule.seq_len,
-        console=False,
-        context=leg.context,
-    )
+    tracker = checked.tracker(console=False, context=leg.context)
     tracker.finish("finished")
 
 

@@ -89,7 +89,7 @@ def _fit(
             search_alg=ReadyStages(conductor), num_samples=-1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}",
+            name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(outline.folder.absolute() / TUNE_FOLDER),
             callbacks=[Beat(conductor, asked_to_stop, show)],
             verbose=0,
