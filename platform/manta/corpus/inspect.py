@@ -102,8 +102,11 @@ def check_shards(folder: str, manifest: Manifest) -> None:
     """
 
     def problem(shard: Shard) -> str | None:
-        path = remote.local_file(folder, shard.file, shard.sha256)
-        return _damage(path, shard, manifest, verify=True)
+        held = remote.local_shard(folder, shard)
+        try:
+            return _damage(held.path, shard, manifest, verify=True)
+        finally:
+            held.release()
 
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         damaged = [said for said in threads.map(problem, manifest.shards) if said]

@@ -14,7 +14,7 @@ from manta.track.context import RunContext
 from manta.track.history import METRICS, Tail
 from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
-from manta.track.report import write_report
+from manta.track.report import REPORT, write_report
 from manta.track.standing import standing
 from manta.track.state import GroupStart, Outcome, RunState, WandbState
 from manta.track.wandb_log import WandbLog, check_wandb
@@ -37,6 +37,7 @@ class Tracker:
     ) -> None:
         """Use `open`."""
         self.run_dir: Path = record.run_dir
+        self.place = record.place
         self._summarise = summarise
         self._record = record
         self._wandb = wandb
@@ -116,9 +117,9 @@ class Tracker:
         self._hear_disk()
 
     @property
-    def up_to_date(self) -> bool:
-        """Whether all rows so far are in the run's files."""
-        return self._record.up_to_date
+    def recorded(self) -> int:
+        """How many of the rows given so far are in the run's files, where they are kept."""
+        return self._record.recorded
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
         """A checkpoint is whole, after `seconds` of work."""
@@ -168,9 +169,11 @@ class Tracker:
             self._finish_wandb(status)
             self._record.save()
             self._write_report()
-            self._console.summary(self._record.state, str(self.run_dir))
+            self._console.summary(self._record.state, str(self.place))
             if status in ("finished", "stopped"):
                 self._record.check_saved()
+            else:
+                self._record.hand_over()
         finally:
             self._console.close()
             self._record.close()
@@ -201,12 +204,12 @@ class Tracker:
         self._hear_wandb()
 
     def _read_ledger(self) -> None:
-        folder = self.run_dir / LEDGER
-        if not folder.exists():
-            return
+        folder = self.place / LEDGER
         from manta.stream.ledger import Ledger
 
         try:
+            if not folder.exists():
+                return
             ledger = Ledger(folder)
             self._record.state.ledger_digest = ledger.digest()
             self._record.state.results.skipped_steps = ledger.skipped_steps()
@@ -216,6 +219,7 @@ class Tracker:
     def _write_report(self) -> None:
         try:
             write_report(self.run_dir)
+            self._record.publish([REPORT])
         except (MantaError, OSError) as error:
             with contextlib.suppress(OSError):
                 self.note(f"the report can't be written: {error}")
