@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from manta.config.errors import CorpusError
+from manta.config.urls import join
 from manta.corpus import remote
 from manta.corpus.manifest import Manifest
-from manta.storage.urls import join
 from manta.stream.shards import ShardReader
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from pathlib import Path
+
+from manta.storage.place import tree
+from manta.storage.store import StorePath
 
 BUCKET = "bucket"
 DEADLINE = 60.0
@@ -41,6 +45,14 @@ class S3Server:
         options = f"endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
         return f"s3://{BUCKET}/{path}?{options}"
 
+    def pause(self) -> None:
+        """From now on nobody gets an answer."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again."""
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End it."""
         self._process.kill()
@@ -61,6 +73,7 @@ class S3Server:
                 time.sleep(0.05)
 
 
-def environment() -> Mapping[str, str]:
-    """What a client needs in its environment."""
-    return ENVIRONMENT
+def upload(folder: Path, place: StorePath) -> None:
+    """Copy a folder into a store."""
+    for name in tree(folder):
+        (place / name).write_bytes((folder / name).read_bytes())

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from manta.config.errors import ConfigError
 from manta.config.model import Section
+from manta.config.urls import without_user
 
 C = TypeVar("C", bound=Section)
 Path_ = tuple[str | int, ...]
@@ -310,7 +311,7 @@ def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return "nothing" if value is None else repr(value)
+    return "nothing" if value is None else without_user(repr(value))
 
 
 def keys(kind: type[BaseModel]) -> list[str]:

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from manta.config.errors import CorpusError
 from manta.config.model import Section
+from manta.config.urls import is_url, join
 from manta.storage.atomic import write_whole
-from manta.storage.urls import is_url, join
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from manta.config.errors import CorpusError
+from manta.config.urls import is_url, join
 from manta.storage.atomic import unwritable, whole_file
 from manta.storage.cache import Cache, Held, node_folder
-from manta.storage.urls import is_url, join
 
 if TYPE_CHECKING:
     from manta.corpus.manifest import Manifest, Shard

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
+from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
 from manta.storage.place import Place, place_of
 from manta.storage.probe import check_writable
-from manta.storage.urls import is_url
 from manta.storage.working import working_folder
 from manta.track import Tracker, check_wandb
 from manta.track.context import RunContext

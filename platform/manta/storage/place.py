@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TypeAlias
 
+from manta.config.urls import is_url
 from manta.storage.atomic import link, sync_folder, write_synced
 from manta.storage.store import StorePath
-from manta.storage.urls import is_url
 
 Place: TypeAlias = Path | StorePath
 # A folder of this prefix is on its way in or out; no reader looks at it.

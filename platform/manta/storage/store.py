@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 from manta.config.errors import ConfigError
-from manta.storage.urls import has_user, join, without_user
+from manta.config.urls import join, userless, without_user
 
 SCHEMES = ("s3", "gs", "gcs", "file")
+S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path")
 CHUNK = 8 * 2**20
 # More than this S3 does not copy in one request.
 MOST_COPIED = 5 * 2**30
@@ -43,11 +45,10 @@ class StorePath:
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise ConfigError(f"{without_user(base)}: not a store that is known: {known}")
-        if has_user(url):
-            raise ConfigError(
-                f"{without_user(base)}: a user or password in a URL would be kept in records: "
-                "leave it out, and give credentials by the environment"
-            )
+        try:
+            userless(url)
+        except ValueError as error:
+            raise ConfigError(f"{without_user(base)}: {error}") from None
         parts = path.strip("/").split("/")
         if any(part in ("", ".", "..") for part in parts):
             raise ConfigError(f"{base}: a URL of a folder has no empty parts, '.' or '..'")
@@ -221,13 +222,33 @@ def open_filesystem(root: str) -> Any:
     """
     from pyarrow import fs
 
-    if root.startswith("s3://"):
-        # One request for a small object in place of three.
-        root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
+    scheme, _, rest = root.partition("://")
+    bucket, _, options = rest.partition("?")
+    if scheme == "s3":
+        return _open_s3(bucket, dict(parse_qsl(options)))
     try:
         return fs.FileSystem.from_uri(root)[0]
     except ValueError as error:  # a misspelt option, say
         raise OSError(str(error)) from None
+
+
+def _open_s3(bucket: str, options: dict[str, str]) -> Any:
+    """Not by Arrow's own reading of URLs, which knows no bound for the time of a request.
+
+    With this number of attempts a server that takes requests and never answers is given up after
+    half a minute, and one that refuses them within a few seconds.
+    """
+    from pyarrow import fs
+
+    if unknown := options.keys() - S3_OPTIONS:
+        raise OSError(f"unknown options {sorted(unknown)}: there are {', '.join(S3_OPTIONS)}")
+    if "region" not in options and "endpoint_override" not in options:
+        options["region"] = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(
+        **options,
+        allow_delayed_open=True,  # one request for a small object in place of three
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+    )
 
 
 def reason(error: BaseException) -> str:

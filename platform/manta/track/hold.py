@@ -6,7 +6,6 @@ it to other nodes as well, and the folder's files are those of the store.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from manta.config.errors import RunError
@@ -80,15 +79,24 @@ def pull_trials(place: Place) -> None:
     """
     if not isinstance(place, StorePath):
         return
-    for name in place.folders():
-        folder = working_folder(place / name)
-        _make(folder)
-        with suppress(RunError):
-            lock = RunLock(folder)
-            try:
-                pull(place / name, folder)
-            finally:
-                lock.release()
+    try:
+        for name in place.folders():
+            _pull_if_free(place / name)
+    except OSError as error:
+        raise RunError(f"{place}: can't be read: {reason(error)}") from None
+
+
+def _pull_if_free(place: StorePath) -> None:
+    folder = working_folder(place)
+    _make(folder)
+    try:
+        lock = RunLock(folder)
+    except RunError:
+        return
+    try:
+        pull(place, folder)
+    finally:
+        lock.release()
 
 
 def is_free(place: Place) -> bool:

@@ -24,6 +24,19 @@ def has_user(url: str) -> bool:
     return bool(_USER.search(url))
 
 
+def userless(url: str) -> str:
+    """The URL, if it names no user.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if has_user(url):
+        raise ValueError(
+            "a user or password in a URL would be kept in records: give them by the environment"
+        )
+    return url
+
+
 def without_user(text: str) -> str:
     """`text` with user and password taken out of every URL in it."""
     return _USER.sub("", text)
