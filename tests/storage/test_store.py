@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 from pathlib import Path
@@ -13,7 +14,7 @@ from manta.config.errors import ConfigError, RunError
 from manta.storage.place import copy, place_of, put, remove, tree
 from manta.storage.probe import check_writable
 from manta.storage.store import StorePath
-from manta.storage.working import pull, pull_all, working_folder
+from manta.storage.working import pull, pull_all, tidy, working_folder
 
 
 @pytest.fixture(params=["s3", "file", "folder"])
@@ -88,6 +89,22 @@ def test_what_is_wrong_with_a_store_is_said_with_a_remedy(s3: S3Server) -> None:
         check_writable(place_of(deaf), "run.storage")
     with pytest.raises(RunError, match=r"unknown options \['regoin'\]: there are region, "):
         check_writable(place_of("s3://bucket/x?regoin=us"), "run.storage")
+
+
+def test_folders_that_nobody_used_for_a_week_are_removed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MANTA_CACHE", str(tmp_path))
+    for name in ("old", "new", "busy"):
+        folder = working_folder(place_of(f"s3://bucket/{name}"))
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(name)
+        (folder / ".lock").write_text("")
+        if name != "new":
+            for path in folder.iterdir():
+                os.utime(path, (1, 1))
+    with (folder / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tidy()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["busy", "new"]
 
 
 def test_the_store_wins_over_what_an_earlier_driver_left(s3: S3Server, tmp_path, monkeypatch):

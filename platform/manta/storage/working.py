@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -78,17 +79,17 @@ def push(folder: Path, place: StorePath, names: Iterable[str]) -> None:
             (place / name).write_bytes((folder / name).read_bytes())
 
 
-def tidy(now: float | None = None) -> None:
+def tidy() -> None:
     """Remove the folders of runs that nobody works on and nobody did for a week."""
-    before = (now or time.time()) - KEPT_SECONDS
-    for lock in (node_folder() / FOLDER).rglob(LOCK):
+    before = time.time() - KEPT_SECONDS
+    for lock in list((node_folder() / FOLDER).rglob(LOCK)):
         with suppress(OSError):
             if _newest(lock.parent) < before and _is_free(lock):
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _newest(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in folder.rglob("*"))
+    return max((path.stat().st_mtime for path in folder.rglob("*")), default=math.inf)
 
 
 def _is_free(lock: Path) -> bool:

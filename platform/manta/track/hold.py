@@ -6,6 +6,7 @@ it to other nodes as well, and the folder's files are those of the store.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from manta.config.errors import RunError
@@ -34,7 +35,7 @@ class RunHold:
         self.folder: Path = working_folder(place)
         self._lease: Lease | None = None
         if isinstance(place, StorePath):
-            tidy()
+            _tidy_once()
             _make(self.folder)
         self._lock = RunLock(self.folder)
         try:
@@ -109,6 +110,12 @@ def is_free(place: Place) -> bool:
         except RunError:
             return False
     return True
+
+
+@cache
+def _tidy_once() -> None:
+    """A sweep's driver takes many holds; looking through all folders once is enough."""
+    tidy()
 
 
 def _make(folder: Path) -> None:

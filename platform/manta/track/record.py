@@ -269,7 +269,7 @@ class RunRecord:
         Raises:
             OSError: if the store fails.
         """
-        if isinstance(self.place, StorePath):
+        if isinstance(self.place, StorePath) and names:
             push(self.run_dir, self.place, names)
 
     @property

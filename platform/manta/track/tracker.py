@@ -9,6 +9,7 @@ from typing import Any
 
 from manta.config import MantaError, RunConfig
 from manta.corpus.manifest import Manifest
+from manta.storage.place import tree
 from manta.track.console import RunConsole
 from manta.track.context import RunContext
 from manta.track.history import METRICS, Tail
@@ -21,6 +22,8 @@ from manta.track.wandb_log import WandbLog, check_wandb
 from manta.track.wandb_session import RunInfo
 
 LEDGER = "ledger.parquet"
+# Where W&B keeps what it could not send.
+WANDB, OFFLINE = "wandb", "offline-run-"
 # Why a run was left that is meant to go on, and need not.
 PAUSED = "paused"
 
@@ -167,6 +170,7 @@ class Tracker:
             self._record.finish(status, reason=reason, final=final or {})
             self._read_ledger()
             self._finish_wandb(status)
+            self._publish_wandb()
             self._record.save()
             self._write_report()
             self._console.summary(self._record.state, str(self.place))
@@ -202,6 +206,14 @@ class Tracker:
         summary = self._summarise(state) if self._wandb.status.mode != "disabled" else {}
         self._wandb.finish(summary, exit_code=0 if on_purpose else 1)
         self._hear_wandb()
+
+    def _publish_wandb(self) -> None:
+        """What W&B has not got goes where the run is kept, to be uploaded from anywhere."""
+        kept = sorted(name for name in tree(self.run_dir / WANDB) if name.startswith(OFFLINE))
+        try:
+            self._record.publish([f"{WANDB}/{name}" for name in kept])
+        except OSError as error:
+            self.note(f"W&B's offline files can't be written to {self.place}: {error}")
 
     def _read_ledger(self) -> None:
         folder = self.place / LEDGER

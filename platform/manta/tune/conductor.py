@@ -45,7 +45,7 @@ class Conductor:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._courier = Courier(place) if isinstance(place, StorePath) else None
         self._state = self._outline.state()
-        self._forks = Forks(place, self._folder)
+        self._forks = Forks(place)
         self._progress = Progress(
             self._state,
             self._forks.lay,

@@ -17,6 +17,7 @@ from pathlib import Path
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
 from manta.storage.place import Place, copy, put, tree
+from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
 from manta.track.history import METRICS, Tail
 from manta.track.state import FORK, Fork, read_fork, write_fork
@@ -34,15 +35,14 @@ def is_forked(child: Place) -> bool:
     return child.exists() if isinstance(child, Path) else (child / FORK).exists()
 
 
-def fork(parent: Place, step: int, tokens: int, child: Place, metrics: Path | None = None) -> None:
+def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
     """Make `child` a run that `parent` has trained up to `step`. Harmless when called again.
 
     Args:
-        parent: a run that has a checkpoint after `step`; it may be training.
+        parent: a run that has a checkpoint after `step`; it may be training, on this node.
         step: number of the last step that both share.
         tokens: consumed by then.
         child: the run to be; it appears whole or not at all.
-        metrics: the parent's, on this node; those in its folder if left out.
 
     Raises:
         RunError: if there is no such checkpoint.
@@ -58,7 +58,7 @@ def fork(parent: Place, step: int, tokens: int, child: Place, metrics: Path | No
         shutil.rmtree(aside, ignore_errors=True)
     _copy_files(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
     Ledger(parent / LEDGER).copy_to(aside / LEDGER, step)
-    rows = Tail(metrics or Path(str(parent)) / METRICS).rows()
+    rows = Tail(working_folder(parent) / METRICS).rows()
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if row["step"] <= step)
     put(aside / METRICS, text.encode())
     above = read_fork(parent)

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from manta.storage.place import Place
-from manta.track.history import METRICS
 from manta.track.sweep_state import SweepTrial
 from manta.train.saved import FOLDER, discard, name_of
 from manta.tune.fork import can_fork, fork, is_forked
@@ -20,15 +19,10 @@ LOOK_SECONDS = 5.0
 
 
 class Forks:
-    """Lays trials' beginnings.
+    """Lays the beginnings of the trials of the sweep that is kept at a place."""
 
-    Args:
-        place: where the sweep is kept.
-        folder: where its driver works, and the records of its trials are.
-    """
-
-    def __init__(self, place: Place, folder: Path):
-        self._place, self._folder = place, folder
+    def __init__(self, place: Place):
+        self._place = place
         self._laid: set[str] = set()
         self._missed: dict[str, float] = {}
         self._removed: set[tuple[str, int]] = set()
@@ -54,8 +48,7 @@ class Forks:
             return True
         if not can_fork(parent, trial.fork_step):
             return False
-        metrics = self._folder / trial.parent / METRICS
-        fork(parent, trial.fork_step, trial.fork_tokens, child, metrics)
+        fork(parent, trial.fork_step, trial.fork_tokens, child)
         return True
 
     def look_again(self, trial: SweepTrial) -> None:
