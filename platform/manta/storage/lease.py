@@ -106,14 +106,17 @@ class Lease:
                 self._object.unlink(missing_ok=True)
 
     def _keep(self) -> None:
-        while not self._ended.wait(self._renew_seconds):
-            try:
-                if self._taken():
-                    self.lost = True
-                    return
+        while not self.lost and not self._ended.wait(self._renew_seconds):
+            self.renew()
+
+    def renew(self) -> None:
+        """Say that this process lives, unless another has taken the lease."""
+        try:
+            self.lost = self._taken()
+            if not self.lost:
                 self._write()
-            except OSError as error:  # nobody else can take it now either
-                log.debug("the lease of %s can't be renewed: %s", self._place, error)
+        except OSError as error:  # nobody else can take it now either
+            log.debug("the lease of %s can't be renewed: %s", self._place, error)
 
     def _taken(self) -> bool:
         now = _read(self._object)
