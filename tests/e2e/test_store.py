@@ -127,7 +127,7 @@ def test_a_killed_driver_goes_on_on_another_node(
 
     node("node-3")
     assert verify(run).lines()
-    assert str(run) in output
+    assert str(run / "report.html") in output
     assert "tiny" in (run / "report.html").read_text()
     assert generate(run, "document", tokens=4, temperature=0.0, seed=0).startswith("document")
     page = compare_places([str(run)], metric="loss", output=tmp_path / "page.html", top=1)
