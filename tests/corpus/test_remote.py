@@ -13,6 +13,7 @@ import pytest
 from manta.config.errors import CorpusError
 from manta.config.urls import join
 from manta.corpus import remote
+from manta.corpus.inspect import check_shards
 from manta.corpus.manifest import Manifest
 from manta.stream.shards import ShardReader
 
@@ -49,6 +50,18 @@ def test_what_is_cached_is_not_fetched_again(corpus: Path) -> None:
     cached = remote.local_shard(f"file://{corpus}", shard).path
     (corpus / shard.file).unlink()
     assert remote.local_shard(f"file://{corpus}", shard).path == cached
+
+
+def test_a_copy_that_was_damaged_later_is_fetched_anew(corpus: Path, cache: Path) -> None:
+    manifest = Manifest.read(corpus)
+    check_shards(f"file://{corpus}", manifest)
+    copy = cache / manifest.shards[0].sha256
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CorpusError, match=f"{copy}: damaged: .* this node's copy"):
+        check_shards(f"file://{corpus}", manifest)
+    check_shards(f"file://{corpus}", manifest)
+    assert copy.read_bytes() == content
 
 
 def test_a_damaged_file_is_named_and_not_kept(corpus: Path, cache: Path) -> None:

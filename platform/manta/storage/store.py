@@ -226,6 +226,10 @@ def open_filesystem(root: str) -> Any:
     bucket, _, options = rest.partition("?")
     if scheme == "s3":
         return _open_s3(bucket, dict(parse_qsl(options)))
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in options:
+        root += (
+            f"{'&' if options else '?'}retry_limit_seconds=30"  # else it is a quarter of an hour
+        )
     try:
         return fs.FileSystem.from_uri(root)[0]
     except ValueError as error:  # a misspelt option, say
