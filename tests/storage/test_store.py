@@ -115,6 +115,7 @@ def test_the_store_wins_over_what_an_earlier_driver_left(s3: S3Server, tmp_path,
     put(sweep / "t0" / "run.json", b"its")
     put(sweep / "t0" / "checkpoints" / "step-1" / "state.json", b"large")
     put(sweep / ".lease.json", b"who")
+    put(sweep / ".hidden" / "run.json", b"whose")
     folder = working_folder(sweep)
     assert folder.is_relative_to(tmp_path)
     assert working_folder(sweep / "t0") == folder / "t0"

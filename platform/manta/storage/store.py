@@ -161,10 +161,14 @@ class StorePath:
         return self._listed(recursive=False)
 
     def folders(self) -> list[str]:
-        """The next parts of the names of objects further below it."""
+        """The next parts of the names of objects further below it, but for hidden ones.
+
+        Who makes folders of these names here stays below the folder that they are made in.
+        """
         from pyarrow.fs import FileType
 
-        return sorted(info.base_name for info in self._infos(False, FileType.Directory))
+        names = (info.base_name for info in self._infos(False, FileType.Directory))
+        return sorted(name for name in names if not name.startswith("."))
 
     def glob(self, pattern: str) -> list[StorePath]:
         """The objects right below it whose names fit, by name."""

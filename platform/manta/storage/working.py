@@ -63,9 +63,8 @@ def pull_all(place: StorePath, folder: Path) -> None:
         OSError: if the store or the disk fails.
     """
     pull(place, folder)
-    trials = [name for name in place.folders() if not name.startswith(".")]
     with ThreadPoolExecutor(PULLING_THREADS) as threads:
-        list(threads.map(lambda name: pull(place / name, folder / name), trials))
+        list(threads.map(lambda name: pull(place / name, folder / name), place.folders()))
 
 
 def push(folder: Path, place: StorePath, names: Iterable[str]) -> None:
