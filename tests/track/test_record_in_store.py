@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,4 +91,23 @@ def test_who_has_lost_the_run_stops(open_record: Open, training_row) -> None:
     record._hold._lease.renew()
     with pytest.raises(RunError, match=r"another driver has taken over: process .* on far-away"):
         record.save()
+    record.close()
+
+
+def test_a_store_that_fails_is_told_of_and_does_not_stop_the_run(
+    open_record: Open, clock, training_row, tmp_path: Path
+) -> None:
+    record = open_record()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("in the way")
+    clock.now += SAVE_SECONDS
+    record.add(training_row(1))
+    deadline = time.time() + 60
+    while not (said := record.messages()):
+        assert time.time() < deadline, "nobody is told"
+        time.sleep(0.01)
+    assert "run.json and metrics.jsonl can't be written to file://" in said[0]
+    assert record.messages() == [], "once is enough"
+    assert record.recorded == 0
+    assert steps(record.run_dir / "metrics.jsonl") == [1]
     record.close()
