@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import s3_server
 from made_corpus import write_corpus
 
 from manta.corpus.manifest import Manifest
@@ -21,6 +22,8 @@ hypothesis.settings.load_profile("manta")
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Ray's workers have the environment of the process that started Ray, which comes first.
+os.environ.update(s3_server.ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +47,16 @@ def ray_local() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.S3Server]:
+    """An S3 server with a bucket."""
+    found = s3_server.S3Server()
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ LAYERS = [
     {"train", "track"},
     {"stream"},
     {"schedule", "corpus"},
+    {"storage"},
     {"config"},
 ]
 # Packages beside the layers: who knows them is said above, what they know is said here.

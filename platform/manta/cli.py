@@ -32,6 +32,7 @@ Overrides = Annotated[
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config and stop.")
 ]
+RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run.")]
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; an embedded Ray is started without it.")
 ]
@@ -149,7 +150,9 @@ def sweep(
 
 
 def _refuse_existing(config: RunConfig) -> None:
-    folder = Path(config.run.storage) / config.run.name
+    from manta.storage.place import place_of
+
+    folder = place_of(config.run.storage) / config.run.name
     if folder.exists():
         raise ConfigError(
             f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
@@ -159,22 +162,23 @@ def _refuse_existing(config: RunConfig) -> None:
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: RunPlace,
     no_shards: Annotated[
         bool, typer.Option("--no-shards", help="Don't read the token shards again.")
     ] = False,
 ) -> None:
     """Prove from config and manifest which samples a run was trained on."""
+    from manta.storage.place import place_of
     from manta.track.verify import verify as run_verify
 
-    print("\n".join(run_verify(run, shards=not no_shards).lines()))
+    print("\n".join(run_verify(place_of(run), shards=not no_shards).lines()))
 
 
 @app.command()
 def compare(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...|SWEEP", help="Folders of runs, or of one sweep."),
+        list[str],
+        typer.Argument(metavar="RUN...|SWEEP", help="Folders or URLs of runs, or of one sweep."),
     ],
     output: Annotated[
         Path | None, typer.Option(help="Where to write the HTML page; else compare.html.")
@@ -185,35 +189,37 @@ def compare(
     top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
-    from manta.track.comparing import compare as run_compare
+    from manta.track.comparing import compare_places
 
-    run_compare(paths, metric=metric, output=output, top=top)
+    compare_places(paths, metric=metric, output=output, top=top)
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: RunPlace,
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
     step: Annotated[int | None, typer.Option(help="Which checkpoint; else the newest.")] = None,
 ) -> None:
     """Write a run's model as a Hugging Face folder."""
+    from manta.storage.place import place_of
     from manta.train.export import export as run_export
 
-    print(f"model: {run_export(run, out, step)}")
+    print(f"model: {run_export(place_of(run), out, step)}")
 
 
 @app.command()
 def generate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.")],
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
 ) -> None:
     """Continue a text with a run's model."""
+    from manta.storage.place import place_of
     from manta.train.export import generate as run_generate
 
-    print(run_generate(run, prompt, tokens=tokens, temperature=temperature, seed=seed))
+    print(run_generate(place_of(run), prompt, tokens=tokens, temperature=temperature, seed=seed))
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -70,7 +70,7 @@ def test_a_limit_on_file_size_is_a_full_disk_too(tmp_path):
     script = (
         "import resource, sys; from pathlib import Path\n"
         "from manta.config.errors import CorpusError\n"
-        "from manta.corpus.atomic import write_whole\n"
+        "from manta.storage.atomic import write_whole\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_whole(Path(sys.argv[1]), bytes(5000))\n"
         "except CorpusError as error: print(error)\n"

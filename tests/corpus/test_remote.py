@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from manta.config.errors import CorpusError
+from manta.config.urls import join
 from manta.corpus import remote
+from manta.corpus.inspect import check_shards
 from manta.corpus.manifest import Manifest
 from manta.stream.shards import ShardReader
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(remote.CACHE, str(tmp_path / "cache"))
-    return tmp_path / "cache" / "corpora"
+    monkeypatch.setenv("MANTA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "files"
 
 
 @pytest.fixture
@@ -45,9 +47,21 @@ def test_the_same_samples_by_url_and_by_path(corpus: Path, cache: Path) -> None:
 def test_what_is_cached_is_not_fetched_again(corpus: Path) -> None:
     manifest = Manifest.read(corpus)
     shard = manifest.shards[0]
-    cached = remote.local_file(f"file://{corpus}", shard.file, shard.sha256)
+    cached = remote.local_shard(f"file://{corpus}", shard).path
     (corpus / shard.file).unlink()
-    assert remote.local_file(f"file://{corpus}", shard.file, shard.sha256) == cached
+    assert remote.local_shard(f"file://{corpus}", shard).path == cached
+
+
+def test_a_copy_that_was_damaged_later_is_fetched_anew(corpus: Path, cache: Path) -> None:
+    manifest = Manifest.read(corpus)
+    check_shards(f"file://{corpus}", manifest)
+    copy = cache / manifest.shards[0].sha256
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CorpusError, match=f"{copy}: damaged: .* this node's copy"):
+        check_shards(f"file://{corpus}", manifest)
+    check_shards(f"file://{corpus}", manifest)
+    assert copy.read_bytes() == content
 
 
 def test_a_damaged_file_is_named_and_not_kept(corpus: Path, cache: Path) -> None:
@@ -56,18 +70,19 @@ def test_a_damaged_file_is_named_and_not_kept(corpus: Path, cache: Path) -> None
     content[200] ^= 1
     (corpus / shard.file).write_bytes(content)
     with pytest.raises(CorpusError, match=f"{shard.file}: its content does not match"):
-        remote.local_file(f"file://{corpus}", shard.file, shard.sha256)
+        remote.local_shard(f"file://{corpus}", shard)
     assert os.listdir(cache) == []
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(tmp_path: Path, corpus: Path) -> None:
+    shard = Manifest.read(corpus).shards[0].model_copy(update={"file": "x.arrow"})
     with pytest.raises(CorpusError, match=r"nowhere/manifest\.json: no prepared corpus here"):
         Manifest.read(f"file://{tmp_path}/nowhere")
     with pytest.raises(CorpusError, match=r"nowhere/x\.arrow: can't be read"):
-        remote.local_file(f"file://{tmp_path}/nowhere", "x.arrow", "0")
+        remote.local_shard(f"file://{tmp_path}/nowhere", shard)
 
 
 def test_options_of_a_url_stay_at_its_end() -> None:
     url = "s3://bucket/corpus?region=eu&scheme=http"
-    assert remote.join(url, "a.arrow") == "s3://bucket/corpus/a.arrow?region=eu&scheme=http"
-    assert remote.join("/data/what?/", "a.arrow") == "/data/what?/a.arrow"
+    assert join(url, "a.arrow") == "s3://bucket/corpus/a.arrow?region=eu&scheme=http"
+    assert join("/data/what?/", "a.arrow") == "/data/what?/a.arrow"

@@ -9,33 +9,35 @@ def test_messages_come_once_and_in_order() -> None:
     mailbox = Mailbox(0)
     for number in range(5):
         mailbox.put("note", {"number": number})
-    assert [content["number"] for _, content in mailbox.take()] == list(range(5))
-    assert mailbox.take() == []
+    assert [content["number"] for _, content in mailbox.take(0)] == list(range(5))
+    assert mailbox.take(0) == []
 
 
-def test_rows_count_as_recorded_once_the_driver_comes_again() -> None:
+def test_rows_count_as_recorded_once_the_driver_says_so() -> None:
     mailbox = Mailbox(0)
     mailbox.put_rows(1, 3, "started", {})
     mailbox.put_rows(1, 1, "metrics", {})
     assert mailbox.recorded(1) == 0
-    mailbox.take()  # the driver has them in its hands, not yet on disk
+    mailbox.take(0)  # the driver has them in its hands, not yet on disk
     mailbox.put_rows(1, 1, "metrics", {})
     mailbox.put_rows(2, 1, "metrics", {})
     assert mailbox.recorded(1) == 0
-    mailbox.take()
+    mailbox.take(4)
     assert (mailbox.recorded(1), mailbox.recorded(2)) == (4, 0)
-    mailbox.take()
+    mailbox.take(6)
     assert (mailbox.recorded(1), mailbox.recorded(2)) == (5, 1)
 
 
 def test_rows_that_the_driver_could_not_write_are_not_recorded() -> None:
     mailbox = Mailbox(0)
     mailbox.put_rows(1, 2, "metrics", {})
-    mailbox.take()
+    mailbox.take(0)
     mailbox.put_rows(1, 1, "metrics", {})
-    mailbox.take(written=False)
+    mailbox.take(0)
     assert mailbox.recorded(1) == 0
-    mailbox.take()
+    mailbox.take(2)
+    assert mailbox.recorded(1) == 2
+    mailbox.take(3)
     assert mailbox.recorded(1) == 3
 
 

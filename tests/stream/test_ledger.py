@@ -120,7 +120,7 @@ def test_rows_come_back_as_they_went_in(folder):
 
 def test_others_read_the_folder_as_one_table(folder):
     ledger = ledger_of(folder, 3, 4, 10)
-    (folder / module.ASIDE).write_bytes(b"half a part")
+    (folder / ".steps-x.parquet.tmp").write_bytes(b"half a part")
     assert steps(pq.read_table(folder)) == list(range(10))
     frame = pd.read_parquet(folder)
     assert frame["step"].tolist() == list(range(10))

@@ -220,12 +220,6 @@ def test_a_killed_process_holds_nothing(open_record: Open, tmp_path: Path) -> No
     open_record().close()
 
 
-def test_a_url_is_no_folder(open_record: Open) -> None:
-    with pytest.raises(RunError, match=r"run\.storage = 's3://bucket/x'.*folder") as error:
-        open_record(run={"name": "one", "storage": "s3://me:secret@bucket/x"})
-    assert "secret" not in str(error.value)
-
-
 def test_a_storage_that_is_a_file_is_refused(open_record: Open, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"set run\.storage"):

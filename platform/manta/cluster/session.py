@@ -11,6 +11,7 @@ from pathlib import Path
 from manta.config.errors import RunError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SETTINGS = ("MANTA_CACHE", "MANTA_CACHE_BYTES")
 
 
 @contextmanager
@@ -52,8 +53,13 @@ def _connect(address: str) -> None:
         address=address,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        runtime_env={"py_modules": [str(PACKAGE)]},
+        runtime_env={"py_modules": [str(PACKAGE)], "env_vars": _settings()},
     )
+
+
+def _settings() -> dict[str, str]:
+    """What is set for Manta here holds for its workers too, wherever they run."""
+    return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 
 def _start_embedded() -> None:

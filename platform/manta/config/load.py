@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from manta.config.errors import ConfigError
 from manta.config.model import Section
+from manta.config.urls import without_user
 
 C = TypeVar("C", bound=Section)
 Path_ = tuple[str | int, ...]
@@ -61,7 +62,15 @@ class Written:
     changed: dict[Path_, str]
 
 
-def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
+class Readable(Protocol):
+    """A config file that is not a path of this machine."""
+
+    def read_text(self, encoding: str) -> str:
+        """What is in it; raises OSError."""
+        ...
+
+
+def load(path: str | Path | Readable, kind: type[C], overrides: Iterable[str] = ()) -> C:
     """Read the config file at `path`, apply `overrides` and check everything.
 
     Args:
@@ -76,10 +85,12 @@ def load(path: str | Path, kind: type[C], overrides: Iterable[str] = ()) -> C:
     return build(read(path, overrides), kind)
 
 
-def read(path: str | Path, overrides: Iterable[str] = (), origin: str = COMMAND_LINE) -> Written:
+def read(
+    path: str | Path | Readable, overrides: Iterable[str] = (), origin: str = COMMAND_LINE
+) -> Written:
     """The file at `path` with `overrides`, whose writer is `origin`; else as `load`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -300,7 +311,7 @@ def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return "nothing" if value is None else repr(value)
+    return "nothing" if value is None else without_user(repr(value))
 
 
 def keys(kind: type[BaseModel]) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from manta.config.errors import CorpusError
 from manta.corpus import shards
-from manta.corpus.atomic import sync_folder, unwritable, whole_file, write_whole
 from manta.corpus.documents import SPLITS
 from manta.corpus.encode import piece_file
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.workspace import Workspace
+from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
 
 
 class Grouping:

@@ -16,12 +16,12 @@ import numpy as np
 
 from manta.config.errors import CorpusError
 from manta.corpus import shards
-from manta.corpus.atomic import whole_file, write_whole
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
 from manta.corpus.manifest import Split
 from manta.corpus.tokenizer import ENCODE_BYTES, TOKENIZER_FILE, CorpusTokenizer, encoder
 from manta.corpus.units import identified, rows
 from manta.corpus.workspace import Workspace
+from manta.storage.atomic import whole_file, write_whole
 
 
 def piece_file(work: Path, unit: int, split: Split) -> Path:

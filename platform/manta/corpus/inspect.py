@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from manta.config.errors import CorpusError
+from manta.config.urls import is_url
 from manta.corpus import remote, shards
 from manta.corpus.documents import SPLITS
 from manta.corpus.manifest import Manifest, Shard, Split
@@ -102,13 +103,23 @@ def check_shards(folder: str, manifest: Manifest) -> None:
     """
 
     def problem(shard: Shard) -> str | None:
-        path = remote.local_file(folder, shard.file, shard.sha256)
-        return _damage(path, shard, manifest, verify=True)
+        held = remote.local_shard(folder, shard)
+        try:
+            found = _damage(held.path, shard, manifest, verify=True)
+            if found is None or not is_url(folder):
+                return found
+            held.path.unlink(missing_ok=True)
+            return f"{found}; it was this node's copy, which is removed now"
+        finally:
+            held.release()
 
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         damaged = [said for said in threads.map(problem, manifest.shards) if said]
     if damaged:
-        raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
+        remedy = f"prepare the corpus in {folder} again"
+        if is_url(folder):
+            remedy = "give the same command again: they are fetched anew"
+        raise CorpusError("\n".join([*damaged, remedy]))
 
 
 def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str | None:

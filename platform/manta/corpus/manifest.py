@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from manta.config.errors import CorpusError
 from manta.config.model import Section
-from manta.corpus import remote
-from manta.corpus.atomic import write_whole
+from manta.config.urls import is_url, join
+from manta.storage.atomic import write_whole
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
@@ -94,7 +94,7 @@ class Manifest(Section):
         Raises:
             CorpusError: if it is missing, unreadable, or not what its fingerprint says.
         """
-        path = remote.join(str(folder), MANIFEST)
+        path = join(str(folder), MANIFEST)
         try:
             manifest = cls.model_validate_json(_content(path))
         except FileNotFoundError:
@@ -112,7 +112,7 @@ class Manifest(Section):
 
 
 def _content(path: str) -> bytes:
-    if not remote.is_url(path):
+    if not is_url(path):
         return Path(path).read_bytes()
     from manta.corpus.sources import open_input  # heavy, and a path needs nothing of it
 

@@ -16,7 +16,6 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus import engine, scan, units
 from manta.corpus.assemble import Assembler
-from manta.corpus.atomic import unwritable, write_whole
 from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, record_file, settings
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
@@ -25,6 +24,7 @@ from manta.corpus.scan import Located, Scanned
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import TOKENIZER_FILE, TRAINED_EOS, CorpusTokenizer, load, stored, train
 from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
+from manta.storage.atomic import unwritable, write_whole
 
 SHOWN_PROBLEMS = 10
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manta.config.corpus import CorpusConfig
-from manta.corpus.atomic import whole_file, write_whole
 from manta.corpus.documents import (
     HASH_BYTES,
     Hashes,
@@ -24,6 +23,7 @@ from manta.corpus.documents import (
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
 from manta.corpus.sources import InputFile
 from manta.corpus.units import Plan, identified, rows
+from manta.storage.atomic import whole_file, write_whole
 
 # More of the corpus is kept aside for the sample than it needs, because the share is reckoned
 # from sizes that are only estimates.

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from manta.config.corpus import SourceSection
 from manta.config.errors import CorpusError
+from manta.storage.store import open_filesystem
 
 # Of a folder, only files with these endings are read (a compressed text keeps its own before
 # that of the compression). Text has no ending of its own: every file of the folder is read.
@@ -198,11 +199,10 @@ def _filesystem(url: str) -> tuple[Any, str]:
 @lru_cache(maxsize=32)
 def _arrow_filesystem(root: str) -> Any:
     from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow import fs
 
     try:
-        return ArrowFSWrapper(fs.FileSystem.from_uri(root)[0])
-    except (OSError, ValueError) as error:
+        return ArrowFSWrapper(open_filesystem(root))
+    except OSError as error:
         raise CorpusError(f"{root}: can't be opened: {_first_line(error)}") from None
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from manta.config.errors import CorpusError
-from manta.corpus.atomic import unwritable, write_whole
 from manta.corpus.manifest import MANIFEST, Manifest
 from manta.corpus.tokenizer import COMPANIONS, CONFIG_FILE, TOKENIZER_FILE
+from manta.storage.atomic import unwritable, write_whole
 
 logger = logging.getLogger(__name__)
 

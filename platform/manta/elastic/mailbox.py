@@ -54,7 +54,7 @@ class Mailbox:
     def __init__(self, attempts: int):
         self._messages: list[Message] = []
         self._rows_waiting: list[int] = []
-        self._rows_taken: list[int] = []
+        self._rows_taken: deque[int] = deque()
         self._rows_recorded: Counter[int] = Counter()
         self._attempts = attempts
         self._futile = 0
@@ -80,22 +80,21 @@ class Mailbox:
         self._rows_waiting.extend([attempt] * rows)
         self.put(kind, content)
 
-    def take(self, written: bool = True) -> list[Message]:
+    def take(self, recorded: int) -> list[Message]:
         """All messages since the last call.
 
         Args:
-            written: whether what was taken before is on disk.
+            recorded: how many of all rows taken before are kept for good.
         """
-        if written:
-            self._rows_recorded.update(self._rows_taken)
-            self._rows_taken = []
+        for _ in range(recorded - self._rows_recorded.total()):
+            self._rows_recorded[self._rows_taken.popleft()] += 1
         self._rows_taken += self._rows_waiting
         self._rows_waiting = []
         taken, self._messages = self._messages, []
         return taken
 
     def recorded(self, attempt: int) -> int:
-        """How many rows of metrics of an attempt the driver has on disk."""
+        """How many rows of metrics of an attempt are kept for good, where the run is."""
         return self._rows_recorded[attempt]
 
     def begin_attempt(self) -> tuple[int, int | None]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manta.config.errors import ConfigError, RunError
+from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
+from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
+from manta.storage.place import Place, place_of
+from manta.storage.probe import check_writable
+from manta.storage.working import working_folder
 from manta.track import Tracker, check_wandb
 from manta.track.context import RunContext
 
@@ -30,7 +33,13 @@ class Checked:
     schedule: Schedule
     corpus: Corpus
     validation: Corpus | None
-    run_dir: Path
+    place: Place
+    """Where the run is kept."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder in which a driver on this node works on the run."""
+        return working_folder(self.place)
 
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
         """What keeps the run's record; as `Tracker.open`."""
@@ -52,7 +61,7 @@ class Checked:
             schedule=self.schedule,
             corpus=self.corpus,
             validation=self.validation,
-            run_dir=self.run_dir,
+            place=self.place,
             attempt=attempt,
             node=node,
         )
@@ -67,9 +76,10 @@ def check(config: RunConfig) -> Checked:
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     manifest = Manifest.read(config.corpus)
     _check_devices(config)
-    run_dir = _writable_run_dir(config)
+    storage = place_of(config.run.storage)
+    check_writable(storage, "run.storage")
     corpus, validation = _open_splits(config, manifest)
-    return Checked(config, manifest, schedule, corpus, validation, run_dir)
+    return Checked(config, manifest, schedule, corpus, validation, storage / config.run.name)
 
 
 def check_model(checked: Checked) -> None:
@@ -114,20 +124,6 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, Corpus 
     return corpus, open_corpus(config.corpus, manifest, "validation", seq_len, seed)
 
 
-def _writable_run_dir(config: RunConfig) -> Path:
-    storage = Path(config.run.storage)
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
-    except OSError as error:
-        raise RunError(
-            f"run.storage = {config.run.storage!r}: can't be written to ({error.strerror}); "
-            "give a folder that the driver and all workers can write to"
-        ) from None
-    return storage / config.run.name
-
-
 def absolute(config: RunConfig) -> RunConfig:
     """The config with its local paths made absolute, so that it means the same anywhere."""
     run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
@@ -141,4 +137,4 @@ def absolute(config: RunConfig) -> RunConfig:
 
 def absolute_path(path: str) -> str:
     """A local path made absolute; a URL as it is."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

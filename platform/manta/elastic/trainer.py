@@ -318,8 +318,8 @@ class _Follower:
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
 
     def take_from(self, mailbox: ActorHandle) -> None:
-        """Pass on what came, and let the mailbox know whether the last of it is on disk."""
-        self._pass_on(ray.get(mailbox.take.remote(self._tracker.up_to_date)))
+        """Pass on what came, and let the mailbox know how much of it is kept for good."""
+        self._pass_on(ray.get(mailbox.take.remote(self._tracker.recorded)))
 
     def _pass_on(self, messages: list[Message]) -> None:
         for kind, content in messages:

@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +24,7 @@ from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
 from manta.elastic.preflight import Checked
 from manta.elastic.start import Regroup, Start
+from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train import model_config
@@ -210,7 +210,7 @@ class _MailReporter:
             self._put("first_step", first_evaluation=self._lap.read())
         self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
 
-    def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
+    def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
         """A checkpoint is whole."""
         self._put("checkpoint", state=asdict(state), path=str(path), seconds=seconds)
 

@@ -12,6 +12,7 @@ that are a prefix of the history: parts appear by rename and disappear from the 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import link, sync_folder
+from manta.storage.atomic import sync_folder
+from manta.storage.place import Place, copy, put
 from manta.stream.mix import mix64
 
 SCHEMA = pa.schema(
@@ -44,7 +46,6 @@ SCHEMA = pa.schema(
 LATER = {"skipped": False}
 # What was consumed, as opposed to by whom: a rerun elsewhere must agree on these.
 PROOF = ("step", "first_position", "last_position", "digest")
-ASIDE = ".part.tmp"  # readers of such folders skip names that begin with a dot
 OFFSET = np.uint64(0x9E3779B97F4A7C15)  # so that id 0, which would mix to 0, counts
 
 
@@ -97,9 +98,10 @@ class LedgerRow:
 class Ledger:
     """The ledger in `folder`, which need not exist yet; rows run on without a gap."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self._tail: tuple[Path, LedgerRow] | None = None  # newest part and its last row
+    def __init__(self, folder: Place) -> None:
+        self.folder = folder
+        self._tail: tuple[Place, LedgerRow] | None = None  # newest part and its last row
+        self._unsure = False  # whether a part that could not be written may be there after all
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
         """Add the rows of the next steps, as one part file, durably. No rows: no file.
@@ -111,12 +113,13 @@ class Ledger:
             return
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
         _check_runs_on(table, "the rows to append")
+        if self._unsure:
+            self.trim(rows[0].step - 1)
         self._check_follows(rows[0])
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _name(rows[0].step, rows[-1].step)
-        self._tail = None  # unknown, should the writing fail halfway
+        self._tail, self._unsure = None, True  # should the writing fail halfway
         self._write(table, path)
-        self._tail = (path, rows[-1])
+        self._tail, self._unsure = (path, rows[-1]), False
 
     def trim(self, after_step: int) -> None:
         """Drop the rows of steps above `after_step`, newest first, as after a rollback."""
@@ -126,7 +129,7 @@ class Ledger:
                 self._shorten(path, after_step)
                 return
             path.unlink()
-            sync_folder(self.folder)
+            _sync(self.folder)
 
     def read(self) -> pa.Table:
         """All rows, by step.
@@ -139,7 +142,7 @@ class Ledger:
         _check_runs_on(table, str(self.folder))
         return table
 
-    def parts(self) -> Iterator[tuple[Path, pa.Table]]:
+    def parts(self) -> Iterator[tuple[Place, pa.Table]]:
         """The part files in order, one at a time; whether they run on is not looked at.
 
         Raises:
@@ -170,19 +173,20 @@ class Ledger:
         rows = np.ascontiguousarray(np.stack(columns, axis=1))
         return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()
 
-    def link_to(self, folder: Path, after_step: int) -> None:
+    def copy_to(self, folder: Place, after_step: int) -> None:
         """Put the rows up to `after_step` into a new folder too: as links, where possible.
 
         Parts are never changed in place, so that the two ledgers can go their own ways.
         """
-        folder.mkdir(parents=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True)
         for path in self._parts():
             if _first_step(path) <= after_step:
-                link(path, folder / path.name)
-        sync_folder(folder)
+                copy(path, folder / path.name)
+        _sync(folder)
         Ledger(folder).trim(after_step)
 
-    def _parts(self) -> list[Path]:
+    def _parts(self) -> list[Place]:
         return sorted(self.folder.glob("steps-*.parquet"))
 
     def _last_row(self) -> LedgerRow | None:
@@ -204,47 +208,45 @@ class Ledger:
                 "a rollback, trim the ledger to the step of the checkpoint first"
             )
 
-    def _write(self, table: pa.Table, path: Path) -> None:
-        aside = self.folder / ASIDE
-        try:
-            with aside.open("wb") as file:
-                pq.write_table(table, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except OSError:
-            aside.unlink(missing_ok=True)  # on a full disk it only takes room
-            raise
-        sync_folder(self.folder)
+    def _write(self, table: pa.Table, path: Place) -> None:
+        content = io.BytesIO()
+        pq.write_table(table, content)
+        put(path, content.getvalue())
 
-    def _shorten(self, path: Path, after_step: int) -> None:
+    def _shorten(self, path: Place, after_step: int) -> None:
         """Drop the rows of steps above `after_step` from a part that keeps at least one.
 
         The content first, then the name: a crash in between leaves one part whose name
         promises more steps than it has, never two parts with the same steps. Nothing
-        reads the last step off the name.
+        reads the last step off the name, and in a store, which can't rename, it stays.
         """
         table = _read_part(path)
         kept = table.filter(pc.field("step") <= after_step)
         if kept.num_rows == table.num_rows:
             return
         self._write(kept, path)
-        os.replace(path, self.folder / _name(_first_step(path), kept["step"][-1].as_py()))
-        sync_folder(self.folder)
+        if isinstance(path, Path):
+            os.replace(path, path.with_name(_name(_first_step(path), kept["step"][-1].as_py())))
+            _sync(self.folder)
+
+
+def _sync(folder: Place) -> None:
+    if isinstance(folder, Path):
+        sync_folder(folder)
 
 
 def _name(first: int, last: int) -> str:
     return f"steps-{first:015d}-{last:015d}.parquet"
 
 
-def _first_step(path: Path) -> int:
+def _first_step(path: Place) -> int:
     return int(path.name.split("-")[1])
 
 
-def _read_part(path: Path) -> pa.Table:
+def _read_part(path: Place) -> pa.Table:
     try:
         # As one file: given a path, pyarrow would take folder names like a=1 for columns.
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
         for name, value in LATER.items():
             if name not in table.column_names:
                 filled = pa.repeat(pa.scalar(value, SCHEMA.field(name).type), table.num_rows)
@@ -257,7 +259,7 @@ def _read_part(path: Path) -> pa.Table:
         ) from None
 
 
-def _last_of(path: Path) -> LedgerRow:
+def _last_of(path: Place) -> LedgerRow:
     table = _read_part(path)
     return LedgerRow(**table.slice(table.num_rows - 1).to_pylist()[0])
 

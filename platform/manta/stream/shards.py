@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from manta.config.errors import CorpusError
 from manta.corpus import remote, shards
 from manta.corpus.manifest import Manifest, Shard, Split
+from manta.storage.cache import Held
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,16 @@ class ShardReader:
         mapped = self._mapped.get(index)
         if mapped is None:
             shard = self._shards[index]
-            path = remote.local_file(self.corpus, shard.file, shard.sha256)
-            mapped = self._mapped[index] = _MappedShard(path, shard, self.dtype)
+            held = remote.local_shard(self.corpus, shard)
+            mapped = self._mapped[index] = _MappedShard(held, shard, self.dtype)
         return mapped
 
 
 class _MappedShard:
     """One memory-mapped shard: its tokens as one array, its documents' first tokens."""
 
-    def __init__(self, path: Path, shard: Shard, dtype: np.dtype[np.unsignedinteger]):
+    def __init__(self, held: Held, shard: Shard, dtype: np.dtype[np.unsignedinteger]):
+        self._held, path = held, held.path
         try:
             size = path.stat().st_size
         except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from manta.config.errors import RunError
 from manta.schedule import Schedule
+from manta.storage.place import Place
 from manta.stream.ledger import Ledger, digests
 from manta.stream.order import SampleOrder
 
@@ -100,7 +100,7 @@ class _Plan:
         return found
 
 
-def _check_part(path: Path, table: pa.Table, done: int, plan: _Plan, order: SampleOrder) -> None:
+def _check_part(path: Place, table: pa.Table, done: int, plan: _Plan, order: SampleOrder) -> None:
     """Check the rows of one part, of which the first should be step `done` + 1."""
     rows = min(table.num_rows, plan.steps - done)
     bounds = plan.bounds(done, done + rows)
@@ -137,7 +137,7 @@ def _cuts(bounds: Ints) -> list[int]:
 
 
 def _check_digests(
-    path: Path, table: pa.Table, bounds: Ints, row: int, done: int, order: SampleOrder
+    path: Place, table: pa.Table, bounds: Ints, row: int, done: int, order: SampleOrder
 ) -> None:
     """Check the digests of the rows from `row` on, whose batches lie between `bounds`."""
     ids = order.ids(int(bounds[0]), int(bounds[-1]))
@@ -150,7 +150,7 @@ def _check_digests(
 
 
 def _refuse(
-    path: Path, table: pa.Table, row: int, expected: dict[str, int], digest: int | None = None
+    path: Place, table: pa.Table, row: int, expected: dict[str, int], digest: int | None = None
 ) -> None:
     found = {name: table[name][row].as_py() for name in table.column_names}
     step = expected["step"]

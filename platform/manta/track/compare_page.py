@@ -8,7 +8,7 @@ from pathlib import Path
 
 import manta
 from manta.config.errors import RunError
-from manta.corpus.atomic import replace_text
+from manta.storage.atomic import replace_text
 from manta.track import figures as words
 from manta.track import report_page as html
 from manta.track.compare import Comparison, Configuration, Trial, short_keys

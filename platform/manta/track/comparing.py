@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from manta.config.errors import RunError
+from manta.storage.place import Place, place_of
+from manta.storage.store import StorePath, reason
+from manta.storage.working import pull_all
 from manta.track.compare import load_comparison
 from manta.track.compare_page import PAGE, write_page
 from manta.track.compare_table import print_comparison
 from manta.track.ranking import rank
+
+
+def compare_places(
+    places: Sequence[str], *, metric: str | None, output: Path | None, top: int
+) -> Path:
+    """As `compare`, of folders and places in stores; the page is written here for the latter."""
+    with tempfile.TemporaryDirectory(prefix="manta-") as folder:
+        paths = [_fetched(place_of(place), Path(folder)) for place in places]
+        if isinstance(place_of(places[0]), StorePath):
+            output = output or Path(PAGE)
+        return compare(paths, metric=metric, output=output, top=top)
+
+
+def _fetched(place: Place, folder: Path) -> Path:
+    """A folder with the small files of a run or sweep."""
+    if isinstance(place, Path):
+        return place
+    there = folder / str(len(list(folder.iterdir()))) / place.name
+    try:
+        pull_all(place, there)
+    except OSError as error:
+        raise RunError(f"{place}: can't be read: {reason(error)}") from None
+    return there
 
 
 def compare(

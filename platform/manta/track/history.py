@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import NO_SPACE, replace_text
+from manta.storage.atomic import NO_SPACE, replace_text
 
 METRICS = "metrics.jsonl"
 Kind = Literal["training", "validation"]
@@ -163,6 +163,13 @@ class History:
             self._size += len(line.text)
             self._written[line.kind] = line.step
             self._waiting.popleft()
+
+    def snapshot(self) -> tuple[int, int]:
+        """A descriptor of its own of the file, and how many bytes of it there are now.
+
+        Those stay as they are: rows are added at the end, and a rewind makes another file.
+        """
+        return os.dup(self._file), self._size
 
     def sync(self) -> None:
         """Force what was appended to the disk."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
+from manta.config.urls import without_user
 
 # Everything else can change a weight, or makes the curves before and after a restart
 # measure different things.
@@ -28,7 +28,6 @@ FREE_KEYS = {
     "cost": "what a device hour costs",
     "faults": "a run that survives a fault is the same run",
 }
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Change(NamedTuple):
@@ -90,7 +89,7 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
 
 def without_credentials(text: str) -> str:
     """`text` with the user and password of every URL taken out."""
-    return _CREDENTIALS.sub("", text)
+    return without_user(text)
 
 
 def _show(value: Any) -> str:

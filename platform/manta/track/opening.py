@@ -11,29 +11,35 @@ import manta
 from manta.config import ConfigError, RunConfig, dump, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
+from manta.storage.place import Place, place_of
 from manta.track import environment, identity
+from manta.track.hold import RunHold
 from manta.track.state import RunState, WandbState, read_fork, utc_now
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 
-def make_folder(config: RunConfig) -> Path:
-    storage = config.run.storage
-    if "://" in storage:
-        raise RunError(
-            f"run.storage = '{identity.without_credentials(storage)}': the run record needs a "
-            "folder; mount the store and give the path of a folder in it"
-        )
-    run_dir = Path(storage).expanduser().absolute() / config.run.name
-    try:
-        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{run_dir}: can't be made: {error.strerror}; "
-            "set run.storage to a folder that you may write"
-        ) from None
-    return run_dir
+def place_of_run(config: RunConfig) -> Place:
+    """Where the run that `config` names is kept."""
+    storage = place_of(config.run.storage)
+    if isinstance(storage, Path):
+        storage = storage.expanduser().absolute()
+    return storage / config.run.name
+
+
+def take_hold(config: RunConfig) -> RunHold:
+    """The run's folder, made if it isn't there, and nobody else's now."""
+    place = place_of_run(config)
+    if isinstance(place, Path):
+        try:
+            (place / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{place}: can't be made: {error.strerror}; "
+                "set run.storage to a folder that you may write"
+            ) from None
+    return RunHold(place)
 
 
 def check_same_run(

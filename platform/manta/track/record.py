@@ -4,22 +4,27 @@ The record knows neither W&B nor a console. It is opened by one driver at a time
 what happens in the order in which it happens, and leaves nothing half-written: a driver
 that is killed at any moment leaves a directory that the next one goes on with. A full disk
 does not end the run: what can't be written is kept, and written once there is room.
+
+The files of a run that is kept in a store lie in a folder of this node, and a courier carries
+them there. Only what is in the store counts as recorded: this node's disk may go with it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
-from manta.corpus.atomic import NO_SPACE, replace_text
 from manta.corpus.manifest import Manifest
+from manta.storage.atomic import NO_SPACE, replace_text
+from manta.storage.courier import Courier, Parcel
+from manta.storage.store import StorePath
+from manta.storage.working import push
 from manta.track import identity, opening
 from manta.track.history import METRICS, History, Tail
-from manta.track.lock import RunLock
+from manta.track.hold import RunHold
 from manta.track.state import (
     RUN,
     CheckpointState,
@@ -35,6 +40,8 @@ from manta.track.state import (
 
 # run.json is small: so often it costs nothing, and a killed driver loses no more time.
 SAVE_SECONDS = 5.0
+# A driver that was interrupted should end soon.
+HAND_OVER_SECONDS = 15.0
 
 
 class RunRecord:
@@ -42,16 +49,17 @@ class RunRecord:
 
     def __init__(
         self,
-        run_dir: Path,
-        lock: RunLock,
+        hold: RunHold,
         state: RunState,
         config: RunConfig,
         clock: Callable[[], float],
     ) -> None:
         """Use `open`."""
-        self.run_dir = run_dir
+        self.run_dir, self.place = hold.folder, hold.place
         self.state = state
-        self._lock = lock
+        self._hold = hold
+        self._taken = self._recorded = 0
+        self._behind: str | None = None
         self._config = config
         self._clock = clock
         self._opened = self._saved = clock()
@@ -60,13 +68,14 @@ class RunRecord:
         self._position = state.totals.tokens
         self._full = False
         self._messages: list[str] = []
-        self.history = History(run_dir / METRICS, state.history)
+        self.history = History(self.run_dir / METRICS, state.history)
         if state.fork is not None and not state.groups:
             self._take_beginning(state.fork)
         if self.history.dropped:
             self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
-        if not lock.exclusive:
+        if not hold.exclusive:
             self.event("the file system knows no locks: nothing keeps a second driver out")
+        self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
 
     @classmethod
     def open(
@@ -90,8 +99,9 @@ class RunRecord:
         Raises:
             RunError: if the directory is another run's, in use, damaged or not writable.
         """
-        run_dir = opening.make_folder(config)
-        lock = RunLock(run_dir)
+        hold = opening.take_hold(config)
+        run_dir = hold.folder
+        record: RunRecord | None = None
         try:
             old = read_state_if_any(run_dir)
             notes = []
@@ -100,19 +110,19 @@ class RunRecord:
                 notes = opening.check_same_run(run_dir, fingerprint, config, manifest)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
             replace_text(run_dir / opening.CONFIG, opening.config_text(config))
-            record = cls(run_dir, lock, state, config, clock)
+            record = cls(hold, state, config, clock)
             for note in notes:
                 record.event(note)
             record.save()
             record.check_saved()
         except OSError as error:
-            lock.release()
+            (record.close if record else hold.release)()
             raise RunError(
                 f"{run_dir}: can't be written to: {error.strerror}; free some room or mend the "
                 "storage, then give the same command again"
             ) from None
         except BaseException:
-            lock.release()
+            (record.close if record else hold.release)()
             raise
         return record
 
@@ -129,6 +139,7 @@ class RunRecord:
         Returns:
             The row as it was written, or nothing if its step was there already.
         """
+        self._taken += 1
         self._reached(int(row["step"]), int(row["tokens"]))
         written = self.history.append(row)
         if written is not None:
@@ -222,7 +233,12 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Bring `run.json` up to date, and the history; on a full disk, later."""
+        """Bring `run.json` up to date, and the history; on a full disk, later.
+
+        Raises:
+            RunError: if the files can't be written for another reason, or are another driver's.
+        """
+        self._hold.check()
         self._measure()
         self.state.updated = utc_now()
         self._saved = self._clock()
@@ -237,6 +253,33 @@ class RunRecord:
             self._note_full()
         else:
             self._note_room()
+        if self._courier is not None and self.up_to_date:
+            self._courier.send(self._parcel(text))
+
+    def _parcel(self, run: str) -> Parcel:
+        """The files as they are now, for the store."""
+        file, size = self.history.snapshot()
+        config = (self.run_dir / opening.CONFIG).read_bytes()
+        contents = {opening.CONFIG: config, RUN: run.encode()}
+        return Parcel(self._taken, contents, (METRICS, file, size))
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Have other files of the folder where the run is kept, too.
+
+        Raises:
+            OSError: if the store fails.
+        """
+        if isinstance(self.place, StorePath) and names:
+            push(self.run_dir, self.place, names)
+
+    @property
+    def recorded(self) -> int:
+        """How many of the rows taken so far are kept for good."""
+        if self._courier is not None:
+            return self._courier.delivered
+        if self.up_to_date:
+            self._recorded = self._taken
+        return self._recorded
 
     @property
     def up_to_date(self) -> bool:
@@ -247,18 +290,41 @@ class RunRecord:
         """Refuse to go on with files that are not up to date.
 
         Raises:
-            RunError: if the disk was full.
+            RunError: if the disk was full, or the store could not be reached.
         """
+        if self._courier is not None and not self._courier.flush():
+            raise RunError(
+                f"{self.place}: {RUN} and {METRICS} can't be brought up to date "
+                f"({self._courier.problem or 'it takes too long'}); mend the storage, then give "
+                "the same command again: nothing that a checkpoint has is lost"
+            )
         if not self.up_to_date:
             raise RunError(
                 f"{self.run_dir}: the disk is full: {RUN} and {METRICS} can't be brought up to "
                 "date; free some room, then give the same command again"
             )
 
+    def hand_over(self) -> None:
+        """Give the files some time to get to where they are kept, for a run that goes on later."""
+        if self._courier is not None:
+            self._courier.flush(HAND_OVER_SECONDS)
+
     def messages(self) -> list[str]:
-        """What people should hear of the disk, once."""
+        """What people should hear of the storage, once."""
+        if self._courier is not None:
+            self._note_store(self._courier.problem)
         taken, self._messages = self._messages, []
         return taken
+
+    def _note_store(self, problem: str | None) -> None:
+        if problem is not None and self._behind is None:
+            self._messages.append(
+                f"{RUN} and {METRICS} can't be written to {self.place} ({problem}): they are kept "
+                "on this node, and go there once that works again. Mend the storage"
+            )
+        if problem is None and self._behind is not None:
+            self._messages.append(f"{RUN} and {METRICS} are up to date in {self.place} again")
+        self._behind = problem
 
     def _note_full(self) -> None:
         if not self._full:
@@ -275,8 +341,10 @@ class RunRecord:
 
     def close(self) -> None:
         """Let go of the directory. Harmless when called again."""
+        if self._courier is not None:
+            self._courier.close()
         self.history.close()
-        self._lock.release()
+        self._hold.release()
 
     def _reached(self, step: int, tokens: int) -> None:
         """The workers have trained to here, for the first time or again."""

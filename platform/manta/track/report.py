@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manta.config.units import format_tokens
-from manta.corpus.atomic import replace_text
+from manta.storage.atomic import replace_text
 from manta.track import figures as words
 from manta.track import report_page as html
 from manta.track.history import METRICS, Tail

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from manta.config.errors import RunError
+from manta.storage.place import Place, put
 from manta.track.history import Mark
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
@@ -194,12 +194,12 @@ class RunState(BaseModel):
         self.events = [*self.events, event][-MOST_EVENTS:]
 
 
-def write_fork(run_dir: Path, fork: Fork) -> None:
+def write_fork(run_dir: Place, fork: Fork) -> None:
     """Say, in a folder that will be a run, where its beginning comes from."""
-    (run_dir / FORK).write_text(fork.model_dump_json() + "\n")
+    put(run_dir / FORK, fork.model_dump_json().encode() + b"\n")
 
 
-def read_fork(run_dir: Path) -> Fork | None:
+def read_fork(run_dir: Place) -> Fork | None:
     """What `write_fork` said, if it did.
 
     Raises:
@@ -214,7 +214,7 @@ def read_fork(run_dir: Path) -> Fork | None:
         raise RunError(f"{path}: can't be read: {error}; remove the run's folder") from None
 
 
-def read_state(run_dir: Path) -> RunState:
+def read_state(run_dir: Place) -> RunState:
     """The `run.json` of the run in `run_dir`.
 
     Raises:
@@ -226,7 +226,7 @@ def read_state(run_dir: Path) -> RunState:
     return state
 
 
-def read_state_if_any(run_dir: Path) -> RunState | None:
+def read_state_if_any(run_dir: Place) -> RunState | None:
     """The `run.json` in `run_dir`, or nothing if there is none.
 
     Raises:

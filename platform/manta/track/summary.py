@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from manta.config.urls import is_url, join
 from manta.track import figures
 from manta.track.state import RunState
 
@@ -73,7 +74,9 @@ def restarts_text(state: RunState) -> str:
 
 
 def short_path(path: str) -> str:
-    """`path` as seen from here, if that is not longer."""
+    """`path` as seen from here, if that is not longer; a URL as it is."""
+    if is_url(path):
+        return path
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
@@ -95,5 +98,5 @@ def summary_rows(state: RunState, run_dir: str) -> list[tuple[str, str]]:
         rows.append(("Ledger", state.ledger_digest))
     if state.wandb.mode != "disabled":
         rows.append(("W&B", wandb_text(state)))
-    rows.append(("Report", short_path(f"{run_dir}/report.html")))
+    rows.append(("Report", short_path(join(run_dir, "report.html"))))
     return rows

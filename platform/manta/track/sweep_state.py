@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import replace_text
+from manta.storage.atomic import replace_text
+from manta.storage.place import Place
 from manta.track.state import WandbState
 
 SWEEP = "sweep.json"
@@ -114,16 +115,18 @@ class SweepState(BaseModel):
         return self
 
 
-def write_sweep(folder: Path, state: SweepState) -> None:
-    """Write `sweep.json`, whole or not at all.
+def write_sweep(folder: Path, state: SweepState) -> str:
+    """Write `sweep.json`, whole or not at all; returns what is in it.
 
     Raises:
         OSError: if the disk won't take it.
     """
-    replace_text(folder / SWEEP, state.model_dump_json(indent=1) + "\n")
+    text = state.model_dump_json(indent=1) + "\n"
+    replace_text(folder / SWEEP, text)
+    return text
 
 
-def read_sweep(folder: Path) -> SweepState:
+def read_sweep(folder: Place) -> SweepState:
     """The `sweep.json` of the sweep in `folder`.
 
     Raises:

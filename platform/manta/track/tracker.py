@@ -9,18 +9,21 @@ from typing import Any
 
 from manta.config import MantaError, RunConfig
 from manta.corpus.manifest import Manifest
+from manta.storage.place import tree
 from manta.track.console import RunConsole
 from manta.track.context import RunContext
 from manta.track.history import METRICS, Tail
 from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
-from manta.track.report import write_report
+from manta.track.report import REPORT, write_report
 from manta.track.standing import standing
 from manta.track.state import GroupStart, Outcome, RunState, WandbState
 from manta.track.wandb_log import WandbLog, check_wandb
 from manta.track.wandb_session import RunInfo
 
 LEDGER = "ledger.parquet"
+# Where W&B keeps what it could not send.
+WANDB, OFFLINE = "wandb", "offline-run-"
 # Why a run was left that is meant to go on, and need not.
 PAUSED = "paused"
 
@@ -37,6 +40,7 @@ class Tracker:
     ) -> None:
         """Use `open`."""
         self.run_dir: Path = record.run_dir
+        self.place = record.place
         self._summarise = summarise
         self._record = record
         self._wandb = wandb
@@ -116,9 +120,9 @@ class Tracker:
         self._hear_disk()
 
     @property
-    def up_to_date(self) -> bool:
-        """Whether all rows so far are in the run's files."""
-        return self._record.up_to_date
+    def recorded(self) -> int:
+        """How many of the rows given so far are in the run's files, where they are kept."""
+        return self._record.recorded
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
         """A checkpoint is whole, after `seconds` of work."""
@@ -166,11 +170,14 @@ class Tracker:
             self._record.finish(status, reason=reason, final=final or {})
             self._read_ledger()
             self._finish_wandb(status)
+            self._publish_wandb()
             self._record.save()
             self._write_report()
-            self._console.summary(self._record.state, str(self.run_dir))
+            self._console.summary(self._record.state, str(self.place))
             if status in ("finished", "stopped"):
                 self._record.check_saved()
+            else:
+                self._record.hand_over()
         finally:
             self._console.close()
             self._record.close()
@@ -200,13 +207,21 @@ class Tracker:
         self._wandb.finish(summary, exit_code=0 if on_purpose else 1)
         self._hear_wandb()
 
+    def _publish_wandb(self) -> None:
+        """What W&B has not got goes where the run is kept, to be uploaded from anywhere."""
+        kept = sorted(name for name in tree(self.run_dir / WANDB) if name.startswith(OFFLINE))
+        try:
+            self._record.publish([f"{WANDB}/{name}" for name in kept])
+        except OSError as error:
+            self.note(f"W&B's offline files can't be written to {self.place}: {error}")
+
     def _read_ledger(self) -> None:
-        folder = self.run_dir / LEDGER
-        if not folder.exists():
-            return
+        folder = self.place / LEDGER
         from manta.stream.ledger import Ledger
 
         try:
+            if not folder.exists():
+                return
             ledger = Ledger(folder)
             self._record.state.ledger_digest = ledger.digest()
             self._record.state.results.skipped_steps = ledger.skipped_steps()
@@ -216,6 +231,7 @@ class Tracker:
     def _write_report(self) -> None:
         try:
             write_report(self.run_dir)
+            self._record.publish([REPORT])
         except (MantaError, OSError) as error:
             with contextlib.suppress(OSError):
                 self.note(f"the report can't be written: {error}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
+from manta.storage.place import Place
 from manta.stream.ledger import Ledger
 from manta.stream.plan import open_corpus, order_of
 from manta.stream.verify import Consumed, verify_ledger
@@ -51,11 +51,11 @@ class Verified:
         ]
 
 
-def verify(run_dir: Path, *, shards: bool = True) -> Verified:
+def verify(run_dir: Place, *, shards: bool = True) -> Verified:
     """Recompute a run's ledger from its config and its corpus's manifest, and compare.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder, or its place in a store.
         shards: read the corpus's token shards too, and compare their checksums.
 
     Raises:
@@ -84,7 +84,7 @@ def verify(run_dir: Path, *, shards: bool = True) -> Verified:
     return Verified(state, consumed, len(manifest.shards) if shards else None)
 
 
-def _check_end(folder: Path, state: RunState, schedule: Schedule, last: int) -> None:
+def _check_end(folder: Place, state: RunState, schedule: Schedule, last: int) -> None:
     """A ledger that ends early has lost rows: it is written before each checkpoint."""
     checkpoint = state.checkpoint.step if state.checkpoint else 0
     due, why = checkpoint, f"{RUN} has a checkpoint of step {checkpoint}"

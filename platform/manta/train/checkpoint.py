@@ -1,10 +1,11 @@
-"""Durable checkpoints: written aside while training goes on, then marked whole.
+"""Durable checkpoints: written while training goes on, then marked whole.
 
 ``checkpoints/step-000000000120/`` holds the state after step 120: Torch's distributed
 checkpoint of model and optimizer, readable at any world size, and ``state.json`` with
-the cursor and the sizes of all files. A folder under its final name is whole unless it
-was damaged later, which the sizes tell. All ranks write; the first one commits. A save that
-fails, as on a full disk, leaves nothing behind, and training goes on.
+the cursor and the sizes of all files. On a disk it is written aside and renamed; in a store,
+which renames nothing, it gets ``state.json`` last and counts from then on. Either way it is
+whole unless it was damaged later, which the sizes tell. All ranks write; the first one commits.
+A save that fails, as on a full disk, leaves nothing behind, and training goes on.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import logging
 import os
 import shutil
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 from torch import nn
@@ -33,22 +35,35 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from manta.corpus.atomic import sync_folder
+from manta.config.errors import RunError
+from manta.storage.atomic import sync_folder
+from manta.storage.place import ASIDE, Place, put, tree
+from manta.train import saved
+from manta.train.dcp import Planner, Reader, Writer
 from manta.train.engine import Engine
-from manta.train.saved import ASIDE, PREFIX, STATE, TrainState, name_of, read_state, whole
+from manta.train.saved import PREFIX, STATE, TrainState, name_of, read_stamp, read_state, whole
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Companion(Protocol):
+    """What goes with a checkpoint."""
+
+    def write(self, checkpoint: Place) -> None:
+        """Put it on storage, just before the checkpoint counts. Called in the background."""
+
+    def settle(self) -> None:
+        """Let go of what is on storage now. Called by the thread that trains, come what may."""
+
+
 @dataclass(frozen=True)
 class _Pending:
-    """A checkpoint that is being written."""
+    """A checkpoint that is being written; `done` is when it counts, on the first rank."""
 
     done: Future[Any]
     state: TrainState
-    aside: Path
-    before_commit: Callable[[Path], None]
+    companion: Companion
     began: float
 
 
@@ -60,18 +75,18 @@ class Checkpoints:
         engine: whose state is saved and loaded.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
-        on_done: called on the first rank after each commit, with the state, the path and the
+        on_done: called on the first rank after each commit, with the state, the place and the
             seconds since the save began.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         engine: Engine,
         *,
         keep: int,
         pinned: Set[int] = frozenset(),
-        on_done: Callable[[TrainState, Path, float], None],
+        on_done: Callable[[TrainState, Place, float], None],
     ):
         self.folder, self._engine, self._keep = folder, engine, keep
         self._pinned = {name_of(step) for step in pinned}
@@ -80,92 +95,150 @@ class Checkpoints:
         self._problem: str | None = None
         # Saving talks among ranks in the background: it needs a group of its own.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._background = ThreadPoolExecutor(1, "manta-commit")
         if engine.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(f"{ASIDE}*"):
-                shutil.rmtree(leftover)
+            self._remove_leftovers()
         self._barrier()
 
-    def save(self, state: TrainState, before_commit: Callable[[Path], None]) -> None:
+    def _remove_leftovers(self) -> None:
+        """What a group that died was writing. Its workers are gone, or will fail to finish it."""
+        if isinstance(self.folder, Path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(f"{ASIDE}*"):
+                shutil.rmtree(leftover)
+            return
+        for name, files in saved.found_in(self.folder).items():
+            if STATE not in files:
+                path = self.folder / name
+                log.warning("checkpoint %s was not finished, or lost its %s: removed", path, STATE)
+                saved.discard(path)
+
+    def save(self, state: TrainState, companion: Companion) -> None:
         """Begin to save; returns once the state is copied off the device.
 
         Args:
             state: what goes with the weights.
-            before_commit: called on the first rank with the folder, just before it gets its
-                final name, so that what belongs to the checkpoint is on storage first.
+            companion: what must be on storage before the checkpoint counts.
         """
         self.wait()
         began = time.perf_counter()
-        aside = self.folder / f"{ASIDE}{name_of(state.step)}"
-        done = self._write(_content(self._engine), aside)
-        self._pending = _Pending(done, state, aside, before_commit, began)
+        folder = self._written_in(state.step)
+        done = self._write(_content(self._engine), folder)
+        if self._engine.rank == 0:
+            done = self._then(done, folder, lambda: self._commit(state, companion, folder))
+        self._pending = _Pending(done, state, companion, began)
         self.poll()
 
-    def _write(self, content: dict[str, Any], aside: Path) -> Future[Any]:
+    def _written_in(self, step: int) -> Place:
+        """The folder to which a checkpoint's files are written."""
+        aside = ASIDE if isinstance(self.folder, Path) else ""
+        return self.folder / f"{aside}{name_of(step)}"
+
+    def _write(self, content: dict[str, Any], folder: Place) -> Future[Any]:
         """Write `content` into a new folder; all ranks end with the same error if one fails."""
+        where: dict[str, Any] = (
+            {"checkpoint_id": folder}
+            if isinstance(folder, Path)
+            else {"storage_writer": Writer(folder)}
+        )
         if self._group is not None:
-            saved = state_dict_saver.async_save(
-                content, checkpoint_id=aside, process_group=self._group
-            )
-            assert isinstance(saved, Future)  # the other kind belongs to an async stager
-            return saved
+            saving = state_dict_saver.async_save(content, process_group=self._group, **where)
+            assert isinstance(saving, Future)  # the other kind belongs to an async stager
+            return saving
         done: Future[Any] = Future()
         try:
-            aside.mkdir()
+            if isinstance(folder, Path):
+                folder.mkdir()
             with _alone():
-                state_dict_saver.save(content, checkpoint_id=aside, no_dist=True)
+                state_dict_saver.save(content, no_dist=True, **where)
             done.set_result(None)
         except (OSError, CheckpointException) as error:
             done.set_exception(error)
         return done
 
+    def _then(self, written: Future[Any], folder: Place, commit: Callable[[], None]) -> Future[Any]:
+        """Commit once all is written, or clear up: beside training, as storage may be slow."""
+
+        def finish() -> None:
+            try:
+                written.result()
+                commit()
+            except (OSError, CheckpointException):
+                self._clear(folder)
+                raise
+
+        if self._group is not None:
+            return self._background.submit(finish)
+        done: Future[Any] = Future()
+        try:
+            finish()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
     def poll(self) -> None:
-        """Commit the pending checkpoint if it is written. Cheap; call it at each step."""
+        """Take note of the pending checkpoint if it is whole. Cheap; call it at each step."""
         if self._pending is not None and self._pending.done.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the pending checkpoint, if any, and commit it; warn if that fails."""
+        """Wait until the pending checkpoint, if any, is whole; warn if that fails."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         self._problem = None
         try:
             pending.done.result()
-            if self._engine.rank == 0:
-                self._commit(pending)
         except (OSError, CheckpointException) as error:
             self._problem = reason(error)
-            if self._engine.rank == 0:
-                self._give_up(pending)
+        finally:
+            pending.companion.settle()
+        if self._engine.rank != 0:
+            return
+        if self._problem is not None:
+            self._give_up(pending.state.step)
+            return
+        final = self.folder / name_of(pending.state.step)
+        self._on_done(pending.state, final, time.perf_counter() - pending.began)
 
     def problem(self) -> str | None:
         """Why the newest save failed, if it did. Waits for it; all ranks must call together."""
         self.wait()
         return self.agreed(self._problem)
 
-    def _give_up(self, pending: _Pending) -> None:
-        shutil.rmtree(pending.aside, ignore_errors=True)
+    def _give_up(self, step: int) -> None:
         log.warning(
             "the checkpoint of step %d can't be written to %s (%s): free some room or mend the "
             "storage. The checkpoints before it are whole",
-            pending.state.step,
+            step,
             self.folder,
             self._problem,
         )
 
-    def _commit(self, pending: _Pending) -> None:
-        state, aside = pending.state, pending.aside
-        final = self.folder / name_of(state.step)
-        pending.before_commit(aside)
-        files = {p.name: p.stat().st_size for p in aside.iterdir() if p.name != STATE}
-        content = {"state": asdict(state), "world_size": self._engine.world_size, "files": files}
-        _write_synced(aside / STATE, json.dumps(content, indent=1))
-        if final.exists():  # damaged, or it would have been resumed from
-            shutil.rmtree(final)
-        os.rename(aside, final)
-        sync_folder(self.folder)
-        self._on_done(state, final, time.perf_counter() - pending.began)
+    def _clear(self, folder: Place) -> None:
+        """Leave nothing of a checkpoint that could not be written, as far as that can be."""
+        if isinstance(folder, Path):
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        with suppress(OSError):
+            saved.discard(folder)
+
+    def _commit(self, state: TrainState, companion: Companion, folder: Place) -> None:
+        companion.write(folder)
+        content = {
+            "state": asdict(state),
+            "world_size": self._engine.world_size,
+            "files": {name: size for name, size in tree(folder).items() if name != STATE},
+            "stamp": uuid.uuid4().hex,
+        }
+        put(folder / STATE, json.dumps(content, indent=1).encode())
+        if isinstance(folder, Path):
+            final = folder.with_name(name_of(state.step))
+            if final.exists():  # damaged, or it would have been resumed from
+                shutil.rmtree(final)
+            os.rename(folder, final)
+            sync_folder(folder.parent)
         self._prune()
 
     def _prune(self) -> None:
@@ -174,7 +247,7 @@ class Checkpoints:
         best = min(scored)[1] if scored else None
         for path in [path for path in kept if path.name not in self._pinned][: -self._keep]:
             if path != best:
-                shutil.rmtree(path)
+                saved.discard(path)
 
     def load_newest(self) -> TrainState:
         """Load the newest whole checkpoint, or the one before it where that fails.
@@ -198,7 +271,7 @@ class Checkpoints:
         names = self.agreed([path.name for path in self._candidates()[-1:]])
         return int(names[0].removeprefix(PREFIX)) if names else 0
 
-    def _candidates(self) -> list[Path]:
+    def _candidates(self) -> list[Place]:
         return whole(self.folder) if self._engine.rank == 0 else []
 
     def step_before(self, wanted: int, bad: int) -> int:
@@ -220,10 +293,7 @@ class Checkpoints:
         if self._engine.rank == 0:
             for path in whole(self.folder):
                 if void(read_state(path)):
-                    aside = self.folder / f"{ASIDE}{path.name}"  # never half there by its name
-                    os.rename(path, aside)
-                    shutil.rmtree(aside)
-            sync_folder(self.folder)
+                    saved.discard(path)
         self._barrier()
 
     def agreed(self, value: T) -> T:
@@ -239,11 +309,10 @@ class Checkpoints:
             dist.barrier(self._group)
 
 
-def load(checkpoint: Path, engine: Engine) -> None:
+def load(checkpoint: Place, engine: Engine) -> None:
     """Load model and optimizer from a checkpoint made at any world size, in place."""
     content = _content(engine)
-    with _alone():
-        state_dict_loader.load(content, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+    _read_into(content, checkpoint, no_dist=not dist.is_initialized())
     set_state_dict(
         engine.lm,
         engine.raw_optimizer,
@@ -254,12 +323,27 @@ def load(checkpoint: Path, engine: Engine) -> None:
         engine.accelerator.scaler.load_state_dict(content["scaler"])
 
 
-def load_model(checkpoint: Path, lm: nn.Module) -> None:
-    """Load the weights alone into an unsharded model, in this one process."""
+def load_model(checkpoint: Place, lm: nn.Module) -> None:
+    """Load the weights alone into an unsharded model, in this one process.
+
+    Raises:
+        RunError: if the checkpoint can't be loaded.
+    """
     weights = get_model_state_dict(lm, options=StateDictOptions())
-    with _alone():
-        state_dict_loader.load({"model": weights}, checkpoint_id=checkpoint, no_dist=True)
+    try:
+        _read_into({"model": weights}, checkpoint, no_dist=True)
+    except (OSError, CheckpointException) as error:
+        raise RunError(
+            f"{checkpoint}: can't be loaded: {reason(error)}; take another checkpoint"
+        ) from None
     lm.load_state_dict(weights)
+
+
+def _read_into(content: dict[str, Any], checkpoint: Place, *, no_dist: bool) -> None:
+    """Fill the tensors of `content`, on each rank, from a checkpoint."""
+    reader = Reader(checkpoint, read_stamp(checkpoint))
+    with _alone():
+        state_dict_loader.load(content, storage_reader=reader, planner=Planner(), no_dist=no_dist)
 
 
 def _content(engine: Engine) -> dict[str, Any]:
@@ -285,19 +369,13 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_rows(folder: Path, rows: list[Mapping[str, Any]]) -> None:
+def write_rows(folder: Place, rows: list[Mapping[str, Any]]) -> None:
     """Put metric rows beside a checkpoint, from which a lost tail of the log is refilled."""
-    _write_synced(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    put(folder / "metrics.jsonl", text.encode())
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Place) -> list[dict[str, Any]]:
     """The rows that `write_rows` put beside a checkpoint."""
     try:
         lines = (folder / "metrics.jsonl").read_text().splitlines()

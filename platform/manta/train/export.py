@@ -16,16 +16,17 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
+from manta.storage.place import Place
 from manta.train import model_config
 from manta.train.checkpoint import load_model
-from manta.train.saved import name_of, newest
+from manta.train.saved import name_of, newest, read_state, whole
 
 
-def export(run_dir: Path, out: Path, step: int | None = None) -> Path:
+def export(run_dir: Place, out: Path, step: int | None = None) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
 
     Args:
-        run_dir: the run's directory.
+        run_dir: the run's directory, or its place in a store.
         out: must not exist; it appears whole.
         step: which checkpoint; the newest whole one if left out.
 
@@ -49,11 +50,11 @@ def export(run_dir: Path, out: Path, step: int | None = None) -> Path:
     return out
 
 
-def generate(where: Path, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
+def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
     """`prompt` and its continuation by the model of a run, or of an exported folder.
 
     Args:
-        where: the directory of a run, or a folder that `export` wrote.
+        where: the directory of a run, its place in a store, or a folder that `export` wrote.
         prompt: the beginning of the text.
         tokens: most tokens to add.
         temperature: of the sampling; 0 takes the likeliest token each time.
@@ -65,7 +66,7 @@ def generate(where: Path, prompt: str, *, tokens: int, temperature: float, seed:
     if (where / "config.yaml").exists():
         config = load_run(where)
         lm, tokenizer = load_weights(where, config, None), _tokenizer_of(config)
-    elif (where / "config.json").exists():
+    elif isinstance(where, Path) and (where / "config.json").exists():
         _quiet()
         lm = AutoModelForCausalLM.from_pretrained(where)
         tokenizer = AutoTokenizer.from_pretrained(where)
@@ -88,7 +89,7 @@ def generate(where: Path, prompt: str, *, tokens: int, temperature: float, seed:
     return text
 
 
-def load_run(run_dir: Path) -> RunConfig:
+def load_run(run_dir: Place) -> RunConfig:
     """The config of the run in `run_dir`.
 
     Raises:
@@ -100,7 +101,7 @@ def load_run(run_dir: Path) -> RunConfig:
     return load(path, RunConfig)
 
 
-def load_weights(run_dir: Path, config: RunConfig, step: int | None) -> PreTrainedModel:
+def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrainedModel:
     """The run's model with the weights of a checkpoint, on the CPU.
 
     Raises:
@@ -110,7 +111,7 @@ def load_weights(run_dir: Path, config: RunConfig, step: int | None) -> PreTrain
     folder = run_dir / "checkpoints"
     checkpoint = newest(folder) if step is None else folder / name_of(step)
     if not checkpoint.is_dir():
-        there = ", ".join(str(int(p.name[5:])) for p in sorted(folder.glob("step-*")))
+        there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
     resolved = model_config.resolve(config, Manifest.read(config.corpus).vocab_size)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)

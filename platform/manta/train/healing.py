@@ -38,7 +38,7 @@ class Healing:
         self._engine, self._checkpoints, self._journal = engine, checkpoints, journal
         self._schedule, self._corpus = schedule, corpus
         self._section = engine.config.guards
-        self._run_dir = checkpoints.folder.parent
+        self._run = checkpoints.folder.parent
 
     def resume(
         self, load: Callable[[IsVoid], TrainState], rewound: Callable[[int], None]
@@ -50,9 +50,7 @@ class Healing:
             rewound: called on the first rank with the last step whose history still holds, if
                 the state comes from before a rewind.
         """
-        rewinds = self._checkpoints.agreed(
-            read_skips(self._run_dir) if self._engine.rank == 0 else ()
-        )
+        rewinds = self._checkpoints.agreed(read_skips(self._run) if self._engine.rank == 0 else ())
 
         def void(state: TrainState) -> bool:
             return is_void(state.step, state.skips, rewinds)
@@ -117,7 +115,7 @@ class Healing:
         span = (first, verdict.step)
         if self._engine.rank == 0:
             # The file first: with it, a checkpoint that outlives a crash here is known as void.
-            add_skip(self._run_dir, span)
+            add_skip(self._run, span)
         self._checkpoints.discard(lambda state: is_void(state.step, state.skips, (span,)))
         reason = (
             f"{self._described(verdict)}; going on from step {back}, without the steps {first} "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from manta.schedule import Step
+from manta.storage.place import Place
 from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.plan import RankBatch
 from manta.train.checkpoint import write_rows
@@ -103,13 +103,11 @@ class Journal:
     def seal(self) -> Sealed:
         """Close the stretch up to here. All ranks must call together."""
         rows, _ = self.peek()
-        return Sealed(self, int(rows[-1, 0]) if len(rows) else 0, self.unrecorded())
+        return Sealed(self, self._ledger, rows, self.unrecorded())
 
-    def flush(self, step: int) -> None:
-        """Write the rows up to `step` into the ledger and let go of them."""
-        steps = self._combined[:, 0]
-        self._ledger.append(ledger_rows(self._combined[steps <= step]))
-        self._combined = self._combined[steps > step]
+    def forget(self, step: int) -> None:
+        """Let go of the ledger rows up to `step`: they are in the ledger."""
+        self._combined = self._combined[self._combined[:, 0] > step]
 
     def unrecorded(self) -> list[Mapping[str, Any]]:
         """The metric rows that the driver may not have; none on other ranks than the first."""
@@ -127,13 +125,27 @@ class Sealed:
     Its rows stay in the journal until then: a snapshot in between must carry them too.
     """
 
-    def __init__(self, journal: Journal, step: int, metrics: list[Mapping[str, Any]]):
-        self._journal, self._step, self._metrics = journal, step, metrics
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        rows: RowTable,
+        metrics: list[Mapping[str, Any]],
+    ):
+        self._journal, self._ledger = journal, ledger
+        self._rows, self._metrics = rows, metrics
+        self._written = False
 
-    def write(self, checkpoint: Path) -> None:
+    def write(self, checkpoint: Place) -> None:
         """Put ledger rows into the ledger and metric rows beside the checkpoint."""
         write_rows(checkpoint, self._metrics)
-        self._journal.flush(self._step)
+        self._ledger.append(ledger_rows(self._rows))
+        self._written = True
+
+    def settle(self) -> None:
+        """Have the journal let go of what is in the ledger, be the checkpoint whole or not."""
+        if self._written and len(self._rows):
+            self._journal.forget(int(self._rows[-1, 0]))
 
 
 def ledger_rows(table: RowTable) -> list[LedgerRow]:

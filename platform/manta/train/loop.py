@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
+from manta.storage.place import Place
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, order_of
 from manta.train import throughput
@@ -60,7 +60,7 @@ class Reporter(Protocol):
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""
 
-    def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
+    def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
         """A checkpoint is whole, `seconds` after its save began."""
 
 
@@ -72,7 +72,8 @@ class Job:
     schedule: Schedule
     corpus: Corpus
     validation: Corpus | None
-    run_dir: Path
+    place: Place
+    """Where the run is kept, for all ranks."""
     attempt: int
     node: str
     """Where this rank runs: the one thing that ranks need not agree on."""
@@ -94,10 +95,10 @@ class Loop:
         self._config, self._schedule = job.config, job.schedule
         self._saves_at = self._steps_at(job.config.checkpoint.at)
         self._evaluates_at = self._steps_at(job.config.eval.at)
-        self._ledger = Ledger(job.run_dir / "ledger.parquet")
+        self._ledger = Ledger(job.place / "ledger.parquet")
         self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
-            job.run_dir / "checkpoints",
+            job.place / "checkpoints",
             engine,
             keep=job.config.checkpoint.keep,
             pinned=self._saves_at,
@@ -198,7 +199,7 @@ class Loop:
         state = self._checkpoints.load_newest()
         self._saved_step = state.step
         self._source = "checkpoint" if state.step else "start"
-        self._carried = read_rows(self._job.run_dir / "checkpoints" / name_of(state.step))
+        self._carried = read_rows(self._job.place / "checkpoints" / name_of(state.step))
         return state
 
     def _load_snapshot(self, stamp: Stamp, void: Callable[[TrainState], bool]) -> TrainState | None:
@@ -356,7 +357,7 @@ class Loop:
             return
         self._saved_step = self._state.step
         self._meter.pause()
-        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
+        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal())
         self._passing("checkpoint", self._state.step)
         self._meter.resume()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import RunError
+from manta.storage.place import Place, remove, tree
 from manta.train.skips import Spans
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 STATE = "state.json"
 PREFIX = "step-"
-ASIDE = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,22 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:012d}"
 
 
-def whole(folder: Path) -> list[Path]:
+def found_in(folder: Place) -> dict[str, dict[str, int]]:
+    """The names of the checkpoints in `folder`, whole or not, and their files with sizes."""
+    found: dict[str, dict[str, int]] = {}
+    for path, size in sorted(tree(folder).items()):
+        name, _, file = path.partition("/")
+        if name.startswith(PREFIX) and file:
+            found.setdefault(name, {})[file] = size
+    return found
+
+
+def whole(folder: Place) -> list[Place]:
     """Checkpoints in `folder` that are whole, oldest first; damaged ones are named in a warning."""
     found = []
-    for path in sorted(folder.glob(f"{PREFIX}*")):
-        problem = damage(path)
+    for name, sizes in found_in(folder).items():
+        path = folder / name
+        problem = _damage(path, sizes)
         if problem:
             log.warning("checkpoint %s is damaged (%s): passing over it", path, problem)
         else:
@@ -75,33 +86,47 @@ def whole(folder: Path) -> list[Path]:
     return found
 
 
-def damage(checkpoint: Path) -> str | None:
+def damage(checkpoint: Place) -> str | None:
     """What is wrong with the files of a checkpoint, if anything."""
+    return _damage(checkpoint, tree(checkpoint))
+
+
+def _damage(checkpoint: Place, sizes: Mapping[str, int]) -> str | None:
+    if STATE not in sizes:
+        return f"{STATE} is missing: it was not finished, or lost a file"
     try:
         files = _read(checkpoint)["files"]
     except (OSError, ValueError, KeyError) as error:
         return f"{STATE} can't be read: {error}"
     for name, size in files.items():
-        try:
-            actual = (checkpoint / name).stat().st_size
-        except OSError:
+        if name not in sizes:
             return f"{name} is missing"
-        if actual != size:
-            return f"{name} has {actual} bytes instead of {size}"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]} bytes instead of {size}"
     return None
 
 
-def read_state(checkpoint: Path) -> TrainState:
+def read_state(checkpoint: Place) -> TrainState:
     """The training state of a whole checkpoint."""
     return TrainState(**_read(checkpoint)["state"])
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def read_stamp(checkpoint: Place) -> str:
+    """A text that differs from that of any other checkpoint; none in older ones."""
+    return str(_read(checkpoint).get("stamp", ""))
+
+
+def _read(checkpoint: Place) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
     return content
 
 
-def newest(folder: Path) -> Path:
+def discard(checkpoint: Place) -> None:
+    """Remove a checkpoint; it is never half there. Harmless when it is not there."""
+    remove(checkpoint, STATE)
+
+
+def newest(folder: Place) -> Place:
     """The newest whole checkpoint in `folder`.
 
     Raises:

@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import replace_text, sync_folder
+from manta.storage.place import Place, put
 
 FILE = "skips.json"
 Span = tuple[int, int]
 Spans = tuple[Span, ...]
 
 
-def read_skips(run_dir: Path) -> Spans:
+def read_skips(run: Place) -> Spans:
     """The spans of the run's rewinds; none if it had no rewind.
 
     Raises:
         RunError: if the file can't be understood.
     """
-    path = run_dir / FILE
+    path = run / FILE
     try:
         return tuple((int(first), int(last)) for first, last in json.loads(path.read_text()))
     except FileNotFoundError:
@@ -38,10 +37,9 @@ def read_skips(run_dir: Path) -> Spans:
         ) from None
 
 
-def add_skip(run_dir: Path, span: Span) -> None:
+def add_skip(run: Place, span: Span) -> None:
     """Add a span to the file, durably, whole or not at all."""
-    replace_text(run_dir / FILE, json.dumps(joined(read_skips(run_dir), [span])))
-    sync_folder(run_dir)
+    put(run / FILE, json.dumps(joined(read_skips(run), [span])).encode())
 
 
 def joined(spans: Spans, more: Iterable[Span]) -> Spans:

@@ -15,7 +15,11 @@ from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.preflight import absolute, absolute_path, check, check_model
+from manta.storage.store import StorePath, reason
+from manta.storage.working import push
+from manta.track.compare_page import PAGE
 from manta.track.comparing import compare
+from manta.track.sweep_state import SWEEP
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
 from manta.tune.trials import in_wandb
@@ -60,7 +64,17 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     if status == "finished":
         compare([outline.folder], console=console)
     _show_in_wandb(outline, say)
+    _publish(outline, say)
     return status == "finished"
+
+
+def _publish(outline: Outline, say: Callable[[str], None]) -> None:
+    """Have what was made of the sweep where the sweep is kept."""
+    if isinstance(outline.place, StorePath):
+        try:
+            push(outline.folder, outline.place, [SWEEP, PAGE])
+        except OSError as error:
+            say(f"{SWEEP} and {PAGE} can't be written to {outline.place}: {reason(error)}")
 
 
 def _show_in_wandb(outline: Outline, say: Callable[[str], None]) -> None:

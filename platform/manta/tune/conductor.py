@@ -7,9 +7,6 @@ after the other.
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +16,11 @@ from ray.actor import ActorHandle
 from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
 from manta.elastic.slots import release_all_of
+from manta.storage.courier import Courier, Parcel
+from manta.storage.store import StorePath
 from manta.track import figures
-from manta.track.sweep_state import SweepTrial, Takeover, write_sweep
-from manta.train.saved import FOLDER, name_of
-from manta.tune.fork import can_fork, fork
+from manta.track.sweep_state import SWEEP, SweepTrial, Takeover, write_sweep
+from manta.tune.forks import Forks
 from manta.tune.outline import Leg, Outline, suggestion
 from manta.tune.population import donors, explored
 from manta.tune.progress import Outcome, Progress, room, shares
@@ -43,12 +41,14 @@ class Conductor:
     def __init__(self, config: SweepConfig, id: str):
         self._outline = Outline(config)
         self._id = id
-        self._folder = self._outline.folder
+        self._folder, place = self._outline.folder, self._outline.place
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._courier = Courier(place) if isinstance(place, StorePath) else None
         self._state = self._outline.state()
+        self._forks = Forks(place)
         self._progress = Progress(
             self._state,
-            self._forked,
+            self._forks.lay,
             rungs=self._outline.rungs,
             factor=None if self._outline.population else config.scheduler.factor,
         )
@@ -150,7 +150,7 @@ class Conductor:
         """A trial's checkpoint is whole: fork those that wait for it, remove what nobody needs."""
         for child in self._state.trials:
             if child.parent == name:
-                self._forked(child)
+                self._lay(child)
         self._tidy(name, newest=step)
 
     def ended(
@@ -166,7 +166,7 @@ class Conductor:
         self._progress.ended(name, outcome, tokens=tokens, reason=reason, value=value)
         for child in self._state.trials:
             if child.parent == name:
-                self._forked(child)
+                self._lay(child)
         again = ", will be tried again" if trial.status == "waiting" and reason else ""
         came = "" if value is None else f" with {self._state.metric} {value:.4f}"
         self._note(f"{name} {outcome}{came}{': ' + reason if reason else ''}{again}")
@@ -196,6 +196,8 @@ class Conductor:
             self._progress.settle()
         self._state.status = status  # type: ignore[assignment]
         self._save()
+        if self._courier is not None:
+            self._courier.flush()
 
     def notes(self) -> list[str]:
         """What happened since the last call."""
@@ -209,7 +211,9 @@ class Conductor:
 
     def _save(self) -> None:
         self._state.tokens.trained = self._progress.trained
-        write_sweep(self._folder, self._state)
+        text = write_sweep(self._folder, self._state)
+        if self._courier is not None:
+            self._courier.send(Parcel(0, {SWEEP: text.encode()}))
 
     def _owner(self, name: str) -> str:
         return f"manta-{self._id}-{name}-{self._legs.get(name, 0)}"
@@ -219,30 +223,20 @@ class Conductor:
 
     # ---------------------------------------------------------------------- forks
 
-    def _run_dir(self, name: str) -> Path:
-        return self._folder / name
-
-    def _forked(self, trial: SweepTrial) -> bool:
-        """Whether the trial's beginning is laid in its folder; lays it there if it can be."""
-        assert trial.parent is not None
-        child, parent = self._run_dir(trial.name), self._run_dir(trial.parent)
-        if child.exists():
-            return True
-        if not can_fork(parent, trial.fork_step):
-            return False
-        fork(parent, trial.fork_step, trial.fork_tokens, child)
-        trial.tokens = max(trial.tokens, trial.fork_tokens)
-        return True
+    def _lay(self, trial: SweepTrial) -> bool:
+        """Lay the beginning of a trial whose parent has come forward, if that is far enough."""
+        self._forks.look_again(trial)
+        return self._forks.lay(trial)
 
     def _tidy(self, name: str, newest: int) -> None:
         """Remove the checkpoints of a trial that were kept for forks which all are there now."""
         if self._outline.learns:
             return  # nobody knows what will be suggested
         children = [trial for trial in self._state.trials if trial.parent == name]
-        missing = {c.fork_step for c in children if not self._run_dir(c.name).exists()}
+        missing = {child.fork_step for child in children if not self._forks.lay(child)}
         for step, tokens in self._outline.saves(name).items():
             if step < newest and step not in missing and not self._may_be_taken(tokens):
-                _remove(self._run_dir(name) / FOLDER / name_of(step))
+                self._forks.remove(name, step)
 
     def _may_be_taken(self, tokens: int) -> bool:
         """Whether a trial that still comes to these tokens may take over from there."""
@@ -296,14 +290,6 @@ class Conductor:
             mean = sum(values) / len(values) if len(values) == len(trials) else None
             self._state.told.append((number, mean))
             self._teach(self._searcher, number, mean)
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; it is never half there under its name."""
-    aside = checkpoint.with_name(f".tmp-{checkpoint.name}")
-    with suppress(FileNotFoundError):
-        checkpoint.rename(aside)
-        shutil.rmtree(aside)
 
 
 def open_conductor(config: SweepConfig, id: str) -> ActorHandle:

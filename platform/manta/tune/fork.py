@@ -3,60 +3,77 @@
 A fork is an ordinary run folder: the parent's checkpoint, the ledger and the metrics up to it.
 Resume is exact and needs nothing else, so that what trains there is an ordinary run too, which
 continues from its newest checkpoint. Large files are links: a fork costs no room and no time,
-and parent and child may each remove their own.
+and parent and child may each remove their own. In a store they are copies that the store makes
+itself, and the child is there once it has ``fork.json``, which comes last.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 from manta.config.errors import RunError
-from manta.corpus.atomic import link, sync_folder
+from manta.storage.atomic import sync_folder
+from manta.storage.place import Place, copy, put, tree
+from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
-from manta.track.history import METRICS, Tail, write_rows
-from manta.track.state import Fork, read_fork, write_fork
+from manta.track.history import METRICS, Tail
+from manta.track.state import FORK, Fork, read_fork, write_fork
 from manta.track.tracker import LEDGER
-from manta.train.saved import FOLDER, damage, name_of
+from manta.train.saved import FOLDER, STATE, damage, name_of
 
 
-def can_fork(parent: Path, step: int) -> bool:
+def can_fork(parent: Place, step: int) -> bool:
     """Whether the checkpoint after `step` is there and whole."""
-    checkpoint = parent / FOLDER / name_of(step)
-    return checkpoint.is_dir() and damage(checkpoint) is None
+    return damage(parent / FOLDER / name_of(step)) is None
 
 
-def fork(parent: Path, step: int, tokens: int, child: Path) -> None:
+def is_forked(child: Place) -> bool:
+    """Whether a fork is there, whole."""
+    return child.exists() if isinstance(child, Path) else (child / FORK).exists()
+
+
+def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
     """Make `child` a run that `parent` has trained up to `step`. Harmless when called again.
 
     Args:
-        parent: folder of a run that has a checkpoint after `step`; it may be training.
+        parent: a run that has a checkpoint after `step`; it may be training, on this node.
         step: number of the last step that both share.
         tokens: consumed by then.
-        child: folder of the run to be; it appears whole or not at all.
+        child: the run to be; it appears whole or not at all.
 
     Raises:
         RunError: if there is no such checkpoint.
+        OSError: if storage fails.
     """
-    if child.exists():
+    if is_forked(child):
         return
     if not can_fork(parent, step):
         raise RunError(f"{parent / FOLDER / name_of(step)}: no whole checkpoint to fork from")
-    aside = child.with_name(f".{child.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    _link_tree(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
-    Ledger(parent / LEDGER).link_to(aside / LEDGER, step)
-    write_rows(aside / METRICS, (r for r in Tail(parent / METRICS).rows() if r["step"] <= step))
+    aside = child
+    if isinstance(child, Path):
+        aside = child.with_name(f".{child.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+    _copy_files(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
+    Ledger(parent / LEDGER).copy_to(aside / LEDGER, step)
+    rows = Tail(working_folder(parent) / METRICS).rows()
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if row["step"] <= step)
+    put(aside / METRICS, text.encode())
     above = read_fork(parent)
     before = [*above.before, above.model_copy(update={"before": []})] if above else []
     write_fork(aside, Fork(run=parent.name, step=step, tokens=tokens, before=before))
-    os.rename(aside, child)
-    sync_folder(child.parent)
+    if isinstance(aside, Path):
+        os.rename(aside, str(child))
+        sync_folder(aside.parent)
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        link(path, target / path.name)
-    sync_folder(target)
+def _copy_files(source: Place, target: Place) -> None:
+    """All files of a checkpoint, the one that makes it whole last."""
+    if isinstance(target, Path):
+        target.mkdir(parents=True)
+    for name in sorted(tree(source), key=lambda name: (name == STATE, name)):
+        copy(source / name, target / name)
+    if isinstance(target, Path):
+        sync_folder(target)

@@ -16,7 +16,7 @@ from manta.elastic.preflight import Checked, check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
 from manta.track.history import METRICS, Tail
-from manta.track.lock import RunLock
+from manta.track.hold import is_free
 from manta.track.state import read_state_if_any
 from manta.tune.outline import Leg
 from manta.tune.progress import Outcome
@@ -84,7 +84,7 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
 def _is_free(checked: Checked, watcher: _Watcher) -> bool:
     """Wait, for a while, for a leg that has outlived a killed driver; False if asked to leave."""
     until = time.monotonic() + ORPHAN_SECONDS
-    while not RunLock.is_free(checked.run_dir) and time.monotonic() < until:
+    while not is_free(checked.place) and time.monotonic() < until:
         if watcher.wants_stop():
             return False
         time.sleep(ASK_SECONDS)

@@ -10,6 +10,8 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
+from manta.storage.place import Place, place_of
+from manta.storage.working import working_folder
 from manta.track.context import RunContext
 from manta.track.param_names import SEED, column_names, flat
 from manta.track.sweep_state import (
@@ -86,9 +88,14 @@ class Outline:
         return self.config.search.type not in ("grid", "random")
 
     @property
+    def place(self) -> Place:
+        """Where the sweep and its trials' runs are kept."""
+        return place_of(self.config.sweep.storage) / self.config.sweep.name
+
+    @property
     def folder(self) -> Path:
-        """Where the sweep and its trials' runs are."""
-        return Path(self.config.sweep.storage) / self.config.sweep.name
+        """Where the sweep's driver works on them, on its node."""
+        return working_folder(self.place)
 
     @property
     def forest(self) -> tuple[Stage, ...]:
@@ -187,9 +194,9 @@ class Outline:
         Raises:
             RunError: if the folder holds another sweep, or something else.
         """
-        if not (self.folder / SWEEP).exists():
+        if not (self.place / SWEEP).exists():
             return self._new_state()
-        state = read_sweep(self.folder)
+        state = read_sweep(self.place)
         for suggestion in state.suggestions:
             self.suggest(suggestion.params)
         for trial in state.trials:
@@ -242,7 +249,7 @@ class Outline:
         theirs = [_essence(trial) for trial in state.trials]
         if mine != theirs or (new.metric, new.mode) != (state.metric, state.mode):
             raise RunError(
-                f"{self.folder}: this sweep was started with other trials: "
+                f"{self.place}: this sweep was started with other trials: "
                 f"{_difference(state, new)}; to go on with it, use the old config and space; else "
                 "give another sweep.name"
             )

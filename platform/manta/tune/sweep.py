@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 
 from manta.config.errors import TrainingError
 from manta.elastic.signals import stop_signals
-from manta.track.lock import RunLock
+from manta.track.hold import RunHold, pull_trials
 from manta.track.sweep_state import SweepState, read_sweep
 from manta.tune.conductor import open_conductor
 from manta.tune.leg import run_leg
@@ -55,8 +55,9 @@ def sweep(
     """
     folder = outline.folder
     folder.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(folder)
+    hold = RunHold(outline.place)
     try:
+        pull_trials(outline.place)
         conductor = open_conductor(outline.config, uuid.uuid4().hex[:12])
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
@@ -66,12 +67,18 @@ def sweep(
         )
         ray.get(conductor.close.remote(status))
     finally:
-        lock.release()
+        hold.release()
     state = read_sweep(folder)
     if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
         reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
         raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
     return state, status
+
+
+def _leg_place() -> tune.PlacementGroupFactory:
+    """Where legs run: on the driver's node, whose folder they work in, and never on a spot node."""
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return tune.PlacementGroupFactory([LEG_RESOURCES], bundle_label_selector=[here])
 
 
 def _fit(
@@ -82,7 +89,7 @@ def _fit(
 ) -> None:
     os.environ.update(TUNE_ENVIRONMENT)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
-    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), LEG_RESOURCES)
+    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), _leg_place())
     tuner = tune.Tuner(
         leg,
         tune_config=tune.TuneConfig(

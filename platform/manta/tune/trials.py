@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -20,6 +19,7 @@ from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.elastic.preflight import absolute
 from manta.schedule import Schedule
+from manta.storage.place import place_of
 from manta.track.comparison_stats import short
 from manta.track.param_names import SEED
 from manta.tune.base import Base
@@ -98,7 +98,7 @@ class Trials:
         _check(run, self._space)
         shown = {key: value for key, value in params.items() if key != SEED}
         name = self._name(shown, run.run.seed)
-        folder = Path(self._config.sweep.storage) / self._config.sweep.name
+        folder = place_of(self._config.sweep.storage) / self._config.sweep.name
         run = run.model_copy(
             update={
                 "run": run.run.model_copy(update={"name": name, "storage": str(folder)}),

@@ -68,6 +68,13 @@ def replace_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """The same with bytes, and its name survives a power cut too."""
+    with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
+        file.write(content)
+    sync_folder(path.parent)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file that is never changed in place a second name; a copy where links are unknown."""
     try:

@@ -1,0 +1,78 @@
+"""A place for files: a folder that is mounted here, or one in an object store.
+
+Both have ``/``, `name`, `read_bytes` and the like; what they do differently is here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TypeAlias
+
+from manta.config.urls import is_url
+from manta.storage.atomic import link, sync_folder, write_synced
+from manta.storage.store import StorePath
+
+Place: TypeAlias = Path | StorePath
+# A folder of this prefix is on its way in or out; no reader looks at it.
+ASIDE = ".tmp-"
+
+
+def place_of(path: str) -> Place:
+    """The place that a path or URL names.
+
+    Raises:
+        ConfigError: if it is a URL that can't be.
+    """
+    return StorePath.of(path) if is_url(path) else Path(path)
+
+
+def tree(place: Place) -> dict[str, int]:
+    """All files below a place: their paths from there, and their sizes in bytes."""
+    if isinstance(place, StorePath):
+        return place.tree()
+    found = (Path(here) / name for here, _, names in os.walk(place) for name in names)
+    return {path.relative_to(place).as_posix(): path.stat().st_size for path in found}
+
+
+def put(place: Place, content: bytes) -> None:
+    """Write a file, durably, whole or not at all; an old one is replaced.
+
+    Raises:
+        OSError: if it can't be written. Nothing is left behind.
+    """
+    if isinstance(place, StorePath):
+        place.write_bytes(content)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_synced(place, content)
+
+
+def remove(folder: Place, mark: str) -> None:
+    """Remove a folder that counts as there by its file `mark`: at no time is it half there."""
+    if isinstance(folder, StorePath):
+        (folder / mark).unlink(missing_ok=True)
+        folder.remove_tree()
+        return
+    aside = folder.with_name(f"{ASIDE}{folder.name}")
+    try:
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return
+    sync_folder(folder.parent)
+    shutil.rmtree(aside)
+
+
+def copy(source: Place, target: Place) -> None:
+    """Give a file that is never changed in place a second name, without moving its content.
+
+    Raises:
+        TypeError: if one is in a store and the other is not.
+    """
+    if isinstance(source, StorePath) and isinstance(target, StorePath):
+        source.copy_to(target)
+    elif isinstance(source, Path) and isinstance(target, Path):
+        link(source, target)
+    else:
+        raise TypeError(f"{source} and {target} are not of one kind")

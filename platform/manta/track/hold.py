@@ -1,0 +1,128 @@
+"""One driver for each run or sweep: a folder to work in, that nobody else works in.
+
+On this node a lock says so, and dies with its process. For what is kept in a store, a lease says
+it to other nodes as well, and the folder's files are those of the store.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from manta.config.errors import RunError
+from manta.storage.lease import Lease, refuse_if_held
+from manta.storage.place import Place
+from manta.storage.store import StorePath, reason
+from manta.storage.working import pull, tidy, working_folder
+from manta.track.lock import RunLock
+
+
+class RunHold:
+    """An exclusive hold on a place, until `release` or the end of the process.
+
+    Attributes:
+        place: where things are kept.
+        folder: where this driver works: there, or in a folder of this node.
+    """
+
+    def __init__(self, place: Place) -> None:
+        """Take it at once or refuse.
+
+        Raises:
+            RunError: if another driver has it, or it can't be used.
+        """
+        self.place = place
+        self.folder: Path = working_folder(place)
+        self._lease: Lease | None = None
+        if isinstance(place, StorePath):
+            _tidy_once()
+            _make(self.folder)
+        self._lock = RunLock(self.folder)
+        try:
+            if isinstance(place, StorePath):
+                self._lease = Lease(place)
+                pull(place, self.folder)
+        except OSError as error:
+            self.release()
+            raise RunError(f"{place}: can't be read: {reason(error)}") from None
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def exclusive(self) -> bool:
+        """False where nothing keeps a second driver out."""
+        return self._lock.exclusive or self._lease is not None
+
+    def check(self) -> None:
+        """Refuse to go on if it was lost.
+
+        Raises:
+            RunError: naming who has it now.
+        """
+        if self._lease is not None:
+            self._lease.check()
+
+    def release(self) -> None:
+        """Let the next driver in. Harmless when called again."""
+        if self._lease is not None:
+            self._lease.release()
+        self._lock.release()
+
+
+def pull_trials(place: Place) -> None:
+    """Get the records of a sweep's trials from the store, for who looks at all of them.
+
+    Those that a leg of a killed driver still works on are left to the leg that comes after it.
+
+    Raises:
+        RunError: if the store can't be read.
+    """
+    if not isinstance(place, StorePath):
+        return
+    try:
+        for name in place.folders():
+            _pull_if_free(place / name)
+    except OSError as error:
+        raise RunError(f"{place}: can't be read: {reason(error)}") from None
+
+
+def _pull_if_free(place: StorePath) -> None:
+    folder = working_folder(place)
+    _make(folder)
+    try:
+        lock = RunLock(folder)
+    except RunError:
+        return
+    try:
+        pull(place, folder)
+    finally:
+        lock.release()
+
+
+def is_free(place: Place) -> bool:
+    """Whether a driver that asked now would get a hold. What isn't there is free."""
+    if not RunLock.is_free(working_folder(place)):
+        return False
+    if isinstance(place, StorePath):
+        try:
+            refuse_if_held(place)
+        except RunError:
+            return False
+    return True
+
+
+@cache
+def _tidy_once() -> None:
+    """A sweep's driver takes many holds; looking through all folders once is enough."""
+    tidy()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: can't be made: {error.strerror}; set MANTA_CACHE to a folder of this node "
+            "that you may write"
+        ) from None
