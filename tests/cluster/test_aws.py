@@ -102,6 +102,29 @@ def test_only_ssh_is_open(aws, laptop):
     ]
 
 
+def test_a_security_group_that_has_rules_is_left_alone(aws, laptop, provider, monkeypatch):
+    from ray.autoscaler._private.util import prepare_config
+
+    from manta.cluster.aws import SpotFirst
+
+    monkeypatch.setenv("HOME", laptop.environment["HOME"])
+    (head,) = aws.of_type("head")
+    ec2 = aws.client("ec2")
+    group = ec2.create_security_group(GroupName="mine", Description="-", VpcId=head["VpcId"])
+    mine = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+    ranges = [{"CidrIp": "203.0.113.7/32"}]
+    ec2.authorize_security_group_ingress(
+        GroupId=group["GroupId"], IpPermissions=[{**mine, "IpRanges": ranges}]
+    )
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    config["provider"]["security_group"]["GroupName"] = "mine"
+    resolved = SpotFirst.bootstrap_config(prepare_config(config))["available_node_types"]
+    for kind in resolved.values():
+        assert kind["node_config"]["SecurityGroupIds"] == [group["GroupId"]]
+    (found,) = ec2.describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"]
+    assert [rule["IpRanges"] for rule in found["IpPermissions"]] == [ranges]
+
+
 def test_the_token_and_the_lock_file_reach_the_head_and_ray_starts_last(laptop):
     sent = [call.rpartition(":")[2] for call in laptop.calls("rsync")]
     assert {"~/.ray/auth_token", "~/manta/requirements.lock", "~/manta/cluster/"} <= set(sent)
