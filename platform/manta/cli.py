@@ -222,6 +222,26 @@ def generate(
     print(run_generate(place_of(run), prompt, tokens=tokens, temperature=temperature, seed=seed))
 
 
+@app.command()
+def doctor(
+    cluster: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CLUSTER.yaml]", help="A cluster file; else this machine."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A run's config, to see if it fits.")] = None,
+) -> None:
+    """Say what would go wrong, before anything is launched."""
+    from rich.console import Console
+
+    from manta.cluster.doctor import diagnose
+    from manta.cluster.findings import failures, show
+
+    findings = diagnose(cluster, load(config, RunConfig) if config else None)
+    show(findings, Console())
+    if failures(findings):
+        raise typer.Exit(1)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 

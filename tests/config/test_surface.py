@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "RUN...|SWEEP --output --metric --top",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
+    "doctor": "[CLUSTER.yaml] --config",
 }
 
 RUN_KEYS = """

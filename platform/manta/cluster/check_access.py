@@ -1,0 +1,213 @@
+"""Can the run reach what is outside the cluster: storage, W&B, the cloud's API?"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import re
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from manta.cluster.findings import Finding, failed, ok, warning
+from manta.cluster.plan import Kind, Plan
+from manta.config.run import RunConfig, WandbSection
+
+MANIFEST = "manifest.json"
+PROBE_SECONDS = 30.0
+REACH_SECONDS = 5.0
+WANDB = "https://api.wandb.ai"
+PLACEHOLDER = re.compile(r"YOUR-[A-Z-]+|FILESTORE-ADDRESS|\b192\.0\.2\.\d+")
+
+
+def check_placeholders(plan: Plan) -> Iterator[Finding]:
+    """What the file leaves to its user."""
+    lines = [line.partition(" #")[0] for line in plan.text.splitlines() if line[:1] != "#"]
+    left = sorted({word for line in lines for word in PLACEHOLDER.findall(line)})
+    if left:
+        yield warning(
+            "fill in", f"left as shipped: {', '.join(left)}", f"give your own in {plan.path}"
+        )
+
+
+def check_credentials(plan: Plan) -> Iterator[Finding]:
+    """Whether the cloud would know this machine. Asks nobody."""
+    if plan.kind is not Kind.AWS:
+        return
+    try:
+        import boto3
+    except ImportError:
+        return  # said with the tools
+    if boto3.Session().get_credentials() is None:
+        yield failed(
+            "credentials",
+            "none for AWS on this machine",
+            "aws configure, or export AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    else:
+        yield ok("credentials", "AWS")
+
+
+def check_data(plan: Plan | None, run: RunConfig) -> Iterator[Finding]:
+    """Whether run.storage can be written to, the corpus is there, and all nodes see both."""
+    yield _storage(plan, run.run.storage)
+    yield _corpus(plan, run.corpus)
+
+
+def _storage(plan: Plan | None, storage: str) -> Finding:
+    if "://" not in storage:
+        return _far_away(plan, "storage", "run.storage", storage) or _writable(storage)
+    reason = _failure(lambda: probe(storage))
+    if reason:
+        return failed(
+            "storage",
+            f"run.storage = {storage}: can't be written to from here: {reason}",
+            "see that the bucket exists and your credentials may write to it; the nodes need the "
+            "same rights (cluster/aws-access.yaml)",
+        )
+    return ok("storage", f"{storage}: written, read and removed from here")
+
+
+def _corpus(plan: Plan | None, corpus: str) -> Finding:
+    prepare = f"prepare it: manta prepare CONFIG.yaml out={corpus}"
+    if "://" not in corpus:
+        far = _far_away(plan, "corpus", "corpus", corpus)
+        if far is not None:
+            return far
+        if not (Path(corpus) / MANIFEST).is_file():
+            return failed("corpus", f"{corpus}: no {MANIFEST} in it", prepare)
+        return ok("corpus", corpus)
+    reason = _failure(lambda: look_for(f"{corpus.rstrip('/')}/{MANIFEST}"))
+    if reason:
+        return failed("corpus", f"{corpus}: {reason}", f"{prepare}, or see to your credentials")
+    return ok("corpus", f"{corpus}: read from here")
+
+
+def _far_away(plan: Plan | None, check: str, key: str, path: str) -> Finding | None:
+    """What to say of a path on a cluster's nodes, which this machine can't see."""
+    if plan is None:
+        return None
+    if plan.kind in (Kind.AWS, Kind.GCP) and not path.startswith("/mnt/"):
+        return failed(
+            check,
+            f"{key} = {path!r} is a folder of one node; others don't see it, and it goes with it",
+            "give a URL, such as s3://bucket/…, or a share that all nodes mount below /mnt",
+        )
+    return warning(
+        check,
+        f"{key} = {path!r}: can't be seen from here",
+        "see that it is a share, mounted at the same place on all nodes",
+    )
+
+
+def _writable(storage: str) -> Finding:
+    here = Path(storage)
+    while not here.exists():
+        here = here.parent
+    if not os.access(here, os.W_OK):
+        return failed("storage", f"{here} can't be written to", "give another run.storage")
+    return ok("storage", f"{storage}: can be written to")
+
+
+def probe(url: str) -> None:
+    """Write, read and remove a small object below `url`.
+
+    PyArrow leaves an empty object that stands for the folder, as every writer of it will.
+
+    Raises:
+        OSError, ValueError: if that isn't possible.
+    """
+    from pyarrow import fs
+
+    store, folder = fs.FileSystem.from_uri(url)
+    name = f"{folder.rstrip('/')}/.manta-doctor-{uuid.uuid4().hex}"
+    content = b"manta doctor"
+    with store.open_output_stream(name) as out:
+        out.write(content)
+    try:
+        with store.open_input_stream(name) as back:
+            if back.read() != content:
+                raise OSError("what was written is not what is read")
+    finally:
+        store.delete_file(name)
+
+
+def look_for(url: str) -> None:
+    """See that there is a file at `url`.
+
+    Raises:
+        OSError, ValueError: if there is none, or nobody answers.
+    """
+    from pyarrow import fs
+
+    store, path = fs.FileSystem.from_uri(url)
+    if store.get_file_info(path).type != fs.FileType.File:
+        raise OSError(f"no {url.rpartition('/')[2]} in it")
+
+
+def _failure(act: Callable[[], None]) -> str:
+    """Why `act` fails, or does not end in time; nothing if it succeeds."""
+    reasons: list[str] = []
+
+    def work() -> None:
+        try:
+            act()
+        except Exception as error:
+            reasons.append(" ".join(str(error).split())[:200] or type(error).__name__)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if thread.is_alive():
+        return f"no answer in {PROBE_SECONDS:g} s"
+    return "".join(reasons)
+
+
+def check_wandb(section: WandbSection) -> Iterator[Finding]:
+    """Whether the run can log to W&B as its config says."""
+    if section.mode in ("offline", "disabled"):
+        yield ok("W&B", section.mode)
+        return
+    service = os.environ.get("WANDB_BASE_URL", WANDB).rstrip("/")
+    remedy = "export WANDB_API_KEY=…, or wandb login; `manta submit` hands it to the job"
+    if not _has_key(service):
+        found = f"no API key for {service} on this machine"
+        if section.mode == "online":
+            yield failed("W&B", f"wandb.mode = 'online', but {found}", remedy)
+        else:
+            yield warning("W&B", f"{found}: runs are logged offline", remedy)
+    elif (reason := _unreachable(service)) is not None:
+        found = f"{service} can't be reached from here: {reason}"
+        instead = "see to the network, or set wandb.mode: offline and use `wandb sync` later"
+        if section.mode == "online":
+            yield failed("W&B", found, instead)
+        else:
+            yield warning("W&B", found, instead)
+    else:
+        yield ok("W&B", f"key for {service}, which answers")
+
+
+def _has_key(service: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urllib.parse.urlsplit(service).hostname or ""
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(str(file)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _unreachable(service: str) -> str | None:
+    """Why there is no answer; any answer will do."""
+    try:
+        urllib.request.urlopen(service, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    return None

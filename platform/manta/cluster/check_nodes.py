@@ -1,0 +1,232 @@
+"""Does the cluster have the nodes that a run needs, and none that cost for nothing?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manta.cluster.findings import Finding, failed, ok, warning
+from manta.cluster.plan import Kind, NodeGroup, Plan
+from manta.config.run import RunConfig
+
+# A worker that waits longer than this for work costs more than it saves.
+LONG_IDLE_MINUTES = 60
+
+
+def check_nodes(plan: Plan) -> Iterator[Finding]:
+    """Numbers of nodes, the head's share, idle nodes, spot and what stands in for it."""
+    if plan.kind is Kind.LOCAL:
+        yield ok("nodes", f"{plan.machines} machines of your own, the head among them")
+        return
+    yield from _numbers(plan)
+    yield from _unsized(plan)
+    yield from _head(plan)
+    yield from _idle(plan)
+    yield from _spot(plan)
+
+
+def _numbers(plan: Plan) -> Iterator[Finding]:
+    wrong = False
+    for group in plan.workers:
+        if group.least > group.most:
+            wrong = True
+            yield failed(
+                "nodes",
+                f"{group.name}: at least {group.least} nodes, and at most {group.most}",
+                "lower the minimum, or raise the maximum",
+            )
+    least = sum(group.least for group in plan.workers)
+    if least > plan.most:
+        wrong = True
+        yield failed(
+            "nodes",
+            f"at least {least} workers by their types, and at most {plan.most} of all together",
+            "raise max_workers, or lower the types' min_workers",
+        )
+    if not any(group.most for group in plan.workers) or not plan.most:
+        wrong = True
+        yield failed(
+            "nodes", "no worker may ever be launched", "give max_workers, and a type for workers"
+        )
+    if not wrong:
+        types = ", ".join(f"{g.name} {g.least} to {g.most}" for g in plan.workers)
+        yield ok("nodes", f"workers {least} to {plan.most}: {types}")
+    if least:
+        yield warning(
+            "nodes",
+            f"{least} workers are always there, and cost also when nothing runs",
+            "set the minimum to 0 if that isn't meant",
+        )
+
+
+def _unsized(plan: Plan) -> Iterator[Finding]:
+    for group in plan.workers:
+        if not group.resources:
+            yield warning(
+                "nodes",
+                f"{group.name} doesn't say what its nodes have; Ray asks AWS at `ray up`",
+                "give its resources, such as {CPU: 8, GPU: 1}, so that it can be checked here",
+            )
+
+
+def _head(plan: Plan) -> Iterator[Finding]:
+    head = plan.head
+    if head is None:
+        yield failed("head", "no node type is the head's", "name one as head_node_type")
+    elif head.gpus or _has_gpus(head.machine):
+        yield failed(
+            "head",
+            f"asked to run GPU work: {_describe(head)}",
+            "take a machine without GPUs for the head and give its resources GPU: 0; GPU workers "
+            "are other node types, which come and go",
+        )
+    elif head.most:
+        yield warning(
+            "head",
+            f"up to {head.most} workers of the head's type {head.name}",
+            "set its max_workers: 0; workers are other node types",
+        )
+    else:
+        yield ok("head", f"{_describe(head)}: drivers and CPU work only")
+
+
+def _describe(group: NodeGroup) -> str:
+    counts = ", ".join(f"{much:g} {name}" for name, much in group.resources.items())
+    return f"{group.machine} ({counts})" if group.machine else counts
+
+
+def _has_gpus(machine: str | None) -> bool:
+    """Whether an instance type is one of those that are sold for their GPUs (AWS, GCP)."""
+    return machine is not None and machine.startswith(
+        ("p3", "p4", "p5", "p6", "g4", "g5", "g6", "g7", "a2-", "a3-", "a4-", "g2-")
+    )
+
+
+def _idle(plan: Plan) -> Iterator[Finding]:
+    if plan.kind is Kind.KUBERAY:
+        spec = plan.data["spec"]
+        if not spec.get("enableInTreeAutoscaling"):
+            yield failed(
+                "idle nodes",
+                "the autoscaler is off: workers stay",
+                "set enableInTreeAutoscaling: true",
+            )
+            return
+        seconds = (spec.get("autoscalerOptions") or {}).get("idleTimeoutSeconds", 60)
+        minutes = seconds / 60
+    elif plan.data.get("idle_timeout_minutes") is None:
+        yield failed(
+            "idle nodes",
+            "no idle timeout: workers without work may stay, and cost",
+            "set idle_timeout_minutes: 5",
+        )
+        return
+    else:
+        minutes = float(plan.data["idle_timeout_minutes"])
+    if minutes > LONG_IDLE_MINUTES:
+        yield warning(
+            "idle nodes",
+            f"workers without work stay for {minutes:g} minutes, and cost",
+            "shorten the idle timeout; five minutes are usual",
+        )
+    else:
+        yield ok("idle nodes", f"leave after {minutes:g} minutes")
+
+
+def _spot(plan: Plan) -> Iterator[Finding]:
+    spot = [group for group in plan.workers if group.spot]
+    if not spot:
+        return
+    provider = plan.data.get("provider") or {}
+    for group in spot:
+        others = [g for g in plan.workers if not g.spot and g.gpus and g.most]
+        fallback = (provider.get("fallback") or {}).get(group.name)
+        other = next((g for g in plan.groups if g.name == fallback), None)
+        if fallback is not None and other is None:
+            yield failed(
+                "spot",
+                f"provider.fallback of {group.name}: no node type '{fallback}' in this file",
+                "name an on-demand node type of this file",
+            )
+        elif other is not None and other.spot:
+            yield failed(
+                "spot",
+                f"{group.name} falls back to {other.name}, which is spot too",
+                "leave InstanceMarketOptions out of the type to fall back to",
+            )
+        elif other is not None and other.resources != group.resources:
+            yield failed(
+                "spot",
+                f"{group.name} has {_describe(group)}, its fallback {_describe(other)}",
+                "give both types the same resources, so that one can stand in for the other",
+            )
+        elif other is not None:
+            yield ok("spot", f"{group.name}; where there is none, {other.name} (to {other.most})")
+        elif others and plan.kind is Kind.KUBERAY:
+            yield ok(
+                "spot", f"{group.name}; pods that get no machine are tried as {others[0].name}"
+            )
+        else:
+            yield warning(
+                "spot",
+                f"{group.name}: nothing stands in for it when there is no spot capacity",
+                "on AWS name a type in provider.fallback, as cluster.yaml does; elsewhere give an "
+                "on-demand type a min_workers while spot is short",
+            )
+
+
+def check_run(plan: Plan, run: RunConfig) -> Iterator[Finding]:
+    """Whether the workers that a run config asks for have room."""
+    needs, scaling = run.scaling.resources_per_worker, run.scaling
+    asked = " and ".join(f"{much:g} {name}" for name, much in needs.items() if much)
+    if plan.kind is Kind.LOCAL:
+        yield ok("workers", f"{scaling.min} of {asked}: what the machines have is seen at start")
+        return
+    if not all(group.resources for group in plan.workers):
+        return  # said with the nodes
+    fitting = [(group, group.room(needs)) for group in plan.groups if group.room(needs)]
+    if not fitting:
+        largest = max(plan.groups, key=lambda group: (group.gpus, group.resources.get("CPU", 0)))
+        yield failed(
+            "workers",
+            f"scaling.resources_per_worker is {asked}; the largest type {largest.name} has "
+            f"{_describe(largest)}",
+            "ask for less per worker, or take a larger machine type and give its resources",
+        )
+        return
+    most = _capacity(plan, fitting)
+    if most < scaling.min:
+        yield failed(
+            "workers",
+            f"scaling.min = {scaling.min} workers of {asked}; room for {most} at most",
+            "raise max_workers in the cluster file, or lower scaling.min",
+        )
+    elif most < scaling.upper:
+        yield warning(
+            "workers",
+            f"scaling.max = {scaling.upper} workers of {asked}; room for {most} at most",
+            "raise max_workers in the cluster file; until then the run stays smaller",
+        )
+    else:
+        names = ", ".join(group.name for group, _ in fitting)
+        yield ok(
+            "workers", f"{scaling.min} to {scaling.upper} of {asked}: room for {most} ({names})"
+        )
+    if needs.get("GPU", 0) == 0 and any(group.gpus for group in plan.workers):
+        yield warning(
+            "workers",
+            "they use no GPU, and the cluster has GPU nodes",
+            "set scaling.resources_per_worker.GPU if the run is to train on GPUs",
+        )
+
+
+def _capacity(plan: Plan, fitting: list[tuple[NodeGroup, int]]) -> int:
+    """Workers that have room when all nodes are there, the roomiest being launched first."""
+    left, total = plan.most, 0
+    for group, room in sorted(fitting, key=lambda pair: -pair[1]):
+        if group.head:
+            total += room
+            continue
+        nodes = min(group.most, left)
+        left -= nodes
+        total += nodes * room
+    return total

@@ -1,0 +1,199 @@
+"""Is the cluster closed to others: token, dashboard, ports, and no secret in the file?"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from manta.cluster.findings import Finding, failed, ok, warning
+from manta.cluster.plan import Kind, Plan
+
+TOKEN = "~/.ray/auth_token"
+MAKE_TOKEN = "ray get-auth-token --generate > /dev/null"
+ANYONE = ("0.0.0.0", "::")
+SSH = 22
+
+SECRETS = {
+    "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}"),
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
+    "a W&B key": re.compile(r"\bwandb_v1_[A-Za-z0-9_]{20,}"),
+    # NAME=value or name: value; a reference ($NAME, a path, another key) is no secret.
+    "a secret": re.compile(
+        r"(?i)[\w-]*(?:api_?key|secret_?(?:access_?)?key|auth_token|password|passwd)"
+        r"[\"']?\s*[=:]\s*[\"']?(?![$~/<{\"'\s.])[\w+/=.-]{8,}"
+    ),
+}
+SECRET_NAME = re.compile(r"(?i)(key|token|secret|password)$")
+
+
+def check_safety(plan: Plan) -> Iterator[Finding]:
+    """All that could let others in."""
+    yield from _secrets(plan)
+    yield from _kubernetes_token(plan) if not plan.launched else _token(plan)
+    yield from _dashboard(plan)
+    yield from _ports(plan)
+
+
+def _secrets(plan: Plan) -> Iterator[Finding]:
+    lines = [
+        (number, what)
+        for number, line in enumerate(plan.text.splitlines(), start=1)
+        for what, pattern in SECRETS.items()
+        if pattern.search(line)
+    ]
+    seen = set()
+    for number, what in lines:
+        if number not in seen:  # the first name for it is the most exact
+            seen.add(number)
+            yield failed(
+                "secrets",
+                f"{plan.path.name}:{number}: {what}",  # what it is, never itself
+                "take it out of the file, and revoke it if the file was ever shared; a job brings "
+                "keys in its environment, nodes have roles",
+            )
+    for item in plan.data.get("objects", []):
+        if item.get("kind") == "Secret" and (item.get("data") or item.get("stringData")):
+            seen.add(0)
+            yield failed(
+                "secrets",
+                f"{plan.path.name} has a Secret with its content",
+                "make it with `kubectl create secret`, and leave it out of the file",
+            )
+    for name in _plain_variables(plan.data.get("objects", [])):
+        seen.add(0)
+        yield failed(
+            "secrets",
+            f"{plan.path.name}: the variable {name} has its value in the file",
+            "take it from a Secret: valueFrom, or envFrom with secretRef",
+        )
+    if not seen:
+        yield ok("secrets", "none in the file")
+
+
+def _plain_variables(content: Any) -> Iterator[str]:
+    """Names of secret environment variables of containers that are given a value as it is."""
+    if isinstance(content, dict):
+        name = str(content.get("name", ""))
+        if content.get("value") and SECRET_NAME.search(name):
+            yield name
+        content = list(content.values())
+    for item in content if isinstance(content, list) else ():
+        yield from _plain_variables(item)
+
+
+def _token(plan: Plan) -> Iterator[Finding]:
+    text = "\n".join(plan.start)
+    starts = [command for command in plan.start if "ray start" in command]
+    if "RAY_AUTH_MODE=disabled" in text:
+        yield failed(
+            "token", "token authentication is turned off", "start Ray with RAY_AUTH_MODE=token"
+        )
+        return
+    open_ = [c for c in starts if "RAY_AUTH_MODE=token" not in c and "cluster/env.sh" not in c]
+    if open_:
+        yield failed(
+            "token",
+            "Ray is started without token authentication: who reaches it can run code on it",
+            "begin the start commands with `. ~/manta/cluster/env.sh;`, or RAY_AUTH_MODE=token",
+        )
+        return
+    if not any(there.endswith(".ray/auth_token") for there in plan.mounts):
+        yield failed(
+            "token",
+            "the nodes don't get the token: Ray would not start on them",
+            f'add to file_mounts: "{TOKEN}": {TOKEN}',
+        )
+        return
+    yield _token_here()
+
+
+def _token_here() -> Finding:
+    path = Path(TOKEN).expanduser()
+    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
+        return failed("token", f"no token on this machine ({TOKEN})", MAKE_TOKEN)
+    if path.stat().st_mode & 0o077:
+        return warning("token", f"others on this machine can read {TOKEN}", f"chmod 600 {TOKEN}")
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode != "token":
+        return warning(
+            "token",
+            f"on; but RAY_AUTH_MODE is {mode or 'not set'} on this machine",
+            "export RAY_AUTH_MODE=token, so that jobs can be submitted from here",
+        )
+    return ok("token", "on, and the nodes get it")
+
+
+def _kubernetes_token(plan: Plan) -> Iterator[Finding]:
+    if (plan.data["spec"].get("authOptions") or {}).get("mode") != "token":
+        yield failed(
+            "token",
+            "token authentication is off: who reaches a pod can run code on the cluster",
+            "add to the RayCluster's spec: authOptions: {mode: token}",
+        )
+    else:
+        yield ok("token", "on: the operator makes it and gives it to the pods")
+
+
+def _dashboard(plan: Plan) -> Iterator[Finding]:
+    if not plan.launched:
+        head = plan.data["spec"].get("headGroupSpec") or {}
+        service = head.get("serviceType", "ClusterIP")
+        if service != "ClusterIP" or head.get("enableIngress"):
+            yield failed(
+                "dashboard",
+                f"opened to the world: {'an ingress' if head.get('enableIngress') else service}",
+                "set serviceType: ClusterIP, and reach it by kubectl port-forward",
+            )
+        else:
+            yield ok("dashboard", "inside the cluster only; reached by kubectl port-forward")
+        return
+    hosts = re.findall(r"--dashboard-host[= ]\s*([^\s;]+)", "\n".join(plan.start))
+    if any(host.strip("'\"") in ANYONE for host in hosts):
+        yield failed(
+            "dashboard",
+            "opened to the world: --dashboard-host=0.0.0.0",
+            f"set --dashboard-host=127.0.0.1, and reach it by: ray dashboard {plan.path}",
+        )
+    else:
+        yield ok("dashboard", f"on loopback; reached by: ray dashboard {plan.path}")
+
+
+def _ports(plan: Plan) -> Iterator[Finding]:
+    if plan.kind is Kind.AWS:
+        group = (plan.data.get("provider") or {}).get("security_group") or {}
+        open_ = [r for r in group.get("IpPermissions") or [] if _is_open(r)]
+        for rule in open_:
+            yield failed(
+                "ports",
+                f"the security group lets anyone in: {_ports_of(rule)}",
+                "leave the rule out: Ray's group lets in ssh, and the nodes among themselves",
+            )
+        if not open_:
+            yield ok("ports", "ssh alone")
+    elif plan.kind is Kind.LOCAL:
+        yield warning(
+            "ports",
+            "whoever reaches these machines reaches Ray's ports; the token alone protects them",
+            "let the firewall allow ssh from outside, and all ports among the machines only",
+        )
+
+
+def _is_open(rule: Any) -> bool:
+    if not isinstance(rule, dict):
+        return False
+    ranges = [item.get("CidrIp", "") for item in rule.get("IpRanges") or []]
+    ranges += [item.get("CidrIpv6", "") for item in rule.get("Ipv6Ranges") or []]
+    ssh = rule.get("FromPort") == rule.get("ToPort") == SSH
+    return not ssh and any(str(cidr).endswith("/0") for cidr in ranges)
+
+
+def _ports_of(rule: dict[str, Any]) -> str:
+    if str(rule.get("IpProtocol")) == "-1":
+        return "all ports"
+    first, last = rule.get("FromPort"), rule.get("ToPort")
+    return f"port {first}" if first == last else f"ports {first} to {last}"

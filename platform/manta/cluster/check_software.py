@@ -1,0 +1,192 @@
+"""Do the nodes get exactly the packages of the lock file, and the same Ray as this machine?"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+
+from manta.cluster.findings import Finding, failed, ok, warning
+from manta.cluster.kuberay import schema_errors as kuberay_errors
+from manta.cluster.launcher import schema_errors as launcher_errors
+from manta.cluster.lock import NAME, normal, read_lock
+from manta.cluster.plan import Kind, NodeGroup, Plan
+
+PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^;&|\n]*)")
+OPTIONS_WITH_VALUE = {"-r", "-c", "--requirement", "--constraint", "-i", "--index-url", "-f"}
+# Words in the names of images that carry what GPUs need, and of those that are known not to.
+WITH_CUDA = re.compile(r"gpu|cuda|nvidia|cu1\d|deeplearning|dlami", re.IGNORECASE)
+WITHOUT_CUDA = re.compile(r"cpu|canonical/ubuntu|al2023-ami|amzn2|debian-cloud|ubuntu-os-cloud")
+RAY_IMAGE = re.compile(r"rayproject/ray(?:-ml)?:|/ray:")
+VERSION = re.compile(r"(?<![\d.])(\d+\.\d+\.\d+)(?![\d.])")
+SHOWN = 50  # characters of an image's name
+LIBRARIES = {
+    Kind.AWS: ("boto3", "boto3"),
+    Kind.GCP: ("googleapiclient", "google-api-python-client"),
+}
+
+
+def check_schema(plan: Plan) -> Iterator[Finding]:
+    """Whether Ray, or the operator, takes the file."""
+    read = kuberay_errors if plan.kind is Kind.KUBERAY else launcher_errors
+    errors = read(plan)
+    for error in errors:
+        yield failed("schema", error, f"correct it in {plan.path}")
+    if not errors:
+        yield ok("schema", f"{plan.path.name}: {plan.kind.value}")
+
+
+def check_tools(plan: Plan) -> Iterator[Finding]:
+    """Whether this machine has what launches such a cluster."""
+    programs = ["ssh", "rsync"] if plan.launched else ["kubectl"]
+    missing = [name for name in programs if shutil.which(name) is None]
+    library = LIBRARIES.get(plan.kind)
+    if library is not None and util.find_spec(library[0]) is None:
+        missing.append(library[1])
+    if missing:
+        yield failed(
+            "tools",
+            f"not on this machine: {', '.join(missing)}",
+            "install them: `ray up` needs them here" if plan.launched else "install kubectl",
+        )
+    else:
+        yield ok("tools", ", ".join([*programs, *([library[1]] if library else [])]))
+
+
+def check_packages(plan: Plan, lock: Path) -> Iterator[Finding]:
+    """Whether setup installs what the lock file pins, and nothing beside it."""
+    if not plan.launched:
+        return  # the image has them; its tag is looked at below
+    pins = read_lock(lock)
+    wrong = list(_unpinned(plan, pins))
+    yield from wrong
+    if not _installs_lock(plan):
+        yield failed(
+            "packages",
+            f"no setup command installs {NAME}: nodes would have other versions than this machine",
+            "take file_mounts and setup_commands of cluster.yaml: they run cluster/setup.sh",
+        )
+    elif not wrong:
+        yield ok("packages", f"exactly the {len(pins)} of {NAME}")
+    yield from _mounts(plan)
+
+
+def _installs_lock(plan: Plan) -> bool:
+    sent = {Path(here).name: there for there, here in plan.mounts.items()}
+    if NAME not in sent:
+        return False
+    return any("cluster/setup.sh" in c or f"-r {sent[NAME]}" in c for c in plan.setup)
+
+
+def _unpinned(plan: Plan, pins: dict[str, str]) -> Iterator[Finding]:
+    for command in plan.setup:
+        for arguments in PIP_INSTALL.findall(command):
+            for package in _packages(arguments):
+                name, _, version = package.partition("==")
+                pin = pins.get(normal(name))
+                if version and (pin is None or pin == version):
+                    continue
+                wanted = f"it pins {normal(name)}=={pin}" if pin else "it doesn't know it"
+                yield failed(
+                    "packages",
+                    f"setup installs '{package}' beside {NAME}: {wanted}",
+                    f"leave it out: cluster/setup.sh installs {NAME}"
+                    if pin
+                    else "give its version: name==version",
+                )
+
+
+def _packages(arguments: str) -> Iterator[str]:
+    words = iter(arguments.split())
+    for word in words:
+        word = word.strip("'\"")
+        if word in OPTIONS_WITH_VALUE:
+            next(words, None)
+        elif word and not word.startswith(("-", ".", "/", "~", "$", "<", ">")):
+            yield word
+
+
+def _mounts(plan: Plan) -> Iterator[Finding]:
+    missing = [here for here in plan.mounts.values() if not Path(here).expanduser().exists()]
+    for here in missing:
+        if here.endswith("auth_token"):
+            continue  # said with the token
+        yield failed(
+            "files",
+            f"file_mounts: {here} isn't there, seen from {Path.cwd()}",
+            "run `ray up` and `manta doctor` from the root of the repository",
+        )
+
+
+def check_versions(plan: Plan, lock: Path) -> Iterator[Finding]:
+    """Whether Ray is one version here, in the lock file and in the images."""
+    locked, local = read_lock(lock).get("ray"), metadata.version("ray")
+    wrong = False
+    if local != locked:
+        wrong = True
+        yield failed(
+            "Ray version",
+            f"{local} here, {locked} in {NAME}, which the nodes get",
+            f"install the lock file here: pip install -r {lock}",
+        )
+    if plan.kind is Kind.KUBERAY and (said := str(plan.data["spec"].get("rayVersion"))) != locked:
+        wrong = True
+        yield failed(
+            "Ray version",
+            f"rayVersion is {said}, {NAME} has {locked}",
+            f"set rayVersion: {locked} and build the image from the lock file",
+        )
+    for image in sorted({g.image for g in plan.groups if g.image and _is_container(plan, g)}):
+        tag = VERSION.search(image.rpartition(":")[2])
+        if tag is not None and tag[1] != locked:
+            wrong = True
+            yield failed(
+                "Ray version",
+                f"image {image} has {tag[1]}, {NAME} has {locked}",
+                f"take an image with Ray {locked}, such as the one of cluster/Dockerfile",
+            )
+        elif tag is None:
+            yield warning(
+                "Ray version",
+                f"image {image} doesn't say which Ray it has",
+                f"put {locked} in its tag, and see that it is",
+            )
+    if not wrong:
+        yield ok("Ray version", f"{locked} here and on the nodes")
+
+
+def _is_container(plan: Plan, group: NodeGroup) -> bool:
+    return not plan.launched or bool((plan.data.get("docker") or {}).get("image"))
+
+
+def check_images(plan: Plan) -> Iterator[Finding]:
+    """Whether the GPU nodes' images have what GPUs need."""
+    for group in plan.groups:
+        if not group.gpus:
+            continue
+        if group.image is None:
+            yield warning(
+                "image",
+                f"{group.name} has GPUs and no image of its own",
+                "name one with NVIDIA's driver, and Python 3.11 or newer",
+            )
+        elif WITH_CUDA.search(group.image):
+            yield ok("image", f"{group.name}: {_short(group.image)}")
+        elif WITHOUT_CUDA.search(group.image) or RAY_IMAGE.search(group.image):
+            yield failed(
+                "image",
+                f"{group.name} has GPUs; its image has no CUDA: {_short(group.image)}",
+                "take one with NVIDIA's driver (on a machine) or a -gpu tag (of a container)",
+            )
+        else:
+            yield warning(
+                "image",
+                f"{group.name}: can't tell whether {_short(group.image)} has what GPUs need",
+                "see that it has NVIDIA's driver, and Python 3.11 or newer",
+            )
+
+
+def _short(image: str) -> str:
+    return image if len(image) <= SHOWN else f"…{image[1 - SHOWN :]}"

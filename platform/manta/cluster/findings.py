@@ -1,0 +1,75 @@
+"""What a check of `manta doctor` says: sound, doubtful or wrong, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class Verdict(Enum):
+    """How a check came out; the value is how it is shown."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's.
+
+    Attributes:
+        verdict: how the check came out.
+        check: what was looked at, in a word or two.
+        found: what was seen.
+        remedy: what to do about it; there is one unless all is well.
+    """
+
+    verdict: Verdict
+    check: str
+    found: str
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.remedy or self.verdict is Verdict.OK, f"{self.check}: say what to do"
+
+
+def ok(check: str, found: str) -> Finding:
+    """A check that found all well."""
+    return Finding(Verdict.OK, check, found)
+
+
+def warning(check: str, found: str, remedy: str) -> Finding:
+    """A check that found what works and may not be meant."""
+    return Finding(Verdict.WARNING, check, found, remedy)
+
+
+def failed(check: str, found: str, remedy: str) -> Finding:
+    """A check that found what can't work, or must not."""
+    return Finding(Verdict.FAILED, check, found, remedy)
+
+
+def failures(findings: Iterable[Finding]) -> int:
+    """How many of `findings` are wrong."""
+    return sum(finding.verdict is Verdict.FAILED for finding in findings)
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """Print one line for each finding, its remedy below it, and the count."""
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        style = STYLES[finding.verdict]
+        table.add_row(Text(finding.verdict.value, style), Text(finding.check), Text(finding.found))
+        if finding.remedy:
+            table.add_row("", "", Text(f"→ {finding.remedy}", style))
+    console.print(table)
+    counts = [sum(f.verdict is verdict for f in findings) for verdict in Verdict]
+    console.print(f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failed")

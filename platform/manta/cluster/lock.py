@@ -1,0 +1,44 @@
+"""The lock file: which version of each package all machines have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from manta.config.errors import ConfigError
+
+NAME = "requirements.lock"
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Package → version, names in pip's normal form.
+
+    Raises:
+        ConfigError: if there is no such file, or a line pins nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    pins = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, equals, version = line.partition("==")
+        if not equals:
+            raise ConfigError(f"{path}:{number}: {line!r} pins no version; make it anew: make lock")
+        pins[normal(name)] = version.strip()
+    return pins
+
+
+def normal(name: str) -> str:
+    """A package's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name.strip().split("[")[0]).lower()
+
+
+def find_lock(near: Path) -> Path | None:
+    """The lock file of the repository that `near`, a file or folder, is in."""
+    for folder in (Path.cwd(), *near.resolve().parents, *Path(__file__).resolve().parents):
+        if (folder / NAME).is_file():
+            return folder / NAME
+    return None

@@ -1,0 +1,451 @@
+"""`manta doctor CLUSTER.yaml`: the shipped files pass, and each mistake is found and answered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from manta.cluster import check_access, check_software
+from manta.cluster.doctor import diagnose
+from manta.cluster.findings import Verdict
+from manta.cluster.lock import read_lock
+from manta.config import ConfigError, RunConfig, load
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ["cluster.yaml", "cluster/gcp.yaml", "cluster/on-prem.yaml", "cluster/kuberay.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def laptop(tmp_path, monkeypatch):
+    """A machine that has all that launching takes: programs, a token, credentials."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("ssh", "rsync", "kubectl"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0" * 64)
+    token.chmod(0o600)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mock")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mock")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    # Google's library is not in the lock file: any other stands for it.
+    monkeypatch.setitem(check_software.LIBRARIES, check_software.Kind.GCP, ("yaml", "google"))
+    return tmp_path
+
+
+def found(path, verdict, run=None):
+    return {(f.check, f.found): f.remedy for f in diagnose(Path(path), run) if f.verdict is verdict}
+
+
+def edited(tmp_path, path, *changes):
+    """A copy of a shipped file in which each (old, new) was replaced, once."""
+    text = (ROOT / path).read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    copy = tmp_path / Path(path).name
+    copy.write_text(text)
+    return copy
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_shipped_files_pass(path):
+    assert found(path, Verdict.FAILED) == {}
+
+
+def test_the_file_for_aws_leaves_no_doubt():
+    assert found("cluster.yaml", Verdict.WARNING) == {}
+
+
+def test_the_image_is_built_on_the_ray_of_the_lock_file():
+    version = read_lock(ROOT / "requirements.lock")["ray"]
+    dockerfile = (ROOT / "cluster" / "Dockerfile").read_text()
+    assert f"FROM rayproject/ray:{version}-py312-gpu\n" in dockerfile
+
+
+AWS, ON_PREM, KUBERAY = "cluster.yaml", "cluster/on-prem.yaml", "cluster/kuberay.yaml"
+SPOT_RESOURCES = "    resources: {CPU: 8, GPU: 1}    # <-- what InstanceType has"
+ENV = ". ~/manta/cluster/env.sh;\n    ray start --head"
+MISTAKES = {
+    "misspelt key": (
+        AWS,
+        [("idle_timeout_minutes", "idle_timeout_minute")],
+        ("schema", "did you mean 'idle_timeout_minutes'?"),
+    ),
+    "misspelt key of a type": (
+        AWS,
+        [("    min_workers: 0", "    min_worker: 0")],
+        ("schema", "'available_node_types.gpu-spot.min_worker'"),
+    ),
+    "missing key": (
+        "cluster/gcp.yaml",
+        [("    resources: {CPU: 4, GPU: 0}", "    # resources")],
+        ("schema", "available_node_types.head: 'resources' is a required property"),
+    ),
+    "min above max": (
+        AWS,
+        [("    min_workers: 0\n    max_workers: 8", "    min_workers: 9\n    max_workers: 8")],
+        ("nodes", "gpu-spot: at least 9 nodes, and at most 8"),
+    ),
+    "min above the cluster's max": (
+        AWS,
+        [("max_workers: 8 ", "max_workers: 1 "), ("    min_workers: 0", "    min_workers: 2")],
+        ("nodes", "at least 2 workers by their types, and at most 1"),
+    ),
+    "no workers": (AWS, [("max_workers: 8 ", "max_workers: 0 ")], ("nodes", "no worker may ever")),
+    "head with a GPU": (
+        AWS,
+        [("resources: {CPU: 4, GPU: 0}", "resources: {CPU: 4, GPU: 1}")],
+        ("head", "asked to run GPU work: m7i.xlarge (4 CPU, 1 GPU)"),
+    ),
+    "head on a GPU machine": (
+        AWS,
+        [("InstanceType: m7i.xlarge", "InstanceType: g6.xlarge")],
+        ("head", "asked to run GPU work: g6.xlarge"),
+    ),
+    "no idle timeout": (
+        AWS,
+        [("idle_timeout_minutes: 5 ", "# idle_timeout_minutes: 5")],
+        ("idle nodes", "no idle timeout"),
+    ),
+    "no such fallback": (
+        AWS,
+        [("{gpu-spot: gpu-on-demand}", "{gpu-spot: gpu-ondemand}")],
+        ("spot", "no node type 'gpu-ondemand'"),
+    ),
+    "fallback to spot": (
+        AWS,
+        [("{gpu-spot: gpu-on-demand}", "{gpu-spot: gpu-spot}")],
+        ("spot", "which is spot too"),
+    ),
+    "unlike fallback": (
+        AWS,
+        [(SPOT_RESOURCES, SPOT_RESOURCES.replace("8", "4"))],
+        ("spot", "its fallback g6.2xlarge (8 CPU, 1 GPU)"),
+    ),
+    "packages beside the lock": (
+        AWS,
+        [("head_setup_commands: []", "head_setup_commands: [pip install ray==2.59.0 flash-attn]")],
+        ("packages", "'ray==2.59.0' beside requirements.lock: it pins ray==2.60.0"),
+    ),
+    "packages without a version": (
+        AWS,
+        [("head_setup_commands: []", "head_setup_commands: [pip install -U flash-attn]")],
+        ("packages", "'flash-attn' beside requirements.lock: it doesn't know it"),
+    ),
+    "no lock": (
+        AWS,
+        [("  - bash ~/manta/cluster/setup.sh", "  - echo ready")],
+        ("packages", "no setup command installs requirements.lock"),
+    ),
+    "missing file": (
+        AWS,
+        [('"~/manta/cluster": cluster', '"~/manta/cluster": clusters')],
+        ("files", "clusters isn't there"),
+    ),
+    "other Ray in the image": (
+        KUBERAY,
+        [("manta:2.60.0-gpu", "manta:2.59.1-gpu")],
+        ("Ray version", "has 2.59.1, requirements.lock has 2.60.0"),
+    ),
+    "other Ray of the operator": (
+        KUBERAY,
+        [("rayVersion: 2.60.0", "rayVersion: 2.59.0")],
+        ("Ray version", "rayVersion is 2.59.0"),
+    ),
+    "image without CUDA": (
+        KUBERAY,
+        [("YOUR-REGISTRY/manta:2.60.0-gpu", "rayproject/ray:2.60.0-py312")],
+        ("image", "gpu-spot has GPUs; its image has no CUDA"),
+    ),
+    "machine without CUDA": (
+        AWS,
+        [("/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-", "canonical/ubuntu/")],
+        ("image", "gpu-spot has GPUs; its image has no CUDA"),
+    ),
+    "a key in the file": (
+        AWS,
+        [("head_setup_commands: []", "head_setup_commands: [export WANDB_API_KEY=0123456789abcd]")],
+        ("secrets", "a secret"),
+    ),
+    "a key in a comment": (
+        AWS,
+        [("# Change what", "# AKIAABCDEFGHIJKLMNOP\n# Change what")],
+        ("secrets", ": an AWS access key"),
+    ),
+    "a Secret with its content": (
+        KUBERAY,
+        [("apiVersion: v1\n", "apiVersion: v1\nkind: Secret\nstringData: {a: b}\n---\n")],
+        ("secrets", "a Secret with its content"),
+    ),
+    "a key in a container's environment": (
+        KUBERAY,
+        [("envFrom:", "env: [{name: WANDB_API_KEY, value: abc}]\n            envFrom:")],
+        ("secrets", "the variable WANDB_API_KEY has its value in the file"),
+    ),
+    "no token": (
+        AWS,
+        [(ENV, "ray start --head")],
+        ("token", "Ray is started without token authentication"),
+    ),
+    "token off": (
+        AWS,
+        [(ENV, f"export RAY_AUTH_MODE=disabled; {ENV}")],
+        ("token", "is turned off"),
+    ),
+    "token not sent": (
+        AWS,
+        [('  "~/.ray/auth_token": ~/.ray/auth_token\n', "")],
+        ("token", "the nodes don't get the token"),
+    ),
+    "token off in Kubernetes": (
+        KUBERAY,
+        [("authOptions: {mode: token}", "authOptions: {mode: disabled}")],
+        ("token", "token authentication is off"),
+    ),
+    "dashboard": (
+        ON_PREM,
+        [("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0")],
+        ("dashboard", "opened to the world"),
+    ),
+    "dashboard in Kubernetes": (
+        KUBERAY,
+        [("serviceType: ClusterIP", "serviceType: LoadBalancer")],
+        ("dashboard", "opened to the world: LoadBalancer"),
+    ),
+    "ports": (
+        AWS,
+        [
+            (
+                "{GroupName: manta}",
+                "{GroupName: manta, IpPermissions: [{FromPort: 8265, ToPort: 8265, "
+                "IpProtocol: tcp, IpRanges: [{CidrIp: 0.0.0.0/0}]}]}",
+            )
+        ],
+        ("ports", "lets anyone in: port 8265"),
+    ),
+    "no autoscaler": (
+        KUBERAY,
+        [("enableInTreeAutoscaling: true", "enableInTreeAutoscaling: false")],
+        ("idle nodes", "the autoscaler is off"),
+    ),
+    "group without a container": (
+        KUBERAY,
+        [
+            (
+                "          containers:\n            - name: ray-worker",
+                "          container:\n            - name: ray-worker",
+            )
+        ],
+        ("schema", "Ray's autoscaler can't read it"),
+    ),
+    "group without a name": (
+        KUBERAY,
+        [("    - groupName: gpu-spot\n      replicas: 0", "    - replicas: 0")],
+        ("schema", "spec.workerGroupSpecs.0.groupName is missing"),
+    ),
+    "job of another cluster": (
+        KUBERAY,
+        [("{ray.io/cluster: manta}", "{ray.io/cluster: monta}")],
+        ("schema", "'monta', which isn't here"),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_found(mistake, tmp_path):
+    path, changes, (check, words) = MISTAKES[mistake]
+    failed = found(edited(tmp_path, path, *changes), Verdict.FAILED)
+    (remedy,) = [do for (of, what), do in failed.items() if of == check and words in what]
+    assert remedy
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    changes = [MISTAKES[name][1][0] for name in ("head with a GPU", "no lock", "token not sent")]
+    failed = found(edited(tmp_path, AWS, *changes), Verdict.FAILED)
+    assert {check for check, _ in failed} == {"head", "packages", "token"}
+
+
+def test_secrets_are_never_repeated(tmp_path):
+    secret = "AKIAABCDEFGHIJKLMNOP"
+    copy = edited(tmp_path, AWS, ("# Change what", f"# {secret}\n# Change what"))
+    assert secret not in str(diagnose(copy, None))
+
+
+def test_what_this_machine_lacks(laptop, monkeypatch):
+    (laptop / "bin" / "rsync").unlink()
+    (laptop / ".ray" / "auth_token").unlink()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    failed = found(AWS, Verdict.FAILED)
+    assert {check for check, _ in failed} == {"tools", "token", "credentials"}
+    assert "ray get-auth-token --generate > /dev/null" in failed.values()
+
+
+def test_what_is_not_a_cluster_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("run: {name: a}\n")
+    with pytest.raises(ConfigError, match="not a cluster file"):
+        diagnose(tmp_path / "a.yaml", None)
+    (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: Pod\n")
+    with pytest.raises(ConfigError, match="no RayCluster"):
+        diagnose(tmp_path / "b.yaml", None)
+    with pytest.raises(ConfigError, match="no such cluster file"):
+        diagnose(tmp_path / "c.yaml", None)
+
+
+def test_values_of_the_wrong_type_are_refused_together(tmp_path):
+    changes = [
+        ("max_workers: 8", "max_workers: many"),
+        ("head_setup_commands: []", "head_setup_commands: no"),
+    ]
+    with pytest.raises(ConfigError) as refused:
+        diagnose(edited(tmp_path, AWS, *changes), None)
+    assert "max_workers: 'many' is not of type 'integer'" in str(refused.value)
+    assert "head_setup_commands: False is not of type 'array'" in str(refused.value)
+
+
+def test_resources_that_only_aws_knows(tmp_path):
+    copy = edited(tmp_path, AWS, (SPOT_RESOURCES, ""))
+    assert ("spot" in {check for check, _ in found(copy, Verdict.FAILED)}) is True
+    (what,) = [what for check, what in found(copy, Verdict.WARNING, gpu_run()) if check == "nodes"]
+    assert what.startswith("gpu-spot doesn't say what its nodes have")
+
+
+def gpu_run(*overrides):
+    gpu = "scaling.resources_per_worker={CPU: 1, GPU: 1}"
+    return load(ROOT / "jobs/demo/run.yaml", RunConfig, [gpu, *overrides])
+
+
+def workers(verdict, run, path=AWS):
+    return [what for check, what in found(path, verdict, run) if check == "workers"]
+
+
+def test_workers_have_room():
+    assert workers(Verdict.OK, gpu_run("scaling.min=1", "scaling.max=8")) == [
+        "1 to 8 of 1 CPU and 1 GPU: room for 8 (gpu-spot, gpu-on-demand)"
+    ]
+
+
+def test_workers_that_no_node_type_holds():
+    run = gpu_run("scaling.resources_per_worker.GPU=2")
+    (what,) = workers(Verdict.FAILED, run)
+    assert "is 1 CPU and 2 GPU; the largest type gpu-spot has g6.2xlarge (8 CPU, 1 GPU)" in what
+
+
+def test_more_workers_than_nodes():
+    assert workers(Verdict.FAILED, gpu_run("scaling.min=9")) == [
+        "scaling.min = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
+    ]
+    assert workers(Verdict.WARNING, gpu_run("scaling.min=1", "scaling.max=9")) == [
+        "scaling.max = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
+    ]
+
+
+def stored(storage, *overrides):
+    return gpu_run(f"run.storage={storage}", "corpus=/mnt/share/corpora/one", *overrides)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server with one bucket."""
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="there")
+    yield boto3.resource("s3").Bucket("there")
+    server.stop()
+
+
+def test_storage_that_can_be_written_to(bucket):
+    sound = found(AWS, Verdict.OK, stored("s3://there/runs"))
+    assert ("storage", "s3://there/runs: written, read and removed from here") in sound
+    assert not [item.key for item in bucket.objects.all() if "doctor" in item.key]
+
+
+def test_storage_that_can_not(bucket):
+    failed = found(AWS, Verdict.FAILED, stored("s3://nowhere/runs"))
+    ((check, what),) = failed
+    assert check == "storage"
+    assert "s3://nowhere/runs: can't be written to" in what
+
+
+def test_storage_that_is_silent(monkeypatch):
+    import threading
+
+    released = threading.Event()
+    monkeypatch.setattr(check_access, "probe", lambda url: released.wait())
+    monkeypatch.setattr(check_access, "PROBE_SECONDS", 0.05)
+    try:
+        failed = found(AWS, Verdict.FAILED, stored("s3://there/runs"))
+    finally:
+        released.set()
+    assert any("no answer in" in what for _, what in failed)
+
+
+def test_storage_of_one_node():
+    failed = found(AWS, Verdict.FAILED, stored("runs"))
+    assert any("'runs' is a folder of one node" in what for _, what in failed)
+
+
+def test_the_corpus(bucket):
+    def asked(verdict, corpus):
+        run = gpu_run(f"corpus={corpus}", "run.storage=/mnt/share/runs")
+        return [what for check, what in found(AWS, verdict, run) if check == "corpus"]
+
+    assert "no manifest.json in it" in asked(Verdict.FAILED, "s3://there/corpora/one")[0]
+    bucket.put_object(Key="corpora/one/manifest.json", Body=b"{}")
+    assert asked(Verdict.OK, "s3://there/corpora/one") == ["s3://there/corpora/one: read from here"]
+    assert "'corpora/demo' is a folder of one node" in asked(Verdict.FAILED, "corpora/demo")[0]
+    assert "can't be seen from here" in asked(Verdict.WARNING, "/mnt/share/corpora")[0]
+
+
+def test_this_machines_own_folders(tmp_path):
+    def checks(corpus):
+        run = gpu_run(f"corpus={corpus}", f"run.storage={tmp_path}/runs")
+        return {f.check: f.verdict for f in check_access.check_data(None, run)}
+
+    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.FAILED}
+    (tmp_path / "manifest.json").touch()
+    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.OK}
+
+
+def test_wandb(monkeypatch):
+    def asked(verdict, mode):
+        run = stored("/mnt/share/runs", f"wandb.mode={mode}")
+        return [what for check, what in found(AWS, verdict, run) if check == "W&B"]
+
+    assert "no API key" in asked(Verdict.FAILED, "online")[0]
+    assert "no API key" in asked(Verdict.WARNING, "auto")[0]
+    assert asked(Verdict.OK, "offline") == ["offline"]
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    assert "can't be reached" in asked(Verdict.FAILED, "online")[0]
+
+
+def test_the_command(laptop):
+    def run(*words):
+        command = [sys.executable, "-m", "manta.cli", "doctor", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    sound = run("cluster.yaml")
+    assert sound.returncode == 0, sound.stdout
+    assert "0 failed" in sound.stdout
+    broken = edited(laptop, AWS, *MISTAKES["no lock"][1])
+    unsound = run(str(broken))
+    assert unsound.returncode == 1
+    assert "1 failed" in unsound.stdout
+    assert "→" in unsound.stdout
