@@ -16,8 +16,7 @@ with a Ray of its own, one after the other; its wall time is that process's. Tim
 by the trials' own processes and workers, by the same few lines in all rows (`sweep_log.py`):
 
     start     from the call of a trial's function to its first step
-    end       from its last step to the function's return
-    between   from that return to the call of the trial that takes its place
+    between   from a function's return to the call of the trial that takes its place
     held      what a stage that goes on in place waits for the checkpoint that others fork from
 
 Evaluations count in none of these; a trial that ASHA stops does not return. With --out the rows
@@ -226,10 +225,8 @@ def _of_stock(file: Path, trials: Mapping[str, sweep_log.Logged]) -> Row:
 
 def _times(trials: dict[str, sweep_log.Logged]) -> Row:
     starts = [logged.start for logged in trials.values()]
-    ends = [logged.end for logged in trials.values()]
     return {
         "start": [seconds for seconds in starts if seconds is not None],
-        "end": [seconds for seconds in ends if seconds is not None],
         "between": sweep_log.turnarounds(trials),
         "longest": max(logged.training for logged in trials.values()),
     }
@@ -247,7 +244,7 @@ def best(row: Row) -> str:
 def show_table(rows: Mapping[str, Row]) -> None:
     """A line for each row; medians of the times inside, with the largest."""
     names = "tokens", "of apart", "wall s", "of grid", "CPU s", "best", "its loss"
-    heads = ["row", *names, "start s", "end s", "between s", "held s"]
+    heads = ["row", *names, "start s", "between s", "held s"]
     print("\n| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
     for name, row in rows.items():
         winner = row["trials"][best(row)]
@@ -260,7 +257,7 @@ def show_table(rows: Mapping[str, Row]) -> None:
             f"{row['cpu']:.0f}",
             f"{best(row)}: {winner['label']}",
             f"{winner['value']:.4f}",
-            *(_spread(row.get(key, [])) for key in ("start", "end", "between", "held")),
+            *(_spread(row.get(key, [])) for key in ("start", "between", "held")),
         ]
         print("| " + " | ".join(cells) + " |")
     if parts := rows.get("tree", {}).get("parts"):

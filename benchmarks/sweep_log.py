@@ -90,14 +90,6 @@ class Logged:
         return first - began - self._evaluating(began, first)
 
     @property
-    def end(self) -> float | None:
-        """Seconds from its last step to its return, the last evaluation taken out."""
-        if not self.of("ended") or not self.of("step"):
-            return None
-        last, ended = self.of("step")[-1]["time"], self.of("ended")[-1]["time"]
-        return ended - last - self._evaluating(last, ended)
-
-    @property
     def training(self) -> float:
         """Seconds from its first step to its last, with evaluations."""
         steps = self.of("step")

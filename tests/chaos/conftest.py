@@ -29,9 +29,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., 
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes() -> Iterator[Nodes]:
-    """The cluster that all chaos tests share."""
+    """The cluster that all chaos tests share; gone when the tests of other folders run."""
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
     found = Nodes(folder)
     try:
@@ -41,7 +41,7 @@ def nodes() -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def driver(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """The driver that most chaos tests share."""
     found = Driver(nodes.cluster.address, tmp_path_factory.mktemp("driver") / "log")
@@ -56,9 +56,12 @@ RunBuilder = Callable[..., Run]
 
 @pytest.fixture
 def run(tmp_path: Path, corpus: Path, driver: Driver) -> RunBuilder:
-    """Builds a run from faults and changed sections."""
+    """Builds a run from faults and changed sections.
 
-    def build(*faults: Fault, steps: int = STEPS, **sections: Any) -> Run:
+    Its workers are those of the run before, as far as they live, unless it is not `pooled`.
+    """
+
+    def build(*faults: Fault, steps: int = STEPS, pooled: bool = True, **sections: Any) -> Run:
         changes: dict[str, Any] = {
             "schedule": {"horizon": steps * STEP},
             "checkpoint": {"every": 10 * STEP},
@@ -68,7 +71,7 @@ def run(tmp_path: Path, corpus: Path, driver: Driver) -> RunBuilder:
         for name, keys in sections.items():
             changes[name] = {**changes.get(name, {}), **keys}
         config = run_config(tmp_path, corpus, **changes)
-        return Run(driver, {**config, "faults": list(faults)})
+        return Run(driver, {**config, "faults": list(faults)}, pooled)
 
     return build
 

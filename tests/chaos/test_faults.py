@@ -20,20 +20,27 @@ def assert_exact(run: Any) -> None:
 
 
 def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) -> None:
+    """In the middle of a step, of the start, of a snapshot and of a checkpoint, one and all."""
     nodes.have(2)
     kills = [
-        {"kind": "kill", "rank": 1, "step": 15, "attempt": 1},
+        {"kind": "kill", "rank": 1, "step": 6, "attempt": 1},
         {"kind": "kill", "rank": 0, "at": "start", "attempt": 2},
-        {"kind": "kill", "rank": 0, "step": 23, "attempt": 3},
-        {"kind": "kill", "rank": None, "step": 31, "attempt": 4},
+        {"kind": "kill", "rank": 0, "at": "snapshot", "step": 12, "attempt": 3},
+        {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 4},
+        {"kind": "kill", "rank": None, "step": 31, "attempt": 5},
     ]
-    disturbed = run(SLOW, *kills, checkpoint=SNAPSHOTS).begin().end()
+    seldom = {**SNAPSHOTS, "every": 20 * STEP}
+    disturbed = run(SLOW, *kills, checkpoint=seldom).begin().end()
     groups = disturbed.record()["groups"]
-    assert [group["attempt"] for group in groups] == [1, 3, 4, 5]
-    # The third is all ranks at once: whose end is seen first is chance.
-    assert disturbed.reasons()[:2] == [f"worker 1: {DIED}", f"worker 0: {DIED}"]
-    assert disturbed.reasons()[2].endswith(DIED)
-    assert [source for source, _ in disturbed.starts()] == ["snapshot"] * 3
+    assert [group["attempt"] for group in groups] == [1, 3, 4, 5, 6]
+    # The last is all ranks at once: whose end is seen first is chance.
+    assert disturbed.reasons()[:3] == [f"worker {rank}: {DIED}" for rank in (1, 0, 0)]
+    assert disturbed.reasons()[3].endswith(DIED)
+    first, second, third, last = disturbed.starts()
+    assert first == ("snapshot", 4)
+    assert second == ("snapshot", 8), "the one before the half-written one"
+    assert third in [("snapshot", 16), ("checkpoint", 20)]
+    assert last[0] == "snapshot"
     assert all(steps <= SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
@@ -42,32 +49,16 @@ def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) ->
 def test_without_snapshots_they_go_on_from_the_last_checkpoint(nodes, run, undisturbed) -> None:
     nodes.have(2)
     faults = [
-        {"kind": "kill", "rank": 1, "step": 15},
-        {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 2},
+        {"kind": "kill", "rank": 0, "step": 15},
+        {"kind": "kill", "rank": 1, "at": "checkpoint", "step": 20, "attempt": 2},
     ]
     off, gpus = {"snapshot_every": 0}, {"resources_per_worker": {"CPU": 1, "GPU": 1}}
     disturbed = run(SLOW, *faults, checkpoint=off, scaling=gpus).begin().end()
     assert disturbed.record()["groups"][0]["devices"] == 2
-    assert disturbed.reasons() == [f"worker 1: {DIED}", f"worker 0: {DIED}"]
+    assert disturbed.reasons() == [f"worker 0: {DIED}", f"worker 1: {DIED}"]
     first, second = disturbed.starts()
     assert first == ("checkpoint", 10)
     assert second in [("checkpoint", 10), ("checkpoint", 20)]
-    assert disturbed.losses() == undisturbed(2)
-    assert_exact(disturbed)
-
-
-def test_killed_in_the_middle_of_a_snapshot_and_of_a_checkpoint(nodes, run, undisturbed) -> None:
-    nodes.have(2)
-    faults = [
-        {"kind": "kill", "rank": 0, "at": "snapshot", "step": 12},
-        {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 2},
-    ]
-    seldom = {**SNAPSHOTS, "every": 20 * STEP}
-    disturbed = run(SLOW, *faults, checkpoint=seldom).begin().end()
-    assert disturbed.reasons() == [f"worker 0: {DIED}"] * 2
-    first, second = disturbed.starts()
-    assert first == ("snapshot", 8), "the one before the half-written one"
-    assert second in [("snapshot", 16), ("checkpoint", 20)]
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
@@ -89,7 +80,8 @@ def test_out_of_memory_halves_the_micro_batch_and_a_hanging_worker_is_replaced(
 
 def test_sizes_1_3_2_1_with_a_batch_of_7(nodes, run, undisturbed) -> None:
     nodes.have(1)
-    disturbed = run(SLOW, steps=400, scaling={"min": 1, "max": 3, "spares": 1}).begin()
+    scaling = {"min": 1, "max": 3, "spares": 1}
+    disturbed = run(SLOW, steps=400, scaling=scaling, pooled=False).begin()
     disturbed.reach(10)
     nodes.add()
     nodes.add()

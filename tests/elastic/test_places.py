@@ -88,19 +88,21 @@ def test_spares_are_kept_taken_and_replaced() -> None:
     spares = Spares(start)
     spares.fill({"a": 2, "b": 1})
     until(lambda: spares.warm("a") == 2 and spares.warm("b") == 1)
-    taken = spares.take("a")
+    taken, other = spares.take(["a", "b"])
     assert ray.get(taken.name.remote())
     assert spares.warm("a") == 1
-    ray.kill(spares.take("b"))
+    ray.kill(other)
     assert spares.warm("b") == 0
-    assert ray.get(spares.take("b").name.remote()), "without a spare one is started"
+    (new,) = spares.take(["b"])
+    assert ray.get(new.name.remote()), "without a spare one is started"
     spares.fill({"a": 2})
     until(lambda: spares.warm("a") == 2)
     spares.release()
     assert spares.warm("a") == 0
 
 
-def test_a_spare_that_died_is_not_handed_out() -> None:
+@pytest.mark.parametrize("when", ["before it was warm", "since"])
+def test_a_spare_that_died_is_not_handed_out(when: str) -> None:
     handles = []
 
     def remember(node: str):
@@ -108,13 +110,25 @@ def test_a_spare_that_died_is_not_handed_out() -> None:
         return handles[-1]
 
     spares = Spares(remember)
-    spares.fill({"a": 1})
+    spares.fill({"a": 1, "b": 1})
     actor, warm = handles[0]
+    if when == "since":
+        until(lambda: spares.warm("a") == spares.warm("b") == 1)
     ray.kill(actor)
     until(lambda: bool(ray.wait([warm], timeout=0)[0]))
-    spares.fill({"a": 1})
-    assert ray.get(spares.take("a").name.remote())
+    until(lambda: is_dead(actor))
+    new, kept = spares.take(["a", "b"])
+    assert kept == handles[1][0]
+    assert ray.get([new.name.remote(), kept.name.remote()])
     spares.release()
+
+
+def is_dead(actor) -> bool:
+    try:
+        ray.get(actor.name.remote())
+    except ray.exceptions.RayError:
+        return True
+    return False
 
 
 def test_nodes_that_live_answer_and_others_are_lost() -> None:

@@ -105,12 +105,12 @@ class Driver:
             )
         assert self._answer() == "ready"
 
-    def train(self, config: dict[str, Any]) -> None:
-        """Begin to train."""
+    def train(self, config: dict[str, Any], pooled: bool) -> None:
+        """Begin to train; if `pooled`, with workers that this driver's other runs use too."""
         self.start()
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(config) + "\n")
+        self._process.stdin.write(json.dumps({"config": config, "pooled": pooled}) + "\n")
         self._process.stdin.flush()
 
     def has_result(self, seconds: float) -> bool:
@@ -148,16 +148,16 @@ class Driver:
 
 
 class Run:
-    """A run under test."""
+    """A run under test; if it is `pooled`, its driver's runs share their workers."""
 
-    def __init__(self, driver: Driver, config: dict[str, Any]):
-        self.driver, self.config = driver, config
+    def __init__(self, driver: Driver, config: dict[str, Any], pooled: bool = False):
+        self.driver, self.config, self.pooled = driver, config, pooled
         self.dir = Path(config["run"]["storage"]) / config["run"]["name"]
         self.answer: dict[str, Any] | None = None
 
     def begin(self) -> Run:
         """Begin to train, or go on."""
-        self.driver.train(self.config)
+        self.driver.train(self.config, self.pooled)
         return self
 
     def end(self, status: str = "finished") -> Run:

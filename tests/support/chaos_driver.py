@@ -1,18 +1,27 @@
 """A driver that trains one run after the other on a cluster, in a process of its own.
 
-Each line of standard input is a run's config as JSON, each line of standard output how it
-ended: starting a driver for each run would cost seconds.
+Each line of standard input is an order as JSON, a run's config and whether its workers come from
+a pool and go back to it; each line of standard output is how the run ended. Starting a driver,
+and workers, for each run would cost many seconds.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 
 from manta.cluster.session import ray_session
 from manta.config import MantaError, RunConfig
 from manta.elastic.preflight import absolute, check, check_model
-from manta.elastic.trainer import train
+from manta.elastic.spares import Spares
+from manta.elastic.trainer import open_worker_pool, train
+
+
+@cache
+def pool(*resources: tuple[str, float]) -> Spares | None:
+    """Workers with such needs, for this driver's runs one after the other."""
+    return open_worker_pool(dict(resources))
 
 
 def main(address: str) -> None:
@@ -22,9 +31,12 @@ def main(address: str) -> None:
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             try:
-                checked = check(absolute(RunConfig.model_validate_json(line)))
+                order = json.loads(line)
+                checked = check(absolute(RunConfig.model_validate(order["config"])))
                 check_model(checked)
-                answer = {"status": train(checked).status}
+                needs = checked.config.scaling.resources_per_worker
+                workers = pool(*needs.items()) if order["pooled"] else None
+                answer = {"status": train(checked, pool=workers).status}
             except MantaError as error:
                 answer = {"status": "failed", "error": str(error)}
             print(json.dumps(answer), file=answers, flush=True)

@@ -174,6 +174,16 @@ def write_sweep(
     return folder
 
 
+def trial(name: str, peak: float, seed: int = 0, **fields: Any) -> Made:
+    """A trial that is known by its peak."""
+    return Made(name, name, {"schedule.lr.peak": peak}, seed, **fields)
+
+
+def ends_at(value: float) -> Loss:
+    """A straight line down to `value` at the horizon."""
+    return lambda tokens: value + 2.0 * (1 - tokens / HORIZON)
+
+
 RAMP = {"name": "ramp", "from": 64, "to": 192, "start": "50%", "over": "30%", "multiple_of": 16}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_sweep import decay_fan, plausible_loss, write_sweep
 from made_sweep import manifest as make_manifest
 from wandb_server import API_KEY, WandbServer
 
@@ -106,3 +107,10 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 @pytest.fixture
 def api_key() -> str:
     return API_KEY
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that has ended: a fan of decays with two seeds."""
+    folder = tmp_path_factory.mktemp("sweeps") / "fan"
+    return write_sweep(folder, decay_fan(), plausible_loss, question="How long a decay?")

@@ -3,15 +3,14 @@
 import pytest
 
 from manta.config import ConfigError
-from manta.tune.trial import rehearse
+from manta.tune.outline import Outline
 
 GRID = "space = {'schedule.batch': tune.grid_search([8, 16, 32])}\nseeds = [1, 2]"
 OPTUNA = {"type": "optuna", "trials": 5}
 
 
 def rehearsed(sweep, space, **sections):
-    found = sweep(space, **sections)
-    return rehearse(found.config, found.space, found.base)
+    return Outline(sweep(space, **sections).config).count
 
 
 def test_trials_are_counted(sweep):

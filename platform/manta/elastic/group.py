@@ -117,7 +117,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
     def _adopt(self) -> list[Worker]:
         slots = self.placing.slots
         warm = self.placing.spares.suffice(Counter(slot.node for slot in slots))
-        self._actors = [self.placing.spares.take(slot.node) for slot in slots]
+        self._actors = self.placing.spares.take([slot.node for slot in slots])
         asked = [actor.get_metadata.remote() for actor in self._actors]
         metadata = self._get(asked, ANSWER_SECONDS if warm else START_SECONDS)
         resources = self._worker_group_context.resources_per_worker

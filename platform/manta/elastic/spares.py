@@ -6,13 +6,16 @@ A spare has done it before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.answers import arrived, died
+from manta.elastic.answers import arrived, dead, died
+
+# A process that waits answers in milliseconds.
+ANSWER_SECONDS = 0.5
 
 # Given a node's id: an actor that is pinned there, and a reference that is done once it is warm.
 StartSpare = Callable[[str], tuple[ActorHandle, Any]]
@@ -51,12 +54,31 @@ class Spares:
         """Whether as many on each node are ready."""
         return all(self.warm(node) >= count for node, count in wanted.items())
 
-    def take(self, node: str) -> ActorHandle:
-        """A worker on the node: warm if there is one, else one that will be, else a new one."""
+    def take(self, nodes: Sequence[str]) -> list[ActorHandle]:
+        """A worker on each: warm if there is one, else one that will be, else a new one."""
+        self._forget_dead(set(nodes))
+        return [self._take(node) for node in nodes]
+
+    def _take(self, node: str) -> ActorHandle:
         waiting = self._waiting.get(node, [])
-        waiting[:] = [spare for spare in waiting if not died(spare[1])]
         waiting.sort(key=lambda spare: not arrived([spare[1]]))
         return waiting.pop(0)[0] if waiting else self._start(node)[0]
+
+    def _forget_dead(self, nodes: Set[str]) -> None:
+        """Those whose process has ended: on the way, which they said, or since, which they can't.
+
+        One that is gone with its node does not answer, nor say so; that is not waited for.
+        """
+        waiting = [spare for node in nodes for spare in self._waiting.get(node, [])]
+        ready = [actor for actor, warm in waiting if arrived([warm])]
+        asked = {actor.__ray_ready__.remote(): actor for actor in ready}
+        gone = {id(actor) for actor in dead(asked, ANSWER_SECONDS)}
+        for node in nodes & self._waiting.keys():
+            self._waiting[node] = [
+                (actor, warm)
+                for actor, warm in self._waiting[node]
+                if id(actor) not in gone and not died(warm)
+            ]
 
     def give(self, node: str, actor: ActorHandle, warm: Any) -> None:
         """Add a worker on the node; `warm` is a reference that is done once it is ready."""

@@ -5,6 +5,7 @@ Light to import: it is unpickled in Ray Train's controller as well.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -93,6 +94,12 @@ def free_port() -> int:
 def warm() -> float:
     """Import what training needs; returns the seconds it took."""
     began = time.time()
-    import manta.elastic.worker  # noqa: F401
-
+    gc.disable()
+    try:
+        import manta.elastic.worker  # noqa: F401
+    finally:
+        gc.enable()
+    # Half a million objects that stay: to look for garbage among them, again and again while
+    # they are made, is a fourth of the time, and each later look would be as long.
+    gc.freeze()
     return time.time() - began

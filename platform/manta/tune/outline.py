@@ -63,16 +63,15 @@ class Outline:
         self.config = config
         self.space: Space = open_space(config)
         self.base = Base.open(config, self.space)
-        self.count = rehearse(config, self.space, self.base)
         if self.population:
             check_space(self.space)
         self._trials = Trials(config, self.space, self.base)
         self.trials: list[Trial] = []
         self.branches: dict[str, Branch] = {}
-        if not self.learns:
-            self._draw()
+        self.count = rehearse(config, self.space, self.base) if self.learns else self._draw()
 
-    def _draw(self) -> None:
+    def _draw(self) -> int:
+        """Make all trials; says how many there are."""
         for params in variants(self.space, self.config.search, self.base):
             if len(self.trials) == MOST_TRIALS:
                 raise ConfigError(
@@ -81,6 +80,7 @@ class Outline:
                 )
             self.trials.append(self._trials.make(params))
         self.branches = {branch.trial: branch for branch in branches(self.forest)}
+        return len(self.trials)
 
     @property
     def learns(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from pydantic import JsonValue
 
@@ -13,7 +13,7 @@ from manta.config.sweep import SearchSection, SweepConfig
 from manta.schedule import Schedule
 from manta.tune.base import Base
 from manta.tune.space import Space
-from manta.tune.variants import Params, variants
+from manta.tune.variants import variants
 
 # Draws that stand for those of a searcher: nearly sure to take every branch once.
 REHEARSED = 32
@@ -39,24 +39,15 @@ def trial_config(base: Base, space: Space, params: Mapping[str, JsonValue]) -> R
 
 
 def rehearse(config: SweepConfig, space: Space, base: Base) -> int:
-    """Build the config of every trial before any is run; says how many there are.
+    """Build trials as a searcher may suggest them, before any is run; says how many it will.
 
-    What a searcher will suggest isn't known: some draws at random stand for it.
+    What it will suggest isn't known: some draws at random stand for it.
 
     Raises:
         ConfigError: for the first trial that can't be, or whose horizon doesn't hold the rungs.
     """
-    count = 0
-    for params in _rehearsed(config.search, space, base):
+    draws = SearchSection(type="random", trials=REHEARSED, seed=config.search.seed)
+    for params in variants(space, draws, base):
         run = trial_config(base, space, params)
         config.scheduler.rungs_at(run.schedule.horizon)
-        count += 1
-    learns = config.search.type not in ("grid", "random")
-    return (config.search.trials or 1) * len(space.seeds or (0,)) if learns else count
-
-
-def _rehearsed(search: SearchSection, space: Space, base: Base) -> Iterator[Params]:
-    if search.type in ("grid", "random"):
-        return variants(space, search, base)
-    draws = SearchSection(type="random", trials=REHEARSED, seed=search.seed)
-    return variants(space, draws, base)
+    return (config.search.trials or 1) * len(space.seeds or (0,))
