@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +27,6 @@ FREE_KEYS = {
     "cost": "what a device hour costs",
     "faults": "a run that survives a fault is the same run",
 }
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Change(NamedTuple):
@@ -86,11 +84,6 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
             "give the run its own run.name."
         )
     return found
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL taken out."""
-    return _CREDENTIALS.sub("", text)
 
 
 def _show(value: Any) -> str:
