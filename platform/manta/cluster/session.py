@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from manta.cluster.grace import ask_for_time_to_save
 from manta.config.errors import RunError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -54,6 +55,7 @@ def _connect(address: str) -> None:
         logging_level=logging.WARNING,
         runtime_env={"py_modules": [str(PACKAGE)]},
     )
+    ask_for_time_to_save()
 
 
 def _start_embedded() -> None:
