@@ -139,7 +139,7 @@ def test_a_bucket_that_is_not_there(monkeypatch):
 def test_a_password_in_a_url_is_refused_and_not_repeated():
     section = SourceSection(name="s", format="jsonl", paths=["s3://key:secret@bucket/x"])
 
-    with pytest.raises(CorpusError, match="password in a URL") as caught:
+    with pytest.raises(CorpusError, match="password or key in a URL") as caught:
         resolve([section])
 
     assert "secret" not in str(caught.value)

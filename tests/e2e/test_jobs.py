@@ -1,26 +1,30 @@
-"""`ray job submit` on a real head where Manta is not installed."""
+"""Jobs on a real head that is guarded by a token and where Manta is not installed."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray.job_submission import JobStatus, JobSubmissionClient
-from tiny_config import corpus_config, make_documents, run_config, write_yaml
+from ray.job_submission import JobSubmissionClient
+from ray_head import ROOT, TOKEN, Head, ray_head
+from tiny_config import STEP, corpus_config, make_documents, run_config, write_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-TERMINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
+from manta.track.verify import verify
+
+LONG = 120.0
+# What only the processes of the cluster may know, as its owner put it there.
+PLANTED = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-of-the-store",
+}
 WHERE = """
 import platform, ray, sys
 assert platform.system(), "this is Python's own module"
@@ -34,53 +38,16 @@ def worker():
 for name in (platform.__file__, *ray.get(worker.remote())):
     print("FOUND", name)
 """
+# Saving takes longer than the three seconds that Ray leaves to a job by default.
+SLOW_TO_SAVE = {"kind": "slow", "at": "checkpoint", "seconds": 4.0}
 
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+Manta = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[JobSubmissionClient]:
-    """A Ray head of our own, with dashboard and job server, ended by its own process group."""
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    dashboard = free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-            *("--port", str(free_port()), "--dashboard-port", str(dashboard)),
-            # Another Ray on the machine, such as the other tests', has the default ports.
-            *("--dashboard-agent-listen-port", str(free_port())),
-            *("--dashboard-agent-grpc-port", str(free_port())),
-            *("--ray-client-server-port", str(free_port())),
-            *("--num-cpus", "2", "--temp-dir", str(folder), "--disable-usage-stats"),
-        ],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield _connected(process, dashboard)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # asked to end, it waits half a minute for its own
-        process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _connected(process: subprocess.Popen[bytes], port: int) -> JobSubmissionClient:
-    """A client, as soon as a job is accepted: the server answers before its agent is up."""
-    deadline = time.monotonic() + 180
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            client = JobSubmissionClient(f"http://127.0.0.1:{port}")
-            client.submit_job(entrypoint="true")
-            return client
-        except (ConnectionError, RuntimeError):
-            time.sleep(0.2)
-    raise AssertionError("the head did not start")
+def head() -> Iterator[Head]:
+    with ray_head({"WANDB_MODE": "offline", **PLANTED}) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +63,73 @@ def _no_build(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "__pycache__" or name.endswith(".egg-info")]
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> str:
-    return "".join([lines async for lines in client.tail_job_logs(job)])
+@pytest.fixture(scope="module")
+def shared(head: Head, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage that all nodes share, with a corpus that a job prepared."""
+    folder = tmp_path_factory.mktemp("shared")
+    documents = make_documents(folder / "documents")
+    config = write_yaml(folder / "corpus.yaml", corpus_config(folder / "corpus", documents))
+    run_job(head, f"python jobs/prepare.py {config}", checkout)
+    return folder
 
 
-def run_job(client: JobSubmissionClient, entrypoint: str, checkout: Path) -> str:
-    """Submit, follow the logs to the end, and see it succeed; returns the logs."""
-    job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(checkout)})
-    asyncio.run(_follow(client, job))
-    while client.get_job_status(job) not in TERMINAL:
-        time.sleep(0.2)
-    logs = client.get_job_logs(job)
-    assert client.get_job_status(job) == JobStatus.SUCCEEDED, logs
+@pytest.fixture
+def manta(head: Head, tmp_path: Path) -> Manta:
+    """Runs the command line as on a user's machine, beside the cluster."""
+
+    def command(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "manta.cli", *map(str, arguments)],
+            env=head.environment(**environment),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+
+    return command
+
+
+def submitted(done: subprocess.CompletedProcess[str]) -> str:
+    """The id of the job that `manta submit` has sent."""
+    assert done.returncode == 0, done.stderr
+    return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("job "))
+
+
+def run_job(head: Head, entrypoint: str, checkout: Path) -> str:
+    """Submit as plain Ray does, and see it succeed; returns the logs."""
+    job = head.client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(checkout)})
+    status, logs = head.wait(job), head.client.get_job_logs(job)
+    assert status == "SUCCEEDED", logs
     return logs
 
 
-def test_modules_come_from_the_working_directory(head, checkout: Path) -> None:
+def endless(shared: Path, name: str, **sections: Any) -> dict[str, Any]:
+    """A run that will not end by itself."""
+    config = run_config(shared, shared / "corpus", schedule={"horizon": 10**6 * STEP}, **sections)
+    config["run"]["name"] = name
+    return config
+
+
+def wait_for_rows(head: Head, job: str, run_dir: Path) -> None:
+    deadline = time.monotonic() + LONG
+    metrics = run_dir / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline, head.client.get_job_logs(job)
+        time.sleep(0.1)
+
+
+def saved_all(run_dir: Path) -> bool:
+    """Whether an interrupted run has a checkpoint of its newest step."""
+    record = json.loads((run_dir / "run.json").read_text())
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").open()]
+    assert record["status"] == "interrupted", record["reason"]
+    return bool(record["checkpoint"]["step"] == max(steps) == record["totals"]["steps"])
+
+
+def test_modules_come_from_the_working_directory(head: Head, checkout: Path) -> None:
     (checkout / "where.py").write_text(WHERE)
-    logs = run_job(head, f"{sys.executable} where.py", checkout)
+    logs = run_job(head, "python where.py", checkout)
     found = [line.split()[1] for line in logs.splitlines() if line.startswith("FOUND")]
     assert len(found) == 3
     driver, worker, package = map(Path, found)
@@ -122,15 +138,148 @@ def test_modules_come_from_the_working_directory(head, checkout: Path) -> None:
     assert package.parts[-2:] == ("manta", "__init__.py")
 
 
-def test_prepare_and_train_as_jobs(head, checkout: Path, tmp_path: Path) -> None:
-    documents = make_documents(tmp_path / "documents")
-    corpus = write_yaml(tmp_path / "corpus.yaml", corpus_config(tmp_path / "corpus", documents))
-    run_job(head, f"{sys.executable} jobs/prepare.py {corpus}", checkout)
-    assert (tmp_path / "corpus" / "manifest.json").exists()
-
-    config = write_yaml(tmp_path / "run.yaml", run_config(tmp_path, tmp_path / "corpus"))
-    logs = run_job(head, f"{sys.executable} jobs/train.py {config} run.name=job", checkout)
+def test_plain_ray_job_submit(head: Head, checkout: Path, shared: Path) -> None:
+    assert (shared / "corpus" / "manifest.json").exists()
+    config = write_yaml(shared / "run.yaml", run_config(shared, shared / "corpus"))
+    logs = run_job(head, f"python jobs/train.py {config} run.name=job", checkout)
     assert "2 workers" in logs
-    record = json.loads((tmp_path / "job" / "run.json").read_text())
+    record = json.loads((shared / "job" / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["totals"]["steps"] == 12
+
+
+def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Path) -> None:
+    config = write_yaml(shared / "refused.yaml", run_config(shared, shared / "corpus"))
+    before = len(head.client.list_jobs())
+    for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "another"}):
+        done = manta("submit", config, **wrong)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it wants its token" in done.stderr
+        assert "Traceback" not in done.stderr
+    with pytest.raises(Exception, match=r"401|[Aa]uthentication"):
+        JobSubmissionClient(head.address).submit_job(entrypoint="true")
+    assert len(head.client.list_jobs()) == before
+
+
+def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
+    """From a folder that is no checkout; each run finishes as if it were alone."""
+    slow = {"kind": "slow", "at": "step", "seconds": 0.15, "attempt": None}
+    sections: dict[str, Any] = {"schedule": {"horizon": 60 * STEP}, "scaling": {"min": 1}}
+    made = run_config(shared, shared / "corpus", faults=[slow], **sections)
+    config = write_yaml(shared / "half.yaml", made)
+    jobs = {
+        name: submitted(manta("submit", config, f"run.name={name}")) for name in ("one", "other")
+    }
+    for name, job in jobs.items():
+        assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
+        verify(shared / name, shards=False)
+    one, other = (json.loads((shared / name / "run.json").read_text()) for name in jobs)
+    assert max(r["groups"][0]["started"] for r in (one, other)) < min(
+        r["groups"][0]["ended"] for r in (one, other)
+    ), "they trained at the same time"
+    shown = manta("status").stdout.splitlines()
+    assert [line.split()[:2] for line in shown[-2:]] == [[j, "SUCCEEDED"] for j in jobs.values()]
+
+
+def test_a_run_is_looked_at_and_saved_when_it_is_stopped(
+    manta: Manta, head: Head, checkout: Path, shared: Path
+) -> None:
+    """However it was submitted: here by plain Ray."""
+    config = write_yaml(shared / "endless.yaml", endless(shared, "stopped", faults=[SLOW_TO_SAVE]))
+    job = head.client.submit_job(
+        entrypoint=f"python jobs/train.py {config}", runtime_env={"working_dir": str(checkout)}
+    )
+    wait_for_rows(head, job, shared / "stopped")
+    check_name_is_taken(manta, config)
+    check_ctrl_c_detaches(head, job)
+    running = manta("status", job).stdout
+    assert "RUNNING" in running
+    assert "training from step 0" in running
+
+    done = manta("stop", job)
+    assert "interrupted: saving a checkpoint" in done.stdout
+    assert f"{job}: STOPPED" in done.stdout
+    assert done.returncode == 0
+    assert saved_all(shared / "stopped")
+    record = json.loads((shared / "stopped" / "run.json").read_text())
+    assert record["checkpoint"]["seconds"] >= SLOW_TO_SAVE["seconds"]
+    assert record["wandb"]["mode"] == "offline", "Ray's signal has not reached the W&B client"
+    assert manta("stop", job).stdout == f"{job} is over: STOPPED\n"
+    assert "the same command continues the run" in manta("logs", job).stdout
+
+
+def check_name_is_taken(manta: Manta, config: Path) -> None:
+    done = manta("submit", config, "--follow")
+    assert done.returncode == 1
+    assert "another driver is at work on this run" in done.stdout
+    assert "choose another run.name" in done.stdout
+    assert done.stdout.rstrip().endswith("FAILED")
+
+
+def check_ctrl_c_detaches(head: Head, job: str) -> None:
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "manta.cli", "logs", job, "--follow"],
+        env=head.environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    while "training from step" not in follower.stdout.readline():
+        assert follower.poll() is None
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=LONG)
+    assert follower.returncode == 130
+    assert f"detached; the job goes on. Look again: manta logs {job} --follow" in said
+    assert "Traceback" not in said
+
+
+def test_a_sweep_is_saved_too(manta: Manta, head: Head, shared: Path, tmp_path: Path) -> None:
+    sections = {"eval": {"every": 10**5 * STEP, "tokens": STEP}, "faults": [SLOW_TO_SAVE]}
+    base = endless(shared, "base", **sections)
+    write_yaml(tmp_path / "base.yaml", base)
+    (tmp_path / "space.py").write_text(
+        'from ray import tune\nspace = {"schedule.lr": tune.grid_search([1e-3, 2e-3])}\n'
+    )
+    sweep = {"sweep": {"name": "swept", "storage": str(shared)}, "base": "base.yaml"}
+    config = write_yaml(tmp_path / "sweep.yaml", {**sweep, "space": "./space.py"})
+    job = submitted(manta("submit", config))
+    deadline = time.monotonic() + LONG
+    while not list(shared.glob("swept/*/metrics.jsonl")):
+        assert time.monotonic() < deadline, head.client.get_job_logs(job)
+        assert head.client.get_job_status(job).value in ("PENDING", "RUNNING")
+        time.sleep(0.1)
+    (run_dir,) = {path.parent for path in shared.glob("swept/*/metrics.jsonl")}
+    wait_for_rows(head, job, run_dir)
+    head.client.stop_job(job)  # as `ray job stop` or the dashboard do
+    assert head.wait(job) == "STOPPED"
+    assert saved_all(run_dir)
+    state = json.loads((shared / "swept" / "sweep.json").read_text())
+    assert state["status"] == "interrupted"
+
+
+def test_nothing_secret_is_written_down(manta: Manta, head: Head, shared: Path) -> None:
+    """After all that ran here: what runs, jobs and Ray itself have written."""
+    told = str([head.client.get_job_info(j.submission_id) for j in head.client.list_jobs()])
+    told += "".join(head.client.get_job_logs(j.submission_id) for j in head.client.list_jobs())
+    told += manta("status").stdout
+    secrets = (*PLANTED.values(), TOKEN)
+    for secret in secrets:
+        assert secret not in told
+    files = [path for folder in (shared, head.folder) for path in folder.rglob("*")]
+    read = [path for path in files if path.is_file() and not path.is_symlink()]
+    assert any(path.name == "config.yaml" for path in read)
+    assert any(path.suffix == ".wandb" for path in read)
+    assert any(path.suffix == ".log" for path in read)
+    for path in read:
+        content = path.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], path
+
+
+def test_files_are_for_the_team_to_read_and_the_owner_to_write(head: Head, shared: Path) -> None:
+    """By the umask of the head, 022, as if a person had made them."""
+    for path in shared.rglob("*"):
+        if not path.is_symlink() and "wandb" not in path.parts:  # the client's own are for its user
+            mode = path.stat().st_mode & 0o777
+            assert mode & 0o044 == 0o044, (path, oct(mode))
+            assert mode & 0o022 == 0, (path, oct(mode))

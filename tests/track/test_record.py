@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from manta.config import RunConfig, load
+from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.config.load import keys
 from manta.corpus.manifest import Manifest
 from manta.track.history import Tail
-from manta.track.identity import FREE_KEYS, changes, is_free, without_credentials
+from manta.track.identity import FREE_KEYS, changes, is_free
 from manta.track.record import SAVE_SECONDS, RunRecord
 from manta.track.state import GroupStart
 

@@ -19,6 +19,7 @@ import pytest
 from manta.config import ConfigError, RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track import GroupStart, Tracker
+from manta.track.wandb_log import START
 
 WANDB = Path(sys.executable).with_name("wandb")
 LONG = 60.0
@@ -29,9 +30,9 @@ Row = Callable[[int], dict[str, Any]]
 
 @pytest.fixture
 def open_tracker(make_config: Callable[..., RunConfig], manifest: Manifest) -> Open:
-    def open_(mode: str = "auto", **sections: Any) -> Tracker:
+    def open_(mode: str = "auto", console: bool = False, **sections: Any) -> Tracker:
         config = make_config(wandb={"mode": mode, "project": "p", "tags": ["t"]}, **sections)
-        return Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=False)
+        return Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=console)
 
     return open_
 
@@ -149,19 +150,26 @@ def test_online_run_and_the_same_run_again(
         assert not path.is_file() or api_key.encode() not in path.read_bytes(), path
 
 
-def test_a_key_in_netrc_is_found(
-    open_tracker: Open, training_row: Row, wandb_server: Any, api_key: str, monkeypatch: Any
+def test_a_key_in_netrc_is_found_and_the_link_is_shown(
+    open_tracker: Open,
+    training_row: Row,
+    wandb_server: Any,
+    api_key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     host = wandb_server.url.removeprefix("http://")
     netrc = Path(os.environ["NETRC"])
     netrc.write_text(f"machine {host}\n  login user\n  password {api_key}\n")
     netrc.chmod(0o600)
-    tracker = open_tracker()
+    tracker = open_tracker(console=True)
     train(tracker, training_row, 1, 3)
     tracker.finish("finished")
-    assert state_of(tracker)["wandb"]["mode"] == "online"
-    assert len(wandb_server.history(state_of(tracker)["wandb"]["id"])) == 3
+    known = state_of(tracker)["wandb"]
+    assert known["mode"] == "online"
+    assert f"W&B: {known['url']}\n" in capsys.readouterr().out, "for those who read a job's log"
+    assert len(wandb_server.history(known["id"])) == 3
 
 
 def test_the_ledger_digest_is_in_the_summary(
@@ -238,7 +246,7 @@ def test_a_client_that_hangs_is_given_up(open_tracker: Open, training_row: Row) 
     train(tracker, training_row, 1, 3)
     client = tracker._wandb._process
     assert client is not None
-    client.send_signal(signal.SIGSTOP)
+    os.killpg(client.pid, signal.SIGSTOP)
     tracker._wandb.finish({}, exit_code=0, limit=0.5)
     tracker.finish("finished")
     state = state_of(tracker)
@@ -247,6 +255,38 @@ def test_a_client_that_hangs_is_given_up(open_tracker: Open, training_row: Row) 
     said = [e["message"] for e in state["events"] if "W&B" in e["message"]]
     assert len(said) == 1
     assert "give the same command again" in said[0]
+
+
+def test_a_client_that_dies_is_given_up(open_tracker: Open, training_row: Row) -> None:
+    tracker = open_tracker("offline")
+    train(tracker, training_row, 1, 3)
+    client = tracker._wandb._process
+    assert client is not None
+    os.killpg(client.pid, signal.SIGKILL)
+    tracker.finish("finished")
+    state = state_of(tracker)
+    assert (state["status"], state["wandb"]["mode"]) == ("finished", "failed")
+    (said,) = [e["message"] for e in state["events"] if "W&B" in e["message"]]
+    assert "its client ended" in said
+
+
+def test_a_signal_to_all_below_the_driver_spares_the_client(
+    open_tracker: Open, training_row: Row
+) -> None:
+    """As Ray does to a job that is stopped."""
+    import psutil
+
+    tracker = open_tracker("offline")
+    train(tracker, training_row, 1, 3)
+    wait_until(lambda: bool(list(tracker.run_dir.glob("wandb/offline-run-*/*.wandb"))))
+    command = next(part for part in START.split() if part.startswith("manta"))
+    below = psutil.Process().children(recursive=True)
+    assert not [process for process in below if command in " ".join(process.cmdline())]
+    assert not [process for process in below if "wandb" in process.name()]
+    train(tracker, training_row, 4, 6)
+    tracker.finish("finished")
+    folder = Path(state_of(tracker)["wandb"]["folder"])
+    assert history(folder) == expected(training_row, range(1, 7))
 
 
 DRIVER = """

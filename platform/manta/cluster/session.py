@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from manta.cluster.grace import ask_for_time_to_save
 from manta.config.errors import RunError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -55,6 +56,7 @@ def _connect(address: str) -> None:
         logging_level=logging.WARNING,
         runtime_env={"py_modules": [str(PACKAGE)], "env_vars": _settings()},
     )
+    ask_for_time_to_save()
 
 
 def _settings() -> dict[str, str]:

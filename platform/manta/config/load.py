@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from manta.config.credentials import REMEDY, places_of_credentials, without_credentials
 from manta.config.errors import ConfigError
 from manta.config.model import Section
-from manta.config.urls import without_user
 
 C = TypeVar("C", bound=Section)
 Path_ = tuple[str | int, ...]
@@ -98,7 +98,7 @@ def read(
     data, lines = _parse(text, str(path))
     changed = {}
     for override in overrides:
-        where = f"{origin}: '{override}'"
+        where = f"{origin}: '{without_credentials(override)}'"
         dotted, value = _override(override, where)
         changed[_put(data, dotted, value, where)] = origin
     return Written(data, str(path), lines, changed)
@@ -264,6 +264,7 @@ def build(written: Written, kind: type[C]) -> C:
     Raises:
         ConfigError: naming file (and line) or another writer, key, value and remedy.
     """
+    _refuse_credentials(written)
     try:
         return kind.model_validate(written.data)
     except ValidationError as error:
@@ -272,6 +273,21 @@ def build(written: Written, kind: type[C]) -> C:
             path = tuple(part for part in item["loc"] if part not in BRANCHES)
             messages.append(f"{_where(path, written)}: {_explain(kind, path, item)}")
         raise ConfigError("\n".join(messages)) from None
+
+
+def _refuse_credentials(written: Written) -> None:
+    """Before anything else looks at a value: messages repeat values."""
+    messages = [
+        f"{_where(path, written)}: {'.'.join(map(str, path))}: {REMEDY}"
+        for path in places_of_credentials(written.data)
+    ]
+    if messages:
+        raise ConfigError("\n".join(messages))
+
+
+def where(written: Written, dotted: str) -> str:
+    """Where the value of a key was written, for messages: ``run.yaml:7`` or another writer."""
+    return _where(tuple(_split(dotted)), written)
 
 
 def _where(path: Path_, written: Written) -> str:
@@ -311,7 +327,7 @@ def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return "nothing" if value is None else without_user(repr(value))
+    return "nothing" if value is None else without_credentials(repr(value))
 
 
 def keys(kind: type[BaseModel]) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from manta.config.model import Section
 from manta.config.schedule import ScheduleSection
 from manta.config.units import PositiveTokens, Tokens
-from manta.config.urls import userless
 
 # YAML 1.1 reads a bare `no` as false.
 Precision = Annotated[
@@ -27,7 +26,7 @@ class RunSection(Section):
     """Which run this is. The name is the identity: the same name continues the run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    storage: Annotated[str, AfterValidator(userless)] = Field(
+    storage: str = Field(
         default="runs", description="folder, or URL in an object store, that holds the runs"
     )
     seed: int = Field(default=0, ge=0, lt=2**63)

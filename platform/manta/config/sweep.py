@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, change, read
 from manta.config.model import Section
 from manta.config.units import PositiveTokens, Span, format_tokens, span_tokens
-from manta.config.urls import userless
 
 # The searchers are Ray Tune's, but for bohb, which works only with a scheduler of its own.
 Search = Literal[
@@ -24,7 +23,7 @@ class SweepSection(Section):
     """Which sweep this is. The name is the identity: the same name continues the sweep."""
 
     name: str = Field(pattern=SWEEP_NAME)  # shorter than a run's, which is made from it
-    storage: Annotated[str, AfterValidator(userless)] = Field(
+    storage: str = Field(
         default="runs", description="folder, or URL in an object store, of the sweeps and runs"
     )
 

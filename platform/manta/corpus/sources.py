@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from manta.config.corpus import SourceSection
+from manta.config.credentials import REMEDY, has_credentials, without_credentials
 from manta.config.errors import CorpusError
 from manta.storage.store import open_filesystem
 
@@ -149,11 +150,8 @@ def _stdlib(index: int) -> list[InputFile]:
 
 
 def _remote(index: int, source: SourceSection, pattern: str) -> Iterator[InputFile]:
-    if _has_password(pattern):
-        raise CorpusError(
-            f"{pattern.rpartition('@')[2]}: a password in a URL would be kept in the manifest; "
-            "give it by the environment, as the store's own tools do"
-        )
+    if has_credentials(pattern):
+        raise CorpusError(f"{without_credentials(pattern)}: {REMEDY}")
     filesystem, path = _filesystem(pattern)
     try:
         if filesystem.isfile(path):
@@ -171,11 +169,6 @@ def _remote(index: int, source: SourceSection, pattern: str) -> Iterator[InputFi
             url = _url(pattern, str(name))
             shown = url.partition("?")[0]
             yield InputFile(index, url, shown, int(info.get("size") or 0), _stamp(info))
-
-
-def _has_password(url: str) -> bool:
-    host = url.partition("://")[2].partition("/")[0]
-    return ":" in host.rpartition("@")[0]
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -17,8 +17,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
+from manta.config.credentials import REMEDY, has_credentials, without_credentials
 from manta.config.errors import ConfigError
-from manta.config.urls import join, userless, without_user
+from manta.config.urls import join
 
 SCHEMES = ("s3", "gs", "gcs", "file")
 S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path")
@@ -44,11 +45,9 @@ class StorePath:
         scheme, _, path = base.partition("://")
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
-            raise ConfigError(f"{without_user(base)}: not a store that is known: {known}")
-        try:
-            userless(url)
-        except ValueError as error:
-            raise ConfigError(f"{without_user(base)}: {error}") from None
+            raise ConfigError(f"{without_credentials(base)}: not a store that is known: {known}")
+        if has_credentials(url):
+            raise ConfigError(f"{without_credentials(base)}: {REMEDY}")
         parts = path.strip("/").split("/")
         if any(part in ("", ".", "..") for part in parts):
             raise ConfigError(f"{base}: a URL of a folder has no empty parts, '.' or '..'")
@@ -262,4 +261,4 @@ def _open_s3(bucket: str, options: dict[str, str]) -> Any:
 def reason(error: BaseException) -> str:
     """What a store's error says, in one short line."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return without_user(text.partition("Detail:")[0].strip().rstrip("."))
+    return without_credentials(text.partition("Detail:")[0].strip().rstrip("."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
@@ -24,6 +25,8 @@ PACKAGES = (
     "wandb",
 )
 GIT_SECONDS = 5.0
+# Says the same of code that was sent without its git, as `manta submit` does.
+SENT_ALONG = ".manta-source.json"
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -34,9 +37,17 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
-        return None
+        return _sent_along(folder)
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+def _sent_along(folder: Path) -> dict[str, Any] | None:
+    try:
+        state = json.loads((folder / SENT_ALONG).read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
-from manta.config.urls import without_user
 
 # Everything else can change a weight, or makes the curves before and after a restart
 # measure different things.
@@ -85,11 +84,6 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
             "give the run its own run.name."
         )
     return found
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL taken out."""
-    return without_user(text)
 
 
 def _show(value: Any) -> str:

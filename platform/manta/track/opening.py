@@ -9,6 +9,7 @@ from typing import Any
 
 import manta
 from manta.config import ConfigError, RunConfig, dump, load
+from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.place import Place, place_of
@@ -57,7 +58,7 @@ def check_same_run(
     if fingerprint != manifest.fingerprint:
         raise RunError(
             f"{run_dir}: this run was started on another corpus: fingerprint "
-            f"{fingerprint[:12]}…, but {identity.without_credentials(config.corpus)} has "
+            f"{fingerprint[:12]}…, but {without_credentials(config.corpus)} has "
             f"{manifest.fingerprint[:12]}…; point 'corpus' at the old one, or choose another "
             "run.name"
         )
@@ -67,7 +68,7 @@ def check_same_run(
 
 def _redacted(config: RunConfig) -> RunConfig:
     """The config without passwords in its URLs: what is written down."""
-    return config.model_copy(update={"corpus": identity.without_credentials(config.corpus)})
+    return config.model_copy(update={"corpus": without_credentials(config.corpus)})
 
 
 def config_text(config: RunConfig) -> str:
@@ -91,7 +92,7 @@ def take_up(
         "ended": None,
         "final": {},
         "manta_version": manta.__version__,
-        "corpus": identity.without_credentials(config.corpus),
+        "corpus": without_credentials(config.corpus),
         "total_steps": total_steps,
         "total_tokens": total_tokens,
         "git": environment.git_state(Path.cwd()),

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manta.config import RunConfig
+from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.atomic import NO_SPACE, replace_text
 from manta.storage.courier import Courier, Parcel
 from manta.storage.store import StorePath
 from manta.storage.working import push
-from manta.track import identity, opening
+from manta.track import opening
 from manta.track.history import METRICS, History, Tail
 from manta.track.hold import RunHold
 from manta.track.state import (
@@ -220,13 +221,13 @@ class RunRecord:
 
     def event(self, message: str) -> None:
         """Keep one line for the readers of the run."""
-        self.state.add_event(identity.without_credentials(message))
+        self.state.add_event(without_credentials(message))
 
     def finish(self, status: Outcome, *, reason: str, final: Mapping[str, Any]) -> None:
         """The last word on the run, until a driver takes it up again."""
         self.group_ended(reason=status)
         self.state.status = status
-        self.state.reason = identity.without_credentials(reason)
+        self.state.reason = without_credentials(reason)
         self.state.ended = utc_now()
         self.state.final = dict(final)
         self.history.sync()

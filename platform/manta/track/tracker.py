@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import MantaError, RunConfig
+from manta.config.credentials import without_credentials
 from manta.corpus.manifest import Manifest
 from manta.storage.place import tree
 from manta.track.console import RunConsole
 from manta.track.context import RunContext
 from manta.track.history import METRICS, Tail
-from manta.track.identity import without_credentials
 from manta.track.record import RunRecord
 from manta.track.report import REPORT, write_report
 from manta.track.standing import standing
@@ -141,7 +141,7 @@ class Tracker:
     def note(self, message: str) -> None:
         """Show `message` on a line of its own and keep it with the run."""
         self._record.event(message)
-        self._console.note(message)
+        self._console.note(without_credentials(message))
 
     def finish(
         self,
@@ -193,6 +193,8 @@ class Tracker:
                 folder=status.folder,
                 sync_command=f"wandb sync {status.folder}" if status.mode == "offline" else None,
             )
+            if status.url is not None:
+                self._console.note(f"W&B: {status.url}")
         for message in self._wandb.messages():
             self.note(message)
 

@@ -25,8 +25,11 @@ from manta.track.wandb_session import FINISH_SECONDS, INIT_SECONDS, RunInfo
 
 # Opening (after a predecessor), closing, and an offline copy after a failed closing.
 LONGEST_FINISH = LOCK_SECONDS + INIT_SECONDS + FINISH_SECONDS + 40.0
-LISTEN_SECONDS = 5.0
+KILLED_SECONDS = 5.0
 CLIENT_LOG = "wandb-client.log"
+# A job that is stopped has SIGTERM sent to its driver and to all processes below it: the client and
+# its service are still needed then. So a shell starts the client and ends, and it is below nobody.
+ORPHAN = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- &', "sh")
 START = "from manta.track.wandb_process import main; main()"
 REMEDY = (
     "training is not affected. Every row is in {folder}/metrics.jsonl; give the same command "
@@ -75,6 +78,7 @@ class WandbLog:
         self._start_with, self._remedy = start, remedy
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
+        self._over = threading.Event()
         self.status = Report(mode="disabled")
         if info.section.mode != "disabled":
             self.status = Report(mode="starting")
@@ -84,7 +88,7 @@ class WandbLog:
         try:
             with (self._run_dir / CLIENT_LOG).open("w") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", self._start_with],
+                    [*ORPHAN, sys.executable, "-P", "-c", self._start_with],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -96,6 +100,7 @@ class WandbLog:
         except OSError as error:
             self._give_up(f"its client can't be started: {error}")
             return
+        self._process.wait()  # the shell; its number stays that of the client's process group
         self._say(info.model_dump_json(by_alias=True))
         self._listener = threading.Thread(target=self._listen, name="manta-wandb", daemon=True)
         self._listener.start()
@@ -119,15 +124,10 @@ class WandbLog:
             return
         self._say(End(summary=dict(summary), exit_code=exit_code).model_dump_json(fallback=str))
         try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            self._kill(process, f"it did not finish within {limit:g} s")
+            if not self._over.wait(limit):
+                self._kill(process, f"it did not finish within {limit:g} s")
         except KeyboardInterrupt:
             self._kill(process, "interrupted")
-        # What it said last may still be on its way.
-        self._listener.join(LISTEN_SECONDS)
-        if process.returncode and self.status.mode != "failed":
-            self._give_up(f"its client ended with code {process.returncode}")
         if process.stdin:
             with contextlib.suppress(OSError):
                 process.stdin.close()
@@ -148,12 +148,18 @@ class WandbLog:
             self.status = report
             if report.message:
                 self._messages.put(self._with_remedy(report))
+            if report.last:
+                break
+        else:
+            if self.status.mode != "failed":
+                self._give_up("its client ended")
+        self._over.set()
 
     def _kill(self, process: subprocess.Popen[str], why: str) -> None:
+        self._give_up(why)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self._give_up(why)
+        self._over.wait(KILLED_SECONDS)
 
     def _give_up(self, why: str) -> None:
         self.status = Report(mode="failed", url=self.status.url, folder=self.status.folder)

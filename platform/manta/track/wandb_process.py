@@ -41,7 +41,8 @@ class End(BaseModel):
 class Report(BaseModel):
     """Where the W&B run stands, and what people should be told about it.
 
-    `page` is the address of a page in W&B that was made beside the run.
+    `page` is the address of a page in W&B that was made beside the run; `last` says that
+    nothing will follow.
     """
 
     mode: str
@@ -49,6 +50,7 @@ class Report(BaseModel):
     folder: str | None = None
     message: str | None = None
     page: str | None = None
+    last: bool = False
 
 
 class Source(Protocol):
@@ -96,7 +98,7 @@ class Follower:
         """Open the W&B run, follow the source until there is an end in `ends`, close it."""
         mode = find_mode(self._info.section)
         if mode == "disabled":
-            self.say(Report(mode="disabled"))
+            self.say(Report(mode="disabled", last=True))
             return
         _wait_for_predecessor(self._info.run_dir)
         session = self._open_offline() if mode == "offline" else self._open_online()
@@ -116,8 +118,7 @@ class Follower:
             source.send(session)
             session.finish(end.summary, end.exit_code)
         session.remove_earlier()
-        if source.page is not None:
-            self.say(self._said.model_copy(update={"message": None, "page": source.page}))
+        self.say(self._said.model_copy(update={"message": None, "page": source.page, "last": True}))
 
     def _open_online(self) -> Session:
         try:
@@ -201,5 +202,6 @@ def serve(source: Callable[[RunInfo], Source]) -> None:
     try:
         follower.run(ends)
     except Exception as error:
-        follower.say(Report(mode="failed", message=f"W&B was given up ({_first_line(error)})"))
+        why = f"W&B was given up ({_first_line(error)})"
+        follower.say(Report(mode="failed", message=why, last=True))
         raise

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from manta.config.credentials import without_credentials
 from manta.config.errors import MantaError
 from manta.config.run import WandbSection
-from manta.track.identity import without_credentials
 from manta.track.lock import RunLock
 from manta.track.sweep_show import figures_of, tree_page, trial_table
 from manta.track.sweep_state import SweepState, SweepWandb, read_sweep, write_sweep

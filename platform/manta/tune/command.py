@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 
 from manta.cluster.session import ray_session
+from manta.config.corpus import CorpusConfig
+from manta.config.credentials import without_credentials
 from manta.config.errors import CorpusError, TrainingError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.preflight import absolute, absolute_path, check, check_model
+from manta.schedule import Schedule
 from manta.storage.store import StorePath, reason
 from manta.storage.working import push
 from manta.track.compare_page import PAGE
 from manta.track.comparing import compare
+from manta.track.environment import SENT_ALONG, git_state
 from manta.track.sweep_state import SWEEP
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
@@ -44,7 +50,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     console = Console(highlight=False, file=sys.stdout)  # Ray Tune's output is redirected
 
     def say(line: str) -> None:
-        console.print(f"{_now()}  {line}", soft_wrap=True)
+        console.print(f"{_now()}  {without_credentials(line)}", soft_wrap=True)
 
     outline = Outline(_absolute(config))
     outline.state()  # another sweep's folder is refused before anything starts
@@ -75,6 +81,24 @@ def _publish(outline: Outline, say: Callable[[str], None]) -> None:
             push(outline.folder, outline.place, [SWEEP, PAGE])
         except OSError as error:
             say(f"{SWEEP} and {PAGE} can't be written to {outline.place}: {reason(error)}")
+
+
+def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None:
+    """Find what is wrong with a config as far as it can be told without its corpus.
+
+    Raises:
+        ConfigError: when a schedule, space or trial can't be.
+    """
+    if isinstance(config, RunConfig):
+        Schedule.resolve(config.schedule, config.train.seq_len)
+    elif isinstance(config, SweepConfig):
+        Outline(config)
+
+
+def provenance() -> dict[str, str]:
+    """What a job can't find out where it runs: the commit of its code."""
+    state = git_state(Path.cwd())
+    return {} if state is None else {SENT_ALONG: json.dumps(state)}
 
 
 def _show_in_wandb(outline: Outline, say: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from manta.config.credentials import without_credentials
 from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
 from manta.elastic.slots import release_all_of
@@ -162,7 +163,7 @@ class Conductor:
         reason: str = "",
     ) -> None:
         """A leg has ended, with `value` of the metric at its end."""
-        trial = self._progress[name]
+        trial, reason = self._progress[name], without_credentials(reason)
         self._progress.ended(name, outcome, tokens=tokens, reason=reason, value=value)
         for child in self._state.trials:
             if child.parent == name:

@@ -14,6 +14,7 @@ from typing import Literal
 import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.tune.execution import class_cache
 
 from manta.config.errors import TrainingError
 from manta.elastic.signals import stop_signals
@@ -88,6 +89,7 @@ def _fit(
     show: Callable[[str], None],
 ) -> None:
     os.environ.update(TUNE_ENVIRONMENT)
+    _keep_keys_here()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
     leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), _leg_place())
     tuner = tune.Tuner(
@@ -105,3 +107,12 @@ def _fit(
     # Ray Tune prints a banner of its own, whatever its verbosity.
     with redirect_stdout(io.StringIO()):
         tuner.fit()
+
+
+def _keep_keys_here() -> None:
+    """Don't let Ray Tune copy the driver's keys of a store into each trial's runtime environment.
+
+    It is logged there, and shown to whoever may see the cluster. Nodes have keys of their own.
+    """
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}

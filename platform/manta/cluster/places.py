@@ -1,0 +1,92 @@
+"""Paths that mean something on one machine only, refused before a job is sent.
+
+A job runs in a folder of its own on the cluster's head, its workers on other nodes. A
+relative path, or one in somebody's home, is another place on each of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import ConfigError
+from manta.config.load import Written, where
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig
+
+Named = tuple[str, str]  # a dotted key and its value
+
+
+def check_run(config: RunConfig, written: Written) -> None:
+    """Refuse a run whose corpus, storage or model is named by a local path.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    _refuse(_local(written, [("run.storage", config.run.storage), *_read_by(config)]))
+
+
+def check_sweep(config: SweepConfig, written: Written, base: RunConfig, by: Written) -> None:
+    """Refuse a sweep whose storage, or whose base's corpus or model, is a local path.
+
+    Args:
+        config: of the sweep, `written` by its writers.
+        base: its base with the sweep's overrides, `by` its writers.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    own = _local(written, [("sweep.storage", config.sweep.storage)])
+    _refuse([*own, *_local(by, list(_read_by(base)), "in the sweep's overrides")])
+
+
+def check_corpus(config: CorpusConfig, written: Written) -> None:
+    """Refuse a corpus that is read from or written to a local path.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    named = [("out", config.out)]
+    for number, source in enumerate(config.sources):
+        named += [(f"sources.{number}.paths.{i}", path) for i, path in enumerate(source.paths)]
+    if config.tokenizer.path is not None and _looks_local(config.tokenizer.path):
+        named.append(("tokenizer.path", config.tokenizer.path))
+    _refuse(_local(written, named))
+
+
+def _read_by(config: RunConfig) -> Iterator[Named]:
+    yield "corpus", config.corpus
+    pretrained = config.model.pretrained
+    if pretrained is not None and _looks_local(pretrained):
+        yield "model.pretrained", pretrained
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a model or tokenizer is named by a path, not by its name on a hub."""
+    return name.startswith((".", "~")) or os.path.exists(name)
+
+
+def _local(written: Written, named: list[Named], fix: str = "on the command line") -> list[str]:
+    return [
+        f"{where(written, key)}: {key} = '{path}': a path of this machine, which means nothing "
+        "on the cluster; give an absolute path on storage that all of its nodes share, or a URL "
+        f"({fix}: {key}={_example(key, path)})"
+        for key, path in named
+        if not _is_shared(path)
+    ]
+
+
+def _refuse(messages: list[str]) -> None:
+    if messages:
+        raise ConfigError("\n".join(messages))
+
+
+def _is_shared(path: str) -> bool:
+    """Whether a path can be the same place on all nodes; whether it is, only they know."""
+    return "://" in path or os.path.isabs(path)
+
+
+def _example(key: str, path: str) -> str:
+    tail = os.path.normpath(path).lstrip("./~") or key.rpartition(".")[2]
+    return f"/shared/{tail}"

@@ -1,0 +1,170 @@
+"""`manta submit`: from a config to a job on a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from manta.cluster import client as server
+from manta.cluster import places
+from manta.cluster.package import Package, advice, pack
+from manta.config.corpus import CorpusConfig
+from manta.config.load import build, read
+from manta.config.run import RunConfig, WandbSection
+from manta.config.sweep import SweepConfig, is_file, load_sweep, read_base
+
+Command = Literal["train", "sweep", "prepare"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A config that was found sound: what a job would do.
+
+    Attributes:
+        command: of Manta.
+        path: the config file.
+        overrides: of the command line.
+        config: what they say together.
+        base: of a sweep, with the sweep's overrides.
+        named: how a sweep's writers named its files, by key.
+    """
+
+    command: Command
+    path: Path
+    overrides: tuple[str, ...]
+    config: RunConfig | SweepConfig | CorpusConfig
+    base: RunConfig | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """How people know it."""
+        if isinstance(self.config, RunConfig):
+            return self.config.run.name
+        if isinstance(self.config, SweepConfig):
+            return self.config.sweep.name
+        return Path(self.config.out).name
+
+    @property
+    def wandb(self) -> WandbSection | None:
+        """Where it is shown in W&B."""
+        run = self.base or self.config
+        return run.wandb if isinstance(run, RunConfig) else None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the config is made of, by the key that names them; its own by ``""``."""
+        found = {"": self.path.resolve()}
+        if isinstance(self.config, SweepConfig):
+            found["base"] = Path(self.config.base).resolve()
+            own = Path("tune_spaces") / f"{self.config.space}.py"
+            if is_file(self.config.space):
+                found["space"] = Path(self.config.space).resolve()
+            elif own.is_file():
+                found["space"] = own.resolve()
+        return found
+
+
+def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
+    """Read the config of a run, a sweep or a corpus, and refuse what only this machine has.
+
+    Raises:
+        ConfigError: naming file, key and remedy.
+    """
+    written = read(path, overrides)
+    given = tuple(overrides)
+    if written.data.keys() & {"sweep", "space", "base"}:
+        sweep = load_sweep(path, overrides)
+        by = read_base(sweep)
+        base = build(by, RunConfig)
+        places.check_sweep(sweep, written, base, by)
+        named = {key: str(written.data[key]) for key in ("base", "space")}
+        return Work("sweep", path, given, sweep, base, named)
+    if written.data.keys() & {"sources", "out"}:
+        corpus = build(written, CorpusConfig)
+        places.check_corpus(corpus, written)
+        return Work("prepare", path, given, corpus)
+    run = build(written, RunConfig)
+    places.check_run(run, written)
+    return Work("train", path, given, run)
+
+
+def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[Any, str]:
+    """Send a job and say what was sent; returns the client of its cluster, and the job's id.
+
+    Args:
+        work: what to do.
+        address: of the cluster's job server.
+        extra: texts of small files that travel along, by name.
+
+    Raises:
+        MantaError: if it can't be sent.
+    """
+    client = server.connect(address)
+    with tempfile.TemporaryDirectory(prefix="manta-submit-") as folder, _errors(client):
+        package = pack(Path(folder), work.command, list(work.files.values()), extra)
+        print(f"sending    {package.described()}")
+        if package.is_large:
+            print(f"warning    this is more than code: {advice(package)}")
+        job = client.submit_job(
+            entrypoint=shlex.join(["python", *package.script, *_arguments(work, package)]),
+            submission_id=job_id(work.name),
+            runtime_env={"working_dir": str(package.folder)},
+            metadata={"manta": work.command, "name": work.name},
+        )
+    print("\n".join(_links(work, job, client.get_address())))
+    return client, job
+
+
+def _errors(client: Any) -> AbstractContextManager[None]:
+    return server.errors(client.get_address())
+
+
+def job_id(name: str) -> str:
+    """An id that begins as the run is called and is nobody else's."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{secrets.token_hex(3)}"
+
+
+def _arguments(work: Work, package: Package) -> list[str]:
+    """The arguments of the command there: the config's path, and overrides."""
+    files = work.files
+    own = package.placed[files[""]]
+    arguments = [str(own), *work.overrides]
+    for key, name in work.named.items():
+        place = package.placed.get(files.get(key, Path()))
+        if place is not None and not _leads_to(place, name, own):
+            there = os.path.relpath(place, own.parent)
+            arguments.append(f"{key}={there if '/' in there else f'./{there}'}")
+    return arguments
+
+
+def _leads_to(place: Path, name: str, own: Path) -> bool:
+    """Whether a file of the sweep at `own` is found at `place` by the name that it is given."""
+    if name == place.stem and place.parent == Path("tune_spaces"):
+        return True
+    return not os.path.isabs(name) and os.path.normpath(own.parent / name) == str(place)
+
+
+def _links(work: Work, job: str, address: str) -> list[str]:
+    lines = [f"job        {job}", f"dashboard  {address}/#/jobs/{job}"]
+    section = work.wandb
+    if section is not None and section.mode in ("auto", "online"):
+        where = f"project {section.project}"
+        if section.entity is not None:
+            site = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+            site = site.replace("://api.wandb.ai", "://wandb.ai")
+            where = f"{site}/{section.entity}/{section.project}"
+        lines.append(f"W&B        {where}, by the key on the cluster's head: none is sent")
+    return [
+        *lines,
+        f"look       manta status {job} | manta logs {job} --follow",
+        f"save, end  manta stop {job}; the same config, submitted again, goes on",
+    ]

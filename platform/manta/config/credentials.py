@@ -1,0 +1,47 @@
+"""Passwords and keys in URLs: a config that holds one is refused, a message never repeats it.
+
+A config is written down in many places: beside the run, in W&B, in the job's entry on the
+cluster's dashboard, in messages. What opens a store belongs into the environment, where the
+store's own tools look for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# ``user:password@``; for the web also a token alone. Others give names there that are no
+# secret: gs://anonymous@bucket, abfs://container@account.
+_USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*@|(?<=http://)[^/@\s]+@|(?<=https://)[^/@\s]+@")
+# ``?secret_key=…``, and the signatures of presigned URLs.
+_OPTION = re.compile(
+    r"(?i)([?&;](?:sig|[^=&#\s'\"]*"
+    r"(?:secret|token|passw|credential|signature|(?:access|api|account)[-_]?key)[^=&#\s'\"]*)=)"
+    r"[^&#\s'\"]+"
+)
+REMEDY = (
+    "a password or key in a URL would be written down with the run; leave it out and give it by "
+    "the environment, as the store's own tools do (for s3:// AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY)"
+)
+
+
+def has_credentials(text: str) -> bool:
+    """True if a URL in `text` holds a password, a key or a signature."""
+    return bool(_USER.search(text) or _OPTION.search(text))
+
+
+def without_credentials(text: str) -> str:
+    """`text` with what is secret in each of its URLs taken out."""
+    return _OPTION.sub(r"\1***", _USER.sub("", text))
+
+
+def places_of_credentials(data: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values in plain data that hold credentials."""
+    if isinstance(data, str):
+        if has_credentials(data):
+            yield at
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from places_of_credentials(value, (*at, key))

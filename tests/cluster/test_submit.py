@@ -1,0 +1,128 @@
+"""What `manta submit` refuses before it sends anything, and what it would run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray_head import free_port
+from written_configs import CORPUS, RUN
+
+from manta.cluster.package import Package
+from manta.cluster.submit import _arguments, job_id, open_work
+from manta.config import ConfigError
+
+SHARED = ["corpus=/shared/corpus", "run.storage=s3://bucket/runs"]
+SWEEP = "sweep: {name: s, storage: /shared}\nbase: base.yaml\nspace: lr_peak\n"
+
+
+def written(folder: Path, **texts: str) -> Path:
+    """Config files by name; returns the first one's path."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(texts))}.yaml"
+
+
+def test_the_command_follows_from_the_config(tmp_path: Path) -> None:
+    run = written(tmp_path, run=RUN)
+    sweep = written(tmp_path, sweep=SWEEP, base=RUN.replace("shards", "/shared/corpus"))
+    corpus = written(tmp_path, corpus=CORPUS)
+    away = ["out=/shared/out", "sources.0.paths=[/shared/a.txt]"]
+    assert open_work(run, SHARED).command == "train"
+    assert open_work(sweep).command == "sweep"
+    assert open_work(corpus, away).command == "prepare"
+    assert [open_work(p, o).name for p, o in ((run, SHARED), (sweep, []), (corpus, away))] == [
+        "demo",
+        "s",
+        "out",
+    ]
+
+
+def test_paths_of_this_machine_are_refused_by_file_and_key(tmp_path: Path) -> None:
+    run = written(tmp_path, run=RUN)
+    with pytest.raises(ConfigError) as refused:
+        open_work(run)
+    storage, corpus = str(refused.value).splitlines()
+    assert storage.startswith(f"{run}:1: run.storage = 'runs': a path of this machine")
+    assert corpus.startswith(f"{run}:2: corpus = 'shards': a path of this machine")
+    assert corpus.endswith("(on the command line: corpus=/shared/shards)")
+    with pytest.raises(ConfigError, match=r"command line: corpus = '~/c'"):
+        open_work(run, [*SHARED, "corpus=~/c"])
+    with pytest.raises(ConfigError, match=r"model\.pretrained = '\./model'"):
+        open_work(run, [*SHARED, "model={pretrained: ./model}"])
+    open_work(run, [*SHARED, "model={pretrained: someone/model}"])
+
+
+def test_a_sweep_and_a_corpus_with_paths_of_this_machine_are_refused(tmp_path: Path) -> None:
+    sweep = written(tmp_path, sweep=SWEEP.replace("/shared", "here"), base=RUN)
+    with pytest.raises(ConfigError) as refused:
+        open_work(sweep)
+    storage, corpus = str(refused.value).splitlines()
+    assert storage.startswith(f"{sweep}:1: sweep.storage = 'here'")
+    assert corpus.startswith(f"{tmp_path / 'base.yaml'}:2: corpus = 'shards'")
+    assert corpus.endswith("(in the sweep's overrides: corpus=/shared/shards)")
+    with pytest.raises(ConfigError, match=r"out = 'shards'") as refused:
+        open_work(written(tmp_path, corpus=CORPUS))
+    assert "sources.0.paths.0 = 'a.txt'" in str(refused.value)
+
+
+def test_files_that_lie_elsewhere_there_are_named_anew(tmp_path: Path) -> None:
+    base = RUN.replace("shards", "/shared/corpus")
+    sweep = written(tmp_path, sweep=SWEEP, base=base)
+    work = open_work(sweep, ["concurrent=2"])
+    own, beside = Path("configs/sweep.yaml"), Path("configs/base.yaml")
+    files = work.files
+
+    def arguments(place: Path) -> list[str]:
+        placed = {files[""]: own, files["base"]: place}
+        return _arguments(work, Package(tmp_path, (), 0, 0, [], placed))
+
+    assert arguments(beside) == ["configs/sweep.yaml", "concurrent=2"]
+    assert arguments(Path("jobs/demo/run.yaml"))[2:] == ["base=../jobs/demo/run.yaml"]
+
+
+def test_all_files_of_a_sweep_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "tune_spaces").mkdir()
+    for space in ("deep/own.py", "tune_spaces/mine.py"):
+        (tmp_path / space).write_text("space = {}\n")
+    written(tmp_path, base=RUN.replace("shards", "/shared/corpus"))
+    sweep = written(tmp_path / "deep", sweep=SWEEP.replace("base.yaml", "../base.yaml"))
+    monkeypatch.chdir(tmp_path)
+    files = {space: open_work(sweep, [f"space={space}"]).files for space in ("./own.py", "mine")}
+    assert files == {
+        "./own.py": {
+            "": sweep,
+            "base": tmp_path / "base.yaml",
+            "space": tmp_path / "deep" / "own.py",
+        },
+        "mine": {
+            "": sweep,
+            "base": tmp_path / "base.yaml",
+            "space": tmp_path / "tune_spaces" / "mine.py",
+        },
+    }
+
+
+def test_an_id_begins_as_the_run_is_called_and_is_new() -> None:
+    assert job_id("a.b").startswith("a-b-")
+    assert job_id("a") != job_id("a")
+
+
+@pytest.mark.parametrize("command", ["status", "submit", "logs", "stop"])
+def test_without_a_server_the_message_says_what_to_do(tmp_path: Path, command: str) -> None:
+    run = written(tmp_path, run=RUN)
+    more = {"submit": [str(run), *SHARED], "status": []}.get(command, ["some-job"])
+    address = f"http://127.0.0.1:{free_port()}"
+    done = subprocess.run(
+        [sys.executable, "-m", "manta.cli", command, *more, "--address", address],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: no job server answers at {address}: run 'ray dashboard")
+    assert "Traceback" not in done.stderr
