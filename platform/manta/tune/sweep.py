@@ -29,7 +29,7 @@ TUNE_FOLDER = ".tune"
 # A leg's process only waits for its workers. Ray Tune wants it to ask for something: a byte. A
 # thousandth of a CPU would leave a machine of two no room for two workers of one CPU each, and
 # legs that may train at once would train one after the other.
-LEG_RESOURCES = {"memory": 1}
+LEG_BUNDLE = {"memory": 1}
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
@@ -82,7 +82,10 @@ def _fit(
 ) -> None:
     os.environ.update(TUNE_ENVIRONMENT)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
-    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), LEG_RESOURCES)
+    # Where the driver is: a leg on a worker's node would go with it, or hold it when it is idle.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    bundles = tune.PlacementGroupFactory([LEG_BUNDLE], bundle_label_selector=[here])
+    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), bundles)
     tuner = tune.Tuner(
         leg,
         tune_config=tune.TuneConfig(
