@@ -137,7 +137,7 @@ def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -
 def test_a_run_waits_for_room(nodes, run, driver, undisturbed) -> None:
     nodes.have(1)
     waiting = run(steps=12).begin()
-    driver.hear("waiting for 2 workers of 1 CPU each: the cluster has room for 1 now")
+    driver.hear("waiting for 2 workers of 1 CPU each: there is room for 1")
     nodes.add()
     waiting.end()
     assert [group["world_size"] for group in waiting.record()["groups"]] == [2]

@@ -10,6 +10,7 @@ import inspect
 from dataclasses import fields
 
 import ray
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.context import DistributedContext
 from ray.train.v2._internal.execution.controller.controller import TrainController
@@ -20,6 +21,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker,
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from manta.elastic.autoscaler import may_grow, outlook
 from manta.elastic.controller import ElasticTrainer, SlotController, SlotPolicy
 from manta.elastic.group import SlotWorkerGroup
 
@@ -123,3 +125,26 @@ def test_records_have_the_fields_that_are_filled_in_or_read() -> None:
 
 def test_the_state_of_the_cluster_is_asked_as_before() -> None:
     assert parameters(ray._private.state.GlobalState.get_draining_nodes) == ["self"]
+
+
+def test_the_autoscaler_says_what_is_read_of_it() -> None:
+    """Protobuf would give an empty field for one that was renamed in a repeated message."""
+    reply = GetClusterStatusReply.DESCRIPTOR
+    state = reply.fields_by_name["autoscaling_state"].message_type.fields_by_name
+    read = {
+        "pending_instance_requests": {"ray_node_type_name", "count"},
+        "pending_instances": {"ray_node_type_name"},
+        "failed_instance_requests": {"ray_node_type_name", "reason", "failed_ts"},
+        "infeasible_gang_resource_requests": {"requests"},
+    }
+    assert "autoscaler_state_version" in state
+    for field, inner in read.items():
+        assert inner <= set(state[field].message_type.fields_by_name), field
+    group = state["infeasible_gang_resource_requests"].message_type
+    bundle = group.fields_by_name["requests"].message_type
+    assert "resources_bundle" in bundle.fields_by_name
+
+
+def test_a_machine_by_itself_has_no_autoscaler(ray_local: None) -> None:
+    assert outlook({"CPU": 1.0}) is None
+    assert not may_grow()

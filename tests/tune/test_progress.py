@@ -47,6 +47,17 @@ def test_the_longest_way_first_and_forks_once_they_can_be_made() -> None:
     assert progress.trained == 100 + 50 + 40
 
 
+def test_those_that_train_or_could_are_startable() -> None:
+    progress = sweep(trial("short", end=50), trial("fork", "long", 60), trial("long"))
+    assert progress.startable == 2
+    assert take(progress) == "long"
+    assert progress.startable == 2
+    progress["long"].tokens = 60
+    assert progress.startable == 3
+    progress.ended("long", "finished", tokens=END)
+    assert progress.startable == 2
+
+
 def test_a_leg_that_breaks_off_is_tried_again_but_not_for_ever() -> None:
     progress = sweep(trial("a"))
     for attempt in range(MOST_FAILURES):

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -28,9 +28,11 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from manta.elastic import nodes
+from manta.elastic.autoscaler import Shortage, may_grow
 from manta.elastic.group import DIED, Placing, SlotWorkerGroup, WorkerLost, start_worker
 from manta.elastic.growth import Growth
 from manta.elastic.keeper import Keepers
+from manta.elastic.residents import settle
 from manta.elastic.slots import Slot, Slots
 from manta.elastic.spares import Spares
 from manta.elastic.start import Regroup
@@ -49,8 +51,8 @@ GRACE_SECONDS = 0.4
 LOOK_SECONDS = 1.0
 # How often the memory of snapshots is looked at.
 WEIGH_SECONDS = 30.0
-# How often people hear that a run is waiting.
-REMIND_SECONDS = 60.0
+# What starting Ray Data's actors on the head takes, at most.
+SETTLE_SECONDS = 30.0
 # Until a restart has been measured.
 RESTART_SECONDS = 5.0
 
@@ -59,19 +61,22 @@ RESTART_SECONDS = 5.0
 class Share:
     """What a run may have of a cluster that others use too, from an actor that gives each its own.
 
-    The actor answers ``share_of(name)`` with a number of workers.
+    The actor answers ``share_of(name, useful)`` with a number of workers.
     """
 
     arbiter: ActorHandle
     name: str
 
-    def workers(self) -> int:
+    def workers(self, useful: int) -> int:
         """How many workers the run may have now.
+
+        Args:
+            useful: more than these would be of no use to it.
 
         Raises:
             RayError: if the actor is gone.
         """
-        found: int = ray.get(self.arbiter.share_of.remote(self.name))
+        found: int = ray.get(self.arbiter.share_of.remote(self.name, useful))
         return found
 
 
@@ -161,18 +166,22 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False
-        self._looked = self._reminded = self._weighed = -math.inf
+        self._looked = self._weighed = -math.inf
+        self._shortage = Shortage(elasticity.smallest, elasticity.resources)
+        self._settled: Any = None
         self._paused = 0
         self._refused: int | None = None
         self._groups = 0
         self._noticed: float | None = None
         self._restarts: list[float] = []
-        self._largest = elasticity.largest
+        self._largest = self._useful = elasticity.largest
 
     # ------------------------------------------------------- for the controller
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Ask for slots. Ray Train's own policy would ask its autoscaling coordinator."""
+        if may_grow():
+            self._settled = settle()
         self._ask_share()
         self._slots.request(self._largest)
 
@@ -204,7 +213,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             raise RuntimeError("stopped while no worker group was there")
         slots = self._usable()
         if len(slots) < self.known.smallest:
-            self._remind(len(slots))
+            if (news := self._shortage.news(len(slots))) is not None:
+                self._note(news)
             time.sleep(0.1)  # the controller would ask again without a pause
             return NoopDecision()
         return ResizeDecision(len(slots), self.known.resources)
@@ -228,22 +238,12 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if self.known.share is None:
             return
         with suppress(RayError):  # gone with the driver, and so are we
-            may = min(self.known.share.workers(), self.known.largest)
+            may = min(self.known.share.workers(self._useful), self.known.largest)
             self._largest = max(may, self.known.smallest)
 
     def _unusable(self) -> set[str]:
         ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
         return nodes.lost(ours) | set(nodes.draining())
-
-    def _remind(self, found: int) -> None:
-        if time.monotonic() - self._reminded < REMIND_SECONDS:
-            return
-        self._reminded = time.monotonic()
-        needs = ", ".join(f"{amount:g} {name}" for name, amount in self.known.resources.items())
-        self._note(
-            f"waiting for {self.known.smallest} workers of {needs} each: the cluster has room "
-            f"for {found} now"
-        )
 
     def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
         """What a group of that many workers starts with."""
@@ -251,6 +251,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
         if (reason := ray.get(self._mail.failure.remote())) is not None:
             raise RuntimeError(reason)
+        self._wait_until_settled()
         taken = self._slots.ready[:slots]
         self._keep_on(taken)
         return Placing(
@@ -266,6 +267,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             recycle=self.known.pool is not None,
         )
 
+    def _wait_until_settled(self) -> None:
+        """Nobody reads before Ray Data's own actors are where they may stay."""
+        if self._settled is not None:
+            with suppress(RayError):  # the run can do without
+                ray.get(self._settled, timeout=SETTLE_SECONDS)
+            self._settled = None
+
     def _keep_on(self, slots: list[Slot]) -> None:
         """Have keepers of snapshots where workers are, or soon will be."""
         if self.known.snapshots:
@@ -277,6 +285,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """A group is on its way."""
         self._groups += 1
         self._group, self._paused, self._refused = group, 0, None
+        self._useful = self.known.largest
         self._watchdog = Watchdog(self.known.hang, group.placing.attempt)
 
     def group_ended(self, noticed: float) -> None:
@@ -366,7 +375,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)
-        if len(possible) <= workers or not progress.rate:
+        if not progress.rate or self.known.largest <= workers:
             return
         growth = Growth(
             workers=workers,
@@ -378,6 +387,26 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             running=progress.seconds,
             settle=self.known.settle,
         )
+        if len(possible) > workers:
+            self._weigh(growth, possible)
+        if not self._paused:
+            self._ask_while_useful(group, growth)
+
+    def _ask_while_useful(self, group: SlotWorkerGroup, growth: Growth) -> None:
+        """Want no nodes, and hold none, that come too late for the run to gain by them."""
+        most = replace(growth, possible=self.known.largest)
+        if growth.running < growth.settle or most.worthwhile:
+            self._useful = self.known.largest
+            self._slots.request(self._largest)
+            return
+        self._useful = growth.workers
+        self._slots.keep(group.placing.slots)
+        self._slots.request(growth.workers)
+        # The group's own keepers may hold snapshots in nodes without a slot.
+        needed = {slot.node for slot in group.placing.slots} | group.placing.keepers.keys()
+        self._keepers.forget(self._keepers.handles.keys() - needed)
+
+    def _weigh(self, growth: Growth, possible: list[Slot]) -> None:
         if growth.worthwhile and not self._spares.suffice(self._spares_for(possible)):
             return
         self._decide(growth)

@@ -284,6 +284,8 @@ def start_worker(
     options = {
         "num_cpus": 0,
         "label_selector": {"ray.io/node-id": node},
+        # Not that of the driver: a leg of a sweep has a placement group on its own node.
+        "scheduling_strategy": "DEFAULT",
         "runtime_env": {**runtime_env, "env_vars": variables},
     }
     actor = ray.remote(RayTrainWorker).options(**options).remote()

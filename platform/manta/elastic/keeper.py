@@ -214,8 +214,8 @@ class Onward(NamedTuple):
 
 def open_keeper(node_id: str) -> ActorHandle:
     """A keeper on a node. It lives as long as the process that opens it holds the handle."""
-    actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node_id})(Keeper)
-    return actor.remote()
+    options = {"label_selector": {"ray.io/node-id": node_id}, "scheduling_strategy": "DEFAULT"}
+    return ray.remote(num_cpus=0)(Keeper).options(**options).remote()
 
 
 class Keepers:

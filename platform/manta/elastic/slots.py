@@ -24,6 +24,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from manta.elastic.answers import arrived
+from manta.elastic.wish import bundle_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Slots:
 
     def __init__(self, resources: dict[str, float], owner: str):
         self._owner, self._asked = owner, 0
-        # A placement group must ask for something; a worker without needs fits anywhere.
-        self._resources = {k: v for k, v in resources.items() if v > 0} or {"CPU": 0.001}
+        self._resources = bundle_of(resources)
         self._held: dict[str, _Holding] = {}
 
     @property

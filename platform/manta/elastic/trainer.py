@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
+from manta.elastic.autoscaler import may_grow
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
@@ -374,8 +375,8 @@ class _Follower:
 
 def _check_resources(config: RunConfig) -> None:
     """Refuse what a machine that can't grow will never have."""
-    if os.environ.get("RAY_ADDRESS") or len(ray.nodes()) != 1:
-        return  # a cluster may grow
+    if may_grow():
+        return
     have = ray.cluster_resources()
     for name, amount in config.scaling.resources_per_worker.items():
         need = amount * config.scaling.min

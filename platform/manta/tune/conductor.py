@@ -16,7 +16,9 @@ from ray.actor import ActorHandle
 from manta.config.credentials import without_credentials
 from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
+from manta.elastic.autoscaler import Shortage, may_grow
 from manta.elastic.slots import release_all_of
+from manta.elastic.wish import Wish
 from manta.storage.courier import Courier, Parcel
 from manta.storage.store import StorePath
 from manta.track import figures
@@ -56,8 +58,13 @@ class Conductor:
         self._searcher = self._taught() if self._outline.learns else None
         self._tell()  # what ended just before a driver was killed
         self._legs: dict[str, int] = {}
+        self._useful: dict[str, int] = {}
         self._stopping = False
         self._notes: list[str] = []
+        self._scaling = self._outline.base.config.scaling
+        self._wish = Wish(self._scaling.resources_per_worker)
+        self._shortage = Shortage(self._scaling.min, self._scaling.resources_per_worker)
+        self._may_grow = may_grow()
         self._save()
 
     # ---------------------------------------------------------------- for Ray Tune
@@ -67,8 +74,8 @@ class Conductor:
         running = len(self._progress.running)
         if self._stopping:
             return None if running else FINISHED
-        scaling = self._outline.base.config.scaling
-        if running >= room(self._capacity(), scaling.min, self._outline.config.concurrent):
+        self._ask_for_nodes()
+        if running >= room(self._capacity(), self._scaling.min, self._outline.config.concurrent):
             return None
         trial = self._next()
         if trial is None:
@@ -97,6 +104,7 @@ class Conductor:
     def begin(self, name: str) -> tuple[Leg, str]:
         """What a leg needs to know, and under which name it holds what it takes of the cluster."""
         self._legs[name] = self._legs.get(name, 0) + 1
+        self._useful.pop(name, None)
         trial = self._progress[name]
         start = "from the start"
         if trial.tokens > trial.fork_tokens:
@@ -178,23 +186,49 @@ class Conductor:
         """Whether the sweep is to be left: legs save and end."""
         return self._stopping
 
-    def share_of(self, name: str) -> int:
-        """How many workers a running trial may have."""
-        scaling = self._outline.base.config.scaling
+    def share_of(self, name: str, useful: int) -> int:
+        """How many workers a running trial may have; more than `useful` would not help it."""
+        self._useful[name] = useful
+        self._ask_for_nodes()
+        return self._shares().get(name, self._scaling.min)
+
+    def _shares(self) -> dict[str, int]:
         legs = {t.name: t.end_tokens - max(t.tokens, t.fork_tokens) for t in self._progress.running}
-        found = shares(legs, self._capacity(), scaling.min, scaling.upper)
-        return found.get(name, scaling.min)
+        return shares(legs, self._capacity(), self._scaling.min, self._scaling.upper)
+
+    def _ask_for_nodes(self) -> None:
+        """Wish for the room that trials could use beyond what there is and what legs ask for."""
+        if self._stopping or not self._may_grow:
+            return
+        there, asked = self._capacity(), sum(self._shares().values())
+        self._wish.have(self._wanted() - max(there, asked))
+        if there < self._scaling.min and (news := self._shortage.news(there)) is not None:
+            self._note(news)
+
+    def _wanted(self) -> int:
+        """How many workers could train now: in running trials, and in those that might start."""
+        running, upper = self._progress.running, self._scaling.upper
+        more = self._progress.startable - len(running) + self._unsuggested()
+        more = min(more, self._outline.config.concurrent - len(running))
+        return sum(self._useful.get(trial.name, upper) for trial in running) + more * upper
+
+    def _unsuggested(self) -> int:
+        """How many suggestions the searcher has still to make."""
+        total = self._outline.config.search.trials if self._searcher is not None else None
+        return max(0, (total or 0) - len(self._state.suggestions))
 
     # --------------------------------------------------------------- for the driver
 
     def stop(self) -> None:
         """Leave the sweep at the next step of each leg."""
         self._stopping = True
+        self._wish.have(0)
 
     def close(self, status: str) -> None:
         """The last word on the sweep, until it is taken up again."""
         if status == "finished":
             self._progress.settle()
+        self._wish.have(0)
         self._state.status = status  # type: ignore[assignment]
         self._save()
         if self._courier is not None:
@@ -220,7 +254,7 @@ class Conductor:
         return f"manta-{self._id}-{name}-{self._legs.get(name, 0)}"
 
     def _capacity(self) -> int:
-        return nodes.room_for(self._outline.base.config.scaling.resources_per_worker)
+        return nodes.room_for(self._scaling.resources_per_worker)
 
     # ---------------------------------------------------------------------- forks
 

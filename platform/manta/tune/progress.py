@@ -73,6 +73,11 @@ class Progress:
         """Nothing trains and nothing will. To be asked after `next` had nothing."""
         return not self.running and not self._ready()
 
+    @property
+    def startable(self) -> int:
+        """How many trials train, or could."""
+        return len(self.running) + len(self._ready())
+
     def _ready(self) -> list[SweepTrial]:
         return [t for t in self.state.trials if t.status == "waiting" and self._may_start(t)]
 

@@ -30,7 +30,7 @@ TUNE_FOLDER = ".tune"
 # A leg's process only waits for its workers. Ray Tune wants it to ask for something: a byte. A
 # thousandth of a CPU would leave a machine of two no room for two workers of one CPU each, and
 # legs that may train at once would train one after the other.
-LEG_RESOURCES = {"memory": 1}
+LEG_BUNDLE = {"memory": 1}
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
@@ -77,9 +77,12 @@ def sweep(
 
 
 def _leg_place() -> tune.PlacementGroupFactory:
-    """Where legs run: on the driver's node, whose folder they work in, and never on a spot node."""
+    """Where legs run: on the driver's node, whose folder they work in.
+
+    On a worker's node a leg would go with it, or hold it when it is idle.
+    """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return tune.PlacementGroupFactory([LEG_RESOURCES], bundle_label_selector=[here])
+    return tune.PlacementGroupFactory([LEG_BUNDLE], bundle_label_selector=[here])
 
 
 def _fit(

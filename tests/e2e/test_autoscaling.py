@@ -1,0 +1,189 @@
+"""Runs and sweeps on a cluster whose nodes come and go with them, by Ray's own autoscaler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import plain_runs
+import pyarrow.parquet as pq
+import pytest
+from autoscaling import HEAD, AutoscaledCluster
+from chaos import Driver, Run
+from tiny_config import SEQ_LEN, STEP, run_config, write_yaml
+
+from manta.config import RunConfig
+from manta.elastic.preflight import check
+from manta.elastic.residents import RESIDENTS
+from manta.track.sweep_state import read_sweep
+from manta.track.verify import verify
+
+STEPS = 300
+SLOW = {"kind": "slow", "seconds": 0.06, "attempt": None}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[AutoscaledCluster]:
+    found = AutoscaledCluster(most=4, idle_seconds=6.0)
+    try:
+        found.wait_until_up()
+        yield found
+    finally:
+        found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Any]) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
+    make_corpus(folder, texts, vocab_size=61)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def driver(
+    cluster: AutoscaledCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
+    found = Driver(cluster.address, tmp_path_factory.mktemp("driver") / "log")
+    try:
+        yield found
+    finally:
+        found.kill()
+
+
+def config(folder: Path, corpus: Path, **scaling: Any) -> dict[str, Any]:
+    return run_config(
+        folder / "runs",
+        corpus,
+        schedule={"horizon": STEPS * STEP},
+        checkpoint={"every": 50 * STEP},
+        scaling={"resources_per_worker": {"GPU": 1}, "settle": 1.0, "spares": 1, **scaling},
+        wandb={"mode": "disabled"},
+        faults=[SLOW],
+    )
+
+
+def test_nodes_come_for_a_run_and_go_after_it(
+    cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
+) -> None:
+    wanted = config(tmp_path, corpus, min=1, max=4)
+    run = Run(driver, wanted).begin()
+    asked = cluster.wait_until(lambda: cluster.demand() == 4, "demand for four workers")
+    came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")
+    run.reach(1)
+    grew = cluster.wait_until(lambda: len(run.record()["groups"]) > 1, "growth")
+    run.end()
+    gone = cluster.wait_until_empty()
+    print(f"\nasked {asked:.1f} s, node {came:.1f} s, grown {grew:.1f} s after step 1, ", end="")
+    print(f"gone {gone:.1f} s after the end")
+
+    sizes = list(run.sizes().values())
+    assert sizes[0] < sizes[-1] == 4, "it started on what was there, and grew"
+    assert verify(run.dir).consumed.steps == STEPS
+    alone = check(RunConfig.model_validate({**wanted, "faults": [], "run": elsewhere(tmp_path)}))
+    assert run.losses() == pytest.approx(plain_runs.losses(plain_runs.train(alone, 1)), rel=1e-5)
+    assert "waiting for 1 worker of 1 GPU: there is room for none" in run.notes()
+    assert "on their way: " in run.notes()
+
+
+def elsewhere(folder: Path) -> dict[str, Any]:
+    return {"name": "alone", "storage": str(folder / "alone"), "seed": 3}
+
+
+def test_a_killed_driver_holds_no_node(
+    cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
+) -> None:
+    """Nor does what reading has started: the steps are so large that it is by Ray Data."""
+    wanted = config(tmp_path, corpus, min=1, max=2)
+    wanted["schedule"] = {"horizon": 200 * 4096 * SEQ_LEN, "lr": 1e-3, "batch": 4096}
+    wanted["train"]["micro_batch"] = 1024
+    run = Run(driver, wanted).begin()
+    run.reach(4)
+    residents = actors_on(cluster.address)
+    driver.kill()
+    gone = cluster.wait_until_empty()
+    print(f"\nnodes and demand of a killed driver were gone after {gone:.1f} s")
+    assert residents.keys() & RESIDENTS
+    assert set(residents.values()) == {HEAD}, "an actor keeps its node"
+
+
+def actors_on(address: str) -> dict[str, str]:
+    """The named actors of the cluster, and their nodes; asked by another process."""
+    program = (
+        "import ray, sys, json\n"
+        "ray.init(sys.argv[1], log_to_driver=False)\n"
+        "actors = ray._private.state.actors().values()\n"
+        "alive = [actor for actor in actors if actor['Name'] and actor['State'] == 'ALIVE']\n"
+        "print(json.dumps({actor['Name']: actor['Address']['NodeID'] for actor in alive}))\n"
+    )
+    command = [sys.executable, "-c", program, address]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, str] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def test_what_no_node_can_hold_is_told(
+    cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
+) -> None:
+    wanted = config(tmp_path, corpus, min=2, resources_per_worker={"GPU": 16})
+    Run(driver, wanted).begin()
+    driver.hear("waiting for 2 workers of 16 GPU each: there is room for none")
+    driver.hear("the autoscaler has no node type for one")
+    assert cluster.demand() == 2
+    driver.kill()
+    cluster.wait_until_empty()
+
+
+def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
+    cluster: AutoscaledCluster, tmp_path: Path, corpus: Path
+) -> None:
+    base = config(tmp_path, corpus, min=1)
+    base["schedule"]["lr"] = {"name": "wsd", "peak": 1e-2, "warmup": "10%", "decay": "20%"}
+    write_yaml(tmp_path / "run.yaml", base)
+    lengths = f'{{"schedule.horizon": tune.grid_search([{80 * STEP}, {450 * STEP}])}}'
+    (tmp_path / "space.py").write_text(f"from ray import tune\n\nspace = {lengths}\n")
+    sweep = write_yaml(
+        tmp_path / "sweep.yaml",
+        {
+            "sweep": {"name": "lengths", "storage": str(tmp_path / "runs")},
+            "base": "run.yaml",
+            "space": "./space.py",
+            "metric": "loss",
+            "workers": {"min": 1, "max": 4},
+            "concurrent": 2,
+        },
+    )
+    command = [sys.executable, "-m", "manta.cli", "sweep", str(sweep)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(
+        [*command, "--address", cluster.address],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    came = cluster.wait_until(lambda: len(cluster.nodes()) == 4, "four nodes")
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, said
+    gone = cluster.wait_until_empty()
+    print(f"\nfour nodes after {came:.1f} s, gone {gone:.1f} s after the end of the sweep")
+
+    folder = tmp_path / "runs" / "lengths"
+    trials = sorted(read_sweep(folder).trials, key=lambda trial: trial.end_tokens)
+    assert [trial.status for trial in trials] == ["finished", "finished"]
+    short, long = (folder / trial.name for trial in trials)
+    assert max(sizes_of(short)) <= 3, "the other has a place, too"
+    assert max(sizes_of(long)) == 4, "it has all once the short one has ended"
+    for run in (short, long):
+        verify(run)
+
+
+def sizes_of(run: Path) -> list[int]:
+    """The number of workers at each step."""
+    sizes: list[int] = pq.read_table(run / "ledger.parquet").column("world_size").to_pylist()
+    return sizes
