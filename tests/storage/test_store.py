@@ -65,8 +65,7 @@ def test_names_and_options() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("s3://key:secret@bucket/x", "a user or password"),
-        ("s3://key@bucket/x", "a user or password"),
+        ("s3://key:secret@bucket/x", "a password or key in a URL"),
         ("s3://bucket/../x", "no empty parts"),
         ("s3://bucket//x", "no empty parts"),
         ("ftp://bucket/x", "not a store that is known"),

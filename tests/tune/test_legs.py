@@ -10,7 +10,7 @@ import pytest
 from ray import tune
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from manta.tune.sweep import LEG_RESOURCES
+from manta.tune.sweep import LEG_BUNDLE
 
 DEADLINE = 20.0
 
@@ -35,7 +35,7 @@ def test_legs_leave_whole_cpus_to_their_workers(
     places.mkdir()
     monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
     tuner = tune.Tuner(
-        tune.with_resources(holds_a_cpu_until_all_do, LEG_RESOURCES),
+        tune.with_resources(holds_a_cpu_until_all_do, LEG_BUNDLE),
         param_space={"name": tune.grid_search(["one", "two"]), "folder": str(places)},
         run_config=tune.RunConfig(storage_path=str(results), verbose=0),
     )
