@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ def mock_aws() -> Iterator[MockAws]:
     aws.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    # What is there is the process's, and so that of earlier mocks too.
+    urllib.request.urlopen(f"{aws.url}/moto-api/reset", data=b"").close()
     try:
         yield aws
     finally:
