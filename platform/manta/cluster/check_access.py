@@ -167,13 +167,13 @@ def _failure(act: Callable[[], None]) -> str:
     return "".join(reasons)
 
 
-def check_wandb(section: WandbSection) -> Iterator[Finding]:
-    """Whether the run can log to W&B as its config says."""
+def check_wandb(plan: Plan | None, section: WandbSection) -> Iterator[Finding]:
+    """Whether the run can log to W&B as its config says, as far as this machine can tell."""
     if section.mode in ("offline", "disabled"):
         yield ok("W&B", section.mode)
         return
     service = os.environ.get("WANDB_BASE_URL", WANDB).rstrip("/")
-    remedy = "export WANDB_API_KEY=…, or wandb login; `manta submit` hands it to the job"
+    remedy = f"wandb login, or export WANDB_API_KEY=…{_on_the_head(plan)}"
     if not _has_key(service):
         found = f"no API key for {service} on this machine"
         if section.mode == "online":
@@ -188,7 +188,16 @@ def check_wandb(section: WandbSection) -> Iterator[Finding]:
         else:
             yield warning("W&B", found, instead)
     else:
-        yield ok("W&B", f"key for {service}, which answers")
+        yield ok("W&B", f"key for {service}, which answers{_on_the_head(plan)}")
+
+
+def _on_the_head(plan: Plan | None) -> str:
+    """Drivers log from the head, and no secret travels with a job."""
+    if plan is None:
+        return ""
+    if plan.kind is Kind.KUBERAY:
+        return "; for the cluster put the key into the secret that the head's envFrom names"
+    return f"; for the cluster `ray attach {plan.path}`, then wandb login on the head"
 
 
 def _has_key(service: str) -> bool:

@@ -78,4 +78,4 @@ def _of_cluster(plan: Plan) -> Iterator[Finding]:
 def _outside(plan: Plan | None, run: RunConfig | None) -> Iterator[Finding]:
     if run is not None:
         yield from check_data(plan, run)
-        yield from check_wandb(run.wandb)
+        yield from check_wandb(plan, run.wandb)
