@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_there_are_commands_to_check() -> None:
     assert {words[0] for words in commands()} == {"make", "manta", "ray"}
 
 
+@cache
+def ray_commands() -> set[str]:
+    """What Ray's own command line knows."""
+    from ray.scripts.scripts import cli as ray_cli
+
+    return set(ray_cli.commands)
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_and_path_exists(words: list[str]) -> None:
     if words[0] == "make":
@@ -40,9 +49,10 @@ def test_every_command_and_path_exists(words: list[str]) -> None:
         known = get_command(cli.app).commands[words[1]]
         options = {option for parameter in known.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
-    else:
-        assert words[:3] == ["ray", "job", "submit"]
+    elif words[:3] == ["ray", "job", "submit"]:
         assert (ROOT / words[words.index("python") + 1]).exists()
+    else:
+        assert words[1] in ray_commands()
     for word in words[2:]:
         if re.fullmatch(r"[\w./-]+/[\w./-]+", word) and not word.startswith("/"):
             assert (ROOT / word).exists() or word in MADE, word
