@@ -130,8 +130,6 @@ def test_a_killed_driver_goes_on_on_another_node(
     assert str(run / "report.html") in output
     assert "tiny" in (run / "report.html").read_text()
     assert generate(run, "document", tokens=4, temperature=0.0, seed=0).startswith("document")
-    page = compare_places([str(run)], metric="loss", output=tmp_path / "page.html", top=1)
-    assert page.exists()
     assert not [name for name in tree(run) if name.endswith(".tmp")]
     assert "nothing" not in (run / "config.yaml").read_text(), "no credentials in records"
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "nothing"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plain_runs
 import pytest
 import torch
 from plain_runs import engine_of, loop_of, losses, streams_of
@@ -137,6 +138,19 @@ def test_training_goes_on_while_the_store_does_not_answer(
     assert table["step"].to_pylist() == list(range(1, 13))
     found = {path.split("/")[1] for path in tree(run.place) if path.startswith("checkpoints/")}
     assert found == {name_of(step) for step in steps}, "nothing is left of what failed"
+
+
+def test_checkpoints_may_come_faster_than_the_store_takes_them(
+    checked, s3: S3Server, tmp_path: Path
+) -> None:
+    """Each begins while the one before is on its way; no row of the ledger comes twice."""
+    changes = {"run.storage": s3.url(f"fast/{tmp_path.name}"), "checkpoint.every": STEP}
+    run = checked(changes)
+    rows = plain_runs.train(run, 2)
+    assert [row["checkpoint"] for row in rows if "checkpoint" in row] == list(range(1, 13))
+    table = Ledger(run.place / "ledger.parquet").read()
+    assert table["step"].to_pylist() == list(range(1, 13))
+    assert [read_state(path).step for path in whole(run.place / "checkpoints")] == [11, 12]
 
 
 @pytest.mark.parametrize("where", ["store", "disk"])

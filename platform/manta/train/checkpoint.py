@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
@@ -47,23 +47,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Companion(Protocol):
-    """What goes with a checkpoint."""
-
-    def write(self, checkpoint: Place) -> None:
-        """Put it on storage, just before the checkpoint counts. Called in the background."""
-
-    def settle(self) -> None:
-        """Let go of what is on storage now. Called by the thread that trains, come what may."""
-
-
 @dataclass(frozen=True)
 class _Pending:
     """A checkpoint that is being written; `done` is when it counts, on the first rank."""
 
     done: Future[Any]
     state: TrainState
-    companion: Companion
     began: float
 
 
@@ -113,20 +102,21 @@ class Checkpoints:
                 log.warning("checkpoint %s was not finished, or lost its %s: removed", path, STATE)
                 saved.discard(path)
 
-    def save(self, state: TrainState, companion: Companion) -> None:
+    def save(self, state: TrainState, before_commit: Callable[[Place], None]) -> None:
         """Begin to save; returns once the state is copied off the device.
 
         Args:
             state: what goes with the weights.
-            companion: what must be on storage before the checkpoint counts.
+            before_commit: called on the first rank with the folder, in the background and just
+                before the checkpoint counts, so that what belongs to it is on storage first.
         """
         self.wait()
         began = time.perf_counter()
         folder = self._written_in(state.step)
         done = self._write(_content(self._engine), folder)
         if self._engine.rank == 0:
-            done = self._then(done, folder, lambda: self._commit(state, companion, folder))
-        self._pending = _Pending(done, state, companion, began)
+            done = self._then(done, folder, lambda: self._commit(state, before_commit, folder))
+        self._pending = _Pending(done, state, began)
         self.poll()
 
     def _written_in(self, step: int) -> Place:
@@ -192,8 +182,6 @@ class Checkpoints:
             pending.done.result()
         except (OSError, CheckpointException) as error:
             self._problem = reason(error)
-        finally:
-            pending.companion.settle()
         if self._engine.rank != 0:
             return
         if self._problem is not None:
@@ -224,8 +212,10 @@ class Checkpoints:
         with suppress(OSError):
             saved.discard(folder)
 
-    def _commit(self, state: TrainState, companion: Companion, folder: Place) -> None:
-        companion.write(folder)
+    def _commit(
+        self, state: TrainState, before_commit: Callable[[Place], None], folder: Place
+    ) -> None:
+        before_commit(folder)
         content = {
             "state": asdict(state),
             "world_size": self._engine.world_size,

@@ -47,6 +47,7 @@ class Journal:
         self._digests: list[int] = []
         self._combined = NO_ROWS
         self._metrics: list[Mapping[str, Any]] = []
+        self._in_ledger = 0  # the last step that this journal has put there
 
     def consumed(self, batch: RankBatch) -> None:
         """Note a batch that was just delivered."""
@@ -66,7 +67,7 @@ class Journal:
         self._combined = rows
 
     def __len__(self) -> int:
-        """How many ledger rows the next `peek` returns on the first rank."""
+        """How many ledger rows the next `peek` returns on the first rank, at most."""
         return len(self._combined) + len(self._steps)
 
     def peek(self, votes: Sequence[int] = ()) -> tuple[RowTable, list[int]]:
@@ -82,6 +83,7 @@ class Journal:
         if self._engine.rank == 0 and self._steps:
             fresh = [self._row(*pair) for pair in zip(self._steps, totals, strict=False)]
             self._combined = np.concatenate([self._combined, np.array(fresh, dtype=np.int64)])
+        self._combined = self._combined[self._combined[:, 0] > self._in_ledger]
         count = len(self._steps)
         self._steps, self._digests, self._skipped = [], [], set()
         return self._combined, totals[count:].tolist()
@@ -103,11 +105,18 @@ class Journal:
     def seal(self) -> Sealed:
         """Close the stretch up to here. All ranks must call together."""
         rows, _ = self.peek()
-        return Sealed(self, self._ledger, rows, self.unrecorded())
+        return Sealed(self, rows, self.unrecorded())
 
-    def forget(self, step: int) -> None:
-        """Let go of the ledger rows up to `step`: they are in the ledger."""
-        self._combined = self._combined[self._combined[:, 0] > step]
+    def flush(self, rows: RowTable) -> None:
+        """Put those of `rows` into the ledger that are not there. May be called in another thread.
+
+        Of two stretches that were sealed before the first was written, the second begins
+        where the first one ends.
+        """
+        rows = rows[rows[:, 0] > self._in_ledger]
+        self._ledger.append(ledger_rows(rows))
+        if len(rows):
+            self._in_ledger = int(rows[-1, 0])
 
     def unrecorded(self) -> list[Mapping[str, Any]]:
         """The metric rows that the driver may not have; none on other ranks than the first."""
@@ -125,27 +134,13 @@ class Sealed:
     Its rows stay in the journal until then: a snapshot in between must carry them too.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        ledger: Ledger,
-        rows: RowTable,
-        metrics: list[Mapping[str, Any]],
-    ):
-        self._journal, self._ledger = journal, ledger
-        self._rows, self._metrics = rows, metrics
-        self._written = False
+    def __init__(self, journal: Journal, rows: RowTable, metrics: list[Mapping[str, Any]]):
+        self._journal, self._rows, self._metrics = journal, rows, metrics
 
     def write(self, checkpoint: Place) -> None:
         """Put ledger rows into the ledger and metric rows beside the checkpoint."""
         write_rows(checkpoint, self._metrics)
-        self._ledger.append(ledger_rows(self._rows))
-        self._written = True
-
-    def settle(self) -> None:
-        """Have the journal let go of what is in the ledger, be the checkpoint whole or not."""
-        if self._written and len(self._rows):
-            self._journal.forget(int(self._rows[-1, 0]))
+        self._journal.flush(self._rows)
 
 
 def ledger_rows(table: RowTable) -> list[LedgerRow]:

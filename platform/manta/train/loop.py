@@ -357,7 +357,7 @@ class Loop:
             return
         self._saved_step = self._state.step
         self._meter.pause()
-        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal())
+        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
         self._passing("checkpoint", self._state.step)
         self._meter.resume()
 
