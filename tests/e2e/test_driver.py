@@ -13,8 +13,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tiny_config import STEP, run_config, write_yaml
 
-# Enough that workers which outlive their driver by a few seconds don't reach the end.
-STEPS = 1200
+STEPS = 300
+# Workers that outlive their driver by a few seconds don't reach the end.
+SLOW = {"kind": "slow", "seconds": 0.1, "attempt": 1}
 
 
 def manta(*arguments: str) -> subprocess.Popen[str]:
@@ -64,17 +65,18 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
         tmp_path,
         corpus,
         schedule={"horizon": STEPS * STEP},
-        checkpoint={"every": 25 * STEP},
+        checkpoint={"every": 10 * STEP},
+        faults=[SLOW],
     )
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
     first = manta("train", str(path))
-    wait_for_step(first, run_dir, 100)
+    wait_for_step(first, run_dir, 25)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert json.loads((run_dir / "run.json").read_text())["status"] == "running"
     reached = max(steps_of(run_dir))
-    assert 100 <= reached < STEPS
+    assert 25 <= reached < STEPS
 
     output = finish(manta("train", str(path)))
     record = json.loads((run_dir / "run.json").read_text())
