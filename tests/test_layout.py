@@ -27,7 +27,7 @@ LAYERS = [
     {"config"},
 ]
 # Packages beside the layers: who knows them is said above, what they know is said here.
-BESIDE = {"cluster": {"config"}}
+BESIDE = {"cluster": {"config", "storage"}}
 ANYONES = {""}  # the package's own __init__: its version
 HEAVY = {"ray", "torch"}
 

@@ -372,22 +372,22 @@ def bucket(monkeypatch):
 
 def test_storage_that_can_be_written_to(bucket):
     sound = found(AWS, Verdict.OK, stored("s3://there/runs"))
-    assert ("storage", "s3://there/runs: written, read and removed from here") in sound
-    assert not [item.key for item in bucket.objects.all() if "doctor" in item.key]
+    assert ("storage", "s3://there/runs: written to from here") in sound
+    assert not [item.key for item in bucket.objects.all() if "probe" in item.key]
 
 
 def test_storage_that_can_not(bucket):
     failed = found(AWS, Verdict.FAILED, stored("s3://nowhere/runs"))
     ((check, what),) = failed
     assert check == "storage"
-    assert "s3://nowhere/runs: can't be written to" in what
+    assert "run.storage = 's3://nowhere/runs': can't be written to: there is no such bucket" in what
 
 
 def test_storage_that_is_silent(monkeypatch):
     import threading
 
     released = threading.Event()
-    monkeypatch.setattr(check_access, "probe", lambda url: released.wait())
+    monkeypatch.setattr(check_access, "check_writable", lambda place, key: released.wait())
     monkeypatch.setattr(check_access, "PROBE_SECONDS", 0.05)
     try:
         failed = found(AWS, Verdict.FAILED, stored("s3://there/runs"))

@@ -9,13 +9,15 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.plan import Kind, Plan
+from manta.config.errors import CorpusError
 from manta.config.run import RunConfig, WandbSection
+from manta.storage.probe import check_writable
+from manta.storage.store import StorePath
 
 MANIFEST = "manifest.json"
 PROBE_SECONDS = 30.0
@@ -61,15 +63,15 @@ def check_data(plan: Plan | None, run: RunConfig) -> Iterator[Finding]:
 def _storage(plan: Plan | None, storage: str) -> Finding:
     if "://" not in storage:
         return _far_away(plan, "storage", "run.storage", storage) or _writable(storage)
-    reason = _failure(lambda: probe(storage))
+    reason = _failure(lambda: check_writable(StorePath.of(storage), "run.storage"))
     if reason:
         return failed(
             "storage",
-            f"run.storage = {storage}: can't be written to from here: {reason}",
+            f"from here: {reason}",
             "see that the bucket exists and your credentials may write to it; the nodes need the "
             "same rights (cluster/aws-access.yaml)",
         )
-    return ok("storage", f"{storage}: written, read and removed from here")
+    return ok("storage", f"{storage}: written to from here")
 
 
 def _corpus(plan: Plan | None, corpus: str) -> Finding:
@@ -81,7 +83,7 @@ def _corpus(plan: Plan | None, corpus: str) -> Finding:
         if not (Path(corpus) / MANIFEST).is_file():
             return failed("corpus", f"{corpus}: no {MANIFEST} in it", prepare)
         return ok("corpus", corpus)
-    reason = _failure(lambda: look_for(f"{corpus.rstrip('/')}/{MANIFEST}"))
+    reason = _failure(lambda: _look_for(StorePath.of(corpus) / MANIFEST))
     if reason:
         return failed("corpus", f"{corpus}: {reason}", f"{prepare}, or see to your credentials")
     return ok("corpus", f"{corpus}: read from here")
@@ -113,40 +115,9 @@ def _writable(storage: str) -> Finding:
     return ok("storage", f"{storage}: can be written to")
 
 
-def probe(url: str) -> None:
-    """Write, read and remove a small object below `url`.
-
-    PyArrow leaves an empty object that stands for the folder, as every writer of it will.
-
-    Raises:
-        OSError, ValueError: if that isn't possible.
-    """
-    from pyarrow import fs
-
-    store, folder = fs.FileSystem.from_uri(url)
-    name = f"{folder.rstrip('/')}/.manta-doctor-{uuid.uuid4().hex}"
-    content = b"manta doctor"
-    with store.open_output_stream(name) as out:
-        out.write(content)
-    try:
-        with store.open_input_stream(name) as back:
-            if back.read() != content:
-                raise OSError("what was written is not what is read")
-    finally:
-        store.delete_file(name)
-
-
-def look_for(url: str) -> None:
-    """See that there is a file at `url`.
-
-    Raises:
-        OSError, ValueError: if there is none, or nobody answers.
-    """
-    from pyarrow import fs
-
-    store, path = fs.FileSystem.from_uri(url)
-    if store.get_file_info(path).type != fs.FileType.File:
-        raise OSError(f"no {url.rpartition('/')[2]} in it")
+def _look_for(file: StorePath) -> None:
+    if not file.exists():
+        raise CorpusError(f"no {file.name} in it")
 
 
 def _failure(act: Callable[[], None]) -> str:
@@ -157,7 +128,7 @@ def _failure(act: Callable[[], None]) -> str:
         try:
             act()
         except Exception as error:
-            reasons.append(" ".join(str(error).split())[:200] or type(error).__name__)
+            reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

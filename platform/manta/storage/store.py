@@ -23,6 +23,8 @@ from manta.config.urls import join
 
 SCHEMES = ("s3", "gs", "gcs", "file")
 S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path")
+# Which server to ask, as Amazon's own tools are told.
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CHUNK = 8 * 2**20
 # More than this S3 does not copy in one request.
 MOST_COPIED = 5 * 2**30
@@ -216,19 +218,23 @@ class StorePath:
         return open_filesystem(f"{scheme}://{path.partition('/')[0]}{mark}{options}"), path
 
 
-@lru_cache(maxsize=32)
 def open_filesystem(root: str) -> Any:
     """Arrow's file system for the bucket and options of a URL.
 
     Raises:
         OSError: if it can't be opened.
     """
+    return _opened(root, next(filter(None, map(os.environ.get, ENDPOINTS)), ""))
+
+
+@lru_cache(maxsize=32)
+def _opened(root: str, endpoint: str) -> Any:
     from pyarrow import fs
 
     scheme, _, rest = root.partition("://")
     bucket, _, options = rest.partition("?")
     if scheme == "s3":
-        return _open_s3(bucket, dict(parse_qsl(options)))
+        return _open_s3(bucket, dict(parse_qsl(options)), endpoint)
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in options:
         root += (
             f"{'&' if options else '?'}retry_limit_seconds=30"  # else it is a quarter of an hour
@@ -239,7 +245,7 @@ def open_filesystem(root: str) -> Any:
         raise OSError(str(error)) from None
 
 
-def _open_s3(bucket: str, options: dict[str, str]) -> Any:
+def _open_s3(bucket: str, options: dict[str, str], endpoint: str) -> Any:
     """Not by Arrow's own reading of URLs, which knows no bound for the time of a request.
 
     With this number of attempts a server that takes requests and never answers is given up after
@@ -249,6 +255,9 @@ def _open_s3(bucket: str, options: dict[str, str]) -> Any:
 
     if unknown := options.keys() - S3_OPTIONS:
         raise OSError(f"unknown options {sorted(unknown)}: there are {', '.join(S3_OPTIONS)}")
+    if endpoint and "endpoint_override" not in options:
+        scheme, _, options["endpoint_override"] = endpoint.rstrip("/").rpartition("://")
+        options.setdefault("scheme", scheme or "https")
     if "region" not in options and "endpoint_override" not in options:
         options["region"] = fs.resolve_s3_region(bucket)
     return fs.S3FileSystem(
