@@ -23,7 +23,9 @@ from manta.elastic.residents import RESIDENTS
 from manta.track.sweep_state import read_sweep
 from manta.track.verify import verify
 
-STEPS = 300
+STEPS = 200
+# Said to be so slow that growth pays as long as there is anything left to train.
+THROUGHPUT = 100
 SLOW = {"kind": "slow", "seconds": 0.06, "attempt": None}
 
 
@@ -62,7 +64,13 @@ def config(folder: Path, corpus: Path, **scaling: Any) -> dict[str, Any]:
         corpus,
         schedule={"horizon": STEPS * STEP},
         checkpoint={"every": 50 * STEP},
-        scaling={"resources_per_worker": {"GPU": 1}, "settle": 1.0, "spares": 1, **scaling},
+        scaling={
+            "resources_per_worker": {"GPU": 1},
+            "settle": 1.0,
+            "spares": 1,
+            "throughput": THROUGHPUT,
+            **scaling,
+        },
         wandb={"mode": "disabled"},
         faults=[SLOW],
     )
@@ -71,7 +79,7 @@ def config(folder: Path, corpus: Path, **scaling: Any) -> dict[str, Any]:
 def test_nodes_come_for_a_run_and_go_after_it(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
-    wanted = config(tmp_path, corpus, min=1, max=4)
+    wanted = config(tmp_path, corpus, min=1, max=4, spares=0)
     run = Run(driver, wanted).begin()
     asked = cluster.wait_until(lambda: cluster.demand() == 4, "demand for four workers")
     came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -98,14 +97,9 @@ class AutoscaledCluster:
 
     def shutdown(self) -> None:
         """End the head and every process of its nodes."""
-        self._head.send_signal(signal.SIGTERM)
-        try:
-            self._head.wait(20)
-        except subprocess.TimeoutExpired:
-            self._head.kill()
-            self._head.wait()
+        self._head.kill()  # asked to end, it would take its time for nothing
+        self._head.wait()
         for process in psutil.process_iter(["cmdline"]):
-            # Nodes are started by the autoscaler, and may outlive it.
             if any(str(self._folder) in word for word in process.info["cmdline"] or ()):
                 process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
