@@ -327,7 +327,12 @@ class _Follower:
             getattr(self, f"_{kind}")(content)
 
     def _started(self, content: dict[str, Any]) -> None:
-        self._tracker.backfill(content.pop("rows"))
+        rows = content.pop("rows")
+        self._tracker.backfill(rows)
+        if self._watcher is not None:
+            # Those of workers that outlived a killed driver: nobody was told of them.
+            for row in rows:
+                self._watcher.metrics(row)
         seconds = content.pop("starts")
         noticed = seconds.pop("noticed", None)
         self._tracker.group_started(GroupStart(**content, noticed=noticed))
