@@ -140,6 +140,23 @@ class Launched:
         ]
         return {address[bundle["node_id"]] for bundle in bundles}
 
+    def ray(self, *arguments: str) -> str:
+        """Run a command of Ray's to its end, which must be a good one; returns what it says."""
+        done = subprocess.run(
+            [BIN / "ray", *arguments],
+            env=self._environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE,
+        )
+        with self._log.open("a") as log:
+            log.write(f"$ ray {' '.join(arguments)}\n{done.stdout}\n")
+        assert done.returncode == 0, f"ray {' '.join(arguments)}:\n{done.stdout[-5000:]}"
+        return done.stdout
+
     def close(self) -> None:
         """Leave nothing of the user's behind."""
         self._close_tunnel()
