@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo demo-elastic test soak lint format bench lock clean
+.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Manta needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -28,6 +28,12 @@ demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-cluster: $(INSTALLED) ## `ray up` on three hosts with an sshd each, made of namespaces (as root)
+	$(BIN)/python -m pytest -rs -s tests/e2e/test_hosts.py $(ARGS)
+
+host-packages: ## Install what test-cluster needs of Debian or Ubuntu (as root)
+	.ci/host-packages
 
 soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
 	PYTHONPATH=tests/support $(BIN)/python tests/chaos/soak.py $(ARGS)
