@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +17,7 @@ from manta.config.sweep import load_sweep
 from manta.elastic.preflight import check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
-from manta.track.sweep_state import SweepState, read_sweep
+from manta.track.sweep_state import SweepState
 from manta.track.verify import verify
 from manta.train.saved import name_of
 from manta.tune.outline import Outline
@@ -153,7 +148,7 @@ def test_a_trial_that_diverges_or_breaks_does_not_end_the_sweep(
     "corpus": tune.grid_search([CORPUS, CORPUS + "-gone"]),
     """.replace("CORPUS", repr(str(sweep_corpus)))
     base = {"schedule": {"horizon": 12 * STEP}}
-    state = run_here(write_sweep(tmp_path, sweep_corpus, space, base, concurrent=2))
+    state = run_here(write_sweep(tmp_path, sweep_corpus, space, base, concurrent=1))
     statuses = [trial.status for trial in sorted(state.trials, key=lambda t: t.name)]
     assert statuses == ["finished", "failed", "diverged", "failed"]
     assert "-gone" in state.trials[1].reason
@@ -226,7 +221,8 @@ def test_what_a_trial_gives_back_goes_to_one_that_runs(
         "schedule": {"lr": {"name": "linear", "peak": 1e-3}},
         "eval": {"every": 1000 * STEP, "tokens": 160},
         "scaling": {"settle": 0, "spares": 1, "throughput": 100},
-        "faults": [{"kind": "slow", "seconds": 0.05, "attempt": None}],
+        # Slow until it has grown, so that there is something left to grow for.
+        "faults": [{"kind": "slow", "seconds": 0.05, "attempt": 1}],
     }
     workers = {"min": 1, "max": 2}
     path = write_sweep(tmp_path, sweep_corpus, space, base, workers=workers, concurrent=2)
@@ -286,87 +282,3 @@ def test_in_a_population_the_worst_go_on_from_the_best(
     last = max(takeovers, key=lambda trial: trial.fork_tokens)
     assert verify(folder / last.name).lines()
     assert rows_of(folder / last.name) == rows_of(alone(folder / last.name, tmp_path / "alone"))
-
-
-def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "manta.cli", "sweep", str(path), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
-    while not what():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
-def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
-    """Return once the command has printed `text`."""
-    assert process.stdout is not None
-    while text not in (line := process.stdout.readline()):
-        assert line, "the command ended"
-
-
-def trained(folder: Path) -> dict[str, int]:
-    """Steps that each trial has in its history."""
-    return {
-        path.parent.name: len(path.read_text().splitlines())
-        for path in folder.glob("t*/metrics.jsonl")
-    }
-
-
-def test_killed_and_interrupted_the_same_command_goes_on(
-    tmp_path: Path, sweep_corpus: Path
-) -> None:
-    base = {
-        "schedule": {"horizon": 200 * STEP},
-        "checkpoint": {"every": 10 * STEP},
-        "eval": {"every": 50 * STEP, "tokens": 160},
-    }
-    fan = '"schedule.lr.decay": tune.grid_search(["50%", "25%", "12.5%"]),'
-    path = write_sweep(tmp_path, sweep_corpus, fan, base, concurrent=2)
-    folder = tmp_path / "runs" / "tiny"
-
-    killed = start(path)
-    wait_for(killed, lambda: len(trained(folder)) >= 2)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    before = {t.name: t.status for t in read_sweep(folder).trials}
-
-    interrupted = start(path)
-    wait_for_line(interrupted, " trains from ")
-    seen = sum(trained(folder).values())
-    wait_for(interrupted, lambda: sum(trained(folder).values()) > seen)
-    os.killpg(interrupted.pid, signal.SIGINT)
-    output = interrupted.communicate(timeout=120)[0]
-    assert interrupted.returncode == 130, output
-    assert "the same command continues the sweep" in output
-    assert "Traceback" not in output, output
-    state = read_sweep(folder)
-    assert state.status == "interrupted"
-    for name, status in before.items():
-        if status == "finished":
-            assert state.trials[int(name[1:])].status == "finished"
-
-    last = start(path)
-    output = last.communicate(timeout=300)[0]
-    assert last.returncode == 0, output
-    state = read_sweep(folder)
-    assert {trial.status for trial in state.trials} == {"finished"}
-    assert state.tokens.trained == state.tokens.shared
-    for trial in state.trials:
-        assert verify(folder / trial.name).lines()
-        rows = rows_of(folder / trial.name)
-        assert [row[0] for row in rows if row[4] is not None] == list(
-            range(1, max(row[0] for row in rows) + 1)
-        )
-
-    write_sweep(tmp_path, sweep_corpus, fan, {**base, "optimizer": {"eps": 1e-7}})
-    refused = start(path)
-    output = refused.communicate(timeout=60)[0]
-    assert refused.returncode == 1
-    assert "give another sweep.name" in output

@@ -1,4 +1,4 @@
-"""A real sweep in W&B, interrupted and taken up again: read back from the server."""
+"""`manta sweep` with W&B: killed, interrupted and taken up again; read back from the server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_config import STEP, run_config, write_yaml
 from wandb_server import API_KEY, WandbServer
 
 from manta.track.state import read_state
 from manta.track.sweep_state import SweepState, SweepTrial, read_sweep
+from manta.track.verify import verify
 
 STEPS = 200
 DECAYS = ["50%", "25%", "12.5%"]
@@ -32,14 +34,25 @@ space = {{"schedule.lr.decay": tune.grid_search({DECAYS})}}
 
 @dataclass
 class Seen:
-    """A finished sweep, and what the server had of it when it was interrupted, and at the end."""
+    """A finished sweep, and what was there on the way.
+
+    Attributes:
+        folder: of the sweep.
+        state: at its end.
+        server: what W&B has of it.
+        killed: its state after the driver was killed.
+        interrupted: its state after Ctrl-C.
+        summary_then: what W&B had of the sweep after Ctrl-C.
+        outputs: what people saw, of the command that was interrupted and of the last.
+    """
 
     folder: Path
     state: SweepState
     server: WandbServer
+    killed: SweepState
     interrupted: SweepState
     summary_then: dict[str, Any]
-    output: str
+    outputs: tuple[str, str]
 
     def id_of(self, trial: SweepTrial) -> str:
         return read_state(self.folder / trial.name).wandb.id
@@ -79,20 +92,35 @@ def seen(
     runs = folder / "runs" / "tiny"
     server = WandbServer()
     try:
-        first = start(path, server)
-        wait_for(first, lambda: begun(runs))
-        os.killpg(first.pid, signal.SIGINT)
-        output = first.communicate(timeout=180)[0]
-        assert first.returncode == 130, output
-        interrupted = read_sweep(runs)
-        assert interrupted.wandb is not None, output
+        kill_with_two_trials(start(path, server), runs)
+        killed = read_sweep(runs)
+        interrupted, first = interrupt_as_it_goes_on(start(path, server), runs)
+        assert interrupted.wandb is not None, first
         then = server.summary(interrupted.wandb.id)
         last = start(path, server)
         output = last.communicate(timeout=300)[0]
         assert last.returncode == 0, output
-        yield Seen(runs, read_sweep(runs), server, interrupted, then, output)
+        yield Seen(runs, read_sweep(runs), server, killed, interrupted, then, (first, output))
     finally:
         server.close()
+
+
+def kill_with_two_trials(process: subprocess.Popen[str], runs: Path) -> None:
+    """End the command as a power cut would, once two trials have trained something."""
+    wait_for(process, lambda: len(trained(runs)) >= 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def interrupt_as_it_goes_on(process: subprocess.Popen[str], runs: Path) -> tuple[SweepState, str]:
+    """Ctrl-C once a trial has trained more than before; returns state and output."""
+    wait_for_line(process, " trains from ")
+    before = sum(trained(runs).values())
+    wait_for(process, lambda: sum(trained(runs).values()) > before)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == 130, output
+    return read_sweep(runs), output
 
 
 def start(path: Path, server: WandbServer) -> subprocess.Popen[str]:
@@ -118,9 +146,19 @@ def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def begun(runs: Path) -> bool:
-    """Whether a trial has trained a few steps."""
-    return any(len(path.read_text().splitlines()) > 5 for path in runs.glob("t*/metrics.jsonl"))
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Return once the command has printed `text`."""
+    assert process.stdout is not None
+    while text not in (line := process.stdout.readline()):
+        assert line, "the command ended"
+
+
+def trained(runs: Path) -> dict[str, int]:
+    """Rows that each trial has in its history."""
+    return {
+        path.parent.name: len(path.read_text().splitlines())
+        for path in runs.glob("t*/metrics.jsonl")
+    }
 
 
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -131,6 +169,33 @@ def rows_of(run_dir: Path) -> list[dict[str, Any]]:
         merged.setdefault(row["step"], {"_step": row["step"]}).update(row)
     plain = ({k: v for k, v in row.items() if k != "step"} for row in merged.values())
     return [{k: v for k, v in row.items() if v is not None} for row in plain]
+
+
+def test_killed_and_interrupted_the_same_command_goes_on(seen: Seen) -> None:
+    interrupted, last = seen.outputs
+    assert "the same command continues the sweep" in interrupted
+    assert "Traceback" not in interrupted, interrupted
+    assert "Traceback" not in last, last
+    assert seen.killed.status == "running"
+    assert seen.interrupted.status == "interrupted"
+    for before, after in zip(seen.killed.trials, seen.interrupted.trials, strict=True):
+        assert before.status != "finished" or after.status == "finished"
+    assert {trial.status for trial in seen.state.trials} == {"finished"}
+    assert seen.state.tokens.trained == seen.state.tokens.shared
+    for trial in seen.state.trials:
+        assert verify(seen.folder / trial.name).lines()
+        steps = [row["_step"] for row in rows_of(seen.folder / trial.name) if "loss" in row]
+        assert steps == list(range(1, STEPS + 1))
+
+
+def test_another_base_under_the_same_name_is_refused(seen: Seen) -> None:
+    folder = seen.folder.parents[1]
+    base = yaml.safe_load((folder / "run.yaml").read_text())
+    write_yaml(folder / "run.yaml", {**base, "optimizer": {"eps": 1e-7}})
+    refused = start(folder / "sweep.yaml", seen.server)
+    output = refused.communicate(timeout=60)[0]
+    assert refused.returncode == 1
+    assert "give another sweep.name" in output
 
 
 def test_every_trial_has_its_whole_history_once(seen: Seen) -> None:
@@ -203,4 +268,4 @@ def test_the_sweep_is_one_run_of_its_own(seen: Seen) -> None:
         assert (row["metric"], row["parent"]) == (trial.value, trial.parent)
         assert row["own_tokens"] == STEPS * STEP - trial.fork_tokens
     assert seen.state.wandb is not None
-    assert f"W&B: {seen.state.wandb.url}" in seen.output
+    assert f"W&B: {seen.state.wandb.url}" in seen.outputs[-1]
