@@ -15,8 +15,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,19 @@ from hosts import ROOT, Hosts
 
 FILE = ROOT / "cluster" / "on-prem.yaml"
 BIN = Path(sys.executable).parent
+JOB = "demo"
+STORE = "--object-store-memory=100000000"
 DEADLINE = 180.0
+
+# How long Ray waits: for an answer of a node before it counts as dead, for signs of life of a
+# worker before it is started again, for the head before a worker ends. Ray's own values make
+# it two minutes and a half of waiting for the same things to happen.
+WAITS = {
+    "RAY_health_check_timeout_ms": 3000,
+    "RAY_health_check_failure_threshold": 3,
+    "AUTOSCALER_HEARTBEAT_TIMEOUT_S": 12,
+    "RAY_gcs_rpc_server_reconnect_timeout_s": 15,
+}
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -33,16 +47,16 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + DEADLINE
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.1)
+        time.sleep(0.2)
     return answer
 
 
 def cluster_file(hosts: Hosts) -> dict[str, Any]:
     """cluster/on-prem.yaml for these hosts: the first is the head.
 
-    Replaced is what a user must replace (addresses, user, key), and what is said of each
-    host's size: a host sees the whole machine's CPUs and memory, of which each has a share.
-    The head has no CPU for workers and every other host one, so that two workers are on two.
+    Replaced is what a user must replace (addresses, user, key); and how `ray start` is called.
+    A host sees the whole machine's CPUs and memory, so each is told its share of them: the head
+    has no CPU for workers and every other host one, so that two workers are on two hosts.
     """
     config = yaml.safe_load(FILE.read_text())
     head, *workers = [host.address for host in hosts]
@@ -50,9 +64,13 @@ def cluster_file(hosts: Hosts) -> dict[str, Any]:
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
     config["min_workers"] = config["max_workers"] = len(workers)
-    for key, cpus in (("head_start_ray_commands", 0), ("worker_start_ray_commands", 1)):
-        size = f"ray start --num-cpus={cpus} --object-store-memory=100000000"
-        config[key] = [command.replace("ray start", size) for command in config[key]]
+    waits = " ".join(f"{name}={value}" for name, value in WAITS.items())
+    for role, argument, cpus in (("head", "--head", 0), ("worker", "--address", 1)):
+        key, size = f"{role}_start_ray_commands", f"--num-cpus={cpus} {STORE}"
+        stop, start = config[key]
+        assert f" {argument}" in start
+        start = start.replace(f" {argument}", f" {size} {argument}")
+        config[key] = [stop, f"export {waits}; {start}"]
     return config
 
 
@@ -108,20 +126,24 @@ class Launched:
             )
         wait_until(self._answers, "the dashboard answers")
 
-    def submit(self, *entrypoint: str) -> str:
-        """`ray job submit` from the repository's root; returns the job's id."""
-        job = f"job-{os.getpid()}"
+    def submit(self, *entrypoint: str) -> None:
+        """`ray job submit` from the repository's root."""
         # Ray gives a job that is stopped three seconds, too few to save anything.
         patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
         self._job(
-            *("submit", "--no-wait", "--submission-id", job, "--working-dir", "."),
+            *("submit", "--no-wait", "--submission-id", JOB, "--working-dir", "."),
             *("--runtime-env-json", patience, "--", *entrypoint),
         )
-        return job
 
-    def stop(self, job: str) -> None:
+    def stop(self) -> None:
         """`ray job stop`: return once it has ended."""
-        self._job("stop", job)
+        self._job("stop", JOB)
+
+    def told(self) -> str:
+        """What job and commands said last, to understand a failure."""
+        with suppress(AssertionError, subprocess.TimeoutExpired):
+            self._job("logs", JOB)
+        return self._log.read_text()[-8000:]
 
     def execute(self, command: str) -> str:
         """`ray exec`: what a command prints on the head."""
@@ -139,6 +161,14 @@ class Launched:
             one for group in groups if group["state"] == "CREATED" for one in group["bundles"]
         ]
         return {address[bundle["node_id"]] for bundle in bundles}
+
+    def refuses_strangers(self) -> bool:
+        """Whether the dashboard answers nothing to who doesn't know the token."""
+        try:
+            self._get("/api/v0/nodes", token="0" * 64)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code in (401, 403)
+        return False
 
     def ray(self, *arguments: str) -> str:
         """Run a command of Ray's to its end, which must be a good one; returns what it says."""
@@ -171,22 +201,20 @@ class Launched:
         return self._state("nodes")
 
     def _state(self, of: str) -> list[dict[str, Any]]:
-        answer = self._get(f"/api/v0/{of}?detail=true&limit=1000")
+        answer = self._get(f"/api/v0/{of}?detail=true&limit=1000", self._token.read_text().strip())
         found: list[dict[str, Any]] = answer["data"]["result"]["result"]
         return found
 
-    def _get(self, path: str) -> Any:
+    def _get(self, path: str, token: str) -> Any:
         """What the dashboard's API answers through the tunnel."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}{path}",
-            headers={"Authorization": f"Bearer {self._token.read_text().strip()}"},
-        )
+        url = f"http://127.0.0.1:{self._port}{path}"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
     def _answers(self) -> bool:
         try:
-            return bool(self._get("/api/version"))
+            return bool(self._nodes())
         except OSError:
             return False
 

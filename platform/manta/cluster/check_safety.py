@@ -11,6 +11,7 @@ from typing import Any
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.plan import Kind, Plan
 
+STARTS = ("ray start", "start_worker.sh")  # what a command has that starts Ray
 TOKEN = "~/.ray/auth_token"
 MAKE_TOKEN = "ray get-auth-token --generate > /dev/null"
 ANYONE = ("0.0.0.0", "::")
@@ -88,7 +89,7 @@ def _plain_variables(content: Any) -> Iterator[str]:
 
 def _token(plan: Plan) -> Iterator[Finding]:
     text = "\n".join(plan.start)
-    starts = [command for command in plan.start if "ray start" in command]
+    starts = [command for command in plan.start if any(start in command for start in STARTS)]
     if "RAY_AUTH_MODE=disabled" in text:
         yield failed(
             "token", "token authentication is turned off", "start Ray with RAY_AUTH_MODE=token"
