@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from plain_runs import ledger, losses, train
 
 from manta.elastic.preflight import Checked
+from manta.train.saved import FOLDER, newest, read_state
 
 # What "the same curve" means at another world size, micro-batch or layout, in fp32: the
 # order of float additions differs and nothing else.
@@ -29,13 +29,13 @@ def digests(checked: Checked) -> list[tuple[int, int, int]]:
     return [(row["step"], row["first_position"], row["digest"]) for row in ledger(checked)]
 
 
-def newest_checkpoint(rows: list[dict[str, Any]]) -> int:
-    """The step of the newest checkpoint that was whole before the ranks were killed.
+def newest_checkpoint(run: Checked) -> int:
+    """The step of the newest checkpoint that was whole when the ranks were killed.
 
     Saving goes on beside training, so which one that is depends on how fast each was; the
-    first is whole before the second begins.
+    first is whole before the second begins. Its own word came after it, or not at all.
     """
-    return max(row["checkpoint"] for row in rows if "checkpoint" in row)
+    return read_state(newest(run.run_dir / FOLDER)).step
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_killed_and_resumed_is_bitwise_the_same(checked, alone) -> None:
     run = checked({"checkpoint.every": 16 * 7 * 3})
     first = train(run, die_after=8)
     assert max(losses(first)) == 8
-    kept = newest_checkpoint(first)
+    kept = newest_checkpoint(run)
     rows = train(run, attempt=2)
     assert rows[len(first)]["resumed"] == kept
     assert losses(rows) == alone[0]
@@ -95,8 +95,10 @@ def test_killed_and_resumed_is_bitwise_the_same(checked, alone) -> None:
 
 def test_resumed_at_other_world_sizes_is_the_same_curve(checked, alone) -> None:
     run = checked({"checkpoint.every": 16 * 7 * 2})
-    one = newest_checkpoint(train(run, 1, die_after=5))
-    three = newest_checkpoint(train(run, 3, die_after=9, attempt=2))
+    train(run, 1, die_after=5)
+    one = newest_checkpoint(run)
+    train(run, 3, die_after=9, attempt=2)
+    three = newest_checkpoint(run)
     assert one < three
     rows = train(run, 2, attempt=3)
     # Steps behind a checkpoint were trained twice, at two world sizes: the last time counts.
@@ -111,8 +113,9 @@ def test_a_sharded_model_has_the_same_curve_and_checkpoints(checked, alone) -> N
     """FSDP2 over two ranks; its checkpoint goes on in one rank without sharding."""
     run = checked({"parallel.shard": True, "checkpoint.every": 16 * 7 * 3, "train.micro_batch": 2})
     first = train(run, 2, die_after=9)
+    kept = newest_checkpoint(run)
     rows = train(run, 1, attempt=2)
-    assert rows[len(first)]["resumed"] == newest_checkpoint(first)
+    assert rows[len(first)]["resumed"] == kept
     curve = {row["step"]: row["loss"] for row in rows if "loss" in row}
     assert same_curve(curve, alone[0])
     assert digests(run) == alone[1]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 from manta.cluster.client import errors
@@ -68,7 +71,8 @@ class Job:
             RunError: if the cluster can't be reached any more.
         """
         while True:
-            asyncio.run(self._tail())
+            for text in self._pieces():
+                print(without_credentials(text), end="", flush=True)
             try:
                 if self.is_over:
                     return self.status
@@ -76,17 +80,30 @@ class Job:
                 raise RunError(f"{error}; {self.id} goes on, unseen from here") from None
             time.sleep(POLL_SECONDS)
 
-    async def _tail(self) -> None:
-        """Print the log from where it was left; ends when it does, or the connection."""
+    def _pieces(self) -> Iterator[str]:
+        """The log from where it was left; ends when it does, or the connection.
+
+        Read in a thread: in an event loop Ctrl-C is a cancellation, which what is awaited there
+        can swallow.
+        """
+        pieces: Queue[str | None] = Queue()
+        threading.Thread(
+            target=lambda: asyncio.run(self._tail(pieces)), name="manta-log", daemon=True
+        ).start()
+        yield from iter(pieces.get, None)
+
+    async def _tail(self, pieces: Queue[str | None]) -> None:
         read = 0
         try:
             async for text in self._client.tail_job_logs(self.id):
                 new = text[max(0, self._shown - read) :]
                 read += len(text)
                 self._shown = max(self._shown, read)
-                print(without_credentials(new), end="", flush=True)
+                pieces.put(new)
         except Exception as error:  # the web client has many; whether it is over is asked anew
             print(f"(the connection was lost: {type(error).__name__})", file=sys.stderr)
+        finally:
+            pieces.put(None)
 
     def stop(self) -> bool:
         """Ask it to save and end; returns whether there was somebody to ask."""
