@@ -6,27 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from command import manta
 from tiny_config import STEP, run_config, write_yaml
 
 STEPS = 300
 # Workers that outlive their driver by a few seconds don't reach the end.
 SLOW = {"kind": "slow", "seconds": 0.1, "attempt": 1}
-
-
-def manta(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command, its output on a pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "manta.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:

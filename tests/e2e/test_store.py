@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import plain_runs
 import pytest
+from command import manta
 from s3_server import S3Server, upload
 from tiny_config import STEP, run_config, write_yaml
 
@@ -64,16 +64,6 @@ def losses(run: StorePath) -> dict[int, float]:
     logged = [row for row in rows_of(run) if "loss" in row]
     assert [row["step"] for row in logged] == list(range(1, len(logged) + 1))
     return {row["step"]: row["loss"] for row in logged}
-
-
-def manta(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "manta.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:

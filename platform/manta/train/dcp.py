@@ -108,18 +108,26 @@ class Reader(FileSystemReader):
         return metadata
 
 
-class _CachedFiles(FileSystem):
-    """The files of a checkpoint in a store, read by way of the node's cache."""
+class _StoredFiles(FileSystem):
+    """The files of a checkpoint in a store, by their names in it."""
 
-    def __init__(self, checkpoint: StorePath, stamp: str):
-        self._checkpoint, self._stamp = checkpoint, stamp
-        self._sizes: dict[str, int] = {}
+    def __init__(self, checkpoint: StorePath):
+        self._checkpoint = checkpoint
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         return suffix
 
     def init_path(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
         return path
+
+
+class _CachedFiles(_StoredFiles):
+    """Files that are read by way of the node's cache."""
+
+    def __init__(self, checkpoint: StorePath, stamp: str):
+        super().__init__(checkpoint)
+        self._stamp = stamp
+        self._sizes: dict[str, int] = {}
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
@@ -158,17 +166,8 @@ class Writer(FileSystemWriter):
         return super().prepare_global_plan(plans)
 
 
-class _StreamedFiles(FileSystem):
-    """The files of a checkpoint in a store, written from begin to end."""
-
-    def __init__(self, checkpoint: StorePath):
-        self._checkpoint = checkpoint
-
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
-        return suffix
-
-    def init_path(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-        return path
+class _StreamedFiles(_StoredFiles):
+    """Files that are written from begin to end."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:

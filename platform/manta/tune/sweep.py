@@ -117,5 +117,6 @@ def _keep_keys_here() -> None:
 
     It is logged there, and shown to whoever may see the cluster. Nodes have keys of their own.
     """
+    # Internal to Ray 2.60; the keys planted in tests/e2e/test_jobs.py guard it.
     names = class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
