@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
+from cluster_files import AWS, KUBERAY, ON_PREM, ROOT, SPOT_RESOURCES, edited, found, gpu_run
 
-from manta.cluster import check_access, check_software
 from manta.cluster.doctor import diagnose
 from manta.cluster.findings import Verdict
 from manta.cluster.lock import read_lock
-from manta.config import ConfigError, RunConfig, load
+from manta.config import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ["cluster.yaml", "cluster/gcp.yaml", "cluster/on-prem.yaml", "cluster/kuberay.yaml"]
 
-
-@pytest.fixture(autouse=True)
-def laptop(tmp_path, monkeypatch):
-    """A machine that has all that launching takes: programs, a token, credentials."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("ssh", "rsync", "kubectl"):
-        (programs / name).write_text("#!/bin/sh\n")
-        (programs / name).chmod(0o755)
-    token = tmp_path / ".ray" / "auth_token"
-    token.parent.mkdir()
-    token.write_text("0" * 64)
-    token.chmod(0o600)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mock")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mock")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    # Google's library is not in the lock file: any other stands for it.
-    monkeypatch.setitem(check_software.LIBRARIES, check_software.Kind.GCP, ("yaml", "google"))
-    return tmp_path
-
-
-def found(path, verdict, run=None):
-    return {(f.check, f.found): f.remedy for f in diagnose(Path(path), run) if f.verdict is verdict}
-
-
-def edited(tmp_path, path, *changes):
-    """A copy of a shipped file in which each (old, new) was replaced, once."""
-    text = (ROOT / path).read_text()
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new, 1)
-    copy = tmp_path / Path(path).name
-    copy.write_text(text)
-    return copy
+pytestmark = pytest.mark.usefixtures("laptop")
 
 
 @pytest.mark.parametrize("path", SHIPPED)
@@ -73,8 +33,6 @@ def test_the_image_is_built_on_the_ray_of_the_lock_file():
     assert f"FROM rayproject/ray:{version}-py312-gpu\n" in dockerfile
 
 
-AWS, ON_PREM, KUBERAY = "cluster.yaml", "cluster/on-prem.yaml", "cluster/kuberay.yaml"
-SPOT_RESOURCES = "    resources: {CPU: 8, GPU: 1}    # <-- what InstanceType has"
 ENV = ". ~/manta/cluster/env.sh;\n    ray start --head"
 MISTAKES = {
     "misspelt key": (
@@ -322,11 +280,6 @@ def test_resources_that_only_aws_knows(tmp_path):
     assert what.startswith("gpu-spot doesn't say what its nodes have")
 
 
-def gpu_run(*overrides):
-    gpu = "scaling.resources_per_worker={CPU: 1, GPU: 1}"
-    return load(ROOT / "jobs/demo/run.yaml", RunConfig, [gpu, *overrides])
-
-
 def workers(verdict, run, path=AWS):
     return [what for check, what in found(path, verdict, run) if check == "workers"]
 
@@ -350,90 +303,6 @@ def test_more_workers_than_nodes():
     assert workers(Verdict.WARNING, gpu_run("scaling.min=1", "scaling.max=9")) == [
         "scaling.max = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
     ]
-
-
-def stored(storage, *overrides):
-    return gpu_run(f"run.storage={storage}", "corpus=/mnt/share/corpora/one", *overrides)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An S3 server with one bucket."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="there")
-    yield boto3.resource("s3").Bucket("there")
-    server.stop()
-
-
-def test_storage_that_can_be_written_to(bucket):
-    sound = found(AWS, Verdict.OK, stored("s3://there/runs"))
-    assert ("storage", "s3://there/runs: written to from here") in sound
-    assert not [item.key for item in bucket.objects.all() if "probe" in item.key]
-
-
-def test_storage_that_can_not(bucket):
-    failed = found(AWS, Verdict.FAILED, stored("s3://nowhere/runs"))
-    ((check, what),) = failed
-    assert check == "storage"
-    assert "run.storage = 's3://nowhere/runs': can't be written to: there is no such bucket" in what
-
-
-def test_storage_that_is_silent(monkeypatch):
-    import threading
-
-    released = threading.Event()
-    monkeypatch.setattr(check_access, "check_writable", lambda place, key: released.wait())
-    monkeypatch.setattr(check_access, "PROBE_SECONDS", 0.05)
-    try:
-        failed = found(AWS, Verdict.FAILED, stored("s3://there/runs"))
-    finally:
-        released.set()
-    assert any("no answer in" in what for _, what in failed)
-
-
-def test_storage_of_one_node():
-    failed = found(AWS, Verdict.FAILED, stored("runs"))
-    assert any("'runs' is a folder of one node" in what for _, what in failed)
-
-
-def test_the_corpus(bucket):
-    def asked(verdict, corpus):
-        run = gpu_run(f"corpus={corpus}", "run.storage=/mnt/share/runs")
-        return [what for check, what in found(AWS, verdict, run) if check == "corpus"]
-
-    assert "no manifest.json in it" in asked(Verdict.FAILED, "s3://there/corpora/one")[0]
-    bucket.put_object(Key="corpora/one/manifest.json", Body=b"{}")
-    assert asked(Verdict.OK, "s3://there/corpora/one") == ["s3://there/corpora/one: read from here"]
-    assert "'corpora/demo' is a folder of one node" in asked(Verdict.FAILED, "corpora/demo")[0]
-    assert "can't be seen from here" in asked(Verdict.WARNING, "/mnt/share/corpora")[0]
-
-
-def test_this_machines_own_folders(tmp_path):
-    def checks(corpus):
-        run = gpu_run(f"corpus={corpus}", f"run.storage={tmp_path}/runs")
-        return {f.check: f.verdict for f in check_access.check_data(None, run)}
-
-    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.FAILED}
-    (tmp_path / "manifest.json").touch()
-    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.OK}
-
-
-def test_wandb(monkeypatch):
-    def asked(verdict, mode):
-        run = stored("/mnt/share/runs", f"wandb.mode={mode}")
-        return [what for check, what in found(AWS, verdict, run) if check == "W&B"]
-
-    assert "no API key" in asked(Verdict.FAILED, "online")[0]
-    assert "no API key" in asked(Verdict.WARNING, "auto")[0]
-    assert asked(Verdict.OK, "offline") == ["offline"]
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
-    assert "can't be reached" in asked(Verdict.FAILED, "online")[0]
 
 
 def test_the_command(laptop):
