@@ -16,6 +16,12 @@ HEAVY = (
     *("accelerate", "fsspec", "optuna", "pandas", "plotly", "pyarrow", "ray"),
     *("safetensors", "tokenizers", "torch", "transformers", "wandb"),
 )
+# This tree's package comes first, whatever is installed.
+SOURCE = str(Path(__file__).resolve().parents[1] / "platform")
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")]),
+}
 # The libraries that the command's own start consists of.
 LIGHT = "import pydantic, typer, typer.rich_utils, yaml"
 REPEATS = 7
@@ -61,7 +67,11 @@ def _loaded(arguments: Sequence[str], code: int) -> set[str]:
         AssertionError: if it ended otherwise: it did not do what is measured.
     """
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", COMMAND, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found, loaded = eval(done.stdout.rpartition("\x00")[2], {})
     if (found or 0) != code:
@@ -71,7 +81,9 @@ def _loaded(arguments: Sequence[str], code: int) -> set[str]:
 
 def _processor_seconds(arguments: Sequence[str]) -> float:
     """User and system time of a Python process: what others do meanwhile hardly counts."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -22,7 +22,7 @@ from manta.train import model_config
 from manta.train.engine import Engine
 
 SEQ_LEN, BATCH, VOCABULARY = 128, 8, 512
-WARMUP, PAIRS = 5, 60
+WARMUP, PAIRS = 5, 150
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 176,

@@ -30,6 +30,7 @@ SEQ_LEN, BATCH = 2048, 8
 TOKENS = 32 * 2**20  # of the corpus that is timed, in one shard
 ROUND = 8 * 2**20  # tokens read in turn by the stream and by the gather
 ROUNDS = 15
+GATHERS = 16
 RAY_TOKENS = 160 * 2**20
 # Shards below a huge page (2 MiB), so that the kernel notes accesses by pages of 4 KiB.
 SMALL_SHARDS, SMALL_SHARD_TOKENS, LONG_SEQ_LEN = 16, 700 * 1024, 32 * 1024
@@ -63,11 +64,15 @@ class Gather:
         return self._matrix[ids]
 
     def seconds(self, ids: NDArray[np.int64]) -> float:
-        """How long it takes to gather samples, batch by batch."""
+        """How long it takes to gather samples, batch by batch: the mean of GATHERS times.
+
+        So often that it takes as long as the stream, and other processes disturb both alike.
+        """
         began = time.perf_counter()
-        for first in range(0, len(ids), BATCH):
-            self.rows(ids[first : first + BATCH])
-        return time.perf_counter() - began
+        for _ in range(GATHERS):
+            for first in range(0, len(ids), BATCH):
+                self.rows(ids[first : first + BATCH])
+        return (time.perf_counter() - began) / GATHERS
 
 
 def local_over_gather() -> float:
