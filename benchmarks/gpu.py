@@ -14,9 +14,10 @@ values, 8192 in the MLP, a vocabulary of 128,256, embedding and output layer tie
 random: a matrix product takes as long as with any others.
 
 Columns
-    eager           no compilation; the loss as the engine chooses
+    eager           no compilation; loss and attention as the engine chooses them
     compile         torch.compile
     full logits     compile, and a loss that holds the logits of all tokens at once
+    stock model     the same, and attention as Transformers chooses it
     AdamW foreach   compile, and AdamW not as a fused kernel
     checkpointing   compile, and activations computed again in backward
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import random_corpus
@@ -68,6 +69,7 @@ class Column:
 
     compile: bool = True
     full_logits: bool = False
+    stock_attention: bool = False
     fused_optimizer: bool = True
     checkpointing: bool = False
 
@@ -76,6 +78,7 @@ COLUMNS = {
     "eager": Column(compile=False),
     "compile": Column(),
     "full logits": Column(full_logits=True),
+    "stock model": Column(full_logits=True, stock_attention=True),
     "AdamW foreach": Column(fused_optimizer=False),
     "checkpointing": Column(checkpointing=True),
 }
@@ -205,6 +208,8 @@ class EngineLoop:
     def __init__(self, case: Case, config: RunConfig):
         if case.options.full_logits:
             engines.fuse = lambda lm: None
+        if case.options.stock_attention:
+            engines.attention = SimpleNamespace(choose=lambda lm, **_: None)
         if not case.options.fused_optimizer:
             optimizers.FUSED_DEVICES = frozenset()
         vocabulary = int(config.model.sizes["vocab_size"])
@@ -256,7 +261,7 @@ class BareLoop:
         if case.options.checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
         self._rows = case.micro_batch
-        self._model = _loss_of(self.lm, case.options.full_logits)
+        self._model = _loss_of(self.lm, case, self.device)
         if case.options.compile:
             self._model.compile()
         # foreach is Torch's own choice on a GPU where it isn't told to take the fused kernel.
@@ -297,10 +302,12 @@ class BareLoop:
         return total / valid
 
 
-def _loss_of(lm: nn.Module, full_logits: bool) -> nn.Module:
-    """The loss that the engine chooses, or the one that holds all logits."""
-    fuse = getattr(engines, "fuse", None)
-    if full_logits or fuse is None:
+def _loss_of(lm: nn.Module, case: Case, device: torch.device) -> nn.Module:
+    """The model with attention and loss as the engine chooses them, or as Transformers has them."""
+    attention, fuse = getattr(engines, "attention", None), getattr(engines, "fuse", None)
+    if attention is not None and not case.options.stock_attention:
+        attention.choose(lm, document_mask=False, seq_len=case.seq_len, device=device)
+    if fuse is None or case.options.full_logits:
         return FullLogits(lm)
     fuse(lm)
     return engines.TokenLoss(lm)
