@@ -57,9 +57,10 @@ import torch  # noqa: E402
 from gpu_case import COLUMNS, LOOPS, Case  # noqa: E402
 
 ANCHORS = """\
-Published, for comparison; each counts FLOPs in its own way and has several GPUs: torchtitan, Llama
-3.1 8B, 8 × H100, bf16 with torch.compile: 39 % (docs/performance of pytorch/torchtitan);
-llm-foundry, H100, bf16: 1B 41.8 %, 7B 46.4 % (scripts/train/benchmarking of mosaicml/llm-foundry).
+Published on H100s with bf16, several GPUs and FSDP; both count attention in full, not causal:
+torchtitan, Llama 3.1 8B at 8192 tokens with torch.compile, 500 W: 39 % (its benchmarks/
+llama3_h100_202412_torchtitan.md); llm-foundry at 2048 tokens: 1B 41.8 %, 7B 46.4 % (its
+scripts/train/benchmarking/README.md), which would be 39 % and 44.7 % counted as here.
 Aim on one H200: at least 50 %, and within 2 % of the best bare loop."""
 NO_GPU = """\
 No CUDA device here: nothing was measured. `--device cpu --quick` checks the script itself."""
