@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench lock clean
+.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench bench-smoke lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,6 +53,10 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/gpu.py
+
+bench-smoke: $(INSTALLED) ## Has something become slow? Ratios only, in about a minute
+	$(BIN)/python benchmarks/smoke.py $(ARGS)
 
 lock: ## Pin anew what pyproject.toml allows, in a fresh environment
 	$(PYTHON) -m venv .venv-lock

@@ -13,7 +13,7 @@ from manta.config.errors import TrainingError
 from manta.stream.plan import order_of
 from manta.train.evaluate import evaluate
 from manta.train.saved import read_state, whole
-from manta.train.throughput import Meter, flops_per_token
+from manta.train.throughput import Meter
 
 STEP = 16 * 7
 
@@ -125,13 +125,3 @@ def test_the_rate_is_over_elapsed_training_time(monkeypatch) -> None:
     assert meter.read() == 100 / 10  # 116: six more; 200: the next stretch begins
     meter.add(30)
     assert meter.read() == 30 / 3
-
-
-def test_flops_count_the_weights_that_multiply(checked) -> None:
-    run = checked()
-    engine = engine_of(run)
-    lm = engine.lm
-    embedding = lm.get_input_embeddings().weight.numel()
-    weights = sum(p.numel() for p in lm.parameters()) - embedding
-    attention = 12 * 2 * 32 * 16 / 2
-    assert flops_per_token(lm, lm.config, 16) == 6 * weights + attention

@@ -43,20 +43,43 @@ class PauseSwitch:
 class Agreement:
     """Reads the summed votes of each step so that every rank acts on the same ones.
 
-    On a CPU they are there at once. On an accelerator reading would make the host wait
-    for the device, so votes are read a few steps late, when they have long been computed.
+    On a CPU they are there at once. On an accelerator they are copied to the host behind the step
+    that summed them, and read a few steps later, so that the host stays ahead of the device.
     """
 
     LAG = 2
 
     def __init__(self, device: torch.device):
         self._lag = 0 if device.type == "cpu" else self.LAG
-        self._coming: deque[Tensor] = deque()
+        self._coming: deque[_Coming] = deque()
 
     def after(self, votes: Tensor) -> Pause:
         """What is agreed on after the step that summed `votes`. Call once a step."""
-        self._coming.append(votes)
+        self._coming.append(_Coming(votes))
         if len(self._coming) <= self._lag:
             return Pause.NONE
-        counts = self._coming.popleft().tolist()
+        counts = self._coming.popleft().read()
         return max(kind for kind in Pause if not kind or counts[kind - 1])
+
+
+class _Coming:
+    """Votes on their way to the host.
+
+    The copy is queued at once: one that is asked for later waits in the device's stream for
+    all steps that were queued before it, however long the votes have been computed.
+    """
+
+    def __init__(self, votes: Tensor):
+        self._arrived: torch.cuda.Event | None = None
+        self._votes = votes.to("cpu", non_blocking=True)  # of a GPU's: into pinned memory
+        if votes.is_cuda:
+            import torch
+
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def read(self) -> list[int]:
+        """The votes; waits for the step that summed them, and for none after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._votes.tolist()

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-# Dense bf16 peak in FLOP/s without sparsity, from the makers' data sheets.
+# Dense bf16 peak with fp32 accumulation in FLOP/s, without sparsity, from the makers' data sheets,
+# by words in the device's name. V100: fp16.
 PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989.4e12,
+    "H200": 989.4e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989.4e12,
+    "H20": 148e12,
     "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
     "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 5090": 209.5e12,
+    "RTX 4090": 165.2e12,
     "V100": 125e12,
 }
 
 
 def flops_per_token(lm: nn.Module, config: PretrainedConfig, seq_len: int) -> float:
-    """Floating-point operations of forward and backward for one token.
+    """Floating-point operations that forward and backward of one token need.
 
-    6 for each weight that multiplies a token (Kaplan et al., 2020, appendix B; an
-    embedding looks up and does not count, a tied one counts as the output layer), plus
-    attention, 12 · layers · width · seq_len for the full square (Chowdhery et al., 2022,
-    appendix B), of which the causal half is computed.
+    6 for each weight of a matrix that multiplies the token (Kaplan et al., 2020, appendix B;
+    an embedding looks up and does not count, a tied one counts as the output layer), plus
+    attention, 12 · layers · heads · head width · seq_len for the full square (Chowdhery et al.,
+    2022, appendix B), of which the causal half is needed. What is computed a second time, as by
+    activation checkpointing, does not count, and neither do norms and other elementwise work.
+    For dense models: of a mixture of experts all would count.
     """
     embeddings = {id(m.weight) for m in lm.modules() if isinstance(m, nn.Embedding)}
     head = getattr(lm, "get_output_embeddings", lambda: None)()
     if head is not None:
         embeddings.discard(id(head.weight))
-    weights = sum(p.numel() for p in lm.parameters() if id(p) not in embeddings)
+    weights = sum(p.numel() for p in lm.parameters() if p.ndim >= 2 and id(p) not in embeddings)
     layers = getattr(config, "num_hidden_layers", 0)
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
@@ -45,8 +57,14 @@ def peak_flops(device: torch.device) -> float | None:
     """Peak of an accelerator in FLOP/s, or None where it isn't known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+    return peak_flops_of(torch.cuda.get_device_name(device))
+
+
+def peak_flops_of(name: str) -> float | None:
+    """Peak in FLOP/s of an accelerator by its name, or None: of a slice (MIG) it isn't known."""
+    if "MIG" in name.split():
+        return None
+    return next((peak for key, peak in PEAK_FLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 class Meter:

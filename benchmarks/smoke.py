@@ -1,0 +1,205 @@
+"""Has something become slow? Ratios that noise on a shared machine does not move across a limit.
+
+    python benchmarks/smoke.py                              what CI runs; exit status 1 if it has
+    python benchmarks/smoke.py --repeats 5 [--load]         how the limits were found
+
+Nothing is compared with a time: each speed is a ratio of two things that were measured in turn in
+one process on one machine, and the rest is counted. Takes about a minute on two cores.
+
+How the limits were found: every check ran repeatedly on two cores that did nothing else, and again
+with `--load`, which keeps every core busy with another process. The extremes of both are
+in CHECKS below, beside the limit, which lies beyond the worst of them by at least MARGIN of the
+distance to what the check is there to notice: a speed that halves, another copy of each block, a
+library that is loaded too early.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "platform"), str(HERE)]
+
+import smoke_start  # noqa: E402
+import smoke_step  # noqa: E402
+import smoke_stream  # noqa: E402
+
+SPIN = "while True: pass"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A ratio or a count, and the limit that says it has regressed.
+
+    Attributes:
+        name: what is measured over what.
+        measure: gives the value.
+        wants: on which side of the limit the value has to be; the limit itself is fine.
+        limit: see above.
+        idle: smallest and largest value that were seen with nothing else on the machine.
+        loaded: the same with another process on every core.
+    """
+
+    name: str
+    measure: Callable[[], float]
+    wants: Literal["at least", "at most"]
+    limit: float
+    idle: tuple[float, float]
+    loaded: tuple[float, float]
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is on the right side; one that is no number never is."""
+        return value >= self.limit if self.wants == "at least" else value <= self.limit
+
+    def row(self, value: float) -> str:
+        """The value beside its limit, for people."""
+        seen = " and ".join(
+            f"{low:.3g} to {high:.3g} {how}"
+            for how, (low, high) in (("idle", self.idle), ("loaded", self.loaded))
+        )
+        word = "ok" if self.holds(value) else "REGRESSED"
+        return f"{word:9}  {self.name}: {value:.3g} ({self.wants} {self.limit:.3g}; seen {seen})"
+
+
+CHECKS = (
+    Check(
+        "heavy libraries loaded by manta --help",
+        smoke_start.heavy_imports_of_help,
+        *("at most", 0),
+        idle=(0, 0),
+        loaded=(0, 0),
+    ),
+    Check(
+        "heavy libraries loaded to find a mistake in a config",
+        smoke_start.heavy_imports_of_a_config_error,
+        *("at most", 0),
+        idle=(0, 0),
+        loaded=(0, 0),
+    ),
+    Check(
+        "processor time of manta --help / of importing Typer, Pydantic, YAML",
+        smoke_start.help_over_libraries,
+        *("at most", 2.6),
+        idle=(1.9, 1.9),
+        loaded=(1.9, 1.9),
+    ),
+    Check(
+        "tokens/s of the engine's step / of a plain loop's",
+        smoke_step.step_over_plain,
+        *("at least", 0.5),
+        idle=(1, 1),
+        loaded=(1, 1),
+    ),
+    Check(
+        "tokens/s of the stream in one process / of a bare gather",
+        smoke_stream.local_over_gather,
+        *("at least", 0.03),
+        idle=(0.058, 0.064),
+        loaded=(0.058, 0.064),
+    ),
+    Check(
+        "tokens/s of the stream on Ray / of a bare gather",
+        lambda: smoke_stream.on_ray().over_gather,
+        *("at least", 0.004),
+        idle=(0.0125, 0.0125),
+        loaded=(0.0125, 0.0125),
+    ),
+    Check(
+        "bytes of the corpus touched / bytes of the tokens delivered",
+        smoke_stream.bytes_read_over_tokens,
+        *("at most", 1.3),
+        idle=(1.05, 1.08),
+        loaded=(1.05, 1.08),
+    ),
+    Check(
+        "bytes put into Ray's object store / bytes of the tokens delivered",
+        lambda: smoke_stream.on_ray().stored_over_tokens,
+        *("at most", 1.3),
+        idle=(1.01, 1.01),
+        loaded=(1.01, 1.01),
+    ),
+    Check(
+        "share of batches that lie in the object store's memory, not in a copy",
+        lambda: smoke_stream.on_ray().mapped,
+        *("at least", 1),
+        idle=(1, 1),
+        loaded=(1, 1),
+    ),
+)
+
+
+def regressions(values: Sequence[float | None]) -> list[str]:
+    """The names of the checks that do not hold, given the value of each; None was not measured."""
+    return [
+        check.name
+        for check, value in zip(CHECKS, values, strict=True)
+        if value is not None and not check.holds(value)
+    ]
+
+
+def measured() -> list[float | None]:
+    """The value of each check, shown as it comes; None if it can't be measured here."""
+    smoke_stream.on_ray.cache_clear()
+    values = []
+    for check in CHECKS:
+        try:
+            values.append(check.measure())
+            print(check.row(values[-1]), flush=True)
+        except smoke_stream.NotHere as reason:
+            values.append(None)
+            print(f"skipped    {check.name}: {reason}", flush=True)
+    return values
+
+
+@contextmanager
+def load_on_every_core() -> Iterator[None]:
+    """Another busy process on each core while the block runs."""
+    spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def extremes(repeats: int) -> Iterator[tuple[str, float, float]]:
+    """Each check's name with the smallest and the largest of so many values."""
+    rounds = [measured() for _ in range(repeats)]
+    for check, *values in zip(CHECKS, *rounds, strict=True):
+        found = [value for value in values if value is not None]
+        if found:
+            yield check.name, min(found), max(found)
+
+
+def main() -> None:
+    """Measure, show, and end with status 1 if something regressed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, help="show the extremes of so many values instead")
+    parser.add_argument("--load", action="store_true", help="keep every core busy meanwhile")
+    parser.add_argument("--out", type=Path, help="write the values there as JSON")
+    arguments = parser.parse_args()
+    if arguments.repeats:
+        with load_on_every_core() if arguments.load else nullcontext():
+            for name, low, high in extremes(arguments.repeats):
+                print(f"{low:.4g} to {high:.4g}  {name}")
+        return
+    values = measured()
+    if arguments.out:
+        found = {check.name: value for check, value in zip(CHECKS, values, strict=True)}
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    if regressed := regressions(values):
+        sys.exit("regressed: " + "; ".join(regressed))
+
+
+if __name__ == "__main__":
+    main()

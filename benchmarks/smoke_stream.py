@@ -1,0 +1,221 @@
+"""What the stream costs beside a bare gather, as ratios: part of `smoke.py`."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import random_corpus
+import ray
+from numpy.typing import NDArray
+from ray._private.internal_api import node_stats
+
+from manta.cluster.session import ray_session
+from manta.config.schedule import ScheduleSection
+from manta.corpus import shards
+from manta.schedule import Schedule
+from manta.stream import pipeline, plan
+from manta.stream.plan import Corpus, RankBatch
+
+SEQ_LEN, BATCH = 2048, 8
+TOKENS = 32 * 2**20  # of the corpus that is timed, in one shard
+ROUND = 8 * 2**20  # tokens read in turn by the stream and by the gather
+ROUNDS = 15
+GATHERS = 16
+RAY_TOKENS = 160 * 2**20
+# Shards below a huge page (2 MiB), so that the kernel notes accesses by pages of 4 KiB.
+SMALL_SHARDS, SMALL_SHARD_TOKENS, LONG_SEQ_LEN = 16, 700 * 1024, 32 * 1024
+
+
+class NotHere(Exception):
+    """This machine has not what a measurement needs."""
+
+
+@contextmanager
+def corpus_of(shard_count: int, shard_tokens: int, seq_len: int) -> Iterator[Corpus]:
+    """A corpus of random uint16 tokens that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = random_corpus.write(
+            Path(folder), shard_count=shard_count, shard_tokens=shard_tokens, vocab_size=50_000
+        )
+        yield plan.open_corpus(folder, manifest, "train", seq_len, seed=1)
+
+
+def schedule_of(tokens: int, seq_len: int) -> Schedule:
+    """Constant batches over so many tokens."""
+    return Schedule.resolve(ScheduleSection(horizon=tokens, lr=1e-3, batch=BATCH), seq_len)
+
+
+class Gather:
+    """The limit: rows of a matrix that lies in a memory-mapped Arrow file, and nothing else."""
+
+    def __init__(self, corpus: Corpus):
+        tokens, _ = shards.document_tokens(shards.read(Path(corpus.folder) / "train-00000.arrow"))
+        rows = len(tokens) // corpus.seq_len
+        self._matrix = tokens[: rows * corpus.seq_len].reshape(rows, corpus.seq_len)
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+        """The samples with these ids."""
+        return self._matrix[ids]
+
+    def seconds(self, ids: NDArray[np.int64]) -> float:
+        """How long it takes to gather samples, batch by batch: the mean of GATHERS times.
+
+        So often that it takes as long as the stream, and other processes disturb both alike.
+        """
+        began = time.perf_counter()
+        for _ in range(GATHERS):
+            for first in range(0, len(ids), BATCH):
+                self.rows(ids[first : first + BATCH])
+        return (time.perf_counter() - began) / GATHERS
+
+
+def local_over_gather() -> float:
+    """Tokens/s of `local_stream` over those of the gather of the same samples, in turn."""
+    with corpus_of(1, TOKENS, SEQ_LEN) as corpus:
+        gather, steps = Gather(corpus), ROUND // (BATCH * SEQ_LEN)
+        stream = plan.local_stream(
+            corpus, schedule_of((ROUNDS + 2) * ROUND, SEQ_LEN), cursor=0, rank=0, world_size=1
+        )
+        check_tokens(islice(stream, steps), gather)  # and maps what is read
+        ratios = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            batches = list(islice(stream, steps))
+            took = time.perf_counter() - began
+            ids = np.concatenate([batch.ids for batch in batches])
+            del batches
+            ratios.append(gather.seconds(ids) / took)
+        return statistics.median(ratios)
+
+
+def check_tokens(batches: Iterator[RankBatch], gather: Gather) -> None:
+    """Compare every token with what the gather has at the batch's ids.
+
+    Raises:
+        AssertionError: if one differs: a speed of wrong tokens means nothing.
+    """
+    for batch in batches:
+        if not np.array_equal(batch.samples.tokens, gather.rows(batch.ids)):
+            raise AssertionError(f"step {batch.step.number}: the stream has other tokens")
+
+
+# --------------------------------------------------------------- bytes read per token
+
+
+def bytes_read_over_tokens() -> float:
+    """Bytes of the corpus that are touched over those that the delivered tokens take.
+
+    Touched is what the processor notes in the page table for each mapped page ("Referenced"
+    in /proc/self/smaps, after /proc/self/clear_refs), so that neither the page cache nor
+    read-ahead counts; and whatever is read by calls (rchar in /proc/self/io). A sample of 64
+    KiB that does not begin with a page touches 17 pages: 1.06 is the least.
+    """
+    with corpus_of(SMALL_SHARDS, SMALL_SHARD_TOKENS, LONG_SEQ_LEN) as corpus:
+        samples = plan.reader_of(corpus).num_samples
+        plan.read_rows(corpus, np.arange(samples))  # an epoch, so that every page is mapped
+        # Of the next epoch a part: whoever reads more than that touches other pages.
+        positions = np.arange(samples, samples + samples // 4)
+        _forget_accesses()
+        before = _read_by_calls()
+        plan.read_rows(corpus, positions)
+        touched = _read_by_calls() - before + _referenced(corpus.folder)
+        return touched / (len(positions) * LONG_SEQ_LEN * 2)
+
+
+def _forget_accesses() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("1")
+    except OSError as error:
+        raise NotHere(f"only Linux counts accesses to mapped pages ({error})") from None
+
+
+def _read_by_calls() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def _referenced(folder: str) -> int:
+    """Bytes of mapped pages of the files in `folder` that were accessed since they were cleared."""
+    total, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            ours = folder in line
+        elif ours and line.startswith("Referenced:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+# ------------------------------------------------------------------------- on Ray
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """What a pass through the pipeline on a Ray of its own cost.
+
+    Attributes:
+        over_gather: tokens/s over those of the gather.
+        stored_over_tokens: bytes created in the object store over those of the delivered tokens.
+        mapped: the share of batches whose tokens lie in the object store's memory itself.
+    """
+
+    over_gather: float
+    stored_over_tokens: float
+    mapped: float
+
+
+@cache
+def on_ray() -> OnRay:
+    """Train on nothing: the pipeline's blocks from the first that Ray reads to the last."""
+    with corpus_of(1, TOKENS, SEQ_LEN) as corpus, ray_session():
+        gather, schedule = Gather(corpus), schedule_of(RAY_TOKENS, SEQ_LEN)
+        in_process = pipeline.HEAD_TOKENS * pipeline.HEAD_BLOCKS
+        stream = pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
+        before = _bytes_created()
+        check_tokens(islice(stream, in_process // (BATCH * SEQ_LEN)), gather)
+        check_tokens(islice(stream, 1), gather)  # Ray is at work now
+        began, ids, places = time.perf_counter(), [], []
+        for batch in stream:
+            ids.append(batch.ids.copy())  # what it has of the block would keep all of it
+            places.append(batch.samples.tokens.__array_interface__["data"][0])
+        took = time.perf_counter() - began
+        stored = _bytes_created() - before
+        delivered = (RAY_TOKENS - in_process) * 2
+        return OnRay(
+            over_gather=gather.seconds(np.concatenate(ids)) / took,
+            stored_over_tokens=stored / delivered,
+            mapped=_share_stored(places),
+        )
+
+
+def _bytes_created() -> int:
+    """Bytes of all objects ever created in this node's object store, by its own account.
+
+    Internal to Ray, as `ray memory` has it: the State API lists only what is there now.
+    """
+    node = ray.nodes()[0]
+    reply = node_stats(
+        node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False
+    )
+    return int(reply.store_stats.cumulative_created_bytes)
+
+
+def _share_stored(addresses: Sequence[int]) -> float:
+    """How many of these lie in a mapping of the object store: an array there was not copied."""
+    mappings = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "plasma" in line:
+            low, high = line.split()[0].split("-")
+            mappings.append((int(low, 16), int(high, 16)))
+    return statistics.fmean(
+        any(low <= address < high for low, high in mappings) for address in addresses
+    )

@@ -1,0 +1,60 @@
+"""FLOPs of a token, against what Torch counts as it computes; the peaks of devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from manta.train.throughput import flops_per_token, peak_flops_of
+
+ROWS, SEQ_LEN, LAYERS, HEADS, HEAD_WIDTH = 2, 48, 3, 4, 24
+# Wide enough that matrix products are all there is, and no two sizes alike, so that none of them
+# can stand for another. Grouped queries, and heads that together are not as wide as the model.
+LLAMA = {
+    "vocab_size": 330,
+    "hidden_size": 80,
+    "intermediate_size": 200,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 2,
+    "head_dim": HEAD_WIDTH,
+    "max_position_embeddings": SEQ_LEN,
+}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_flops_are_those_that_torch_counts(tied: bool) -> None:
+    """Torch counts attention's products in full, the causal model half of them."""
+    config = AutoConfig.for_model("llama", tie_word_embeddings=tied, **LLAMA)
+    lm = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    tokens = torch.randint(0, LLAMA["vocab_size"], (ROWS, SEQ_LEN))
+    with FlopCounterMode(display=False) as counter:
+        lm(input_ids=tokens, use_cache=False).logits.sum().backward()
+    causal_half = 12 * LAYERS * HEADS * HEAD_WIDTH * SEQ_LEN / 2
+    expected = flops_per_token(lm, lm.config, SEQ_LEN) + causal_half
+    assert counter.get_total_flops() == ROWS * SEQ_LEN * expected
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA H20", 148),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA T4", None),
+    ],
+)
+def test_peaks_by_the_names_that_devices_give(name: str, tera: float | None) -> None:
+    assert peak_flops_of(name) == (None if tera is None else tera * 1e12)
