@@ -166,7 +166,8 @@ class _MappedShard:
         ends = np.cumsum(counts)
         documents = np.arange(ends[-1]) + np.repeat(low - (ends - counts), counts)
         found: NDArray[np.int64] = self._starts[documents]
-        return found + np.repeat(rows * seq_len - begins, counts)
+        found += np.repeat(rows * seq_len - begins, counts)
+        return found
 
 
 def _groups(
@@ -177,5 +178,4 @@ def _groups(
         return
     rows = rows[np.argsort(shard_of[rows], kind="stable")]
     shards_there, begins = np.unique(shard_of[rows], return_index=True)
-    for index, group in zip(shards_there.tolist(), np.split(rows, begins[1:]), strict=True):
-        yield index, group
+    yield from zip(shards_there.tolist(), np.split(rows, begins[1:]), strict=True)
