@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
 from manta.corpus import remote, shards
-from manta.corpus.manifest import Manifest, Shard, Split
+from manta.corpus.manifest import Shard
 from manta.storage.cache import Held
+from manta.stream.table import ShardTable
 
 # Rows gathered aside before they are put in place: about 1 MB, so that they stay in a cache.
 ROWS_AT_ONCE = 256
@@ -54,18 +55,18 @@ class ShardReader:
         CorpusError: if the split holds no whole sample, or a shard is missing or damaged.
     """
 
-    def __init__(self, corpus: str | Path, manifest: Manifest, split: Split, seq_len: int):
+    def __init__(self, corpus: str | Path, table: ShardTable, seq_len: int):
         self.corpus = str(corpus)
         self.seq_len = seq_len
-        self.dtype = np.dtype(manifest.token_dtype)
-        self._shards = manifest.shards_of(split)
-        self._first = np.cumsum([0, *(shard.tokens for shard in self._shards)], dtype=np.int64)
+        self.dtype = table.dtype
+        self._shards = table
+        self._first = table.bounds
         self.num_samples = int(self._first[-1]) // seq_len
         self._mapped: dict[int, _MappedShard] = {}
         if self.num_samples == 0:
             raise CorpusError(
-                f"{self.corpus}: the {split} split has {int(self._first[-1])} tokens, less than "
-                f"one sample of train.seq_len = {seq_len}"
+                f"{self.corpus}: the {table.split} split has {int(self._first[-1])} tokens, less "
+                f"than one sample of train.seq_len = {seq_len}"
             )
 
     def read(self, ids: NDArray[np.int64]) -> Samples:
