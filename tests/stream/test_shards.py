@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from manta.config.errors import CorpusError
 from manta.corpus import shards
+from manta.stream import shards as readers
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
 
@@ -57,7 +58,9 @@ def test_sample_is_a_slice_of_the_whole(corpus, layout, seq_len, data):
     count = len(tokens) // seq_len
     assert reader.num_samples == count
     ids = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=12)), np.int64)
-    samples = reader.read(ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "ROWS_AT_ONCE", data.draw(st.sampled_from([1, 3, 256])))
+        samples = reader.read(ids)
     rows = [slice(i * seq_len, (i + 1) * seq_len) for i in ids]
     assert samples.tokens.shape == (len(ids), seq_len)
     assert samples.tokens.dtype == np.uint16
