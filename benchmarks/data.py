@@ -5,12 +5,13 @@
     python benchmarks/data.py --rows manta litdata   # rows whose names begin like that
     python benchmarks/data.py --soak 20              # memory of Manta's stream over 20 minutes
 
-Each row runs in a process of its own, on one consumer: read an epoch (or as much as `--seconds`
-allow, see the column *read*), then go on, in new processes, from the state saved in the middle:
-once alone, and once as two ranks that share each batch. *exact* means that each following batch
+Each row runs in a process of its own, on one consumer: read for `--seconds`, or to the end of the
+epoch where a system stops there (the column *read* has the share of an epoch), then go on, in new
+processes, from the state saved in the middle: once alone, and once as two ranks that share each
+batch. *exact* means that each following batch
 has the samples that it had without the interruption.
 
-- *steady*: tokens/s behind the first tenth (at most two seconds) of the reading.
+- *steady*: tokens/s behind the first two seconds (or tenth of the epoch, where it ends).
 - *first*: from asking for the dataset to the first batch; imports are done and, for rows on Ray,
   a Ray without any worker process is running.
 - *held*: PSS without mapped files of all processes, at the end; in brackets before the reading.
@@ -61,7 +62,7 @@ def main() -> None:
             _run(_task(row, made, samples, asked.soak * 60, Path(aside) / "state", "soak"))
         return
     wanted = [row for row in ROWS.values() if row.name.startswith(tuple(asked.rows))]
-    missing = {row.needs for row in wanted if not importlib.util.find_spec(row.needs)}
+    missing = {row.needs for row in wanted if not importlib.util.find_spec(row.needs.split(".")[0])}
     results: dict[str, list[dict[str, Any]]] = {}
     for row in wanted:
         if row.needs not in missing:

@@ -31,6 +31,7 @@ WHOLE_CHECKS = 32  # batches of which each token is checked, at the beginning
 ONE_ROW_EVERY = 64  # batches: then one row, which costs under a percent of the fastest row
 WARM_SECONDS, WARM_SHARE = 2.0, 0.1  # before the steady stretch: whichever ends first
 RESUMED_BATCHES = 64
+HEADS_AT_FIRST = 2**19  # samples whose numbers are noted, 8 MiB; more when they are full
 MIB = 2**20
 
 
@@ -95,8 +96,8 @@ def _gone_is_fine() -> Iterator[None]:
 class Seen:
     """Notes which samples came, and checks tokens, at next to no cost."""
 
-    def __init__(self, batches: int, rows: int):
-        self._heads = np.zeros((batches * rows, 2), np.int64)
+    def __init__(self, rows: int):
+        self._heads = np.zeros((HEADS_AT_FIRST, 2), np.int64)
         self._rows, self.batches = rows, 0
 
     def add(self, batch: Tensor) -> None:
@@ -108,6 +109,8 @@ class Seen:
         if batch.dtype != torch.int64 or batch.shape != (self._rows, SEQ_LEN):
             raise ValueError(f"a batch of {batch.dtype}, {tuple(batch.shape)}")
         values, at = batch.numpy(), self.batches * self._rows
+        if at + self._rows > len(self._heads):
+            self._heads = np.concatenate([self._heads, np.zeros_like(self._heads)])
         self._heads[at : at + self._rows] = values[:, :2]
         if self.batches < WHOLE_CHECKS:
             self._check(values)
@@ -129,20 +132,21 @@ class Seen:
 
 
 def read(row: Row, task: Task) -> dict[str, Any]:
-    """Read an epoch, or as much as `task.seconds` allow."""
+    """Read for `task.seconds`; rows that end with an epoch, at most to its end."""
     idle = memory_mib()
     began = time.perf_counter()
     reading = row.open(task.place())
     most = task.samples // BATCH
-    seen = Seen(most, BATCH)
-    warm = stopped = state_at = None
-    for batch in islice(reading.batches, most):
+    seen = Seen(BATCH)
+    warm = state_at = None
+    for batch in islice(reading.batches, None if row.endless else most):
         now = time.perf_counter()
         if not seen.batches:
             first = now - began
         seen.add(batch)
         spent = now - began - first
-        if warm is None and (spent > WARM_SECONDS or seen.batches >= WARM_SHARE * most):
+        far = not row.endless and seen.batches >= WARM_SHARE * most
+        if warm is None and (spent > WARM_SECONDS or far):
             warm = (seen.batches, cpu_seconds(), time.perf_counter())
         if state_at is None and (spent > task.seconds / 2 or seen.batches >= most // 2):
             state_at = seen.batches
@@ -185,8 +189,9 @@ def _verdict(row: Row, task: Task, ids: np.ndarray[Any, Any]) -> str:
     if row.name.startswith("manta"):
         right = np.array_equal(ids.reshape(-1), expected_ids(task.place(), len(ids)))
         return "as planned" if right else "WRONG ORDER"
-    if not row.once:
+    if row.replacing:
         return "with replacement"
+    ids = ids.reshape(-1)[: task.samples // BATCH * BATCH]
     repeated = ids.size - len(np.unique(ids))
     return "each once" if not repeated else f"{repeated} REPEATED"
 
@@ -196,7 +201,7 @@ def resume(row: Row, task: Task) -> dict[str, Any]:
     state = pickle.loads(Path(task.state).read_bytes())
     began = time.perf_counter()
     reading = row.open(task.place(state))
-    seen = Seen(RESUMED_BATCHES, task.place().rows)
+    seen = Seen(task.place().rows)
     for batch in islice(reading.batches, RESUMED_BATCHES):
         if not seen.batches:
             first = time.perf_counter() - began
@@ -231,6 +236,7 @@ def soak(row: Row, task: Task) -> dict[str, Any]:
 
 def _prepare(row: Row, task: Task) -> None:
     """What is there before the clock starts: imports, Ray, the other ranks."""
+    importlib.import_module("manta.config.schedule")
     import_streaming() if row.needs == "streaming" else importlib.import_module(row.needs)
     if row.ray:
         import ray

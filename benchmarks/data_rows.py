@@ -54,15 +54,17 @@ class Row:
         form: of the corpus, a key of `data_corpus.WRITERS`.
         needs: the module that must be there.
         ray: whether it reads with Ray, which then runs before the clock starts.
-        once: whether an epoch must hold each sample once.
+        endless: whether it goes on to the next epoch by itself.
+        replacing: whether a sample may come again before all have come.
     """
 
     name: str
     form: str
     open: Callable[[Place], Reading]
-    needs: str = "manta"
+    needs: str = "manta.stream.plan"
     ray: bool = False
-    once: bool = True
+    endless: bool = False
+    replacing: bool = False
 
 
 # ---------------------------------------------------------------------------- Manta
@@ -253,14 +255,16 @@ def _gather(place: Place) -> Reading:
         column = pa.ipc.open_stream(mapped).read_all().column("tokens")
     parts = [chunk.flatten().to_numpy().reshape(-1, SEQ_LEN) for chunk in column.chunks]
     size = len(parts[0])  # of all parts but the last
-    order = np.random.default_rng(SEED).permutation(place.samples)
+    random = np.random.default_rng(SEED)
 
     def batches() -> Iterator[Tensor]:
-        for begin in range(0, place.samples - BATCH + 1, BATCH):
-            out = np.empty((BATCH, SEQ_LEN), np.int64)
-            for row, sample in enumerate(order[begin : begin + BATCH].tolist()):
-                out[row] = parts[sample // size][sample % size]
-            yield torch.from_numpy(out)
+        while True:
+            order = random.permutation(place.samples)
+            for begin in range(0, place.samples - BATCH + 1, BATCH):
+                out = np.empty((BATCH, SEQ_LEN), np.int64)
+                for row, sample in enumerate(order[begin : begin + BATCH].tolist()):
+                    out[row] = parts[sample // size][sample % size]
+                yield torch.from_numpy(out)
 
     return Reading(batches())
 
@@ -277,14 +281,14 @@ def _with_workers(
 ROWS = {
     row.name: row
     for row in [
-        Row("bare gather", "arrow", _gather),
-        Row("manta stream", "manta", lambda place: _manta(place, True), ray=True),
-        Row("manta local_stream", "manta", lambda place: _manta(place, False)),
+        Row("bare gather", "arrow", _gather, "pyarrow", endless=True),
+        Row("manta stream", "manta", lambda place: _manta(place, True), ray=True, endless=True),
+        Row("manta local_stream", "manta", lambda place: _manta(place, False), endless=True),
         *_with_workers("MosaicML Streaming", "mosaic", "streaming", _mosaic),
         *_with_workers("litdata", "litdata", "litdata", _litdata),
         Row("HF datasets map-style", "arrow", _hf_map, "datasets"),
         Row("HF datasets iterable", "arrow", _hf_iterable, "datasets"),
         Row("Ray Data", "parquet", _ray_data, ray=True),
-        Row("NumPy memmap windows", "memmap", _memmap, once=False),
+        Row("NumPy memmap windows", "memmap", _memmap, endless=True, replacing=True),
     ]
 }
