@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
 ARGS ?=
 
-.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench bench-smoke lock clean
+.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench bench-peers bench-smoke lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,7 +54,19 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/sweep.py
+	$(or $(wildcard $(PEERS)/bin/python),$(BIN)/python) benchmarks/data.py --repeats 3
+	$(BIN)/python benchmarks/data_plan.py
+
 	$(BIN)/python benchmarks/gpu.py
+
+# Not an extra of pyproject.toml: MosaicML Streaming 0.13 asks for numpy < 2.2 and transformers < 5,
+# litgpt 0.5 for huggingface-hub < 1.4, and no resolver joins these with what Manta needs. They work
+# with it all the same, so they lie on top of Manta's own packages, without their dependencies.
+bench-peers: $(INSTALLED) ## Install what the benchmarks compare Manta with, in .venv-peers
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/manta.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 
 bench-smoke: $(INSTALLED) ## Has something become slow? Ratios only, in about a minute
 	$(BIN)/python benchmarks/smoke.py $(ARGS)
@@ -68,4 +81,4 @@ lock: ## Pin anew what pyproject.toml allows, in a fresh environment
 	rm -rf .venv-lock
 
 clean: ## Remove the environment and caches; runs and corpora stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,6 +16,7 @@ from manta.corpus import remote
 from manta.corpus.inspect import check_shards
 from manta.corpus.manifest import Manifest
 from manta.stream.shards import ShardReader
+from manta.stream.table import ShardTable
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +35,8 @@ def test_the_same_samples_by_url_and_by_path(corpus: Path, cache: Path) -> None:
     url = f"file://{corpus}"
     manifest = Manifest.read(url)
     assert manifest == Manifest.read(corpus)
-    here = ShardReader(corpus, manifest, "train", 16)
-    there = ShardReader(url, manifest, "train", 16)
+    here = ShardReader(corpus, ShardTable.of(manifest, "train"), 16)
+    there = ShardReader(url, ShardTable.of(manifest, "train"), 16)
     assert not cache.exists()  # opening fetches nothing
     there.read(np.arange(1))
     assert [path.name for path in cache.iterdir()] == [manifest.shards[0].sha256]

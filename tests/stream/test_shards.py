@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from manta.config.errors import CorpusError
 from manta.corpus import shards
+from manta.stream import shards as readers
 from manta.stream.shards import ShardReader
+from manta.stream.table import ShardTable
 
 # For each shard, the lengths of its documents. Shards may be shorter than a sample.
 layouts = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=6)
@@ -50,13 +52,15 @@ def test_sample_is_a_slice_of_the_whole(corpus, layout, seq_len, data):
     tokens, starts = whole(folder, manifest)
     if len(tokens) < seq_len:
         with pytest.raises(CorpusError):
-            ShardReader(folder, manifest, "train", seq_len)
+            ShardReader(folder, ShardTable.of(manifest, "train"), seq_len)
         return
-    reader = ShardReader(folder, manifest, "train", seq_len)
+    reader = ShardReader(folder, ShardTable.of(manifest, "train"), seq_len)
     count = len(tokens) // seq_len
     assert reader.num_samples == count
     ids = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=12)), np.int64)
-    samples = reader.read(ids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "ROWS_AT_ONCE", data.draw(st.sampled_from([1, 3, 256])))
+        samples = reader.read(ids)
     rows = [slice(i * seq_len, (i + 1) * seq_len) for i in ids]
     assert samples.tokens.shape == (len(ids), seq_len)
     assert samples.tokens.dtype == np.uint16
@@ -70,7 +74,7 @@ def test_sample_is_a_slice_of_the_whole(corpus, layout, seq_len, data):
 def test_position_ids_restart_at_documents_and_at_samples(corpus, layout, seq_len):
     folder, manifest = corpus([*layout, [seq_len]])
     tokens, starts = whole(folder, manifest)
-    reader = ShardReader(folder, manifest, "train", seq_len)
+    reader = ShardReader(folder, ShardTable.of(manifest, "train"), seq_len)
     positions = reader.read(np.arange(reader.num_samples)).position_ids()
     used = reader.num_samples * seq_len
     expected = []
@@ -86,7 +90,7 @@ def test_position_ids_restart_at_documents_and_at_samples(corpus, layout, seq_le
 def test_sample_over_many_short_shards(corpus):
     folder, manifest = corpus([[3], [1, 1], [2], [1], [9, 4]])
     tokens, _ = whole(folder, manifest)
-    samples = ShardReader(folder, manifest, "train", 10).read(np.array([1, 0]))
+    samples = ShardReader(folder, ShardTable.of(manifest, "train"), 10).read(np.array([1, 0]))
     assert samples.tokens.tolist() == [tokens[10:20].tolist(), tokens[:10].tolist()]
     # Row 0 is sample 1, from within the document of 9; row 1 holds the five short ones.
     assert samples.starts.tolist() == [7, 10, 13, 14, 15, 17, 18]
@@ -99,7 +103,7 @@ def test_sample_over_many_short_shards(corpus):
 @pytest.mark.parametrize(("tokens", "samples"), [(99, 9), (100, 10), (101, 10), (109, 10)])
 def test_leftover_at_the_end_is_not_used(corpus, tokens, samples):
     folder, manifest = corpus([[60], [tokens - 60]])
-    reader = ShardReader(folder, manifest, "train", 10)
+    reader = ShardReader(folder, ShardTable.of(manifest, "train"), 10)
     assert reader.num_samples == samples
     last = reader.read(np.array([samples - 1])).tokens[0]
     assert last.tolist() == whole(folder, manifest)[0][samples * 10 - 10 : samples * 10].tolist()
@@ -107,7 +111,7 @@ def test_leftover_at_the_end_is_not_used(corpus, tokens, samples):
 
 def test_tokens_are_as_wide_as_the_vocabulary_needs(corpus):
     folder, manifest = corpus([[500]], vocab_size=100_000)
-    samples = ShardReader(folder, manifest, "train", 500).read(np.array([0]))
+    samples = ShardReader(folder, ShardTable.of(manifest, "train"), 500).read(np.array([0]))
     assert samples.tokens.dtype == np.uint32
     assert samples.tokens.max() > 2**16
     assert samples.tokens[0].tolist() == whole(folder, manifest)[0].tolist()
@@ -115,14 +119,14 @@ def test_tokens_are_as_wide_as_the_vocabulary_needs(corpus):
 
 def test_splits_are_apart(tmp_path, make_corpus):
     manifest = make_corpus(tmp_path, {"train": [[30]], "validation": [[20], [7]]})
-    reader = ShardReader(tmp_path, manifest, "validation", 9)
+    reader = ShardReader(tmp_path, ShardTable.of(manifest, "validation"), 9)
     tokens, _ = whole(tmp_path, manifest, "validation")
     assert reader.read(np.arange(3)).tokens.reshape(-1).tolist() == tokens.tolist()
 
 
 def test_no_ids_give_no_rows(corpus):
     folder, manifest = corpus([[30]])
-    samples = ShardReader(folder, manifest, "train", 10).read(np.empty(0, np.int64))
+    samples = ShardReader(folder, ShardTable.of(manifest, "train"), 10).read(np.empty(0, np.int64))
     assert samples.tokens.shape == samples.position_ids().shape == (0, 10)
     assert samples.starts.tolist() == []
 
@@ -135,7 +139,7 @@ def test_split_without_a_whole_sample_is_refused(corpus, split, tokens):
     folder, manifest = corpus([[4], [5]])
     message = f"{folder}: the {split} split has {tokens} tokens, less than one sample .* = 10"
     with pytest.raises(CorpusError, match=message):
-        ShardReader(folder, manifest, split, 10)
+        ShardReader(folder, ShardTable.of(manifest, split), 10)
 
 
 def damage_missing(path):
@@ -160,7 +164,7 @@ def damage_content(path):
 )
 def test_damaged_shard_is_named_when_it_is_needed(corpus, damage, message):
     folder, manifest = corpus([[30, 10], [30, 20], [40]])
-    reader = ShardReader(folder, manifest, "train", 10)
+    reader = ShardReader(folder, ShardTable.of(manifest, "train"), 10)
     path = folder / manifest.shards[1].file
     damage(path)
     reader.read(np.array([0, 3, 9, 12]))  # in the other shards
@@ -178,15 +182,15 @@ def test_shard_of_another_content_is_named(corpus):
         shard = manifest.shards[0].model_copy(update=update)
         lie = manifest.model_copy(update={"shards": [shard]})
         with pytest.raises(CorpusError, match=f"{folder / shard.file}: its content is not what"):
-            ShardReader(folder, lie, "train", 5).read(np.array([0]))
+            ShardReader(folder, ShardTable.of(lie, "train"), 5).read(np.array([0]))
     lie = told.model_copy(update={"token_dtype": "uint32"})
     with pytest.raises(CorpusError, match=f"{other / told.shards[0].file}: its content is not"):
-        ShardReader(other, lie, "train", 5).read(np.array([0]))
+        ShardReader(other, ShardTable.of(lie, "train"), 5).read(np.array([0]))
     path = folder / manifest.shards[0].file
     with pa.ipc.new_file(path, shards.schema("uint16")):
         pass  # no record batch at all
     shard = manifest.shards[0].model_copy(update={"bytes": path.stat().st_size})
     with pytest.raises(CorpusError, match=f"{path}: 0 record batches, not one"):
-        ShardReader(folder, manifest.model_copy(update={"shards": [shard]}), "train", 5).read(
-            np.array([0])
-        )
+        ShardReader(
+            folder, ShardTable.of(manifest.model_copy(update={"shards": [shard]}), "train"), 5
+        ).read(np.array([0]))

@@ -24,6 +24,7 @@ from manta.corpus.manifest import Manifest, Split
 from manta.schedule import Schedule, Step
 from manta.stream.order import SampleOrder
 from manta.stream.shards import Samples, ShardReader
+from manta.stream.table import ShardTable
 
 # Big enough that a read task's own cost (about 5 ms) is small beside its work, small
 # enough that a few blocks ahead of each rank fit in any object store.
@@ -132,13 +133,8 @@ def local_stream(
 @lru_cache(maxsize=8)
 def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
     """Reader and order of a corpus, once a process: the manifest may be large."""
-    manifest = Manifest.read(corpus.folder)
-    if manifest.fingerprint != corpus.fingerprint:
-        raise StreamError(
-            f"{corpus.folder}: the corpus has fingerprint {manifest.fingerprint[:12]}, but the run "
-            f"was started on {corpus.fingerprint[:12]}: it was prepared anew in the meantime"
-        )
-    reader = ShardReader(corpus.folder, manifest, corpus.split, corpus.seq_len)
+    table = ShardTable.on_node(corpus.folder, corpus.fingerprint, corpus.split)
+    reader = ShardReader(corpus.folder, table, corpus.seq_len)
     key = f"{corpus.fingerprint}/{corpus.split}"
     return reader, SampleOrder(key=key, seed=corpus.seed, num_samples=reader.num_samples)
 

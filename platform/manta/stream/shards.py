@@ -7,6 +7,7 @@ end to end in the manifest's order); sample `i` covers the token offsets
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
 from manta.corpus import remote, shards
-from manta.corpus.manifest import Manifest, Shard, Split
+from manta.corpus.manifest import Shard
 from manta.storage.cache import Held
+from manta.stream.table import ShardTable
+
+# Rows gathered aside before they are put in place: about 1 MB, so that they stay in a cache.
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,18 @@ class ShardReader:
         CorpusError: if the split holds no whole sample, or a shard is missing or damaged.
     """
 
-    def __init__(self, corpus: str | Path, manifest: Manifest, split: Split, seq_len: int):
+    def __init__(self, corpus: str | Path, table: ShardTable, seq_len: int):
         self.corpus = str(corpus)
         self.seq_len = seq_len
-        self.dtype = np.dtype(manifest.token_dtype)
-        self._shards = manifest.shards_of(split)
-        self._first = np.cumsum([0, *(shard.tokens for shard in self._shards)], dtype=np.int64)
+        self.dtype = table.dtype
+        self._shards = table
+        self._first = table.bounds
         self.num_samples = int(self._first[-1]) // seq_len
         self._mapped: dict[int, _MappedShard] = {}
         if self.num_samples == 0:
             raise CorpusError(
-                f"{self.corpus}: the {split} split has {int(self._first[-1])} tokens, less than "
-                f"one sample of train.seq_len = {seq_len}"
+                f"{self.corpus}: the {table.split} split has {int(self._first[-1])} tokens, less "
+                f"than one sample of train.seq_len = {seq_len}"
             )
 
     def read(self, ids: NDArray[np.int64]) -> Samples:
@@ -71,31 +76,34 @@ class ShardReader:
             ids: sample ids in [0, num_samples), shape (samples,).
         """
         tokens = np.empty((len(ids), self.seq_len), dtype=self.dtype)
-        starts: list[NDArray[np.int64]] = []
-        for row, sample in enumerate(ids.tolist()):
-            self._read_one(sample * self.seq_len, tokens[row], row * self.seq_len, starts)
-        return Samples(tokens, np.concatenate(starts) if starts else np.empty(0, np.int64))
+        first = np.asarray(ids, dtype=np.int64) * self.seq_len
+        shard_of = np.searchsorted(self._first, first, side="right") - 1
+        whole = first + self.seq_len <= self._first[shard_of + 1]
+        starts = [np.empty(0, np.int64)]
+        for index, rows in _groups(shard_of, np.flatnonzero(whole)):
+            begins = first[rows] - self._first[index]
+            starts.append(self._shard(index).copy_samples(begins, tokens, rows))
+        for row in np.flatnonzero(~whole).tolist():
+            starts += self._read_across(int(first[row]), int(shard_of[row]), tokens, row)
+        return Samples(tokens, np.sort(np.concatenate(starts)))
 
-    def _read_one(
-        self,
-        offset: int,
-        out: NDArray[np.unsignedinteger],
-        place: int,
-        starts: list[NDArray[np.int64]],
-    ) -> None:
-        """Copy one sample from the shards it lies in, noting document starts."""
-        index = int(np.searchsorted(self._first, offset, side="right")) - 1
-        done = 0
+    def _read_across(
+        self, offset: int, index: int, out: NDArray[np.unsignedinteger], row: int
+    ) -> list[NDArray[np.int64]]:
+        """Copy one sample that begins in the shard `index` and ends in a later one.
+
+        Returns where documents begin in it, as flat places in `out`.
+        """
+        done, starts = 0, []
         while done < self.seq_len:
             shard = self._shard(index)
             begin = offset + done - int(self._first[index])
             end = min(begin + self.seq_len - done, len(shard.tokens))
-            out[done : done + end - begin] = shard.tokens[begin:end]
-            here = shard.starts_between(begin, end)
-            if len(here):
-                starts.append(here + (place + done - begin))
+            out[row, done : done + end - begin] = shard.tokens[begin:end]
+            starts.append(shard.starts_between(begin, end) + (row * self.seq_len + done - begin))
             done += end - begin
             index += 1
+        return starts
 
     def _shard(self, index: int) -> _MappedShard:
         mapped = self._mapped.get(index)
@@ -130,3 +138,45 @@ class _MappedShard:
         low, high = np.searchsorted(self._starts, (begin, end))
         found: NDArray[np.int64] = self._starts[low:high]
         return found
+
+    def copy_samples(
+        self, begins: NDArray[np.int64], out: NDArray[np.unsignedinteger], rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Copy samples that lie in this shard as a whole into the `rows` of `out`.
+
+        Samples of one length are cut from one long sequence, so that all begin at the same
+        remainder within a shard: it is looked at as a table whose rows they are.
+
+        Args:
+            begins: offsets within the shard of the samples, at least one, shape (samples,).
+            out: shape (any, seq_len).
+            rows: one a sample, shape (samples,).
+
+        Returns where documents begin in them, as flat places in `out`.
+        """
+        seq_len = out.shape[1]
+        lead = int(begins[0]) % seq_len
+        count = (len(self.tokens) - lead) // seq_len
+        table = self.tokens[lead : lead + count * seq_len].reshape(count, seq_len)
+        for few in range(0, len(rows), ROWS_AT_ONCE):
+            some = slice(few, few + ROWS_AT_ONCE)
+            out[rows[some]] = table[begins[some] // seq_len]
+        low = np.searchsorted(self._starts, begins)
+        counts = np.searchsorted(self._starts, begins + seq_len) - low
+        # Documents of all samples, end to end: from `low` on in each, `counts` of them.
+        ends = np.cumsum(counts)
+        documents = np.arange(ends[-1]) + np.repeat(low - (ends - counts), counts)
+        found: NDArray[np.int64] = self._starts[documents]
+        found += np.repeat(rows * seq_len - begins, counts)
+        return found
+
+
+def _groups(
+    shard_of: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """The `rows` of each shard that has any: (index of the shard, its rows)."""
+    if not len(rows):
+        return
+    rows = rows[np.argsort(shard_of[rows], kind="stable")]
+    shards_there, begins = np.unique(shard_of[rows], return_index=True)
+    yield from zip(shards_there.tolist(), np.split(rows, begins[1:]), strict=True)

@@ -1,0 +1,139 @@
+"""The shards of one split as a table that processes share: what a reader needs of a manifest.
+
+A manifest of a million shards takes seconds to read and check, and a gigabyte as objects, in
+each of a node's many processes that read: ranks, and the read workers of each. So the first of
+them leaves a table in the node's cache, under the corpus's fingerprint, and the others map it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manta.config.errors import CorpusError, StreamError
+from manta.config.urls import is_url, join
+from manta.corpus.manifest import MANIFEST, Manifest, Shard, Split
+from manta.storage.atomic import whole_file
+from manta.storage.cache import node_folder
+
+# From so many shards on a table is kept; a manifest of fewer is read in a tenth of a second.
+MANY_SHARDS = 10_000
+# The fingerprint stands within so many bytes from the beginning of a manifest as it is written.
+HEAD_BYTES = 4096
+FORMAT = "1"  # of the table, in its name: a change of columns makes another file
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("documents", pa.int64()),
+        ("tokens", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("first", pa.int64()),
+    ]
+)
+
+
+class ShardTable:
+    """The shards of one split, in the order of their tokens.
+
+    Attributes:
+        dtype: of the tokens.
+        split: of the shards.
+        bounds: token offsets at which each shard begins, and behind the last: (shards + 1,).
+    """
+
+    def __init__(self, table: pa.Table, dtype: str, split: Split):
+        self._table = table.combine_chunks()
+        self.dtype = np.dtype(dtype)
+        self.split: Split = split
+        # The last row is no shard: it closes the offsets.
+        self.bounds: NDArray[np.int64] = self._table.column("first").chunk(0).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: int) -> Shard:
+        if not 0 <= index < len(self):
+            raise IndexError(f"shard {index} of {len(self)}")
+        row: dict[str, Any] = self._table.slice(index, 1).to_pylist()[0]
+        del row["first"]
+        return Shard(split=self.split, **row)
+
+    @classmethod
+    def of(cls, manifest: Manifest, split: Split) -> ShardTable:
+        """The table of one split of a manifest."""
+        return cls(_table(manifest.shards_of(split)), manifest.token_dtype, split)
+
+    @classmethod
+    def on_node(cls, folder: str, fingerprint: str, split: Split) -> ShardTable:
+        """The table of a corpus that has this fingerprint, from this node's cache if it is there.
+
+        Raises:
+            StreamError: if the corpus in `folder` has another fingerprint by now.
+            CorpusError: if its manifest can't be read.
+        """
+        kept = node_folder() / "tables" / f"{fingerprint}-{split}-{FORMAT}.arrow"
+        if kept.exists() and _fingerprint(folder) == fingerprint:
+            return _mapped(kept, split)
+        manifest = Manifest.read(folder)
+        if manifest.fingerprint != fingerprint:
+            raise StreamError(
+                f"{folder}: the corpus has fingerprint {manifest.fingerprint[:12]}, but the run "
+                f"was started on {fingerprint[:12]}: it was prepared anew in the meantime"
+            )
+        made = cls.of(manifest, split)
+        if len(made) >= MANY_SHARDS:
+            made._keep(kept)
+        return made
+
+    def _keep(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = SCHEMA.with_metadata({"dtype": self.dtype.name})
+        with whole_file(path) as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(self._table.cast(schema))
+
+
+def _table(shards: Iterable[Shard]) -> pa.Table:
+    rows = list(shards)
+    columns = {
+        name: pa.array([getattr(shard, name) for shard in rows] + [None], SCHEMA.field(name).type)
+        for name in SCHEMA.names[:-1]
+    }
+    first = np.cumsum([0, *(shard.tokens for shard in rows)], dtype=np.int64)
+    return pa.table({**columns, "first": first}, schema=SCHEMA)
+
+
+def _mapped(path: Path, split: Split) -> ShardTable:
+    try:
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
+            table = file.read_all()
+            return ShardTable(table, table.schema.metadata[b"dtype"].decode(), split)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"{path}: can't be read: {error}; remove it, it is made again from the manifest"
+        ) from None
+
+
+def _fingerprint(folder: str) -> str | None:
+    """The fingerprint of a corpus without reading all of its manifest; None if it isn't found."""
+    path = join(folder, MANIFEST)
+    try:
+        with _opened(path) as file:
+            found = re.search(rb'"fingerprint": "([0-9a-f]{64})"', file.read(HEAD_BYTES))
+    except OSError:
+        return None  # who reads all of it tells what is wrong
+    return found[1].decode() if found else None
+
+
+def _opened(path: str) -> BinaryIO:
+    if not is_url(path):
+        return Path(path).open("rb")
+    from manta.corpus.sources import open_input  # heavy, and a path needs nothing of it
+
+    return open_input(path)
