@@ -23,7 +23,9 @@ from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
 from manta.train import model as models
 from manta.train import optimizer as optimizers
+from manta.train.cross_entropy import IGNORE
 from manta.train.guards import Guard
+from manta.train.loss import TokenLoss, fuse
 from manta.train.microbatch import micro_slices, micro_steps
 from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
@@ -65,6 +67,7 @@ class Engine:
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
         self.lm = models.build(config, resolved).to(self.device)
+        fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:
             _shard(self.lm, self.device, config.train.precision)
@@ -72,7 +75,7 @@ class Engine:
         # The optimizer is prepared for the fp16 scaler; a schedule never is: Accelerate
         # would step it once for each process.
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
-        self.model = self._prepare_model(models.TokenLoss(self.lm))
+        self.model = self._prepare_model(TokenLoss(self.lm))
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         exchanges = self.world_size > 1 and not self.sharded
@@ -121,7 +124,7 @@ class Engine:
 
     def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
-        valid = (inputs.labels != models.IGNORE).sum().reshape(1)
+        valid = (inputs.labels != IGNORE).sum().reshape(1)
         votes = _to(torch.tensor(self.pause.votes()), self.device)
         self.clock.mark(Point.COUNTS)
         counts = self.sum_over_ranks(torch.cat([valid, votes]))
@@ -207,7 +210,7 @@ class Engine:
         self.model.eval()
         total = self.model(*inputs.rows(slice(0, len(inputs.tokens))))
         self.model.train()
-        return total, (inputs.labels != models.IGNORE).sum()
+        return total, (inputs.labels != IGNORE).sum()
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,7 @@ class _Inputs:
             )
         blank = self.tokens.new_zeros((1, self.tokens.shape[1]))
         restart = torch.arange(blank.shape[1], device=blank.device)[None]
-        return blank, torch.full_like(blank, models.IGNORE), None if positions is None else restart
+        return blank, torch.full_like(blank, IGNORE), None if positions is None else restart
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
