@@ -38,7 +38,7 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     wanted = torch.is_grad_enabled()
-    loss: Tensor = _Loss.apply(hidden, weight, bias, labels, wanted)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Loss.apply(hidden, weight, bias, labels, wanted)
     return loss
 
 

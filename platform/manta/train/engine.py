@@ -21,6 +21,7 @@ from manta.config.run import RunConfig
 from manta.schedule import Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
+from manta.train import attention
 from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.cross_entropy import IGNORE
@@ -67,6 +68,12 @@ class Engine:
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
         self.lm = models.build(config, resolved).to(self.device)
+        attention.choose(
+            self.lm,
+            document_mask=config.data.document_mask,
+            seq_len=config.train.seq_len,
+            device=self.device,
+        )
         fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:

@@ -68,9 +68,7 @@ class LossHead(nn.Linear):
         if self.labels is None:
             return super().forward(hidden)
         labels, self.labels = self.labels, None
-        return linear_cross_entropy(
-            hidden.flatten(0, -2), self.weight, self.bias, labels.flatten()
-        )
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
 
 
 def fuse(lm: nn.Module) -> None:

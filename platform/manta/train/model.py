@@ -10,6 +10,7 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.train.cross_entropy import IGNORE
 
+
 def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
     """The next token of each token within its window, IGNORE where there is none.
 
