@@ -208,7 +208,7 @@ def litgpt(case: Case) -> Stretches:
             devices=case.world_size,
             state={"model": model, "optimizer": optimizer, "iter_num": 0, "step_count": 0},
             train_dataloader=batches,
-            val_dataloader=[],
+            val_dataloader=list(batches.first()),
             out_dir=Path(folder),
             tokenizer_dir=None,
             train=train,
@@ -225,6 +225,10 @@ class _Batches:
         self._case, self.done = case, lambda step: stretches.after(step, None)
         tokens = torch.from_numpy(work.rows.astype("int64"))
         self._rows = torch.cat([tokens, tokens[..., -1:]], dim=-1)
+
+    def first(self) -> Iterator[torch.Tensor]:
+        """A micro-batch to check the settings with, which `fit` insists on."""
+        yield self._rows[0].chunk(self._case.accumulate)[0]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for step, rows in enumerate(self._rows):
