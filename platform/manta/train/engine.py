@@ -79,9 +79,9 @@ class Engine:
         if self.sharded:
             _shard(self.lm, self.device, config.train.precision)
         self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
-        # The optimizer is prepared for the fp16 scaler; a schedule never is: Accelerate
-        # would step it once for each process.
-        self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
+        # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
+        # packages on disk at each step, and it would step a schedule once for each process.
+        self._trained = [p for p in self.lm.parameters() if p.requires_grad]
         self.model = self._prepare_model(TokenLoss(self.lm))
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
@@ -123,11 +123,15 @@ class Engine:
             with nullcontext() if last else self._without_sync():
                 micro_loss = self.model(*inputs.rows(rows))
                 loss_sum += micro_loss.detach()
-                self.accelerator.backward(_poisoned(micro_loss) * scale)
+                self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
         self.clock.mark(Point.EXCHANGED)
         grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
         self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm, votes)
+
+    def _backward(self, loss: Tensor) -> None:
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
 
     def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
@@ -145,8 +149,10 @@ class Engine:
             step: which one.
             loss: this rank's part of the global mean, scalar.
         """
-        self.accelerator.unscale_gradients(self.optimizer)
-        parameters = [p for p in self.lm.parameters() if p.grad is not None]
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.raw_optimizer)
+        parameters = [p for p in self._trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.sharded:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
@@ -155,7 +161,11 @@ class Engine:
         self._guard(step.number, loss, norm)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = step.lr
-        self.optimizer.step()
+        if scaler is None:
+            self.raw_optimizer.step()
+        else:
+            scaler.step(self.raw_optimizer)
+            scaler.update()
         self.raw_optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -185,7 +195,11 @@ class Engine:
     def _seed(self, step: int) -> None:
         """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
         words = np.random.SeedSequence([self.config.run.seed, step, self.rank])
-        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+        seed = int(words.generate_state(1, np.uint64)[0] >> 1)
+        # Not `torch.manual_seed`: it takes a stack trace for each kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     # ------------------------------------------------------------ data and sums
 
@@ -259,13 +273,13 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _poisoned(loss: Tensor) -> Tensor:
-    """The loss, so that one that is not finite makes every rank's gradient not finite.
+def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:
+    """The factor of a loss, so that one that is not finite makes every gradient not finite.
 
     An infinite loss can have a finite gradient; the check is on the gradient's norm,
-    which all ranks share.
+    which all ranks share. Nought times the loss is nought, or else NaN.
     """
-    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+    return scale + 0 * loss
 
 
 def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
