@@ -1,7 +1,8 @@
-"""The step that a person would write, which benchmarks compare with: part of two of them."""
+"""The step that a person would write, which benchmarks compare with."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,40 @@ import torch
 import torch.nn.functional as F
 
 
-def plain_step(model: Any, optimizer: torch.optim.Optimizer, rows: np.ndarray) -> torch.Tensor:
+def plain_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rows: np.ndarray,
+    *,
+    accumulate: int = 1,
+    bf16: bool = False,
+) -> torch.Tensor:
     """Forward, backward, clip, update; returns the loss, not read yet.
 
     Args:
         model: of Transformers, bare or in DDP.
         optimizer: of its parameters.
         rows: tokens, samples × sequence length.
+        accumulate: equal micro-batches to cut the rows into.
+        bf16: whether the forward pass is in bf16 by autocast.
     """
     inputs = torch.from_numpy(rows.astype(np.int64))
-    logits = model(input_ids=inputs, use_cache=False).logits
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
-    loss.backward()
+    total = torch.zeros(())
+    micro_batches = inputs.chunk(accumulate)
+    for index, micro in enumerate(micro_batches):
+        alone = index < len(micro_batches) - 1 and hasattr(model, "no_sync")
+        with model.no_sync() if alone else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = token_loss(model, micro) / accumulate
+            loss.backward()
+        total += loss.detach()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss
+    return total
+
+
+def token_loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the next tokens, in nats."""
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())

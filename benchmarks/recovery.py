@@ -34,7 +34,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from train_loop import CONFIG, ROOT, run_manta
+from train_loop import run_manta
+from train_loop_case import CONFIG, ROOT, Case
 
 CASE = Path(__file__).with_name("recovery_case.py")
 SYSTEMS = ("manta", "ray", "ray-0.25", "torchrun")
@@ -145,7 +146,7 @@ def measure_overhead(corpus: Path, repeats: int, steps: int) -> None:
 
     if "snapshot_every" not in CheckpointSection.model_fields:
         sys.exit("this version of Manta has no checkpoint.snapshot_every")
-    two = ["scaling.min=2", "scaling.resources_per_worker.CPU=1"]
+    two = Case("tiny", "fp32", 1, 2, 1, steps, str(corpus))
     settings = {
         "none": ["checkpoint.snapshot_every=0"],
         "each step": ["checkpoint.snapshot_every=1"],
@@ -154,7 +155,7 @@ def measure_overhead(corpus: Path, repeats: int, steps: int) -> None:
     rates = defaultdict(list)
     for repeat in range(1, repeats + 1):
         for name, overrides in settings.items():
-            rate, _ = run_manta(corpus, steps, 8, [*two, *overrides])
+            rate = statistics.median(run_manta(two, overrides)[0]["rates"])
             rates[name].append(rate)
             print(f"{repeat}: snapshots {name:10} {rate:,.0f} tokens/s", flush=True)
     print("\n| snapshots | tokens/s | of none |\n| --- | --- | --- |")

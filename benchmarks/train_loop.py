@@ -1,16 +1,24 @@
-"""Steady training throughput of `manta train` beside a hand-written PyTorch loop.
+"""Steady training throughput of `manta train` beside the loops that people use instead.
 
-    python benchmarks/train_loop.py [--corpus corpora/demo] [--repeats 5] [--steps 60]
+    python benchmarks/train_loop.py [--repeats 3] [--steps 60] [--models micro,tiny]
+        [--precisions fp32,bf16] [--accumulations 1,4] [--workers 1,2] [--loops plain,manta,…]
+        [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
 
-The demo's model, one worker with both CPUs, the same batches of the same shape, fp32, AdamW,
-clipping, loss read every ten steps. The loop is what a person would write: windows of a
-token array, forward, backward, clip, step; nothing else. Both run in turn, A B A B …, each in
-processes of its own; a rate is the median over stretches of ten steps after the first twenty.
+The same model, weights, optimizer, batches, threads and memory allocator for each: a
+hand-written PyTorch loop (the limit), Manta, bare Accelerate, Hugging Face's Trainer, litgpt's
+own loop (with its own model of the same sizes) and Ray Train with the plain loop. All run in
+turn, A B C A B C …, each in processes of its own; a rate is the median over stretches of ten
+steps after the first twenty, a share is a rate divided by that of the plain loop in the same
+repeat. Where weights are the same, so must the losses be: the largest difference is shown.
+
+Peers that need more than Manta come with `pip install -e '.[peers]'`, or are found in the
+environment of another PYTHON. About 15 s a cell and repeat.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -18,120 +26,176 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "jobs/demo/run.yaml"
-EVERY, WARMUP = 10, 20
+from train_loop_case import CONFIG, MODELS, ROOT, WARMUP, Case
+from train_loop_peers import LOOPS, allocator
 
-
-def plain_loop(corpus: Path, steps: int, batch: int) -> list[float]:
-    """Tokens a second of the hand-written loop, for each stretch of ten steps."""
-    import numpy as np
-    import torch
-    from plain_step import plain_step
-    from transformers import AutoModelForCausalLM
-
-    from manta.config import RunConfig, load
-    from manta.corpus import shards
-    from manta.corpus.manifest import Manifest
-    from manta.train import model_config
-
-    config = load(CONFIG, RunConfig)
-    manifest = Manifest.read(corpus)
-    seq_len = config.train.seq_len
-    tokens = np.concatenate(
-        [
-            shards.document_tokens(shards.read(corpus / shard.file))[0]
-            for shard in manifest.shards_of("train")
-        ]
-    )
-    windows = tokens[: len(tokens) // seq_len * seq_len].reshape(-1, seq_len)
-    order = np.random.default_rng(0).permutation(len(windows))
-    torch.manual_seed(0)
-    lm = AutoModelForCausalLM.from_config(model_config.resolve(config, manifest.vocab_size))
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
-    rates, since = [], time.perf_counter()
-    for step in range(1, steps + 1):
-        loss = plain_step(lm, optimizer, windows[order[(step - 1) * batch : step * batch]])
-        if step % EVERY == 0:
-            loss.item()
-            now = time.perf_counter()
-            if step > WARMUP:
-                rates.append(EVERY * batch * seq_len / (now - since))
-            since = now
-    return rates
+PEERS = Path(__file__).with_name("train_loop_peers.py")
+MISSING = "not installed: pip install -e '.[peers]'"
+NAMES = {
+    "plain": "plain loop",
+    "manta": "Manta",
+    "accelerate": "Accelerate",
+    "trainer": "HF Trainer",
+    "litgpt": "litgpt",
+    "ray_train": "Ray Train",
+}
+# Those that begin with the same weights and report the loss of the same step.
+SAME_LOSS = ("manta", "accelerate", "ray_train")
+Found = dict[str, Any]  # "rates": tokens a second of each stretch; "losses": by step
 
 
-def run_plain(corpus: Path, steps: int, batch: int) -> float:
-    """The loop's median rate, in a process of its own with the threads that Manta gets."""
-    command = [sys.executable, __file__, "--plain", "--corpus", str(corpus)]
-    done = subprocess.run(
-        [*command, "--steps", str(steps), "--batch", str(batch)],
-        env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return statistics.median(json.loads(done.stdout))
-
-
-def run_manta(
-    corpus: Path, steps: int, batch: int, more: Sequence[str] = ()
-) -> tuple[float, dict[str, float]]:
-    """The median rate of `manta train` with one worker, and the seconds of its start.
+def run_manta(case: Case, more: Sequence[str] = ()) -> tuple[Found, dict[str, float]]:
+    """Rates and losses of `manta train`, and the seconds of its start.
 
     `more` are overrides of its config.
     """
-    seq_len = 128
     with tempfile.TemporaryDirectory() as storage:
-        overrides = [
-            *(f"corpus={corpus}", f"run.storage={storage}", "run.name=bench"),
-            *(f"schedule.horizon={steps * batch * seq_len}", f"schedule.batch={batch}"),
-            *(f"log.every={EVERY * batch * seq_len}", f"train.micro_batch={batch}"),
-            *("eval.every=null", "checkpoint.every=null", "wandb.mode=disabled"),
-            *("scaling.min=1", f"scaling.resources_per_worker.CPU={os.cpu_count()}"),
-            *more,
-        ]
         began = time.time()
-        subprocess.run(
-            [sys.executable, "-m", "manta.cli", "train", str(CONFIG), *overrides],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
+        command = [sys.executable, "-m", "manta.cli", "train", str(CONFIG)]
+        _done([*command, *case.overrides(storage), *more], os.environ)
         total = time.time() - began
         run = Path(storage) / "bench"
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         start = json.loads((run / "run.json").read_text())["groups"][0]["start"]
-    rates = [row["tokens_per_s"] for row in rows if row["step"] > WARMUP]
-    return statistics.median(rates), {**start, "command": total}
+    found = {
+        "rates": [row["tokens_per_s"] for row in rows if row["step"] > WARMUP],
+        "losses": {str(row["step"]): row["loss"] for row in rows},
+    }
+    return found, {**start, "command": total}
+
+
+def run_loop(name: str, case: Case, python: str) -> Found:
+    """Rates and losses of one of the other loops."""
+    if name == "manta":
+        return run_manta(case)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder) / "case.json", Path(folder) / "out.json"
+        given.write_text(case.to_json())
+        several = case.world_size > 1 and name != "ray_train"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        command = [python, *([*launcher, str(case.world_size)] if several else [])]
+        threads = {"OMP_NUM_THREADS": str(case.threads)}
+        _done(
+            [*command, str(PEERS), name, str(given), str(out)],
+            {**os.environ, **allocator(), **threads},
+        )
+        found: Found = json.loads(out.read_text())
+    return found
+
+
+def _done(command: list[str], environment: Any) -> None:
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def has(name: str, python: str) -> bool:
+    """Whether what a loop needs is installed."""
+    if name != "litgpt":
+        return True
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('litgpt') is None)"
+    return subprocess.run([python, "-c", code]).returncode == 0
+
+
+def difference(one: Found, other: Found) -> float:
+    """Largest relative difference of two losses of the same step."""
+    return max(abs(other["losses"][k] - loss) / loss for k, loss in one["losses"].items())
+
+
+def shares(found: dict[str, list[Found]], name: str) -> list[float]:
+    """Of a loop's rates in the plain loop's, by repeat."""
+    rates = [
+        [statistics.median(repeat["rates"]) for repeat in found[which]] for which in (name, "plain")
+    ]
+    return [mine / limit for mine, limit in zip(*rates, strict=True)]
+
+
+def cell(values: list[float]) -> str:
+    """Median and spread."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def table(results: dict[Case, dict[str, list[Found]]], loops: list[str]) -> str:
+    """Markdown: a row for each case, a column for each loop."""
+    others = [name for name in loops if name != "plain"]
+    lines = [
+        "| case | plain loop, tokens/s | " + " | ".join(NAMES[name] for name in others) + " |",
+        "| --- " * (2 + len(others)) + "|",
+    ]
+    for case, found in results.items():
+        limit = statistics.median(statistics.median(one["rates"]) for one in found["plain"])
+        cells = [cell(shares(found, name)) if found[name] else MISSING for name in others]
+        lines.append(f"| {case.name} | {limit:,.0f} | " + " | ".join(cells) + " |")
+    same = [
+        difference(found["plain"][0], found[name][0])
+        for found in results.values()
+        for name in SAME_LOSS
+        if found.get(name)
+    ]
+    if same:
+        compared = ", ".join(NAMES[name] for name in SAME_LOSS if name in loops)
+        lines.append(
+            f"\nLargest relative difference of a loss from the plain loop's: {max(same):.1e}"
+            f" ({compared})."
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", type=Path, default=ROOT / "corpora/demo")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.plain:
-        print(json.dumps(plain_loop(arguments.corpus, arguments.steps, arguments.batch)))
-        return
+    arguments = _arguments()
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
-    ratios = []
-    for repeat in range(1, arguments.repeats + 1):
-        plain = run_plain(arguments.corpus.resolve(), arguments.steps, arguments.batch)
-        manta, start = run_manta(arguments.corpus.resolve(), arguments.steps, arguments.batch)
-        ratios.append(manta / plain)
-        shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in start.items())
-        print(f"{repeat}: plain {plain:,.0f}  manta {manta:,.0f} tokens/s  ({shown})", flush=True)
-    low, high = min(ratios), max(ratios)
-    print(f"manta / plain: median {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+    cores = os.cpu_count() or 1
+    results: dict[Case, dict[str, list[Found]]] = {}
+    for workers, model, precision, accumulation in itertools.product(
+        arguments.workers, arguments.models, arguments.precisions, arguments.accumulations
+    ):
+        case = Case(
+            model=model,
+            precision=precision,
+            accumulate=int(accumulation),
+            world_size=int(workers),
+            threads=max(1, cores // int(workers)),
+            steps=arguments.steps,
+            corpus=str(arguments.corpus.resolve()),
+        )
+        results[case] = defaultdict(list)
+        for repeat, name in itertools.product(range(arguments.repeats), arguments.loops):
+            if not has(name, arguments.peers):
+                continue
+            found = run_loop(name, case, arguments.peers)
+            results[case][name].append(found)
+            rate = statistics.median(found["rates"])
+            print(f"{case.name}: {repeat + 1}: {name} {rate:,.0f} tokens/s", file=sys.stderr)
+        if arguments.out:
+            kept = [{"case": asdict(case), **found} for case, found in results.items()]
+            arguments.out.write_text(json.dumps(kept, indent=1))
+    print(table(results, arguments.loops))
+
+
+def _arguments() -> argparse.Namespace:
+    def several(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, default=ROOT / "corpora/demo")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--models", type=several, default=list(MODELS)[::-1])
+    parser.add_argument("--precisions", type=several, default=["fp32", "bf16"])
+    parser.add_argument("--accumulations", type=several, default=["1", "4"])
+    parser.add_argument("--workers", type=several, default=["1", "2"])
+    parser.add_argument("--loops", type=several, default=["plain", "manta", *list(LOOPS)[1:]])
+    parser.add_argument("--peers", default=sys.executable, help="the Python that has the peers")
+    parser.add_argument("--out", type=Path, help="where to keep all figures, as JSON")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

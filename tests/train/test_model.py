@@ -12,7 +12,9 @@ from manta.config.run import OptimizerSection
 from manta.stream.plan import local_stream
 from manta.train import model as models
 from manta.train import model_config, optimizer
-from manta.train.model import IGNORE, TokenLoss, labels_of
+from manta.train.cross_entropy import IGNORE
+from manta.train.loss import TokenLoss
+from manta.train.model import labels_of
 
 TYPES = {
     "llama": {},

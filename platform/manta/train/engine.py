@@ -21,9 +21,12 @@ from manta.config.run import RunConfig
 from manta.schedule import Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
+from manta.train import attention
 from manta.train import model as models
 from manta.train import optimizer as optimizers
+from manta.train.cross_entropy import IGNORE
 from manta.train.guards import Guard
+from manta.train.loss import TokenLoss, fuse
 from manta.train.microbatch import micro_slices, micro_steps
 from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
@@ -65,14 +68,21 @@ class Engine:
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
         self.lm = models.build(config, resolved).to(self.device)
+        attention.choose(
+            self.lm,
+            document_mask=config.data.document_mask,
+            seq_len=config.train.seq_len,
+            device=self.device,
+        )
+        fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:
             _shard(self.lm, self.device, config.train.precision)
         self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
-        # The optimizer is prepared for the fp16 scaler; a schedule never is: Accelerate
-        # would step it once for each process.
-        self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
-        self.model = self._prepare_model(models.TokenLoss(self.lm))
+        # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
+        # packages on disk at each step, and it would step a schedule once for each process.
+        self._trained = [p for p in self.lm.parameters() if p.requires_grad]
+        self.model = self._prepare_model(TokenLoss(self.lm))
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         exchanges = self.world_size > 1 and not self.sharded
@@ -113,15 +123,19 @@ class Engine:
             with nullcontext() if last else self._without_sync():
                 micro_loss = self.model(*inputs.rows(rows))
                 loss_sum += micro_loss.detach()
-                self.accelerator.backward(_poisoned(micro_loss) * scale)
+                self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
         self.clock.mark(Point.EXCHANGED)
         grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
         self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm, votes)
 
+    def _backward(self, loss: Tensor) -> None:
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+
     def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
-        valid = (inputs.labels != models.IGNORE).sum().reshape(1)
+        valid = (inputs.labels != IGNORE).sum().reshape(1)
         votes = _to(torch.tensor(self.pause.votes()), self.device)
         self.clock.mark(Point.COUNTS)
         counts = self.sum_over_ranks(torch.cat([valid, votes]))
@@ -135,8 +149,10 @@ class Engine:
             step: which one.
             loss: this rank's part of the global mean, scalar.
         """
-        self.accelerator.unscale_gradients(self.optimizer)
-        parameters = [p for p in self.lm.parameters() if p.grad is not None]
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.raw_optimizer)
+        parameters = [p for p in self._trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.sharded:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
@@ -145,7 +161,11 @@ class Engine:
         self._guard(step.number, loss, norm)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = step.lr
-        self.optimizer.step()
+        if scaler is None:
+            self.raw_optimizer.step()
+        else:
+            scaler.step(self.raw_optimizer)
+            scaler.update()
         self.raw_optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -175,7 +195,11 @@ class Engine:
     def _seed(self, step: int) -> None:
         """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
         words = np.random.SeedSequence([self.config.run.seed, step, self.rank])
-        torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+        seed = int(words.generate_state(1, np.uint64)[0] >> 1)
+        # Not `torch.manual_seed`: it takes a stack trace for each kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     # ------------------------------------------------------------ data and sums
 
@@ -207,7 +231,7 @@ class Engine:
         self.model.eval()
         total = self.model(*inputs.rows(slice(0, len(inputs.tokens))))
         self.model.train()
-        return total, (inputs.labels != models.IGNORE).sum()
+        return total, (inputs.labels != IGNORE).sum()
 
 
 @dataclass(frozen=True)
@@ -240,7 +264,7 @@ class _Inputs:
             )
         blank = self.tokens.new_zeros((1, self.tokens.shape[1]))
         restart = torch.arange(blank.shape[1], device=blank.device)[None]
-        return blank, torch.full_like(blank, models.IGNORE), None if positions is None else restart
+        return blank, torch.full_like(blank, IGNORE), None if positions is None else restart
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
@@ -249,13 +273,13 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _poisoned(loss: Tensor) -> Tensor:
-    """The loss, so that one that is not finite makes every rank's gradient not finite.
+def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:
+    """The factor of a loss, so that one that is not finite makes every gradient not finite.
 
     An infinite loss can have a finite gradient; the check is on the gradient's norm,
-    which all ranks share.
+    which all ranks share. Nought times the loss is nought, or else NaN.
     """
-    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
+    return scale + 0 * loss
 
 
 def _accelerator(config: RunConfig, world_size: int) -> Accelerator:

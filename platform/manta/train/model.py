@@ -1,42 +1,14 @@
-"""The language model: any Hugging Face causal LM, and its loss as a sum over tokens."""
+"""The language model: any Hugging Face causal LM, and what it is to predict."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
-
-IGNORE = -100
-
-
-class TokenLoss(nn.Module):
-    """A causal LM that returns the summed cross-entropy of its tokens.
-
-    The sum, not the mean: the divisor is the count of valid tokens in the whole step,
-    which one micro-batch of one rank can't know.
-    """
-
-    def __init__(self, lm: nn.Module):
-        super().__init__()
-        self.lm = lm
-
-    def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
-        """Sum of the cross-entropy in nats over labels that are not IGNORE.
-
-        Args:
-            tokens: int64 (rows, seq_len).
-            labels: int64 (rows, seq_len), already shifted: label i is token i + 1.
-            position_ids: int64 (rows, seq_len), restarting at each document, to keep
-                attention within documents; None for plain causal attention.
-        """
-        logits = self.lm(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+from manta.train.cross_entropy import IGNORE
 
 
 def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:

@@ -1,0 +1,309 @@
+"""The loops that `train_loop.py` compares: each trains a case in processes of its own.
+
+    python benchmarks/train_loop_peers.py LOOP CASE.json OUT.json
+
+Called by `train_loop.py`, for several workers by way of torchrun. Every loop gets the same
+rows, weights, optimizer, threads and allocator; litgpt's has weights and data path of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from plain_step import plain_step, token_loss
+from torch.nn.parallel import DistributedDataParallel
+from train_loop_case import (
+    BATCH,
+    CLIP,
+    EVERY,
+    LEARNING_RATE,
+    SEQ_LEN,
+    Case,
+    Stretches,
+    Work,
+    work_of,
+)
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def plain(case: Case) -> Stretches:
+    """The loop that a person would write: the limit."""
+    if case.world_size > 1:
+        dist.init_process_group("gloo")
+    work = work_of(case, RANK)
+    model = work.lm
+    if case.world_size > 1:
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    return run_plain(case, work, model)
+
+
+def run_plain(case: Case, work: Work, model: Any) -> Stretches:
+    """The steps of `plain`, with a model that may be in DDP."""
+    stretches, bf16 = Stretches(), case.precision == "bf16"
+    for step, rows in enumerate(work.rows, 1):
+        loss = plain_step(model, work.optimizer, rows, accumulate=case.accumulate, bf16=bf16)
+        stretches.after(step, loss)
+    return stretches
+
+
+def accelerate(case: Case) -> Stretches:
+    """Accelerate as its documentation writes a loop, with nothing around it."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    accelerator = Accelerator(
+        cpu=True,
+        mixed_precision="bf16" if case.precision == "bf16" else "no",
+        gradient_accumulation_steps=case.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    assert accelerator.num_processes == case.world_size
+    work = work_of(case, RANK)
+    model, optimizer = accelerator.prepare(work.lm, work.optimizer)
+    stretches = Stretches()
+    for step, rows in enumerate(work.rows, 1):
+        total = torch.zeros(())
+        for micro in torch.from_numpy(rows.astype("int64")).chunk(case.accumulate):
+            with accelerator.accumulate(model):
+                loss = token_loss(model, micro)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), CLIP)
+                optimizer.step()
+                optimizer.zero_grad()
+            total += loss.detach() / case.accumulate
+        stretches.after(step, total)
+    return stretches
+
+
+def trainer(case: Case) -> Stretches:
+    """Hugging Face's Trainer, in order, without saving, evaluation or a progress bar."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    work, stretches = work_of(case, RANK), Stretches()
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            stretches.after(state.global_step, None)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:  # the mean over the stretch, where the others give its last step
+                stretches.losses[state.global_step] = float(logs["loss"])
+
+    rows = torch.from_numpy(all_rows(case, work).astype("int64"))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            use_cpu=True,
+            bf16=case.precision == "bf16",
+            max_steps=case.steps,
+            per_device_train_batch_size=case.micro_batch,
+            gradient_accumulation_steps=case.accumulate,
+            max_grad_norm=CLIP,
+            logging_steps=EVERY,
+            train_sampling_strategy="sequential",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
+        )
+        Trainer(
+            model=work.lm,
+            args=arguments,
+            train_dataset=torch.utils.data.TensorDataset(rows),
+            data_collator=_collated,
+            optimizers=(
+                work.optimizer,
+                torch.optim.lr_scheduler.LambdaLR(work.optimizer, lambda _: 1.0),
+            ),
+            callbacks=[Clock()],
+        ).train()
+    return stretches
+
+
+def _collated(samples: list[tuple[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    tokens = torch.stack([tokens for (tokens,) in samples])
+    return {"input_ids": tokens, "labels": tokens}
+
+
+def all_rows(case: Case, work: Work) -> Any:
+    """The rows of all ranks in order, samples × sequence length."""
+    if case.world_size == 1:
+        return work.rows.reshape(-1, SEQ_LEN)
+    import numpy as np
+
+    ranks = [work_of(case, rank).rows for rank in range(case.world_size)]
+    return np.concatenate(ranks, axis=1).reshape(-1, SEQ_LEN)
+
+
+def litgpt(case: Case) -> Stretches:
+    """litgpt's own `fit` on its own GPT of the same sizes, with the same number of weights.
+
+    Not the same: the initial weights, and that its loss counts all tokens of a row (the rows
+    given to it are one token longer). Its `torch.compile` of the model is left out, as nobody's
+    model is compiled here.
+    """
+    import lightning
+    from litgpt import pretrain
+    from litgpt.args import EvalArgs, TrainArgs
+    from litgpt.config import Config
+    from litgpt.model import GPT
+
+    work = work_of(case, RANK)
+    sizes = work.lm.config
+    config = Config(
+        n_layer=sizes.num_hidden_layers,
+        n_embd=sizes.hidden_size,
+        n_head=sizes.num_attention_heads,
+        n_query_groups=sizes.num_key_value_heads,
+        intermediate_size=sizes.intermediate_size,
+        padded_vocab_size=sizes.vocab_size,
+        block_size=SEQ_LEN,
+        bias=False,
+        parallel_residual=False,
+        rotary_percentage=1.0,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+    )
+    fabric = lightning.Fabric(
+        accelerator="cpu",
+        devices=case.world_size,
+        strategy="auto" if case.world_size == 1 else "ddp",
+        precision="bf16-mixed" if case.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    model = GPT(config)
+    weights = sum(p.numel() for p in model.parameters())
+    assert weights == sum(p.numel() for p in work.lm.parameters())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    model, optimizer = fabric.setup(model, optimizer)
+    stretches = Stretches()
+    train = TrainArgs(
+        save_interval=None,
+        log_interval=EVERY,
+        global_batch_size=BATCH,
+        micro_batch_size=case.micro_batch,
+        lr_warmup_steps=0,
+        max_tokens=case.steps * BATCH * SEQ_LEN,
+        max_norm=CLIP,
+        min_lr=LEARNING_RATE,
+    )
+    batches = _Batches(case, work, stretches)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain.fit(
+            fabric=fabric,
+            devices=case.world_size,
+            state={"model": model, "optimizer": optimizer, "iter_num": 0, "step_count": 0},
+            train_dataloader=batches,
+            val_dataloader=list(batches.first()),
+            out_dir=Path(folder),
+            tokenizer_dir=None,
+            train=train,
+            eval=EvalArgs(interval=10**9, initial_validation=False, final_validation=False),
+        )
+    batches.done(case.steps)
+    return stretches
+
+
+class _Batches:
+    """Micro-batches of one rank for litgpt, which asks for the next when it is done with one."""
+
+    def __init__(self, case: Case, work: Work, stretches: Stretches):
+        self._case, self.done = case, lambda step: stretches.after(step, None)
+        tokens = torch.from_numpy(work.rows.astype("int64"))
+        self._rows = torch.cat([tokens, tokens[..., -1:]], dim=-1)
+
+    def first(self) -> Iterator[torch.Tensor]:
+        """A micro-batch to check the settings with, which `fit` insists on."""
+        yield self._rows[0].chunk(self._case.accumulate)[0]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for step, rows in enumerate(self._rows):
+            self.done(step)
+            yield from rows.chunk(self._case.accumulate)
+
+
+def ray_train(case: Case) -> Stretches:
+    """Ray Train's TorchTrainer with the plain loop in it."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    here = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    with tempfile.TemporaryDirectory() as folder:
+        ray.init(
+            address="local",
+            num_cpus=case.world_size * case.threads,
+            include_dashboard=False,
+            runtime_env={"env_vars": {**here, **allocator(), "OUT": folder}},
+            log_to_driver=False,
+        )
+        TorchTrainer(
+            _ray_loop,
+            train_loop_config={"case": case.to_json(), "folder": folder},
+            scaling_config=ScalingConfig(
+                num_workers=case.world_size, resources_per_worker={"CPU": case.threads}
+            ),
+            run_config=RunConfig(name="bench", storage_path=folder),
+        ).fit()
+        stretches = Stretches()
+        stretches.__dict__.update(json.loads((Path(folder) / "out.json").read_text()))
+        ray.shutdown()
+    return stretches
+
+
+def _ray_loop(config: dict[str, str]) -> None:
+    import ray.train
+    from ray.train.torch import prepare_model
+
+    case = Case(**json.loads(config["case"]))
+    rank = ray.train.get_context().get_world_rank()
+    work = work_of(case, rank)
+    model = prepare_model(work.lm, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
+    stretches = run_plain(case, work, model)
+    if rank == 0:
+        found = {"rates": stretches.rates, "losses": stretches.losses}
+        (Path(config["folder"]) / "out.json").write_text(json.dumps(found))
+
+
+def allocator() -> dict[str, str]:
+    """How every process here keeps its memory: as Manta's workers do, which is faster."""
+    from manta.elastic.trainer import CPU_ALLOCATOR
+
+    return CPU_ALLOCATOR
+
+
+LOOPS: dict[str, Callable[[Case], Stretches]] = {
+    "plain": plain,
+    "accelerate": accelerate,
+    "trainer": trainer,
+    "litgpt": litgpt,
+    "ray_train": ray_train,
+}
+
+
+def main() -> None:
+    """Train one case with one loop and write what came of it."""
+    name, case, out = sys.argv[1:]
+    logging.disable(logging.WARNING)
+    stretches = LOOPS[name](Case(**json.loads(Path(case).read_text())))
+    if RANK == 0:
+        found = {"rates": stretches.rates, "losses": stretches.losses}
+        Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The output layer and its cross-entropy as one, which never holds all logits at once.
+
+Logits of a few rows at a time are computed, turned into their gradient in place of the
+forward pass's result, and dropped: memory of (tokens × vocabulary) is never needed, and
+nothing is computed twice. Torch's own `linear_cross_entropy` does likewise, but rounds the sum
+to bf16 where the inputs are bf16, and `torch.compile` can't look into it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+# Bytes of float32 logits at a time: each chunk adds once to the whole gradient of the weight, so
+# few large ones are fast (benchmarks/RESULTS.md).
+CHUNK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> Tensor:
+    """Sum of the cross-entropy in nats over labels that are not IGNORE, float32 scalar.
+
+    Args:
+        hidden: (tokens, width).
+        weight: (vocabulary, width).
+        bias: (vocabulary,), or None.
+        labels: int64 (tokens,).
+
+    The products are computed in the type that autocast asks for, else in that of the inputs.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    wanted = torch.is_grad_enabled()
+    loss: Tensor = _Loss.apply(hidden, weight, bias, labels, wanted)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _Loss(torch.autograd.Function):
+    """Computes the gradients along with the loss; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wanted: bool
+    ) -> Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradients = _Gradients(hidden, weight, bias) if wanted else None
+        size = rows_at_once(weight)
+        for first in range(0, len(labels), size):
+            rows = slice(first, first + size)
+            logits = F.linear(hidden[rows], weight, None if bias is None else bias.to(hidden.dtype))
+            log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+            del logits
+            valid = (labels[rows] != IGNORE)[:, None]
+            index = torch.where(valid, labels[rows][:, None], 0)
+            of_labels = log_p.gather(1, index)
+            loss -= (of_labels * valid).sum()
+            if gradients is not None:
+                # The gradient of a row's loss by its logits: softmax − one-hot.
+                slope = log_p.exp_().scatter_(1, index, of_labels.exp() - 1).mul_(valid)
+                gradients.add(rows, slope)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, bias = ctx.saved_tensors
+        of_weight, of_bias = ctx.dtypes
+        return (
+            hidden * grad,
+            (weight * grad).to(of_weight),
+            None if bias is None else (bias * grad).to(of_bias),
+            None,
+            None,
+        )
+
+
+class _Gradients:
+    """Gradients of the summed loss, as far as chunks were added; those of parameters in float32."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None):
+        self._inputs, self._head = hidden, weight
+        self.hidden = torch.empty_like(hidden)
+        self.weight = torch.zeros_like(weight, dtype=torch.float32)
+        self.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+
+    def add(self, rows: slice, slope: Tensor) -> None:
+        """Add those by way of the logits of some rows, of which `slope` is the gradient."""
+        if self.bias is not None:
+            self.bias += slope.sum(0)
+        slope = slope.to(self._head.dtype)
+        self.hidden[rows] = slope @ self._head
+        if slope.dtype == torch.float32:
+            self.weight.addmm_(slope.T, self._inputs[rows])
+        else:
+            self.weight += slope.T @ self._inputs[rows]
+
+
+def rows_at_once(weight: Tensor) -> int:
+    """Of how many tokens the logits are held at once."""
+    budget = CHUNK.get(weight.device.type, CHUNK["cuda"])
+    return max(1, budget // (4 * weight.shape[0]))

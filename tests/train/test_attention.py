@@ -1,0 +1,157 @@
+"""Attention without a mask of seq_len² elements is the attention that it replaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from manta.train import attention
+from manta.train.loss import TokenLoss
+from manta.train.model import labels_of
+
+SEQ_LEN, VOCAB = 24, 61
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "vocab_size": VOCAB,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_dim": 16},
+    "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "mistral": {"sliding_window": 64},
+}
+WINDOWED = {"mistral": {"sliding_window": 8}, "gemma3_text": {"head_dim": 16, "sliding_window": 8}}
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def model_of(kind: str, sizes: dict[str, Any]) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **sizes}))
+
+
+def implementation(lm: PreTrainedModel) -> str:
+    return lm.config._attn_implementation
+
+
+def choose(lm: PreTrainedModel, document_mask: bool, device: torch.device = CPU) -> None:
+    attention.choose(lm, document_mask=document_mask, seq_len=SEQ_LEN, device=device)
+
+
+def packed() -> tuple[Tensor, Tensor]:
+    """Tokens of two rows of several documents, and their positions."""
+    torch.manual_seed(1)
+    lengths = [[5, 1, 11, 7], [24]]
+    positions = [torch.cat([torch.arange(n) for n in row]) for row in lengths]
+    return torch.randint(0, VOCAB, (2, SEQ_LEN)), torch.stack(positions)
+
+
+def outcome(lm: PreTrainedModel) -> list[Tensor]:
+    """Loss and gradients of plain rows."""
+    lm.zero_grad()
+    tokens = packed()[0]
+    loss = TokenLoss(lm)(tokens, labels_of(tokens, None), None)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in lm.parameters() if p.grad is not None)]
+
+
+def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+class Masks(TorchDispatchMode):
+    """Counts boolean tensors of (…, seq_len, seq_len)."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.bool:
+            self.made += tuple(result.shape[-2:]) == (SEQ_LEN, SEQ_LEN)
+        return result
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_causal_attention_needs_no_mask(kind) -> None:
+    lm = model_of(kind, MODELS[kind])
+    before = outcome(lm)
+    choose(lm, document_mask=False)
+    assert implementation(lm) == attention.CAUSAL
+    assert_same(outcome(lm), before)
+
+
+def masks_in_a_trace(lm: PreTrainedModel) -> int:
+    """How many masks `torch.compile` makes for a plain batch."""
+    masks = []
+
+    def look(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+        def run(*inputs: Tensor) -> Any:
+            with Masks() as counted:
+                result = graph(*inputs)
+            masks.append(counted.made)
+            return result
+
+        return run
+
+    torch.compiler.reset()
+    torch.compile(TokenLoss(lm), backend=look)(*(packed()[0],) * 2, None)
+    torch.compiler.reset()
+    return sum(masks)
+
+
+def test_compiled_causal_attention_needs_none_either() -> None:
+    """Transformers alone makes one; once it does not, `CAUSAL` saves only the host's wait."""
+    lm = model_of("llama", {})
+    assert masks_in_a_trace(lm) > 0
+    choose(lm, document_mask=False)
+    assert masks_in_a_trace(lm) == 0
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_a_window_keeps_its_mask(kind) -> None:
+    lm = model_of(kind, WINDOWED[kind])
+    choose(lm, document_mask=False)
+    assert implementation(lm) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "device", "expected"),
+    [
+        ("llama", {}, CUDA, attention.BLOCKS),
+        ("llama", {}, CPU, "sdpa"),
+        ("llama", {"attention_dropout": 0.1}, CUDA, "sdpa"),
+        ("gpt2", {}, CUDA, "sdpa"),
+    ],
+    ids=["cuda", "cpu", "dropout", "dropout of gpt2"],
+)
+def test_documents_are_told_apart_by_blocks_where_that_is_a_kernel(
+    kind, sizes, device, expected
+) -> None:
+    lm = model_of(kind, sizes)
+    choose(lm, document_mask=True, device=device)
+    assert implementation(lm) == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
+def test_blocks_are_the_same_attention_as_the_mask(kind) -> None:
+    """Of the forward pass, without the kernel: on a CPU Torch has no backward of it."""
+    lm, (tokens, positions) = model_of(kind, MODELS[kind]), packed()
+    masked = lm(input_ids=tokens, position_ids=positions, use_cache=False).logits
+    plain = lm(input_ids=tokens, use_cache=False).logits
+    choose(lm, document_mask=True, device=CUDA)
+    assert implementation(lm) == attention.BLOCKS
+    with torch.compiler.set_stance("force_eager"):
+        blocks = lm(input_ids=tokens, position_ids=positions, use_cache=False).logits
+    torch.testing.assert_close(blocks, masked, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, masked, rtol=1e-2)

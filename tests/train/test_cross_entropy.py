@@ -1,0 +1,137 @@
+"""The output layer and its loss as one: the plain one's value and gradients, without its memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manta.train import cross_entropy
+from manta.train.cross_entropy import IGNORE, linear_cross_entropy
+
+REL = 1e-6
+
+
+def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight, bias).float()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+
+
+def inputs(tokens: int, width: int, vocab: int, bias: bool, ignored: float) -> list[Tensor | None]:
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = torch.randn(vocab, width, requires_grad=True)
+    labels = torch.randint(0, vocab, (tokens,))
+    labels[torch.rand(tokens) < ignored] = IGNORE
+    return [hidden, weight, torch.randn(vocab, requires_grad=True) if bias else None, labels]
+
+
+def outcome(function, arguments: list[Tensor | None], scale: float = 1.0) -> list[Tensor]:
+    """Loss and gradients, by fresh leaves."""
+    leaves = [
+        a.detach().clone().requires_grad_(a.requires_grad) for a in arguments if a is not None
+    ]
+    given = iter(leaves)
+    loss = function(*[None if a is None else next(given) for a in arguments])
+    (loss * scale).backward()
+    return [loss.detach(), *(leaf.grad for leaf in leaves if leaf.requires_grad)]
+
+
+def assert_same(one: list[Tensor], other: list[Tensor], rel: float) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        scale = max(float(theirs.abs().max()), 1e-3)
+        assert float((mine - theirs).abs().max()) <= rel * scale
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of very few rows at a time, so that small inputs take several rounds."""
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 600)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    tokens=st.integers(1, 40),
+    width=st.integers(1, 24),
+    vocab=st.integers(1, 60),
+    bias=st.booleans(),
+    ignored=st.sampled_from([0.0, 0.3, 1.0]),
+    chunk=st.sampled_from([1, 300, 1000, 2**20]),
+    seed=st.integers(0, 2**32),
+)
+def test_loss_and_gradients_are_the_plain_ones(
+    tokens, width, vocab, bias, ignored, chunk, seed
+) -> None:
+    """In float64's eyes: no further from the exact ones than the plain float32 ones may be."""
+    torch.manual_seed(seed)
+    arguments = inputs(tokens, width, vocab, bias, ignored)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+        mine = outcome(linear_cross_entropy, arguments, scale=0.37)
+    assert_same(mine, outcome(plain, arguments, scale=0.37), REL)
+
+
+def test_no_row_counts_gives_zeros() -> None:
+    loss, *gradients = outcome(linear_cross_entropy, inputs(5, 3, 7, True, 1.1))
+    assert loss == 0
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_a_loss_that_is_not_finite_reaches_every_gradient(few_rows) -> None:
+    _, *gradients = outcome(linear_cross_entropy, inputs(9, 3, 50, True, 0.0), scale=float("nan"))
+    assert all(gradient.isnan().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("chunk", [600, 2**26])
+def test_bf16_is_as_exact_as_the_plain_one_in_bf16(monkeypatch, chunk) -> None:
+    """Against float32 on the same values: the error may not be above the plain one's."""
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+    torch.manual_seed(0)
+    arguments = inputs(64, 32, 50, False, 0.2)
+    exact = outcome(plain, arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = (outcome(f, arguments) for f in (linear_cross_entropy, plain))
+    assert mine[0].dtype == torch.float32
+    for ours, plain_one, truth in zip(mine, theirs, exact, strict=True):
+        assert (ours - truth).norm() <= 1.1 * (plain_one - truth).norm() + 1e-6 * truth.norm()
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that any tensor had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_all_logits_are_never_held(monkeypatch) -> None:
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 16 * 4 * 64)
+    arguments = inputs(tokens=512, width=8, vocab=64, bias=True, ignored=0.1)
+    with Largest() as mine:
+        outcome(linear_cross_entropy, arguments)
+    with Largest() as theirs:
+        outcome(plain, arguments)
+    assert theirs.elements == 512 * 64
+    assert mine.elements == 512 * 8  # the hidden states themselves
+
+
+def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
+    arguments = inputs(9, 3, 50, False, 0.0)
+    with torch.no_grad():
+        loss = linear_cross_entropy(*arguments)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(plain(*arguments).item(), rel=REL)
+
+
+def test_it_compiles_as_one_graph(few_rows) -> None:
+    torch.manual_seed(0)
+    arguments = inputs(40, 8, 30, True, 0.2)
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    assert_same(outcome(compiled, arguments), outcome(plain, arguments), REL)
