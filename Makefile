@@ -56,7 +56,6 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/sweep.py
 	$(or $(wildcard $(PEERS)/bin/python),$(BIN)/python) benchmarks/data.py --repeats 3
 	$(BIN)/python benchmarks/data_plan.py
-
 	$(BIN)/python benchmarks/gpu.py
 
 # Not an extra of pyproject.toml: MosaicML Streaming 0.13 asks for numpy < 2.2 and transformers < 5,
