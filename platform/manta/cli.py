@@ -109,24 +109,32 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
+    loaded = load(config, RunConfig, overrides or ())
     from manta.elastic.preflight import absolute, check, check_model
 
-    loaded = absolute(load(config, RunConfig, overrides or ()))
+    loaded = absolute(loaded)
     if print_config:
         print(dump(loaded), end="")
         return
     if fresh:
         _refuse_existing(loaded)
     checked = check(loaded)
+    spent = {"checks": time.time() - submitted}
     from manta.cluster.session import ray_session
+    from manta.elastic.trainer import begin_workers, load_controller
     from manta.elastic.trainer import train as run
 
     try:
         with ThreadPoolExecutor(1) as background:
+            # While Ray starts. Workers import for as long as all the rest takes: they come first.
+            loaded_controller = background.submit(load_controller)
             model_checked = background.submit(check_model, checked)
             with ray_session(address):
+                spent["ray"] = time.time() - submitted - spent["checks"]
+                loaded_controller.result()
+                begun = begin_workers(checked.config)
                 model_checked.result()
-                run(checked, submitted=submitted)
+                run(checked, submitted=submitted, spent=spent, begun=begun)
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -65,18 +65,13 @@ def _settings() -> dict[str, str]:
 
 
 def _start_embedded() -> None:
-    import ray
+    from manta.cluster import embedded
 
     # Nobody else is to join: a token that only this process and its children know
     # would do the same, but Ray writes it to the user's home folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     _make_importable()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    embedded.start()
 
 
 def _make_importable() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -16,12 +17,14 @@ from ray.actor import ActorHandle
 from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
+from manta.elastic import nodes
 from manta.elastic.autoscaler import may_grow
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
+from manta.elastic.wish import bundle_of
 from manta.track import GroupStart, Tracker
 from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
@@ -77,10 +80,12 @@ def train(
     *,
     console: bool = True,
     submitted: float | None = None,
+    spent: Mapping[str, float] | None = None,
     owner: str | None = None,
     watcher: Watcher | None = None,
     share: Share | None = None,
     pool: Spares | None = None,
+    begun: Spares | None = None,
     context: RunContext | None = None,
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
@@ -91,10 +96,12 @@ def train(
         checked: what `preflight.check` found sound.
         console: show the run on standard output.
         submitted: when the user asked for it, seconds since the epoch, for the breakdown.
+        spent: seconds of what is known of the time since then, by its parts.
         owner: a name of its own for what the run holds in the cluster.
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
         pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
+        begun: from `begin_workers`; they end with the run.
         context: what the run is a part of, for W&B.
 
     Raises:
@@ -109,8 +116,10 @@ def train(
     try:
         mailbox = open_mailbox(tracker.attempts)
         owner = owner or f"manta-{uuid.uuid4().hex}"
-        elasticity = _elasticity(checked, mailbox, owner, share, pool)
-        group = _Group(checked, mailbox, submitted or time.time(), elasticity)
+        elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
+        now = time.time()
+        before = {**(spent or {}), "driver": now - (submitted or now) - sum((spent or {}).values())}
+        group = _Group(Order(checked, mailbox, before, now), elasticity)
         failure = _follow(checked, mailbox, follower, group)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
@@ -204,18 +213,12 @@ class _Group(threading.Thread):
     The main thread stays free for messages and for Ctrl-C.
     """
 
-    def __init__(
-        self,
-        checked: Checked,
-        mailbox: ActorHandle,
-        submitted: float,
-        elasticity: Elasticity,
-    ):
+    def __init__(self, order: Order, elasticity: Elasticity):
         super().__init__(name="manta-group", daemon=True)
         self.owner = elasticity.owner
-        self._trainer = _trainer(checked, mailbox, submitted)
+        self._trainer = _trainer(order)
         self._trainer.elasticity = elasticity
-        self._mailbox = mailbox
+        self._mailbox = order.mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
         self._told = False
@@ -243,19 +246,18 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
+def _trainer(order: Order) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
     from manta.elastic.controller import ElasticTrainer
 
-    scaling = checked.config.scaling
-    now = time.time()
+    checked = order.checked
     return ElasticTrainer(
         work,
-        train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
+        train_loop_config={"order": order},
         # Only what Ray Train insists on: where and how many is our controller's business.
-        scaling_config=ScalingConfig(num_workers=scaling.min),
+        scaling_config=ScalingConfig(num_workers=checked.config.scaling.min),
         # Ray Train's own files: our checkpoints are not its business.
         run_config=RayRunConfig(
             name="ray",
@@ -276,6 +278,32 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
     return None if resources.get("GPU", 0) > 0 else open_pool(resources, _runtime_env(resources))
 
 
+def load_controller() -> None:
+    """Import what training needs on the driver. Takes a second: run it while Ray starts."""
+    importlib.import_module("manta.elastic.controller")
+
+
+def begin_workers(config: RunConfig) -> Spares | None:
+    """Let the workers of a run begin to import before the run is checked to its end.
+
+    They hold nothing of the machine meanwhile. None where a run may come to other nodes than
+    this one: then it is told only later where its workers are to be.
+
+    Raises:
+        RunError: if this machine has not what the run needs.
+    """
+    from manta.elastic.controller import open_pool
+
+    _check_resources(config)
+    if may_grow():
+        return None
+    resources = dict(config.scaling.resources_per_worker)
+    (here,) = nodes.alive()
+    spares = open_pool(resources, _runtime_env(resources))
+    spares.fill({here: min(config.scaling.upper, nodes.room_for(bundle_of(resources)))})
+    return spares
+
+
 def _runtime_env(resources: dict[str, float]) -> dict[str, Any]:
     return {"env_vars": {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR}
 
@@ -286,6 +314,7 @@ def _elasticity(
     owner: str,
     share: Share | None,
     pool: Spares | None,
+    begun: Spares | None,
 ) -> Elasticity:
     from manta.elastic.controller import Elasticity
 
@@ -305,6 +334,7 @@ def _elasticity(
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
         pool=pool,
+        begun=begun,
         share=share,
         mailbox=mailbox,
         runtime_env=_runtime_env(scaling.resources_per_worker),
