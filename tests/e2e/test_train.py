@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError, TrainingError
-from manta.elastic import trainer
+from manta.elastic import controller, trainer
+from manta.elastic.group import start_worker
 from manta.elastic.preflight import Checked, absolute, check, check_model
 from manta.elastic.spares import Spares
 from manta.train.export import export, generate, load_weights
@@ -158,6 +159,29 @@ def test_more_workers_than_the_machine_holds_are_refused(tmp_path: Path, corpus:
     checked = prepared(tmp_path, corpus, scaling={"min": 64})
     with pytest.raises(RunError, match=r"scaling\.min = 64 workers need 32 CPU"):
         train(checked)
+
+
+def test_workers_that_began_before_the_run_are_those_that_train(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, started = prepared(tmp_path, corpus), []
+
+    def noted(*arguments: Any) -> Any:
+        started.append(start_worker(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(controller, "start_worker", noted)
+    begun = trainer.begin_workers(checked.config)
+    assert len(started) == 2
+    run = trainer.train(checked, console=False, begun=begun)
+    assert run.status == "finished"
+    assert len(started) == 2
+
+
+def test_workers_do_not_begin_where_there_is_no_room(tmp_path: Path, corpus: Path) -> None:
+    checked = prepared(tmp_path, corpus, scaling={"min": 64})
+    with pytest.raises(RunError, match=r"scaling\.min = 64 workers need 32 CPU"):
+        trainer.begin_workers(checked.config)
 
 
 def test_another_config_under_the_same_name_is_refused(finished: Path, corpus: Path) -> None:
