@@ -21,6 +21,8 @@ from manta.config.credentials import without_credentials
 
 if TYPE_CHECKING:
     from manta.cluster.jobs import Job
+    from manta.elastic.preflight import Checked
+    from manta.elastic.spares import Spares
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,20 +122,18 @@ def train(
         _refuse_existing(loaded)
     checked = check(loaded)
     spent = {"checks": time.time() - submitted}
-    from manta.cluster.session import ray_session
-    from manta.elastic.trainer import begin_workers, load_controller
+    from manta.cluster.session import cluster_of, ray_session
+    from manta.elastic.trainer import load_controller
     from manta.elastic.trainer import train as run
 
     try:
         with ThreadPoolExecutor(1) as background:
-            # While Ray starts. Workers import for as long as all the rest takes: they come first.
-            loaded_controller = background.submit(load_controller)
-            model_checked = background.submit(check_model, checked)
+            loading = background.submit(load_controller)
+            checking = background.submit(check_model, checked) if cluster_of(address) else None
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
-                loaded_controller.result()
-                begun = begin_workers(checked.config)
-                model_checked.result()
+                loading.result()
+                begun = _begin_workers(checked) if checking is None else checking.result()
                 run(checked, submitted=submitted, spent=spent, begun=begun)
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
@@ -160,6 +160,12 @@ def sweep(
     if not run_sweep(loaded, address):
         print("interrupted; the same command continues the sweep", file=sys.stderr)
         raise typer.Exit(130)
+
+
+def _begin_workers(checked: Checked) -> Spares:
+    from manta.elastic.head_start import begin_workers
+
+    return begin_workers(checked)
 
 
 Server = Annotated[

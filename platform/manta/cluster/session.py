@@ -31,7 +31,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_of(address)
     _quiet()
     try:
         if address:
@@ -45,6 +45,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_of(address: str | None = None) -> str | None:
+    """The cluster that `ray_session` would connect to; None if it would embed a Ray."""
+    return address or os.environ.get("RAY_ADDRESS")
 
 
 def _connect(address: str) -> None:

@@ -17,14 +17,12 @@ from ray.actor import ActorHandle
 from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
-from manta.elastic import nodes
 from manta.elastic.autoscaler import may_grow
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
-from manta.elastic.wish import bundle_of
 from manta.track import GroupStart, Tracker
 from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
@@ -101,7 +99,7 @@ def train(
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
         pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
-        begun: from `begin_workers`; they end with the run.
+        begun: the workers of a `HeadStart`; they end with the run.
         context: what the run is a part of, for W&B.
 
     Raises:
@@ -110,7 +108,7 @@ def train(
         RunError: when the run's directory can't be used.
         KeyboardInterrupt: when interrupted; the record is closed first.
     """
-    _check_resources(checked.config)
+    check_resources(checked.config)
     tracker = checked.tracker(console=console, context=context)
     follower = _Follower(tracker, watcher)
     try:
@@ -275,7 +273,7 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
     """
     from manta.elastic.controller import open_pool
 
-    return None if resources.get("GPU", 0) > 0 else open_pool(resources, _runtime_env(resources))
+    return None if resources.get("GPU", 0) > 0 else open_pool(resources, runtime_env_of(resources))
 
 
 def load_controller() -> None:
@@ -283,28 +281,8 @@ def load_controller() -> None:
     importlib.import_module("manta.elastic.controller")
 
 
-def begin_workers(config: RunConfig) -> Spares | None:
-    """Let the workers of a run begin to import before the run is checked to its end.
-
-    They hold nothing of the machine meanwhile. None where a run may come to other nodes than
-    this one: then it is told only later where its workers are to be.
-
-    Raises:
-        RunError: if this machine has not what the run needs.
-    """
-    from manta.elastic.controller import open_pool
-
-    _check_resources(config)
-    if may_grow():
-        return None
-    resources = dict(config.scaling.resources_per_worker)
-    (here,) = nodes.alive()
-    spares = open_pool(resources, _runtime_env(resources))
-    spares.fill({here: min(config.scaling.upper, nodes.room_for(bundle_of(resources)))})
-    return spares
-
-
-def _runtime_env(resources: dict[str, float]) -> dict[str, Any]:
+def runtime_env_of(resources: dict[str, float]) -> dict[str, Any]:
+    """What a worker's process is started with."""
     return {"env_vars": {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR}
 
 
@@ -337,7 +315,7 @@ def _elasticity(
         begun=begun,
         share=share,
         mailbox=mailbox,
-        runtime_env=_runtime_env(scaling.resources_per_worker),
+        runtime_env=runtime_env_of(scaling.resources_per_worker),
     )
 
 
@@ -408,8 +386,12 @@ class _Follower:
         self.outcome = content["outcome"]
 
 
-def _check_resources(config: RunConfig) -> None:
-    """Refuse what a machine that can't grow will never have."""
+def check_resources(config: RunConfig) -> None:
+    """Refuse what a machine that can't grow will never have.
+
+    Raises:
+        RunError: saying what it has.
+    """
     if may_grow():
         return
     have = ray.cluster_resources()
