@@ -53,6 +53,7 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/train_loop.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/latency.py --rows start running commands errors
 
 lock: ## Pin anew what pyproject.toml allows, in a fresh environment
 	$(PYTHON) -m venv .venv-lock
