@@ -21,6 +21,8 @@ from manta.config.credentials import without_credentials
 
 if TYPE_CHECKING:
     from manta.cluster.jobs import Job
+    from manta.elastic.preflight import Checked
+    from manta.elastic.spares import Spares
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -109,24 +111,30 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
+    loaded = load(config, RunConfig, overrides or ())
     from manta.elastic.preflight import absolute, check, check_model
 
-    loaded = absolute(load(config, RunConfig, overrides or ()))
+    loaded = absolute(loaded)
     if print_config:
         print(dump(loaded), end="")
         return
     if fresh:
         _refuse_existing(loaded)
     checked = check(loaded)
-    from manta.cluster.session import ray_session
+    spent = {"checks": time.time() - submitted}
+    from manta.cluster.session import cluster_of, ray_session
+    from manta.elastic.trainer import load_controller
     from manta.elastic.trainer import train as run
 
     try:
         with ThreadPoolExecutor(1) as background:
-            model_checked = background.submit(check_model, checked)
+            loading = background.submit(load_controller)
+            checking = background.submit(check_model, checked) if cluster_of(address) else None
             with ray_session(address):
-                model_checked.result()
-                run(checked, submitted=submitted)
+                spent["ray"] = time.time() - submitted - spent["checks"]
+                loading.result()
+                begun = _begin_workers(checked) if checking is None else checking.result()
+                run(checked, submitted=submitted, spent=spent, begun=begun)
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -152,6 +160,12 @@ def sweep(
     if not run_sweep(loaded, address):
         print("interrupted; the same command continues the sweep", file=sys.stderr)
         raise typer.Exit(130)
+
+
+def _begin_workers(checked: Checked) -> Spares:
+    from manta.elastic.head_start import begin_workers
+
+    return begin_workers(checked)
 
 
 Server = Annotated[

@@ -85,9 +85,31 @@ def test_config_error_from_the_shell(write, tmp_path):
     )
 
 
-def test_command_line_is_light():
-    """Help and config errors answer at once: nothing heavy is imported before it is needed."""
-    heavy = ["torch", "ray", "transformers", "wandb", "plotly", "pyarrow", "accelerate", "pandas"]
-    code = f"import manta.cli, sys; print([m for m in {heavy} if m in sys.modules])"
-    done = run_python("-c", code, cwd=ROOT)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+HEAVY = ["torch", "ray", "transformers", "wandb", "optuna", "plotly", "pyarrow", "accelerate"]
+HEAVY += ["pandas"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], ""),
+        (["train", "--help"], ""),
+        (["sweep", "--help"], ""),
+        (["train", "run.yaml", "train.seqlen=3"], "train.seqlen"),
+        (["train", "run.yaml", "corpus=nowhere"], "nowhere"),
+        (["schedule", "run.yaml", "train.seqlen=3"], "train.seqlen"),
+    ],
+)
+def test_help_and_errors_answer_at_once(write, tmp_path, arguments, says):
+    """Nothing heavy is imported before it is needed."""
+    write(RUN)
+    code = (
+        "import sys, manta.cli\n"
+        f"sys.argv = ['manta', *{arguments}]\n"
+        "try:\n    manta.cli.main()\n"
+        f"finally:\n    print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert says in done.stderr
+    assert done.returncode == (1 if says else 0)

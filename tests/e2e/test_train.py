@@ -15,8 +15,9 @@ from tiny_config import BATCH, SEQ_LEN, STEP, run_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manta.config import RunConfig, load
-from manta.config.errors import RunError, TrainingError
-from manta.elastic import trainer
+from manta.config.errors import MantaError, RunError, TrainingError
+from manta.elastic import group, head_start, trainer
+from manta.elastic.group import open_worker
 from manta.elastic.preflight import Checked, absolute, check, check_model
 from manta.elastic.spares import Spares
 from manta.train.export import export, generate, load_weights
@@ -158,6 +159,40 @@ def test_more_workers_than_the_machine_holds_are_refused(tmp_path: Path, corpus:
     checked = prepared(tmp_path, corpus, scaling={"min": 64})
     with pytest.raises(RunError, match=r"scaling\.min = 64 workers need 32 CPU"):
         train(checked)
+
+
+def test_workers_that_began_before_the_run_are_those_that_train(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, started = prepared(tmp_path, corpus), []
+
+    def noted(*arguments: Any) -> Any:
+        started.append(open_worker(*arguments))
+        return started[-1]
+
+    for module in (group, head_start):
+        monkeypatch.setattr(module, "open_worker", noted)
+    begun = head_start.begin_workers(checked)
+    assert len(started) == 2
+    run = trainer.train(checked, console=False, begun=begun)
+    assert run.status == "finished"
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"model": {"sizes": {"hiddensize": 8}}}, "did you mean 'hidden_size'"),
+        ({"scaling": {"min": 64}}, r"scaling\.min = 64 workers need 32 CPU"),
+    ],
+)
+def test_workers_that_began_find_what_is_wrong(
+    tmp_path: Path, corpus: Path, section: dict[str, Any], says: str
+) -> None:
+    checked = check(RunConfig.model_validate(run_config(tmp_path, corpus, **section)))
+    with pytest.raises(MantaError, match=says):
+        head_start.begin_workers(checked)
+    assert not checked.run_dir.exists()
 
 
 def test_another_config_under_the_same_name_is_refused(finished: Path, corpus: Path) -> None:

@@ -31,7 +31,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_of(address)
     _quiet()
     try:
         if address:
@@ -45,6 +45,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_of(address: str | None = None) -> str | None:
+    """The cluster that `ray_session` would connect to; None if it would embed a Ray."""
+    return address or os.environ.get("RAY_ADDRESS")
 
 
 def _connect(address: str) -> None:
@@ -65,18 +70,13 @@ def _settings() -> dict[str, str]:
 
 
 def _start_embedded() -> None:
-    import ray
+    from manta.cluster import embedded
 
     # Nobody else is to join: a token that only this process and its children know
     # would do the same, but Ray writes it to the user's home folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     _make_importable()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    embedded.start()
 
 
 def _make_importable() -> None:

@@ -99,6 +99,7 @@ class Elasticity:
         warm_after: seconds of training before spares are started.
         owner: a name of its own for what the run holds in the cluster.
         pool: warm workers that outlive the run, for runs one after the other; else its own.
+        begun: warm workers, or ones that are on the way, that are the run's own from now on.
         share: what it may have, if there are others beside it; else as much as `largest`.
         mailbox: the run's mailbox.
         runtime_env: of the workers.
@@ -118,6 +119,7 @@ class Elasticity:
     warm_after: float
     owner: str
     pool: Spares | None
+    begun: Spares | None
     share: Share | None
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
@@ -162,7 +164,11 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self.known = elasticity
         self._mail = elasticity.mailbox
         self._slots = Slots(elasticity.resources, elasticity.owner)
-        self._spares = elasticity.pool or open_pool(elasticity.resources, elasticity.runtime_env)
+        self._spares = (
+            elasticity.pool
+            or elasticity.begun
+            or open_pool(elasticity.resources, elasticity.runtime_env)
+        )
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False

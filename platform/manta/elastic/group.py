@@ -275,10 +275,13 @@ def _gone(node: str) -> str:
 def start_worker(
     node: str, runtime_env: dict[str, Any], resources: dict[str, float]
 ) -> tuple[ActorHandle, Any]:
-    """A worker process on a node that begins to import; with a reference to when it has.
+    """A worker process on a node that begins to import; with a reference to when it has."""
+    actor = open_worker(node, runtime_env, resources)
+    return actor, actor.execute.remote(start.warm)
 
-    It asks for no resources: those of its slot are held already.
-    """
+
+def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
+    """A worker process on a node. It asks for no resources: those of its slot are held already."""
     threads = str(max(1, int(resources.get("CPU", 1))))
     variables = {"OMP_NUM_THREADS": threads, **runtime_env.get("env_vars", {})}
     options = {
@@ -288,8 +291,7 @@ def start_worker(
         "scheduling_strategy": "DEFAULT",
         "runtime_env": {**runtime_env, "env_vars": variables},
     }
-    actor = ray.remote(RayTrainWorker).options(**options).remote()
-    return actor, actor.execute.remote(start.warm)
+    return ray.remote(RayTrainWorker).options(**options).remote()
 
 
 def _number(workers: list[Worker]) -> None:

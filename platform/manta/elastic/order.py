@@ -21,13 +21,13 @@ class Order:
     Attributes:
         checked: the run.
         mailbox: where to report.
-        driver_seconds: from the command to the request for workers.
+        before: seconds from the command to the request for workers, by their parts.
         requested: when they were requested, in seconds since the epoch.
     """
 
     checked: Checked
     mailbox: ActorHandle
-    driver_seconds: float
+    before: dict[str, float]
     requested: float
 
 

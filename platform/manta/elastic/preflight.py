@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,7 @@ def check(config: RunConfig) -> Checked:
 
 
 def check_model(checked: Checked) -> None:
-    """Check the model and W&B, and import what training needs on the driver.
-
-    Takes seconds, because of those imports: run it while Ray starts.
+    """Check the model and W&B. Takes seconds, because of imports: run it while Ray starts.
 
     Raises:
         ConfigError: naming what is wrong and what to do.
@@ -94,7 +91,6 @@ def check_model(checked: Checked) -> None:
 
     model_config.resolve(checked.config, checked.manifest.vocab_size)
     check_wandb(checked.config.wandb)
-    importlib.import_module("manta.elastic.controller")
 
 
 def _check_devices(config: RunConfig) -> None:

@@ -9,9 +9,13 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from manta.config.errors import ConfigError
+from manta.config.run import RunConfig
 
 
 class Regroup(Exception):
@@ -94,12 +98,30 @@ def free_port() -> int:
 def warm() -> float:
     """Import what training needs; returns the seconds it took."""
     began = time.time()
-    gc.disable()
-    try:
+    with _without_gc():
         import manta.elastic.worker  # noqa: F401
-    finally:
-        gc.enable()
     # Half a million objects that stay: to look for garbage among them, again and again while
     # they are made, is a fourth of the time, and each later look would be as long.
     gc.freeze()
     return time.time() - began
+
+
+def wrong_with_model(config: RunConfig, vocab_size: int) -> str | None:
+    """What is wrong with the model of a run, if anything; imports what it takes to know."""
+    with _without_gc():
+        from manta.train import model_config
+
+        try:
+            model_config.resolve(config, vocab_size)
+        except ConfigError as error:
+            return str(error)
+    return None
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
@@ -77,10 +78,12 @@ def train(
     *,
     console: bool = True,
     submitted: float | None = None,
+    spent: Mapping[str, float] | None = None,
     owner: str | None = None,
     watcher: Watcher | None = None,
     share: Share | None = None,
     pool: Spares | None = None,
+    begun: Spares | None = None,
     context: RunContext | None = None,
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
@@ -91,10 +94,12 @@ def train(
         checked: what `preflight.check` found sound.
         console: show the run on standard output.
         submitted: when the user asked for it, seconds since the epoch, for the breakdown.
+        spent: seconds of what is known of the time since then, by its parts.
         owner: a name of its own for what the run holds in the cluster.
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
         pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
+        begun: the workers of a `HeadStart`; they end with the run.
         context: what the run is a part of, for W&B.
 
     Raises:
@@ -103,14 +108,16 @@ def train(
         RunError: when the run's directory can't be used.
         KeyboardInterrupt: when interrupted; the record is closed first.
     """
-    _check_resources(checked.config)
+    check_resources(checked.config)
     tracker = checked.tracker(console=console, context=context)
     follower = _Follower(tracker, watcher)
     try:
         mailbox = open_mailbox(tracker.attempts)
         owner = owner or f"manta-{uuid.uuid4().hex}"
-        elasticity = _elasticity(checked, mailbox, owner, share, pool)
-        group = _Group(checked, mailbox, submitted or time.time(), elasticity)
+        elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
+        now = time.time()
+        before = {**(spent or {}), "driver": now - (submitted or now) - sum((spent or {}).values())}
+        group = _Group(Order(checked, mailbox, before, now), elasticity)
         failure = _follow(checked, mailbox, follower, group)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
@@ -204,18 +211,12 @@ class _Group(threading.Thread):
     The main thread stays free for messages and for Ctrl-C.
     """
 
-    def __init__(
-        self,
-        checked: Checked,
-        mailbox: ActorHandle,
-        submitted: float,
-        elasticity: Elasticity,
-    ):
+    def __init__(self, order: Order, elasticity: Elasticity):
         super().__init__(name="manta-group", daemon=True)
         self.owner = elasticity.owner
-        self._trainer = _trainer(checked, mailbox, submitted)
+        self._trainer = _trainer(order)
         self._trainer.elasticity = elasticity
-        self._mailbox = mailbox
+        self._mailbox = order.mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
         self._told = False
@@ -243,19 +244,18 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(checked: Checked, mailbox: ActorHandle, submitted: float) -> Any:
+def _trainer(order: Order) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
     from manta.elastic.controller import ElasticTrainer
 
-    scaling = checked.config.scaling
-    now = time.time()
+    checked = order.checked
     return ElasticTrainer(
         work,
-        train_loop_config={"order": Order(checked, mailbox, now - submitted, now)},
+        train_loop_config={"order": order},
         # Only what Ray Train insists on: where and how many is our controller's business.
-        scaling_config=ScalingConfig(num_workers=scaling.min),
+        scaling_config=ScalingConfig(num_workers=checked.config.scaling.min),
         # Ray Train's own files: our checkpoints are not its business.
         run_config=RayRunConfig(
             name="ray",
@@ -273,10 +273,16 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
     """
     from manta.elastic.controller import open_pool
 
-    return None if resources.get("GPU", 0) > 0 else open_pool(resources, _runtime_env(resources))
+    return None if resources.get("GPU", 0) > 0 else open_pool(resources, runtime_env_of(resources))
 
 
-def _runtime_env(resources: dict[str, float]) -> dict[str, Any]:
+def load_controller() -> None:
+    """Import what training needs on the driver. Takes a second: run it while Ray starts."""
+    importlib.import_module("manta.elastic.controller")
+
+
+def runtime_env_of(resources: dict[str, float]) -> dict[str, Any]:
+    """What a worker's process is started with."""
     return {"env_vars": {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR}
 
 
@@ -286,6 +292,7 @@ def _elasticity(
     owner: str,
     share: Share | None,
     pool: Spares | None,
+    begun: Spares | None,
 ) -> Elasticity:
     from manta.elastic.controller import Elasticity
 
@@ -305,9 +312,10 @@ def _elasticity(
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
         pool=pool,
+        begun=begun,
         share=share,
         mailbox=mailbox,
-        runtime_env=_runtime_env(scaling.resources_per_worker),
+        runtime_env=runtime_env_of(scaling.resources_per_worker),
     )
 
 
@@ -378,8 +386,12 @@ class _Follower:
         self.outcome = content["outcome"]
 
 
-def _check_resources(config: RunConfig) -> None:
-    """Refuse what a machine that can't grow will never have."""
+def check_resources(config: RunConfig) -> None:
+    """Refuse what a machine that can't grow will never have.
+
+    Raises:
+        RunError: saying what it has.
+    """
     if may_grow():
         return
     have = ray.cluster_resources()

@@ -126,7 +126,7 @@ class _Lap:
 def _from_the_command_on(order: Order, here: Start, seconds: dict[str, float]) -> dict[str, float]:
     """The parts of a run's own start, which has a driver and a controller before it."""
     controller = here.began - here.seconds["processes"] - order.requested
-    return {"driver": order.driver_seconds, "controller": controller, **seconds}
+    return {**order.before, "controller": controller, **seconds}
 
 
 def _join_group() -> None:
