@@ -45,8 +45,7 @@ def measure(way: str, tokens: int, width: int, vocab: int) -> dict[str, float]:
         cross_entropy.CHUNK["cpu"] = int(way.split()[1].rstrip("*")) * 2**20
         return cross_entropy.linear_cross_entropy(hidden, weight, None, labels)
 
-    small = F.cross_entropy(F.linear(hidden[:2], weight), labels[:2])  # Torch's own threads start
-    small.backward()
+    F.cross_entropy(F.linear(hidden[:2], weight), labels[:2]).backward()  # threads start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
         hidden.grad = weight.grad = None
@@ -85,9 +84,8 @@ def main() -> None:
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             memory = statistics.median(one["mib"] for one in found[way])
             middle = statistics.median(seconds) * 1e3
-            print(
-                f"| {' × '.join(case.split('x'))} | {way} | {middle:,.0f} | {spread} | {memory:,.0f} |"
-            )
+            sizes = case.replace("x", " × ")
+            print(f"| {sizes} | {way} | {middle:,.0f} | {spread} | {memory:,.0f} |", flush=True)
 
 
 def _sizes(case: str) -> list[int]:
