@@ -1,9 +1,10 @@
 """The output layer and its cross-entropy as one, which never holds all logits at once.
 
-Logits of a few rows at a time are computed, turned into their gradient in place of the
-forward pass's result, and dropped: memory of (tokens × vocabulary) is never needed, and
-nothing is computed twice. Torch's own `linear_cross_entropy` does likewise, but rounds the sum
-to bf16 where the inputs are bf16, and `torch.compile` can't look into it.
+Logits of some rows at a time become, in place, the gradient of the loss by them, from which
+those of the inputs follow at once: memory of (tokens × vocabulary) is never needed, and nothing
+is computed twice. Where all rows fit, that gradient waits for backward instead. Torch's own
+`linear_cross_entropy` does likewise, but rounds the sum to bf16 where the inputs are bf16, and
+`torch.compile` can't look into it.
 """
 
 from __future__ import annotations
