@@ -54,6 +54,8 @@ bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
 	$(MEASURING) benchmarks/train_loop.py
+	$(BIN)/python benchmarks/train_costs.py
+	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/sweep.py
 	$(MEASURING) benchmarks/data.py --repeats 3

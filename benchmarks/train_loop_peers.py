@@ -214,7 +214,6 @@ def litgpt(case: Case) -> Stretches:
             train=train,
             eval=EvalArgs(interval=10**9, initial_validation=False, final_validation=False),
         )
-    batches.done(case.steps)
     return stretches
 
 
@@ -222,7 +221,7 @@ class _Batches:
     """Micro-batches of one rank for litgpt, which asks for the next when it is done with one."""
 
     def __init__(self, case: Case, work: Work, stretches: Stretches):
-        self._case, self.done = case, lambda step: stretches.after(step, None)
+        self._case, self._done = case, lambda step: stretches.after(step, None)
         tokens = torch.from_numpy(work.rows.astype("int64"))
         self._rows = torch.cat([tokens, tokens[..., -1:]], dim=-1)
 
@@ -232,8 +231,9 @@ class _Batches:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for step, rows in enumerate(self._rows):
-            self.done(step)
+            self._done(step)
             yield from rows.chunk(self._case.accumulate)
+        self._done(len(self._rows))
 
 
 def ray_train(case: Case) -> Stretches:

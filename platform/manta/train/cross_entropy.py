@@ -1,9 +1,10 @@
 """The output layer and its cross-entropy as one, which never holds all logits at once.
 
-Logits of a few rows at a time are computed, turned into their gradient in place of the
-forward pass's result, and dropped: memory of (tokens × vocabulary) is never needed, and
-nothing is computed twice. Torch's own `linear_cross_entropy` does likewise, but rounds the sum
-to bf16 where the inputs are bf16, and `torch.compile` can't look into it.
+Logits of some rows at a time become, in place, the gradient of the loss by them, from which
+those of the inputs follow at once: memory of (tokens × vocabulary) is never needed, and nothing
+is computed twice. Where all rows fit, that gradient waits for backward instead. Torch's own
+`linear_cross_entropy` does likewise, but rounds the sum to bf16 where the inputs are bf16, and
+`torch.compile` can't look into it.
 """
 
 from __future__ import annotations
@@ -37,48 +38,55 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    wanted = torch.is_grad_enabled()
-    loss: Tensor = _Loss.apply(hidden, weight, bias, labels, wanted)  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled():
+        return _chunks(hidden, weight, bias, labels, None)
+    kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
+    loss: Tensor = kind.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _Loss(torch.autograd.Function):
-    """Computes the gradients along with the loss; backward only scales them."""
+class _Small(torch.autograd.Function):
+    """All rows at once: so few that the gradient by their logits is kept until backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wanted: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     ) -> Tensor:
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        gradients = _Gradients(hidden, weight, bias) if wanted else None
-        size = rows_at_once(weight)
-        for first in range(0, len(labels), size):
-            rows = slice(first, first + size)
-            logits = F.linear(hidden[rows], weight, None if bias is None else bias.to(hidden.dtype))
-            log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-            del logits
-            valid = (labels[rows] != IGNORE)[:, None]
-            index = torch.where(valid, labels[rows][:, None], 0)
-            of_labels = log_p.gather(1, index)
-            loss -= (of_labels * valid).sum()
-            if gradients is not None:
-                # The gradient of a row's loss by its logits: softmax − one-hot.
-                slope = log_p.exp_().scatter_(1, index, of_labels.exp() - 1).mul_(valid)
-                gradients.add(rows, slope)
-        if gradients is not None:
-            ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        loss, slope = _loss_and_slope(hidden, weight, bias, labels)
+        ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, bias, slope = ctx.saved_tensors
+        # The factor goes to the narrow matrices, not to the wide one of the logits.
+        of_hidden = (slope @ weight) * grad.to(weight.dtype)
+        of_weight = slope.T @ (hidden * grad.to(hidden.dtype))
+        of_bias = None if bias is None else (slope.float().sum(0) * grad).to(bias.dtype)
+        return of_hidden, of_weight, of_bias, None
+
+
+class _Chunked(torch.autograd.Function):
+    """Computes the gradients along with the loss, chunk by chunk; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        gradients = _Gradients(hidden, weight, bias)
+        loss = _chunks(hidden, weight, bias, labels, gradients)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         hidden, weight, bias = ctx.saved_tensors
-        of_weight, of_bias = ctx.dtypes
+        dtype, of_bias = ctx.dtypes
         return (
-            hidden * grad,
-            (weight * grad).to(of_weight),
+            hidden * grad.to(hidden.dtype),
+            (weight * grad).to(dtype),
             None if bias is None else (bias * grad).to(of_bias),
-            None,
             None,
         )
 
@@ -102,6 +110,42 @@ class _Gradients:
             self.weight.addmm_(slope.T, self._inputs[rows])
         else:
             self.weight += slope.T @ self._inputs[rows]
+
+
+def _chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    gradients: _Gradients | None,
+) -> Tensor:
+    """The loss, and its `gradients` if they are wanted."""
+    loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    size = rows_at_once(weight)
+    for first in range(0, len(labels), size):
+        rows = slice(first, first + size)
+        part, slope = _loss_and_slope(hidden[rows], weight, bias, labels[rows])
+        loss += part
+        if gradients is not None:
+            gradients.add(rows, slope)
+    return loss
+
+
+def _loss_and_slope(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of some rows, and its gradient by their logits, float32 (rows, vocabulary).
+
+    That gradient is softmax − one-hot, and nought for a row whose label is IGNORE.
+    """
+    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    del logits
+    valid = (labels != IGNORE)[:, None]
+    index = torch.where(valid, labels[:, None], 0)
+    of_labels = log_p.gather(1, index)
+    loss = -(of_labels * valid).sum()
+    return loss, log_p.exp_().scatter_(1, index, of_labels.exp() - 1).mul_(valid)
 
 
 def rows_at_once(weight: Tensor) -> int:
