@@ -208,6 +208,8 @@ def resume(row: Row, task: Task) -> dict[str, Any]:
         if not seen.batches:
             first = time.perf_counter() - began
         seen.add(batch)
+    if not seen.batches:
+        raise ValueError("no batch came after the saved state")
     return {"first_batch": first, "ids": seen.ids.tolist()}
 
 
