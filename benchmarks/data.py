@@ -29,6 +29,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -44,7 +45,7 @@ from data_rows import ROWS, Row
 FULL, QUICK = 10**9, 2**26
 MEASURE = Path(__file__).with_name("data_measure.py")
 LIMIT = "bare gather"
-SLACK_SECONDS = 60  # a row may need beside its reading: imports, Ray, a first shuffle
+SLACK_SECONDS = 150  # a row may need beside its reading: imports, Ray, a first shuffle
 HEADS = [
     *("row", "steady M tokens/s", "of the gather", "first s", "held MiB", "mapped MiB", "CPU %"),
     *("spread", "read", "order", "resume s", "resumed", "on 2 ranks"),
@@ -153,7 +154,12 @@ def _start(task: dict[str, Any], more: dict[str, str]) -> subprocess.Popen[str]:
     with Path(f"{task['state']}.{task['mode']}.{task.get('rank', 0)}.log").open("w") as complaint:
         out = None if task["mode"] == "soak" else complaint
         return subprocess.Popen(
-            command, stdout=out, stderr=complaint, text=True, env={**os.environ, **more}
+            command,
+            stdout=out,
+            stderr=complaint,
+            text=True,
+            env={**os.environ, **more},
+            start_new_session=True,
         )
 
 
@@ -163,7 +169,7 @@ def _result(process: subprocess.Popen[str], task: dict[str, Any]) -> dict[str, A
     try:
         process.wait(timeout=SLACK_SECONDS + 2 * task["seconds"])
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # and its Ray and loader workers
         return {"error": f"nothing after {SLACK_SECONDS + 2 * task['seconds']:.0f} s"}
     if process.returncode:
         lines = Path(f"{stem}.log").read_text(errors="replace").splitlines()

@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -156,6 +156,8 @@ def read(row: Row, task: Task) -> dict[str, Any]:
             break
     stopped = time.perf_counter()
     cpu, memory = cpu_seconds(), memory_mib()
+    if isinstance(reading.batches, Generator):
+        reading.batches.close()
     assert warm is not None
     tokens = (seen.batches - warm[0]) * BATCH * SEQ_LEN
     ids = seen.ids
@@ -206,6 +208,8 @@ def resume(row: Row, task: Task) -> dict[str, Any]:
         if not seen.batches:
             first = time.perf_counter() - began
         seen.add(batch)
+    if not seen.batches:
+        raise ValueError("no batch came after the saved state")
     return {"first_batch": first, "ids": seen.ids.tolist()}
 
 

@@ -60,6 +60,7 @@ def test_sample_is_a_slice_of_the_whole(corpus, layout, seq_len, data):
     ids = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=12)), np.int64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "ROWS_AT_ONCE", data.draw(st.sampled_from([1, 3, 256])))
+        patch.setattr(readers, "MOST_MAPPED", data.draw(st.sampled_from([1, 2, 256])))
         samples = reader.read(ids)
     rows = [slice(i * seq_len, (i + 1) * seq_len) for i in ids]
     assert samples.tokens.shape == (len(ids), seq_len)
@@ -67,6 +68,21 @@ def test_sample_is_a_slice_of_the_whole(corpus, layout, seq_len, data):
     assert samples.tokens.tolist() == [tokens[row].tolist() for row in rows]
     begins = np.array([starts[row] for row in rows], bool).reshape(-1)
     assert samples.starts.tolist() == np.flatnonzero(begins).tolist()
+
+
+def test_no_more_shards_are_mapped_than_a_process_may_map(corpus, monkeypatch):
+    monkeypatch.setattr(readers, "MOST_MAPPED", 3)
+    folder, manifest = corpus([[10]] * 8)
+    tokens, _ = whole(folder, manifest)
+    reader = ShardReader(folder, ShardTable.of(manifest, "train"), 10)
+    maps = []
+    for sample in [0, 1, 2, 3, 4, 5, 6, 7, 0]:
+        assert (
+            reader.read(np.array([sample])).tokens[0].tolist()
+            == tokens[sample * 10 :][:10].tolist()
+        )
+        maps.append(Path("/proc/self/maps").read_text().count(str(folder)))
+    assert maps == [1, 2, 3, 3, 3, 3, 3, 3, 3]
 
 
 @made

@@ -22,6 +22,8 @@ from manta.stream.table import ShardTable
 
 # Rows gathered aside before they are put in place: about 1 MB, so that they stay in a cache.
 ROWS_AT_ONCE = 256
+# Shards mapped at a time by one reader: Linux allows a process 65,530 maps (vm.max_map_count).
+MOST_MAPPED = 8192
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class ShardReader:
             shard = self._shards[index]
             held = remote.local_shard(self.corpus, shard)
             mapped = self._mapped[index] = _MappedShard(held, shard, self.dtype)
+            if len(self._mapped) > MOST_MAPPED:  # the oldest goes, whoever used it last
+                del self._mapped[next(iter(self._mapped))]
         return mapped
 
 
@@ -128,15 +132,27 @@ class _MappedShard:
                 f"{path}: {size} bytes, but the manifest says {shard.bytes}; "
                 "the shard is damaged: prepare the corpus again"
             )
-        self.tokens, ends = shards.document_tokens(shards.read(path))
-        self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        column = shards.read(path).column("tokens")
+        # Mapped like the tokens: a copy in memory would add up over many shards.
+        offsets = column.offsets.to_numpy()
+        self._base, self._starts = int(offsets[0]), offsets[:-1]
+        self.tokens = column.values.to_numpy()[self._base : int(offsets[-1])]
         if len(self.tokens) != shard.tokens or self.tokens.dtype != dtype:
             raise CorpusError(f"{path}: its content is not what the manifest says")
 
     def starts_between(self, begin: int, end: int) -> NDArray[np.int64]:
         """Offsets in [begin, end), within the shard, at which a document begins."""
-        low, high = np.searchsorted(self._starts, (begin, end))
-        found: NDArray[np.int64] = self._starts[low:high]
+        low, high = self._documents_before(np.array([begin, end]))
+        found: NDArray[np.int64] = self._starts[low:high].astype(np.int64)
+        found -= self._base
+        return found
+
+    def _documents_before(self, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many documents begin before each of some offsets within the shard."""
+        # In the type of the starts, or NumPy would convert all of those at each call.
+        found: NDArray[np.int64] = np.searchsorted(
+            self._starts, (offsets + self._base).astype(self._starts.dtype)
+        )
         return found
 
     def copy_samples(
@@ -161,14 +177,14 @@ class _MappedShard:
         for few in range(0, len(rows), ROWS_AT_ONCE):
             some = slice(few, few + ROWS_AT_ONCE)
             out[rows[some]] = table[begins[some] // seq_len]
-        low = np.searchsorted(self._starts, begins)
-        counts = np.searchsorted(self._starts, begins + seq_len) - low
+        low = self._documents_before(begins)
+        counts = self._documents_before(begins + seq_len) - low
         # Documents of all samples, end to end: from `low` on in each, `counts` of them.
         ends = np.cumsum(counts)
         documents = np.arange(ends[-1]) + np.repeat(low - (ends - counts), counts)
-        found: NDArray[np.int64] = self._starts[documents]
-        found += np.repeat(rows * seq_len - begins, counts)
-        return found
+        moved: NDArray[np.int64] = np.repeat(rows * seq_len - begins - self._base, counts)
+        moved += self._starts[documents]
+        return moved
 
 
 def _groups(
