@@ -6,13 +6,13 @@
 Nothing is compared with a time: each speed is a ratio of two things that were measured in turn in
 one process on one machine, and the rest is counted. Takes about a minute on two cores.
 
-How the limits were found: every check ran four times on two cores that did nothing else, and one to
-three times with `--load`, which keeps every core busy with another process. The extremes of both are
-in CHECKS below. A limit lies beyond the worst of them by at least a tenth of it, unless it is a
-plain count, and before what the check is there to notice: so many times worse than the best seen
-idle. On Ray a load costs a factor of four, because several processes compete with it: that speed
-tells of a stall only, and what it is made of is held by the other checks. tests/test_smoke.py
-holds the limits to all this.
+How the limits were found: every check ran four times on two cores that did nothing else, and up to
+three times with `--load`, which keeps each core busy with another process. The extremes of both
+are in CHECKS below. A limit lies beyond the worst of them by at least a tenth of it, unless it is
+a plain count, and before what the check is there to notice: so many times worse than the best
+seen idle. On Ray a load costs a factor of four, because several processes compete with it: that
+speed tells of a stall only, and what it is made of is held by the other checks.
+tests/test_smoke.py holds the limits to all this.
 """
 
 from __future__ import annotations
