@@ -12,8 +12,8 @@ steps after the first twenty, a share is a rate divided by that of the plain loo
 repeat. With one worker and the same weights, losses must be the same: the largest difference is
 shown.
 
-Peers that need more than Manta come with `pip install -e '.[peers]'`, or are found in the
-environment of another PYTHON. About 15 s a cell and repeat.
+Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About 15 s
+a cell and repeat.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from train_loop_case import CONFIG, MODELS, ROOT, WARMUP, Case
 from train_loop_peers import LOOPS, allocator
 
 PEERS = Path(__file__).with_name("train_loop_peers.py")
-MISSING = "not installed: pip install -e '.[peers]'"
+MISSING = "not installed: make bench-peers"
 NAMES = {
     "plain": "plain loop",
     "manta": "Manta",

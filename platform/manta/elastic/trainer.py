@@ -99,7 +99,7 @@ def train(
         watcher: who follows the run, and may ask it to pause.
         share: who says how many workers the run may have, if others run beside it.
         pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
-        begun: the workers of a `HeadStart`; they end with the run.
+        begun: workers from `begin_workers`; they end with the run.
         context: what the run is a part of, for W&B.
 
     Raises:
