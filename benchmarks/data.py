@@ -11,7 +11,7 @@ processes, from the state saved in the middle: once alone, and once as two ranks
 batch. *exact* means that each following batch
 has the samples that it had without the interruption.
 
-- *steady*: tokens/s behind the first two seconds (or tenth of the epoch, where it ends).
+- *steady*: tokens/s behind the first five seconds (or tenth of the epoch, where it ends).
 - *first*: from asking for the dataset to the first batch; imports are done and, for rows on Ray,
   a Ray without any worker process is running.
 - *held*: PSS without mapped files of all processes, at the end; in brackets before the reading.

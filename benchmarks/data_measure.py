@@ -29,7 +29,7 @@ from torch import Tensor
 
 WHOLE_CHECKS = 32  # batches of which each token is checked, at the beginning
 ONE_ROW_EVERY = 64  # batches: then one row, which costs under a percent of the fastest row
-WARM_SECONDS, WARM_SHARE = 2.0, 0.1  # before the steady stretch: whichever ends first
+WARM_SECONDS, WARM_SHARE = 5.0, 0.1  # before the steady stretch: whichever ends first
 RESUMED_BATCHES = 64
 HEADS_AT_FIRST = 2**19  # samples whose numbers are noted, 8 MiB; more when they are full
 MIB = 2**20
