@@ -29,10 +29,11 @@ from manta.config.run import RunConfig
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import RankBatch
+from manta.train import attention, model_config, throughput
 from manta.train import engine as engines
-from manta.train import model_config, throughput
 from manta.train import optimizer as optimizers
 from manta.train.engine import Engine
+from manta.train.loss import TokenLoss, fuse
 from manta.train.model import labels_of
 from manta.train.pause import Agreement
 
@@ -304,13 +305,12 @@ class BareLoop:
 
 def _loss_of(lm: nn.Module, case: Case, device: torch.device) -> nn.Module:
     """The model with attention and loss as the engine chooses them, or as Transformers has them."""
-    attention, fuse = getattr(engines, "attention", None), getattr(engines, "fuse", None)
-    if attention is not None and not case.options.stock_attention:
+    if not case.options.stock_attention:
         attention.choose(lm, document_mask=False, seq_len=case.seq_len, device=device)
-    if fuse is None or case.options.full_logits:
+    if case.options.full_logits:
         return FullLogits(lm)
     fuse(lm)
-    return engines.TokenLoss(lm)
+    return TokenLoss(lm)
 
 
 # ---------------------------------------------------------------------- measuring
