@@ -42,7 +42,7 @@ def test_an_embedded_ray_has_no_process_that_serves_nobody() -> None:
     assert "raylet" in running
     for script in ("monitor.py", "log_monitor.py", "dashboard.py"):
         assert script not in running
-    assert left == ""
+    assert not left.strip()
 
 
 def test_what_is_left_out_is_what_ray_starts_by_these_names() -> None:
