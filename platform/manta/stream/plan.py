@@ -26,9 +26,10 @@ from manta.stream.order import SampleOrder
 from manta.stream.shards import Samples, ShardReader
 from manta.stream.table import ShardTable
 
-# Big enough that a read task's own cost (about 5 ms) is small beside its work, small
-# enough that a few blocks ahead of each rank fit in any object store.
-BLOCK_TOKENS = 4 * 2**20
+# Big enough that what Ray Data takes for a read task, about 45 ms from one to the next, is small
+# beside its work (benchmarks/RESULTS.md), small enough that a few blocks ahead of each rank fit in
+# any object store.
+BLOCK_TOKENS = 16 * 2**20
 BLOCK_STEPS = 1024
 
 
