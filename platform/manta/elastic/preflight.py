@@ -15,11 +15,11 @@ from manta.schedule import Schedule
 from manta.storage.place import Place, place_of
 from manta.storage.probe import check_writable
 from manta.storage.working import working_folder
-from manta.track import Tracker, check_wandb
-from manta.track.context import RunContext
 
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
+    from manta.track import Tracker
+    from manta.track.context import RunContext
     from manta.train.loop import Job
 
 
@@ -42,6 +42,8 @@ class Checked:
 
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
         """What keeps the run's record; as `Tracker.open`."""
+        from manta.track import Tracker
+
         return Tracker.open(
             self.config,
             self.manifest,
@@ -87,6 +89,7 @@ def check_model(checked: Checked) -> None:
     Raises:
         ConfigError: naming what is wrong and what to do.
     """
+    from manta.track import check_wandb
     from manta.train import model_config
 
     model_config.resolve(checked.config, checked.manifest.vocab_size)
