@@ -28,7 +28,7 @@ from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
 
 if TYPE_CHECKING:
-    from manta.elastic.controller import Elasticity, Share
+    from manta.elastic.policy import Elasticity, Share
     from manta.elastic.spares import Spares
 
 # How often the driver looks: for messages, and at a group that has ended.
@@ -271,7 +271,7 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
 
     None where workers have accelerators: a process stays with the devices it has seen first.
     """
-    from manta.elastic.controller import open_pool
+    from manta.elastic.policy import open_pool
 
     return None if resources.get("GPU", 0) > 0 else open_pool(resources, runtime_env_of(resources))
 
@@ -294,7 +294,7 @@ def _elasticity(
     pool: Spares | None,
     begun: Spares | None,
 ) -> Elasticity:
-    from manta.elastic.controller import Elasticity
+    from manta.elastic.policy import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
     return Elasticity(

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
-from manta.elastic.controller import Share
+from manta.elastic.policy import Share
 from manta.elastic.preflight import Checked, check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
