@@ -10,7 +10,7 @@ How the limits were found: every check ran four times on two cores that did noth
 three times with `--load`, which keeps each core busy with another process. The extremes of both
 are in CHECKS below. A limit lies beyond the worst of them by at least a tenth of it, unless it is
 a plain count, and before what the check is there to notice: so many times worse than the best
-seen idle. On Ray a load costs a factor of four, because several processes compete with it: that
+seen idle. On Ray a load costs a factor of ten and more, as several processes compete with it: that
 speed tells of a stall only, and what it is made of is held by the other checks.
 tests/test_smoke.py holds the limits to all this.
 """
@@ -103,25 +103,25 @@ CHECKS = (
         "tokens/s of the engine's step / of a plain loop's",
         smoke_step.step_over_plain,
         *("at least", 0.85),
-        idle=(0.971, 0.994),
-        loaded=(0.971, 0.992),
-        notices=1.2,
+        idle=(0.971, 1.063),
+        loaded=(0.971, 1.01),
+        notices=1.3,
     ),
     Check(
         "tokens/s of the stream in one process / of a bare gather",
         smoke_stream.local_over_gather,
-        *("at least", 0.025),
-        idle=(0.0427, 0.0516),
-        loaded=(0.0492, 0.0505),
-        notices=2.5,
+        *("at least", 0.4),
+        idle=(0.841, 1.03),
+        loaded=(0.696, 0.696),
+        notices=3,
     ),
     Check(
         "tokens/s of the stream on Ray / of a bare gather",
         lambda: smoke_stream.on_ray().over_gather,
-        *("at least", 0.001),
-        idle=(0.0113, 0.0181),
-        loaded=(0.0031, 0.0031),
-        notices=20,
+        *("at least", 0.0005),
+        idle=(0.0228, 0.0884),
+        loaded=(0.00189, 0.0031),
+        notices=200,
     ),
     Check(
         "bytes of the corpus touched / bytes of the tokens delivered",
