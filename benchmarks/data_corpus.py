@@ -66,8 +66,7 @@ def corpus(folder: Path, form: str, samples: int) -> Path:
 
 def _manta(folder: Path, samples: int) -> None:
     """Shards as `manta prepare` writes them: documents end to end."""
-    from manta.corpus import Manifest, Shard, shards
-    from manta.corpus.manifest import Counts
+    from corpus_files import write_manifest, write_shard
 
     whole = np.concatenate([part.reshape(-1) for part in _parts(samples)])
     lengths = np.random.default_rng(0).geometric(
@@ -75,41 +74,16 @@ def _manta(folder: Path, samples: int) -> None:
     )
     ends = np.cumsum(lengths)
     ends = np.append(ends[ends < len(whole)], len(whole))
-    made: list[Shard] = []
+    made: list[Any] = []
     first = 0
     while first < len(whole):
         last = int(ends[np.searchsorted(ends, min(first + SHARD_BYTES // 2, len(whole)))])
         cuts = np.append(first, ends[(ends > first) & (ends <= last)])
         documents = [whole[a:b] for a, b in pairwise(cuts)]
         names = [f"{len(made):016x}{i:016x}" for i in range(len(documents))]
-        table = shards.batch(documents, names, 0, ["made"], "uint16")
-        name = f"train-{len(made):05d}.arrow"
-        with (folder / name).open("wb") as file:
-            size, sha256 = shards.write(file, table)
-        made.append(
-            Shard(
-                file=name,
-                split="train",
-                documents=len(documents),
-                tokens=last - first,
-                bytes=size,
-                sha256=sha256,
-            )
-        )
+        made.append(write_shard(folder, len(made), documents, names))
         first = last
-    counts = Counts(documents=sum(shard.documents for shard in made), tokens=len(whole))
-    Manifest(
-        manta_version="benchmark",
-        token_dtype="uint16",
-        vocab_size=VOCAB_SIZE,
-        eos_id=0,
-        tokenizer_file="tokenizer.json",
-        tokenizer_sha256="",
-        config={},
-        counts={"train": {"made": counts}},
-        dropped={},
-        shards=made,
-    ).sealed().write(folder)
+    write_manifest(folder, made, VOCAB_SIZE)
 
 
 def _mosaic(folder: Path, samples: int) -> None:

@@ -24,9 +24,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from corpus_files import write_manifest
+
 from manta.config.schedule import ScheduleSection
-from manta.corpus import MANIFEST, Manifest, Shard
-from manta.corpus.manifest import Counts
+from manta.corpus import MANIFEST, Shard
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.ledger import Ledger, LedgerRow, digest
@@ -177,19 +178,7 @@ def _manifest_row(shards: int) -> str:
             )
             for i in range(shards)
         ]
-        counts = Counts(documents=shards * 10_000, tokens=sum(shard.tokens for shard in made))
-        Manifest(
-            manta_version="benchmark",
-            token_dtype="uint16",
-            vocab_size=2**15,
-            eos_id=0,
-            tokenizer_file="tokenizer.json",
-            tokenizer_sha256="",
-            config={},
-            counts={"train": {"made": counts}},
-            dropped={},
-            shards=made,
-        ).sealed().write(Path(folder))
+        write_manifest(Path(folder), made, vocab_size=2**15)
         del made
         size = (Path(folder) / "manifest.json").stat().st_size / 1e6
         command = [sys.executable, __file__, "--read", folder]

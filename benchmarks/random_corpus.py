@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from corpus_files import write_manifest, write_shard
 
 from manta.corpus import shards
-from manta.corpus.manifest import Counts, Manifest, Shard
+from manta.corpus.manifest import Manifest, Shard
 
 DOCUMENT = 1024  # tokens of each
 
@@ -31,37 +32,11 @@ def write(
         _write_shard(folder, number, random.integers(1, vocab_size, shard_tokens, dtype))
         for number in range(shard_count)
     ]
-    documents, tokens = sum(s.documents for s in written), sum(s.tokens for s in written)
-    manifest = Manifest(
-        manta_version="benchmark",
-        token_dtype=dtype,
-        vocab_size=vocab_size,
-        eos_id=0,
-        tokenizer_file="tokenizer.json",
-        tokenizer_sha256="",
-        config={},
-        counts={"train": {"random": Counts(documents=documents, tokens=tokens)}},
-        dropped={},
-        shards=written,
-    ).sealed()
-    manifest.write(folder)
-    return manifest
+    return write_manifest(folder, written, vocab_size)
 
 
 def _write_shard(folder: Path, number: int, tokens: np.ndarray) -> Shard:
     documents = list(tokens.reshape(-1, DOCUMENT))
     for document in documents:
         document[-1] = 0
-    names = [f"{number}-{i}" for i in range(len(documents))]
-    dtype: shards.TokenDtype = "uint16" if tokens.dtype == np.uint16 else "uint32"
-    name = f"train-{number:05d}.arrow"
-    with (folder / name).open("wb") as file:
-        size, digest = shards.write(file, shards.batch(documents, names, 0, ["random"], dtype))
-    return Shard(
-        file=name,
-        split="train",
-        documents=len(documents),
-        tokens=len(tokens),
-        bytes=size,
-        sha256=digest,
-    )
+    return write_shard(folder, number, documents, [f"{number}-{i}" for i in range(len(documents))])
