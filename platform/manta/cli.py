@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from manta.config import ConfigError, CorpusConfig, MantaError, RunConfig, dump, load
-from manta.config.credentials import without_credentials
-
 if TYPE_CHECKING:
     from manta.cluster.jobs import Job
+    from manta.config import RunConfig
     from manta.elastic.preflight import Checked
     from manta.elastic.spares import Spares
 
@@ -53,6 +51,8 @@ def prepare(
     address: Address = None,
 ) -> None:
     """Turn raw text into token shards."""
+    from manta.config import CorpusConfig, dump, load
+
     loaded = load(config, CorpusConfig, overrides or ())
     if print_config:
         print(dump(loaded), end="")
@@ -87,6 +87,7 @@ def schedule(
     """Draw learning rate, batch size and steps over tokens."""
     from rich.console import Console
 
+    from manta.config import RunConfig, load
     from manta.schedule import Schedule
     from manta.schedule.draw import draw_html, draw_terminal
 
@@ -111,6 +112,8 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
+    from manta.config import RunConfig, dump, load
+
     loaded = load(config, RunConfig, overrides or ())
     from manta.elastic.preflight import absolute, check, check_model
 
@@ -216,6 +219,7 @@ def logs(job: JobId, follow: Follow = False, address: Server = None) -> None:
     """Show what a job has printed."""
     from manta.cluster.client import connect
     from manta.cluster.jobs import Job
+    from manta.config.credentials import without_credentials
 
     found = Job(connect(address), job)
     if follow:
@@ -261,6 +265,7 @@ def _follow(job: Job) -> None:
 
 
 def _refuse_existing(config: RunConfig) -> None:
+    from manta.config import ConfigError
     from manta.storage.place import place_of
 
     folder = place_of(config.run.storage) / config.run.name
@@ -346,6 +351,7 @@ def doctor(
 
     from manta.cluster.doctor import diagnose
     from manta.cluster.findings import failures, show
+    from manta.config import RunConfig, load
 
     findings = diagnose(cluster, load(config, RunConfig) if config else None)
     show(findings, Console())
@@ -364,7 +370,12 @@ def main() -> None:
     gc.set_threshold(50_000)
     try:
         app()
-    except MantaError as error:
+    except Exception as error:
+        from manta.config import MantaError
+        from manta.config.credentials import without_credentials
+
+        if not isinstance(error, MantaError):
+            raise
         print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         sys.exit(1)
 

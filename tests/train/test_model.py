@@ -83,15 +83,20 @@ def test_norms_biases_and_embeddings_do_not_decay(checked) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.type": "lama"}, "did you mean 'llama'"),
-        ({"model.sizes": {"hiden_size": 3}}, "'model.sizes.hiden_size'.*'hidden_size'"),
-        ({"model.sizes": {"vocab_size": 60}}, "at least 61"),
-        ({"model.sizes": {"max_position_embeddings": 15}}, "the model's context is 15"),
+        ({"type": "lama"}, "did you mean 'llama'"),
+        ({"sizes": {"hiden_size": 3}}, "'model.sizes.hiden_size'.*'hidden_size'"),
+        ({"sizes": {"vocab_size": 60}}, "at least 61"),
+        ({"sizes": {"max_position_embeddings": 15}}, "the model's context is 15"),
+        ({"sizes": {"hidden_size": 33}}, r"llama refuses them: .*33.* is not a multiple"),
+        ({"sizes": {"num_attention_heads": 0}}, "llama refuses them: .*by zero"),
     ],
 )
 def test_what_can_not_work_is_refused_with_the_remedy(checked, changes, message) -> None:
+    """Also where the names could not be looked up before."""
+    config = checked().config
+    wrong = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     with pytest.raises(ConfigError, match=message):
-        model_config.resolve(checked(changes).config, 61)
+        model_config.resolve(wrong, 61)
 
 
 def test_fp16_needs_a_gpu(checked) -> None:

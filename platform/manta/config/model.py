@@ -17,6 +17,7 @@ class Section(BaseModel):
         serialize_by_alias=True,
         validate_default=True,
         allow_inf_nan=False,
+        defer_build=True,
     )
 
     @field_validator("*", mode="before")

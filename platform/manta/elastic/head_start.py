@@ -1,8 +1,9 @@
 """Workers that begin to import before the run is checked to its end.
 
 On one machine it is known where the workers are to be, so they can start with Ray itself; they
-hold nothing of the machine until the run is found sound. One of them looks at the model: it
-needs Torch and Transformers all the same, and the driver is spared importing them.
+hold nothing of the machine until the run is found sound. One of them looks at the model, of
+which the driver knows only that its names and sizes can be: it needs Torch and Transformers all
+the same, and the driver is spared importing them.
 """
 
 from __future__ import annotations

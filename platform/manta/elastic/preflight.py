@@ -15,6 +15,7 @@ from manta.schedule import Schedule
 from manta.storage.place import Place, place_of
 from manta.storage.probe import check_writable
 from manta.storage.working import working_folder
+from manta.train.model_names import check_names
 
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
@@ -76,6 +77,7 @@ def check(config: RunConfig) -> Checked:
     """
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     manifest = Manifest.read(config.corpus)
+    check_names(config, manifest.vocab_size)
     _check_devices(config)
     storage = place_of(config.run.storage)
     check_writable(storage, "run.storage")
@@ -84,7 +86,7 @@ def check(config: RunConfig) -> Checked:
 
 
 def check_model(checked: Checked) -> None:
-    """Check the model and W&B. Takes seconds, because of imports: run it while Ray starts.
+    """Check the model as it is made, and W&B. Takes seconds of imports: run it while Ray starts.
 
     Raises:
         ConfigError: naming what is wrong and what to do.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
@@ -11,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
+from manta.train.model_names import refuse_too_small, refuse_unknown_keys, refuse_unknown_type
 
 
 def resolve(config: RunConfig, vocab_size: int) -> PretrainedConfig:
@@ -31,36 +31,18 @@ def resolve(config: RunConfig, vocab_size: int) -> PretrainedConfig:
             raise ConfigError(f"model.pretrained = {section.pretrained!r}: {error}") from None
     else:
         resolved = _from_sizes(section.type or "", {"vocab_size": vocab_size, **section.sizes})
-    if resolved.vocab_size < vocab_size:
-        raise ConfigError(
-            f"model: its vocabulary has {resolved.vocab_size} entries, but the corpus was "
-            f"tokenized with {vocab_size}: set model.sizes.vocab_size to at least {vocab_size} "
-            "or prepare the corpus with this model's tokenizer (tokenizer.path)"
-        )
-    context = getattr(resolved, "max_position_embeddings", None)
-    if context is not None and context < config.train.seq_len:
-        raise ConfigError(
-            f"train.seq_len = {config.train.seq_len}: the model's context is {context}; lower "
-            "it, or raise model.sizes.max_position_embeddings"
-        )
+    names = ("vocab_size", "max_position_embeddings")
+    refuse_too_small(config, vocab_size, {name: getattr(resolved, name, None) for name in names})
     return resolved
 
 
 def _from_sizes(model_type: str, sizes: dict[str, Any]) -> PretrainedConfig:
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        close = difflib.get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ", such as llama, qwen3 or gpt2"
-        raise ConfigError(
-            f"model.type = {model_type!r}: not a causal language model of Transformers{hint}"
-        )
+    refuse_unknown_type(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     kind = type(AutoConfig.for_model(model_type))
     valid = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
-    for name in sizes:
-        if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"unknown key 'model.sizes.{name}' for {model_type}{hint}")
+    refuse_unknown_keys(model_type, sizes, valid)
     try:
         return kind(**sizes)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.sizes: {model_type} refuses them: {error}") from None
+    except Exception as error:  # each model's class has checks, and errors, of its own
+        reason = error.__cause__ or error
+        raise ConfigError(f"model.sizes: {model_type} refuses them: {reason}") from None

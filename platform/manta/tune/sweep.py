@@ -59,7 +59,19 @@ def sweep(
     hold = RunHold(outline.place)
     try:
         pull_trials(outline.place)
-        conductor = open_conductor(outline.config, uuid.uuid4().hex[:12])
+        status = _run(outline, show)
+    finally:
+        hold.release()
+    state = read_sweep(folder)
+    if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
+        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
+        raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
+    return state, status
+
+
+def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
+    conductor = open_conductor(outline.config, uuid.uuid4().hex[:12])
+    try:
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
             _fit(conductor, outline, asked_to_stop, show)
@@ -68,12 +80,9 @@ def sweep(
         )
         ray.get(conductor.close.remote(status))
     finally:
-        hold.release()
-    state = read_sweep(folder)
-    if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
-        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
-        raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
-    return state, status
+        # Ray Tune keeps what a trainable was given, and with it this actor, for the driver's life.
+        ray.kill(conductor)
+    return status
 
 
 def _leg_place() -> tune.PlacementGroupFactory:

@@ -1,0 +1,58 @@
+"""What is read from Transformers' source is what Transformers itself says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from manta.config.errors import ConfigError
+from manta.train import model_names
+
+# Their classes are not where the others' are, or refuse their own defaults.
+UNREAD = {"data2vec-text", "gemma4_assistant", "gpt-sw3"}
+
+
+def test_the_types_are_those_of_transformers() -> None:
+    assert model_names.causal_types() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.parametrize("model_type", sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - UNREAD))
+def test_the_keys_of_a_type_are_those_of_its_class(model_type) -> None:
+    kind = type(AutoConfig.for_model(model_type))
+    fields = {field.name for field in dataclasses.fields(kind)}
+    assert model_names.keys_of(model_type) == fields | set(kind.attribute_map)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.type": "lama"}, "did you mean 'llama'"),
+        ({"model.sizes": {"hiden_size": 3}}, "'model.sizes.hiden_size'.*'hidden_size'"),
+        ({"model.sizes": {"vocab_size": 60}}, "at least 61"),
+        ({"model.sizes": {"max_position_embeddings": 15}}, "the model's context is 15"),
+    ],
+)
+def test_a_wrong_name_or_size_is_told_before_anything_is_imported(
+    checked, changes, message
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked(changes)
+
+
+@pytest.mark.parametrize("broken", ["class LlamaConfig(Gone): x: int = 1", "class {", ""])
+def test_what_can_not_be_read_is_not_held_against_the_model(tmp_path, monkeypatch, broken) -> None:
+    """Another version of Transformers may lie differently; it is asked itself later."""
+    models = tmp_path / "models"
+    for folder in ("auto", "llama"):
+        (models / folder).mkdir(parents=True)
+    (models / "llama" / "configuration_llama.py").write_text(broken)
+    (models / "auto" / "auto_mappings.py").write_text(
+        "CONFIG_MAPPING_NAMES = OrderedDict([('llama', 'LlamaConfig')])\n"
+    )
+    (models / "auto" / "modeling_auto.py").write_text(broken)
+    monkeypatch.setattr(model_names, "_library", lambda: tmp_path)
+    assert model_names.keys_of("llama") is None
+    assert model_names.causal_types() is None
