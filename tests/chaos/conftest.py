@@ -10,7 +10,7 @@ from typing import Any
 
 import plain_runs
 import pytest
-from chaos import Driver, Nodes, Run
+from faulty_cluster import Driver, Nodes, Run
 from tiny_config import STEP, run_config
 
 from manta.config import RunConfig

@@ -29,7 +29,7 @@ from typing import Any
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import plain_runs
-from chaos import Driver, Nodes, Run
+from faulty_cluster import Driver, Nodes, Run
 from made_corpus import write_corpus
 from small_disk import NoMounts, SmallDisk
 from tiny_config import STEP, run_config

@@ -14,7 +14,7 @@ import plain_runs
 import pyarrow.parquet as pq
 import pytest
 from autoscaling import HEAD, AutoscaledCluster
-from chaos import Driver, Run
+from faulty_cluster import Driver, Run
 from tiny_config import SEQ_LEN, STEP, run_config, write_yaml
 
 from manta.config import RunConfig

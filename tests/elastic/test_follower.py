@@ -52,11 +52,12 @@ def test_who_watches_hears_of_rows_that_only_a_checkpoint_has(
         "hardware": {},
         "starts": {},
     }
-    mailbox, heard = open_mailbox(0), Heard()
-    mailbox.put_rows.remote(1, len(rows), "started", started)
-    tracker = checked.tracker(console=False)
-    _Follower(tracker, heard).take_from(mailbox)
-    tracker.finish("finished")
+    heard = Heard()
+    with open_mailbox(0) as mailbox:
+        mailbox.put_rows.remote(1, len(rows), "started", started)
+        tracker = checked.tracker(console=False)
+        _Follower(tracker, heard).take_from(mailbox)
+        tracker.finish("finished")
     assert heard.rows == rows
     written = (checked.run_dir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written] == rows

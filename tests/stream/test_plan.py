@@ -236,7 +236,7 @@ def test_refusal_names_the_first_wrong_place(block, table):
 
 def test_rows_for_a_block_without_any_are_refused(table):
     (idle,) = plan.blocks(resolve(1, 3), 0, 0, 2)
-    assert [batch.samples.tokens.shape for batch in plan.cut(idle, plan.NO_ROWS, SEQ_LEN)] == [
+    assert [batch.samples.tokens.shape for batch in plan.cut(idle, plan.no_rows(), SEQ_LEN)] == [
         (0, SEQ_LEN)
     ] * 3
     with pytest.raises(StreamError, match="the plan has no more rows"):

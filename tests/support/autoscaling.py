@@ -47,6 +47,7 @@ class AutoscaledCluster:
                     *(f"--port={port}", f"--autoscaling-config={config}"),
                     *("--num-cpus=0", "--num-gpus=0", "--object-store-memory=80000000"),
                     *("--include-dashboard=false", "--dashboard-agent-listen-port=0"),
+                    "--include-log-monitor=false",
                     *(f"--ray-client-server-port={_free_port()}", f"--temp-dir={self._folder}"),
                 ],
                 stdout=log,
@@ -112,6 +113,8 @@ ENVIRONMENT = {
     "RAY_CLOUD_INSTANCE_ID": HEAD,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    # The nodes' log monitors can't be left out; looking for new files is what costs them.
+    "LOG_NAME_UPDATE_INTERVAL_S": "30",
 }
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,12 +162,21 @@ class Mailbox:
         return self._diverged
 
 
-def open_mailbox(attempts: int) -> ActorHandle:
+@contextmanager
+def open_mailbox(attempts: int) -> Iterator[ActorHandle]:
     """A mailbox on the driver's node, so that no worker's node takes it along.
+
+    It ends with the block: what the driver gave to Ray Train, and this actor with it, is kept
+    for the driver's life, in which a sweep trains many runs.
 
     Args:
         attempts: how many there were before, in earlier drivers of the run.
     """
     here = ray.get_runtime_context().get_node_id()
     actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Mailbox)
-    return actor.remote(attempts)
+    mailbox = actor.remote(attempts)
+    try:
+        yield mailbox
+    finally:
+        with suppress(Exception):  # a Ray that is gone has taken it along
+            ray.kill(mailbox)

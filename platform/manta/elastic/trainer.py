@@ -112,13 +112,12 @@ def train(
     tracker = checked.tracker(console=console, context=context)
     follower = _Follower(tracker, watcher)
     try:
-        mailbox = open_mailbox(tracker.attempts)
-        owner = owner or f"manta-{uuid.uuid4().hex}"
-        elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
-        now = time.time()
-        before = {**(spent or {}), "driver": now - (submitted or now) - sum((spent or {}).values())}
-        group = _Group(Order(checked, mailbox, before, now), elasticity)
-        failure = _follow(checked, mailbox, follower, group)
+        with open_mailbox(tracker.attempts) as mailbox:
+            owner = owner or f"manta-{uuid.uuid4().hex}"
+            elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
+            order = Order(checked, mailbox, *_spent_before(submitted, spent))
+            failure = _follow(checked, mailbox, follower, _Group(order, elasticity))
+            diverged = ray.get(mailbox.diverged.remote())
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
@@ -130,9 +129,17 @@ def train(
     if failure or follower.outcome is None:
         reason = failure or "the workers ended without a result"
         tracker.finish("failed", reason=reason)
-        raise (DivergedError if ray.get(mailbox.diverged.remote()) else TrainingError)(reason)
+        raise (DivergedError if diverged else TrainingError)(reason)
     tracker.finish(follower.outcome)
     return Result(follower.outcome, str(tracker.run_dir))
+
+
+def _spent_before(
+    submitted: float | None, spent: Mapping[str, float] | None
+) -> tuple[dict[str, float], float]:
+    """Seconds since the user asked for the run, by their parts, and the time now."""
+    now, known = time.time(), dict(spent or {})
+    return {**known, "driver": now - (submitted or now) - sum(known.values())}, now
 
 
 def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:

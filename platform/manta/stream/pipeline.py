@@ -155,7 +155,7 @@ class _Head:
     def _submit(self, block: Block) -> Future[pa.Table]:
         if not block.rows:
             empty: Future[pa.Table] = Future()
-            empty.set_result(plan.NO_ROWS)
+            empty.set_result(plan.no_rows())
             return empty
         return self._reader.submit(plan.read_rows, self._corpus, plan.positions_of(block.spans))
 
@@ -219,7 +219,7 @@ class _Window:
     def table_of(self, block: Block) -> pa.Table:
         """The next block's rows. A block without rows is not read, so none arrives."""
         if not block.rows:
-            return plan.NO_ROWS
+            return plan.no_rows()
         rows, self._next = self._next, None
         if rows is None and (rows := next(self._tables, None)) is None:
             raise StreamError("the stream ended before its plan did")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -127,7 +127,7 @@ def local_stream(
 ) -> Generator[RankBatch, None, None]:
     """The batches of one rank read in this very process: for running without Ray."""
     for block in blocks(schedule, cursor, rank, world_size):
-        table = read_rows(corpus, positions_of(block.spans)) if block.rows else NO_ROWS
+        table = read_rows(corpus, positions_of(block.spans)) if block.rows else no_rows()
         yield from cut(block, table, corpus.seq_len)
 
 
@@ -182,14 +182,17 @@ def read_rows(corpus: Corpus, positions: NDArray[np.int64]) -> pa.Table:
     return pa.table({"position": positions, "id": ids, "tokens": tokens, "starts": starts})
 
 
-NO_ROWS = pa.table(
-    {
-        "position": pa.array([], pa.int64()),
-        "id": pa.array([], pa.int64()),
-        "tokens": pa.array([], pa.list_(pa.uint16())),
-        "starts": pa.array([], pa.list_(pa.int32())),
-    }
-)
+@cache
+def no_rows() -> pa.Table:
+    """A table without rows. Not a constant: PyArrow imports pandas to make it."""
+    return pa.table(
+        {
+            "position": pa.array([], pa.int64()),
+            "id": pa.array([], pa.int64()),
+            "tokens": pa.array([], pa.list_(pa.uint16())),
+            "starts": pa.array([], pa.list_(pa.int32())),
+        }
+    )
 
 
 def cut(block: Block, table: pa.Table, seq_len: int) -> Generator[RankBatch, None, None]:

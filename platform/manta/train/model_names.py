@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def _table(file: str, name: str) -> dict[str, Any] | None:
     return None
 
 
+@lru_cache(maxsize=1)
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_bytes())

@@ -22,13 +22,15 @@ from ray.cluster_utils import Cluster
 from manta.train.saved import read_state, whole
 
 DEADLINE = 120.0
+# A process a node that passes on what workers print, for a twentieth of a core: nobody listens.
+QUIET = {"include_log_monitor": False}
 
 
 class Nodes:
     """A cluster whose head has no CPUs, so that each worker sits on a node of its own."""
 
     def __init__(self, folder: Path):
-        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder)}
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder), **QUIET}
         self._folder = folder
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
@@ -42,7 +44,7 @@ class Nodes:
 
     def add(self) -> None:
         """A node comes. It says that it has a GPU: placing goes by what is said."""
-        self.nodes.append(self.cluster.add_node(num_cpus=1, num_gpus=1))
+        self.nodes.append(self.cluster.add_node(num_cpus=1, num_gpus=1, **QUIET))
 
     def kill(self) -> str:
         """The newest node goes without a word; returns its id."""
