@@ -33,25 +33,31 @@ os.environ.update(s3_server.ENVIRONMENT)
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A fresh local Ray with two CPUs, that no other Ray on the machine can see or share."""
+    """A fresh local Ray with two CPUs, that no other Ray on the machine can see or share.
+
+    Its workers are copies, as those of `manta train` on one machine.
+    """
     import ray
+
+    from manta.elastic.preload import preloaded
 
     if ray.is_initialized():
         raise RuntimeError("a test started Ray itself; use the fixture ray_local instead")
     # Sockets lie below this folder, and their paths may be 107 characters long: keep it short.
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder),
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with preloaded({"CPU": 1}, "llama"):
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(folder),
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -115,7 +116,7 @@ def train(
     from manta.config import RunConfig, dump, load
 
     loaded = load(config, RunConfig, overrides or ())
-    from manta.elastic.preflight import absolute, check, check_model
+    from manta.elastic.preflight import absolute
 
     loaded = absolute(loaded)
     if print_config:
@@ -123,24 +124,35 @@ def train(
         return
     if fresh:
         _refuse_existing(loaded)
-    checked = check(loaded)
-    spent = {"checks": time.time() - submitted}
-    from manta.cluster.session import cluster_of, ray_session
-    from manta.elastic.trainer import load_controller
-    from manta.elastic.trainer import train as run
-
     try:
+        _train(loaded, address, submitted)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _train(config: RunConfig, address: str | None, submitted: float) -> None:
+    """What can go on beside something else does: imports of workers and driver, Ray's start."""
+    from manta.cluster.session import cluster_of, ray_session
+    from manta.elastic.preflight import check, check_model
+    from manta.elastic.preload import preloaded
+
+    embedded = cluster_of(address) is None
+    imports = preloaded(config.scaling.resources_per_worker, config.model.type)
+    with imports if embedded else nullcontext():
+        checked = check(config)
+        spent = {"checks": time.time() - submitted}
+        from manta.elastic.trainer import load_controller
+        from manta.elastic.trainer import train as run
+
         with ThreadPoolExecutor(1) as background:
             loading = background.submit(load_controller)
-            checking = background.submit(check_model, checked) if cluster_of(address) else None
+            checking = None if embedded else background.submit(check_model, checked)
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()
                 begun = _begin_workers(checked) if checking is None else checking.result()
                 run(checked, submitted=submitted, spent=spent, begun=begun)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues the run", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -89,7 +89,7 @@ def test_sizes_1_3_2_1_with_a_batch_of_7(nodes, run, undisturbed) -> None:
     while disturbed.record()["groups"][-1]["world_size"] < 3:
         disturbed.groups_reach(len(disturbed.record()["groups"]) + 1)
     grown = disturbed.record()["groups"]
-    disturbed.reach(grown[-1]["step"] + 5)
+    disturbed.reach(grown[-1]["step"] + 25)  # with a snapshot of its own to go on from
     nodes.kill()
     disturbed.groups_reach(len(grown) + 1)
     disturbed.reach(disturbed.record()["groups"][-1]["step"] + 25)

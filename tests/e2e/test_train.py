@@ -182,7 +182,7 @@ def test_workers_that_began_before_the_run_are_those_that_train(
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ({"model": {"sizes": {"hiddensize": 8}}}, "did you mean 'hidden_size'"),
+        ({"model": {"sizes": {"num_attention_heads": 3}}}, "is not a multiple of"),
         ({"scaling": {"min": 64}}, r"scaling\.min = 64 workers need 32 CPU"),
     ],
 )

@@ -14,6 +14,7 @@ from functools import cache
 from manta.cluster.session import ray_session
 from manta.config import MantaError, RunConfig
 from manta.elastic.preflight import absolute, check, check_model
+from manta.elastic.preload import preloaded
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
 
@@ -27,7 +28,7 @@ def pool(*resources: tuple[str, float]) -> Spares | None:
 def main(address: str) -> None:
     """Serve until standard input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    with ray_session(address):
+    with preloaded({"CPU": 1}, "llama"), ray_session(address):
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             try:

@@ -24,7 +24,7 @@ from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 
-from manta.elastic import answers, nodes, start
+from manta.elastic import answers, nodes, preload, start
 from manta.elastic.slots import Slot
 from manta.elastic.spares import Spares
 from manta.elastic.start import Start
@@ -282,14 +282,15 @@ def start_worker(
 
 def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
     """A worker process on a node. It asks for no resources: those of its slot are held already."""
-    threads = str(max(1, int(resources.get("CPU", 1))))
-    variables = {"OMP_NUM_THREADS": threads, **runtime_env.get("env_vars", {})}
+    python = preload.python()
+    if python is not None and not resources.get("GPU") and nodes.is_here(node):
+        runtime_env = {**runtime_env, "py_executable": python}
     options = {
         "num_cpus": 0,
         "label_selector": {"ray.io/node-id": node},
         # Not that of the driver: a leg of a sweep has a placement group on its own node.
         "scheduling_strategy": "DEFAULT",
-        "runtime_env": {**runtime_env, "env_vars": variables},
+        "runtime_env": runtime_env,
     }
     return ray.remote(RayTrainWorker).options(**options).remote()
 

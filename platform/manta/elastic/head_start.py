@@ -15,11 +15,12 @@ from ray.exceptions import RayError
 
 from manta.config.errors import ConfigError
 from manta.elastic import nodes, start
+from manta.elastic.environment import runtime_env_of
 from manta.elastic.group import open_worker
 from manta.elastic.policy import open_pool
 from manta.elastic.preflight import Checked, check_model
 from manta.elastic.spares import Spares
-from manta.elastic.trainer import check_resources, runtime_env_of
+from manta.elastic.trainer import check_resources
 from manta.elastic.wish import bundle_of
 from manta.track import check_wandb
 

@@ -22,6 +22,12 @@ def alive() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
+def is_here(node: str) -> bool:
+    """Whether a node is on the machine of this process."""
+    found = alive().get(node)
+    return found is not None and found["NodeManagerAddress"] == ray.util.get_node_ip_address()
+
+
 def draining() -> dict[str, float | None]:
     """Nodes that are about to go, by id, with the deadline in seconds since the epoch."""
     # Internal to Ray 2.60, as is every way to ask; tests/elastic/test_nodes.py guards it.

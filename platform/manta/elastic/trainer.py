@@ -18,6 +18,7 @@ from manta.config.errors import CorpusError, DivergedError, RunError, TrainingEr
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
 from manta.elastic.autoscaler import may_grow
+from manta.elastic.environment import runtime_env_of
 from manta.elastic.mailbox import Message, open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
@@ -40,15 +41,6 @@ CHECKED_BYTES = 8 * 2**30
 ABANDON_SECONDS = 5.0
 # Spares are worth their imports only in a run that is longer than these, unless asked for.
 WARM_AFTER_SECONDS = 15.0
-
-# Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
-# back to the kernel when it is freed and faults it in anew, page by page, at the next step:
-# a fifth of the throughput of a small model on a CPU (benchmarks/RESULTS.md).
-CPU_ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
 
 
 @dataclass(frozen=True)
@@ -286,11 +278,6 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
 def load_controller() -> None:
     """Import what training needs on the driver. Takes a second: run it while Ray starts."""
     importlib.import_module("manta.elastic.controller")
-
-
-def runtime_env_of(resources: dict[str, float]) -> dict[str, Any]:
-    """What a worker's process is started with."""
-    return {"env_vars": {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR}
 
 
 def _elasticity(

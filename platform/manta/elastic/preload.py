@@ -1,0 +1,86 @@
+"""Workers on this machine that begin with their imports done: copies of one process.
+
+A worker's imports take about five seconds of processor time. Here one process imports Torch,
+Transformers and the engine (`preload_server`), while Ray starts, and forks itself for each worker.
+What Ray is told to run as a worker's Python, by its setting `py_executable`, asks for a copy
+(`preload_client`), and becomes a usual Python if there is nobody to ask.
+
+A copy imports Ray by itself: Ray reads its process's environment when it is loaded. Where
+workers have accelerators they are usual processes, until copies were seen to work there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from manta.elastic import preload_client, preload_server
+from manta.elastic.environment import runtime_env_of
+
+# Where the process to be copied listens, and from where it has the package: for drivers that are
+# started from this one, a sweep's. One with another package starts its workers itself.
+VARIABLE = "MANTA_PRELOADED"
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+@contextmanager
+def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterator[None]:
+    """Have workers that are started in the block, on this machine, be copies.
+
+    Args:
+        resources: of each.
+        model_type: of Transformers, to import its classes as well.
+    """
+    if resources.get("GPU"):
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="manta"))
+    process = _start(folder / "socket", runtime_env_of(resources)["env_vars"], model_type)
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = os.pathsep.join([str(folder / "socket"), ROOT])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def _start(
+    path: Path, environment: Mapping[str, str], model_type: str | None
+) -> subprocess.Popen[bytes]:
+    """Start the process to be copied. Who asks before it is ready waits."""
+    script = [sys.executable, "-P", preload_server.__file__]
+    importable = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(128)
+        return subprocess.Popen(
+            [*script, str(listener.fileno()), *([model_type] if model_type else [])],
+            env={**os.environ, **environment, "PYTHONPATH": importable},
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,  # its end is that of this process
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def python() -> str | None:
+    """What Ray is to run as a worker's Python; None if there is no process to be copied."""
+    path, _, root = os.environ.get(VARIABLE, "").rpartition(os.pathsep)
+    if not path or root != ROOT:
+        return None
+    return shlex.join([sys.executable, "-I", "-S", preload_client.__file__, path])

@@ -1,0 +1,138 @@
+"""Workers that begin with their imports done are, for the rest, what Ray asked for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from manta.elastic import nodes, preload
+from manta.elastic.environment import runtime_env_of
+from manta.elastic.group import open_worker
+
+# Says what it finds, and ends as it is told to.
+PROGRAM = """
+import os, sys
+print(__name__, sys.argv[1:], os.environ.get("COLOUR"), os.getcwd(), "torch" in sys.modules)
+print(sys.stdin.read(), file=sys.stderr)
+assert "ray" not in sys.modules
+import preloaded_neighbour
+"""
+
+
+def run(program: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program as Ray runs a worker's, by a shell."""
+    command = f"exec {preload.python()} {shlex.join([str(program), *arguments])}"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def write(folder: Path) -> Path:
+    (folder / "preloaded_neighbour.py").touch()
+    (folder / "program.py").write_text(PROGRAM)
+    return folder / "program.py"
+
+
+def server() -> psutil.Process:
+    """The process that is copied for this one."""
+    found = [
+        child
+        for child in psutil.Process().children()
+        if any("preload_server" in word for word in child.cmdline())
+    ]
+    return found[-1]
+
+
+def test_a_copy_is_the_program_that_was_asked_for(tmp_path: Path) -> None:
+    program = write(tmp_path)
+    with preload.preloaded({"CPU": 1}, "llama"):
+        done = run(
+            program,
+            *("a b", "--c"),
+            input="spoken to",
+            cwd=tmp_path,
+            env={**os.environ, "COLOUR": "blue"},
+        )
+    assert done.stdout == f"__main__ ['a b', '--c'] blue {tmp_path} True\n", done.stderr
+    assert done.stderr == "spoken to\n"
+
+
+def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
+    """Ray ends the whole group of a worker that is gone: no other may be in it."""
+    (tmp_path / "program.py").write_text("import os; print(os.getpid() == os.getpgrp())")
+    with preload.preloaded({"CPU": 1}, None):
+        assert run(tmp_path / "program.py").stdout == "True\n"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> None:
+    """One that is dead; and one that dies when it has been asked."""
+    program = write(tmp_path)
+    with preload.preloaded({"CPU": 1}, None):
+        there = server()
+        there.send_signal(how)
+        if how == signal.SIGSTOP:
+            command = f"exec {preload.python()} {program}"
+            asking = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True)
+            while not psutil.Process(asking.pid).net_connections("unix"):
+                assert asking.poll() is None
+            there.kill()
+            said = asking.communicate(timeout=120)[0]
+        else:
+            there.wait()
+            said = run(program).stdout
+    assert said.endswith("False\n")
+
+
+def test_it_ends_with_the_process_that_wanted_it() -> None:
+    program = (
+        "import psutil, time\n"
+        "from manta.elastic.preload import preloaded\n"
+        "with preloaded({'CPU': 1}, None):\n"
+        "    print(psutil.Process().children()[0].pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": preload.ROOT}
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert owner.stdout is not None
+    found = psutil.Process(int(owner.stdout.readline()))
+    owner.kill()
+    owner.wait()
+    found.wait(timeout=120)
+
+
+def test_workers_of_this_machine_are_copies_and_those_with_gpus_are_not(ray_local: None) -> None:
+    """Also when they have other environments than the process that is copied."""
+    (here,) = nodes.alive()
+    for resources, copied in (({"CPU": 2}, True), ({"CPU": 1, "GPU": 1}, False)):
+        worker = open_worker(here, runtime_env_of(resources), resources)
+        parent, threads = ray.get(
+            [
+                worker.execute.remote(os.getppid),
+                worker.execute.remote(os.getenv, "OMP_NUM_THREADS"),
+            ]
+        )
+        ray.kill(worker)
+        is_copy = "preload_server" in " ".join(psutil.Process(parent).cmdline())
+        assert is_copy == copied
+        assert threads == str(resources["CPU"])
+
+
+def test_a_driver_with_another_package_starts_its_workers_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(preload.VARIABLE, os.pathsep.join(["/tmp/socket", preload.ROOT]))
+    assert str(preload.python()).endswith("/tmp/socket")
+    monkeypatch.setenv(preload.VARIABLE, os.pathsep.join(["/tmp/socket", "/elsewhere"]))
+    assert preload.python() is None
