@@ -16,7 +16,8 @@ from tiny_config import STEP, run_config
 from manta.config import RunConfig
 from manta.elastic.preflight import check
 
-STEPS, MOST_STEPS = 40, 400
+STEPS = 40
+MOST_STEPS = {1: 400, 2: 100}  # of runs of so many workers
 Fault = dict[str, Any]
 
 
@@ -89,7 +90,9 @@ def undisturbed(
     def losses(world_size: int, steps: int = STEPS) -> dict[int, float]:
         if world_size not in known:
             storage = tmp_path_factory.mktemp("undisturbed")
-            config = run_config(storage, corpus, schedule={"horizon": MOST_STEPS * STEP})
+            config = run_config(
+                storage, corpus, schedule={"horizon": MOST_STEPS[world_size] * STEP}
+            )
             checked = check(RunConfig.model_validate(config))
             known[world_size] = plain_runs.losses(plain_runs.train(checked, world_size))
         return {step: loss for step, loss in known[world_size].items() if step <= steps}
