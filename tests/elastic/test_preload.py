@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ print(sys.stdin.read(), file=sys.stderr)
 assert "ray" not in sys.modules
 import preloaded_neighbour
 """
+
+
+@pytest.fixture(scope="module")
+def imported() -> Iterator[None]:
+    """A process that is copied for several tests."""
+    with preload.preloaded({"CPU": 1}, "llama"):
+        yield
 
 
 def run(program: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -52,25 +60,37 @@ def server() -> psutil.Process:
     return found[-1]
 
 
+@pytest.mark.usefixtures("imported")
 def test_a_copy_is_the_program_that_was_asked_for(tmp_path: Path) -> None:
-    program = write(tmp_path)
-    with preload.preloaded({"CPU": 1}, "llama"):
-        done = run(
-            program,
-            *("a b", "--c"),
-            input="spoken to",
-            cwd=tmp_path,
-            env={**os.environ, "COLOUR": "blue"},
-        )
+    program, environment = write(tmp_path), {**os.environ, "COLOUR": "blue"}
+    done = run(program, "a b", "--c", input="spoken to", cwd=tmp_path, env=environment)
     assert done.stdout == f"__main__ ['a b', '--c'] blue {tmp_path} True\n", done.stderr
     assert done.stderr == "spoken to\n"
 
 
+@pytest.mark.usefixtures("imported")
+@pytest.mark.parametrize("ending", ["raise OSError('gone')", "import sys; sys.exit(3)"])
+def test_the_end_of_a_copy_is_no_others_business(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "program.py").write_text(f"print('once', flush=True)\n{ending}\n")
+    for _ in range(2):
+        done = run(tmp_path / "program.py")
+        assert done.stdout == "once\n"
+        assert ("OSError: gone" in done.stderr) == ("OSError" in ending)
+
+
+@pytest.mark.usefixtures("imported")
+def test_copies_do_not_draw_the_same(tmp_path: Path) -> None:
+    program = "import random, numpy; print(random.random(), numpy.random.random())"
+    (tmp_path / "program.py").write_text(program)
+    first, second = (run(tmp_path / "program.py").stdout.split() for _ in range(2))
+    assert not set(first) & set(second)
+
+
+@pytest.mark.usefixtures("imported")
 def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
     """Ray ends the whole group of a worker that is gone: no other may be in it."""
     (tmp_path / "program.py").write_text("import os; print(os.getpid() == os.getpgrp())")
-    with preload.preloaded({"CPU": 1}, None):
-        assert run(tmp_path / "program.py").stdout == "True\n"
+    assert run(tmp_path / "program.py").stdout == "True\n"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -39,7 +39,7 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
         resources: of each.
         model_type: of Transformers, to import its classes as well.
     """
-    if resources.get("GPU"):
+    if resources.get("GPU") or sys.platform != "linux":  # elsewhere libraries don't bear a fork
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="manta"))

@@ -16,10 +16,31 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+
+import numpy as np
 
 # What takes long of what a worker imports, and knows no Ray: pandas is for Ray's own libraries.
 MODULES = ("pandas", "pyarrow.parquet", "manta.train.loop")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A program to run: what `preload_client` sends.
+
+    Attributes:
+        arguments: it is started with; the first is its file.
+        environment: it is started with.
+        folder: it works in.
+        streams: descriptors of its standard streams.
+        asked_by: to be told that it runs; closed by the end of this process.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    streams: list[int]
+    asked_by: socket.socket
 
 
 def main(descriptor: int, model_type: str | None) -> None:
@@ -29,17 +50,24 @@ def main(descriptor: int, model_type: str | None) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=descriptor)
     _preload(model_type)
+    order = _serve(listener)
+    if order is not None:
+        _be(order)
+
+
+def _serve(listener: socket.socket) -> Order | None:
+    """Fork for each that asks; returns what a copy is to be, or nothing once nobody may ask."""
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
-        with suppress(OSError, ValueError):  # who asked has gone
-            order, streams = _received(connection)
+        with suppress(OSError, ValueError):  # who asked has gone, or there is no room for a copy
+            order = _received(connection)
             if os.fork() == 0:
                 listener.close()
-                _be(order, streams, connection)
-                return
-            for stream in streams:
+                return order
+            for stream in order.streams:
                 os.close(stream)
         connection.close()
+    return None
 
 
 def _preload(model_type: str | None) -> None:
@@ -55,28 +83,29 @@ def _preload(model_type: str | None) -> None:
     gc.enable()
 
 
-def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What `preload_client` sends: the program, and its standard streams."""
+def _received(connection: socket.socket) -> Order:
     length, streams, _, _ = socket.recv_fds(connection, 8, 3)
     with connection.makefile("rb") as file:
-        return json.loads(file.read(int.from_bytes(length, "big"))), streams
+        sent = json.loads(file.read(int.from_bytes(length, "big")))
+    return Order(**sent, streams=streams, asked_by=connection)
 
 
-def _be(order: dict[str, Any], streams: list[int], connection: socket.socket) -> None:
+def _be(order: Order) -> None:
     """Run the program in this process as if it had been started for it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # Ray ends what is left of a worker's process group when the worker is gone
-    for number, stream in enumerate(streams):
+    for number, stream in enumerate(order.streams):
         os.dup2(stream, number)
         os.close(stream)
     os.environ.clear()
-    os.environ.update(order["environment"])
-    os.chdir(order["folder"])
-    sys.argv = order["arguments"]
+    os.environ.update(order.environment)
+    os.chdir(order.folder)
+    sys.argv = order.arguments
+    np.random.seed()  # all copies would draw the same; Python's own random sees to it itself
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [os.path.dirname(sys.argv[0]), *(p for p in more if p and p not in sys.path)]
-    connection.sendall(b"1")  # it is closed by the end of this process
+    order.asked_by.sendall(b"1")
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
