@@ -118,7 +118,7 @@ def trial(config: dict[str, Any], checked: dict[str, Checked], folder: str) -> N
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from manta.elastic.trainer import CPU_ALLOCATOR
+    from manta.elastic.environment import CPU_ALLOCATOR
 
     name = config["trial"]
     log = TrialLog(name)

@@ -27,7 +27,7 @@ from typing import Any
 
 # Before Torch begins to allocate: as Manta's workers do it.
 if "MALLOC_ARENA_MAX" not in os.environ:
-    from manta.elastic.trainer import CPU_ALLOCATOR
+    from manta.elastic.environment import CPU_ALLOCATOR
 
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **CPU_ALLOCATOR})
 

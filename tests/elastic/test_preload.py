@@ -86,6 +86,20 @@ def test_copies_do_not_draw_the_same(tmp_path: Path) -> None:
     assert not set(first) & set(second)
 
 
+def test_a_copy_that_is_stopped_ends_with_the_others(tmp_path: Path) -> None:
+    program = "import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), 19)"
+    (tmp_path / "program.py").write_text(program)
+    with preload.preloaded({"CPU": 1}, None):
+        command = f"exec {preload.python()} {tmp_path / 'program.py'}"
+        asking = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True)
+        assert asking.stdout is not None
+        copy = psutil.Process(int(asking.stdout.readline()))
+        while copy.status() != psutil.STATUS_STOPPED:
+            assert copy.is_running()
+    copy.wait(timeout=120)
+    asking.wait(timeout=120)
+
+
 @pytest.mark.usefixtures("imported")
 def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
     """Ray ends the whole group of a worker that is gone: no other may be in it."""

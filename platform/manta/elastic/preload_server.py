@@ -94,7 +94,9 @@ def _be(order: Order) -> None:
     """Run the program in this process as if it had been started for it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()  # Ray ends what is left of a worker's process group when the worker is gone
+    # A group of its own: Ray ends what is left of a worker's when the worker is gone. No session of
+    # its own: then the kernel would not end a copy that is stopped when all others are gone.
+    os.setpgid(0, 0)
     for number, stream in enumerate(order.streams):
         os.dup2(stream, number)
         os.close(stream)
