@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ hypothesis.settings.load_profile("manta")
 # What the tests import stays. By default it is looked through for garbage with each 700 objects
 # more, for a tenth of the time of the tests of pure functions.
 gc.set_threshold(50_000)
+
+# A shell starts what it puts in the background with this signal ignored, and so would we start
+# the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"

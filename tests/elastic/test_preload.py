@@ -51,13 +51,13 @@ def write(folder: Path) -> Path:
 
 
 def server() -> psutil.Process:
-    """The process that is copied for this one."""
+    """The process that is copied for this one; the newest, as the session's Ray has another."""
     found = [
         child
         for child in psutil.Process().children()
         if any("preload_server" in word for word in child.cmdline())
     ]
-    return found[-1]
+    return max(found, key=psutil.Process.create_time)
 
 
 @pytest.mark.usefixtures("imported")
