@@ -94,9 +94,9 @@ CHECKS = (
     Check(
         "processor time of manta --help / of importing Typer, Pydantic, YAML",
         smoke_start.help_over_libraries,
-        *("at most", 2.6),
-        idle=(1.82, 2.07),
-        loaded=(1.82, 1.89),
+        *("at most", 1.25),
+        idle=(0.86, 1.01),
+        loaded=(0.86, 1.01),
         notices=1.5,
     ),
     Check(
