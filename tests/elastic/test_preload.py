@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,10 @@ def write(folder: Path) -> Path:
     return folder / "program.py"
 
 
-def server() -> psutil.Process:
-    """The process that is copied for this one; the newest, as the session's Ray has another."""
-    found = [
-        child
-        for child in psutil.Process().children()
-        if any("preload_server" in word for word in child.cmdline())
-    ]
-    return max(found, key=psutil.Process.create_time)
+def servers() -> set[psutil.Process]:
+    """The processes that are copied for this one: the session's Ray has one, too."""
+    children = psutil.Process().children()
+    return {one for one in children if any("preload_server" in word for word in one.cmdline())}
 
 
 @pytest.mark.usefixtures("imported")
@@ -110,9 +107,9 @@ def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> None:
     """One that is dead; and one that dies when it has been asked."""
-    program = write(tmp_path)
+    program, before = write(tmp_path), servers()
     with preload.preloaded({"CPU": 1}, None):
-        there = server()
+        (there,) = servers() - before
         there.send_signal(how)
         if how == signal.SIGSTOP:
             command = f"exec {preload.python()} {program}"
@@ -125,6 +122,19 @@ def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> N
             there.wait()
             said = run(program).stdout
     assert said.endswith("False\n")
+
+
+def test_where_it_can_not_be_started_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket's path may be 107 characters long."""
+    monkeypatch.delenv(preload.VARIABLE, raising=False)
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with preload.preloaded({"CPU": 1}, None):
+        assert preload.python() is None
+    assert not list(long.iterdir())
 
 
 def test_it_ends_with_the_process_that_wanted_it() -> None:

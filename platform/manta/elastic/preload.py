@@ -43,7 +43,12 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="manta"))
-    process = _start(folder / "socket", runtime_env_of(resources)["env_vars"], model_type)
+    try:
+        process = _start(folder / "socket", runtime_env_of(resources)["env_vars"], model_type)
+    except OSError:  # such as a path too long for a socket: usual processes do as well
+        shutil.rmtree(folder, ignore_errors=True)
+        yield
+        return
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = os.pathsep.join([str(folder / "socket"), ROOT])
     try:
