@@ -68,13 +68,15 @@ def _manta(folder: Path, samples: int) -> None:
     """Shards as `manta prepare` writes them: documents end to end."""
     from corpus_files import write_manifest, write_shard
 
+    from manta.corpus import Shard
+
     whole = np.concatenate([part.reshape(-1) for part in _parts(samples)])
     lengths = np.random.default_rng(0).geometric(
         1 / DOCUMENT_TOKENS, 2 * len(whole) // DOCUMENT_TOKENS + 100
     )
     ends = np.cumsum(lengths)
     ends = np.append(ends[ends < len(whole)], len(whole))
-    made: list[Any] = []
+    made: list[Shard] = []
     first = 0
     while first < len(whole):
         last = int(ends[np.searchsorted(ends, min(first + SHARD_BYTES // 2, len(whole)))])

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -135,11 +134,9 @@ def _train(config: RunConfig, address: str | None, submitted: float) -> None:
     """What can go on beside something else does: imports of workers and driver, Ray's start."""
     from manta.cluster.session import cluster_of, ray_session
     from manta.elastic.preflight import check, check_model
-    from manta.elastic.preload import preloaded
+    from manta.elastic.preload import preloaded_for
 
-    embedded = cluster_of(address) is None
-    imports = preloaded(config.scaling.resources_per_worker, config.model.type)
-    with imports if embedded else nullcontext():
+    with preloaded_for(config, address):
         checked = check(config)
         spent = {"checks": time.time() - submitted}
         from manta.elastic.trainer import load_controller
@@ -147,7 +144,7 @@ def _train(config: RunConfig, address: str | None, submitted: float) -> None:
 
         with ThreadPoolExecutor(1) as background:
             loading = background.submit(load_controller)
-            checking = None if embedded else background.submit(check_model, checked)
+            checking = background.submit(check_model, checked) if cluster_of(address) else None
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()

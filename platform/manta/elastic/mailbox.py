@@ -9,13 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray.actor import ActorHandle
+
+from manta.elastic.beside_driver import beside_driver
 
 # A group that fails this often without new progress would fail for ever.
 FUTILE_ATTEMPTS = 3
@@ -162,21 +162,10 @@ class Mailbox:
         return self._diverged
 
 
-@contextmanager
-def open_mailbox(attempts: int) -> Iterator[ActorHandle]:
-    """A mailbox on the driver's node, so that no worker's node takes it along.
-
-    It ends with the block: what the driver gave to Ray Train, and this actor with it, is kept
-    for the driver's life, in which a sweep trains many runs.
+def open_mailbox(attempts: int) -> AbstractContextManager[ActorHandle]:
+    """A mailbox for the time of a block.
 
     Args:
         attempts: how many there were before, in earlier drivers of the run.
     """
-    here = ray.get_runtime_context().get_node_id()
-    actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Mailbox)
-    mailbox = actor.remote(attempts)
-    try:
-        yield mailbox
-    finally:
-        with suppress(Exception):  # a Ray that is gone has taken it along
-            ray.kill(mailbox)
+    return beside_driver(Mailbox, attempts)

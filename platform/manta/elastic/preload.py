@@ -19,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+from manta.cluster.session import cluster_of
+from manta.config.run import RunConfig
 from manta.elastic import preload_client, preload_server
 from manta.elastic.environment import runtime_env_of
 
@@ -29,6 +31,13 @@ from manta.elastic.environment import runtime_env_of
 # started from this one, a sweep's. One with another package starts its workers itself.
 VARIABLE = "MANTA_PRELOADED"
 ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def preloaded_for(config: RunConfig, address: str | None) -> AbstractContextManager[None]:
+    """`preloaded` for a run whose Ray will be on this machine; nothing if it has a cluster."""
+    if cluster_of(address):
+        return nullcontext()
+    return preloaded(config.scaling.resources_per_worker, config.model.type)
 
 
 @contextmanager

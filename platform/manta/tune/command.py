@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from manta.cluster.session import cluster_of, ray_session
+from manta.cluster.session import ray_session
 from manta.config.corpus import CorpusConfig
 from manta.config.credentials import without_credentials
 from manta.config.errors import CorpusError, TrainingError
@@ -20,7 +19,7 @@ from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.preflight import absolute, absolute_path, check, check_model
-from manta.elastic.preload import preloaded
+from manta.elastic.preload import preloaded_for
 from manta.schedule import Schedule
 from manta.storage.store import StorePath, reason
 from manta.storage.working import push
@@ -57,9 +56,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     outline = Outline(_absolute(config))
     outline.state()  # another sweep's folder is refused before anything starts
     first = _first(outline)
-    imports = preloaded(first.scaling.resources_per_worker, first.model.type)
-    embedded = cluster_of(address) is None
-    with imports if embedded else nullcontext(), ThreadPoolExecutor(1) as background:
+    with preloaded_for(first, address), ThreadPoolExecutor(1) as background:
         checked = check(first)
         model_checked = background.submit(check_model, checked)
         with ray_session(address):

@@ -7,16 +7,16 @@ after the other.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
 
 import numpy as np
-import ray
 from ray.actor import ActorHandle
 
 from manta.config.credentials import without_credentials
 from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
 from manta.elastic.autoscaler import Shortage, may_grow
+from manta.elastic.beside_driver import beside_driver
 from manta.elastic.slots import release_all_of
 from manta.elastic.wish import Wish
 from manta.storage.courier import Courier, Parcel
@@ -327,7 +327,6 @@ class Conductor:
             self._teach(self._searcher, number, mean)
 
 
-def open_conductor(config: SweepConfig, id: str) -> ActorHandle:
-    """A conductor on the driver's node, which goes when the driver goes."""
-    here: dict[str, Any] = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return ray.remote(num_cpus=0, label_selector=here)(Conductor).remote(config, id)
+def open_conductor(config: SweepConfig, id: str) -> AbstractContextManager[ActorHandle]:
+    """A conductor for the time of a block."""
+    return beside_driver(Conductor, config, id)

@@ -70,8 +70,7 @@ def sweep(
 
 
 def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
-    conductor = open_conductor(outline.config, uuid.uuid4().hex[:12])
-    try:
+    with open_conductor(outline.config, uuid.uuid4().hex[:12]) as conductor:
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
             _fit(conductor, outline, asked_to_stop, show)
@@ -79,9 +78,6 @@ def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "
             "interrupted" if asked_to_stop.is_set() else "finished"
         )
         ray.get(conductor.close.remote(status))
-    finally:
-        # Ray Tune keeps what a trainable was given, and with it this actor, for the driver's life.
-        ray.kill(conductor)
     return status
 
 
