@@ -22,7 +22,7 @@ from manta.elastic.start import Regroup
 
 # Ray Train's controller reads these when it is made.
 CONTROLLER_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # it looks at its workers each 2 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # it looks at its workers each 2 s by default
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # draining nodes are our policy's business
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its files would be the driver's
 }

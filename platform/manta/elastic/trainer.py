@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from manta.elastic.spares import Spares
 
 # How often the driver looks: for messages, and at a group that has ended.
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 # A corpus up to this size is read once at each start, to see that it is whole; a larger one is
 # left to `manta inspect` and `manta verify`.
 CHECKED_BYTES = 8 * 2**30

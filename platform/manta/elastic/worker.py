@@ -34,8 +34,9 @@ from manta.train.loop import Loop, Source
 from manta.train.pause import Pause
 from manta.train.saved import TrainState
 
-# How often the first rank tells that it is alive.
-SIGN_SECONDS = 0.25
+# How often the first rank tells that it is alive. Each message takes a millisecond or two of the
+# cores that train, here and in those who look at it below.
+SIGN_SECONDS = 0.5
 
 
 def train(order: Order) -> None:
