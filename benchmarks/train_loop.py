@@ -2,7 +2,7 @@
 
     python benchmarks/train_loop.py [--repeats 3] [--steps 60] [--models micro,tiny]
         [--precisions fp32,bf16] [--accumulations 1,4] [--workers 1,2] [--loops plain,manta,…]
-        [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
+        [--cores 2] [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
 
 The same model, weights, optimizer, batches, threads and memory allocator for each: a
 hand-written PyTorch loop (the limit), Manta, bare Accelerate, Hugging Face's Trainer, litgpt's
@@ -11,6 +11,10 @@ turn, A B C A B C …, each in processes of its own; a rate is the median over s
 steps after the first twenty, a share is a rate divided by that of the plain loop in the same
 repeat. With one worker and the same weights, losses must be the same: the largest difference is
 shown.
+
+Manta takes no snapshots and checkpoints here, as the others don't: `train_costs.py` has what these
+cost. Workers share `--cores`, all of the machine by default; with fewer, what runs beside the
+training has a core of its own, as on most machines with GPUs.
 
 Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About 15 s
 a cell and repeat.
@@ -74,7 +78,7 @@ def run_manta(case: Case, more: Sequence[str] = ()) -> tuple[Found, dict[str, fl
 def run_loop(name: str, case: Case, python: str) -> Found:
     """Rates and losses of one of the other loops."""
     if name == "manta":
-        return run_manta(case)[0]
+        return run_manta(case, ["checkpoint.snapshot_every=0"])[0]
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "case.json", Path(folder) / "out.json"
         given.write_text(case.to_json())
@@ -153,7 +157,6 @@ def main() -> None:
     arguments = _arguments()
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
-    cores = os.cpu_count() or 1
     results: dict[Case, dict[str, list[Found]]] = {}
     for workers, model, precision, accumulation in itertools.product(
         arguments.workers, arguments.models, arguments.precisions, arguments.accumulations
@@ -163,7 +166,7 @@ def main() -> None:
             precision=precision,
             accumulate=int(accumulation),
             world_size=int(workers),
-            threads=max(1, cores // int(workers)),
+            threads=max(1, arguments.cores // int(workers)),
             steps=arguments.steps,
             corpus=str(arguments.corpus.resolve()),
         )
@@ -194,6 +197,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--accumulations", type=several, default=["1", "4"])
     parser.add_argument("--workers", type=several, default=["1", "2"])
     parser.add_argument("--loops", type=several, default=["plain", "manta", *list(LOOPS)[1:]])
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--peers", default=sys.executable, help="the Python that has the peers")
     parser.add_argument("--out", type=Path, help="where to keep all figures, as JSON")
     return parser.parse_args()
