@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,10 @@ class Checked:
     def run_dir(self) -> Path:
         """The folder in which a driver on this node works on the run."""
         return working_folder(self.place)
+
+    def without_shards(self) -> Checked:
+        """The same, to be sent to workers: they have the shards from their node, by fingerprint."""
+        return replace(self, manifest=self.manifest.model_copy(update={"shards": []}))
 
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
         """What keeps the run's record; as `Tracker.open`."""

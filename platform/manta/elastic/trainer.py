@@ -107,7 +107,7 @@ def train(
         with open_mailbox(tracker.attempts) as mailbox:
             owner = owner or f"manta-{uuid.uuid4().hex}"
             elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
-            order = Order(checked, mailbox, *_spent_before(submitted, spent))
+            order = Order(checked.without_shards(), mailbox, *_spent_before(submitted, spent))
             failure = _follow(checked, mailbox, follower, _Group(order, elasticity))
             diverged = ray.get(mailbox.diverged.remote())
     except KeyboardInterrupt:
