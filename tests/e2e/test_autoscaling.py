@@ -110,7 +110,7 @@ def test_a_killed_driver_holds_no_node(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
     """Nor does what reading has started: the steps are so large that it is by Ray Data."""
-    wanted = config(tmp_path, corpus, min=1, max=2)
+    wanted = config(tmp_path, corpus, min=1, max=2, resources_per_worker={"CPU": 1})
     wanted["schedule"] = {"horizon": 200 * 4096 * SEQ_LEN, "lr": 1e-3, "batch": 4096}
     wanted["train"]["micro_batch"] = 1024
     run = Run(driver, wanted).begin()

@@ -33,7 +33,7 @@ from manta.train.export import generate
 from manta.train.saved import whole
 
 DEADLINE = 120.0
-STEPS = 600
+STEPS = 300
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_killed_driver_goes_on_on_another_node(
     sections: dict[str, Any] = {
         "schedule": {"horizon": STEPS * STEP},
         "checkpoint": {"every": 25 * STEP},
-        "faults": [{"kind": "slow", "attempt": None, "seconds": 0.02}],
+        "faults": [{"kind": "slow", "attempt": None, "seconds": 0.04}],
         "wandb": {"mode": "disabled"},
     }
     local = run_config(tmp_path / "runs", corpus, **sections)

@@ -11,13 +11,13 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
-from manta.schedule import Schedule
 from manta.storage.place import Place, place_of
 from manta.storage.probe import check_writable
 from manta.storage.working import working_folder
 from manta.train.model_names import check_names
 
 if TYPE_CHECKING:
+    from manta.schedule import Schedule
     from manta.stream.plan import Corpus
     from manta.track import Tracker
     from manta.track.context import RunContext
@@ -79,9 +79,11 @@ def check(config: RunConfig) -> Checked:
     Raises:
         MantaError: naming what is wrong and what to do.
     """
-    schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     manifest = Manifest.read(config.corpus)
     check_names(config, manifest.vocab_size)
+    from manta.schedule import Schedule  # NumPy: a fifth of a second that most mistakes don't need
+
+    schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     _check_devices(config)
     storage = place_of(config.run.storage)
     check_writable(storage, "run.storage")

@@ -24,13 +24,15 @@ from pathlib import Path
 
 from manta.cluster.session import cluster_of
 from manta.config.run import RunConfig
-from manta.elastic import preload_client, preload_server
 from manta.elastic.environment import runtime_env_of
 
 # Where the process to be copied listens, and from where it has the package: for drivers that are
 # started from this one, a sweep's. One with another package starts its workers itself.
 VARIABLE = "MANTA_PRELOADED"
 ROOT = str(Path(__file__).resolve().parents[2])
+# Run as scripts, and not imported here: what they import is for their own processes.
+SERVER = Path(__file__).with_name("preload_server.py")
+CLIENT = Path(__file__).with_name("preload_client.py")
 
 
 def preloaded_for(config: RunConfig, address: str | None) -> AbstractContextManager[None]:
@@ -76,7 +78,7 @@ def _start(
     path: Path, environment: Mapping[str, str], model_type: str | None
 ) -> subprocess.Popen[bytes]:
     """Start the process to be copied. Who asks before it is ready waits."""
-    script = [sys.executable, "-P", preload_server.__file__]
+    script = [sys.executable, "-P", str(SERVER)]
     importable = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -97,4 +99,4 @@ def python() -> str | None:
     path, _, root = os.environ.get(VARIABLE, "").rpartition(os.pathsep)
     if not path or root != ROOT:
         return None
-    return shlex.join([sys.executable, "-I", "-S", preload_client.__file__, path])
+    return shlex.join([sys.executable, "-I", "-S", str(CLIENT), path])
