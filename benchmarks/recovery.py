@@ -1,7 +1,7 @@
 """From a fault to the next step that had never been trained: Manta, Ray Train, torchrun.
 
     python benchmarks/recovery.py [--corpus corpora/demo] [--repeats 3] [--systems ...]
-                                  [--faults worker node] [--keep FILE] [--overhead]
+                                  [--faults worker node] [--keep FILE]
 
 The demo's model, two workers of one CPU and one thread, batches of 8 × 128 tokens, a checkpoint
 each ten steps. Faults: SIGKILL of the second worker, or of everything that makes a node Ray's
@@ -13,12 +13,11 @@ case is a process of its own; cases alternate within a repeat. Times are taken i
 right after a step, and by the process that makes the fault, on one clock.
 
     ray        Ray Train's elastic trainer with its default settings
-    ray-0.25   the same, looking at its workers each 0.25 s, as Manta does
+    ray-0.25   the same, looking at its workers each 0.25 s (Manta: 0.5 s)
     torchrun   two processes on one machine, without Ray
 
 With --keep the cases are added to FILE, and the table is of all that are in it: long
-measurements can be made in parts. With --overhead the throughput of Manta is measured instead,
-with snapshots and without.
+measurements can be made in parts.
 """
 
 from __future__ import annotations
@@ -30,12 +29,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from train_loop import run_manta
-from train_loop_case import CONFIG, ROOT, Case
+from train_loop_case import CONFIG, ROOT
 
 CASE = Path(__file__).with_name("recovery_case.py")
 SYSTEMS = ("manta", "ray", "ray-0.25", "torchrun")
@@ -140,31 +137,6 @@ def _medians(parts: list[dict[str, float]]) -> list[str]:
     ]
 
 
-def measure_overhead(corpus: Path, repeats: int, steps: int) -> None:
-    """Throughput with snapshots at each step, by their cost (the default), and without."""
-    from manta.config.run import CheckpointSection
-
-    if "snapshot_every" not in CheckpointSection.model_fields:
-        sys.exit("this version of Manta has no checkpoint.snapshot_every")
-    two = Case("tiny", "fp32", 1, 2, 1, steps, str(corpus))
-    settings = {
-        "none": ["checkpoint.snapshot_every=0"],
-        "each step": ["checkpoint.snapshot_every=1"],
-        "default": [],
-    }
-    rates = defaultdict(list)
-    for repeat in range(1, repeats + 1):
-        for name, overrides in settings.items():
-            rate = statistics.median(run_manta(two, overrides)[0]["rates"])
-            rates[name].append(rate)
-            print(f"{repeat}: snapshots {name:10} {rate:,.0f} tokens/s", flush=True)
-    print("\n| snapshots | tokens/s | of none |\n| --- | --- | --- |")
-    for name, found in rates.items():
-        shares = [ours / none for ours, none in zip(found, rates["none"], strict=True)]
-        spread = f"{statistics.median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
-        print(f"| {name} | {statistics.median(found):,.0f} | {spread} |")
-
-
 def measure(corpus: Path, arguments: argparse.Namespace) -> Results:
     """All cases in turn, repeatedly; with those kept before."""
     cases = [
@@ -201,15 +173,10 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     parser.add_argument("--keep", type=Path, help="file that cases are added to")
-    parser.add_argument("--overhead", action="store_true", help="throughput and snapshots")
-    parser.add_argument("--steps", type=int, default=120, help="of each run with --overhead")
     arguments = parser.parse_args()
     corpus = arguments.corpus.resolve()
     if not (corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
-    if arguments.overhead:
-        measure_overhead(corpus, arguments.repeats, arguments.steps)
-        return
     results = measure(corpus, arguments)
     show_table(results)
 

@@ -33,7 +33,7 @@ if "MALLOC_ARENA_MAX" not in os.environ:
 
 import torch
 import torch.distributed as dist
-from train_loop_case import BATCH, CONFIG, EVERY, MODELS, ROOT, SEQ_LEN, WARMUP, Case
+from train_loop_case import BATCH, CONFIG, MODELS, ROOT, SEQ_LEN, Case
 
 from manta.config import RunConfig, load
 from manta.elastic.preflight import check
@@ -46,6 +46,7 @@ from manta.train.vault import Shard, Stamp
 
 STEP = BATCH * SEQ_LEN
 OFF = {"log.every": 10**12, "checkpoint.every": "null", "checkpoint.snapshot_every": 0}
+EVERY, WARMUP = 10, 20  # steps of a stretch; steps before the first that counts
 # What is on, and how many of it a stretch has.
 THINGS: dict[str, tuple[dict[str, Any], int]] = {
     "nothing": ({}, 1),

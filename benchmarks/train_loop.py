@@ -1,28 +1,30 @@
 """Steady training throughput of `manta train` beside the loops that people use instead.
 
-    python benchmarks/train_loop.py [--repeats 3] [--steps 60] [--models micro,tiny]
+    python benchmarks/train_loop.py [--turns 24] [--seconds 2] [--models micro,tiny]
         [--precisions fp32,bf16] [--accumulations 1,4] [--workers 1,2] [--loops plain,manta,…]
         [--cores 2] [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
 
 The same model, weights, optimizer, batches, threads and memory allocator for each: a
 hand-written PyTorch loop (the limit), Manta, bare Accelerate, Hugging Face's Trainer, litgpt's
-own loop (with its own model of the same sizes) and Ray Train with the plain loop. All run in
-turn, A B C A B C …, each in processes of its own; a rate is the median over stretches of ten
-steps after the first twenty, a share is a rate divided by that of the plain loop in the same
-repeat. With one worker and the same weights, losses must be the same: the largest difference is
-shown.
+own loop (with its own model of the same sizes) and Ray Train with the plain loop. All train at
+once, side by side, each for so many seconds in turn while the others are stopped
+(`train_loop_turns.py`); a share is the steps of a loop in those of the plain loop, over all turns
+and, for the spread, over each quarter of them. With one worker and the same weights, losses must
+be the same: the largest difference is shown.
 
-Manta takes no snapshots and checkpoints here, as the others don't: `train_costs.py` has what these
-cost. Workers share `--cores`, all of the machine by default; with fewer, what runs beside the
-training has a core of its own, as on most machines with GPUs.
+Manta takes no snapshots and checkpoints here, as the others don't; `--loops plain,manta,snapshots`
+has a row for Manta with the snapshots that it takes by default. Workers share `--cores`, all of the
+machine by default; with fewer, what runs beside the training has a core of its own, as on most
+machines with GPUs.
 
-Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About 15 s
-a cell and repeat.
+Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About a
+minute a cell.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -30,118 +32,120 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from train_loop_case import CONFIG, MODELS, ROOT, WARMUP, Case
+from train_loop_case import CONFIG, MODELS, PROGRESS, ROOT, WARMUP, Case
 from train_loop_peers import LOOPS, allocator
+from train_loop_turns import Contender, take_turns
 
 PEERS = Path(__file__).with_name("train_loop_peers.py")
 MISSING = "not installed: make bench-peers"
 NAMES = {
     "plain": "plain loop",
     "manta": "Manta",
+    "snapshots": "Manta with snapshots",
     "accelerate": "Accelerate",
     "trainer": "HF Trainer",
     "litgpt": "litgpt",
     "ray_train": "Ray Train",
 }
+MANTA = {"manta": ["checkpoint.snapshot_every=0"], "snapshots": []}
 # Those that begin with the same weights and report the loss of the same step.
-SAME_LOSS = ("manta", "accelerate", "ray_train")
-Found = dict[str, Any]  # "rates": tokens a second of each stretch; "losses": by step
+SAME_LOSS = ("manta", "snapshots", "accelerate", "ray_train")
+STEPS = 5000  # more than there is time for
+PARTS = 4
+Found = dict[str, dict[str, Any]]  # by loop: "rates": steps a second of each part; "losses"
 
 
-def run_manta(case: Case, more: Sequence[str] = ()) -> tuple[Found, dict[str, float]]:
-    """Rates and losses of `manta train`, and the seconds of its start.
-
-    `more` are overrides of its config.
-    """
-    with tempfile.TemporaryDirectory() as storage:
-        began = time.time()
-        command = [sys.executable, "-m", "manta.cli", "train", str(CONFIG)]
-        _done([*command, *case.overrides(storage), *more], os.environ)
-        total = time.time() - began
-        run = Path(storage) / "bench"
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        start = json.loads((run / "run.json").read_text())["groups"][0]["start"]
-    found = {
-        "rates": [row["tokens_per_s"] for row in rows if row["step"] > WARMUP],
-        "losses": {str(row["step"]): row["loss"] for row in rows},
-    }
-    return found, {**start, "command": total}
-
-
-def run_loop(name: str, case: Case, python: str) -> Found:
-    """Rates and losses of one of the other loops."""
-    if name == "manta":
-        return run_manta(case, ["checkpoint.snapshot_every=0"])[0]
+@contextmanager
+def contender(name: str, case: Case, python: str) -> Iterator[Contender]:
+    """One of the loops, warm and stopped."""
     with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "case.json", Path(folder) / "out.json"
-        given.write_text(case.to_json())
-        several = case.world_size > 1 and name != "ray_train"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        command = [python, *([*launcher, str(case.world_size)] if several else [])]
-        threads = {"OMP_NUM_THREADS": str(case.threads)}
-        _done(
-            [*command, str(PEERS), name, str(given), str(out)],
-            {**os.environ, **allocator(), **threads},
-        )
-        found: Found = json.loads(out.read_text())
-    return found
+        start = start_manta if name in MANTA else start_peer
+        found = start(name, case, python, Path(folder))
+        try:
+            found.warm_up(WARMUP)
+            yield found
+        finally:
+            found.end()
 
 
-def _done(command: list[str], environment: Any) -> None:
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+def start_manta(name: str, case: Case, python: str, folder: Path) -> Contender:
+    """`manta train`, by this Python."""
+    command = [sys.executable, "-m", "manta.cli", "train", str(CONFIG)]
+    overrides = [*case.overrides(str(folder)), *MANTA[name]]
+    progress = folder / "bench" / "metrics.jsonl"
+    return Contender([*command, *overrides], os.environ, ROOT, progress)
+
+
+def start_peer(name: str, case: Case, python: str, folder: Path) -> Contender:
+    """One of the other loops."""
+    given, progress = folder / "case.json", folder / "progress.jsonl"
+    given.write_text(case.to_json())
+    several = case.world_size > 1 and name != "ray_train"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [python, *([*launcher, str(case.world_size)] if several else [])]
+    settings = {"OMP_NUM_THREADS": str(case.threads), PROGRESS: str(progress)}
+    environment = {**os.environ, **allocator(), **settings}
+    return Contender([*command, str(PEERS), name, str(given)], environment, ROOT, progress)
+
+
+def compare(case: Case, loops: Sequence[str], arguments: argparse.Namespace) -> Found:
+    """All loops of a case in turn."""
+    with ExitStack() as running:
+        warm = {
+            name: running.enter_context(contender(name, case, arguments.peers)) for name in loops
+        }
+        rates = take_turns(warm, arguments.turns, arguments.seconds, PARTS)
+        losses = {
+            name: {row["step"]: row["loss"] for row in one.rows() if "loss" in row}
+            for name, one in warm.items()
+        }
+    return {name: {"rates": rates[name], "losses": losses[name]} for name in loops}
 
 
 def has(name: str, python: str) -> bool:
     """Whether what a loop needs is installed."""
     if name != "litgpt":
         return True
+    if python == sys.executable:
+        return importlib.util.find_spec("litgpt") is not None
     code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('litgpt') is None)"
     return subprocess.run([python, "-c", code]).returncode == 0
 
 
-def difference(one: Found, other: Found) -> float:
+def difference(one: dict[int, float], other: dict[int, float]) -> float:
     """Largest relative difference of two losses of the same step."""
-    return max(abs(other["losses"][k] - loss) / loss for k, loss in one["losses"].items())
+    return max(abs(other[step] - one[step]) / one[step] for step in one.keys() & other.keys())
 
 
-def shares(found: dict[str, list[Found]], name: str) -> list[float]:
-    """Of a loop's rates in the plain loop's, by repeat."""
-    rates = [
-        [statistics.median(repeat["rates"]) for repeat in found[which]] for which in (name, "plain")
-    ]
-    return [mine / limit for mine, limit in zip(*rates, strict=True)]
+def cell(found: Found, name: str) -> str:
+    """A loop's share of the plain loop's steps, and its spread over the parts."""
+    mine, limit = found[name]["rates"], found["plain"]["rates"]
+    shares = [one / other for one, other in zip(mine, limit, strict=True)]
+    return f"{sum(mine) / sum(limit):.3f} ({min(shares):.3f} to {max(shares):.3f})"
 
 
-def cell(values: list[float]) -> str:
-    """Median and spread."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def table(results: dict[Case, dict[str, list[Found]]], loops: list[str]) -> str:
+def table(results: dict[Case, Found], loops: list[str]) -> str:
     """Markdown: a row for each case, a column for each loop."""
     others = [name for name in loops if name != "plain"]
     lines = [
-        "| case | plain loop, tokens/s | " + " | ".join(NAMES[name] for name in others) + " |",
+        "| case | plain loop, steps/s | " + " | ".join(NAMES[name] for name in others) + " |",
         "| --- " * (2 + len(others)) + "|",
     ]
     for case, found in results.items():
-        limit = statistics.median(statistics.median(one["rates"]) for one in found["plain"])
-        cells = [cell(shares(found, name)) if found[name] else MISSING for name in others]
-        lines.append(f"| {case.name} | {limit:,.0f} | " + " | ".join(cells) + " |")
+        limit = statistics.fmean(found["plain"]["rates"])
+        cells = [cell(found, name) if name in found else MISSING for name in others]
+        lines.append(f"| {case.name} | {limit:.2f} | " + " | ".join(cells) + " |")
     same = [
-        difference(found["plain"][0], found[name][0])
+        difference(found["plain"]["losses"], found[name]["losses"])
         for case, found in results.items()
         for name in SAME_LOSS
-        if found.get(name) and case.world_size == 1  # with more, some give that of one rank
+        if name in found and case.world_size == 1  # with more, some give that of one rank
     ]
     if same:
         compared = ", ".join(NAMES[name] for name in SAME_LOSS if name in loops)
@@ -157,7 +161,8 @@ def main() -> None:
     arguments = _arguments()
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
-    results: dict[Case, dict[str, list[Found]]] = {}
+    loops = [name for name in arguments.loops if has(name, arguments.peers)]
+    results: dict[Case, Found] = {}
     for workers, model, precision, accumulation in itertools.product(
         arguments.workers, arguments.models, arguments.precisions, arguments.accumulations
     ):
@@ -167,17 +172,11 @@ def main() -> None:
             accumulate=int(accumulation),
             world_size=int(workers),
             threads=max(1, arguments.cores // int(workers)),
-            steps=arguments.steps,
+            steps=STEPS,
             corpus=str(arguments.corpus.resolve()),
         )
-        results[case] = defaultdict(list)
-        for repeat, name in itertools.product(range(arguments.repeats), arguments.loops):
-            if not has(name, arguments.peers):
-                continue
-            found = run_loop(name, case, arguments.peers)
-            results[case][name].append(found)
-            rate = statistics.median(found["rates"])
-            print(f"{case.name}: {repeat + 1}: {name} {rate:,.0f} tokens/s", file=sys.stderr)
+        results[case] = compare(case, loops, arguments)
+        print(table({case: results[case]}, arguments.loops), file=sys.stderr, flush=True)
         if arguments.out:
             kept = [{"case": asdict(case), **found} for case, found in results.items()]
             arguments.out.write_text(json.dumps(kept, indent=1))
@@ -188,19 +187,23 @@ def _arguments() -> argparse.Namespace:
     def several(text: str) -> list[str]:
         return text.split(",")
 
+    default = ["plain", "manta", *list(LOOPS)[1:]]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=ROOT / "corpora/demo")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=24, help="of each loop, a multiple of four")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
     parser.add_argument("--models", type=several, default=list(MODELS)[::-1])
     parser.add_argument("--precisions", type=several, default=["fp32", "bf16"])
     parser.add_argument("--accumulations", type=several, default=["1", "4"])
     parser.add_argument("--workers", type=several, default=["1", "2"])
-    parser.add_argument("--loops", type=several, default=["plain", "manta", *list(LOOPS)[1:]])
+    parser.add_argument("--loops", type=several, default=default)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--peers", default=sys.executable, help="the Python that has the peers")
     parser.add_argument("--out", type=Path, help="where to keep all figures, as JSON")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if "plain" not in arguments.loops or arguments.turns % PARTS:
+        parser.error("--loops needs plain, and --turns a multiple of four")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "jobs/demo/run.yaml"
-EVERY, WARMUP = 10, 20  # steps of a stretch; steps before the first that counts
+EVERY, WARMUP = 5, 20  # steps from one told to the next; steps before the first that counts
+PROGRESS = "MANTA_BENCH_PROGRESS"  # in the environment: the file in which a loop tells its steps
 LEARNING_RATE, CLIP, BATCH, SEQ_LEN = 1e-3, 1.0, 8, 128
 
 # `tiny` is the demo's; in `micro`, with 0.9M parameters, what is not arithmetic shows.
@@ -116,21 +117,25 @@ def work_of(case: Case, rank: int = 0) -> Work:
     return Work(rows, lm, adamw)
 
 
-class Stretches:
-    """Takes the time of each EVERY steps, and the loss at their end."""
+class Progress:
+    """Tells each EVERY steps, and the loss at their end, in the file that PROGRESS names.
 
-    def __init__(self) -> None:
-        self.rates: list[float] = []  # tokens a second
-        self.losses: dict[int, float] = {}
-        self._since = time.perf_counter()
+    Args:
+        rank: of this process; only the first tells.
+    """
+
+    def __init__(self, rank: int):
+        self._path = Path(os.environ[PROGRESS]) if rank == 0 else None
 
     def after(self, step: int, loss: torch.Tensor | None) -> None:
         """Step number `step`, from 1, is done; `loss` is its mean, if that is to be had."""
-        if step % EVERY:
+        if step % EVERY == 0:
+            self.tell(step, None if loss is None else float(loss))
+
+    def tell(self, step: int, loss: float | None) -> None:
+        """Add a line."""
+        if self._path is None:
             return
-        if loss is not None:
-            self.losses[step] = float(loss)
-        now = time.perf_counter()
-        if step > WARMUP:
-            self.rates.append(EVERY * BATCH * SEQ_LEN / (now - self._since))
-        self._since = now
+        row = {"step": step} if loss is None else {"step": step, "loss": loss}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")

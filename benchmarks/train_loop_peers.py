@@ -1,8 +1,9 @@
 """The loops that `train_loop.py` compares: each trains a case in processes of its own.
 
-    python benchmarks/train_loop_peers.py LOOP CASE.json OUT.json
+    python benchmarks/train_loop_peers.py LOOP CASE.json
 
-Called by `train_loop.py`, for several workers by way of torchrun. Every loop gets the same
+Called by `train_loop.py`, for several workers by way of torchrun; the first rank tells its steps
+in the file that PROGRESS names. Every loop gets the same
 rows, weights, optimizer, threads and allocator; litgpt's has weights and data path of its own.
 """
 
@@ -26,9 +27,10 @@ from train_loop_case import (
     CLIP,
     EVERY,
     LEARNING_RATE,
+    PROGRESS,
     SEQ_LEN,
     Case,
-    Stretches,
+    Progress,
     Work,
     work_of,
 )
@@ -36,7 +38,7 @@ from train_loop_case import (
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def plain(case: Case) -> Stretches:
+def plain(case: Case) -> None:
     """The loop that a person would write: the limit."""
     if case.world_size > 1:
         dist.init_process_group("gloo")
@@ -44,19 +46,18 @@ def plain(case: Case) -> Stretches:
     model = work.lm
     if case.world_size > 1:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    return run_plain(case, work, model)
+    run_plain(case, work, model, Progress(RANK))
 
 
-def run_plain(case: Case, work: Work, model: Any) -> Stretches:
+def run_plain(case: Case, work: Work, model: Any, progress: Progress) -> None:
     """The steps of `plain`, with a model that may be in DDP."""
-    stretches, bf16 = Stretches(), case.precision == "bf16"
+    bf16 = case.precision == "bf16"
     for step, rows in enumerate(work.rows, 1):
         loss = plain_step(model, work.optimizer, rows, accumulate=case.accumulate, bf16=bf16)
-        stretches.after(step, loss)
-    return stretches
+        progress.after(step, loss)
 
 
-def accelerate(case: Case) -> Stretches:
+def accelerate(case: Case) -> None:
     """Accelerate as its documentation writes a loop, with nothing around it."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
@@ -70,7 +71,7 @@ def accelerate(case: Case) -> Stretches:
     assert accelerator.num_processes == case.world_size
     work = work_of(case, RANK)
     model, optimizer = accelerator.prepare(work.lm, work.optimizer)
-    stretches = Stretches()
+    progress = Progress(RANK)
     for step, rows in enumerate(work.rows, 1):
         total = torch.zeros(())
         for micro in torch.from_numpy(rows.astype("int64")).chunk(case.accumulate):
@@ -82,23 +83,18 @@ def accelerate(case: Case) -> Stretches:
                 optimizer.step()
                 optimizer.zero_grad()
             total += loss.detach() / case.accumulate
-        stretches.after(step, total)
-    return stretches
+        progress.after(step, total)
 
 
-def trainer(case: Case) -> Stretches:
+def trainer(case: Case) -> None:
     """Hugging Face's Trainer, in order, without saving, evaluation or a progress bar."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    work, stretches = work_of(case, RANK), Stretches()
+    work, progress = work_of(case, RANK), Progress(RANK)
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            stretches.after(state.global_step, None)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs:  # the mean over the stretch, where the others give its last step
-                stretches.losses[state.global_step] = float(logs["loss"])
+            progress.after(state.global_step, None)  # what it logs is a mean over several steps
 
     rows = torch.from_numpy(all_rows(case, work).astype("int64"))
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +125,6 @@ def trainer(case: Case) -> Stretches:
             ),
             callbacks=[Clock()],
         ).train()
-    return stretches
 
 
 def _collated(samples: list[tuple[torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -147,7 +142,7 @@ def all_rows(case: Case, work: Work) -> Any:
     return np.concatenate(ranks, axis=1).reshape(-1, SEQ_LEN)
 
 
-def litgpt(case: Case) -> Stretches:
+def litgpt(case: Case) -> None:
     """litgpt's own `fit` on its own GPT of the same sizes, with the same number of weights.
 
     Not the same: the initial weights, and that its loss counts all tokens of a row (the rows
@@ -190,7 +185,6 @@ def litgpt(case: Case) -> Stretches:
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
     model, optimizer = fabric.setup(model, optimizer)
-    stretches = Stretches()
     train = TrainArgs(
         save_interval=None,
         log_interval=EVERY,
@@ -201,7 +195,7 @@ def litgpt(case: Case) -> Stretches:
         max_norm=CLIP,
         min_lr=LEARNING_RATE,
     )
-    batches = _Batches(case, work, stretches)
+    batches = _Batches(case, work, Progress(RANK))
     with tempfile.TemporaryDirectory() as folder:
         pretrain.fit(
             fabric=fabric,
@@ -214,14 +208,13 @@ def litgpt(case: Case) -> Stretches:
             train=train,
             eval=EvalArgs(interval=10**9, initial_validation=False, final_validation=False),
         )
-    return stretches
 
 
 class _Batches:
     """Micro-batches of one rank for litgpt, which asks for the next when it is done with one."""
 
-    def __init__(self, case: Case, work: Work, stretches: Stretches):
-        self._case, self._done = case, lambda step: stretches.after(step, None)
+    def __init__(self, case: Case, work: Work, progress: Progress):
+        self._case, self._progress = case, progress
         tokens = torch.from_numpy(work.rows.astype("int64"))
         self._rows = torch.cat([tokens, tokens[..., -1:]], dim=-1)
 
@@ -231,38 +224,36 @@ class _Batches:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for step, rows in enumerate(self._rows):
-            self._done(step)
+            if step:
+                self._progress.after(step, None)
             yield from rows.chunk(self._case.accumulate)
-        self._done(len(self._rows))
 
 
-def ray_train(case: Case) -> Stretches:
+def ray_train(case: Case) -> None:
     """Ray Train's TorchTrainer with the plain loop in it."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    here = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    names = ("PYTHONPATH", "OMP_NUM_THREADS", PROGRESS)
+    here = {name: os.environ.get(name, "") for name in names}
     with tempfile.TemporaryDirectory() as folder:
         ray.init(
             address="local",
             num_cpus=case.world_size * case.threads,
             include_dashboard=False,
-            runtime_env={"env_vars": {**here, **allocator(), "OUT": folder}},
+            runtime_env={"env_vars": {**here, **allocator()}},
             log_to_driver=False,
         )
         TorchTrainer(
             _ray_loop,
-            train_loop_config={"case": case.to_json(), "folder": folder},
+            train_loop_config={"case": case.to_json()},
             scaling_config=ScalingConfig(
                 num_workers=case.world_size, resources_per_worker={"CPU": case.threads}
             ),
             run_config=RunConfig(name="bench", storage_path=folder),
         ).fit()
-        stretches = Stretches()
-        stretches.__dict__.update(json.loads((Path(folder) / "out.json").read_text()))
         ray.shutdown()
-    return stretches
 
 
 def _ray_loop(config: dict[str, str]) -> None:
@@ -273,10 +264,7 @@ def _ray_loop(config: dict[str, str]) -> None:
     rank = ray.train.get_context().get_world_rank()
     work = work_of(case, rank)
     model = prepare_model(work.lm, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
-    stretches = run_plain(case, work, model)
-    if rank == 0:
-        found = {"rates": stretches.rates, "losses": stretches.losses}
-        (Path(config["folder"]) / "out.json").write_text(json.dumps(found))
+    run_plain(case, work, model, Progress(rank))
 
 
 def allocator() -> dict[str, str]:
@@ -286,7 +274,7 @@ def allocator() -> dict[str, str]:
     return CPU_ALLOCATOR
 
 
-LOOPS: dict[str, Callable[[Case], Stretches]] = {
+LOOPS: dict[str, Callable[[Case], None]] = {
     "plain": plain,
     "accelerate": accelerate,
     "trainer": trainer,
@@ -296,13 +284,10 @@ LOOPS: dict[str, Callable[[Case], Stretches]] = {
 
 
 def main() -> None:
-    """Train one case with one loop and write what came of it."""
-    name, case, out = sys.argv[1:]
+    """Train one case with one loop."""
+    name, case = sys.argv[1:]
     logging.disable(logging.WARNING)
-    stretches = LOOPS[name](Case(**json.loads(Path(case).read_text())))
-    if RANK == 0:
-        found = {"rates": stretches.rates, "losses": stretches.losses}
-        Path(out).write_text(json.dumps(found))
+    LOOPS[name](Case(**json.loads(Path(case).read_text())))
 
 
 if __name__ == "__main__":
