@@ -1,24 +1,24 @@
 """Steady training throughput of `manta train` beside the loops that people use instead.
 
     python benchmarks/train_loop.py [--turns 24] [--seconds 2] [--models micro,tiny]
-        [--precisions fp32,bf16] [--accumulations 1,4] [--workers 1,2] [--loops plain,manta,…]
+        [--precisions fp32,bf16] [--accumulations 1,4] [--workers 1,2] [--loops manta,accelerate,…]
         [--cores 2] [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
 
 The same model, weights, optimizer, batches, threads and memory allocator for each: a
 hand-written PyTorch loop (the limit), Manta, bare Accelerate, Hugging Face's Trainer, litgpt's
-own loop (with its own model of the same sizes) and Ray Train with the plain loop. All train at
-once, side by side, each for so many seconds in turn while the others are stopped
-(`train_loop_turns.py`); a share is the steps of a loop in those of the plain loop, over all turns
-and, for the spread, over each quarter of them. With one worker and the same weights, losses must
-be the same: the largest difference is shown.
+own loop (with its own model of the same sizes) and Ray Train with the plain loop. Each of them is
+paired with a plain loop: they train side by side, one for some seconds while the other is stopped,
+in turn (`train_loop_turns.py`). A share is the steps of a loop in those of the plain loop, over
+all turns and, for the spread, over each quarter of them. With one worker and the same weights,
+losses must be the same: the largest difference is shown.
 
-Manta takes no snapshots and checkpoints here, as the others don't; `--loops plain,manta,snapshots`
-has a row for Manta with the snapshots that it takes by default. Workers share `--cores`, all of the
+Manta takes no snapshots and checkpoints here, as the others don't; `--loops manta,snapshots`
+has a column for Manta with the snapshots that it takes by default. Workers share `--cores`, all of the
 machine by default; with fewer, what runs beside the training has a core of its own, as on most
 machines with GPUs.
 
-Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About a
-minute a cell.
+Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About two
+minutes a cell.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ NAMES = {
     "ray_train": "Ray Train",
 }
 MANTA = {"manta": ["checkpoint.snapshot_every=0"], "snapshots": []}
+PLAIN = "plain"
 # Those that begin with the same weights and report the loss of the same step.
 SAME_LOSS = ("manta", "snapshots", "accelerate", "ray_train")
 STEPS = 5000  # more than there is time for
 PARTS = 4
-Found = dict[str, dict[str, Any]]  # by loop: "rates": steps a second of each part; "losses"
+# By loop: "rates", steps a second of each part, "plain", those of the plain loop meanwhile, and
+# "difference", the largest relative one of two losses of the same step.
+Found = dict[str, dict[str, Any]]
 
 
 @contextmanager
@@ -94,18 +97,19 @@ def start_peer(name: str, case: Case, python: str, folder: Path) -> Contender:
     return Contender([*command, str(PEERS), name, str(given)], environment, ROOT, progress)
 
 
-def compare(case: Case, loops: Sequence[str], arguments: argparse.Namespace) -> Found:
-    """All loops of a case in turn."""
+def compare(name: str, case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A loop beside the plain one."""
     with ExitStack() as running:
-        warm = {
-            name: running.enter_context(contender(name, case, arguments.peers)) for name in loops
+        pair = {
+            one: running.enter_context(contender(one, case, arguments.peers))
+            for one in (PLAIN, name)
         }
-        rates = take_turns(warm, arguments.turns, arguments.seconds, PARTS)
-        losses = {
-            name: {row["step"]: row["loss"] for row in one.rows() if "loss" in row}
-            for name, one in warm.items()
-        }
-    return {name: {"rates": rates[name], "losses": losses[name]} for name in loops}
+        rates = take_turns(pair, arguments.turns, arguments.seconds, PARTS)
+        losses = [
+            {row["step"]: row["loss"] for row in one.rows() if "loss" in row}
+            for one in pair.values()
+        ]
+    return {"rates": rates[name], "plain": rates[PLAIN], "difference": difference(*losses)}
 
 
 def has(name: str, python: str) -> bool:
@@ -120,35 +124,35 @@ def has(name: str, python: str) -> bool:
 
 def difference(one: dict[int, float], other: dict[int, float]) -> float:
     """Largest relative difference of two losses of the same step."""
-    return max(abs(other[step] - one[step]) / one[step] for step in one.keys() & other.keys())
+    same = one.keys() & other.keys()
+    return max((abs(other[step] - one[step]) / one[step] for step in same), default=0.0)
 
 
-def cell(found: Found, name: str) -> str:
+def cell(found: dict[str, Any]) -> str:
     """A loop's share of the plain loop's steps, and its spread over the parts."""
-    mine, limit = found[name]["rates"], found["plain"]["rates"]
+    mine, limit = found["rates"], found["plain"]
     shares = [one / other for one, other in zip(mine, limit, strict=True)]
     return f"{sum(mine) / sum(limit):.3f} ({min(shares):.3f} to {max(shares):.3f})"
 
 
-def table(results: dict[Case, Found], loops: list[str]) -> str:
+def table(results: dict[Case, Found], others: Sequence[str]) -> str:
     """Markdown: a row for each case, a column for each loop."""
-    others = [name for name in loops if name != "plain"]
     lines = [
         "| case | plain loop, steps/s | " + " | ".join(NAMES[name] for name in others) + " |",
         "| --- " * (2 + len(others)) + "|",
     ]
     for case, found in results.items():
-        limit = statistics.fmean(found["plain"]["rates"])
-        cells = [cell(found, name) if name in found else MISSING for name in others]
+        limit = statistics.fmean(rate for one in found.values() for rate in one["plain"])
+        cells = [cell(found[name]) if name in found else MISSING for name in others]
         lines.append(f"| {case.name} | {limit:.2f} | " + " | ".join(cells) + " |")
     same = [
-        difference(found["plain"]["losses"], found[name]["losses"])
+        found[name]["difference"]
         for case, found in results.items()
         for name in SAME_LOSS
         if name in found and case.world_size == 1  # with more, some give that of one rank
     ]
     if same:
-        compared = ", ".join(NAMES[name] for name in SAME_LOSS if name in loops)
+        compared = ", ".join(NAMES[name] for name in SAME_LOSS if name in others)
         lines.append(
             f"\nLargest relative difference of a loss from the plain loop's: {max(same):.1e}"
             f" ({compared})."
@@ -161,7 +165,6 @@ def main() -> None:
     arguments = _arguments()
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
-    loops = [name for name in arguments.loops if has(name, arguments.peers)]
     results: dict[Case, Found] = {}
     for workers, model, precision, accumulation in itertools.product(
         arguments.workers, arguments.models, arguments.precisions, arguments.accumulations
@@ -175,7 +178,11 @@ def main() -> None:
             steps=STEPS,
             corpus=str(arguments.corpus.resolve()),
         )
-        results[case] = compare(case, loops, arguments)
+        results[case] = {
+            name: compare(name, case, arguments)
+            for name in arguments.loops
+            if has(name, arguments.peers)
+        }
         print(table({case: results[case]}, arguments.loops), file=sys.stderr, flush=True)
         if arguments.out:
             kept = [{"case": asdict(case), **found} for case, found in results.items()]
@@ -187,7 +194,7 @@ def _arguments() -> argparse.Namespace:
     def several(text: str) -> list[str]:
         return text.split(",")
 
-    default = ["plain", "manta", *list(LOOPS)[1:]]
+    default = ["manta", *(name for name in LOOPS if name != PLAIN)]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=ROOT / "corpora/demo")
     parser.add_argument("--turns", type=int, default=24, help="of each loop, a multiple of four")
@@ -201,8 +208,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default=sys.executable, help="the Python that has the peers")
     parser.add_argument("--out", type=Path, help="where to keep all figures, as JSON")
     arguments = parser.parse_args()
-    if "plain" not in arguments.loops or arguments.turns % PARTS:
-        parser.error("--loops needs plain, and --turns a multiple of four")
+    if arguments.turns % PARTS:
+        parser.error("--turns must be a multiple of four")
     return arguments
 
 
