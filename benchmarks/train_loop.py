@@ -12,10 +12,10 @@ in turn (`train_loop_turns.py`). A share is the steps of a loop in those of the 
 all turns and, for the spread, over each quarter of them. With one worker and the same weights,
 losses must be the same: the largest difference is shown.
 
-Manta takes no snapshots and checkpoints here, as the others don't; `--loops manta,snapshots`
-has a column for Manta with the snapshots that it takes by default. Workers share `--cores`, all of the
-machine by default; with fewer, what runs beside the training has a core of its own, as on most
-machines with GPUs.
+Manta takes no snapshots and checkpoints here, as the others don't; `--loops manta,snapshots` has
+a column for Manta with the snapshots that it takes by default. Workers share `--cores`, all of
+the machine by default; with fewer, what runs beside the training has a core of its own, as on
+most machines with GPUs.
 
 Peers that need more than Manta are those of `make bench-peers`, or of another PYTHON. About two
 minutes a cell.
