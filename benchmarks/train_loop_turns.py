@@ -21,7 +21,7 @@ import psutil
 
 START_SECONDS, END_SECONDS = 120.0, 30.0
 # After a long stop processes have timers to make up for, and Manta starts its spare worker.
-UNCOUNTED = 4  # turns
+UNCOUNTED = 8  # turns
 
 
 class Contender:
