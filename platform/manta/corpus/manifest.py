@@ -21,7 +21,6 @@ from manta.storage.atomic import write_whole
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
-DIGESTED = 4096  # shards at a time
 
 
 class Shard(BaseModel):
@@ -70,7 +69,7 @@ class Manifest(Section):
 
     def sealed(self) -> Manifest:
         """The same manifest with its fingerprint filled in."""
-        return self.model_copy(update={"fingerprint": self._digest()})
+        return self.model_copy(update={"fingerprint": _digest(self.model_dump(mode="json"))})
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""
@@ -94,40 +93,32 @@ class Manifest(Section):
         """
         path = join(str(folder), MANIFEST)
         try:
-            manifest = cls.model_validate_json(_content(path))
+            content = _content(path)
+            manifest = cls.model_validate_json(content)
         except FileNotFoundError:
             raise CorpusError(
                 f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
             ) from None
         except (OSError, ValidationError) as error:
             raise CorpusError(f"{path}: can't be read as a manifest: {error}") from None
-        if manifest.fingerprint != manifest._digest():
+        # Of what is in the file, which a dump of the manifest would only repeat.
+        if manifest.fingerprint != _digest(json.loads(content)):
             raise CorpusError(
                 f"{path}: its content does not match its fingerprint; it was changed after "
                 "'manta prepare' wrote it: prepare the corpus again"
             )
         return manifest
 
-    def _digest(self) -> str:
-        """SHA-256 of all that the fingerprint covers, as JSON with sorted keys and no spaces."""
-        content = self.model_dump(mode="json", exclude={"fingerprint", "shards"})
-        for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:
-            if isinstance(origin, dict):
-                origin.pop("paths", None)
-                origin.pop("path", None)
-        # A million shards are a gigabyte as JSON values: never all of them at once. No key behind
-        # theirs holds a mapping, so the last of these words is where they belong.
-        before, empty, after = _canonical({**content, "shards": []}).rpartition('"shards":[]')
-        digest = hashlib.sha256((before + empty[:-1]).encode())
-        for first in range(0, len(self.shards), DIGESTED):
-            chunk = [vars(shard) for shard in self.shards[first : first + DIGESTED]]
-            digest.update(("," if first else "").encode() + _canonical(chunk)[1:-1].encode())
-        digest.update((empty[-1:] + after).encode())
-        return digest.hexdigest()
 
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+def _digest(content: dict[str, Any]) -> str:
+    """The fingerprint of a manifest as plain JSON values, which are used up."""
+    content.pop("fingerprint", None)
+    for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:
+        if isinstance(origin, dict):
+            origin.pop("paths", None)
+            origin.pop("path", None)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _content(path: str) -> bytes:
