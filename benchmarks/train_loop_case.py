@@ -129,13 +129,8 @@ class Progress:
 
     def after(self, step: int, loss: torch.Tensor | None) -> None:
         """Step number `step`, from 1, is done; `loss` is its mean, if that is to be had."""
-        if step % EVERY == 0:
-            self.tell(step, None if loss is None else float(loss))
-
-    def tell(self, step: int, loss: float | None) -> None:
-        """Add a line."""
-        if self._path is None:
+        if step % EVERY or self._path is None:
             return
-        row = {"step": step} if loss is None else {"step": step, "loss": loss}
+        row = {"step": step} if loss is None else {"step": step, "loss": float(loss)}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")

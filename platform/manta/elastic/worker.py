@@ -34,8 +34,8 @@ from manta.train.loop import Loop, Source
 from manta.train.pause import Pause
 from manta.train.saved import TrainState
 
-# How often the first rank tells that it is alive. Each message takes a millisecond or two of the
-# cores that train, here and in those who look at it below.
+# How often the first rank tells that it is alive. A message takes a millisecond or two at both
+# ends, of cores that may be training.
 SIGN_SECONDS = 0.5
 
 
