@@ -154,11 +154,11 @@ def _follow(
         with stop_signals(group.asked_to_stop):
             while group.is_alive():
                 group.join(POLL_SECONDS)
-                group.stop_if_asked()
                 shards.raise_if_damaged()
                 follower.take_from(mailbox)
                 if follower.wants_stop():
                     group.asked_to_stop.set()
+                group.stop_if_asked()
     except BaseException:
         group.abandon()
         raise
