@@ -46,10 +46,9 @@ def assert_same(one: list[Tensor], other: list[Tensor], rel: float) -> None:
         assert float((mine - theirs).abs().max()) <= rel * scale
 
 
-@pytest.fixture
-def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits of very few rows at a time, so that small inputs take several rounds."""
-    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 600)
+def rows_at_once(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Have the logits of so few rows held at a time that small inputs take several rounds."""
+    patch.setattr(cross_entropy, "rows_at_once", lambda weight: rows)
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,17 +58,17 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     vocab=st.integers(1, 60),
     bias=st.booleans(),
     ignored=st.sampled_from([0.0, 0.3, 1.0]),
-    chunk=st.sampled_from([1, 300, 1000, 2**20]),
+    rows=st.sampled_from([1, 2, 7, 1000]),
     seed=st.integers(0, 2**32),
 )
 def test_loss_and_gradients_are_the_plain_ones(
-    tokens, width, vocab, bias, ignored, chunk, seed
+    tokens, width, vocab, bias, ignored, rows, seed
 ) -> None:
     """In float64's eyes: no further from the exact ones than the plain float32 ones may be."""
     torch.manual_seed(seed)
     arguments = inputs(tokens, width, vocab, bias, ignored)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+        rows_at_once(patch, rows)
         mine = outcome(linear_cross_entropy, arguments, scale=0.37)
     assert_same(mine, outcome(plain, arguments, scale=0.37), REL)
 
@@ -80,15 +79,16 @@ def test_no_row_counts_gives_zeros() -> None:
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_a_loss_that_is_not_finite_reaches_every_gradient(few_rows) -> None:
+def test_a_loss_that_is_not_finite_reaches_every_gradient(monkeypatch) -> None:
+    rows_at_once(monkeypatch, 3)
     _, *gradients = outcome(linear_cross_entropy, inputs(9, 3, 50, True, 0.0), scale=float("nan"))
     assert all(gradient.isnan().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("chunk", [600, 2**26])
-def test_bf16_is_as_exact_as_the_plain_one_in_bf16(monkeypatch, chunk) -> None:
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_bf16_is_as_exact_as_the_plain_one_in_bf16(monkeypatch, rows) -> None:
     """Against float32 on the same values: the error may not be above the plain one's."""
-    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+    rows_at_once(monkeypatch, rows)
     torch.manual_seed(0)
     arguments = inputs(64, 32, 50, False, 0.2)
     exact = outcome(plain, arguments)
@@ -112,7 +112,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_all_logits_are_never_held(monkeypatch) -> None:
-    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 16 * 4 * 64)
+    rows_at_once(monkeypatch, 16)
     arguments = inputs(tokens=512, width=8, vocab=64, bias=True, ignored=0.1)
     with Largest() as mine:
         outcome(linear_cross_entropy, arguments)
@@ -120,6 +120,11 @@ def test_all_logits_are_never_held(monkeypatch) -> None:
         outcome(plain, arguments)
     assert theirs.elements == 512 * 64
     assert mine.elements == 512 * 8  # the hidden states themselves
+
+
+@pytest.mark.parametrize(("vocab", "rows"), [(8192, 2048), (65_536, 256), (131_072, 256)])
+def test_rows_at_once_by_the_vocabulary(vocab, rows) -> None:
+    assert cross_entropy.rows_at_once(torch.empty(vocab, 0)) == rows
 
 
 def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
@@ -130,7 +135,8 @@ def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
     assert loss.item() == pytest.approx(plain(*arguments).item(), rel=REL)
 
 
-def test_it_compiles_as_one_graph(few_rows) -> None:
+def test_it_compiles_as_one_graph(monkeypatch) -> None:
+    rows_at_once(monkeypatch, 7)
     torch.manual_seed(0)
     arguments = inputs(40, 8, 30, True, 0.2)
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")

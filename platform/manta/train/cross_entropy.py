@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
-# Bytes of float32 logits at a time: each chunk adds once to the whole gradient of the weight, so
-# few large ones are fast (benchmarks/RESULTS.md).
+# Bytes of float32 logits at a time, and the fewest rows for all that: each chunk adds once to the
+# whole gradient of the weight, which only many rows are worth (benchmarks/RESULTS.md).
 CHUNK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+LEAST_ROWS = 256
 
 
 def linear_cross_entropy(
@@ -151,4 +152,4 @@ def _loss_and_slope(
 def rows_at_once(weight: Tensor) -> int:
     """Of how many tokens the logits are held at once."""
     budget = CHUNK.get(weight.device.type, CHUNK["cuda"])
-    return max(1, budget // (4 * weight.shape[0]))
+    return max(LEAST_ROWS, budget // (4 * weight.shape[0]))
