@@ -50,10 +50,11 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## Measure; the figures kept are in benchmarks/RESULTS.md
+bench: $(INSTALLED) ## Measure, for hours; the figures kept are in benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
-	$(MEASURING) benchmarks/train_loop.py
+	$(MEASURING) benchmarks/train_loop.py --models micro --precisions fp32
+	$(MEASURING) benchmarks/train_loop.py --workers 1 --accumulations 1 --loops manta,accelerate
 	$(BIN)/python benchmarks/train_costs.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/recovery.py

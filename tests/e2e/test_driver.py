@@ -91,7 +91,8 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, corpus: Path) -> None:
-    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP})
+    slow = {**SLOW, "attempt": None}
+    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP}, faults=[slow])
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -41,6 +41,7 @@ for name in (platform.__file__, *ray.get(worker.remote())):
 """
 # Saving takes longer than the three seconds that Ray leaves to a job by default.
 SLOW_TO_SAVE = {"kind": "slow", "at": "checkpoint", "seconds": 4.0}
+SLOW_TO_TRAIN = {"kind": "slow", "at": "step", "seconds": 0.15, "attempt": None}
 
 Manta = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -106,8 +107,14 @@ def run_job(head: Head, entrypoint: str, checkout: Path) -> str:
 
 
 def endless(shared: Path, name: str, **sections: Any) -> dict[str, Any]:
-    """A run that will not end by itself."""
-    config = run_config(shared, shared / "corpus", schedule={"horizon": 10**6 * STEP}, **sections)
+    """A run that will not end by itself, and leaves the processors to those who look at it."""
+    config = run_config(
+        shared,
+        shared / "corpus",
+        schedule={"horizon": 10**6 * STEP},
+        faults=[SLOW_TO_SAVE, SLOW_TO_TRAIN],
+        **sections,
+    )
     config["run"]["name"] = name
     return config
 
@@ -164,9 +171,8 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
 
 def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     """From a folder that is no checkout; each run finishes as if it were alone."""
-    slow = {"kind": "slow", "at": "step", "seconds": 0.15, "attempt": None}
     sections: dict[str, Any] = {"schedule": {"horizon": 60 * STEP}, "scaling": {"min": 1}}
-    made = run_config(shared, shared / "corpus", faults=[slow], **sections)
+    made = run_config(shared, shared / "corpus", faults=[SLOW_TO_TRAIN], **sections)
     config = write_yaml(shared / "half.yaml", made)
     jobs = {
         name: submitted(manta("submit", config, f"run.name={name}")) for name in ("one", "other")
@@ -186,7 +192,7 @@ def test_a_run_is_looked_at_and_saved_when_it_is_stopped(
     manta: Manta, head: Head, checkout: Path, shared: Path
 ) -> None:
     """However it was submitted: here by plain Ray."""
-    config = write_yaml(shared / "endless.yaml", endless(shared, "stopped", faults=[SLOW_TO_SAVE]))
+    config = write_yaml(shared / "endless.yaml", endless(shared, "stopped"))
     job = head.client.submit_job(
         entrypoint=f"python jobs/train.py {config}", runtime_env={"working_dir": str(checkout)}
     )
@@ -236,8 +242,7 @@ def check_ctrl_c_detaches(head: Head, job: str) -> None:
 
 
 def test_a_sweep_is_saved_too(manta: Manta, head: Head, shared: Path, tmp_path: Path) -> None:
-    sections = {"eval": {"every": 10**5 * STEP, "tokens": STEP}, "faults": [SLOW_TO_SAVE]}
-    base = endless(shared, "base", **sections)
+    base = endless(shared, "base", eval={"every": 10**5 * STEP, "tokens": STEP})
     write_yaml(tmp_path / "base.yaml", base)
     (tmp_path / "space.py").write_text(
         'from ray import tune\nspace = {"schedule.lr": tune.grid_search([1e-3, 2e-3])}\n'
