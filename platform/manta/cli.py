@@ -132,8 +132,8 @@ def train(
 
 def _train(config: RunConfig, address: str | None, submitted: float) -> None:
     """What can go on beside something else does: imports of workers and driver, Ray's start."""
-    from manta.cluster.session import cluster_of, ray_session
-    from manta.elastic.preflight import check, check_model
+    from manta.cluster.session import ray_session
+    from manta.elastic.preflight import check
     from manta.elastic.preload import preloaded_for
 
     with preloaded_for(config, address):
@@ -144,11 +144,10 @@ def _train(config: RunConfig, address: str | None, submitted: float) -> None:
 
         with ThreadPoolExecutor(1) as background:
             loading = background.submit(load_controller)
-            checking = background.submit(check_model, checked) if cluster_of(address) else None
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()
-                begun = _begin_workers(checked) if checking is None else checking.result()
+                begun = _begin_workers(checked)
                 run(checked, submitted=submitted, spent=spent, begun=begun)
 
 

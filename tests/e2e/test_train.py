@@ -10,7 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
 from tiny_config import BATCH, SEQ_LEN, STEP, run_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -193,6 +195,21 @@ def test_workers_that_began_find_what_is_wrong(
     with pytest.raises(MantaError, match=says):
         head_start.begin_workers(checked)
     assert not checked.run_dir.exists()
+
+
+def test_where_no_worker_has_room_the_driver_looks_at_the_model(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"model": {"sizes": {"num_attention_heads": 3}}}
+    checked = check(RunConfig.model_validate(run_config(tmp_path, corpus, **wrong)))
+    monkeypatch.delattr(head_start, "open_worker")
+    taken = placement_group([{"CPU": 2}])
+    ray.get(taken.ready())
+    try:
+        with pytest.raises(MantaError, match="is not a multiple of"):
+            head_start.begin_workers(checked)
+    finally:
+        remove_placement_group(taken)
 
 
 def test_another_config_under_the_same_name_is_refused(finished: Path, corpus: Path) -> None:

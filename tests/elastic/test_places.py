@@ -55,6 +55,17 @@ def test_a_slot_outlives_what_runs_beside_it_and_takes_its_resources(slots: Slot
     until(lambda: ray.available_resources().get("CPU", 0.0) == 0.0)
 
 
+def test_room_is_what_nobody_holds(slots: Slots) -> None:
+    (node,) = nodes.alive()
+    assert nodes.free_for({"CPU": 1.0}, 8) == {node: 2}
+    assert nodes.free_for({"CPU": 1.0}, 1) == {node: 1}
+    assert nodes.free_for({"CPU": 3.0}, 8) == nodes.free_for({"GPU": 1.0}, 8) == {}
+    slots.request(1)
+    until(lambda: ready(slots, 1))
+    until(lambda: nodes.free_for({"CPU": 1.0}, 8) == {node: 1})
+    assert nodes.room_for({"CPU": 1.0}) == 2
+
+
 def test_slots_on_unusable_nodes_are_given_up(slots: Slots) -> None:
     slots.request(2)
     until(lambda: ready(slots, 2))

@@ -1,9 +1,9 @@
 """Workers that begin to import before the run is checked to its end.
 
-On one machine it is known where the workers are to be, so they can start with Ray itself; they
-hold nothing of the machine until the run is found sound. One of them looks at the model, of
-which the driver knows only that its names and sizes can be: it needs Torch and Transformers all
-the same, and the driver is spared importing them.
+Where there is room for them they can start at once; they hold nothing of the cluster until the
+run is found sound. One of them looks at the model, of which the driver knows only that its names
+and sizes can be: it needs Torch and Transformers all the same, and the driver is spared importing
+them.
 """
 
 from __future__ import annotations
@@ -24,30 +24,38 @@ from manta.elastic.trainer import check_resources
 from manta.elastic.wish import bundle_of
 from manta.track import check_wandb
 
+# A worker on a node that went at this moment would be waited for without end.
+ANSWER_SECONDS = 120.0
+
 
 def begin_workers(checked: Checked) -> Spares:
-    """Start the workers of a run on this machine, and check its model and W&B in the meantime.
+    """Start the workers of a run where there is room, and check its model and W&B meanwhile.
 
     Returns:
-        The workers, for `trainer.train`. They may still be importing.
+        The workers, for `trainer.train`. They may still be importing, and are none on a cluster
+        that has no room now.
 
     Raises:
-        RunError: if the machine has not what the run needs.
+        RunError: if a machine that can't grow has not what the run needs.
         ConfigError: naming what is wrong and what to do.
     """
     check_resources(checked.config)
     scaling = checked.config.scaling
     resources = dict(scaling.resources_per_worker)
     environment = runtime_env_of(resources)
-    (here,) = nodes.alive()
-    first = open_worker(here, environment, resources)
+    workers = open_pool(resources, environment)
+    room = nodes.free_for(bundle_of(resources), scaling.upper)
+    if not room:
+        check_model(checked)
+        return workers
+    node = next(iter(room))
+    first = open_worker(node, environment, resources)
     # Before its other imports: what the driver then has left to do goes on beside them.
     model = first.execute.remote(
         start.wrong_with_model, checked.config, checked.manifest.vocab_size
     )
-    workers = open_pool(resources, environment)
-    workers.give(here, first, first.execute.remote(start.warm))
-    workers.fill({here: min(scaling.upper, nodes.room_for(bundle_of(resources)))})
+    workers.give(node, first, first.execute.remote(start.warm))
+    workers.fill(room)
     _raise_if_wrong(checked, model)
     return workers
 
@@ -55,8 +63,8 @@ def begin_workers(checked: Checked) -> Spares:
 def _raise_if_wrong(checked: Checked, model: Any) -> None:
     check_wandb(checked.config.wandb)
     try:
-        wrong = ray.get(model)
-    except RayError:  # the worker is gone; another will take its place
+        wrong = ray.get(model, timeout=ANSWER_SECONDS)
+    except RayError:  # the worker is gone, or will never come; another will take its place
         check_model(checked)
         return
     if wrong is not None:

@@ -7,7 +7,7 @@ tells at once.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,7 @@ def is_here(node: str) -> bool:
 
 def draining() -> dict[str, float | None]:
     """Nodes that are about to go, by id, with the deadline in seconds since the epoch."""
-    # Internal to Ray 2.60, as is every way to ask; tests/elastic/test_nodes.py guards it.
+    # Internal to Ray 2.60, as is every way to ask; tests/elastic/test_places.py guards it.
     deadlines = ray._private.state.state.get_draining_nodes()
     return {node: ms / 1000 if ms else None for node, ms in deadlines.items()}
 
@@ -66,9 +66,24 @@ def room_for(resources: dict[str, float]) -> int:
     """How many workers that need `resources` each the nodes hold, if nobody else is there."""
     leave = draining()
     return sum(
-        min(
-            (int(node["Resources"].get(k, 0) / v) for k, v in resources.items() if v > 0), default=1
-        )
-        for name, node in alive().items()
-        if name not in leave
+        _fit(resources, node["Resources"]) for name, node in alive().items() if name not in leave
     )
+
+
+def free_for(resources: dict[str, float], most: int) -> dict[str, int]:
+    """Where workers that need `resources` each find room now: how many by node, `most` in all."""
+    # Internal to Ray 2.60, whose public ways tell what is free of the whole cluster, not of a
+    # node; tests/elastic/test_places.py guards it.
+    free = ray._private.state.available_resources_per_node()
+    leave, found = draining(), {}
+    for name, node in alive().items():
+        # A node that has just come is not among them yet, and nothing of it is taken.
+        count = min(_fit(resources, free.get(name, node["Resources"])), most)
+        if count and name not in leave:
+            found[name] = count
+            most -= count
+    return found
+
+
+def _fit(resources: dict[str, float], have: Mapping[str, float]) -> int:
+    return min((int(have.get(k, 0) / v) for k, v in resources.items() if v > 0), default=1)
