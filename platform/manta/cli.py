@@ -19,8 +19,6 @@ import typer
 if TYPE_CHECKING:
     from manta.cluster.jobs import Job
     from manta.config import RunConfig
-    from manta.elastic.preflight import Checked
-    from manta.elastic.spares import Spares
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -147,7 +145,9 @@ def _train(config: RunConfig, address: str | None, submitted: float) -> None:
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()
-                begun = _begin_workers(checked)
+                from manta.elastic.head_start import begin_workers
+
+                begun = begin_workers(checked)
                 run(checked, submitted=submitted, spent=spent, begun=begun)
 
 
@@ -171,12 +171,6 @@ def sweep(
     if not run_sweep(loaded, address):
         print("interrupted; the same command continues the sweep", file=sys.stderr)
         raise typer.Exit(130)
-
-
-def _begin_workers(checked: Checked) -> Spares:
-    from manta.elastic.head_start import begin_workers
-
-    return begin_workers(checked)
 
 
 Server = Annotated[
