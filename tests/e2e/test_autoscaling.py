@@ -157,7 +157,7 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     base = config(tmp_path, corpus, min=1, resources_per_worker={"CPU": 1})
     base["schedule"]["lr"] = {"name": "wsd", "peak": 1e-2, "warmup": "10%", "decay": "20%"}
     write_yaml(tmp_path / "run.yaml", base)
-    lengths = f'{{"schedule.horizon": tune.grid_search([{80 * STEP}, {450 * STEP}])}}'
+    lengths = f'{{"schedule.horizon": tune.grid_search([{80 * STEP}, {650 * STEP}])}}'
     (tmp_path / "space.py").write_text(f"from ray import tune\n\nspace = {lengths}\n")
     sweep = write_yaml(
         tmp_path / "sweep.yaml",
