@@ -54,7 +54,7 @@ bench: $(INSTALLED) ## Measure, for hours; the figures kept are in benchmarks/RE
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
 	$(MEASURING) benchmarks/train_loop.py --models micro --precisions fp32
-	$(MEASURING) benchmarks/train_loop.py --workers 1 --accumulations 1 --loops manta,accelerate
+	$(MEASURING) benchmarks/train_loop.py --workers 1 --accumulations 1 --loops manta,accelerate --turns 8 --seconds 12
 	$(BIN)/python benchmarks/train_costs.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/recovery.py

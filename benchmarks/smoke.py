@@ -4,7 +4,7 @@
     python benchmarks/smoke.py --repeats 5 [--load]         how the limits were found
 
 Nothing is compared with a time: each speed is a ratio of two things that were measured in turn in
-one process on one machine, and the rest is counted. Takes a minute and a half on two cores.
+one process on one machine, and the rest is counted. Takes about a minute on two cores.
 
 How the limits were found: every check ran four times on two cores that did nothing else, and up to
 three times with `--load`, which keeps each core busy with another process. The extremes of both
