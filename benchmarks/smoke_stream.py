@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -185,39 +185,39 @@ def on_ray() -> OnRay:
     # Else what reads would wait for whatever the machine does beside it, and this process not.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
     with corpus_of(1, TOKENS, SEQ_LEN) as corpus, ray_session():
-        gather = Gather(corpus)
-        first = _pass(corpus, gather)
-        passes = [(_pass(corpus, gather).seconds, _blank_pass()) for _ in range(RAY_ROUNDS)]
+        stored, mapped = _stored(corpus)
+        passes = [(_stream_pass(corpus), _blank_pass()) for _ in range(RAY_ROUNDS)]
         ours, blank = (statistics.median(seconds) for seconds in zip(*passes, strict=True))
-        return OnRay(
-            over_blank=blank / ours,
-            stored_over_tokens=first.stored / (RAY_TOKENS * 2),
-            mapped=_share_stored(first.places),
-        )
+        return OnRay(over_blank=blank / ours, stored_over_tokens=stored, mapped=mapped)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One way through the corpus by Ray, and where in memory its batches were."""
-
-    seconds: float
-    stored: int
-    places: list[int]
-
-
-def _pass(corpus: Corpus, gather: Gather) -> _Pass:
+def _stream(corpus: Corpus) -> Iterator[RankBatch]:
+    """What is read in this process, and then RAY_TOKENS by Ray."""
     in_process = pipeline.HEAD_TOKENS * pipeline.HEAD_BLOCKS
     schedule = schedule_of(in_process + RAY_TOKENS, SEQ_LEN)
-    stream = pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
+    return pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
+
+
+def _stored(corpus: Corpus) -> tuple[float, float]:
+    """Bytes stored over those delivered by Ray, and the share of its batches that lie there."""
     before, places = _bytes_created(), []
-    # The second block of the head starts Ray; all but the last steps of the head come before.
-    head = islice(stream, in_process // (BATCH * SEQ_LEN))
-    check_tokens(islice(head, pipeline.HEAD_TOKENS // (BATCH * SEQ_LEN)), gather)
+
+    def noted() -> Iterator[RankBatch]:
+        for batch in _stream(corpus):
+            places.append(batch.samples.tokens.__array_interface__["data"][0])
+            yield batch
+
+    check_tokens(noted(), Gather(corpus))
+    by_ray = places[-RAY_TOKENS // (BATCH * SEQ_LEN) :]
+    return (_bytes_created() - before) / (RAY_TOKENS * 2), _share_stored(by_ray)
+
+
+def _stream_pass(corpus: Corpus) -> float:
+    """Seconds until the last batch has come."""
     began = time.perf_counter()
-    for batch in chain(head, stream):
-        places.append(batch.samples.tokens.__array_interface__["data"][0])
-    seconds = time.perf_counter() - began
-    return _Pass(seconds, _bytes_created() - before, places[-RAY_TOKENS // (BATCH * SEQ_LEN) :])
+    for _ in _stream(corpus):
+        pass
+    return time.perf_counter() - began
 
 
 class _Blank(Datasource):  # type: ignore[misc]
