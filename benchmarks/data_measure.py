@@ -247,7 +247,10 @@ def _prepare(row: Row, task: Task) -> None:
 
         importlib.import_module("manta.stream.pipeline")
         os.environ["RAY_AUTH_MODE"] = "disabled"
-        ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+        if row.name.startswith("manta"):
+            importlib.import_module("manta.cluster.embedded").start()  # as `manta train` does
+        else:
+            ray.init(address="local", include_dashboard=False, logging_level="ERROR")
     if task.world_size > 1:
         torch.distributed.init_process_group("gloo")
 

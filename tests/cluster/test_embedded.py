@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
+from ray import _raylet
 from ray._private import node, services, utils
 
 from manta.cluster.embedded import DASHBOARD_INSTALLED, SoleNode
@@ -59,3 +61,8 @@ def test_what_is_left_out_is_what_ray_starts_by_these_names() -> None:
 def test_ray_asks_for_its_dashboard_as_it_did() -> None:
     assert "get_dashboard_dependency_error" in inspect.getsource(services.start_raylet)
     assert DASHBOARD_INSTALLED in inspect.getsource(utils.get_dashboard_dependency_error)
+
+
+def test_rays_processes_know_the_setting_that_they_are_given() -> None:
+    """One that they don't know would keep Ray from starting, with no word of why."""
+    assert b"enable_metrics_collection" in Path(_raylet.__file__).read_bytes()

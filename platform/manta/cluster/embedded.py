@@ -4,10 +4,11 @@ Ray starts three more of Python's for each head node: one that asks a cloud for 
 passes workers' logs on, and the dashboard's server, for which `ray.init` waits even when no
 dashboard is wanted. On one machine they serve nobody, and start at the moment when all cores
 are needed for imports. The agent of the node is asked to do what it does for a Ray that was
-installed without its dashboard.
+installed without its dashboard. No metrics are collected, which only a dashboard would show:
+those of Ray Data take some megabytes more, for good, with each dataset.
 
-`ray._private.node.Node` is internal to Ray 2.60; tests/cluster/test_embedded.py guards what is
-used of it.
+`ray._private.node.Node` is internal to Ray 2.60, and so are the settings of its processes;
+tests/cluster/test_embedded.py guards what is used of them.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def start(**options: Any) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
+            _system_config={"enable_metrics_collection": False},
             **options,
         )
     finally:

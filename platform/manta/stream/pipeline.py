@@ -28,6 +28,7 @@ from ray.data.datasource import Datasource, ReadTask
 from manta.config.errors import MantaError, StreamError
 from manta.schedule import Schedule
 from manta.stream import plan
+from manta.stream.pace import Pace
 from manta.stream.plan import Block, Corpus, RankBatch, Span
 
 # The head of a stream, read without Ray: small blocks for a fast first batch, and together
@@ -40,8 +41,7 @@ HEAD_BLOCKS = 64
 FIRST_WINDOW = 8
 LARGEST_WINDOW = 512
 # The next window starts so many blocks before the end of one, or in its middle: early enough to be
-# there in time, and no earlier, because a dataset that may not read on yet looks for work all the
-# time, in this process.
+# there in time, and no earlier, because what it reads ahead lies in memory beside this one's.
 START_BEFORE = 8
 # Planning takes 9 µs a step, in a process that trains: with small steps a window has fewer blocks.
 WINDOW_STEPS = 2**15
@@ -243,13 +243,22 @@ def _read_ahead(corpus: Corpus, blocks: list[Block]) -> Generator[pa.Table, None
     By references, because `iter_batches` of Ray 2.60, closed before its end, leaves a thread
     behind. Nothing is lost by it: blocks are on this node, and are mapped, not copied.
     """
-    if blocks:
-        for bundle in _dataset(corpus, blocks).iter_internal_ref_bundles():
+    if not blocks:
+        return
+    pace = Pace()
+    with closing(pace):
+        with pace.wanting():  # it waits for the first block already
+            bundles = iter(_dataset(corpus, blocks, pace).iter_internal_ref_bundles())
+        while True:
+            with pace.wanting():
+                bundle = next(bundles, None)
+            if bundle is None:
+                return
             for table in bundle.block_refs:
                 yield ray.get(table)
 
 
-def _dataset(corpus: Corpus, blocks: list[Block]) -> Dataset:
+def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace) -> Dataset:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns, in the middle of the training's output, that progress bars are off, as we ask.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -265,6 +274,9 @@ def _dataset(corpus: Corpus, blocks: list[Block]) -> Dataset:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # a block is never split, however large its step
+    context.custom_execution_callback_classes = [pace.itself]
+    # A block may well be in use for half an hour, and nothing move meanwhile.
+    context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD_BYTES)
     return dataset
