@@ -7,8 +7,8 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -37,6 +37,7 @@ ROUNDS = 15
 GATHERS = 16
 RAY_TOKENS = 160 * 2**20  # of a pass by Ray
 RAY_ROUNDS = 3
+READING_SECONDS, RESTING_SECONDS = 3.0, 2.0
 # Shards below a huge page (2 MiB), so that the kernel notes accesses by pages of 4 KiB.
 SMALL_SHARDS, SMALL_SHARD_TOKENS, LONG_SEQ_LEN = 16, 700 * 1024, 32 * 1024
 
@@ -172,11 +173,13 @@ class OnRay:
             the middle of its passes.
         stored_over_tokens: bytes created in the object store over those of the delivered tokens.
         mapped: the share of batches whose tokens lie in the object store's memory itself.
+        resting: cores that this process uses while nobody takes a batch and enough lies ahead.
     """
 
     over_blank: float
     stored_over_tokens: float
     mapped: float
+    resting: float
 
 
 @cache
@@ -188,10 +191,15 @@ def on_ray() -> OnRay:
         stored, mapped = _stored(corpus)
         passes = [(_stream_pass(corpus), _blank_pass()) for _ in range(RAY_ROUNDS)]
         ours, blank = (statistics.median(seconds) for seconds in zip(*passes, strict=True))
-        return OnRay(over_blank=blank / ours, stored_over_tokens=stored, mapped=mapped)
+        return OnRay(
+            over_blank=blank / ours,
+            stored_over_tokens=stored,
+            mapped=mapped,
+            resting=_at_rest(corpus),
+        )
 
 
-def _stream(corpus: Corpus) -> Iterator[RankBatch]:
+def _stream(corpus: Corpus) -> Generator[RankBatch, None, None]:
     """What is read in this process, and then RAY_TOKENS by Ray."""
     in_process = pipeline.HEAD_TOKENS * pipeline.HEAD_BLOCKS
     schedule = schedule_of(in_process + RAY_TOKENS, SEQ_LEN)
@@ -218,6 +226,18 @@ def _stream_pass(corpus: Corpus) -> float:
     for _ in _stream(corpus):
         pass
     return time.perf_counter() - began
+
+
+def _at_rest(corpus: Corpus) -> float:
+    """Processor time of this process by time, once reading may not go on."""
+    in_process = pipeline.HEAD_TOKENS * pipeline.HEAD_BLOCKS
+    with closing(_stream(corpus)) as batches:
+        for _ in islice(batches, in_process // (BATCH * SEQ_LEN) + 1):
+            pass
+        time.sleep(READING_SECONDS)
+        began, used = time.perf_counter(), time.process_time()
+        time.sleep(RESTING_SECONDS)
+        return (time.process_time() - used) / (time.perf_counter() - began)
 
 
 class _Blank(Datasource):  # type: ignore[misc]

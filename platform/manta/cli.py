@@ -7,6 +7,7 @@ at once.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import time
@@ -368,6 +369,8 @@ def _interrupt(*_: object) -> NoReturn:
 def main() -> None:
     """Run the command line; errors of ours are one message, anything else a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # Else it looks through all packages that are installed for plugins, here and in each worker.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Imports make objects that stay: by default they are looked through again with each 700 more.
     gc.set_threshold(50_000)
     try:

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_a_stream_that_nobody_reads_on_comes_to_rest(monkeypatch, tmp_path, make
     batches = pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
     got = [next(batches)]
     assert rests.wait(60), "it looks for work all the time"
-    longer = [after for before, after in zip(looks, looks[1:], strict=False) if after > before]
+    longer = [after for before, after in pairwise(looks) if after > before]
     assert len(longer) >= 6
     got += batches
     expected = list(plan.local_stream(corpus, schedule, cursor=0, rank=0, world_size=1))

@@ -33,7 +33,8 @@ from manta.stream.plan import Block, Corpus, RankBatch, Span
 
 # The head of a stream, read without Ray: small blocks for a fast first batch, and together
 # enough to train on while Ray Data starts. That takes processor time, which the first steps
-# after a restart can't spare, so it waits until a block is used up.
+# after a restart can't spare, and two actors from then on, which a short run has no need of:
+# so it waits until half of them are used up.
 HEAD_TOKENS = 2**16
 HEAD_BLOCKS = 64
 # The first window is small, for a fast first batch; later ones grow to a size at which
@@ -127,7 +128,7 @@ def _end(blocks: list[Block], cursor: int) -> int:
 def _chained(head: _Head, windows: _Windows) -> Generator[RankBatch, None, None]:
     with closing(windows), closing(head):
         for index, batches in enumerate(head.blocks()):
-            if index == 1:
+            if index == HEAD_BLOCKS // 2:
                 windows.start()
             yield from batches
         yield from windows.batches()
