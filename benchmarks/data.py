@@ -13,7 +13,8 @@ has the samples that it had without the interruption.
 
 - *steady*: tokens/s behind the first five seconds (or tenth of the epoch, where it ends).
 - *first*: from asking for the dataset to the first batch; imports are done and, for rows on Ray,
-  a Ray without any worker process is running.
+  a Ray without any worker process is running: for Manta one as `manta train` starts it on one
+  machine, for the others one as `ray.init` does.
 - *held*: PSS without mapped files of all processes, at the end; in brackets before the reading.
 - *CPU*: of all processes; percent of a core for each 1 M tokens/s.
 - *spread*: mean range of sample ids in a batch; 1.00 is that of a uniform shuffle.

@@ -109,18 +109,18 @@ CHECKS = (
     Check(
         "tokens/s of the stream in one process / of a bare gather",
         smoke_stream.local_over_gather,
-        *("at least", 0.4),
+        *("at least", 0.55),
         idle=(0.823, 1.61),
         loaded=(0.696, 0.696),
-        notices=5,
+        notices=3,
     ),
     Check(
         "tokens/s of the stream on Ray / of as many blank ones by Ray Data alone",
         lambda: smoke_stream.on_ray().over_blank,
-        *("at least", 0.5),
+        *("at least", 0.55),
         idle=(0.867, 2),
         loaded=(1.02, 1.83),
-        notices=5,
+        notices=4,
     ),
     Check(
         "cores kept busy by a stream that has read as far ahead as it may",

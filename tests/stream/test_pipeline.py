@@ -6,15 +6,17 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+from ray.data import DataContext
 
 from manta.config.errors import CorpusError, StreamError
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
 from manta.stream import pipeline, plan
+from manta.stream.pace import SHORTEST, Pace
 
 SEQ_LEN = 16
 pytestmark = pytest.mark.usefixtures("ray_local", "small_windows")
@@ -279,6 +281,37 @@ def test_defect_of_ours_keeps_its_traceback(monkeypatch, corpus):
     monkeypatch.setattr(pipeline, "_read", read)
     with pytest.raises(ZeroDivisionError, match=r"(?s)Traceback.*a defect|in read.*a defect"):
         list(pipeline.stream(corpus, resolve(7, 10), cursor=0, rank=0, world_size=1))
+
+
+# At rest.
+
+
+@pytest.mark.usefixtures("without_head")
+def test_a_stream_that_nobody_reads_on_comes_to_rest(monkeypatch, corpus):
+    """And goes on afterwards, although Ray Data would have given up after so long."""
+    looks, rests = [], threading.Event()
+
+    class Watched(Pace):
+        def on_execution_step(self, executor):
+            looks.append(self._pause)
+            if self._pause >= 100 * SHORTEST:
+                rests.set()
+            super().on_execution_step(executor)
+
+    monkeypatch.setattr(pipeline, "Pace", Watched)
+    monkeypatch.setattr(pipeline, "FIRST_WINDOW", 16)
+    monkeypatch.setattr(pipeline, "AHEAD_BYTES", 2**11)
+    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 1e-3)
+    schedule = resolve(7, 200)
+    batches = pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
+    got = [next(batches)]
+    assert rests.wait(60), "it looks for work all the time"
+    longer = [after for before, after in pairwise(looks) if after > before]
+    assert len(longer) >= 6
+    got += batches
+    assert len(got) == 200
+    expected = list(plan.local_stream(corpus, schedule, cursor=0, rank=0, world_size=1))
+    assert_same(got, expected)
 
 
 # Closing.
