@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -107,10 +108,8 @@ def keys_of(model_type: str) -> set[str] | None:
 
 def _keys_in(path: Path, name: str) -> Iterator[str]:
     """The fields of a class, of those that it is made from, and the other names of them."""
-    module = _parsed(path)
-    body = module.body if module is not None else []
-    made = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == name), None)
-    if made is None:
+    made = next(_statements(path, rf"class {name}\b"), None)
+    if not isinstance(made, ast.ClassDef):
         return
     for node in made.body:
         if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node.annotation):
@@ -118,40 +117,50 @@ def _keys_in(path: Path, name: str) -> Iterator[str]:
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "attribute_map":
             yield from ast.literal_eval(node.value)
     for base in made.bases:
-        yield from _keys_in(*_origin(path, body, ast.unparse(base)))
+        yield from _keys_in(*_origin(path, ast.unparse(base)))
 
 
-def _origin(path: Path, body: list[ast.stmt], name: str) -> tuple[Path, str]:
+def _origin(path: Path, name: str) -> tuple[Path, str]:
     """The file of a name that a module uses, and what it is called there."""
-    for node in body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    file = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-                    return file.with_suffix(".py"), alias.name
+    for node in _statements(path, r"from \."):
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            if (alias.asname or alias.name) == name:
+                file = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                return file.with_suffix(".py"), alias.name
     return path, name
 
 
 def _table(file: str, name: str) -> dict[str, Any] | None:
     """A mapping that a module writes out as `OrderedDict([(key, value), …])`."""
-    module = _parsed(_library() / file)
-    for node in module.body if module is not None else []:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if [ast.unparse(target) for target in targets] == [name]:
-            assert isinstance(node, ast.Assign)
-            try:
-                return dict(ast.literal_eval(node.value.args[0]))  # type: ignore[attr-defined]
-            except (AttributeError, IndexError, TypeError, ValueError):
-                return None
+    for node in _statements(_library() / file, f"{name} = "):
+        assert isinstance(node, ast.Assign)
+        try:
+            return dict(ast.literal_eval(node.value.args[0]))  # type: ignore[attr-defined]
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return None
     return None
 
 
+def _statements(path: Path, beginning: str) -> Iterator[ast.stmt]:
+    """The statements of a module that begin so (a regular expression), without its methods.
+
+    To parse the modules whole takes longer than all else that is done to tell a mistake.
+    """
+    for found in re.finditer(rf"^{beginning}.*\n(?:(?:[ )\]}}].*)?\n)*", _text(path), re.M):
+        statement = re.sub(r"^    (?:@|def |async def )(?s:.*)", "", found[0], flags=re.M)
+        try:
+            yield from ast.parse(statement).body
+        except SyntaxError:
+            return
+
+
 @lru_cache(maxsize=1)
-def _parsed(path: Path) -> ast.Module | None:
+def _text(path: Path) -> str:
     try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError):
-        return None
+        return path.read_text("utf-8")
+    except (OSError, UnicodeError):
+        return ""
 
 
 def _library() -> Path:
