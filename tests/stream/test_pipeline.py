@@ -451,6 +451,17 @@ def test_ray_data_has_nothing_to_say(monkeypatch, corpus, caplog):
     assert logging.getLogger("ray.data").isEnabledFor(logging.WARNING)
 
 
+def test_many_windows_are_two_datasets_to_the_metrics_of_ray(corpus):
+    """Which are kept for each id that there ever was."""
+    import ray
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    actor = get_or_create_stats_actor()
+    before = ray.get(actor.get_datasets.remote()).keys()
+    list(pipeline.stream(corpus, resolve(7, 300), cursor=0, rank=0, world_size=1))
+    assert len(ray.get(actor.get_datasets.remote()).keys() - before) == 2
+
+
 def test_settings_of_other_datasets_are_left_alone(corpus):
     from ray.data import DataContext
 

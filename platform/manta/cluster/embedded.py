@@ -24,6 +24,8 @@ from ray._private import node
 
 # Ray imports it to see whether the dashboard was installed with it.
 DASHBOARD_INSTALLED = "ray.dashboard.optional_deps"
+# Nothing shows the history of tasks either, of which the head keeps the last 100,000.
+SETTINGS = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
 
 
 class SoleNode(node.Node):  # type: ignore[misc]
@@ -53,7 +55,7 @@ def start(**options: Any) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _system_config={"enable_metrics_collection": False},
+            _system_config=SETTINGS,
             **options,
         )
     finally:

@@ -17,7 +17,8 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
+from uuid import uuid4
 
 import pyarrow as pa
 import ray
@@ -168,6 +169,9 @@ class _Windows:
         self._corpus, self._todo = corpus, todo
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
         self._coming: Future[_Window] | None = None
+        # Ray keeps metrics of each dataset id for good, on the head node: there are two of them,
+        # because at most two windows are open at a time.
+        self._ids = cycle([uuid4().hex, uuid4().hex])
 
     def start(self) -> None:
         """Begin to read. Harmless when called again."""
@@ -196,7 +200,8 @@ class _Windows:
             self._coming.result().close()
 
     def _start(self, size: int) -> Future[_Window]:
-        return self._starter.submit(lambda: _Window(self._corpus, self._planned(size)))
+        name = next(self._ids)
+        return self._starter.submit(lambda: _Window(self._corpus, self._planned(size), name))
 
     def _planned(self, size: int) -> list[Block]:
         """The next blocks: so many, or as many as have WINDOW_STEPS steps."""
@@ -211,10 +216,10 @@ class _Windows:
 class _Window:
     """Blocks in order, and their rows as they arrive. Its first rows are here when it is made."""
 
-    def __init__(self, corpus: Corpus, blocks: list[Block]):
+    def __init__(self, corpus: Corpus, blocks: list[Block], dataset_id: str):
         self.blocks = blocks
         with_rows = [block for block in blocks if block.rows]
-        self._tables: Generator[pa.Table, None, None] = _read_ahead(corpus, with_rows)
+        self._tables: Generator[pa.Table, None, None] = _read_ahead(corpus, with_rows, dataset_id)
         self._next = next(self._tables, None)
 
     def table_of(self, block: Block) -> pa.Table:
@@ -238,7 +243,9 @@ class _Window:
         self._tables.close()
 
 
-def _read_ahead(corpus: Corpus, blocks: list[Block]) -> Generator[pa.Table, None, None]:
+def _read_ahead(
+    corpus: Corpus, blocks: list[Block], dataset_id: str
+) -> Generator[pa.Table, None, None]:
     """One table a block; reading begins at the first and ends when the generator is closed.
 
     By references, because `iter_batches` of Ray 2.60, closed before its end, leaves a thread
@@ -247,9 +254,11 @@ def _read_ahead(corpus: Corpus, blocks: list[Block]) -> Generator[pa.Table, None
     if not blocks:
         return
     pace = Pace()
+    dataset = _dataset(corpus, blocks, pace)
+    dataset._set_uuid(dataset_id)  # internal to Ray 2.60; tests/stream/test_pipeline.py guards it
     with closing(pace):
         with pace.wanting():  # it waits for the first block already
-            bundles = iter(_dataset(corpus, blocks, pace).iter_internal_ref_bundles())
+            bundles = iter(dataset.iter_internal_ref_bundles())
         while True:
             with pace.wanting():
                 bundle = next(bundles, None)
