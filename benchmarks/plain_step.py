@@ -46,4 +46,6 @@ def plain_step(
 def token_loss(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of the next tokens, in nats."""
     logits = model(input_ids=tokens, use_cache=False).logits
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
+    # Labels are moved, not logits: `logits[:, :-1]` would be one more copy of all of them.
+    labels = F.pad(tokens[:, 1:], (0, 1), value=-100)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())

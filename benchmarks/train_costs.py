@@ -1,13 +1,12 @@
 """What a logging step, a checkpoint, a snapshot and a ledger row each cost beside the step.
 
-    python benchmarks/train_costs.py [--repeats 3] [--steps 120] [--models micro,tiny]
-        [--corpus corpora/demo]
+    python benchmarks/train_costs.py [--periods 40] [--models micro,tiny] [--corpus corpora/demo]
 
-One rank's training loop under plain python (no Ray), with one thing on at a time, in turn with
-a loop that has none of them. A stretch is ten steps; it holds ten log rows, or one checkpoint
-on the local disk (what its writing beside training costs is in it), or one snapshot in memory.
-The extra cost is the difference of the medians over stretches, as seconds of held training for
-each. A ledger row, which no run is without, is timed by itself.
+One rank's training loop under plain python (no Ray), with one thing on at a time, once in each
+period: a log row in 4 steps, a snapshot in memory in 20, a checkpoint on the local disk in 40.
+Its cost is the time of a period's first half, which begins with it and has what is written
+beside training, less that of the second half, which has none: the machine's drift is in both.
+In brackets the quartiles over periods. A ledger row, which no run is without, is timed by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -46,13 +44,16 @@ from manta.train.vault import Shard, Stamp
 
 STEP = BATCH * SEQ_LEN
 OFF = {"log.every": 10**12, "checkpoint.every": "null", "checkpoint.snapshot_every": 0}
-EVERY, WARMUP = 10, 20  # steps of a stretch; steps before the first that counts
-# What is on, and how many of it a stretch has.
-THINGS: dict[str, tuple[dict[str, Any], int]] = {
-    "nothing": ({}, 1),
-    "log row": ({"log.every": STEP}, EVERY),
-    "checkpoint": ({"checkpoint.every": EVERY * STEP}, 1),
-    "snapshot": ({"checkpoint.snapshot_every": EVERY}, 1),
+# The setting that turns a thing on, its unit in steps, and the steps of a period.
+THINGS = {
+    "log row": ("log.every", STEP, 4),
+    "snapshot": ("checkpoint.snapshot_every", 1, 20),
+    "checkpoint": ("checkpoint.every", STEP, 40),
+}
+OFTEN = {
+    "log row": "each step",
+    "snapshot": "at most 2 % of the time",
+    "checkpoint": "at the end",
 }
 
 
@@ -108,10 +109,11 @@ class Clock:
         pass
 
 
-def stretches(case: Case, thing: str) -> list[float]:
-    """Seconds of each ten steps of a loop with one thing on."""
+def halves(case: Case, thing: str) -> list[tuple[float, float]]:
+    """Seconds of each period's first half, which begins with the thing, and of its second half."""
+    key, unit, period = THINGS[thing]
     folder = tempfile.mkdtemp()
-    overrides = [f"{key}={value}" for key, value in {**OFF, **THINGS[thing][0]}.items()]
+    overrides = [f"{name}={value}" for name, value in {**OFF, key: period * unit}.items()]
     checked = check(load(CONFIG, RunConfig, [*case.overrides(folder), *overrides]))
     checked.run_dir.mkdir()
     resolved = model_config.resolve(checked.config, checked.manifest.vocab_size)
@@ -124,8 +126,10 @@ def stretches(case: Case, thing: str) -> list[float]:
         )
     )
     shutil.rmtree(folder)
-    ends = clock.times[WARMUP::EVERY]
-    return [end - begin for begin, end in pairwise(ends)]
+    # A step's time is told before what is due after it. The first of each thing is dearer.
+    ends = clock.times[2 * period - 1 :: period // 2]
+    spans = [end - begin for begin, end in pairwise(ends)]
+    return list(zip(spans[::2], spans[1::2], strict=False))
 
 
 def ledger_row(rows: int = BATCH, times: int = 1000) -> float:
@@ -141,8 +145,7 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=ROOT / "corpora/demo")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--periods", type=int, default=40, help="of each thing")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     arguments = parser.parse_args()
     if not (arguments.corpus / "manifest.json").exists():
@@ -153,25 +156,17 @@ def main() -> None:
     dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
     print("| model, step | thing | extra, ms each | of a step | how often by default |")
     print("| --- | --- | --- | --- | --- |")
-    often = {
-        "log row": "each step",
-        "checkpoint": "at the end",
-        "snapshot": "at most 2 % of the time",
-    }
     for name in arguments.models:
-        case = Case(name, "fp32", 1, 1, cores, arguments.steps, str(arguments.corpus.resolve()))
-        found = defaultdict(list)
-        for _ in range(arguments.repeats):
-            for thing in THINGS:
-                found[thing].append(statistics.median(stretches(case, thing)))
-        step = statistics.median(found["nothing"]) / EVERY
-        label = f"{name}, {step * 1e3:.1f} ms"
-        for thing in list(THINGS)[1:]:
-            pairs = zip(found[thing], found["nothing"], strict=True)
-            extra = sorted((on - off) / THINGS[thing][1] for on, off in pairs)
-            middle = statistics.median(extra)
-            shown = f"{middle * 1e3:.2f} ({extra[0] * 1e3:.2f} to {extra[-1] * 1e3:.2f})"
-            print(f"| {label} | {thing} | {shown} | {middle / step:.1%} | {often[thing]} |")
+        for thing, (_, _, period) in THINGS.items():
+            steps = (arguments.periods + 2) * period
+            case = Case(name, "fp32", 1, 1, cores, steps, str(arguments.corpus.resolve()))
+            pairs = halves(case, thing)
+            step = statistics.median(without for _, without in pairs) / (period // 2)
+            extra = [on - without for on, without in pairs]
+            low, middle, high = statistics.quantiles(extra, n=4)
+            label = f"{name}, {step * 1e3:.1f} ms"
+            shown = f"{middle * 1e3:.2f} ({low * 1e3:.2f} to {high * 1e3:.2f})"
+            print(f"| {label} | {thing} | {shown} | {middle / step:.1%} | {OFTEN[thing]} |")
         row = ledger_row()
         print(f"| {label} | ledger row | {row * 1e3:.3f} | {row / step:.2%} | each step |")
     dist.destroy_process_group()
