@@ -40,6 +40,7 @@ from manta.stream.plan import local_stream
 from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.loop import Loop
+from manta.train.threads import compute_here
 from manta.train.vault import Shard, Stamp
 
 STEP = BATCH * SEQ_LEN
@@ -151,7 +152,7 @@ def main() -> None:
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
     cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    compute_here(cores)
     # A group of one, as in a worker: then checkpoints are written beside training.
     dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
     print("| model, step | thing | extra, ms each | of a step | how often by default |")

@@ -33,6 +33,7 @@ from manta.train.guards import Rewind
 from manta.train.loop import Loop, Source
 from manta.train.pause import Pause
 from manta.train.saved import TrainState
+from manta.train.threads import compute_here
 
 # How often the first rank tells that it is alive. A message takes a millisecond or two at both
 # ends, of cores that may be training.
@@ -79,9 +80,9 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     """Train; returns the run's outcome, or nothing if another group is to go on."""
     lap = _Lap()
     checked = _with_micro_batch(order.checked, here.micro_batch)
+    compute_here(int(os.environ["OMP_NUM_THREADS"]))
     _join_group()
     seconds["process_group"] = lap.read()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if dist.get_rank() == 0:
         _forward_warnings(order.mailbox)
     config = checked.config

@@ -1,0 +1,67 @@
+"""Computing threads, counted in a process that has no others."""
+
+import subprocess
+import sys
+
+import pytest
+
+# What a thread of its own, or Gloo's, does meanwhile.
+OTHERS = {
+    "a thread": """
+        done, end = threading.Event(), threading.Event()
+        threading.Thread(target=lambda: (work(), done.set(), end.wait()), daemon=True).start()
+        done.wait()
+        others = 1
+    """,
+    "an exchange as checkpoints need it": """
+        dist.all_gather_object([None], bytes(2**20), group=group)
+        others = 0
+    """,
+}
+PROGRAM = """
+if True:
+    import os, threading
+    import torch
+    import torch.distributed as dist
+    from manta.train.threads import compute_here
+
+    def count():
+        return len(os.listdir("/proc/self/task"))
+
+    def work():
+        torch.ones(2**20).exp()
+
+    {compute_here}
+    dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+    group = dist.new_group(backend="gloo")
+    before = count()
+    work()
+    mine = count() - before
+    if True:
+        {others}
+    work()
+    print(torch.get_num_threads(), mine, count() - before - mine - others)
+"""
+
+
+def counted(others: str, call: str) -> list[int]:
+    """Threads of the one that trains: asked for, begun; and those begun by others."""
+    program = PROGRAM.format(others=OTHERS[others].strip(), compute_here=call)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_only_the_thread_that_trains_computes_with_several(others: str) -> None:
+    assert counted(others, "compute_here(3)") == [3, 2, 0]
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_by_itself_torch_gives_every_thread_as_many(others: str) -> None:
+    """If this no longer holds, `compute_here` may no longer be needed."""
+    asked, mine, theirs = counted(others, "torch.set_num_threads(3)")
+    assert (asked, mine) == (3, 2)
+    assert theirs > 0
