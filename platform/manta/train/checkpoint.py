@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 from torch import nn
@@ -82,8 +82,7 @@ class Checkpoints:
         self._on_done = on_done
         self._pending: _Pending | None = None
         self._problem: str | None = None
-        # Saving talks among ranks in the background: it needs a group of its own.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._group = _background_group() if dist.is_initialized() else None
         self._background = ThreadPoolExecutor(1, "manta-commit")
         if engine.rank == 0:
             self._remove_leftovers()
@@ -297,6 +296,16 @@ class Checkpoints:
     def _barrier(self) -> None:
         if self._group is not None:
             dist.barrier(self._group)
+
+
+def _background_group() -> dist.ProcessGroup:
+    """For what saving has to say among ranks beside training, whose exchanges it must not meet."""
+    whole = dist.group.WORLD
+    assert whole is not None
+    if whole.size() == 1 and dist.get_backend() == "gloo":
+        # Alone there are no others to meet, and each group of Gloo's wakes 100 times a second.
+        return whole
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
 
 def load(checkpoint: Place, engine: Engine) -> None:
