@@ -50,7 +50,8 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## Measure, for hours; the figures kept are in benchmarks/RESULTS.md
+bench: $(INSTALLED) ## Measure, for hours; benchmarks/RESULTS.md has figures, each with its command
+	$(BIN)/manta prepare jobs/demo/corpus.yaml
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
 	$(MEASURING) benchmarks/train_loop.py --models micro --precisions fp32

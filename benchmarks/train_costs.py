@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=40, help="of each thing")
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     arguments = parser.parse_args()
+    if arguments.periods < 2:
+        parser.error("--periods must be two at least")
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
     cores = os.cpu_count() or 1

@@ -56,3 +56,24 @@ def test_what_can_not_be_read_is_not_held_against_the_model(tmp_path, monkeypatc
     monkeypatch.setattr(model_names, "_library", lambda: tmp_path)
     assert model_names.keys_of("llama") is None
     assert model_names.causal_types() is None
+
+
+def test_a_key_is_found_wherever_it_is_in_its_class(tmp_path, monkeypatch) -> None:
+    (tmp_path / "configuration_utils.py").write_text(
+        "class PreTrainedConfig:\n    architectures: list | None = None\n"
+    )
+    folder = tmp_path / "models" / "llama"
+    folder.mkdir(parents=True)
+    (folder / "configuration_llama.py").write_text(
+        "from ...configuration_utils import (\n    PreTrainedConfig,\n)\n\n\n"
+        "class LlamaConfig(PreTrainedConfig):\n"
+        '    """Its words."""\n\n    first: int = 1\n\n'
+        "    @property\n    def one(\n        self,\n    ) -> int:\n\n        return 1\n\n"
+        "    last: int = 2"
+    )
+    (tmp_path / "models" / "auto").mkdir()
+    (tmp_path / "models" / "auto" / "auto_mappings.py").write_text(
+        "CONFIG_MAPPING_NAMES = OrderedDict([('llama', 'LlamaConfig')])\n"
+    )
+    monkeypatch.setattr(model_names, "_library", lambda: tmp_path)
+    assert model_names.keys_of("llama") == {"architectures", "first", "last"}

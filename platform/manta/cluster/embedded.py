@@ -5,7 +5,7 @@ passes workers' logs on, and the dashboard's server, for which `ray.init` waits 
 dashboard is wanted. On one machine they serve nobody, and start at the moment when all cores
 are needed for imports. The agent of the node is asked to do what it does for a Ray that was
 installed without its dashboard. No metrics are collected, which only a dashboard would show:
-those of Ray Data take some megabytes more, for good, with each dataset.
+those of Ray Data take more memory, for good, with each dataset.
 
 `ray._private.node.Node` is internal to Ray 2.60, and so are the settings of its processes;
 tests/cluster/test_embedded.py guards what is used of them.

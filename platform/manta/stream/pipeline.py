@@ -169,8 +169,9 @@ class _Windows:
         self._corpus, self._todo = corpus, todo
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
         self._coming: Future[_Window] | None = None
-        # Ray keeps metrics of each dataset id for good, on the head node: there are two of them,
-        # because at most two windows are open at a time.
+        # Ray keeps some hundred metrics of each dataset id for good, on the head node: there are
+        # two of them, because at most two windows are open at a time. (Three more are of each
+        # dataset's start. Past 1,000 ids Ray may forget one in use until its next dataset.)
         self._ids = cycle([uuid4().hex, uuid4().hex])
 
     def start(self) -> None:

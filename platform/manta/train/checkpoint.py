@@ -300,11 +300,11 @@ class Checkpoints:
 
 def _background_group() -> dist.ProcessGroup:
     """For what saving has to say among ranks beside training, whose exchanges it must not meet."""
-    whole = dist.group.WORLD
-    assert whole is not None
-    if whole.size() == 1 and dist.get_backend() == "gloo":
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    if everyone.size() == 1 and dist.get_backend() == "gloo":
         # Alone there are no others to meet, and each group of Gloo's wakes 100 times a second.
-        return whole
+        return everyone
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
 

@@ -19,6 +19,9 @@ from typing import Any
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 
+# A method's decorators, its head, and what is indented more than these.
+METHODS = re.compile(r"^    (?:@|def |async def ).*(?:\n(?:     .*|    [)\]}].*)?)*\n?", re.M)
+
 
 def check_names(config: RunConfig, vocab_size: int) -> None:
     """Check what can be known of a run's model from names and sizes alone.
@@ -147,10 +150,9 @@ def _statements(path: Path, beginning: str) -> Iterator[ast.stmt]:
 
     To parse the modules whole takes longer than all else that is done to tell a mistake.
     """
-    for found in re.finditer(rf"^{beginning}.*\n(?:(?:[ )\]}}].*)?\n)*", _text(path), re.M):
-        statement = re.sub(r"^    (?:@|def |async def )(?s:.*)", "", found[0], flags=re.M)
+    for found in re.finditer(rf"^{beginning}.*(?:\n(?:[ )\]}}].*)?)*", _text(path), re.M):
         try:
-            yield from ast.parse(statement).body
+            yield from ast.parse(METHODS.sub("", found[0])).body
         except SyntaxError:
             return
 

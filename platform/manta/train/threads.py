@@ -8,7 +8,7 @@ import torch
 
 
 def compute_here(threads: int) -> None:
-    """Have this thread compute with so many threads, and each that begins after it with one.
+    """Have this thread compute with so many threads, and those that begin to after it with one.
 
     Others compute too, those that exchange and write checkpoints beside the training. With as
     many threads of their own there would be more than processors, and OpenMP (GNU's) then has
