@@ -67,3 +67,14 @@ def test_rays_processes_know_the_settings_that_they_are_given() -> None:
     """One that they don't know would keep Ray from starting, with no word of why."""
     library = Path(_raylet.__file__).read_bytes()
     assert [name for name in SETTINGS if name.encode() not in library] == []
+
+
+def test_its_settings_stay_as_they_are() -> None:
+    """Ray writes into what it is given; the next Ray of a process would warn of it."""
+    program = (
+        "from manta.cluster import embedded; embedded.start(num_cpus=1); print(embedded.SETTINGS)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == str(SETTINGS), done.stderr

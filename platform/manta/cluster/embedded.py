@@ -55,7 +55,7 @@ def start(**options: Any) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _system_config=SETTINGS,
+            _system_config=dict(SETTINGS),  # Ray adds to it
             **options,
         )
     finally:
