@@ -18,15 +18,17 @@ import psutil
 import ray
 from ray._private import node
 
+from manta.cluster.embedded import SETTINGS
 from manta.cluster.session import ray_session
 
 def commands():
     found = psutil.Process().children(recursive=True)
     return [" ".join(child.cmdline()) for child in found if child.is_running()]
 
-theirs = node.Node
+theirs, given = node.Node, dict(SETTINGS)
 with ray_session():
     assert node.Node is theirs
+    assert SETTINGS == given, "Ray writes into what it gets, and would warn of it the next time"
     assert ray.get(ray.remote(num_cpus=0)(lambda: 7).remote()) == 7
     print("\\n".join(commands()))
 print("---")
@@ -67,14 +69,3 @@ def test_rays_processes_know_the_settings_that_they_are_given() -> None:
     """One that they don't know would keep Ray from starting, with no word of why."""
     library = Path(_raylet.__file__).read_bytes()
     assert [name for name in SETTINGS if name.encode() not in library] == []
-
-
-def test_its_settings_stay_as_they_are() -> None:
-    """Ray writes into what it is given; the next Ray of a process would warn of it."""
-    program = (
-        "from manta.cluster import embedded; embedded.start(num_cpus=1); print(embedded.SETTINGS)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout.strip() == str(SETTINGS), done.stderr

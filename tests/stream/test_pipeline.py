@@ -214,7 +214,9 @@ def count_until_refused(stream, corpus, schedule, message):
 def test_wrong_blocks_are_caught(monkeypatch, corpus, deliver, message):
     honest = pipeline._dataset
     monkeypatch.setattr(
-        pipeline, "_dataset", lambda corpus, blocks, pace: honest(corpus, deliver(blocks), pace)
+        pipeline,
+        "_dataset",
+        lambda corpus, blocks, *others: honest(corpus, deliver(blocks), *others),
     )
     with pytest.raises(StreamError, match=message):
         list(pipeline.stream(corpus, resolve(7, 30), cursor=0, rank=0, world_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
@@ -42,17 +43,22 @@ def test_a_wrong_name_or_size_is_told_before_anything_is_imported(
         checked(changes)
 
 
-@pytest.mark.parametrize("broken", ["class LlamaConfig(Gone): x: int = 1", "class {", ""])
-def test_what_can_not_be_read_is_not_held_against_the_model(tmp_path, monkeypatch, broken) -> None:
-    """Another version of Transformers may lie differently; it is asked itself later."""
-    models = tmp_path / "models"
-    for folder in ("auto", "llama"):
-        (models / folder).mkdir(parents=True)
-    (models / "llama" / "configuration_llama.py").write_text(broken)
+def make_library(folder: Path, llama: str) -> None:
+    """As much of Transformers as is read for a Llama, with this text for its config."""
+    models = folder / "models"
+    for part in ("auto", "llama"):
+        (models / part).mkdir(parents=True)
+    (models / "llama" / "configuration_llama.py").write_text(llama)
     (models / "auto" / "auto_mappings.py").write_text(
         "CONFIG_MAPPING_NAMES = OrderedDict([('llama', 'LlamaConfig')])\n"
     )
-    (models / "auto" / "modeling_auto.py").write_text(broken)
+
+
+@pytest.mark.parametrize("broken", ["class LlamaConfig(Gone): x: int = 1", "class {", ""])
+def test_what_can_not_be_read_is_not_held_against_the_model(tmp_path, monkeypatch, broken) -> None:
+    """Another version of Transformers may lie differently; it is asked itself later."""
+    make_library(tmp_path, broken)
+    (tmp_path / "models" / "auto" / "modeling_auto.py").write_text(broken)
     monkeypatch.setattr(model_names, "_library", lambda: tmp_path)
     assert model_names.keys_of("llama") is None
     assert model_names.causal_types() is None
@@ -62,18 +68,13 @@ def test_a_key_is_found_wherever_it_is_in_its_class(tmp_path, monkeypatch) -> No
     (tmp_path / "configuration_utils.py").write_text(
         "class PreTrainedConfig:\n    architectures: list | None = None\n"
     )
-    folder = tmp_path / "models" / "llama"
-    folder.mkdir(parents=True)
-    (folder / "configuration_llama.py").write_text(
+    make_library(
+        tmp_path,
         "from ...configuration_utils import (\n    PreTrainedConfig,\n)\n\n\n"
         "class LlamaConfig(PreTrainedConfig):\n"
         '    """Its words."""\n\n    first: int = 1\n\n'
         "    @property\n    def one(\n        self,\n    ) -> int:\n\n        return 1\n\n"
-        "    last: int = 2"
-    )
-    (tmp_path / "models" / "auto").mkdir()
-    (tmp_path / "models" / "auto" / "auto_mappings.py").write_text(
-        "CONFIG_MAPPING_NAMES = OrderedDict([('llama', 'LlamaConfig')])\n"
+        "    last: int = 2",
     )
     monkeypatch.setattr(model_names, "_library", lambda: tmp_path)
     assert model_names.keys_of("llama") == {"architectures", "first", "last"}

@@ -8,45 +8,43 @@ import pytest
 # What a thread of its own, or Gloo's, does meanwhile.
 OTHERS = {
     "a thread": """
-        done, end = threading.Event(), threading.Event()
-        threading.Thread(target=lambda: (work(), done.set(), end.wait()), daemon=True).start()
-        done.wait()
-        others = 1
-    """,
+done, end = threading.Event(), threading.Event()
+threading.Thread(target=lambda: (work(), done.set(), end.wait()), daemon=True).start()
+done.wait()
+others = 1
+""",
     "an exchange as checkpoints need it": """
-        dist.all_gather_object([None], bytes(2**20), group=group)
-        others = 0
-    """,
+dist.all_gather_object([None], bytes(2**20), group=group)
+others = 0
+""",
 }
 PROGRAM = """
-if True:
-    import os, threading
-    import torch
-    import torch.distributed as dist
-    from manta.train.threads import compute_here
+import os, threading
+import torch
+import torch.distributed as dist
+from manta.train.threads import compute_here
 
-    def count():
-        return len(os.listdir("/proc/self/task"))
+def count():
+    return len(os.listdir("/proc/self/task"))
 
-    def work():
-        torch.ones(2**20).exp()
+def work():
+    torch.ones(2**20).exp()
 
-    {compute_here}
-    dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
-    group = dist.new_group(backend="gloo")
-    before = count()
-    work()
-    mine = count() - before
-    if True:
-        {others}
-    work()
-    print(torch.get_num_threads(), mine, count() - before - mine - others)
+{compute_here}
+dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+group = dist.new_group(backend="gloo")
+before = count()
+work()
+mine = count() - before
+{others}
+work()
+print(torch.get_num_threads(), mine, count() - before - mine - others)
 """
 
 
 def counted(others: str, call: str) -> list[int]:
     """Threads of the one that trains: asked for, begun; and those begun by others."""
-    program = PROGRAM.format(others=OTHERS[others].strip(), compute_here=call)
+    program = PROGRAM.format(others=OTHERS[others], compute_here=call)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )

@@ -201,8 +201,8 @@ class _Windows:
             self._coming.result().close()
 
     def _start(self, size: int) -> Future[_Window]:
-        name = next(self._ids)
-        return self._starter.submit(lambda: _Window(self._corpus, self._planned(size), name))
+        dataset_id = next(self._ids)
+        return self._starter.submit(lambda: _Window(self._corpus, self._planned(size), dataset_id))
 
     def _planned(self, size: int) -> list[Block]:
         """The next blocks: so many, or as many as have WINDOW_STEPS steps."""
@@ -255,10 +255,9 @@ def _read_ahead(
     if not blocks:
         return
     pace = Pace()
-    dataset = _dataset(corpus, blocks, pace)
-    dataset._set_uuid(dataset_id)  # internal to Ray 2.60; tests/stream/test_pipeline.py guards it
     with closing(pace):
         with pace.wanting():  # it waits for the first block already
+            dataset = _dataset(corpus, blocks, pace, dataset_id)
             bundles = iter(dataset.iter_internal_ref_bundles())
         while True:
             with pace.wanting():
@@ -269,7 +268,7 @@ def _read_ahead(
                 yield ray.get(table)
 
 
-def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace) -> Dataset:
+def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace, dataset_id: str) -> Dataset:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns, in the middle of the training's output, that progress bars are off, as we ask.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -281,6 +280,7 @@ def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace) -> Dataset:
         concurrency=min(READERS, len(blocks)),
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
     )
+    dataset._set_uuid(dataset_id)  # internal to Ray 2.60; tests/stream/test_pipeline.py guards it
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
