@@ -1,10 +1,11 @@
 """The output layer and its cross-entropy as one, which never holds all logits at once.
 
-Logits of some rows at a time become, in place, the gradient of the loss by them, from which
-those of the inputs follow at once: memory of (tokens × vocabulary) is never needed, and nothing
-is computed twice. Where all rows fit, that gradient waits for backward instead. Torch's own
-`linear_cross_entropy` does likewise, but rounds the sum to bf16 where the inputs are bf16, and
-`torch.compile` can't look into it.
+Logits of some rows at a time become, in place, the gradient of the loss by them but for a factor
+of each row, which goes to the narrow matrices of the products instead. From it the gradients of
+the inputs follow at once: memory of (tokens × vocabulary) is never needed, and nothing is computed
+twice. Where all rows fit, it waits for backward instead. Torch's own `linear_cross_entropy` does
+likewise, but rounds the sum to bf16 where the inputs are bf16, and `torch.compile` can't look
+into it.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    if not torch.is_grad_enabled():
-        return _chunks(hidden, weight, bias, labels, None)
-    kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
-    loss: Tensor = kind.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
-    return loss
+    with torch.autocast(device, enabled=False):  # what is summed in float32 stays so
+        if not torch.is_grad_enabled():
+            return _chunks(hidden, weight, bias, labels, None)
+        kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
+        loss: Tensor = kind.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
+        return loss
 
 
 class _Small(torch.autograd.Function):
@@ -53,17 +55,17 @@ class _Small(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     ) -> Tensor:
-        loss, slope = _loss_and_slope(hidden, weight, bias, labels)
-        ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype))
+        loss, slope, factor = _loss_and_slope(hidden, weight, bias, labels)
+        ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype), factor)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        hidden, weight, bias, slope = ctx.saved_tensors
-        # The factor goes to the narrow matrices, not to the wide one of the logits.
-        of_hidden = (slope @ weight) * grad.to(weight.dtype)
-        of_weight = slope.T @ (hidden * grad.to(hidden.dtype))
-        of_bias = None if bias is None else (slope.float().sum(0) * grad).to(bias.dtype)
+        hidden, weight, bias, slope, factor = ctx.saved_tensors
+        factor = factor * grad
+        of_hidden = _by_row(slope @ weight, factor)
+        of_weight = slope.T @ _by_row(hidden, factor)
+        of_bias = None if bias is None else (slope.float().T @ factor).flatten().to(bias.dtype)
         return of_hidden, of_weight, of_bias, None
 
 
@@ -101,16 +103,17 @@ class _Gradients:
         self.weight = torch.zeros_like(weight, dtype=torch.float32)
         self.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
 
-    def add(self, rows: slice, slope: Tensor) -> None:
-        """Add those by way of the logits of some rows, of which `slope` is the gradient."""
+    def add(self, rows: slice, slope: Tensor, factor: Tensor) -> None:
+        """Add those by way of the logits of some rows, of which `slope × factor` is the gradient."""
         if self.bias is not None:
-            self.bias += slope.sum(0)
+            self.bias += (slope.T @ factor).flatten()
         slope = slope.to(self._head.dtype)
-        self.hidden[rows] = slope @ self._head
+        self.hidden[rows] = _by_row(slope @ self._head, factor)
+        inputs = _by_row(self._inputs[rows], factor)
         if slope.dtype == torch.float32:
-            self.weight.addmm_(slope.T, self._inputs[rows])
+            self.weight.addmm_(slope.T, inputs)
         else:
-            self.weight += slope.T @ self._inputs[rows]
+            self.weight += slope.T @ inputs
 
 
 def _chunks(
@@ -125,28 +128,37 @@ def _chunks(
     size = rows_at_once(weight)
     for first in range(0, len(labels), size):
         rows = slice(first, first + size)
-        part, slope = _loss_and_slope(hidden[rows], weight, bias, labels[rows])
+        part, slope, factor = _loss_and_slope(hidden[rows], weight, bias, labels[rows])
         loss += part
         if gradients is not None:
-            gradients.add(rows, slope)
+            gradients.add(rows, slope, factor)
     return loss
 
 
 def _loss_and_slope(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Summed loss of some rows, and its gradient by their logits, float32 (rows, vocabulary).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss of some rows, and its gradient by their logits: a slope and a factor of each row.
 
-    That gradient is softmax − one-hot, and nought for a row whose label is IGNORE.
+    The gradient is softmax − one-hot, and nought for a row whose label is IGNORE. The slope,
+    float32 (rows, vocabulary), lacks the division by the sum of exponentials, which is in the
+    factor, float32 (rows, 1).
     """
-    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-    del logits
+    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)).float()
     valid = (labels != IGNORE)[:, None]
     index = torch.where(valid, labels[:, None], 0)
-    of_labels = log_p.gather(1, index)
-    loss = -(of_labels * valid).sum()
-    return loss, log_p.exp_().scatter_(1, index, of_labels.exp() - 1).mul_(valid)
+    of_labels = logits.gather(1, index)
+    largest = logits.amax(1, keepdim=True)
+    exponentials = logits.sub_(largest).exp_()
+    total = exponentials.sum(1, keepdim=True)
+    loss = ((largest - of_labels + total.log()) * valid).sum()
+    slope = exponentials.scatter_add_(1, index, -total)
+    return loss, slope, valid / total
+
+
+def _by_row(matrix: Tensor, factor: Tensor) -> Tensor:
+    """Each row of a narrow matrix, times its factor, in the matrix's own type."""
+    return (matrix * factor).to(matrix.dtype)
 
 
 def rows_at_once(weight: Tensor) -> int:

@@ -92,8 +92,9 @@ class Engine:
         with warnings.catch_warnings():
             # Torch has a new name for the option, which Accelerate does not know yet.
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-            # FSDP has already laid the parameters out: no DDP around it then.
-            prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=self.sharded)
+            # No DDP around it where nothing is exchanged, or FSDP does it.
+            bare = self.sharded or self.world_size == 1
+            prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
         if self.config.train.compile:
             self.accelerator.unwrap_model(prepared, keep_torch_compile=True).compile()
         return prepared
