@@ -81,9 +81,7 @@ def rows_at_once(patch: pytest.MonkeyPatch, rows: int) -> None:
     rows=st.sampled_from([1, 2, 7, 1000]),
     seed=st.integers(0, 2**32),
 )
-def test_loss_and_gradients_are_exact(
-    tokens, width, vocab, bias, ignored, rows, seed
-) -> None:
+def test_loss_and_gradients_are_exact(tokens, width, vocab, bias, ignored, rows, seed) -> None:
     """As float64 sees it, up to some roundings of the terms: of a logit of 17, as some here are,
     one alone moves its softmax by 1e-6. The plain one is no measure where terms cancel."""
     torch.manual_seed(seed)

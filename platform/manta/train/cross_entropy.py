@@ -104,7 +104,7 @@ class _Gradients:
         self.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
 
     def add(self, rows: slice, slope: Tensor, factor: Tensor) -> None:
-        """Add those by way of the logits of some rows, of which `slope × factor` is the gradient."""
+        """Add those by way of some rows' logits, whose gradient is `slope × factor`."""
         if self.bias is not None:
             self.bias += (slope.T @ factor).flatten()
         slope = slope.to(self._head.dtype)

@@ -32,6 +32,7 @@ from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
 
 NAME_BYTES = 64
+CLIP_EPS = 1e-6  # as in Torch's clipping
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ class Engine:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.sharded:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
-        if self.config.train.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.clip_norm, norm)
+        self._clip(parameters, norm)
         self._guard(step.number, loss, norm)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = step.lr
@@ -170,6 +170,28 @@ class Engine:
         self.raw_optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        """Have a gradient of more than `train.clip_norm` cut to it."""
+        limit = self.config.train.clip_norm
+        if limit is None:
+            return
+        if self._takes_orders():
+            # As it reads the gradient, which Torch's own clipping reads and writes once more.
+            over = ((norm + CLIP_EPS) / limit).clamp(min=1)
+            self.raw_optimizer.grad_scale = over  # type: ignore[attr-defined]
+        else:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    def _takes_orders(self) -> bool:
+        """Whether the optimizer can be told to skip an update, or to divide the gradient.
+
+        By `found_inf` and `grad_scale`, which are internal to Torch: a fused optimizer has
+        them from GradScaler, which uses them itself in fp16. tests/train/test_model.py and
+        test_guards.py guard them.
+        """
+        fused: bool = self.raw_optimizer.defaults["fused"]
+        return fused and not self.sharded and self.accelerator.scaler is None
+
     def _guard(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Have the update dropped if the step is bad."""
         if self.accelerator.scaler is not None:
@@ -180,12 +202,10 @@ class Engine:
             values[1] /= self.world_size
             self.sum_over_ranks(values)
         dropped = self.guard.observe(step, values)
-        if self.sharded or not self.raw_optimizer.defaults["fused"]:
-            if dropped.item():
-                self.raw_optimizer.zero_grad(set_to_none=True)
-        else:
-            # Internal to Torch: the way GradScaler tells a fused optimizer to skip.
+        if self._takes_orders():
             self.raw_optimizer.found_inf = dropped  # type: ignore[attr-defined]
+        elif dropped.item():
+            self.raw_optimizer.zero_grad(set_to_none=True)
 
     def _without_sync(self) -> AbstractContextManager[None]:
         """No gradient exchange in this micro-step."""
