@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from plain_runs import engine_of
+from plain_runs import engine_of, run_ranks
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from manta.config.errors import ConfigError
 from manta.config.run import OptimizerSection
+from manta.elastic.preflight import Checked
 from manta.stream.plan import local_stream
 from manta.train import model as models
 from manta.train import model_config, optimizer
@@ -142,3 +144,12 @@ def test_the_gradient_is_clipped_to_the_norm(checked) -> None:
     batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
     norm = float(engine.step(batch).grad_norm)
     assert moved(1e-3) * norm == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_go_through_ddp_only_where_they_are_exchanged(checked, ranks) -> None:
+    run_ranks(ranks, _assert_ddp, checked(), ranks > 1)
+
+
+def _assert_ddp(run: Checked, expected: bool) -> None:
+    assert isinstance(engine_of(run).model, DistributedDataParallel) == expected
