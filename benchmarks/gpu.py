@@ -179,6 +179,16 @@ def check_losses(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     ]
 
 
+def check_cases(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """The cases that failed, and with what."""
+    return [
+        f"{column}, {loop}: {result['error']}"
+        for column, loops in rows.items()
+        for loop, result in loops.items()
+        if "error" in result
+    ]
+
+
 def described(device: str) -> str:
     """The machine and the software, in a line."""
     if device == "cpu":
@@ -209,6 +219,7 @@ def main() -> None:
     seq_lens = arguments.seq_lens or ([64] if arguments.quick else [2048, 8192])
     everything: dict[int, Any] = {}
     wrong: list[str] = []
+    failed: list[str] = []
     print(f"## GPU: {described(arguments.device)}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         gpu_case.write_corpus(Path(folder), arguments.quick)
@@ -218,10 +229,13 @@ def main() -> None:
             print("\n".join(table(seq_len, rows)), flush=True)
             everything[seq_len] = raw
             wrong += check_losses(rows)
+            failed += check_cases(rows)
     if arguments.device == "cuda":
         print(ANCHORS)
     if arguments.out:
         arguments.out.write_text(json.dumps(everything, indent=2) + "\n")
+    if failed and arguments.device == "cpu":  # on a GPU one may be too large for its memory
+        sys.exit("this script is broken: " + "; ".join(failed))
     if wrong:
         sys.exit("losses differ, so the speeds mean nothing: " + "; ".join(wrong))
 

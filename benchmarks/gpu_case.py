@@ -218,9 +218,7 @@ class EngineLoop:
         self.lm, self.device = self.engine.lm, self.engine.device
         self.phases = Phases(self.device)
         self.engine.model = Timed(self.engine.model, self.phases)
-        self.engine.accelerator.backward = self.phases.timed(
-            "backward", self.engine.accelerator.backward
-        )
+        self.engine._backward = self.phases.timed("backward", self.engine._backward)
         self._agreement = Agreement(self.device)
 
     def batches(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
