@@ -41,7 +41,7 @@ def outcome(function, arguments: list[Tensor | None], scale: float = 1.0) -> lis
     return [loss.detach(), *(leaf.grad for leaf in leaves if leaf.requires_grad)]
 
 
-def exact(arguments: list[Tensor | None], scale: float) -> list[tuple[Tensor, Tensor]]:
+def in_float64(arguments: list[Tensor | None], scale: float) -> list[tuple[Tensor, Tensor]]:
     """Loss and gradients in float64 from the same float32 logits, each with the sum of the sizes
     of its terms: what cancels in a sum is rounded before."""
     hidden, weight, bias, labels = arguments
@@ -51,8 +51,8 @@ def exact(arguments: list[Tensor | None], scale: float) -> list[tuple[Tensor, Te
     softmax = logits.softmax(1) * valid
     hidden, weight = hidden.detach().double(), weight.detach().double()
     of_label, normalizer = (logits * hit).sum(1, keepdim=True), logits.logsumexp(1, keepdim=True)
-    found = [((normalizer - of_label) * valid, (normalizer.abs() + of_label.abs()) * valid)]
-    found = [(value.sum(), size.sum()) for value, size in found]
+    loss, size = (normalizer - of_label) * valid, (normalizer.abs() + of_label.abs()) * valid
+    found = [(loss.sum(), size.sum())]
     slope, size = (softmax - hit) * scale, (softmax + hit) * scale
     found += [(slope @ weight, size @ weight.abs()), (slope.T @ hidden, size.T @ hidden.abs())]
     if bias is not None:
@@ -89,7 +89,7 @@ def test_loss_and_gradients_are_exact(tokens, width, vocab, bias, ignored, rows,
     with pytest.MonkeyPatch.context() as patch:
         rows_at_once(patch, rows)
         mine = outcome(linear_cross_entropy, arguments, scale=0.37)
-    for ours, (value, size) in zip(mine, exact(arguments, 0.37), strict=True):
+    for ours, (value, size) in zip(mine, in_float64(arguments, 0.37), strict=True):
         assert (ours.double() - value).abs().max() <= ROUNDINGS * size.max()
 
 
