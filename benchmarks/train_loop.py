@@ -5,12 +5,13 @@
         [--cores 2] [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
 
 The same model, weights, optimizer, batches, threads and memory allocator for each: a
-hand-written PyTorch loop (the limit), Manta, bare Accelerate, Hugging Face's Trainer, litgpt's
-own loop (with its own model of the same sizes) and Ray Train with the plain loop. Each of them is
-paired with a plain loop: they train side by side, one for some seconds while the other is stopped,
-in turn (`train_loop_turns.py`). A share is the steps of a loop in those of the plain loop, over
-all turns and, for the spread, over each quarter of them. With one worker and the same weights,
-losses must be the same: the largest difference is shown.
+hand-written PyTorch loop (the limit; its attention is in float32 where the rest is bf16), Manta,
+bare Accelerate, Hugging Face's Trainer, litgpt's own loop (with its own model of the same sizes)
+and Ray Train with the loop as people write it. Each of them is paired with a plain one: they train
+side by side, one for some seconds while the other is stopped, in turn (`train_loop_turns.py`). A
+share is the steps of a loop in those of the plain loop, over all turns and, for the spread, over
+each quarter of them. With one worker and the same weights, losses must be the same: the largest
+difference is shown.
 
 Manta takes no snapshots and checkpoints here, as the others don't; `--loops manta,snapshots` has
 a column for Manta with the snapshots that it takes by default. Workers share `--cores`, all of

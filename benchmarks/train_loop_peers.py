@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from plain_step import plain_step, token_loss
+from plain_step import attend_in_float32, plain_step, token_loss
 from torch.nn.parallel import DistributedDataParallel
 from train_loop_case import (
     BATCH,
@@ -44,6 +44,8 @@ def plain(case: Case) -> None:
         dist.init_process_group("gloo")
     work = work_of(case, RANK)
     model = work.lm
+    if case.precision == "bf16":
+        attend_in_float32(model)
     if case.world_size > 1:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     run_plain(case, work, model, Progress(RANK))

@@ -120,15 +120,50 @@ def test_compiled_causal_attention_needs_none_either() -> None:
 @pytest.mark.parametrize("kind", WINDOWED)
 def test_a_window_keeps_its_mask(kind) -> None:
     lm = model_of(kind, WINDOWED[kind])
+    before = outcome(lm)
     choose(lm, document_mask=False)
-    assert implementation(lm) == "sdpa"
+    assert implementation(lm) == attention.MASKED
+    assert_same(outcome(lm), before)
+
+
+class Attended(TorchDispatchMode):
+    """Collects the type in which Torch's attention is computed, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, torch.dtype] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if "attention" in name:
+            self.seen[name] = args[0].dtype
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_on_a_cpu_attention_is_in_float32_whatever_the_precision(document_mask, window) -> None:
+    lm = model_of("mistral", {"sliding_window": window})
+    choose(lm, document_mask=document_mask)
+    tokens, positions = packed()
+    given = positions if document_mask else None
+    losses = {}
+    for name in (implementation(lm), "sdpa"):
+        lm.set_attn_implementation(name)
+        with Attended() as attended, torch.autocast("cpu", torch.bfloat16):
+            losses[name] = TokenLoss(lm)(tokens, labels_of(tokens, given), given)
+            losses[name].backward()
+        expected = torch.bfloat16 if name == "sdpa" else torch.float32
+        assert list(attended.seen.values()) == [expected] * 2, "forward and backward"
+    mine, theirs = losses.values()
+    torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize(
     ("kind", "sizes", "device", "expected"),
     [
         ("llama", {}, CUDA, attention.BLOCKS),
-        ("llama", {}, CPU, "sdpa"),
+        ("llama", {}, CPU, attention.MASKED),
         ("llama", {"attention_dropout": 0.1}, CUDA, "sdpa"),
         ("gpt2", {}, CUDA, "sdpa"),
     ],

@@ -3,20 +3,51 @@
 Transformers looks at each forward pass's position ids for packed documents. That makes the host
 wait for an accelerator, and where `torch.compile` traces it, a mask of (rows, 1, seq_len,
 seq_len) is made even where none is needed, which rules out Torch's fastest kernels.
+
+On a CPU it is computed in float32 under every precision: Torch's kernels for bf16 are slower
+there, forward and backward, on processors with instructions for bf16 as well (benchmarks/
+attention.py).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 # Torch's attention, and nobody makes a mask for it: without one it is causal.
 CAUSAL = "sdpa_without_mask"
+# Torch's attention with Transformers' mask, in float32.
+MASKED = "sdpa_in_float32"
 # Knows documents by blocks, not by a mask of seq_len² elements.
 BLOCKS = "flex_attention"
 
-AttentionInterface.register(CAUSAL, sdpa_attention_forward)
+
+def _forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Torch's attention, on a CPU in float32."""
+    if query.device.type != "cpu":
+        output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return output, None
+    wide = query.float(), key.float(), value.float()
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(module, *wide, mask, **kwargs)
+    return output.to(value.dtype), None
+
+
+AttentionInterface.register(CAUSAL, _forward)
+AttentionInterface.register(MASKED, _forward)
+AttentionMaskInterface.register(MASKED, sdpa_mask)
 
 
 def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: torch.device) -> None:
@@ -30,10 +61,11 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
     """
     if lm.config._attn_implementation != "sdpa":
         return
-    if not document_mask:
-        if attends_to_everything(lm.config, seq_len):
-            lm.set_attn_implementation(CAUSAL)
-    elif device.type == "cuda" and lm._supports_flex_attn and not _drops(lm.config):
+    if not document_mask and attends_to_everything(lm.config, seq_len):
+        lm.set_attn_implementation(CAUSAL)
+    elif device.type == "cpu":
+        lm.set_attn_implementation(MASKED)
+    elif document_mask and _has_blocks(lm, device):
         lm.set_attn_implementation(BLOCKS)
 
 
@@ -44,6 +76,7 @@ def attends_to_everything(config: PretrainedConfig, seq_len: int) -> bool:
     return kinds == {"full_attention"} and all(span is None or span >= seq_len for span in spans)
 
 
-def _drops(config: PretrainedConfig) -> bool:
-    """Whether attention has dropout, which the block-sparse kernel has not."""
-    return any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop"))
+def _has_blocks(lm: PreTrainedModel, device: torch.device) -> bool:
+    """Whether the block-sparse kernel can serve the model: it is for CUDA, without dropout."""
+    drops = any(getattr(lm.config, name, 0) for name in ("attention_dropout", "attn_pdrop"))
+    return device.type == "cuda" and lm._supports_flex_attn and not drops
