@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
+
 import pytest
 import torch
 from plain_runs import engine_of, run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from manta.config.errors import ConfigError
 from manta.config.run import OptimizerSection
@@ -125,6 +129,37 @@ def test_options_that_change_speed_do_not_change_the_loss(checked, changes, tole
         results = [engine.step(next(batches)) for _ in range(2)]
         seen.append([float(r.loss_sum / r.valid_tokens) for r in results])
     assert seen[1] == pytest.approx(seen[0], rel=tolerance)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of each of some parameters."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        super().__init__()
+        self.counts = {id(parameter): 0 for parameter in parameters}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and id(args[0]) in self.counts:
+            self.counts[id(args[0])] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recomputed", [False, True], ids=["plain", "checkpointing"])
+def test_weights_are_cast_once_for_all_micro_steps(checked, recomputed) -> None:
+    """Without that in each of the four, and again where activations are recomputed."""
+    options = {"train.micro_batch": 2, "train.activation_checkpointing": recomputed}
+    run = checked({"train.precision": "bf16", **options})
+    engine, other = engine_of(run), engine_of(run)
+    other._casting_once = lambda _: nullcontext()
+    batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
+    layers = [p for p in engine.lm.model.layers.parameters() if p.ndim == 2]
+    with Casts(layers) as casts:
+        mine = engine.step(batch)
+    theirs = other.step(batch)
+    assert set(casts.counts.values()) == {8 if recomputed else 1}
+    assert mine.loss_sum == theirs.loss_sum
+    for one, another in zip(engine.lm.parameters(), other.lm.parameters(), strict=True):
+        assert torch.equal(one, another)
 
 
 def test_the_gradient_is_clipped_to_the_norm(checked) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,14 +119,15 @@ class Engine:
         slices = micro_slices(
             len(batch.ids), micro_steps(step.batch_size, self.world_size, train.micro_batch)
         )
-        for index, rows in enumerate(slices):
-            last = index == len(slices) - 1
-            if rows.start == rows.stop and not (last or self.sharded):
-                continue
-            with nullcontext() if last else self._without_sync():
-                micro_loss = self.model(*inputs.rows(rows))
-                loss_sum += micro_loss.detach()
-                self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
+        with self._casting_once(len(slices)):
+            for index, rows in enumerate(slices):
+                last = index == len(slices) - 1
+                if rows.start == rows.stop and not (last or self.sharded):
+                    continue
+                with nullcontext() if last else self._without_sync():
+                    micro_loss = self.model(*inputs.rows(rows))
+                    loss_sum += micro_loss.detach()
+                    self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
         self.clock.mark(Point.EXCHANGED)
         grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
         self.clock.end(len(batch.ids))
@@ -212,6 +214,16 @@ class Engine:
         if self.sharded:
             return _FsdpNoSync(self.lm)
         return self.accelerator.no_sync(self.model)  # type: ignore[no-any-return]
+
+    def _casting_once(self, micro_steps: int) -> AbstractContextManager[Any]:
+        """In it, autocast casts each weight for all micro-steps, not in each of them.
+
+        Torch's cache of casts lasts until the outermost `autocast` ends, even one that is off. The
+        copies then outlive a forward pass, which who recomputes activations has no memory for.
+        """
+        if micro_steps == 1 or self.config.train.activation_checkpointing:
+            return nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
 
     def _seed(self, step: int) -> None:
         """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
