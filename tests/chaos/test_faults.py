@@ -41,7 +41,8 @@ def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) ->
     assert second == ("snapshot", 8), "the one before the half-written one"
     assert third in [("snapshot", 16), ("checkpoint", 20)]
     assert last[0] == "snapshot"
-    assert all(steps <= SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
+    # The newest may still have been on its way to the other worker.
+    assert all(steps <= 2 * SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
