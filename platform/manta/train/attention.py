@@ -4,9 +4,8 @@ Transformers looks at each forward pass's position ids for packed documents. Tha
 wait for an accelerator, and where `torch.compile` traces it, a mask of (rows, 1, seq_len,
 seq_len) is made even where none is needed, which rules out Torch's fastest kernels.
 
-On a CPU it is computed in float32 under every precision: Torch's kernels for bf16 are slower
-there, forward and backward, on processors with instructions for bf16 as well (benchmarks/
-attention.py).
+On a CPU attention is computed in float32 under every precision: Torch's kernels for bf16 are slower
+there, backward above all, also on processors with instructions for bf16 (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
     """Set the attention implementation that suits the run.
 
     Args:
-        lm: left as it is unless it would use Torch's attention with a mask.
+        lm: left as it is unless Transformers would have it use Torch's attention.
         document_mask: whether attention stays within documents.
         seq_len: tokens in a sample.
         device: on which it will run. The block-sparse kernel is for CUDA alone.
