@@ -55,8 +55,9 @@ def compare(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
         torch.autograd.grad(attend(), inputs, slope)
         return (time.perf_counter() - began) * 1e3
 
-    rounds = [[milliseconds(way) for way in (narrow, wide)] for _ in range(repeats + 1)]
-    return tuple(statistics.median(one) for one in zip(*rounds[1:], strict=True))  # type: ignore[return-value]
+    rounds = [(milliseconds(narrow), milliseconds(wide)) for _ in range(repeats + 1)]
+    of_narrow, of_wide = zip(*rounds[1:], strict=True)
+    return statistics.median(of_narrow), statistics.median(of_wide)
 
 
 if __name__ == "__main__":

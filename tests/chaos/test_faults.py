@@ -22,15 +22,17 @@ def assert_exact(run: Any) -> None:
 def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) -> None:
     """In the middle of a step, of the start, of a snapshot and of a checkpoint, one and all."""
     nodes.have(2)
-    kills = [
+    faults = [
         {"kind": "kill", "rank": 1, "step": 6, "attempt": 1},
         {"kind": "kill", "rank": 0, "at": "start", "attempt": 2},
         {"kind": "kill", "rank": 0, "at": "snapshot", "step": 12, "attempt": 3},
         {"kind": "kill", "rank": 0, "at": "checkpoint", "step": 20, "attempt": 4},
+        # On a busy machine the snapshot before it takes its time to be whole.
+        {"kind": "slow", "seconds": 2.0, "step": 30, "attempt": 5},
         {"kind": "kill", "rank": None, "step": 31, "attempt": 5},
     ]
     seldom = {**SNAPSHOTS, "every": 20 * STEP}
-    disturbed = run(SLOW, *kills, checkpoint=seldom).begin().end()
+    disturbed = run(SLOW, *faults, checkpoint=seldom).begin().end()
     groups = disturbed.record()["groups"]
     assert [group["attempt"] for group in groups] == [1, 3, 4, 5, 6]
     # The last is all ranks at once: whose end is seen first is chance.
@@ -41,8 +43,7 @@ def test_killed_workers_go_on_from_the_last_snapshot(nodes, run, undisturbed) ->
     assert second == ("snapshot", 8), "the one before the half-written one"
     assert third in [("snapshot", 16), ("checkpoint", 20)]
     assert last[0] == "snapshot"
-    # The newest may still have been on its way to the other worker.
-    assert all(steps <= 2 * SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
+    assert all(steps <= SNAPSHOTS["snapshot_every"] for steps in disturbed.again())
     assert disturbed.losses() == undisturbed(2)
     assert_exact(disturbed)
 
