@@ -115,23 +115,28 @@ class Engine:
         inputs = self._inputs(batch.samples)
         valid, votes = self._counts(inputs)
         scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
-        loss_sum = torch.zeros((), device=self.device)
         slices = micro_slices(
             len(batch.ids), micro_steps(step.batch_size, self.world_size, train.micro_batch)
         )
         with self._casting_once(len(slices)):
-            for index, rows in enumerate(slices):
-                last = index == len(slices) - 1
-                if rows.start == rows.stop and not (last or self.sharded):
-                    continue
-                with nullcontext() if last else self._without_sync():
-                    micro_loss = self.model(*inputs.rows(rows))
-                    loss_sum += micro_loss.detach()
-                    self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
+            loss_sum = self._accumulate(inputs, slices, scale)
         self.clock.mark(Point.EXCHANGED)
         grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
         self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm, votes)
+
+    def _accumulate(self, inputs: _Inputs, slices: list[slice], scale: Tensor) -> Tensor:
+        """The gradient of all micro-steps, summed; returns this rank's summed loss, scalar."""
+        loss_sum = torch.zeros((), device=self.device)
+        for index, rows in enumerate(slices):
+            last = index == len(slices) - 1
+            if rows.start == rows.stop and not (last or self.sharded):
+                continue
+            with nullcontext() if last else self._without_sync():
+                micro_loss = self.model(*inputs.rows(rows))
+                loss_sum += micro_loss.detach()
+                self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
+        return loss_sum
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.accelerator.scaler
