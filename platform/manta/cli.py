@@ -114,11 +114,13 @@ def train(
     from manta.config import RunConfig, dump, load
 
     loaded = load(config, RunConfig, overrides or ())
-    from manta.elastic.preflight import absolute
+    from manta.elastic.preflight import absolute, remarks_of
 
     loaded = absolute(loaded)
     if print_config:
         print(dump(loaded), end="")
+        for remark in remarks_of(loaded):
+            print(f"note: {remark}", file=sys.stderr)
         return
     if fresh:
         _refuse_existing(loaded)
@@ -141,6 +143,8 @@ def _train(config: RunConfig, address: str | None, submitted: float) -> None:
         from manta.elastic.trainer import load_controller
         from manta.elastic.trainer import train as run
 
+        for remark in checked.remarks():
+            print(f"note: {remark}", flush=True)
         with ThreadPoolExecutor(1) as background:
             loading = background.submit(load_controller)
             with ray_session(address):

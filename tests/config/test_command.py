@@ -51,6 +51,17 @@ def test_printed_run_config_loads_equal(write, manta, loaded):
     assert again == (0, out, "")
 
 
+def test_printed_run_config_comes_with_what_is_odd_about_it(write, manta, make_corpus, tmp_path):
+    make_corpus(tmp_path / "shards", {"train": [[10_000]]})
+    status, out, err = manta("train", write(RUN), "scaling.min=9", "--print-config")
+    assert status == 0
+    assert load(write(out, "printed.yaml"), RunConfig).scaling.min == 9
+    assert [line.partition(",")[0] for line in err.splitlines()] == [
+        "note: schedule.horizon = 1M is 109 epochs of the corpus",
+        "note: scaling.min = 9",
+    ]
+
+
 def test_printed_corpus_config_loads_equal(write, manta):
     path = write(CORPUS)
     status, out, err = manta("prepare", path, "shard_tokens=2M", "--print-config")

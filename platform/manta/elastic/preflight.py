@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manta.config.errors import ConfigError
+from manta.config.errors import ConfigError, CorpusError
 from manta.config.run import RunConfig
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
@@ -45,6 +45,12 @@ class Checked:
         """The same, to be sent to workers: they have the shards from their node, by fingerprint."""
         return replace(self, manifest=self.manifest.model_copy(update={"shards": []}))
 
+    def remarks(self) -> list[str]:
+        """What is odd about the run without being wrong, one sentence each."""
+        from manta.track.remarks import Plan, remarks
+
+        return remarks(Plan(self.config, self.manifest, self.schedule))
+
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
         """What keeps the run's record; as `Tracker.open`."""
         from manta.track import Tracker
@@ -56,6 +62,7 @@ class Checked:
             total_tokens=self.schedule.positions * self.schedule.seq_len,
             console=console,
             context=context,
+            remarks=self.remarks(),
         )
 
     def job(self, attempt: int, node: str) -> Job:
@@ -89,6 +96,18 @@ def check(config: RunConfig) -> Checked:
     check_writable(storage, "run.storage")
     corpus, validation = _open_splits(config, manifest)
     return Checked(config, manifest, schedule, corpus, validation, storage / config.run.name)
+
+
+def remarks_of(config: RunConfig) -> list[str]:
+    """What is odd about a run that isn't checked yet; nothing if its corpus isn't there."""
+    try:
+        manifest = Manifest.read(config.corpus)
+    except CorpusError:
+        return []
+    from manta.schedule import Schedule
+    from manta.track.remarks import Plan, remarks
+
+    return remarks(Plan(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len)))
 
 
 def check_model(checked: Checked) -> None:

@@ -57,6 +57,7 @@ class Tracker:
         total_tokens: int,
         console: bool = True,
         context: RunContext | None = None,
+        remarks: Sequence[str] = (),
     ) -> Tracker:
         """Create or continue the run that `config` names.
 
@@ -67,6 +68,7 @@ class Tracker:
             total_tokens: tokens in the whole run.
             console: show the run on standard output.
             context: what it is a part of, for W&B.
+            remarks: on its plan, from `manta.track.remarks`, to be kept with it.
 
         Raises:
             RunError: if the run's directory is another run's, in use, damaged or not
@@ -77,6 +79,10 @@ class Tracker:
         record = RunRecord.open(
             config, manifest, total_steps=total_steps, total_tokens=total_tokens
         )
+        known = {event.message for event in record.state.events}
+        for remark in remarks:
+            if remark not in known:
+                record.event(remark)
         wandb = WandbLog(_wandb_info(config, record, context))
 
         def summarise(state: RunState) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def show_plan(config: SweepConfig) -> None:
         ConfigError: when config, space or a trial can't be.
     """
     outline = Outline(_absolute(config))
-    Console(highlight=False).print(plan(outline, _parameters(outline)))
+    manifest = _manifest(outline)
+    Console(highlight=False).print(plan(outline, _parameters(outline, manifest), manifest))
 
 
 def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
@@ -63,7 +64,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
             model_checked.result()
             from manta.tune.sweep import sweep
 
-            console.print(plan(outline))
+            console.print(plan(outline, manifest=checked.manifest))
             try:
                 _, status = sweep(outline, say)
             except TrainingError:
@@ -120,16 +121,21 @@ def _absolute(config: SweepConfig) -> SweepConfig:
     return config.model_copy(update={"sweep": section})
 
 
-def _parameters(outline: Outline) -> int | None:
-    """How many the model has; nothing if the corpus, which says the vocabulary, isn't there yet."""
-    from manta.train import model, model_config
-
-    run = _first(outline)
+def _manifest(outline: Outline) -> Manifest | None:
+    """Of the corpus; nothing if it isn't there yet."""
     try:
-        manifest = Manifest.read(run.corpus)
+        return Manifest.read(_first(outline).corpus)
     except CorpusError:
         return None
-    return model.parameters_of(model_config.resolve(run, manifest.vocab_size))
+
+
+def _parameters(outline: Outline, manifest: Manifest | None) -> int | None:
+    """How many the model has; nothing without the corpus, which says the vocabulary."""
+    from manta.train import model, model_config
+
+    if manifest is None:
+        return None
+    return model.parameters_of(model_config.resolve(_first(outline), manifest.vocab_size))
 
 
 def _now() -> str:

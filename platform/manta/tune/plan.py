@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.tree import Tree as RichTree
 
+from manta.corpus.manifest import Manifest
 from manta.track import figures
+from manta.track.remarks import Plan, remarks
 from manta.tune.outline import Outline
 from manta.tune.tree import Stage
 from manta.tune.trials import Trial, by_name
 
 # Of a stage's trials, on a line of the tree.
 MOST_NAMES = 6
+# Remarks that differ by trial, the most frequent first.
+MOST_NOTES = 6
 # AdamW keeps two numbers for each weight; all are written as fp32.
 BYTES_A_PARAMETER = 12
 
 
-def plan(outline: Outline, parameters: int | None = None) -> RenderableType:
+def plan(
+    outline: Outline, parameters: int | None = None, manifest: Manifest | None = None
+) -> RenderableType:
     """The plan of a sweep for the terminal.
 
     Args:
         outline: of the sweep.
         parameters: of the model, for the room that checkpoints take.
+        manifest: of the corpus, for what is odd about the trials on it.
     """
+    notes = _note_rows(outline, manifest) if manifest is not None else ()
     if outline.learns:
-        return _facts(_open_rows(outline))
-    return Group(_facts(_rows(outline, parameters)), _tree(outline))
+        return _facts([*_open_rows(outline), *notes])
+    return Group(_facts([*_rows(outline, parameters), *notes]), _tree(outline))
 
 
-def _facts(rows: Iterator[tuple[str, str]]) -> Table:
+def _note_rows(outline: Outline, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """What is odd about trials without being wrong, each once, and of how many trials it is."""
+    count: Counter[str] = Counter()
+    for trial in outline.trials:
+        count.update(remarks(Plan(trial.config, manifest, trial.training.schedule)))
+    if not outline.trials:
+        base = outline.base
+        count.update(remarks(Plan(base.config, manifest, base.schedule)))
+    for text, trials in count.most_common(MOST_NOTES):
+        some = 0 < trials < len(outline.trials)
+        yield "Note", f"{text} ({trials} of {len(outline.trials)} trials)" if some else text
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(name, value)
