@@ -103,10 +103,10 @@ def _validation(checked: Checked, engine: PlainEngine, log: TrialLog) -> Any:
 
     from manta.train.evaluate import evaluate
 
-    noted = log.timed(evaluate)
+    noted = log.timed(lambda *given: evaluate(*given).loss)
 
     def validated(tokens: int) -> None:
-        value = noted(engine, checked.validation, checked.config.eval.tokens)
+        value = noted(engine, checked.validation)
         ray.train.report({"tokens": tokens, "val_loss": value})
 
     return validated

@@ -17,6 +17,7 @@ def write_corpus(
     *,
     vocab_size: int = 64,
     seed: int = 0,
+    sources: Sequence[str] = ("made",),
 ) -> Manifest:
     """A corpus of random tokens, without text or tokenizer.
 
@@ -25,6 +26,7 @@ def write_corpus(
         splits: for each split, for each shard, the lengths of its documents in tokens.
         vocab_size: token 0 ends each document and stands nowhere else.
         seed: of the tokens.
+        sources: whose the shards of each split are; the last one's are those that are left.
     """
     random = np.random.default_rng(seed)
     dtype = shards.token_dtype(vocab_size)
@@ -32,12 +34,14 @@ def write_corpus(
     written: list[Shard] = []
     counts: dict[Split, dict[str, Counts]] = {}
     for split, layout in splits.items():
+        counted = dict.fromkeys(sources, (0, 0))
         for number, lengths in enumerate(layout):
             documents = [random.integers(1, vocab_size, length, dtype=dtype) for length in lengths]
             for document in documents:
                 document[-1] = 0
             names = [f"{split}-{number}-{i}" for i in range(len(documents))]
-            table = shards.batch(documents, names, 0, ["made"], dtype)
+            source = min(number, len(sources) - 1)
+            table = shards.batch(documents, names, source, sources, dtype)
             name = f"{split}-{number:05d}.arrow"
             with (folder / name).open("wb") as file:
                 size, digest = shards.write(file, table)
@@ -51,8 +55,12 @@ def write_corpus(
                     sha256=digest,
                 )
             )
-        total = sum(map(sum, layout))
-        counts[split] = {"made": Counts(documents=sum(map(len, layout)), tokens=total)}
+            before = counted[sources[source]]
+            counted[sources[source]] = (before[0] + len(lengths), before[1] + sum(lengths))
+        counts[split] = {
+            name: Counts(documents=documents, tokens=tokens)
+            for name, (documents, tokens) in counted.items()
+        }
     manifest = Manifest(
         manta_version="test",
         token_dtype=dtype,

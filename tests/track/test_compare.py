@@ -91,6 +91,19 @@ def test_other_corpora_are_a_warning(tmp_path: Path) -> None:
     assert manifest(301).fingerprint[:12] in warning
 
 
+def test_losses_over_other_samples_are_a_warning(tmp_path: Path) -> None:
+    for name, sample in (("a", "one"), ("b", "two"), ("c", "")):
+        write_run(base(tmp_path, name), ends_at(3.0))
+        state = tmp_path / name / "run.json"
+        content = json.loads(state.read_text())
+        content["eval_sample"] = sample
+        state.write_text(json.dumps(content))
+    (warning, *_) = load_comparison([tmp_path / name for name in "abc"]).warnings
+    assert warning == (
+        "not comparable: evaluated on different samples: one (a); two (b); by an older version (c)"
+    )
+
+
 def test_repeats_of_one_run_are_not_seeds(tmp_path: Path) -> None:
     for name, value in (("a", 3.0), ("again", 3.0), ("b", 3.1)):
         wd = 0.2 if name == "b" else 0.1

@@ -29,9 +29,14 @@ Open = Callable[..., RunRecord]
 
 @pytest.fixture
 def open_record(make_config: Callable[..., RunConfig], manifest: Manifest, clock: Any) -> Open:
-    def open_(**sections: Any) -> RunRecord:
+    def open_(eval_sample: str = "", **sections: Any) -> RunRecord:
         return RunRecord.open(
-            make_config(**sections), manifest, total_steps=100, total_tokens=1000, clock=clock
+            make_config(**sections),
+            manifest,
+            total_steps=100,
+            total_tokens=1000,
+            eval_sample=eval_sample,
+            clock=clock,
         )
 
     return open_
@@ -131,6 +136,31 @@ def test_validation_keeps_the_best(open_record: Open) -> None:
         record.add({"step": step, "tokens": step * 10, "val_loss": value})
     results = record.state.results
     assert (results.val_loss, results.best_val_loss, results.best_val_step) == (2.5, 2.0, 2)
+
+
+def test_losses_of_other_samples_are_not_compared(open_record: Open) -> None:
+    def rows(record: RunRecord, values: dict[int, float]) -> None:
+        for step, value in values.items():
+            by_source = {"val_loss/web": value - 1, "val_loss/code": None}
+            record.add({"step": step, "tokens": step * 10, "val_loss": value, **by_source})
+
+    record = open_record()  # as an older version left it
+    rows(record, {1: 3.0, 2: 1.0})
+    record.close()
+    record = open_record(eval_sample="a")
+    (said,) = record.messages()
+    assert "validation losses from step 3 on are of other samples than those up to step 2" in said
+    assert record.state.results.best_val_loss is None
+    rows(record, {3: 2.5, 4: 2.6})
+    record.rewound(3)  # what came before is read again
+    results = record.state.results
+    assert (results.val_loss, results.best_val_loss, results.best_val_step) == (2.5, 2.5, 3)
+    assert results.val_loss_by_source == {"web": 1.5}
+    record.close()
+
+    record = open_record(eval_sample="a")
+    assert record.messages() == []
+    assert record.state.results.best_val_loss == 2.5
 
 
 def test_a_checkpoint_is_remembered(open_record: Open) -> None:

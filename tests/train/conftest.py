@@ -36,8 +36,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., 
     folder = tmp_path_factory.mktemp("corpus")
     make_corpus(
         folder,
-        {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]},
+        {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 20, [11] * 10]},
         vocab_size=61,
+        sources=("web", "code"),
     )
     return folder
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from plain_runs import engine_of, loop_of, run_ranks, streams_of
 
 from manta.config.errors import TrainingError
-from manta.stream.plan import order_of
+from manta.stream.plan import order_of, reader_of
 from manta.train.evaluate import evaluate
 from manta.train.saved import read_state, whole
 from manta.train.throughput import Meter
@@ -20,8 +22,9 @@ STEP = 16 * 7
 
 def _evaluate_rank(run, out) -> None:
     engine = engine_of(run)
-    loss = evaluate(engine, run.validation, run.config.eval.tokens)
-    (out / f"{engine.world_size}-{engine.rank}").write_text(loss.hex())
+    found = evaluate(engine, run.validation)
+    losses = [found.loss, *found.by_source.values()]
+    (out / f"{engine.world_size}-{engine.rank}").write_text(" ".join(map(float.hex, losses)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"parallel.shard": True}], ids=["replicated", "sharded"])
@@ -32,8 +35,56 @@ def test_validation_is_bitwise_the_same_at_any_world_size(checked, tmp_path, cha
     losses = {path.read_text() for path in tmp_path.glob("[0-9]-[0-9]")}
     assert len(list(tmp_path.glob("[0-9]-[0-9]"))) == 6
     assert len(losses) == 1
-    # An untrained model knows nothing of 61 tokens.
-    assert float.fromhex(losses.pop()) == pytest.approx(math.log(61), rel=0.02)
+    # An untrained model knows nothing of 61 tokens: neither over all, nor in either source.
+    found = [float.fromhex(loss) for loss in losses.pop().split()]
+    assert found == [pytest.approx(math.log(61), rel=0.02)] * 3
+
+
+def test_validation_is_the_mean_over_a_fixed_sample_and_over_that_of_each_source(checked) -> None:
+    run = checked({"eval": {"every": STEP, "tokens": 16 * 13}, "train.micro_batch": 5})
+    engine, reader = engine_of(run), reader_of(run.validation.corpus)
+
+    found = evaluate(engine, run.validation)
+
+    sums = {
+        stratum.source: np.sum(
+            [
+                [float(part) for part in engine.loss_sums(reader.read(np.array([sample])))]
+                for sample in run.validation.ids(stratum).tolist()
+            ],
+            axis=0,
+        )
+        for stratum in run.validation.strata
+    }
+    assert [stratum.drawn for stratum in run.validation.strata] == [9, 4]
+    expected = {source: loss / count for source, (loss, count) in sums.items()}
+    assert found.by_source == pytest.approx(expected, rel=1e-5)
+    loss, count = sum(sums.values())
+    assert found.loss == pytest.approx(loss / count, rel=1e-5)
+    assert found.as_row().keys() == {"val_loss", "val_loss/web", "val_loss/code"}
+
+
+def test_losses_of_other_samples_neither_stop_a_run_nor_hold_its_best(checked) -> None:
+    """A checkpoint of a version that evaluated other samples, with an unbeatable loss."""
+    every = {"every": STEP, "tokens": 160}
+    early = checked({"eval": every, "checkpoint": {"at": [2 * STEP]}})
+    early.run_dir.mkdir(parents=True)
+    loop_of(early, engine_of(early), early.run_dir / "rows.jsonl").run(streams_of(early))
+    kept = {read_state(path).step: path for path in whole(early.run_dir / "checkpoints")}
+    for step, path in kept.items():
+        if step > 2:
+            shutil.rmtree(path)
+    content = json.loads((kept[2] / "state.json").read_text())
+    del content["state"]["eval_sample"]
+    content["state"] |= {"val_loss": 0.0, "best_val_loss": 0.0}
+    (kept[2] / "state.json").write_text(json.dumps(content))
+
+    run = checked({"eval": {**every, "patience": 1}, "checkpoint": {"at": [2 * STEP]}})
+    loop = loop_of(run, engine_of(run), run.run_dir / "rows.jsonl")
+
+    assert loop.run(streams_of(run)) == "finished"
+    best = {s.step: s.best_val_loss for s in map(read_state, whole(run.run_dir / "checkpoints"))}
+    assert 1 < best[12] < math.log(61) * 1.1
 
 
 def test_training_stops_when_evaluations_stop_improving(checked) -> None:

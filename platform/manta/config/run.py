@@ -164,7 +164,7 @@ class CheckpointSection(Section):
 
 
 class EvalSection(Section):
-    """Validation on the first `tokens` tokens of the validation split."""
+    """Validation on about `tokens` tokens of the validation split, of each source in proportion."""
 
     every: PositiveTokens | None = Field(default=None, description="never, if left out")
     at: list[PositiveTokens] = Field(

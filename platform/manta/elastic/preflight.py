@@ -18,6 +18,7 @@ from manta.train.model_names import check_names
 
 if TYPE_CHECKING:
     from manta.schedule import Schedule
+    from manta.stream.eval_sample import EvalSample
     from manta.stream.plan import Corpus
     from manta.track import Tracker
     from manta.track.context import RunContext
@@ -32,7 +33,7 @@ class Checked:
     manifest: Manifest
     schedule: Schedule
     corpus: Corpus
-    validation: Corpus | None
+    validation: EvalSample | None
     place: Place
     """Where the run is kept."""
 
@@ -60,6 +61,7 @@ class Checked:
             self.manifest,
             total_steps=self.schedule.steps,
             total_tokens=self.schedule.positions * self.schedule.seq_len,
+            eval_sample=self.validation.digest if self.validation else "",
             console=console,
             context=context,
             remarks=self.remarks(),
@@ -134,7 +136,8 @@ def _check_devices(config: RunConfig) -> None:
         raise ConfigError("parallel.shard with train.precision = 'fp16': take 'bf16' instead")
 
 
-def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, Corpus | None]:
+def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSample | None]:
+    from manta.stream.eval_sample import SEED, draw
     from manta.stream.plan import open_corpus
 
     seq_len, seed = config.train.seq_len, config.run.seed
@@ -147,7 +150,8 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, Corpus 
             f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
             "prepare the corpus with a larger split.validation, or leave eval.every and eval.at out"
         )
-    return corpus, open_corpus(config.corpus, manifest, "validation", seq_len, seed)
+    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED)
+    return corpus, draw(validation, manifest, config.eval.tokens)
 
 
 def absolute(config: RunConfig) -> RunConfig:

@@ -38,6 +38,7 @@ class Trial:
         curve: of the metric; nothing while it has no rows.
         price: of a device-hour.
         fingerprint: of its corpus.
+        eval_sample: digest of the samples that its evaluations read.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Trial:
     schedule: Schedule | None
     price: float | None
     fingerprint: str | None
+    eval_sample: str | None = None
 
     @property
     def reached(self) -> int:
@@ -276,6 +278,7 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
             fork_tokens=0,
             end_tokens=state.total_tokens,
             fingerprint=state.corpus_fingerprint,
+            eval_sample=None if state.results.val_loss is None else state.eval_sample,
             **_from_config(folder, config, metric),
         )
         for index, (path, folder, config, state) in enumerate(
@@ -329,17 +332,25 @@ def _from_config(folder: Path, config: RunConfig | None, metric: str) -> dict[st
 
 
 def _corpus_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
-    corpora: dict[str, list[str]] = {}
-    for trial in trials:
-        if trial.fingerprint is not None:
-            corpora.setdefault(trial.fingerprint, []).append(trial.name)
-    if len(corpora) < 2:
+    return _apart("trained on different corpora", [(t.fingerprint, t.name) for t in trials]) or (
+        _apart("evaluated on different samples", [(t.eval_sample, t.name) for t in trials])
+    )
+
+
+def _apart(how: str, digests: Sequence[tuple[str | None, str]]) -> tuple[str, ...]:
+    """A warning if trials, given by digest and name, have different digests."""
+    found: dict[str, list[str]] = {}
+    for digest, name in digests:
+        if digest is not None:
+            found.setdefault(digest, []).append(name)
+    if len(found) < 2:
         return ()
     parts = [
-        f"{fingerprint[:12]} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for fingerprint, names in corpora.items()
+        f"{digest[:12] or 'by an older version'} ({', '.join(names[:3])}"
+        f"{', …' if len(names) > 3 else ''})"
+        for digest, names in found.items()
     ]
-    return (f"not comparable: trained on different corpora: {'; '.join(parts)}",)
+    return (f"not comparable: {how}: {'; '.join(parts)}",)
 
 
 def _repeat_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from manta.corpus.manifest import Manifest
 from manta.storage.place import Place, place_of
 from manta.track import environment, identity
 from manta.track.hold import RunHold
-from manta.track.state import RunState, WandbState, read_fork, utc_now
+from manta.track.state import Results, RunState, WandbState, read_fork, utc_now
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -101,11 +101,13 @@ def take_up(
         "updated": now,
     }
     if old is None:
+        fork = read_fork(run_dir)
         return RunState(
             name=config.run.name,
             created=now,
             corpus_fingerprint=manifest.fingerprint,
-            fork=read_fork(run_dir),
+            fork=fork,
+            eval_sample=fork.eval_sample if fork else "",
             wandb=WandbState(id=secrets.token_hex(4)),
             **fresh,
         )
@@ -114,6 +116,28 @@ def take_up(
     _close_last_group(state)
     _note_changed_code(old, state)
     return state
+
+
+def take_eval_sample(state: RunState, eval_sample: str, last: int | None) -> str | None:
+    """Have a run go on with another sample for its evaluations; returns what to say of it.
+
+    Args:
+        state: of the run, which is changed.
+        eval_sample: digest of the samples; "" if there are no evaluations.
+        last: the last step with a validation loss, if there is one.
+    """
+    if not eval_sample or eval_sample == state.eval_sample:
+        return None
+    state.eval_sample = eval_sample
+    if last is None:
+        return None
+    state.eval_from = last + 1
+    state.results = Results(loss=state.results.loss, skipped_steps=state.results.skipped_steps)
+    return (
+        f"validation losses from step {last + 1:,} on are of other samples than those up to step "
+        f"{last:,}, as this version of Manta draws them from all sources: the two can't be "
+        "compared, so the best loss and early stopping begin anew"
+    )
 
 
 def _close_last_group(state: RunState) -> None:

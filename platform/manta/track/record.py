@@ -23,6 +23,7 @@ from manta.storage.atomic import NO_SPACE, replace_text
 from manta.storage.courier import Courier, Parcel
 from manta.storage.store import StorePath
 from manta.storage.working import push
+from manta.stream.eval_sample import LOSS_OF
 from manta.track import opening
 from manta.track.history import METRICS, History, Tail
 from manta.track.hold import RunHold
@@ -86,6 +87,7 @@ class RunRecord:
         *,
         total_steps: int,
         total_tokens: int,
+        eval_sample: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> RunRecord:
         """Create or continue ``<run.storage>/<run.name>/``.
@@ -95,6 +97,7 @@ class RunRecord:
             manifest: of the corpus to train on.
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
+            eval_sample: digest of the samples that evaluations read; "" without evaluations.
             clock: seconds that only grow.
 
         Raises:
@@ -114,6 +117,7 @@ class RunRecord:
             record = cls(hold, state, config, clock)
             for note in notes:
                 record.event(note)
+            record.take_eval_sample(eval_sample)
             record.save()
             record.check_saved()
         except OSError as error:
@@ -133,6 +137,12 @@ class RunRecord:
             self._take_results(row)
         self._reached(fork.step, fork.tokens)
         self.event(f"forked from {fork.run} after step {fork.step:,}")
+
+    def take_eval_sample(self, eval_sample: str) -> None:
+        """Evaluations read the samples with this digest from now on."""
+        last = self.history.last("validation")
+        if changed := opening.take_eval_sample(self.state, eval_sample, last):
+            self._messages.append(changed)
 
     def add(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take a row of metrics.
@@ -364,8 +374,13 @@ class RunRecord:
         if row.get("loss") is not None:
             results.loss = row["loss"]
         value = row.get("val_loss")
-        if value is not None:
+        if value is not None and row["step"] >= self.state.eval_from:
             results.val_loss = value
+            results.val_loss_by_source = {
+                key.removeprefix(LOSS_OF): loss
+                for key, loss in row.items()
+                if key.startswith(LOSS_OF) and loss is not None
+            }
             if results.best_val_loss is None or value < results.best_val_loss:
                 results.best_val_loss, results.best_val_step = value, row["step"]
 

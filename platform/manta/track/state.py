@@ -98,6 +98,7 @@ class Results(BaseModel):
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_val_step: int | None = None
+    val_loss_by_source: dict[str, float] = Field(default_factory=dict)
     skipped_steps: list[int] = Field(default_factory=list)
 
 
@@ -140,6 +141,7 @@ class Fork(BaseModel):
     step: int
     tokens: int
     before: list[Fork] = Field(default_factory=list)
+    eval_sample: str = Field(default="", description="digest of the samples of evaluations")
 
 
 class RunState(BaseModel):
@@ -157,6 +159,8 @@ class RunState(BaseModel):
     corpus: str
     corpus_fingerprint: str
     ledger_digest: str | None = None
+    eval_sample: str = Field(default="", description="digest of the samples of evaluations")
+    eval_from: int = Field(default=0, description="step from which on they are these samples")
     total_steps: int
     total_tokens: int
     git: dict[str, Any] | None = None

@@ -55,6 +55,7 @@ class Tracker:
         *,
         total_steps: int,
         total_tokens: int,
+        eval_sample: str = "",
         console: bool = True,
         context: RunContext | None = None,
         remarks: Sequence[str] = (),
@@ -66,6 +67,7 @@ class Tracker:
             manifest: of the corpus to train on.
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
+            eval_sample: digest of the samples that evaluations read; "" without evaluations.
             console: show the run on standard output.
             context: what it is a part of, for W&B.
             remarks: on its plan, from `manta.track.remarks`, to be kept with it.
@@ -77,7 +79,11 @@ class Tracker:
         """
         check_wandb(config.wandb)
         record = RunRecord.open(
-            config, manifest, total_steps=total_steps, total_tokens=total_tokens
+            config,
+            manifest,
+            total_steps=total_steps,
+            total_tokens=total_tokens,
+            eval_sample=eval_sample,
         )
         known = {event.message for event in record.state.events}
         for remark in remarks:
@@ -88,7 +94,9 @@ class Tracker:
         def summarise(state: RunState) -> dict[str, Any]:
             return _wandb_summary(state, config, record.run_dir, context)
 
-        return cls(record, wandb, RunConsole(record.state, enabled=console), summarise)
+        tracker = cls(record, wandb, RunConsole(record.state, enabled=console), summarise)
+        tracker._hear_disk()
+        return tracker
 
     @property
     def attempts(self) -> int:

@@ -232,7 +232,13 @@ class Checkpoints:
 
     def _prune(self) -> None:
         kept = whole(self.folder)
-        scored = [(s.val_loss, p) for p in kept if (s := read_state(p)).val_loss is not None]
+        states = [read_state(path) for path in kept]
+        scored = [
+            (state.val_loss, path)
+            for state, path in zip(states, kept, strict=True)
+            # Losses of other samples, as an older version took them, can't be compared.
+            if state.val_loss is not None and state.eval_sample == states[-1].eval_sample
+        ]
         best = min(scored)[1] if scored else None
         for path in [path for path in kept if path.name not in self._pinned][: -self._keep]:
             if path != best:

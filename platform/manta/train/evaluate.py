@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from manta.stream.plan import Corpus, reader_of
+from manta.stream.eval_sample import LOSS_OF, EvalSample
+from manta.stream.plan import reader_of
 from manta.train.engine import Engine
 
 
-def evaluate(engine: Engine, corpus: Corpus, tokens: int) -> float:
-    """Mean loss in nats per valid token over the first `tokens` tokens of a split.
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
 
-    Samples are cut into forward passes independently of the world size, dealt out to
-    ranks, and their sums added in one order in float64: given the same weights, any
-    number of ranks gives the same number to the last bit.
+    Attributes:
+        loss: mean in nats per valid token over all samples.
+        by_source: the same over the samples of each source; empty if there is one source.
+    """
+
+    loss: float
+    by_source: dict[str, float] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, float]:
+        """What it adds to a row of metrics."""
+        by_source = {LOSS_OF + source: loss for source, loss in self.by_source.items()}
+        return {"val_loss": self.loss, **by_source}
+
+
+def evaluate(engine: Engine, sample: EvalSample) -> Evaluation:
+    """Mean loss over a sample of a split.
+
+    Samples are cut into forward passes of one source each, independently of the world size,
+    dealt out to ranks, and their sums added in one order in float64: given the same weights,
+    any number of ranks gives the same numbers to the last bit.
 
     Args:
         engine: the rank's engine; all ranks must call together.
-        corpus: the validation split.
-        tokens: at most this many are used, in whole samples, at least one sample.
+        sample: what to read.
     """
-    reader = reader_of(corpus)
-    samples = max(1, min(reader.num_samples, tokens // corpus.seq_len))
+    reader = reader_of(sample.corpus)
     width = engine.config.train.micro_batch
-    chunks = [np.arange(i, min(i + width, samples)) for i in range(0, samples, width)]
+    chunks, ends = [], [0]
+    for stratum in sample.strata:
+        ids = sample.ids(stratum)
+        chunks += [ids[first : first + width] for first in range(0, len(ids), width)]
+        ends.append(len(chunks))
     sums = torch.zeros((len(chunks), 2), dtype=torch.float64, device=engine.device)
     # Every rank makes the same number of forward passes: a sharded model gathers in each.
     for first in range(0, len(chunks), engine.world_size):
@@ -34,5 +58,16 @@ def evaluate(engine: Engine, corpus: Corpus, tokens: int) -> float:
         if mine < len(chunks):
             sums[mine, 0], sums[mine, 1] = loss, count
     # Each entry has one rank that set it, so the sum over ranks is exact.
-    total, count = engine.sum_over_ranks(sums).sum(dim=0).tolist()
+    table = engine.sum_over_ranks(sums).cpu().numpy()
+    by_source = {
+        stratum.source: _mean(table[first:end])
+        for stratum, first, end in zip(sample.strata, ends, ends[1:], strict=False)
+        if table[first:end, 1].any()
+    }
+    return Evaluation(_mean(table), by_source if len(sample.strata) > 1 else {})
+
+
+def _mean(sums: NDArray[np.float64]) -> float:
+    """Of loss and count, shape (chunks, 2)."""
+    total, count = sums.sum(axis=0)
     return float(total / count)

@@ -15,6 +15,7 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.storage.place import Place
+from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, order_of
 from manta.train import throughput
@@ -71,7 +72,7 @@ class Job:
     config: RunConfig
     schedule: Schedule
     corpus: Corpus
-    validation: Corpus | None
+    validation: EvalSample | None
     place: Place
     """Where the run is kept, for all ranks."""
     attempt: int
@@ -180,12 +181,26 @@ class Loop:
 
     def _resume(self) -> None:
         self._passing("start", 0)
-        self._state = self._healing.resume(self._load, self._reporter.rewound)
+        loaded = self._healing.resume(self._load, self._reporter.rewound)
+        self._state = self._comparable(loaded)
         if self._engine.rank == 0:
             self._ledger.trim(self._state.step)
             for row in self._carried:
                 self._journal.metric(row)
             self._reporter.resumed(self._state, self._carried, source=self._source)
+
+    def _comparable(self, state: TrainState) -> TrainState:
+        """`state`, without validation losses of other samples than are read from now on."""
+        sample = self._job.validation
+        if sample is None or state.eval_sample == sample.digest:
+            return state
+        return replace(
+            state,
+            eval_sample=sample.digest,
+            val_loss=None,
+            best_val_loss=None,
+            evals_since_best=0,
+        )
 
     def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
         """The newest state, from memory or from storage, that is not `void`."""
@@ -329,7 +344,8 @@ class Loop:
     def _evaluate(self) -> None:
         assert self._job.validation is not None
         self._meter.pause()
-        loss = evaluate(self._engine, self._job.validation, self._config.eval.tokens)
+        found = evaluate(self._engine, self._job.validation)
+        loss = found.loss
         self._meter.resume()
         best, threshold = self._state.best_val_loss, self._config.eval.min_delta
         better = best is None or loss < best - threshold
@@ -339,7 +355,8 @@ class Loop:
             best_val_loss=loss if better else best,
             evals_since_best=0 if better else self._state.evals_since_best + 1,
         )
-        self._tell({"step": self._state.step, "tokens": self._state.tokens, "val_loss": loss})
+        place = {"step": self._state.step, "tokens": self._state.tokens}
+        self._tell({**place, **found.as_row()})
 
     @property
     def _out_of_patience(self) -> bool:

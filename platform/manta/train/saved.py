@@ -38,6 +38,7 @@ class TrainState:
         val_loss: of this state, in nats per token, if it was evaluated.
         best_val_loss: lowest seen so far.
         evals_since_best: evaluations since then, for early stopping.
+        eval_sample: digest of the samples that these losses are of; "" in older checkpoints.
         skips: steps that are passed over, as spans of step numbers, both ends included.
         window: what the guard measures spikes against: loss and gradient norm of the last
             updates. Filled in when the state is saved.
@@ -49,6 +50,7 @@ class TrainState:
     val_loss: float | None = None
     best_val_loss: float | None = None
     evals_since_best: int = 0
+    eval_sample: str = ""
     skips: Spans = ()
     window: Window = ()
 

@@ -22,7 +22,7 @@ from manta.stream.ledger import Ledger
 from manta.track.history import METRICS, Tail
 from manta.track.state import FORK, Fork, read_fork, write_fork
 from manta.track.tracker import LEDGER
-from manta.train.saved import FOLDER, STATE, damage, name_of
+from manta.train.saved import FOLDER, STATE, damage, name_of, read_state
 
 
 def can_fork(parent: Place, step: int) -> bool:
@@ -63,7 +63,16 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
     put(aside / METRICS, text.encode())
     above = read_fork(parent)
     before = [*above.before, above.model_copy(update={"before": []})] if above else []
-    write_fork(aside, Fork(run=parent.name, step=step, tokens=tokens, before=before))
+    write_fork(
+        aside,
+        Fork(
+            run=parent.name,
+            step=step,
+            tokens=tokens,
+            before=before,
+            eval_sample=read_state(parent / FOLDER / name_of(step)).eval_sample,
+        ),
+    )
     if isinstance(aside, Path):
         os.rename(aside, str(child))
         sync_folder(aside.parent)
