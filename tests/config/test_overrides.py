@@ -37,7 +37,7 @@ def test_value_that_is_no_yaml_is_text(loaded):
 
 
 def test_override_of_an_alias_changes_one_place(loaded):
-    text = CORPUS.replace("sources:\n  - {", "sources:\n  - &s {") + "split: {train: 1}\n"
+    text = CORPUS.replace("sources:\n  - {", "sources:\n  - &s {") + "split: {train: 0.9}\n"
     text = text.replace("tokenizer", "  - {<<: *s, name: b, paths: &p [b.txt]}\ntokenizer")
     text = text.replace("tokenizer:", "  - {<<: *s, name: c, paths: *p}\ntokenizer:", 1)
     config = loaded(text, "sources.1.paths.0=x.txt", kind=CorpusConfig)

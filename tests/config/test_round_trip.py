@@ -17,6 +17,7 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True) | st.sa
 tokens = st.integers(1, 10**15)
 spans = tokens | st.integers(0, 100).map("{}%".format)
 positive = st.floats(1e-12, 1e3)
+shares = st.floats(1e-12, 0.01)
 plain = st.recursive(
     st.none()
     | st.booleans()
@@ -113,7 +114,7 @@ sources = st.fixed_dictionaries(
         "format": st.sampled_from(["text", "jsonl", "parquet", "arrow"]),
         "paths": st.lists(words, min_size=1, max_size=3),
     },
-    optional={"text_column": words, "weight": positive},
+    optional={"text_column": words, "weight": st.just(1.0)},
 ) | st.just({"format": "python-stdlib"})
 corpora = st.fixed_dictionaries(
     {
@@ -125,7 +126,7 @@ corpora = st.fixed_dictionaries(
         | some(sample_bytes=sizes).map(lambda keys: {"vocab_size": 300, **keys}),
     },
     optional={
-        "split": some(train=positive, validation=positive, test=st.just(0)),
+        "split": some(train=shares, validation=shares, test=st.just(0)),
         "shard_tokens": st.integers(1, 10**9),
         "on_error": st.sampled_from(["stop", "quarantine"]),
     },

@@ -20,9 +20,9 @@ from manta.corpus.documents import (
 texts = st.lists(st.binary(max_size=4), max_size=40)
 weights = st.builds(
     SplitSection,
-    train=st.floats(0.01, 10),
-    validation=st.one_of(st.just(0.0), st.floats(0.01, 10)),
-    test=st.one_of(st.just(0.0), st.floats(0.01, 10)),
+    train=st.floats(0.001, 0.4),
+    validation=st.one_of(st.just(0.0), st.floats(0.001, 0.3)),
+    test=st.one_of(st.just(0.0), st.floats(0.001, 0.3)),
 )
 
 
@@ -50,7 +50,7 @@ def test_splits_are_intervals_of_the_last_half_of_the_hash(contents, section):
 
 def test_splits_get_their_weights():
     hashes = hashes_of([str(i).encode() for i in range(20_000)])
-    bounds = split_bounds(SplitSection(train=6, validation=3, test=1))
+    bounds = split_bounds(SplitSection(train=0.3, validation=0.15, test=0.05))
 
     shares = np.bincount(split_of(hashes, bounds), minlength=3) / len(hashes)
 

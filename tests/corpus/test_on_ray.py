@@ -39,7 +39,7 @@ def sources(tmp_path: Path) -> list[dict]:
         {"name": "txt", "format": "text", "paths": [f"{tmp_path}/*.txt"]},
         {"name": "js", "format": "jsonl", "paths": [f"{tmp_path}/*.jsonl*"], "text_column": "body"},
         {"name": "pq", "format": "parquet", "paths": [f"file://{tmp_path}/a.parquet"]},
-        {"name": "ar", "format": "arrow", "paths": [f"{tmp_path}/a.arrow"], "weight": 2},
+        {"name": "ar", "format": "arrow", "paths": [f"{tmp_path}/a.arrow"]},
     ]
 
 

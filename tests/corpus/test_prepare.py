@@ -159,7 +159,7 @@ def test_the_fingerprint_follows_content_not_place(make, jsonl, tmp_path):
     moved = shutil.move(tmp_path / "docs.jsonl", tmp_path / "moved")
     source = {"name": "docs", "format": "jsonl", "paths": [str(moved)]}
     same = make(source, out=str(tmp_path / "out2"))
-    other = make({**source, "weight": 2.0}, out=str(tmp_path / "out3"))
+    other = make({**source, "name": "renamed"}, out=str(tmp_path / "out3"))
 
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert one.config["sources"][0]["paths"] != same.config["sources"][0]["paths"]
@@ -345,7 +345,7 @@ def test_an_empty_corpus_is_an_error(make, jsonl, texts, tmp_path):
 
 def test_an_empty_train_split_is_an_error(make, jsonl):
     with pytest.raises(CorpusError, match=r"train split.*split\.train"):
-        make(jsonl(["x"]), split={"train": 1e-9, "validation": 1, "test": 0})
+        make(jsonl(["x"]), split={"train": 1e-9, "validation": 0.9, "test": 0})
 
 
 def test_input_that_changes_between_the_passes_is_noticed(make, jsonl, monkeypatch, tmp_path):

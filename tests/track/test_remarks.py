@@ -51,6 +51,18 @@ def test_a_run_of_one_step(said):
     assert line.startswith("schedule.horizon = 1K is reached by one step of 1K tokens")
 
 
+def test_evaluations_of_another_size_than_asked_for(said):
+    (line,) = said(eval={"every": 500, "tokens": "1B"})
+    assert line == (
+        "eval.tokens = 1B, but the validation split has 100 tokens: an evaluation reads all of "
+        "it, 10 samples of 10"
+    )
+    assert said(eval={"every": 500, "tokens": 109}) == []
+    (line,) = said(eval={"at": [500], "tokens": 9})
+    assert line == "eval.tokens = 9 is less than one sample of train.seq_len = 10: one is read"
+    assert said(eval={"tokens": "1B"}) == []  # there are no evaluations
+
+
 @pytest.mark.parametrize(
     ("batch", "scaling", "message"),
     [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from manta.config.model import Section
 from manta.config.units import PositiveTokens
+
+# By so much, shares that are meant to add up to one may pass it as binary numbers.
+ROUNDING = 1e-6
 
 
 class SourceSection(Section):
@@ -19,7 +22,17 @@ class SourceSection(Section):
         default_factory=list, description="files, folders, globs or URLs (s3://, gs://, hf://)"
     )
     text_column: str = Field(default="text", description="for jsonl, parquet and arrow")
-    weight: float = Field(default=1.0, gt=0, description="kept in the manifest for mixing")
+    weight: float = Field(default=1.0, description="1, until sources can be mixed by weight")
+
+    @field_validator("weight")
+    @classmethod
+    def _not_weighed_yet(cls, weight: float) -> float:
+        if weight != 1:
+            raise ValueError(
+                "sources can't be mixed by weight yet: a run takes every document of each source "
+                "once an epoch; leave it out"
+            )
+        return weight
 
     @model_validator(mode="after")
     def _paths_where_needed(self) -> SourceSection:
@@ -54,11 +67,23 @@ class TokenizerSection(Section):
 
 
 class SplitSection(Section):
-    """Weights of the splits; they need not add up to one."""
+    """Shares of all documents. If they add up to less than one, they are raised in proportion."""
 
     train: float = Field(default=0.98, gt=0)
     validation: float = Field(default=0.01, ge=0)
     test: float = Field(default=0.01, ge=0)
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> SplitSection:
+        total = self.train + self.validation + self.test
+        if total > 1 + ROUNDING:
+            rest = 1 - self.validation - self.test
+            remedy = f"; train: {rest:.6g} would go with the two others" if rest > 0 else ""
+            raise ValueError(
+                f"train {self.train:g} + validation {self.validation:g} + test {self.test:g} are "
+                f"{total:.6g} of all documents, which is more than 1{remedy}"
+            )
+        return self
 
 
 class CorpusConfig(Section):

@@ -203,23 +203,22 @@ def _facts(report: CorpusReport) -> RenderableType:
 
 
 def _counts(manifest: Manifest) -> RenderableType:
-    weights = {s["name"]: s["weight"] for s in manifest.config.get("sources", [])}
-    table = Table("source", "weight", title="documents / tokens", title_justify="left")
+    table = Table("source", title="documents / tokens", title_justify="left")
     for split in SPLITS:
         table.add_column(split, justify="right")
     names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))
     for name in names:
         cells = [manifest.counts[split][name] for split in SPLITS]
         shown = [f"{cell.documents:,} / {cell.tokens:,}" for cell in cells]
-        table.add_row(escape(name), f"{weights.get(name, 1.0):g}", *shown)
+        table.add_row(escape(name), *shown)
     totals = []
     for split in SPLITS:
         parts = manifest.shards_of(split)
         documents = sum(shard.documents for shard in parts)
         totals.append(f"{documents:,} / {manifest.tokens_of(split):,}")
     table.add_section()
-    table.add_row("all", "", *totals)
-    table.add_row("shards", "", *[str(len(manifest.shards_of(split))) for split in SPLITS])
+    table.add_row("all", *totals)
+    table.add_row("shards", *[str(len(manifest.shards_of(split))) for split in SPLITS])
     return table
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from manta.config.run import RunConfig
+from manta.config.run import EvalSection, RunConfig
 from manta.config.units import format_tokens
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
@@ -105,6 +105,23 @@ def idle_workers(plan: Plan) -> str | None:
     return None
 
 
+def evaluated_tokens(plan: Plan) -> str | None:
+    """Evaluations that read fewer tokens, or more, than the config asks for."""
+    section, seq_len = plan.config.eval, plan.schedule.seq_len
+    if (section.every is None and not section.at) or section.tokens == EvalSection().tokens:
+        return None  # the default is an upper bound that small corpora need not reach
+    asked = f"eval.tokens = {format_tokens(section.tokens)}"
+    there = plan.manifest.tokens_of("validation")
+    if section.tokens < seq_len:
+        return f"{asked} is less than one sample of train.seq_len = {seq_len}: one is read"
+    if there < seq_len or section.tokens // seq_len <= there // seq_len:
+        return None
+    return (
+        f"{asked}, but the validation split has {figures.count(there)} tokens: an evaluation reads "
+        f"all of it, {there // seq_len:,} samples of {seq_len}"
+    )
+
+
 def never_due(plan: Plan) -> str | None:
     """Intervals longer than the run, and token counts beyond its end."""
     config = plan.config
@@ -126,4 +143,4 @@ def never_due(plan: Plan) -> str | None:
     return f"never reached, for the run ends at {format_tokens(plan.tokens)}: {', '.join(late)}"
 
 
-REMARKS = (many_epochs, batch_beyond_corpus, one_step, idle_workers, never_due)
+REMARKS = (many_epochs, batch_beyond_corpus, one_step, idle_workers, evaluated_tokens, never_due)

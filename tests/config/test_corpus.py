@@ -1,0 +1,54 @@
+"""What a corpus config refuses, and what it says then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from manta.config import ConfigError, CorpusConfig, load
+from manta.config.corpus import SplitSection
+
+
+@pytest.fixture
+def refused(tmp_path: Path):
+    """The message with which a config of these changes is refused."""
+
+    def say(source: dict[str, Any] | None = None, **rest: Any) -> str:
+        path = tmp_path / "corpus.yaml"
+        sources = [{"name": "a", "format": "text", "paths": ["a.txt"]} | (source or {})]
+        data = {"out": "x", "sources": sources, "tokenizer": {"vocab_size": 300}}
+        path.write_text(yaml.safe_dump(data | rest))
+        with pytest.raises(ConfigError) as caught:
+            load(path, CorpusConfig)
+        return str(caught.value)
+
+    return say
+
+
+@pytest.mark.parametrize("weight", [3, 0.5, 0, -1])
+def test_a_weight_that_nothing_would_read_is_refused(refused, weight):
+    message = refused({"weight": weight})
+
+    assert "sources.0.weight" in message
+    assert "can't be mixed by weight yet" in message
+
+
+def test_a_weight_of_one_is_what_happens(refused):
+    assert "by weight" not in refused({"weight": 1, "format": "unknown"})
+
+
+def test_shares_of_more_than_all_documents_are_refused(refused):
+    message = refused(split={"train": 0.9, "validation": 0.1, "test": 0.1})
+
+    assert (
+        "split: train 0.9 + validation 0.1 + test 0.1 are 1.1 of all documents, which is" in message
+    )
+    assert "more than 1; train: 0.8 would go with the two others" in message
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.98, 0, 0), (1 / 3, 1 / 3, 1 / 3)])
+def test_shares_of_at_most_all_documents_are_taken(shares):
+    SplitSection(train=shares[0], validation=shares[1], test=shares[2])
