@@ -103,6 +103,9 @@ class Clock:
     def stepped(self, state: Any) -> None:
         self.times.append(time.perf_counter())
 
+    def busy(self, doing: str, share: float = 0.0) -> None:
+        """Nobody listens."""
+
     def metrics(self, row: Mapping[str, Any]) -> None:
         pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_config import STEP
+from tiny_config import SEQ_LEN, STEP
 
 from manta.track.verify import verify
 
@@ -65,15 +65,16 @@ def test_without_snapshots_they_go_on_from_the_last_checkpoint(nodes, run, undis
     assert_exact(disturbed)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_a_hanging_worker_is_replaced(
+def test_out_of_memory_halves_the_micro_batch_and_a_worker_that_hangs_evaluating_is_replaced(
     nodes, run, undisturbed
 ) -> None:
     nodes.have(2)
     faults = [
         {"kind": "out_of_memory", "rank": 1, "step": 3},
-        {"kind": "hang", "rank": 1, "step": 15, "attempt": 2},
+        {"kind": "hang", "rank": 1, "at": "evaluation", "step": 15, "attempt": 2},
     ]
-    disturbed = run(*faults, scaling={"hang_timeout": 3}).begin().end()
+    evaluations = {"every": 15 * STEP, "tokens": 20 * SEQ_LEN}
+    disturbed = run(*faults, scaling={"hang_timeout": 3}, eval=evaluations).begin().end()
     assert "train.micro_batch is halved from 4 to 2" in disturbed.notes()
     assert "not answered" in disturbed.reasons()[1] or "hangs" in disturbed.reasons()[1]
     assert disturbed.losses() == pytest.approx(undisturbed(2), rel=1e-5)

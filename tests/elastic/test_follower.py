@@ -10,9 +10,9 @@ from typing import Any
 from tiny_config import STEP, run_config
 
 from manta.config import RunConfig
+from manta.elastic.follower import Follower
 from manta.elastic.mailbox import open_mailbox
 from manta.elastic.preflight import check
-from manta.elastic.trainer import _Follower
 
 
 class Heard:
@@ -56,7 +56,7 @@ def test_who_watches_hears_of_rows_that_only_a_checkpoint_has(
     with open_mailbox(0) as mailbox:
         mailbox.put_rows.remote(1, len(rows), "started", started)
         tracker = checked.tracker(console=False)
-        _Follower(tracker, heard).take_from(mailbox)
+        Follower(tracker, heard).take_from(mailbox)
         tracker.finish("finished")
     assert heard.rows == rows
     written = (checked.run_dir / "metrics.jsonl").read_text().splitlines()

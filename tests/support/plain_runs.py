@@ -48,6 +48,9 @@ class Rows:
     def stepped(self, state: TrainState) -> None:
         pass
 
+    def busy(self, doing: str, share: float = 0.0) -> None:
+        pass
+
     def metrics(self, row: Mapping[str, Any]) -> None:
         self._write(row)
 

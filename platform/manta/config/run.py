@@ -110,7 +110,7 @@ class ScalingSection(Section):
         default=30.0, ge=0, description="seconds that a group trains at least before it grows"
     )
     hang_timeout: float = Field(
-        default=120.0, gt=0, description="seconds without a step before workers are replaced"
+        default=120.0, gt=0, description="seconds without a sign of life; then workers are replaced"
     )
 
     @model_validator(mode="after")
@@ -203,8 +203,8 @@ class Fault(Section):
     """A fault on purpose, to see the run survive it."""
 
     kind: Literal["kill", "hang", "slow", "out_of_memory", "nan", "error"]
-    at: Literal["start", "step", "checkpoint", "snapshot"] = Field(
-        default="step", description="before a step, or while that step's state is being saved"
+    at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
+        default="step", description="before a step, or while its state is saved or evaluated"
     )
     step: int | None = Field(default=None, ge=0, description="number of the step; else any")
     rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")

@@ -39,9 +39,9 @@ class Faults:
         """Called where the loop passes; a fault that is due happens now.
 
         Args:
-            point: `start`, `step`, `checkpoint` or `snapshot`, as in the config.
+            point: `start`, `step`, `checkpoint`, `snapshot` or `evaluation`, as in the config.
             step: number of the step that is about to be trained, or of the one that is
-                being saved.
+                being saved or evaluated.
         """
         due = [f for f in self._mine if f.at == point and f.step in (step, None)]
         if point == "step":

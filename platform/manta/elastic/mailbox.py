@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from manta.elastic.beside_driver import beside_driver
 
 # A group that fails this often without new progress would fail for ever.
 FUTILE_ATTEMPTS = 3
+# The least of an evaluation that is worth telling.
+NEWS = 0.01
 Message = tuple[str, dict[str, Any]]
 
 
@@ -33,6 +36,8 @@ class Progress:
         first_step: when its first step was done, seconds since the epoch; 0 without one.
         seconds: since then.
         silent: seconds since its last sign of life.
+        doing: what it does between two steps, such as evaluating; empty while it trains.
+        begins: whether nothing can be seen yet of what it does now: it loads, compiles, saves.
         step_seconds: of a usual step; 0 while unknown.
         rate: tokens a second over the last steps; 0 while unknown.
     """
@@ -43,6 +48,8 @@ class Progress:
     first_step: float
     seconds: float
     silent: float
+    doing: str
+    begins: bool
     step_seconds: float
     rate: float
 
@@ -51,9 +58,14 @@ class Mailbox:
     """Messages in the order in which they were put, and the count of attempts.
 
     An *attempt* is one worker group from start to end.
+
+    Args:
+        attempts: how many there were before.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, attempts: int):
+    def __init__(self, attempts: int, clock: Callable[[], float] = time.time):
+        self._clock = clock
         self._messages: list[Message] = []
         self._rows_waiting: list[int] = []
         self._rows_taken: deque[int] = deque()
@@ -67,9 +79,10 @@ class Mailbox:
         self._begin_watch()
 
     def _begin_watch(self) -> None:
-        self._sign_of_life = time.time()
+        self._sign_of_life = self._clock()
         self._first_step = 0.0
         self._steps = 0
+        self._doing, self._share = "", 0.0
         # (when, steps done, tokens consumed) of the last signs of life.
         self._signs: deque[tuple[float, int, int]] = deque(maxlen=20)
 
@@ -120,16 +133,35 @@ class Mailbox:
         """A sign of life: an attempt has done so many steps, the run consumed so many tokens."""
         if attempt != self._attempts:
             return
-        now = time.time()
+        now = self._clock()
+        self._show("", 1.0)
         self._first_step = self._first_step or now
         self._sign_of_life, self._steps = now, steps
         self._signs.append((now, steps, tokens))
         if tokens > self._furthest:
             self._furthest, self._futile = tokens, 0
 
+    def busy(self, attempt: int, doing: str, share: float) -> None:
+        """A sign of life of an attempt that does something else than a step.
+
+        Args:
+            attempt: which.
+            doing: what it does, such as evaluating.
+            share: of it that is done; 0 as long as nothing can be seen of it.
+        """
+        if attempt == self._attempts:
+            self._sign_of_life = self._clock()
+            self._show(doing, share)
+
+    def _show(self, doing: str, share: float) -> None:
+        """Let the driver know of it, if that is news."""
+        if doing != self._doing or share - self._share >= NEWS:
+            self.put("busy", {"doing": doing, "share": share})
+        self._doing, self._share = doing, share
+
     def progress(self) -> Progress:
         """How the newest attempt is getting on."""
-        now = time.time()
+        now = self._clock()
         pairs = list(zip(self._signs, list(self._signs)[1:], strict=False))
         times = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
         tokens = self._signs[-1][2] if self._signs else 0
@@ -141,6 +173,8 @@ class Mailbox:
             first_step=self._first_step,
             seconds=now - self._first_step if self._first_step else 0.0,
             silent=now - self._sign_of_life,
+            doing=self._doing,
+            begins=not self._share,
             step_seconds=statistics.median(times) if times else 0.0,
             rate=(tokens - self._signs[0][2]) / span if span else 0.0,
         )

@@ -80,7 +80,7 @@ class Elasticity:
         node_stay: seconds that a node usually stays.
         rate: tokens a second of one worker, if it is not to be measured.
         settle: seconds that a group trains at least before it grows.
-        hang: seconds without a step before the workers are replaced.
+        hang: seconds without a sign of life before the workers are replaced.
         snapshots: whether they are kept in memory.
         spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
@@ -278,7 +278,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def _look(self, group: SlotWorkerGroup) -> None:
         progress = ray.get(self._mail.progress.remote())
         if self._watchdog.barks(progress):
-            group.declare_lost(self._watchdog.culprits(group))
+            group.declare_lost(self._watchdog.culprits(group, progress))
             return
         self._slots.refresh()
         if self._paused:

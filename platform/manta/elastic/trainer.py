@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray.actor import ActorHandle
@@ -19,12 +19,13 @@ from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
 from manta.elastic.autoscaler import may_grow
 from manta.elastic.environment import runtime_env_of
-from manta.elastic.mailbox import Message, open_mailbox
+from manta.elastic.follower import Follower, Watcher
+from manta.elastic.mailbox import open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
-from manta.track import GroupStart, Tracker
+from manta.track import Tracker
 from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
 
@@ -49,20 +50,6 @@ class Result:
 
     status: Literal["finished", "stopped", "paused"]
     run_dir: str
-
-
-class Watcher(Protocol):
-    """Someone who follows a run beside its record. Calls come from the driver's thread."""
-
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics is recorded."""
-
-    def checkpoint(self, step: int) -> None:
-        """The checkpoint after `step` is whole."""
-
-    def wants_stop(self) -> bool:
-        """Whether the run is to be saved and left at the next step."""
-        ...
 
 
 def train(
@@ -102,7 +89,7 @@ def train(
     """
     check_resources(checked.config)
     tracker = checked.tracker(console=console, context=context)
-    follower = _Follower(tracker, watcher)
+    follower = Follower(tracker, watcher)
     try:
         with open_mailbox(tracker.attempts) as mailbox:
             owner = owner or f"manta-{uuid.uuid4().hex}"
@@ -144,7 +131,7 @@ def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
 
 
 def _follow(
-    checked: Checked, mailbox: ActorHandle, follower: _Follower, group: _Group
+    checked: Checked, mailbox: ActorHandle, follower: Follower, group: _Group
 ) -> str | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
     shards = _ShardCheck(checked)
@@ -311,73 +298,6 @@ def _elasticity(
         mailbox=mailbox,
         runtime_env=runtime_env_of(scaling.resources_per_worker),
     )
-
-
-class _Follower:
-    """Turns the workers' messages into calls of the tracker."""
-
-    def __init__(self, tracker: Tracker, watcher: Watcher | None = None):
-        self._tracker, self._watcher = tracker, watcher
-        self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
-
-    def take_from(self, mailbox: ActorHandle) -> None:
-        """Pass on what came, and let the mailbox know how much of it is kept for good."""
-        self._pass_on(ray.get(mailbox.take.remote(self._tracker.recorded)))
-
-    def _pass_on(self, messages: list[Message]) -> None:
-        for kind, content in messages:
-            getattr(self, f"_{kind}")(content)
-
-    def _started(self, content: dict[str, Any]) -> None:
-        rows = content.pop("rows")
-        self._tracker.backfill(rows)
-        if self._watcher is not None:
-            # Those of workers that outlived a killed driver: nobody was told of them.
-            for row in rows:
-                self._watcher.metrics(row)
-        seconds = content.pop("starts")
-        noticed = seconds.pop("noticed", None)
-        self._tracker.group_started(GroupStart(**content, noticed=noticed))
-        self._tracker.group_timed(seconds)
-
-    def _rewound(self, content: dict[str, Any]) -> None:
-        self._tracker.rewound(content["step"])
-
-    def _snapshot_memory(self, content: dict[str, Any]) -> None:
-        self._tracker.group_snapshots(content["bytes"])
-
-    def _first_step(self, content: dict[str, Any]) -> None:
-        self._tracker.group_timed(content)
-
-    def _metrics(self, row: dict[str, Any]) -> None:
-        self._tracker.metrics(row)
-        if self._watcher is not None:
-            self._watcher.metrics(row)
-
-    def wants_stop(self) -> bool:
-        """Whether who watches the run wants it to pause."""
-        return self._watcher is not None and self._watcher.wants_stop()
-
-    def _checkpoint(self, content: dict[str, Any]) -> None:
-        state = content["state"]
-        self._tracker.checkpoint(
-            step=state["step"],
-            tokens=state["tokens"],
-            path=content["path"],
-            seconds=content["seconds"],
-        )
-        if self._watcher is not None:
-            self._watcher.checkpoint(state["step"])
-
-    def _note(self, content: dict[str, Any]) -> None:
-        self._tracker.note(content["message"])
-
-    def _ended(self, content: dict[str, Any]) -> None:
-        rank, reason = min(content["reasons"].items(), default=(0, "unknown"))
-        self._tracker.group_ended(reason=reason if content["asked"] else f"worker {rank}: {reason}")
-
-    def _outcome(self, content: dict[str, Any]) -> None:
-        self.outcome = content["outcome"]
 
 
 def check_resources(config: RunConfig) -> None:

@@ -28,10 +28,11 @@ from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train import model_config
-from manta.train.engine import Engine
+from manta.train.engine import EXCHANGE_LIMIT, Engine
 from manta.train.guards import Rewind
-from manta.train.loop import Loop, Source
+from manta.train.loop import Loop
 from manta.train.pause import Pause
+from manta.train.reporter import Source
 from manta.train.saved import TrainState
 from manta.train.threads import compute_here
 
@@ -139,7 +140,8 @@ def _join_group() -> None:
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=EXCHANGE_LIMIT)
 
 
 def _with_micro_batch(checked: Checked, rows: int) -> Checked:
@@ -162,7 +164,7 @@ def _halve_micro_batch(mailbox: ActorHandle, rows: int) -> None:
 
 
 class _MailReporter:
-    """The engine's reporter, by mail to the driver. Used on the first rank alone."""
+    """The engine's reporter, by mail to the driver."""
 
     def __init__(
         self, mailbox: ActorHandle, attempt: int, world_size: int, starts: dict[str, float]
@@ -170,7 +172,7 @@ class _MailReporter:
         self._mailbox, self._attempt, self._world_size = mailbox, attempt, world_size
         self._starts, self._logged = starts, False
         self._lap = _Lap()
-        self._steps, self._told = 0, 0.0
+        self._steps, self._told, self._doing = 0, 0.0, ""
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """The group is formed and knows where it goes on."""
@@ -199,9 +201,21 @@ class _MailReporter:
     def stepped(self, state: TrainState) -> None:
         """A step is done: a sign of life, now and then."""
         self._steps += 1
-        if self._steps == 1 or time.monotonic() - self._told > SIGN_SECONDS:
-            self._told = time.monotonic()
+        if self._is_due(""):
             self._mailbox.stepped.remote(self._attempt, self._steps, state.tokens)
+
+    def busy(self, doing: str, share: float = 0.0) -> None:
+        """Something else than a step goes on: a sign of life, now and then."""
+        if self._is_due(doing) or share == 1:
+            self._mailbox.busy.remote(self._attempt, doing, share)
+
+    def _is_due(self, doing: str) -> bool:
+        """Whether a sign of life is: at once if it is of another kind than the last."""
+        now = time.monotonic()
+        if doing == self._doing and now - self._told < SIGN_SECONDS:
+            return False
+        self._doing, self._told = doing, now
+        return True
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """A row of metrics."""

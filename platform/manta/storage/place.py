@@ -36,6 +36,16 @@ def tree(place: Place) -> dict[str, int]:
     return {path.relative_to(place).as_posix(): path.stat().st_size for path in found}
 
 
+def size_so_far(folder: Place) -> int:
+    """Bytes in a folder that is being written; 0 in a store, which shows what is whole only."""
+    if not isinstance(folder, Path):
+        return 0
+    try:
+        return sum(tree(folder).values())
+    except OSError:  # a file got another name meanwhile
+        return -1
+
+
 def put(place: Place, content: bytes) -> None:
     """Write a file, durably, whole or not at all; an old one is replaced.
 

@@ -89,6 +89,17 @@ class RunConsole:
         if "val_loss" in row or self._clock() - self._shown >= pause:
             self._show()
 
+    def busy(self, doing: str, share: float) -> None:
+        """The workers do something else than a step, such as evaluating; "" once they don't.
+
+        Args:
+            doing: what.
+            share: of it that is done; 0 as long as nothing can be seen of it.
+        """
+        self._line.busy(doing, share)
+        if self._live or (doing and self._clock() - self._shown >= PLAIN_SECONDS):
+            self._show()
+
     def note(self, message: str) -> None:
         """One line above the live line."""
         stamp = datetime.now().strftime("%H:%M:%S")

@@ -27,6 +27,7 @@ class LiveLine:
         self._speed: deque[tuple[float, int]] = deque(maxlen=SPEED_ROWS)
         self._workers = 0
         self._waiting = "starting workers"
+        self._doing = ""
 
     def group_started(self, world_size: int, step: int, tokens: int) -> None:
         """Workers are there; their speed is a new one."""
@@ -38,7 +39,11 @@ class LiveLine:
 
     def wait(self, reason: str) -> None:
         """Nothing moves until workers are back."""
-        self._waiting = reason
+        self._waiting, self._doing = reason, ""
+
+    def busy(self, doing: str, share: float) -> None:
+        """Workers do something else than a step; `share` of it is done. Empty if they don't."""
+        self._doing = f"{doing} {share:.0%}" if doing and share else doing
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Take in a row of either kind."""
@@ -49,7 +54,7 @@ class LiveLine:
     def text(self, width: int) -> str:
         """The line, worded as fully as `width` columns allow."""
         if not self._row:
-            return f"{self._waiting} …"[:width]
+            return self._beginning()[:width]
         for parts in (self._roomy(), self._tight(), self._tightest()):
             line = "  ".join(part for part in parts if part)
             if len(line) <= width:
@@ -58,7 +63,11 @@ class LiveLine:
 
     def plain(self) -> str:
         """The line for a file."""
-        return "  ".join(part for part in self._roomy() if part)
+        return "  ".join(part for part in self._roomy() if part) if self._row else self._beginning()
+
+    def _beginning(self) -> str:
+        """Before workers are there."""
+        return f"{self._waiting}{f': {self._doing}' if self._doing else ''} …"
 
     def _roomy(self) -> list[str]:
         row = self._row
@@ -72,7 +81,7 @@ class LiveLine:
             f"lr {figures.rate(row.get('lr'))}",
             f"{self._tokens_per_s()} tok/s",
             f"{self._workers} worker{'' if self._workers == 1 else 's'}",
-            self._waiting or f"ETA {self._time_left()}",
+            self._waiting or self._doing or f"ETA {self._time_left()}",
         ]
 
     def _tight(self) -> list[str]:
@@ -84,7 +93,7 @@ class LiveLine:
             f"lr {figures.rate(row.get('lr'))}",
             f"{self._tokens_per_s()} tok/s",
             f"{self._workers}w",
-            "waiting" if self._waiting else f"ETA {self._time_left()}",
+            "waiting" if self._waiting else self._doing or f"ETA {self._time_left()}",
         ]
 
     def _tightest(self) -> list[str]:
@@ -96,7 +105,7 @@ class LiveLine:
             figures.rate(row.get("lr")),
             f"{self._tokens_per_s()}/s",
             f"{self._workers}w",
-            "waiting" if self._waiting else self._time_left(),
+            "waiting" if self._waiting else self._doing or self._time_left(),
         ]
 
     def _tokens_per_s(self) -> str:

@@ -126,6 +126,10 @@ class Tracker:
         self._record.group_ended(reason=reason)
         self._console.group_ended(reason)
 
+    def busy(self, doing: str, share: float) -> None:
+        """The workers do something else than a step; "" once they don't. See `RunConsole.busy`."""
+        self._console.busy(doing, share)
+
     def metrics(self, row: Mapping[str, Any]) -> None:
         """Take a training row, or a validation row (``step``, ``tokens``, ``val_loss``)."""
         self._record.add(row)

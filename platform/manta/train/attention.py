@@ -68,6 +68,11 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
         lm.set_attn_implementation(BLOCKS)
 
 
+def is_compiled(lm: PreTrainedModel) -> bool:
+    """Whether attention is compiled, for each shape when it comes first."""
+    return bool(lm.config._attn_implementation == BLOCKS)
+
+
 def attends_to_everything(config: PretrainedConfig, seq_len: int) -> bool:
     """Whether every layer attends to all tokens before: no window, no chunks below `seq_len`."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

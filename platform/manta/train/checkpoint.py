@@ -18,6 +18,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -37,14 +38,16 @@ from torch.distributed.checkpoint.state_dict import (
 
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
-from manta.storage.place import ASIDE, Place, put, tree
+from manta.storage.place import ASIDE, Place, put, size_so_far, tree
 from manta.train import saved
 from manta.train.dcp import Planner, Reader, Writer
-from manta.train.engine import Engine
+from manta.train.engine import EXCHANGE_LIMIT, Engine
 from manta.train.saved import PREFIX, STATE, TrainState, name_of, read_stamp, read_state, whole
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# How often a save that is waited for is looked at.
+LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Checkpoints:
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
         on_done: called on the first rank after each commit, with the state, the place and the
             seconds since the save began.
+        on_progress: called now and then while a save is waited for that gets on.
     """
 
     def __init__(
@@ -76,10 +80,11 @@ class Checkpoints:
         keep: int,
         pinned: Set[int] = frozenset(),
         on_done: Callable[[TrainState, Place, float], None],
+        on_progress: Callable[[], None] = lambda: None,
     ):
         self.folder, self._engine, self._keep = folder, engine, keep
         self._pinned = {name_of(step) for step in pinned}
-        self._on_done = on_done
+        self._on_done, self._on_progress = on_done, on_progress
         self._pending: _Pending | None = None
         self._problem: str | None = None
         self._group = _background_group() if dist.is_initialized() else None
@@ -178,7 +183,7 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         self._problem = None
         try:
-            pending.done.result()
+            self._await(pending)
         except (OSError, CheckpointException) as error:
             self._problem = reason(error)
         if self._engine.rank != 0:
@@ -188,6 +193,15 @@ class Checkpoints:
             return
         final = self.folder / name_of(pending.state.step)
         self._on_done(pending.state, final, time.perf_counter() - pending.began)
+
+    def _await(self, pending: _Pending) -> None:
+        """Return once it counts; one whose files have grown since the last look gets on."""
+        folder, before = self._written_in(pending.state.step), 0
+        while not futures.wait([pending.done], LOOK_SECONDS).done:
+            if (size := size_so_far(folder)) != before:
+                before = size
+                self._on_progress()
+        pending.done.result()
 
     def problem(self) -> str | None:
         """Why the newest save failed, if it did. Waits for it; all ranks must call together."""
@@ -311,7 +325,7 @@ def _background_group() -> dist.ProcessGroup:
     if everyone.size() == 1 and dist.get_backend() == "gloo":
         # Alone there are no others to meet, and each group of Gloo's wakes 100 times a second.
         return everyone
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=EXCHANGE_LIMIT))
 
 
 def load(checkpoint: Place, engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
 
 NAME_BYTES = 64
+# How long ranks wait for each other in an exchange. Who hangs is found by the watchdog: Torch's own
+# limits, 10 minutes for NCCL, would end ranks that wait for one that compiles or writes.
+EXCHANGE_LIMIT = timedelta(days=1)
 CLIP_EPS = 1e-6  # as in Torch's clipping
 
 
@@ -85,6 +89,8 @@ class Engine:
         # packages on disk at each step, and it would step a schedule once for each process.
         self._trained = [p for p in self.lm.parameters() if p.requires_grad]
         self.model = self._prepare_model(TokenLoss(self.lm))
+        self._compiles = config.train.compile or attention.is_compiled(self.lm)
+        self._shapes: set[tuple[str, int]] = set()
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         exchanges = self.world_size > 1 and not self.sharded
@@ -102,6 +108,13 @@ class Engine:
         return prepared
 
     # ------------------------------------------------------------------ the step
+
+    def compiles_for(self, kind: str, *rows: int) -> bool:
+        """Whether steps or evaluations of so many rows may compile: some come the first time."""
+        shapes = {(kind, count) for count in rows}
+        new = not shapes <= self._shapes
+        self._shapes |= shapes
+        return new and self._compiles
 
     def step(self, batch: RankBatch) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +32,9 @@ class Evaluation:
         return {"val_loss": self.loss, **by_source}
 
 
-def evaluate(engine: Engine, sample: EvalSample) -> Evaluation:
+def evaluate(
+    engine: Engine, sample: EvalSample, passing: Callable[[float], None] = lambda share: None
+) -> Evaluation:
     """Mean loss over a sample of a split.
 
     Samples are cut into forward passes of one source each, independently of the world size,
@@ -41,6 +44,8 @@ def evaluate(engine: Engine, sample: EvalSample) -> Evaluation:
     Args:
         engine: the rank's engine; all ranks must call together.
         sample: what to read.
+        passing: called before each forward pass with the share of them that is done, with 0 if a
+            rank may compile now; and once more when this rank has done its own.
     """
     reader = reader_of(sample.corpus)
     width = engine.config.train.micro_batch
@@ -50,13 +55,18 @@ def evaluate(engine: Engine, sample: EvalSample) -> Evaluation:
         chunks += [ids[first : first + width] for first in range(0, len(ids), width)]
         ends.append(len(chunks))
     sums = torch.zeros((len(chunks), 2), dtype=torch.float64, device=engine.device)
+    compiles = False
     # Every rank makes the same number of forward passes: a sharded model gathers in each.
     for first in range(0, len(chunks), engine.world_size):
+        now = chunks[first : first + engine.world_size]
+        compiles = engine.compiles_for("evaluation", *map(len, now))
+        passing(0.0 if compiles else first / len(chunks))
         mine = first + engine.rank
         read = reader.read(chunks[min(mine, len(chunks) - 1)])
         loss, count = engine.loss_sums(read)
         if mine < len(chunks):
             sums[mine, 0], sums[mine, 1] = loss, count
+    passing(0.0 if compiles else 1.0)
     # Each entry has one rank that set it, so the sum over ranks is exact.
     table = engine.sum_over_ranks(sums).cpu().numpy()
     by_source = {

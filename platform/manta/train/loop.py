@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +25,7 @@ from manta.train.evaluate import evaluate
 from manta.train.healing import Healing
 from manta.train.journal import Journal
 from manta.train.pause import Agreement, Pause
+from manta.train.reporter import Reporter, Source
 from manta.train.saved import TrainState, name_of
 from manta.train.skips import is_skipped
 from manta.train.snapshot import Snapshots
@@ -35,34 +36,10 @@ from manta.train.vault import Stamp, Vault
 log = logging.getLogger(__name__)
 # `paused`: left at a step boundary because someone asked; the run is not at its end.
 Outcome = Literal["finished", "stopped", "paused"]
-Source = Literal["snapshot", "checkpoint", "start"]
 # (cursor) → the batches of this rank from there to the end of the run.
 StreamFactory = Callable[[int], Generator[RankBatch, None, None]]
 # (where the loop passes, number of the step): for faults on purpose.
 Passing = Callable[[str, int], None]
-
-
-class Reporter(Protocol):
-    """Where the first rank tells what happens. Calls must not block training."""
-
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
-        """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
-
-    def rewound(self, step: int) -> None:
-        """Training starts again from a state at or before `step`: rows after it are void."""
-
-    def recorded(self) -> int:
-        """How many rows told so far, those of `resumed` among them, are on disk for good."""
-        ...
-
-    def stepped(self, state: TrainState) -> None:
-        """A step is done, or at least on its way on the device."""
-
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics."""
-
-    def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
-        """A checkpoint is whole, `seconds` after its save began."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +81,7 @@ class Loop:
             keep=job.config.checkpoint.keep,
             pinned=self._saves_at,
             on_done=reporter.checkpoint,
+            on_progress=self._saving,
         )
         every = job.config.checkpoint.snapshot_every
         self._snapshots = Snapshots(
@@ -139,6 +117,7 @@ class Loop:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
             self._meter = Meter()  # what came before was not training
+            self._reporter.busy("beginning to train")
             for batch in self._engine.clock.waited(batches):
                 if self._out_of_patience:
                     break
@@ -152,6 +131,7 @@ class Loop:
 
     def _leave(self) -> None:
         """Save what the next group, or the next run, goes on from."""
+        self._saving()
         kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
             self._healing.saved(self._state), self._journal
         )
@@ -180,6 +160,7 @@ class Loop:
     # ------------------------------------------------------------------- phases
 
     def _resume(self) -> None:
+        self._reporter.busy("loading")
         self._passing("start", 0)
         loaded = self._healing.resume(self._load, self._reporter.rewound)
         self._state = self._comparable(loaded)
@@ -236,6 +217,8 @@ class Loop:
         if is_skipped(step.number, self._state.skips):
             self._journal.skip(step.number)
         else:
+            if self._engine.compiles_for("step", step.batch_size):
+                self._reporter.busy("compiling")
             result = self._engine.step(batch)
             self._pause = self._agreement.after(result.votes)
             self._meter.add(step.tokens_after - step.tokens)
@@ -344,7 +327,7 @@ class Loop:
     def _evaluate(self) -> None:
         assert self._job.validation is not None
         self._meter.pause()
-        found = evaluate(self._engine, self._job.validation)
+        found = evaluate(self._engine, self._job.validation, self._evaluating)
         loss = found.loss
         self._meter.resume()
         best, threshold = self._state.best_val_loss, self._config.eval.min_delta
@@ -358,6 +341,10 @@ class Loop:
         place = {"step": self._state.step, "tokens": self._state.tokens}
         self._tell({**place, **found.as_row()})
 
+    def _evaluating(self, share: float) -> None:
+        self._reporter.busy("evaluating", share)
+        self._passing("evaluation", self._state.step)
+
     @property
     def _out_of_patience(self) -> bool:
         patience = self._config.eval.patience
@@ -368,12 +355,16 @@ class Loop:
             self._journal.metric(row)
             self._reporter.metrics(row)
 
+    def _saving(self) -> None:
+        self._reporter.busy("saving")
+
     def _save_if_new(self) -> None:
         """Save the state, unless a checkpoint of this step is there or under way."""
         if self._state.step == self._saved_step:
             return
         self._saved_step = self._state.step
         self._meter.pause()
+        self._saving()
         self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
         self._passing("checkpoint", self._state.step)
         self._meter.resume()
