@@ -242,7 +242,7 @@ def test_summaries_have_results_costs_and_the_path(seen: Seen) -> None:
         above = [f"{trial.parent}@{trial.fork_tokens}"] if trial.parent else []
         assert summary["path"][-1 - len(above) :] == [*above, f"{trial.name}@{STEPS * STEP}"]
         assert summary["cost"] == pytest.approx(2.0 * summary["device_hours"])
-        share = summary["own_device_hours"] / summary["device_hours"]
+        share = summary["own_compute_hours"] / summary["compute_hours"]
         assert share == 1 if trial.parent is None else 0 < share < 1
         assert seen.server.ended[name] == 0
         own += summary["own_tokens"]

@@ -23,6 +23,7 @@ SEQ_LEN = 1024
 HORIZON = 2_000_000_000
 ROWS = 100
 SPEED = 400_000.0  # tokens a second of two workers
+START_SECONDS, EVALUATION_SECONDS = 30.0, 2.0
 
 Loss = Callable[[int], float]
 
@@ -76,8 +77,15 @@ def write_run(
     speed: float = SPEED,
     of: Manifest | None = None,
     evaluates: bool = True,
+    began: int = 0,
+    ends: bool = True,
 ) -> Path:
-    """Record a run with `ROWS` rows of each kind up to `until` tokens; returns its folder."""
+    """Record a run with `ROWS` rows of each kind up to `until` tokens; returns its folder.
+
+    Its time is that of its speed, of a start and of evaluations. Tokens up to `began` take none,
+    as another run trained them. Unless it `ends`, it is left as a killed driver leaves it.
+    """
+    now = 0.0
     checked = RunConfig.model_validate(config)
     schedule = Schedule.resolve(checked.schedule, checked.train.seq_len)
     record = RunRecord.open(
@@ -85,14 +93,19 @@ def write_run(
         of or manifest(),
         total_steps=schedule.steps,
         total_tokens=schedule.horizon,
+        clock=lambda: now,
     )
     world = checked.scaling.min
     record.group_started(GroupStart(world, attempt=1, step=0, tokens=0, hardware={}))
+    now += START_SECONDS
+    before = began
     for number in range(1, ROWS + 1):
         tokens = schedule.horizon * number // ROWS
         if until is not None and tokens > until:
             break
         value = loss(tokens)
+        now += max(0, tokens - before) / speed
+        before = max(before, tokens)
         row = {"step": number, "tokens": tokens}
         record.add(
             {
@@ -105,9 +118,11 @@ def write_run(
             }
         )
         if evaluates:
+            now += EVALUATION_SECONDS if tokens > began else 0.0
             record.add({**row, "val_loss": value + 0.02})
     outcome = status if status in ("finished", "stopped", "failed") else "interrupted"
-    record.finish(outcome, reason=reason, final={})  # type: ignore[arg-type]
+    if ends:
+        record.finish(outcome, reason=reason, final={})  # type: ignore[arg-type]
     record.close()
     return record.run_dir
 
@@ -127,6 +142,7 @@ class Made:
     status: str = "finished"
     reason: str = ""
     until: int = field(default=HORIZON)
+    begins: bool = True
 
 
 def write_sweep(
@@ -135,7 +151,7 @@ def write_sweep(
     """Write `sweep.json` and the directory of each trial that has begun; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for trial in trials:
-        if trial.status == "waiting":
+        if trial.status == "waiting" or not trial.begins:
             continue
         config = base(folder, trial.name, run={"seed": trial.seed})
         for key, value in trial.params.items():
@@ -152,6 +168,7 @@ def write_sweep(
             status=trial.status,
             reason=trial.reason,
             speed=SPEED * peak_batch,
+            began=trial.fork_tokens,
         )
     apart = sum(trial.until for trial in trials)
     trained = sum(trial.until - trial.fork_tokens for trial in trials)
@@ -165,7 +182,7 @@ def write_sweep(
         "base": base(folder, "base"),
         "tokens": {"apart": apart, "shared": apart - trained, "trained": trained},
         "trials": [
-            {key: value for key, value in asdict(trial).items() if key != "until"}
+            {key: value for key, value in asdict(trial).items() if key not in ("until", "begins")}
             for trial in trials
         ],
         **keys,

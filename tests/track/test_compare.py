@@ -36,8 +36,8 @@ def test_own_and_shared_tokens_time_and_value(sweep: Path) -> None:
     assert forked.parent == "flat-10-0.001-s1"
     assert forked.shared_tokens == forked.fork_tokens == HORIZON * 6 // 10
     assert forked.own_tokens == HORIZON * 4 // 10
-    assert forked.device_seconds == pytest.approx(HORIZON / 400_000 * 2)
-    assert forked.own_device_seconds == pytest.approx(HORIZON / 400_000 * 2 * 0.4)
+    assert forked.compute == pytest.approx(HORIZON / 400_000 * 2)
+    assert forked.own_compute == pytest.approx(HORIZON / 400_000 * 2 * 0.4)
     rows = [json.loads(line) for line in (sweep / forked.name / "metrics.jsonl").open()]
     assert forked.value == [row["val_loss"] for row in rows if "val_loss" in row][-1]
 

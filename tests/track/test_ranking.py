@@ -181,8 +181,9 @@ def test_cost_counts_what_was_shared_once(tmp_path: Path) -> None:
         ),
     )
     text = said(comparison, rank(comparison))
-    # One and a half times 10,000 device-seconds, at 2.50 an hour.
-    assert "Training took 4.17 device-hours, a cost of 10.42." in text
+    # Steps: one and a half times 10,000 device-seconds. Beside them two starts and 150
+    # evaluations, of two devices, all at 2.50 an hour.
+    assert "In all 4.37 device-hours were used, at a cost of 10.92; 4.17 device-hours of it" in text
     assert "3.00B tokens instead of 4.00B, 1.3 times fewer." in text
 
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
 from manta.schedule import Schedule
+from manta.track.compare_config import IGNORED, as_yaml, differences, ignored, without
 from manta.track.comparison_stats import short
 from manta.track.curve import Curve, read_curve
 from manta.track.history import METRICS, Tail
+from manta.track.hold import lives
 from manta.track.opening import CONFIG
 from manta.track.param_names import SEED
-from manta.track.state import RUN, read_state
+from manta.track.state import RUN, RunState, read_state
 from manta.track.sweep_state import SWEEP, SweepTokens, SweepTrial, read_sweep
 
-# Keys that say where and how a run is kept, not what it is.
-IGNORED = ("run.name", "run.storage", SEED, "wandb", "faults")
 DEFAULT_METRIC = "val_loss"
+# A run that calls itself running, but has no driver that lives.
+LOST = "lost"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,9 @@ class Trial:
         parent, fork_tokens: whose checkpoint it went on from, and where; else its own start.
         end_tokens: where it ends, or was to end.
         curve: of the metric; nothing while it has no rows.
-        price: of a device-hour.
+        device_seconds: what its own run held devices for, by its record: steps, starts,
+            evaluations and work that was done twice.
+        cost: of these, by its record; nothing without a price.
         fingerprint: of its corpus.
         eval_sample: digest of the samples that its evaluations read.
     """
@@ -52,9 +54,10 @@ class Trial:
     end_tokens: int
     curve: Curve | None
     schedule: Schedule | None
-    price: float | None
+    device_seconds: float | None
+    cost: float | None
     fingerprint: str | None
-    eval_sample: str | None = None
+    eval_sample: str | None
 
     @property
     def reached(self) -> int:
@@ -77,13 +80,13 @@ class Trial:
         return self.curve.values[-1] if self.curve and self.curve.values else None
 
     @property
-    def device_seconds(self) -> float | None:
-        """What its whole history takes, as if it had been trained alone."""
+    def compute(self) -> float | None:
+        """Device-seconds of the steps of its whole history, as if it had been trained alone."""
         return self.curve.device_seconds if self.curve else None
 
     @property
-    def own_device_seconds(self) -> float | None:
-        """What it took beyond what another trial did for it."""
+    def own_compute(self) -> float | None:
+        """Device-seconds of the steps that it trained itself."""
         if self.curve is None or (whole := self.curve.device_seconds) is None:
             return None
         return whole - (self.curve.seconds_at(self.fork_tokens) or 0.0)
@@ -146,12 +149,15 @@ class Comparison:
         return ", ".join(trial.label for trial in trials)
 
 
-def load_comparison(paths: Sequence[Path], metric: str | None = None) -> Comparison:
+def load_comparison(
+    paths: Sequence[Path], metric: str | None = None, alive: Callable[[Path], bool] = lives
+) -> Comparison:
     """Read the sweep, or the runs, at `paths`.
 
     Args:
         paths: folders of two or more runs, or the folder of one sweep.
         metric: a key of the rows to compare by; else the sweep's, or the validation loss.
+        alive: whether a driver is at work on a folder.
 
     Raises:
         RunError: if a path is neither, a file can't be understood, or no row has the metric.
@@ -168,7 +174,7 @@ def load_comparison(paths: Sequence[Path], metric: str | None = None) -> Compari
             f"{sweeps[0]}: a sweep is compared by itself; to compare trials across sweeps, give "
             "their own folders"
         )
-    comparison = _of_sweep(paths[0], metric) if sweeps else _of_runs(paths, metric)
+    comparison = _of_sweep(paths[0], metric, alive) if sweeps else _of_runs(paths, metric, alive)
     _check_metric(comparison, paths)
     return comparison
 
@@ -185,23 +191,27 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 # A sweep.
 
 
-def _of_sweep(folder: Path, metric: str | None) -> Comparison:
+def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -> Comparison:
     sweep = read_sweep(folder)
     metric, mode = (metric or sweep.metric), sweep.mode
     if metric != sweep.metric:
         mode = "min"  # of another metric nothing is known, and most are losses
     warnings: list[str] = []
     trials = [_of_trial(folder / trial.name, trial, metric, warnings) for trial in sweep.trials]
+    trials = [_with_beginning(trial, trials) for trial in trials]
+    status = sweep.status if sweep.status != "running" or alive(folder) else LOST
+    if status == LOST:
+        trials = [_unless_lost(trial, folder / trial.name, alive) for trial in trials]
     trials, keys = _different_params(trials)
     return Comparison(
         title=sweep.name,
         question=sweep.question.strip(),
-        status=sweep.status,
+        status=status,
         metric=metric,
         mode=mode,
         keys=keys,
         trials=tuple(trials),
-        shared=_yaml(_without(sweep.base, keys)),
+        shared=as_yaml(without(sweep.base, keys)),
         tokens=sweep.tokens,
         warnings=(*warnings, *_corpus_warnings(trials), *_repeat_warnings(trials)),
     )
@@ -209,14 +219,14 @@ def _of_sweep(folder: Path, metric: str | None) -> Comparison:
 
 def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str]) -> Trial:
     """A trial of a sweep. What can't be read of one is a warning: the others still count."""
-    config = fingerprint = None
+    config = state = None
     if (folder / RUN).is_file():
         try:
             config = load(folder / CONFIG, RunConfig)
-            fingerprint = read_state(folder).corpus_fingerprint
+            state = read_state(folder)
         except (ConfigError, RunError) as error:
             warnings.append(f"trial {trial.name} is left out: {error}")
-    elif trial.status not in ("waiting", "running"):
+    elif trial.status not in ("waiting", "running") and not _shares_fate(trial):
         warnings.append(f"trial {trial.name} is left out: {folder} has no {RUN}")
     return Trial(
         name=trial.name,
@@ -228,9 +238,31 @@ def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str])
         parent=trial.parent,
         fork_tokens=trial.fork_tokens,
         end_tokens=trial.end_tokens,
-        fingerprint=fingerprint,
-        **_from_config(folder, config, metric),
+        **_recorded(folder, config, state, metric),
     )
+
+
+def _shares_fate(trial: SweepTrial) -> bool:
+    """Whether it ended with the trial that trains its beginning, before it had a run itself."""
+    began = trial.parent is None or trial.tokens > trial.fork_tokens
+    return not began and trial.status != "finished"
+
+
+def _with_beginning(trial: Trial, trials: Sequence[Trial]) -> Trial:
+    """The trial; if it has ended but has no history, with what others trained of it."""
+    ends, above = trial.fork_tokens, trial
+    while above.curve is None and above.parent is not None and trial.status != "waiting":
+        ends = min(ends, above.fork_tokens)
+        above = next(one for one in trials if one.name == above.parent)
+    if above is trial or above.curve is None:
+        return trial
+    curve = above.curve.until(ends)
+    return replace(trial, curve=curve if curve.reached else None)
+
+
+def _unless_lost(trial: Trial, folder: Path, alive: Callable[[Path], bool]) -> Trial:
+    lost = trial.status == "running" and not alive(folder)
+    return replace(trial, status=LOST) if lost else trial
 
 
 def _different_params(trials: Sequence[Trial]) -> tuple[list[Trial], tuple[str, ...]]:
@@ -249,7 +281,9 @@ def _different_params(trials: Sequence[Trial]) -> tuple[list[Trial], tuple[str, 
 # Runs.
 
 
-def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
+def _of_runs(
+    paths: Sequence[Path], metric: str | None, alive: Callable[[Path], bool]
+) -> Comparison:
     given: dict[Path, Path] = {}
     for path in paths:
         given.setdefault(path.resolve(), path)
@@ -262,8 +296,8 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
     same_corpus = len({state.corpus_fingerprint for state in states}) == 1
     differing = {
         key: values
-        for key, values in _differences([config.model_dump(mode="json") for config in configs])
-        if not _ignored(key) and not (key == "corpus" and same_corpus)
+        for key, values in differences([config.model_dump(mode="json") for config in configs])
+        if not ignored(key) and not (key == "corpus" and same_corpus)
     }
     names = [state.name for state in states]
     trials = [
@@ -277,13 +311,14 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
             parent=None,
             fork_tokens=0,
             end_tokens=state.total_tokens,
-            fingerprint=state.corpus_fingerprint,
-            eval_sample=None if state.results.val_loss is None else state.eval_sample,
-            **_from_config(folder, config, metric),
+            **_recorded(folder, config, state, metric),
         )
         for index, (path, folder, config, state) in enumerate(
             zip(given.values(), folders, configs, states, strict=True)
         )
+    ]
+    trials = [
+        _unless_lost(trial, path, alive) for trial, path in zip(trials, given.values(), strict=True)
     ]
     return Comparison(
         title=f"{len(trials)} runs",
@@ -293,41 +328,31 @@ def _of_runs(paths: Sequence[Path], metric: str | None) -> Comparison:
         mode="min",
         keys=tuple(differing),
         trials=tuple(trials),
-        shared=_yaml(_without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),
+        shared=as_yaml(without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),
         tokens=None,
         warnings=(*_corpus_warnings(trials), *_repeat_warnings(trials)),
     )
 
 
-def _differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Dotted keys at which plain values differ, as deep as all of them are mappings."""
-    if all(value == values[0] for value in values):
-        return
-    if not all(isinstance(value, Mapping) for value in values):
-        yield at, list(values)
-        return
-    for key in dict.fromkeys(key for value in values for key in value):
-        below = f"{at}.{key}" if at else str(key)
-        yield from _differences([value.get(key) for value in values], below)
-
-
-def _ignored(key: str) -> bool:
-    return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED)
-
-
 # Both.
 
 
-def _from_config(folder: Path, config: RunConfig | None, metric: str) -> dict[str, Any]:
-    """The fields of a trial that come from its config and its history."""
-    if config is None:
-        return {"curve": None, "schedule": None, "price": None}
+def _recorded(
+    folder: Path, config: RunConfig | None, state: RunState | None, metric: str
+) -> dict[str, Any]:
+    """The fields of a trial that come from its run's folder."""
+    if config is None or state is None:
+        names = ("curve", "schedule", "device_seconds", "cost", "fingerprint", "eval_sample")
+        return dict.fromkeys(names)
     devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
     curve = read_curve(Tail(folder / METRICS).rows(), metric, devices)
     return {
         "curve": curve if curve.reached else None,
         "schedule": Schedule.resolve(config.schedule, config.train.seq_len),
-        "price": config.cost.per_device_hour,
+        "device_seconds": state.totals.device_seconds,
+        "cost": state.totals.cost,
+        "fingerprint": state.corpus_fingerprint,
+        "eval_sample": None if state.results.val_loss is None else state.eval_sample,
     }
 
 
@@ -376,23 +401,3 @@ def _check_metric(comparison: Comparison, paths: Sequence[Path]) -> None:
     )
     where = ", ".join(map(str, paths[:3]))
     raise RunError(f"{where}: no row of any {METRICS} has '{comparison.metric}'; {remedy}")
-
-
-def _without(config: Mapping[str, Any], keys: Sequence[str], at: str = "") -> dict[str, Any]:
-    """A nested config less some dotted keys, and less the sections that are empty then."""
-    found = {}
-    for key, value in config.items():
-        below = f"{at}.{key}" if at else str(key)
-        if below in keys:
-            continue
-        if isinstance(value, Mapping) and value:
-            value = _without(value, keys, below)
-            if not value:
-                continue
-        found[key] = value
-    return found
-
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    return text if config else ""

@@ -22,7 +22,6 @@ from manta.track.ranking import Ranking
 from manta.track.state import utc_now
 from manta.track.verdict import (
     Sentence,
-    cost_of,
     device_time,
     place,
     sentences,
@@ -74,9 +73,11 @@ READING = (
     "configuration's own spread, with fewer on that of all configurations, pooled. ≈ marks what "
     "can't be told from the best: the interval of the difference holds zero. The best of many is "
     "chosen by looking, which flatters it: before much hangs on a small lead, train it again "
-    "with new seeds. Time and cost are those of training, without starts, evaluations and lost "
-    "work; in the table, of each trial as if it had been trained alone. In "
-    "parentheses stands the last value of what can't be compared."
+    "with new seeds. Compute is the device time of training steps alone, over the whole "
+    "history, as if the trial had been trained alone. Device time used, and its cost, are those "
+    "of the run's own record: starts, evaluations and work that was done twice are in it, and "
+    "what another trial trained is in that one's. In parentheses stands the last value of what "
+    "can't be compared."
 )
 
 
@@ -185,7 +186,7 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
     seconds, cost = total_device_seconds(comparison), total_cost(comparison)
     if seconds is not None:
         value, unit = device_time(seconds).split(" ")
-        found.append(("Device time", value, f"{unit}, all {noun} together"))
+        found.append(("Device time used", value, f"{unit}, all {noun} together"))
     if cost is not None:
         found.append(("Cost", words.money(cost), f"all {noun} together"))
     return found
@@ -286,8 +287,8 @@ def _places(drawn: Sequence[Chart]) -> str:
 
 def _trials(comparison: Comparison, ranking: Ranking) -> str:
     """Every trial by itself, folded away."""
-    heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "device time"]
-    heads += ["cost of its own", "status"]
+    heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "compute"]
+    heads += ["device time used", "cost", "status"]
     rows = []
     for configuration in ranking.order:
         for trial in configuration.trials:
@@ -302,8 +303,6 @@ def _trials(comparison: Comparison, ranking: Ranking) -> str:
 
 
 def _trial_cells(trial: Trial) -> list[str]:
-    own = trial.own_device_seconds
-    cost = cost_of(own, trial.price)
     return [
         trial.label if trial.label == trial.name else f"{trial.label} ({trial.name})",
         str(trial.seed),
@@ -311,7 +310,8 @@ def _trial_cells(trial: Trial) -> list[str]:
         words.count(trial.reached),
         words.count(trial.own_tokens),
         words.count(trial.shared_tokens),
-        "" if own is None else words.duration(own),
-        "" if cost is None else words.money(cost),
+        "" if trial.compute is None else words.duration(trial.compute),
+        "" if trial.device_seconds is None else words.duration(trial.device_seconds),
+        "" if trial.cost is None else words.money(trial.cost),
         f"{trial.status}: {trial.reason}" if trial.reason else trial.status,
     ]

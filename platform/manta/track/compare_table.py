@@ -12,7 +12,6 @@ from manta.track.ranking import Ranking, View
 from manta.track.verdict import (
     amount,
     behind_text,
-    cost_of,
     device_unit,
     place,
     sentences,
@@ -89,7 +88,7 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
     """The columns, the same in the terminal and on the page."""
     main = ranking.main
     where = f" {place(main)}" if main and main.kind != "end" else ""
-    longest = max((t.device_seconds or 0.0 for t in comparison.trials), default=0.0)
+    longest = max((t.compute or 0.0 for t in comparison.trials), default=0.0)
     size, unit = device_unit(longest)
 
     def value(configuration: Configuration) -> str:
@@ -107,13 +106,16 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         reached = max(trial.reached for trial in configuration.trials)
         return words.count(reached) if reached else ""
 
-    def device(configuration: Configuration) -> str:
+    def compute(configuration: Configuration) -> str:
+        seconds = _mean([trial.compute for trial in configuration.trials])
+        return "" if seconds is None else amount(seconds / size)
+
+    def used(configuration: Configuration) -> str:
         seconds = _mean([trial.device_seconds for trial in configuration.trials])
         return "" if seconds is None else amount(seconds / size)
 
     def cost(configuration: Configuration) -> str:
-        each = [cost_of(trial.device_seconds, trial.price) for trial in configuration.trials]
-        mean = _mean(each)
+        mean = _mean([trial.cost for trial in configuration.trials])
         return "" if mean is None else words.money(mean)
 
     matched = [
@@ -127,7 +129,8 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         *matched,
         Column("seeds", lambda configuration: str(len(configuration.trials))),
         Column("tokens", tokens),
-        Column(unit, device),
+        Column(f"compute, {unit}", compute),
+        Column(f"used, {unit}", used),
         Column("cost", cost),
         Column(STATUS, status_text, always=True),
     ]

@@ -29,6 +29,7 @@ SIGNS = {
     "paused": ("line-ns-open", "#1d2433"),
     "stopped": ("square-open", "#1d2433"),
     "running": ("triangle-right", "#b7791f"),
+    "lost": ("x-open", "#5b6475"),
     "waiting": ("circle-open", "#5b6475"),
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from manta.storage.working import pull_all
 from manta.track.compare import load_comparison
 from manta.track.compare_page import PAGE, write_page
 from manta.track.compare_table import print_comparison
+from manta.track.hold import lives
 from manta.track.ranking import rank
 
 
@@ -23,10 +25,19 @@ def compare_places(
 ) -> Path:
     """As `compare`, of folders and places in stores; the page is written here for the latter."""
     with tempfile.TemporaryDirectory(prefix="manta-") as folder:
-        paths = [_fetched(place_of(place), Path(folder)) for place in places]
-        if isinstance(place_of(places[0]), StorePath):
+        given = [place_of(place) for place in places]
+        paths = [_fetched(place, Path(folder)) for place in given]
+        if isinstance(given[0], StorePath):
             output = output or Path(PAGE)
-        return compare(paths, metric=metric, output=output, top=top)
+        alive = partial(_lives, dict(zip(paths, given, strict=True)))
+        return compare(paths, metric=metric, output=output, top=top, alive=alive)
+
+
+def _lives(places: Mapping[Path, Place], folder: Path) -> bool:
+    """Whether a driver is at work where a folder was fetched from: a run, a sweep, or its trial."""
+    if folder in places:
+        return lives(places[folder])
+    return lives(places[folder.parent] / folder.name)
 
 
 def _fetched(place: Place, folder: Path) -> Path:
@@ -48,6 +59,7 @@ def compare(
     output: Path | None = None,
     top: int = 10,
     console: Console | None = None,
+    alive: Callable[[Path], bool] = lives,
 ) -> Path:
     """Compare runs, or the trials of one sweep; returns the page.
 
@@ -57,13 +69,14 @@ def compare(
         output: where to write the page; into the sweep's folder, or here, if None.
         top: how many of the best to show.
         console: where to print.
+        alive: whether a driver is at work on a folder.
 
     Raises:
         RunError: when a path is neither a run nor a sweep, or can't be read.
         ConfigError: when no run has the metric.
     """
     console = console or Console(highlight=False)
-    comparison = load_comparison(paths, metric)
+    comparison = load_comparison(paths, metric, alive)
     ranking = rank(comparison)
     page = output or (paths[0] / PAGE if comparison.tokens else Path(PAGE))
     write_page(comparison, ranking, page, top)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +36,18 @@ class Curve:
     def device_seconds(self) -> float | None:
         """Seconds of training, all devices together, up to the last row."""
         return self.trained_seconds[-1] if self.trained_seconds else None
+
+    def until(self, tokens: int) -> Curve:
+        """The part of it up to a token count."""
+        rows = bisect_right(self.tokens, tokens)
+        trained = bisect_right(self.trained_tokens, tokens)
+        return Curve(
+            self.tokens[:rows],
+            self.seconds[:rows],
+            self.values[:rows],
+            self.trained_tokens[:trained],
+            self.trained_seconds[:trained],
+        )
 
     def seconds_at(self, tokens: int) -> float | None:
         """Device-seconds of training by a token count."""

@@ -6,6 +6,7 @@ it to other nodes as well, and the folder's files are those of the store.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from manta.storage.lease import Lease, refuse_if_held
 from manta.storage.place import Place
 from manta.storage.store import StorePath, reason
 from manta.storage.working import pull, tidy, working_folder
-from manta.track.lock import RunLock
+from manta.track.lock import BEAT_SECONDS, RunLock, is_held
 
 
 class RunHold:
@@ -37,6 +38,8 @@ class RunHold:
         if isinstance(place, StorePath):
             _tidy_once()
             _make(self.folder)
+        self._ended = threading.Event()
+        self._beating: threading.Thread | None = None
         self._lock = RunLock(self.folder)
         try:
             if isinstance(place, StorePath):
@@ -48,6 +51,13 @@ class RunHold:
         except BaseException:
             self.release()
             raise
+        self._beating = threading.Thread(target=self._beat, name="manta-beat", daemon=True)
+        self._beating.start()
+
+    def _beat(self) -> None:
+        """Give signs of life, whatever the driver waits for."""
+        while not self._ended.wait(BEAT_SECONDS):
+            self._lock.beat()
 
     @property
     def exclusive(self) -> bool:
@@ -65,6 +75,9 @@ class RunHold:
 
     def release(self) -> None:
         """Let the next driver in. Harmless when called again."""
+        self._ended.set()
+        if self._beating is not None:
+            self._beating.join()
         if self._lease is not None:
             self._lease.release()
         self._lock.release()
@@ -110,6 +123,22 @@ def is_free(place: Place) -> bool:
         except RunError:
             return False
     return True
+
+
+def lives(place: Place) -> bool:
+    """Whether a driver is at work on a run or sweep; told from its files, from any machine.
+
+    What a store does not tell is taken to be alive: who can't ask should not say that it is lost.
+    """
+    if is_held(working_folder(place)):
+        return True
+    if not isinstance(place, StorePath):
+        return False
+    try:
+        refuse_if_held(place)
+    except (RunError, OSError):
+        return True
+    return False
 
 
 @cache

@@ -5,11 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from manta.config.errors import RunError
 
 LOCK = ".lock"
+# A holder touches its lock's file every `BEAT_SECONDS`. Other machines may see that a minute late
+# (a network file system caches times) and by another clock.
+BEAT_SECONDS = 10.0
+QUIET_SECONDS = 180.0
 
 
 class RunLock:
@@ -59,8 +65,36 @@ class RunLock:
             return False
         return True
 
+    def beat(self) -> None:
+        """Give a sign of life, for those who can't see the lock."""
+        with suppress(OSError):
+            os.utime(self._file)
+
     def release(self) -> None:
         """Let the next driver in. Harmless when called again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a driver is at work on a folder. Nothing in the folder is changed.
+
+    The lock itself tells for drivers on this machine; for others, their last sign of life.
+    """
+    try:
+        file = os.open(run_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+        if holder.endswith(f" on {socket.gethostname()}"):
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+            return True
+        return time.time() - os.fstat(file).st_mtime < QUIET_SECONDS
+    except OSError:  # a file system without locks
+        return time.time() - os.fstat(file).st_mtime < QUIET_SECONDS
+    finally:
+        os.close(file)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from manta.track.compare import Comparison, Configuration, Trial
+from manta.track.compare import LOST, Comparison, Configuration, Trial
 from manta.track.comparison_stats import (
     Difference,
     Estimate,
@@ -26,7 +26,7 @@ ENDED = ("finished",)
 COMPARED = ("finished", "paused", "stopped")
 # Runs whose lengths differ by less than this share were trained equally long.
 EQUAL_LENGTH = 0.01
-UNFINISHED = ("running", "interrupted", "failed")
+UNFINISHED = ("running", "interrupted", "failed", LOST)
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,16 @@ def rank(comparison: Comparison) -> Ranking:
 
 def _compared(comparison: Comparison) -> list[Trial]:
     """The trials that are compared where they stand."""
-    with_values = [trial for trial in comparison.trials if trial.value is not None]
+    with_values = [t for t in comparison.trials if t.value is not None and not too_short(t)]
     found = [trial for trial in with_values if trial.status in COMPARED]
     if sum(any(t in found for t in c.trials) for c in comparison.configurations) > 1:
         return found
     return [trial for trial in with_values if trial.status in (*COMPARED, *UNFINISHED)]
+
+
+def too_short(trial: Trial) -> bool:
+    """Whether a trial that did not finish has but one value: that of where it began."""
+    return trial.status not in ENDED and (trial.curve is None or len(trial.curve.values) < 2)
 
 
 def _matched(

@@ -15,20 +15,21 @@ from manta.track.state import RunState
 class Standing:
     """The figures of one run.
 
-    `tokens`, `device_hours` and `cost` are those of the whole history, as if the run had been
-    trained alone; the `own` ones are less what another run trained. They come from the speed
-    of each step, as `manta compare` has them: starts and work that was done twice are in the
-    run's totals. `metric` is the last value, `best_metric` the best.
+    `tokens` and `compute_hours` are those of the whole history, as if the run had been trained
+    alone; the `own` ones are less what another run trained. Compute is the device time of steps
+    alone. `device_hours` and `cost` are the record's: all that the run held devices for, with
+    starts, evaluations and work that was done twice. `manta compare` has the same figures.
+    `metric` is the last value, `best_metric` the best.
     """
 
     metric: float | None
     best_metric: float | None
     tokens: int
     own_tokens: int
-    device_hours: float | None
-    own_device_hours: float | None
+    compute_hours: float | None
+    own_compute_hours: float | None
+    device_hours: float
     cost: float | None
-    own_cost: float | None
     path: tuple[str, ...]
 
     def figures(self) -> dict[str, Any]:
@@ -61,16 +62,15 @@ def standing(
     shared = _hours(curve.seconds_at(forked)) if forked else 0.0
     own = None if hours is None or shared is None else hours - shared
     best = min if mode == "min" else max
-    price = config.cost.per_device_hour
     return Standing(
         metric=curve.values[-1] if curve.values else None,
         best_metric=best(curve.values) if curve.values else None,
         tokens=tokens,
         own_tokens=tokens - forked,
-        device_hours=hours,
-        own_device_hours=own,
-        cost=None if hours is None or price is None else hours * price,
-        own_cost=None if own is None or price is None else own * price,
+        compute_hours=hours,
+        own_compute_hours=own,
+        device_hours=state.totals.device_seconds / 3600,
+        cost=state.totals.cost,
         path=path_of(state, tokens),
     )
 

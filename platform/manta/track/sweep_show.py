@@ -26,8 +26,17 @@ from manta.track.sweep_state import SweepState, SweepTrial
 TREE_COLUMNS = 160
 FIRST = ("name", "label")
 LAST = (
-    *("seed", "status", "metric", "best_metric", "tokens", "own_tokens", "device_hours"),
-    *("own_device_hours", "cost", "own_cost", "parent", "fork_tokens", "path", "run", "reason"),
+    *("seed", "status", "metric", "best_metric", "tokens", "own_tokens", "compute_hours"),
+    *(
+        "own_compute_hours",
+        "device_hours",
+        "cost",
+        "parent",
+        "fork_tokens",
+        "path",
+        "run",
+        "reason",
+    ),
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from manta.track import figures as words
-from manta.track.compare import Comparison, Configuration
-from manta.track.ranking import Entry, Ranking, View, trained_equally
+from manta.track.compare import Comparison, Configuration, Trial
+from manta.track.ranking import Entry, Ranking, View, too_short, trained_equally
 
 # How sure a sentence is: a difference beyond noise, within it, of unknown noise; or a plain fact.
 Sureness = Literal["clear", "noise", "unknown", "fact"]
@@ -38,7 +39,8 @@ def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
         found.append(Sentence(NO_SEEDS, "fact"))
     if ranking.main and ranking.main.kind == "end" and (text := _lengths(ranking.main)):
         found.append(Sentence(text, "fact"))
-    found += [Sentence(text, "fact") for text in (_fates(comparison), _cost(comparison)) if text]
+    told = (_fates(comparison), _left_out(comparison), _cost(comparison))
+    found += [Sentence(text, "fact") for text in told if text]
     return found
 
 
@@ -48,10 +50,11 @@ def headline(comparison: Comparison, ranking: Ranking) -> str:
     if view is None:
         return "Nothing can be compared yet: no trial has come far enough."
     best = view.entries[0]
-    of = f" of {len(comparison.configurations)}" if len(comparison.configurations) > 1 else ""
+    count = len(comparison.configurations) - len(_unseen(comparison))
+    of = f" of {count}" if count > 1 else ""
     where = "" if view.kind == "end" else f" {place(view)}"
     value = f"{comparison.metric} {value_text(best)}"
-    if len(view.entries) == 1 and of:
+    if len(view.entries) == 1 < len(comparison.configurations):
         return f"{best.configuration.label}: {value}{where}; no other has come to its end yet."
     seeds = f"{seeds_text(best)}{_lost(best.configuration)}"
     return f"Best{of}: #1 {best.configuration.label}, {value}{where} ({seeds})."
@@ -96,7 +99,7 @@ def place(view: View) -> str:
     if view.at is None:
         return "at the end"
     tokens = view.kind == "tokens"
-    return f"at {words.count(view.at)} tokens" if tokens else f"at {device_time(view.at)}"
+    return f"at {words.count(view.at)} tokens" if tokens else f"at {device_time(view.at)} of steps"
 
 
 def _under(view: View) -> str:
@@ -158,22 +161,26 @@ def status_text(configuration: Configuration) -> str:
     return ", ".join(f"{count} {status}" for status, count in sorted(counted.items()))
 
 
-def cost_of(seconds: float | None, price: float | None) -> float | None:
-    """Money for device-seconds at a price of a device-hour."""
-    return None if seconds is None or price is None else seconds / 3600 * price
-
-
 def total_device_seconds(comparison: Comparison) -> float | None:
-    """What all trials took, stretches that they shared counted once."""
-    known = [s for t in comparison.trials if (s := t.own_device_seconds) is not None]
-    return sum(known) if known else None
+    """What all runs held devices for, by their records; what they shared is in one of them."""
+    return _sum([trial.device_seconds for trial in comparison.trials])
+
+
+def total_compute(comparison: Comparison) -> float | None:
+    """Device-seconds of the steps of all runs, what they shared counted once."""
+    return _sum([trial.own_compute for trial in comparison.trials])
 
 
 def total_cost(comparison: Comparison) -> float | None:
-    """The money for that; nothing unless every trial that trained has a price."""
-    costs = [cost_of(t.own_device_seconds, t.price) for t in comparison.trials if t.reached]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if known and len(known) == len(costs) else None
+    """The money for all, by the records; nothing unless every run has a price."""
+    costs = [trial.cost for trial in comparison.trials if trial.device_seconds is not None]
+    return None if None in costs else _sum(costs)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Of the known ones; nothing without any."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _and_others(alike: list[Configuration], ranking: Ranking) -> str:
@@ -208,13 +215,41 @@ def _fates(comparison: Comparison) -> str:
     return f"Of {len(comparison.trials)} {noun} {finished} finished, {rest}."
 
 
+def _unseen(comparison: Comparison) -> list[Configuration]:
+    """Configurations none of whose trials came far enough to be compared."""
+    return [
+        one
+        for one in comparison.configurations
+        if any(map(_began, one.trials)) and all(map(too_short, one.trials))
+    ]
+
+
+def _began(trial: Trial) -> bool:
+    return trial.device_seconds is not None
+
+
+def _left_out(comparison: Comparison) -> str:
+    """Who was not compared for want of a second evaluation, and how far each came."""
+    found = [trial for trial in comparison.trials if _began(trial) and too_short(trial)]
+    if not found:
+        return ""
+    named = [
+        f"{trial.label} ({trial.status} at {words.count(trial.reached)} tokens)"
+        for trial in found[:MOST_NAMED]
+    ]
+    if more := len(found) - len(named):
+        named.append(f"{more} more")
+    return f"Left out, with fewer than two values of {comparison.metric}: {', '.join(named)}."
+
+
 def _cost(comparison: Comparison) -> str:
     """What it all took, and what sharing saved."""
-    seconds, cost = total_device_seconds(comparison), total_cost(comparison)
-    parts = []
+    seconds, compute = total_device_seconds(comparison), total_compute(comparison)
+    cost, parts = total_cost(comparison), []
     if seconds is not None:
-        money = "" if cost is None else f", a cost of {words.money(cost)}"
-        parts.append(f"Training took {device_time(seconds)}{money}.")
+        money = "" if cost is None else f", at a cost of {words.money(cost)}"
+        steps = "" if compute is None else f"; {device_time(compute)} of it in training steps"
+        parts.append(f"In all {device_time(seconds)} were used{money}{steps}.")
     tokens = comparison.tokens
     if tokens and tokens.trained and tokens.apart > tokens.trained:
         parts.append(

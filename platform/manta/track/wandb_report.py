@@ -98,7 +98,7 @@ def blocks(
         reports.ParallelCoordinatesPlot(columns=axes, layout=reports.Layout(w=24, h=10)),
         reports.LinePlot(x="tokens", y=[state.metric], layout=reports.Layout(w=12, h=8)),
         reports.ParameterImportancePlot(with_respect_to="metric"),
-        reports.ScatterPlot(x=reports.SummaryMetric("device_hours"), y=metric),
+        reports.ScatterPlot(x=reports.SummaryMetric("compute_hours"), y=metric),
         *(reports.ScatterPlot(x=one, y=metric) for one in settings),
     ]
     group = (info.section.group or state.name).replace("'", "\\'")
