@@ -60,7 +60,12 @@ def prepare(
     from manta.corpus.prepare import prepare as run
 
     with ray_session(address):
-        run(loaded)
+        manifest = run(loaded)
+    from rich.console import Console
+
+    from manta.corpus.summary import show_summary
+
+    show_summary(manifest, loaded.out, Console())
 
 
 @app.command()

@@ -244,6 +244,7 @@ def bad_input(jsonl, tmp_path):
     lines = [json.dumps({"text": "fine"}), "{no json", "", json.dumps({"body": "x"})]
     (tmp_path / "bad.jsonl").write_text("\n".join(lines))
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
+    (tmp_path / "good.txt").write_text("good")
     (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "null.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"junk")
@@ -296,7 +297,7 @@ def test_bad_inputs_can_be_put_aside(make, bad_input, documents, tmp_path):
         "content": "{no json",
     }
     texts = {text for *_, text in documents(tmp_path / "out")}
-    assert texts == {*TEXTS, "fine", "a"}
+    assert texts == {*TEXTS, "fine", "good", "a"}
 
 
 def test_line_numbers_are_those_of_the_file(make, jsonl, tmp_path):
@@ -341,6 +342,39 @@ def test_an_empty_corpus_is_an_error(make, jsonl, texts, tmp_path):
         make(jsonl(texts))
 
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_left_empty_stops_and_is_named(make, jsonl, tmp_path):
+    """Three of four: a wrong column, only white space, only what another source has too."""
+    wrong, again = jsonl([], "wrong"), jsonl(TEXTS[:2], "again")
+    Path(wrong["paths"][0]).write_text('{"body": "x"}\n' * 3)
+
+    with pytest.raises(CorpusError) as caught:
+        make(jsonl(TEXTS), wrong, jsonl(["", " "], "blank"), again, on_error="quarantine")
+
+    assert str(caught.value).splitlines() == [
+        "source 'wrong' is left with no document: 3 unusable, most often as in "
+        f"{tmp_path}/wrong.jsonl, line 1: no 'text' here, only 'body'",
+        "source 'blank' is left with no document: 2 empty",
+        "source 'again' is left with no document: 2 duplicates",
+        "repair each source named above, or leave it out of 'sources'",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_of_which_little_is_left_is_named(config, jsonl, capsys, tmp_path):
+    bad = jsonl([], "bad")
+    lines = ['{"text": "fine"}', *['{"body": "x"}'] * 9, "oops"]
+    Path(bad["paths"][0]).write_text("\n".join(lines))
+
+    prepare(config(jsonl(TEXTS), bad, on_error="quarantine"))
+
+    said = capsys.readouterr().err
+    assert (
+        "little is left: source 'bad' is left with 1 of 11 documents: 10 unusable, most often as "
+        f"in {tmp_path}/bad.jsonl, line 2: no 'text' here, only 'body'"
+    ) in said
+    assert "'docs'" not in said
 
 
 def test_an_empty_train_split_is_an_error(make, jsonl):

@@ -17,8 +17,8 @@ from rich.table import Table
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote, shards
-from manta.corpus.documents import SPLITS
 from manta.corpus.manifest import Manifest, Shard, Split
+from manta.corpus.summary import counts_table
 from manta.corpus.tokenizer import decode
 
 CHECKING_THREADS = 4
@@ -75,7 +75,9 @@ def inspect(folder: str | Path, *, samples: int = 3, verify: bool = True) -> Cor
 def render(report: CorpusReport) -> RenderableType:
     """The report for a terminal, by rich."""
     return Group(
-        _facts(report), _counts(report.manifest), *[_panel(sample) for sample in report.samples]
+        _facts(report),
+        counts_table(report.manifest),
+        *[_panel(sample) for sample in report.samples],
     )
 
 
@@ -200,26 +202,6 @@ def _facts(report: CorpusReport) -> RenderableType:
     }.items():
         facts.add_row(name, escape(str(value)))
     return facts
-
-
-def _counts(manifest: Manifest) -> RenderableType:
-    table = Table("source", title="documents / tokens", title_justify="left")
-    for split in SPLITS:
-        table.add_column(split, justify="right")
-    names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))
-    for name in names:
-        cells = [manifest.counts[split][name] for split in SPLITS]
-        shown = [f"{cell.documents:,} / {cell.tokens:,}" for cell in cells]
-        table.add_row(escape(name), *shown)
-    totals = []
-    for split in SPLITS:
-        parts = manifest.shards_of(split)
-        documents = sum(shard.documents for shard in parts)
-        totals.append(f"{documents:,} / {manifest.tokens_of(split):,}")
-    table.add_section()
-    table.add_row("all", *totals)
-    table.add_row("shards", *[str(len(manifest.shards_of(split))) for split in SPLITS])
-    return table
 
 
 def _panel(sample: Sample) -> RenderableType:

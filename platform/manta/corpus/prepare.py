@@ -24,6 +24,7 @@ from manta.corpus.scan import Located, Scanned
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import TOKENIZER_FILE, TRAINED_EOS, CorpusTokenizer, load, stored, train
 from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
+from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
 SHOWN_PROBLEMS = 10
@@ -86,6 +87,9 @@ class _Preparation:
         tokenizer = self.keep(tokenizer or self.trained(scanned))
         counts, shards = self.encode(scanned, tokenizer)
         self.quarantine(scanned.problems)
+        for found in self.yields(scanned):
+            if found.is_little:
+                self.bar.say(f"little is left: {found}")
         for name, content in tokenizer.files.items():
             write_whole(self.workspace.out / name, content, aside=self.workspace.work)
         manifest = self.manifest(scanned, tokenizer, counts, shards)
@@ -122,11 +126,19 @@ class _Preparation:
                 f"the corpus is empty: {len(self.files)} files, {scanned.empty} empty documents, "
                 f"{len(scanned.problems)} unusable ones"
             )
+        nothing = [str(found) for found in self.yields(scanned) if not found.kept]
+        if nothing:
+            remedy = "repair each source named above, or leave it out of 'sources'"
+            raise CorpusError("\n".join([*nothing, remedy]))
         if not (split == 0).any():
             raise CorpusError(
                 f"none of the {len(split)} documents falls into the train split; add documents, "
                 "or give split.train more weight"
             )
+
+    def yields(self, scanned: Scanned) -> list[Yield]:
+        """What is left of each source."""
+        return yields(scanned, self.plan, self.sources)
 
     def trained(self, scanned: Scanned) -> CorpusTokenizer:
         """A tokenizer trained on a sample, by this attempt or an earlier one."""

@@ -63,7 +63,7 @@ class Scanned:
         kept: False for a document that an earlier one equals.
         begins: index of the first document of each unit, and the number of documents.
         problems: of all rows and files.
-        empty: number of texts without content.
+        empty_in: number of texts without content in each unit.
     """
 
     hashes: Hashes
@@ -71,7 +71,12 @@ class Scanned:
     kept: NDArray[np.bool_]
     begins: NDArray[np.int64]
     problems: list[Located]
-    empty: int
+    empty_in: list[int]
+
+    @property
+    def empty(self) -> int:
+        """Number of texts without content."""
+        return sum(self.empty_in)
 
     def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_]]:
         """Hashes and marks of the documents of one unit."""
@@ -125,8 +130,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
 
 def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig) -> Scanned:
     """Put the results of all units together and find the duplicates."""
-    hashes, sizes = [], []
-    empty = 0
+    hashes, sizes, empty = [], [], []
     problems = [_located(config, files[index], None, problem) for index, problem in plan.problems]
     rows_before: dict[int, int] = {}
     for unit in plan.units:
@@ -134,7 +138,7 @@ def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig
             hashes.append(result["hashes"])
             sizes.append(result["sizes"])
             notes = json.loads(result["notes"].tobytes())
-        empty += notes["empty"]
+        empty.append(notes["empty"])
         for part, row, reason, content in notes["problems"]:
             file = unit.parts[part].file
             place = None if row is None else row + _before(unit.parts, notes["rows"], part)
