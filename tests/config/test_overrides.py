@@ -19,10 +19,14 @@ def test_override_of_a_list_item(loaded):
     assert config.schedule.lr[1].start == 0.3
 
 
-def test_values_for_the_model_are_plain_data(refused):
+def test_values_for_the_model_are_plain_data(loaded, refused):
     """What is not would not come back from a dump."""
-    (line,) = refused(RUN, "model.sizes.day=2026-01-01")
-    assert line.startswith(f"{COMMAND_LINE}: model.sizes.day = datetime.date(2026, 1, 1): ")
+    assert loaded(RUN, "model.sizes={day: 2026-01-01, 1: 2}").model.sizes == {
+        "day": "2026-01-01",
+        "1": 2,
+    }
+    (line,) = refused(RUN, "model.sizes={day: !!timestamp 2026-01-01}")
+    assert line.startswith(f"{COMMAND_LINE}: model.sizes.day = 2026-01-01: input was not")
 
 
 def test_later_override_wins_and_value_may_hold_equals_signs(loaded):
@@ -79,7 +83,7 @@ def test_bad_override_is_one_message(refused, override, message):
         # They replace a number of the file by a mapping, so the file's line is not to blame.
         ("train.seq_len.a=3", "train.seq_len = {'a': 3}: input should be a valid integer"),
         ("schedule.batch.name=ramp", "key 'schedule.batch.from' is missing"),
-        ("model.sizes={1: 2}", "key 1 in model.sizes: a key is text; put it in quotes"),
+        ("train.seq_len={a: 3}", "train.seq_len = {a: 3}: input should be a valid integer"),
     ],
 )
 def test_error_from_an_override_says_so(refused, override, message):

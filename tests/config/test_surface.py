@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from manta.cli import app
 from manta.config import CorpusConfig, RunConfig, SweepConfig
-from manta.config.load import keys
+from manta.config.mistakes import keys
 
 COMMANDS = {
     "prepare": "CONFIG.yaml [KEY=VALUE]... --print-config --address",

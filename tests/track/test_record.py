@@ -17,7 +17,7 @@ import pytest
 from manta.config import RunConfig, load
 from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
-from manta.config.load import keys
+from manta.config.mistakes import keys
 from manta.corpus.manifest import Manifest
 from manta.track.history import Tail
 from manta.track.identity import FREE_KEYS, changes, is_free

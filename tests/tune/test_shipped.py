@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from manta.config import SweepConfig, load_sweep
-from manta.config.load import keys
+from manta.config.mistakes import keys
 from manta.schedule import Schedule
 from manta.tune.base import Base
 from manta.tune.searchers import searcher

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from manta.config.credentials import REMEDY, places_of_credentials, without_credentials
+from manta.config.document import Document, KeyPath, RefusedError, parse, parse_value, unparse
 from manta.config.errors import ConfigError
+from manta.config.mistakes import explain, show
 from manta.config.model import Section
 
 C = TypeVar("C", bound=Section)
-Path_ = tuple[str | int, ...]
 COMMAND_LINE = "command line"
 # pydantic's names of the branches of a union: part of an error's place, not of a key.
 BRANCHES = {"number", "shorthand", "segments"}
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe loader that reads numbers as people do."""
-
-
-class _PlainDumper(yaml.SafeDumper):
-    """Safe dumper that puts in quotes what the loader would take for a number."""
-
-
-class _RefusedError(yaml.MarkedYAMLError):
-    """What YAML allows and a config does not."""
-
-
-# YAML 1.1 reads 3e-4, without a point, as text. It is a number to everyone else.
-for _end in (_Loader, _PlainDumper):
-    _end.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"),
-        list("-+0123456789"),
-    )
+# What pydantic calls it when a value is there and text belongs there.
+WANTS_TEXT = {"string_type", "literal_error"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +33,15 @@ class Written:
         data: what the file says with all changes applied.
         source: the file.
         lines: the line of the file on which each key stands.
+        texts: what was written for each value without quotes, by path.
         changed: who replaced which keys after that, by path.
     """
 
     data: dict[str, Any]
     source: str
-    lines: dict[Path_, int]
-    changed: dict[Path_, str]
+    lines: dict[KeyPath, int]
+    texts: dict[KeyPath, str]
+    changed: dict[KeyPath, str]
 
 
 class Readable(Protocol):
@@ -95,13 +77,16 @@ def read(
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {error}") from None
-    data, lines = _parse(text, str(path))
-    changed = {}
+    document = _parse(text, str(path))
+    data, texts, changed = document.data, dict(document.texts), {}
     for override in overrides:
         where = f"{origin}: '{without_credentials(override)}'"
         dotted, value = _override(override, where)
-        changed[_put(data, dotted, value, where)] = origin
-    return Written(data, str(path), lines, changed)
+        replaced = _put(data, dotted, value.data, where)
+        changed[replaced] = origin
+        texts = _without(texts, replaced)
+        texts |= {(*_split(dotted), *below): text for below, text in value.texts.items()}
+    return Written(data, str(path), document.lines, texts, changed)
 
 
 def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, str]) -> Written:
@@ -114,107 +99,47 @@ def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, st
         ConfigError: when a key can't be reached.
     """
     data, changed = copy.deepcopy(written.data), dict(written.changed)
+    texts = written.texts
     for dotted in sorted(values, key=lambda key: key.count(".")):
         origin = origins[dotted]
         path = _put(data, dotted, copy.deepcopy(values[dotted]), f"{origin}: '{dotted}'")
         changed.pop(path, None)  # the newest writer of a path counts, so it goes last
         changed[path] = origin
-    return replace(written, data=data, changed=changed)
+        texts = _without(texts, path)
+    return replace(written, data=data, texts=texts, changed=changed)
 
 
 def dump(config: Section) -> str:
     """The config as YAML that `load` reads back to an equal config."""
-    data = config.model_dump(mode="json")
-    text: str = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
-    return text
+    return unparse(config.model_dump(mode="json"))
 
 
-def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path_, int]]:
+def _parse(text: str, source: str) -> Document:
     try:
-        data, lines = _read(text)
+        document = parse(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{source}: a config is a mapping of sections, not {_show(data)}")
-    return data, lines
+    if not isinstance(document.data, dict):
+        raise ConfigError(f"{source}: a config is a mapping of sections, not {show(document.data)}")
+    return document
 
 
-def _read(text: str) -> tuple[Any, dict[Path_, int]]:
-    """Plain data from YAML, and the line on which each key stands.
-
-    Raises:
-        yaml.YAMLError: if it is none; _RefusedError if it is, and no config can be so.
-    """
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            return None, {}
-        _refuse(root)
-        data = loader.construct_document(root)
-        # Constructing has put merged keys (<<) where they belong, with their own lines.
-        return _unshared(data), dict(_lines(root, ()))
-    except RecursionError:
-        raise _RefusedError(problem="an anchor that contains itself") from None
-    except ValueError as error:  # such as a date in month 13
-        raise yaml.MarkedYAMLError(problem=str(error)) from None
-    finally:
-        loader.dispose()
-
-
-def _refuse(node: yaml.Node) -> None:
-    """Refuse keys that are given twice, where YAML would keep the last, or aren't words."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse(item)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _RefusedError(problem="a key is a word", problem_mark=key.start_mark)
-            if key.value in seen:
-                problem = f"key '{key.value}' is given twice"
-                raise _RefusedError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-            _refuse(value)
-
-
-def _unshared(value: Any) -> Any:
-    """A copy in which aliases are apart, so that an override changes one place only."""
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
-
-
-def _lines(node: yaml.Node | None, at: Path_) -> Iterator[tuple[Path_, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*at, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*at, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*at, index), value.start_mark.line + 1
-            yield from _lines(value, (*at, index))
-
-
-def _override(override: str, where: str) -> tuple[str, Any]:
-    """Key and value of ``dotted.key=value``; the value is YAML, or text if it is none."""
+def _override(override: str, where: str) -> tuple[str, Document]:
+    """Key and value of ``dotted.key=value``."""
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or any(not part for part in dotted.split(".")):
         raise ConfigError(
             f"{where}: write an override as dotted.key=value, such as train.seq_len=512"
         )
     try:
-        return dotted, _read(text)[0]
-    except _RefusedError as error:
+        return dotted, parse_value(text)
+    except RefusedError as error:
         raise ConfigError(f"{where}: {error.problem}") from None
-    except yaml.YAMLError:
-        return dotted, text
 
 
-def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> Path_:
+def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> KeyPath:
     """Set one dotted key in `data`; returns the path of all that it replaced."""
     *parents, last = path = _split(dotted)
     replaced = path
@@ -228,6 +153,11 @@ def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> Path_:
         here = child
     _set(here, last, value, dotted, where)
     return tuple(replaced)
+
+
+def _without(texts: dict[KeyPath, str], replaced: KeyPath) -> dict[KeyPath, str]:
+    """The texts of what was not replaced."""
+    return {path: text for path, text in texts.items() if path[: len(replaced)] != replaced}
 
 
 def _split(dotted: str) -> list[str | int]:
@@ -268,11 +198,34 @@ def build(written: Written, kind: type[C]) -> C:
     try:
         return kind.model_validate(written.data)
     except ValidationError as error:
-        messages = []
-        for item in error.errors(include_url=False):
-            path = tuple(part for part in item["loc"] if part not in BRANCHES)
-            messages.append(f"{_where(path, written)}: {_explain(kind, path, item)}")
-        raise ConfigError("\n".join(messages)) from None
+        found = [(_path(item), item) for item in error.errors(include_url=False)]
+    meant = {
+        path
+        for path, item in found
+        if item["type"] in WANTS_TEXT and item["input"] is not None and path in written.texts
+    }
+    if meant:
+        return build(_as_text(written, meant), kind)
+    messages = [
+        f"{_where(path, written)}: {explain(kind, path, item, written.texts.get(path))}"
+        for path, item in found
+    ]
+    raise ConfigError("\n".join(messages))
+
+
+def _path(item: Any) -> KeyPath:
+    return tuple(part for part in item["loc"] if part not in BRANCHES)
+
+
+def _as_text(written: Written, paths: Iterable[KeyPath]) -> Written:
+    """The same with what was written in place of what YAML made of it: `007` is a name, too."""
+    data, texts = copy.deepcopy(written.data), dict(written.texts)
+    for path in paths:
+        here: Any = data
+        for part in path[:-1]:
+            here = here[part]
+        here[path[-1]] = texts.pop(path)
+    return replace(written, data=data, texts=texts)
 
 
 def _refuse_credentials(written: Written) -> None:
@@ -290,7 +243,7 @@ def where(written: Written, dotted: str) -> str:
     return _where(tuple(_split(dotted)), written)
 
 
-def _where(path: Path_, written: Written) -> str:
+def _where(path: KeyPath, written: Written) -> str:
     """Where the value at `path` was written: a line of the file, by another writer, or both."""
     newest = list(reversed(written.changed.items()))
     for given, origin in newest:
@@ -304,80 +257,3 @@ def _where(path: Path_, written: Written) -> str:
         if given[: len(path)] == path:
             return f"{where} with {'the ' if origin == COMMAND_LINE else ''}{origin}"
     return where
-
-
-def _explain(kind: type[BaseModel], path: Path_, item: Any) -> str:
-    dotted = ".".join(map(str, path))
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{_suggest(kind, path)}"
-    if item["type"] == "missing":
-        return f"key '{dotted}' is missing{_describe(kind, path)}"
-    if item["type"] == "invalid_key" or path[-1:] == ("[key]",):
-        parent = ".".join(map(str, path[:-1] if item["type"] == "invalid_key" else path[:-2]))
-        return f"key {item['input']!r} in {parent or 'the config'}: a key is text; put it in quotes"
-    if item["type"] in ("model_type", "dict_type"):
-        return f"{dotted} = {_show(item['input'])}: this is a section, with keys of its own"
-    message: str = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not dotted:
-        return message
-    if isinstance(item["input"], dict | list | tuple) and not item["type"].endswith("_type"):
-        return f"{dotted}: {message}"
-    return f"{dotted} = {_show(item['input'])}: {message}"
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else without_credentials(repr(value))
-
-
-def keys(kind: type[BaseModel]) -> list[str]:
-    """Every dotted key that a config of `kind` may have, in order."""
-    found = []
-    for name, field in kind.model_fields.items():
-        shown = field.alias or name
-        nested = [t for t in _types(field.annotation) if _is_section(t)]
-        below = list(dict.fromkeys(f"{shown}.{key}" for t in nested for key in keys(t)))
-        found.extend(below or [shown])
-    return found
-
-
-def _types(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for argument in get_args(annotation):
-        yield from _types(argument)
-
-
-def _is_section(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
-
-
-def _suggest(kind: type[BaseModel], path: Path_) -> str:
-    """What the writer of an unknown key most likely meant."""
-    given = ".".join(str(part) for part in path if not isinstance(part, int))
-    parent, _, leaf = given.rpartition(".")
-    leaves = keys(kind)
-    sections = {
-        key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)
-    }
-    valid = [*leaves, *sorted(sections)]
-    siblings = [key for key in valid if key.rpartition(".")[0] == parent]
-    # Names are compared without their sections, which would make any two of one look alike.
-    names = {key.rpartition(".")[2]: key for key in siblings}
-    # The right name in the wrong section first, then a slip of the finger.
-    close = sorted(
-        (key for key in valid if key.rpartition(".")[2] == leaf), key=lambda key: key.count(".")
-    ) or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; valid here: {', '.join(sorted(names))}"
-
-
-def _describe(kind: type[BaseModel], path: Path_) -> str:
-    """The description of a key, for the one who left it out."""
-    model: Any = kind
-    field = None
-    for part in path:
-        fields = {f.alias or name: f for name, f in getattr(model, "model_fields", {}).items()}
-        field = fields.get(str(part))
-        model = field.annotation if field else None
-    return f": {field.description}" if field and field.description else ""

@@ -1,10 +1,11 @@
 """The base of every config section: strict, immutable, printable."""
 
-from typing import Any
+from collections.abc import Iterator
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-
-NUMBERS = (int, float, int | None, float | None)
 
 
 class Section(BaseModel):
@@ -23,7 +24,32 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `yes` where a number belongs; Python would read it as 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
+        """Refuse `yes` where numbers belong, alone or in a list; Python would read it as 1."""
+        annotation: Any = cls.model_fields[str(info.field_name)].annotation
+        if _are_numbers(annotation) and _holds_bool(value):
             raise ValueError("write a number, not true or false")
         return value
+
+
+@cache
+def _are_numbers(annotation: Any) -> bool:
+    """Whether a value of this type, or all that it contains, can only be numbers."""
+    return set(_parts(annotation)) <= {int, float, NoneType}
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        arguments = arguments[:1]
+    elif get_origin(annotation) is dict:
+        arguments = arguments[1:]
+    for argument in arguments:
+        yield from _parts(argument)
+    if not arguments:
+        yield annotation
+
+
+def _holds_bool(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(map(_holds_bool, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)

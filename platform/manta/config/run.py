@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from manta.config.model import Section
 from manta.config.schedule import ScheduleSection
 from manta.config.units import PositiveTokens, Tokens
-
-# YAML 1.1 reads a bare `no` as false.
-Precision = Annotated[
-    Literal["no", "bf16", "fp16"], BeforeValidator(lambda v: "no" if v is False else v)
-]
-
-# And a bare `off`.
-Spike = Annotated[
-    Literal["off", "stop", "skip", "rewind"],
-    BeforeValidator(lambda v: "off" if v is False else v),
-]
 
 
 class RunSection(Section):
@@ -61,7 +50,7 @@ class TrainSection(Section):
 
     seq_len: int = Field(default=1024, ge=2, description="tokens in a sample")
     micro_batch: int = Field(default=8, ge=1, description="most samples in one forward pass")
-    precision: Precision = "no"
+    precision: Literal["no", "bf16", "fp16"] = "no"
     clip_norm: float | None = Field(default=1.0, gt=0)
     compile: bool = False
     activation_checkpointing: bool = False
@@ -133,7 +122,7 @@ class GuardsSection(Section):
         description="loss or gradient is not finite: stop, go on without the step, or go back; "
         "the overflows of fp16 are its scaler's business",
     )
-    spike: Spike = Field(
+    spike: Literal["off", "stop", "skip", "rewind"] = Field(
         default="off", description="loss or gradient norm far above those of the steps before"
     )
     window: int = Field(

@@ -1,0 +1,106 @@
+"""What is said of a mistake in a config: the key, what was written there, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from manta.config.credentials import without_credentials
+from manta.config.document import KeyPath
+
+
+def explain(kind: type[BaseModel], path: KeyPath, item: Any, written: str | None = None) -> str:
+    """What is wrong with the value at `path`, and what to do.
+
+    Args:
+        kind: of the config.
+        path: of the value, without pydantic's names of branches.
+        item: the error as pydantic has it.
+        written: what stands there, if that is not what YAML made of it.
+    """
+    dotted = ".".join(map(str, path))
+    shown = _shown(item["input"], written)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{_suggest(kind, path)}"
+    if item["type"] == "missing":
+        return f"key '{dotted}' is missing{_describe(kind, path)}"
+    if item["type"] == "invalid_key" or path[-1:] == ("[key]",):
+        parent = ".".join(map(str, path[:-1] if item["type"] == "invalid_key" else path[:-2]))
+        return f"key {item['input']!r} in {parent or 'the config'}: a key is text; put it in quotes"
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{dotted} = {shown}: this is a section, with keys of its own"
+    message: str = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not dotted:
+        return message
+    if isinstance(item["input"], dict | list | tuple) and not item["type"].endswith("_type"):
+        return f"{dotted}: {message}"
+    return f"{dotted} = {shown}: {message}"
+
+
+def show(value: Any) -> str:
+    """A value in a message."""
+    return "nothing" if value is None else without_credentials(repr(value))
+
+
+def _shown(value: Any, written: str | None) -> str:
+    """A value as its writer knows it: `yes`, not `True`."""
+    if written is None or value is None or isinstance(value, str):
+        return show(value)
+    return without_credentials(written)
+
+
+def keys(kind: type[BaseModel]) -> list[str]:
+    """Every dotted key that a config of `kind` may have, in order."""
+    found = []
+    for name, field in kind.model_fields.items():
+        shown = field.alias or name
+        nested = [t for t in _types(field.annotation) if _is_section(t)]
+        below = list(dict.fromkeys(f"{shown}.{key}" for t in nested for key in keys(t)))
+        found.extend(below or [shown])
+    return found
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types(argument)
+
+
+def _is_section(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
+    """What the writer of an unknown key most likely meant."""
+    given = ".".join(str(part) for part in path if not isinstance(part, int))
+    parent, _, leaf = given.rpartition(".")
+    leaves = keys(kind)
+    sections = {
+        key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)
+    }
+    valid = [*leaves, *sorted(sections)]
+    siblings = [key for key in valid if key.rpartition(".")[0] == parent]
+    # Names are compared without their sections, which would make any two of one look alike.
+    names = {key.rpartition(".")[2]: key for key in siblings}
+    # The right name in the wrong section first, then a slip of the finger.
+    close = sorted(
+        (key for key in valid if key.rpartition(".")[2] == leaf), key=lambda key: key.count(".")
+    ) or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid here: {', '.join(sorted(names))}"
+
+
+def _describe(kind: type[BaseModel], path: KeyPath) -> str:
+    """The description of a key, for the one who left it out."""
+    model: Any = kind
+    field = None
+    for part in path:
+        fields = {f.alias or name: f for name, f in getattr(model, "model_fields", {}).items()}
+        field = fields.get(str(part))
+        model = field.annotation if field else None
+    return f": {field.description}" if field and field.description else ""
