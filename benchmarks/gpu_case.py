@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from manta.config.run import RunConfig
+from manta.corpus.manifest import Vocabulary
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import RankBatch
@@ -213,7 +214,7 @@ class EngineLoop:
             engines.attention = SimpleNamespace(choose=lambda lm, **_: None)
         if not case.options.fused_optimizer:
             optimizers.FUSED_DEVICES = frozenset()
-        vocabulary = int(config.model.sizes["vocab_size"])
+        vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))
         self.engine = Engine(config, model_config.resolve(config, vocabulary))
         self.lm, self.device = self.engine.lm, self.engine.device
         self.phases = Phases(self.device)
@@ -249,7 +250,7 @@ class BareLoop:
     """A hand-written loop: autocast, accumulation, clipping, AdamW."""
 
     def __init__(self, case: Case, config: RunConfig):
-        vocabulary = int(config.model.sizes["vocab_size"])
+        vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.phases = Phases(self.device)
         torch.manual_seed(config.run.seed)

@@ -60,7 +60,7 @@ def write_inputs(corpus: Path, folder: Path) -> None:
     tokens = np.concatenate([shards.document_tokens(shards.read(file))[0] for file in files])
     seq_len = config.train.seq_len
     np.save(folder / "tokens.npy", tokens[: len(tokens) // seq_len * seq_len].reshape(-1, seq_len))
-    model_config.resolve(config, manifest.vocab_size).save_pretrained(folder / "model")
+    model_config.resolve(config, manifest.vocabulary).save_pretrained(folder / "model")
 
 
 def run_case(system: str, fault: str, inputs: Path, corpus: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def work(given: dict[str, Any]) -> None:
     checked: Checked = given["checked"]
     config, schedule = checked.config, checked.schedule
     log = TrialLog(config.run.name)
-    lm = model.build(config, model_config.resolve(config, checked.manifest.vocab_size))
+    lm = model.build(config, model_config.resolve(config, checked.manifest.vocabulary))
     adamw = optimizer.build(config.optimizer, lm)
     engine = PlainEngine(config, lm)
     validated = _validation(checked, engine, log)

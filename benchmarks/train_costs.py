@@ -120,7 +120,7 @@ def halves(case: Case, thing: str) -> list[tuple[float, float]]:
     overrides = [f"{name}={value}" for name, value in {**OFF, key: period * unit}.items()]
     checked = check(load(CONFIG, RunConfig, [*case.overrides(folder), *overrides]))
     checked.run_dir.mkdir()
-    resolved = model_config.resolve(checked.config, checked.manifest.vocab_size)
+    resolved = model_config.resolve(checked.config, checked.manifest.vocabulary)
     clock = Clock()
     job = checked.job(1, "here")
     loop = Loop(job, Engine(checked.config, resolved), clock, Memory())

@@ -88,7 +88,7 @@ def engine_of(checked: Checked) -> Engine:
     """The engine of a run, in this process."""
     # Accelerate keeps one state a process; these tests want engines of several precisions.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Engine(checked.config, model_config.resolve(checked.config, checked.manifest.vocab_size))
+    return Engine(checked.config, model_config.resolve(checked.config, checked.manifest.vocabulary))
 
 
 def loop_of(

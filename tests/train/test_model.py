@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from manta.config.errors import ConfigError
 from manta.config.run import OptimizerSection
+from manta.corpus.manifest import Vocabulary
 from manta.elastic.preflight import Checked
 from manta.stream.plan import local_stream
 from manta.train import model as models
@@ -22,6 +23,7 @@ from manta.train.cross_entropy import IGNORE
 from manta.train.loss import TokenLoss
 from manta.train.model import labels_of
 
+VOCABULARY = Vocabulary(61, eos_id=0)
 TYPES = {
     "llama": {},
     "qwen3": {"head_dim": 16},
@@ -35,7 +37,7 @@ def test_masked_documents_are_as_if_they_ran_apart(checked, model_type) -> None:
     if model_type == "gpt2":
         changes["model.sizes"] = TYPES["gpt2"]
     run = checked(changes)
-    resolved = model_config.resolve(run.config, 61)
+    resolved = model_config.resolve(run.config, VOCABULARY)
     loss = TokenLoss(models.build(run.config, resolved)).eval()
     lengths = [3, 1, 7, 5]
     documents = [torch.randint(0, 61, (1, n)) for n in lengths]
@@ -72,7 +74,7 @@ def test_labels_are_the_next_token_within_window_and_document() -> None:
 
 def test_norms_biases_and_embeddings_do_not_decay(checked) -> None:
     run = checked({"model.type": "gpt2", "model.sizes": TYPES["gpt2"]})
-    lm = models.build(run.config, model_config.resolve(run.config, 61))
+    lm = models.build(run.config, model_config.resolve(run.config, VOCABULARY))
     names = {id(parameter): name for name, parameter in lm.named_parameters()}
     decayed, kept = optimizer.build(OptimizerSection(), lm).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
@@ -102,7 +104,7 @@ def test_what_can_not_work_is_refused_with_the_remedy(checked, changes, message)
     config = checked().config
     wrong = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     with pytest.raises(ConfigError, match=message):
-        model_config.resolve(wrong, 61)
+        model_config.resolve(wrong, VOCABULARY)
 
 
 def test_fp16_needs_a_gpu(checked) -> None:

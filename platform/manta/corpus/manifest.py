@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,19 +48,40 @@ class Counts(Section):
     tokens: int
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model has to know of a corpus's tokens.
+
+    Attributes:
+        size: the largest token id plus one.
+        eos_id: the token that ends each document; None if no token does.
+        bos_id: the token that each document begins with, or the EOS of the document before it
+            where that is the tokenizer's BOS too; None if there is neither.
+        pad_id: a token for padding, which stands nowhere in the corpus; None without one.
+    """
+
+    size: int
+    eos_id: int | None = None
+    bos_id: int | None = None
+    pad_id: int | None = None
+
+
 class Manifest(Section):
     """The contents of ``manifest.json``.
 
     `fingerprint` covers everything else in it but the paths in `config`: the same documents
-    read from another place make the same corpus.
+    read from another place make the same corpus. A corpus of format 1 has documents without
+    a BOS, and says nothing of padding.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     fingerprint: str = ""
     manta_version: str
     token_dtype: Literal["uint16", "uint32"]
     vocab_size: int
     eos_id: int
+    bos_id: int | None = None
+    pad_id: int | None = None
     tokenizer_file: str
     tokenizer_sha256: str
     config: dict[str, Any]
@@ -70,6 +92,16 @@ class Manifest(Section):
     def sealed(self) -> Manifest:
         """The same manifest with its fingerprint filled in."""
         return self.model_copy(update={"fingerprint": _digest(self.model_dump(mode="json"))})
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a model has to know of its tokens."""
+        return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id)
+
+    @property
+    def begins_with(self) -> tuple[int, ...]:
+        """The special tokens at the start of each document: its BOS, or none."""
+        return () if self.bos_id in (None, self.eos_id) else (self.bos_id,)
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""

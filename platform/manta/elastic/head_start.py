@@ -52,7 +52,7 @@ def begin_workers(checked: Checked) -> Spares:
     first = open_worker(node, environment, resources)
     # Before its other imports: what the driver then has left to do goes on beside them.
     model = first.execute.remote(
-        start.wrong_with_model, checked.config, checked.manifest.vocab_size
+        start.wrong_with_model, checked.config, checked.manifest.vocabulary
     )
     workers.give(node, first, first.execute.remote(start.warm))
     workers.fill(room)

@@ -121,7 +121,7 @@ def check_model(checked: Checked) -> None:
     from manta.track import check_wandb
     from manta.train import model_config
 
-    model_config.resolve(checked.config, checked.manifest.vocab_size)
+    model_config.resolve(checked.config, checked.manifest.vocabulary)
     check_wandb(checked.config.wandb)
 
 

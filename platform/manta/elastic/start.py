@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from manta.corpus.manifest import Vocabulary
 
 
 class Regroup(Exception):
@@ -106,13 +109,13 @@ def warm() -> float:
     return time.time() - began
 
 
-def wrong_with_model(config: RunConfig, vocab_size: int) -> str | None:
+def wrong_with_model(config: RunConfig, vocabulary: Vocabulary) -> str | None:
     """What is wrong with the model of a run, if anything; imports what it takes to know."""
     with _without_gc():
         from manta.train import model_config
 
         try:
-            model_config.resolve(config, vocab_size)
+            model_config.resolve(config, vocabulary)
         except ConfigError as error:
             return str(error)
     return None

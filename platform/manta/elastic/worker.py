@@ -87,7 +87,7 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     if dist.get_rank() == 0:
         _forward_warnings(order.mailbox)
     config = checked.config
-    engine = Engine(config, model_config.resolve(config, checked.manifest.vocab_size))
+    engine = Engine(config, model_config.resolve(config, checked.manifest.vocabulary))
     start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
     seconds["model"] = lap.read()
     if here.first:

@@ -113,7 +113,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     if not checkpoint.is_dir():
         there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
-    resolved = model_config.resolve(config, Manifest.read(config.corpus).vocab_size)
+    resolved = model_config.resolve(config, Manifest.read(config.corpus).vocabulary)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
     return lm

@@ -43,6 +43,7 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
         lm = AutoModelForCausalLM.from_pretrained(config.model.pretrained, dtype=torch.float32)
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+    train_all_embeddings(lm)
     if config.train.activation_checkpointing:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     if config.data.document_mask and not keeps_documents_apart(lm):
@@ -52,6 +53,17 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
         )
     lm.train()
     return lm
+
+
+def train_all_embeddings(lm: nn.Module) -> None:
+    """Let every token's embedding get its gradient.
+
+    Samples are full, so that there is no padding in them; what a model takes for padding by its
+    config is a token of the corpus like any other.
+    """
+    for module in lm.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
 
 
 @torch.no_grad()

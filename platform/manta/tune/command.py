@@ -135,7 +135,7 @@ def _parameters(outline: Outline, manifest: Manifest | None) -> int | None:
 
     if manifest is None:
         return None
-    return model.parameters_of(model_config.resolve(_first(outline), manifest.vocab_size))
+    return model.parameters_of(model_config.resolve(_first(outline), manifest.vocabulary))
 
 
 def _now() -> str:
