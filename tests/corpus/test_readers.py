@@ -39,8 +39,8 @@ def by_units(path: Path, kind: str, shard_tokens: int = 1) -> list:
     )
     files = resolve(config.sources)
     planned = plan(config, files)
-    assert not planned.problems
-    return [row for unit in planned.units for _, row in rows(order(unit, files, config))]
+    read = [row for unit in planned.units for _, row in rows(order(unit, files, config))]
+    return [problem for _, problem in planned.problems] + read
 
 
 def reasons(found: list) -> list:

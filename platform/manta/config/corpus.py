@@ -21,7 +21,7 @@ class SourceSection(Section):
     paths: list[str] = Field(
         default_factory=list, description="files, folders, globs or URLs (s3://, gs://, hf://)"
     )
-    text_column: str = Field(default="text", description="for jsonl, parquet and arrow")
+    text_column: str = Field(default="text", description="column or key; dots lead inwards")
     weight: float = Field(default=1.0, description="1, until sources can be mixed by weight")
 
     @field_validator("weight")

@@ -78,6 +78,7 @@ class _Preparation:
         self.sources = [source.name for source in config.sources]
 
     def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
+        self.tell_unusable_files()
         scanned = self.scan(sample=tokenizer is None)
         try:
             self.check(scanned)
@@ -95,6 +96,11 @@ class _Preparation:
         manifest = self.manifest(scanned, tokenizer, counts, shards)
         self.workspace.finish(manifest)
         return manifest
+
+    def tell_unusable_files(self) -> None:
+        """Say what is known of files before any is read to its end, which may take hours."""
+        for problem in scan.unusable_files(self.plan, self.files, self.config)[:SHOWN_PROBLEMS]:
+            self.bar.say(f"can't be used: {problem}")
 
     def scan(self, sample: bool) -> Scanned:
         """The first pass, without the units that an earlier attempt has done."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import lzma
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manta.corpus.contents import HEAD_BYTES, codec_of, misfit
 from manta.corpus.documents import Problem
 from manta.corpus.sources import InputFile, open_input
 
@@ -35,7 +38,7 @@ def input_errors(file: InputFile) -> tuple[type[Exception], ...]:
     """What reading `file` may raise because of the file, not because of us."""
     if "://" in file.url:
         return (Exception,)  # each remote filesystem raises its own kinds
-    return (OSError, EOFError, pa.ArrowException, UnusableFile)
+    return (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnusableFile)
 
 
 def read(file: InputFile, kind: str, column: str, start: int, stop: int | None) -> Rows:
@@ -78,9 +81,7 @@ def column_row_groups(file: InputFile, column: str) -> list[int]:
     """
     with open_input(file.url) as raw:
         metadata = pq.ParquetFile(raw).metadata
-        names = metadata.schema.to_arrow_schema().names
-        if column not in names:
-            raise UnusableFile(_no_column(column, names))
+        path_to(metadata.schema.to_arrow_schema(), column)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         sizes = []
         for group in groups:
@@ -100,9 +101,24 @@ def arrow_batch_count(file: InputFile) -> int | None:
         return int(pa.ipc.open_file(raw).num_record_batches)
 
 
+def codec_of_file(file: InputFile, kind: str) -> str | None:
+    """The codec of a file of text or JSONL, if it is compressed; from its first bytes.
+
+    Raises:
+        UnusableFile: if it is something else.
+        OSError: if it can't be read.
+    """
+    with open_input(file.url) as raw:
+        head = raw.read(HEAD_BYTES)
+    codec = file.compression or codec_of(head)
+    if codec is None and (reason := misfit(head, kind)):
+        raise UnusableFile(reason)
+    return codec
+
+
 def _text(file: InputFile) -> Rows:
     """The whole file is one document."""
-    with _decompressed(file) as raw:
+    with _decompressed(file, "text") as raw:
         content = raw.read()
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
@@ -114,12 +130,17 @@ def _text(file: InputFile) -> Rows:
 
 def _jsonl(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
     """The lines that begin in bytes `start` to `stop`; rows are lines, blank ones too."""
-    with _decompressed(file) as raw:
+    with open_input(file.url) if start else _decompressed(file, "jsonl") as raw:
         position = start
         if start:
-            # The line that holds the byte before `start` is the part's before us.
+            # The line that holds the byte before `start` is the part's before us. It may go on
+            # beyond `stop`: how far is no business of ours, or each part of a long line would
+            # read it to its end.
             raw.seek(start - 1)
-            position += len(raw.readline()) - 1
+            before = raw.readline(-1 if stop is None else stop - start + 1)
+            if not before.endswith(b"\n"):
+                return
+            position += len(before) - 1
         row = 0
         while stop is None or position < stop:
             line = raw.readline()
@@ -137,26 +158,42 @@ def _json_row(row: int, line: bytes, column: str) -> str | Problem | None:
         return None
     try:
         value = json.loads(line.decode())
-        text = value[column] if isinstance(value, dict) else None
+        text = _field(value, column) if isinstance(value, dict) else None
         if isinstance(text, str):
             text.encode()
             return text
-        reason = _not_a_text(value, column)
+        reason = _not_a_text(value, text, column)
     except UnicodeDecodeError as error:
         reason = _not_utf8(error)
     except UnicodeEncodeError:
         reason = f"'{column}' holds half of a surrogate pair, which is no Unicode text"
     except KeyError:
-        reason = _no_column(column, list(value))
+        reason = _no_column(column, _keys(value))
     except (ValueError, RecursionError) as error:
         reason = f"not valid JSON: {error}"
     return Problem(row, reason, _shown(line))
 
 
-def _not_a_text(value: Any, column: str) -> str:
+def _field(value: dict[str, Any], column: str) -> Any:
+    """The value under a key, or under dotted keys of objects within objects.
+
+    Raises:
+        KeyError: if it is not there.
+    """
+    if column in value:
+        return value[column]
+    found: Any = value
+    for key in column.split("."):
+        if not isinstance(found, dict):
+            raise KeyError(key)
+        found = found[key]
+    return found
+
+
+def _not_a_text(value: Any, text: Any, column: str) -> str:
     if not isinstance(value, dict):
         return f"not a JSON object but {_kind(value)}"
-    return f"'{column}' is not a text but {_kind(value[column])}"
+    return f"'{column}' is not a text but {_kind(text)}"
 
 
 def _kind(value: Any) -> str:
@@ -194,12 +231,12 @@ def _batches(raw: BinaryIO, start: int, stop: int | None) -> Iterator[Any]:
 
 
 def _column(batch: Any, column: str, first: int) -> Rows:
-    names = batch.schema.names
-    if column not in names:
-        raise UnusableFile(_no_column(column, names))
-    values = batch.column(names.index(column))
+    first_index, *fields = path_to(batch.schema, column)
+    values = batch.column(first_index)
+    if fields:
+        values = pc.struct_field(values, fields)
     if not _is_text(values.type):
-        raise UnusableFile(f"column '{column}' holds {values.type}, not text")
+        raise UnusableFile(_not_text(column, values.type))
     # As bytes, because one bad row would make Arrow refuse all the others as well.
     for row, value in enumerate(values.cast(pa.large_binary()).to_pylist(), start=first):
         if value is None:
@@ -215,15 +252,86 @@ def _is_text(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
     types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    # Binary columns are how some writers leave UTF-8; what is not UTF-8 in them is told by row.
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    binaries = types.is_binary, types.is_large_binary, types.is_binary_view
+    return any(fits(kind) for fits in (*texts, *binaries))
 
 
-def _decompressed(file: InputFile) -> BinaryIO:
-    raw = open_input(file.url)
-    if file.compression is None:
-        return raw
-    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), file.compression)
-    return io.BufferedReader(stream)
+def path_to(schema: Any, column: str) -> list[int]:
+    """Where a column is: its index in the schema, then those of fields within fields.
+
+    `column` is a name, or names of fields within fields with dots between them.
+
+    Raises:
+        UnusableFile: if it is not there.
+    """
+    if column in schema.names:
+        return [schema.names.index(column)]
+    path: list[int] = []
+    fields = list(schema)
+    for name in column.split("."):
+        names = [field.name for field in fields]
+        if name not in names:
+            raise UnusableFile(_no_column(column, list(_leaves(schema))))
+        path.append(names.index(name))
+        kind = fields[path[-1]].type
+        fields = list(kind) if pa.types.is_struct(kind) else []
+    return path
+
+
+def _leaves(fields: Any, above: str = "") -> Iterator[str]:
+    """Names of all columns, those within structs with dots."""
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from _leaves(field.type, f"{above}{field.name}.")
+        else:
+            yield above + field.name
+
+
+def _keys(value: dict[str, Any], above: str = "") -> list[str]:
+    """Keys of an object, those of objects in it with dots."""
+    found = []
+    for key, inner in value.items():
+        found += _keys(inner, f"{above}{key}.") if isinstance(inner, dict) else [above + key]
+    return found
+
+
+def _not_text(column: str, kind: Any) -> str:
+    remedy = ""
+    if pa.types.is_struct(kind) and (leaves := list(_leaves(kind, f"{column}."))):
+        remedy = f"; name a field of it, such as text_column: {leaves[0]}"
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        remedy = "; write one text a row, or join those of a row"
+    return f"column '{column}' holds {kind}, not text{remedy}"
+
+
+def _decompressed(file: InputFile, kind: str) -> BinaryIO:
+    """The content of a file from its start, whether it is compressed or not.
+
+    Raises:
+        UnusableFile: if it is not what `kind` says.
+    """
+    stream = raw = open_input(file.url)
+    try:
+        head = raw.read(HEAD_BYTES)
+        raw.seek(0)
+        codec = file.compression or codec_of(head)
+        if codec is not None:
+            stream = io.BufferedReader(_opened(raw, codec))
+            head = stream.peek(HEAD_BYTES)
+        if reason := misfit(head, kind):
+            raise UnusableFile(reason)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _opened(raw: BinaryIO, codec: str) -> Any:
+    if codec == "xz":  # Arrow does not know it
+        return lzma.LZMAFile(raw)
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
 
 def _no_column(column: str, names: list[str]) -> str:

@@ -131,7 +131,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
 def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig) -> Scanned:
     """Put the results of all units together and find the duplicates."""
     hashes, sizes, empty = [], [], []
-    problems = [_located(config, files[index], None, problem) for index, problem in plan.problems]
+    problems = unusable_files(plan, files, config)
     rows_before: dict[int, int] = {}
     for unit in plan.units:
         with np.load(scan_file(work, unit.index)) as result:
@@ -153,6 +153,11 @@ def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig
     # A file that can't be read says so once for each of its parts.
     distinct = list(dict.fromkeys(problems))
     return Scanned(joined, all_sizes, first_occurrences(joined), begins, distinct, empty)
+
+
+def unusable_files(plan: Plan, files: list[InputFile], config: CorpusConfig) -> list[Located]:
+    """The files that could not even be cut into parts."""
+    return [_located(config, files[index], None, problem) for index, problem in plan.problems]
 
 
 def sample_bound(config: CorpusConfig, plan: Plan, train_below: int) -> int:

@@ -18,6 +18,7 @@ from manta.config.corpus import CorpusConfig, SourceSection
 from manta.corpus.documents import Problem, content_hash
 from manta.corpus.readers import (
     arrow_batch_count,
+    codec_of_file,
     column_row_groups,
     input_errors,
     read,
@@ -132,7 +133,10 @@ def _unit_bytes(config: CorpusConfig, total: int) -> int:
 
 def _parts(index: int, file: InputFile, source: SourceSection, unit_bytes: int) -> Iterator[Part]:
     # A size of 0 may be one that the store does not tell.
-    if source.format == "jsonl" and file.compression is None and file.size:
+    cut = source.format == "jsonl" and file.compression is None and file.size > 0
+    if cut and file.size > unit_bytes:
+        cut = codec_of_file(file, source.format) is None
+    if cut:
         for start in range(0, file.size, unit_bytes):
             stop = min(start + unit_bytes, file.size)
             yield Part(index, start, stop, stop - start)
