@@ -28,7 +28,9 @@ from manta.config.mistakes import keys
             "optimizer: {x: 1}",
             "unknown key 'optimizer.x'; valid here: betas, decay_all, eps, type, weight_decay",
         ),
-        ("cost: {gpu: 1}", "unknown key 'cost.gpu'; valid here: per_device_hour"),
+        ("cost: {x: 1}", "unknown key 'cost.x'; valid here: per_device_hour"),
+        # Another tool's name for it.
+        ("cost: {gpu: 1}", "unknown key 'cost.gpu': it is cost.per_device_hour"),
     ],
 )
 def test_unknown_key_is_named_with_the_nearest_valid_one(refused, text, message):

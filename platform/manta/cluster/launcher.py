@@ -14,6 +14,7 @@ from typing import Any
 
 from manta.cluster.plan import Kind, NodeGroup, Plan
 from manta.config.errors import ConfigError
+from manta.config.kinds import CLUSTER, mistaken
 from manta.config.load import read
 
 KINDS = {"aws": Kind.AWS, "gcp": Kind.GCP, "local": Kind.LOCAL}
@@ -29,6 +30,8 @@ def read_launcher(path: Path, text: str) -> Plan:
         ConfigError: if it is no mapping with a provider, or a value is of the wrong type.
     """
     data = read(path).data
+    if other := mistaken(CLUSTER, data.keys(), str(path)):
+        raise ConfigError(other)
     provider = data.get("provider")
     if not isinstance(provider, dict) or "type" not in provider:
         raise ConfigError(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from manta.config.credentials import REMEDY, places_of_credentials, without_credentials
 from manta.config.document import Document, KeyPath, RefusedError, parse, parse_value, unparse
 from manta.config.errors import ConfigError
+from manta.config.kinds import kind_of, mistaken
 from manta.config.mistakes import explain, show
 from manta.config.model import Section
 
@@ -195,6 +196,7 @@ def build(written: Written, kind: type[C]) -> C:
         ConfigError: naming file (and line) or another writer, key, value and remedy.
     """
     _refuse_credentials(written)
+    _refuse_another_kind(written, kind)
     try:
         return kind.model_validate(written.data)
     except ValidationError as error:
@@ -206,11 +208,19 @@ def build(written: Written, kind: type[C]) -> C:
     }
     if meant:
         return build(_as_text(written, meant), kind)
-    messages = [
-        f"{_where(path, written)}: {explain(kind, path, item, written.texts.get(path))}"
-        for path, item in found
-    ]
+    messages = []
+    for path, item in found:
+        mistake = explain(kind, path, item, written.texts.get(path), written.data)
+        messages.append(f"{_where(path, written)}: {mistake}")
     raise ConfigError("\n".join(messages))
+
+
+def _refuse_another_kind(written: Written, asked: type[Section]) -> None:
+    """By the file alone: an override does not make a corpus's config one of a run."""
+    kind = kind_of(asked.model_fields)
+    keys = {str(path[0]) for path in written.lines if len(path) == 1}
+    if kind is not None and (other := mistaken(kind, keys, written.source)):
+        raise ConfigError(other)
 
 
 def _path(item: Any) -> KeyPath:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from manta.config.credentials import without_credentials
 from manta.config.document import KeyPath
+from manta.config.elsewhere import elsewhere
+from manta.config.kinds import as_overrides
+from manta.config.run import RunConfig
 
 
-def explain(kind: type[BaseModel], path: KeyPath, item: Any, written: str | None = None) -> str:
+def explain(
+    kind: type[BaseModel],
+    path: KeyPath,
+    item: Any,
+    written: str | None,
+    data: Mapping[str, Any],
+) -> str:
     """What is wrong with the value at `path`, and what to do.
 
     Args:
@@ -20,11 +29,12 @@ def explain(kind: type[BaseModel], path: KeyPath, item: Any, written: str | None
         path: of the value, without pydantic's names of branches.
         item: the error as pydantic has it.
         written: what stands there, if that is not what YAML made of it.
+        data: the whole config.
     """
     dotted = ".".join(map(str, path))
     shown = _shown(item["input"], written)
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{_suggest(kind, path)}"
+        return f"unknown key '{dotted}'{_remedy(kind, path, item['input'], data)}"
     if item["type"] == "missing":
         return f"key '{dotted}' is missing{_describe(kind, path)}"
     if item["type"] == "invalid_key" or path[-1:] == ("[key]",):
@@ -72,6 +82,17 @@ def _types(annotation: Any) -> Iterator[Any]:
 
 def _is_section(candidate: Any) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def _remedy(kind: type[BaseModel], path: KeyPath, value: Any, data: Mapping[str, Any]) -> str:
+    """What the writer of an unknown key is to do."""
+    if "overrides" in kind.model_fields and path[0] in RunConfig.model_fields:
+        given = data.get("overrides")
+        kept = [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
+        return f"; {as_overrides(str(path[0]), value, kept)}"
+    if known := elsewhere(kind.model_fields.keys(), path):
+        return f": {known}"
+    return _suggest(kind, path)
 
 
 def _suggest(kind: type[BaseModel], path: KeyPath) -> str:

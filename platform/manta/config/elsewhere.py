@@ -1,0 +1,347 @@
+"""Keys that people know from other tools, and where in a config of ours the thing lives.
+
+Each entry: names as others write them, and what is said of them, in the config's own keys. A name
+is looked for with its section before it (``eval.steps`` as ``eval_steps``), then alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+
+from manta.config.document import KeyPath
+
+# Of a run.
+RUN = (
+    (
+        "batch_size global_batch_size total_batch_size train_batch_size effective_batch_size",
+        "the samples of a step are schedule.batch; train.micro_batch is the most that go through "
+        "the model at once",
+    ),
+    (
+        "micro_batch_size mini_batch_size device_batch_size local_batch_size eval_batch_size "
+        "per_device_batch_size per_device_train_batch_size per_device_eval_batch_size",
+        "the most samples that go through the model at once are train.micro_batch; those of a "
+        "whole step are schedule.batch",
+    ),
+    (
+        "gradient_accumulation_steps gradient_accumulation grad_accum grad_accum_steps "
+        "accumulate_grad_batches accumulation_steps accum_steps",
+        "it follows by itself: a step of schedule.batch samples is cut into forward passes of "
+        "at most train.micro_batch",
+    ),
+    (
+        "learning_rate max_lr base_lr peak_lr init_lr max_learning_rate optimizer_learning_rate",
+        "the learning rate is schedule.lr, a number or such as {name: wsd, peak: 3e-4, warmup: 2%, "
+        "decay: 20%}",
+    ),
+    (
+        "min_lr end_lr final_lr min_learning_rate lr_min min_lr_ratio",
+        "what the learning rate decays to is schedule.lr.floor",
+    ),
+    (
+        "warmup_steps warmup_ratio warmup_tokens warmup_iters num_warmup_steps "
+        "lr_warmup lr_warmup_steps",
+        "the warmup is schedule.lr.warmup, in tokens or as a share such as 2%",
+    ),
+    (
+        "lr_scheduler lr_scheduler_type lr_schedule scheduler scheduler_type lr_decay lr_policy "
+        "lr_decay_style decay_lr lr_decay_iters",
+        "how the learning rate goes is schedule.lr, such as {name: cosine, peak: 3e-4, warmup: 2%}",
+    ),
+    (
+        "epochs num_epochs n_epochs num_train_epochs max_epochs total_epochs epoch",
+        "a run ends after schedule.horizon tokens: the epochs times the tokens of the corpus's "
+        "train split, which `manta inspect` shows",
+    ),
+    (
+        "steps max_steps num_steps total_steps train_steps num_train_steps max_train_steps "
+        "max_iters iterations num_iterations max_iterations train_iters",
+        "a run ends after schedule.horizon tokens: the steps times schedule.batch times "
+        "train.seq_len",
+    ),
+    (
+        "tokens max_tokens total_tokens train_tokens num_tokens token_budget",
+        "the tokens of a run are schedule.horizon",
+    ),
+    (
+        "resume resume_from resume_from_checkpoint restart restore load_checkpoint load_from "
+        "ckpt_path checkpoint_path init_from from_checkpoint run_resume checkpoint_resume "
+        "checkpoint_load load",
+        "a run goes on by itself where the same run.name is given again; another model's weights "
+        "to start from are model.pretrained",
+    ),
+    (
+        "overwrite overwrite_output_dir run_overwrite fresh",
+        "`manta train --fresh` refuses to continue a run; to begin another, change run.name",
+    ),
+    (
+        "freeze frozen freeze_layers unfreeze trainable requires_grad lora lora_r lora_rank "
+        "lora_alpha peft adapter adapters qlora load_in_4bit load_in_8bit quantization",
+        "there is no such thing: all parameters of the model are trained, in full",
+    ),
+    (
+        "loss loss_fn loss_type criterion objective label_smoothing z_loss task",
+        "there is one objective: the next token, by the cross-entropy averaged over the step",
+    ),
+    (
+        "num_workers workers world_size num_gpus n_gpus gpus ngpus devices n_devices num_devices "
+        "nnodes num_nodes nodes nproc_per_node num_processes gpus_per_node",
+        "the workers are scaling.min to scaling.max, and what each of them has is "
+        "scaling.resources_per_worker",
+    ),
+    ("min_workers min_nodes", "the fewest workers are scaling.min"),
+    ("max_workers max_nodes", "the most workers are scaling.max"),
+    (
+        "use_gpu gpu gpus_per_worker num_gpus_per_worker device accelerator cpu cpus num_cpus "
+        "cpus_per_worker resources memory",
+        "what a worker has is scaling.resources_per_worker, such as {GPU: 1, CPU: 8}",
+    ),
+    (
+        "dataloader_num_workers num_data_workers data_workers prefetch prefetch_factor pin_memory "
+        "data_num_workers",
+        "there is nothing to set: samples are read ahead beside the training",
+    ),
+    (
+        "shuffle shuffle_buffer shuffle_seed data_shuffle",
+        "samples are always shuffled, all of them, by run.seed",
+    ),
+    ("random_seed data_seed torch_seed manual_seed", "the seed of a run is run.seed"),
+    (
+        "output_dir out_dir out output save_dir log_dir logging_dir work_dir workdir exp_dir "
+        "experiment_dir checkpoint_dir ckpt_dir save_path output_path checkpoint_folder",
+        "a run's folder is run.name in run.storage, with all that it leaves behind",
+    ),
+    (
+        "run_name experiment experiment_name exp_name job_name run_id wandb_name wandb_run_name "
+        "wandb_id project_name",
+        "a run is called by run.name, also in Weights & Biases",
+    ),
+    (
+        "fp16 bf16 fp32 tf32 amp use_amp mixed_precision dtype torch_dtype param_dtype half "
+        "model_dtype precision_plugin",
+        "it is train.precision: no (float32), bf16 or fp16",
+    ),
+    (
+        "max_grad_norm grad_clip gradient_clip_val gradient_clipping clip clip_grad "
+        "clip_grad_norm grad_norm_clip optimizer_clip gradient_clip",
+        "gradients are clipped to train.clip_norm; null does not clip",
+    ),
+    (
+        "max_seq_len max_seq_length max_length seq_length sequence_length sequence_len block_size "
+        "context_length context_len context_size ctx_len n_ctx window model_max_length",
+        "the tokens of a sample are train.seq_len",
+    ),
+    (
+        "gradient_checkpointing grad_checkpointing activation_ckpt ac remat recompute "
+        "checkpoint_activations",
+        "it is train.activation_checkpointing",
+    ),
+    ("torch_compile use_compile compile_model model_compile", "it is train.compile"),
+    (
+        "fsdp fsdp2 zero zero_stage deepspeed ddp strategy parallelism distributed shard "
+        "data_parallel sharding",
+        "parameters are split over workers with parallel.shard (FSDP2); else each worker has all",
+    ),
+    (
+        "tensor_parallel tensor_parallel_size tp tp_size pipeline_parallel pp pp_size "
+        "context_parallel cp expert_parallel ep",
+        "there is no such thing: a model is laid over workers by data, or with parallel.shard",
+    ),
+    (
+        "eval_steps eval_interval eval_every eval_freq eval_strategy evaluation_strategy val_every "
+        "val_interval val_check_interval validate_every validation_interval do_eval eval_iter",
+        "evaluations come each eval.every tokens",
+    ),
+    (
+        "eval_iters eval_batches eval_samples eval_max_steps limit_val_batches max_eval_samples "
+        "val_steps",
+        "how much is evaluated is eval.tokens",
+    ),
+    (
+        "early_stopping early_stopping_patience patience_steps",
+        "a run stops early by eval.patience, in evaluations",
+    ),
+    (
+        "save_steps save_interval save_every save_freq save_strategy checkpoint_every "
+        "checkpoint_interval checkpoint_steps ckpt_interval ckpt_every checkpoint_freq",
+        "checkpoints come each checkpoint.every tokens",
+    ),
+    (
+        "save_total_limit keep_last max_checkpoints keep_checkpoints checkpoint_limit "
+        "checkpoint_num_to_keep num_to_keep max_to_keep",
+        "how many checkpoints stay is checkpoint.keep",
+    ),
+    (
+        "logging_steps log_interval log_every log_freq log_steps log_every_n_steps logging",
+        "metrics come each log.every tokens",
+    ),
+    (
+        "report_to logger tracker tensorboard wandb_enabled wandb_disabled wandb_offline use_wandb",
+        "where metrics go is wandb.mode; disabled keeps them in the run's folder only",
+    ),
+    ("wandb_project wandb_team team", "in Weights & Biases they are wandb.project, wandb.entity"),
+    (
+        "beta beta1 beta2 adam_beta1 adam_beta2 adam_betas",
+        "they are optimizer.betas, such as [0.9, 0.95]",
+    ),
+    ("epsilon adam_eps adam_epsilon", "it is optimizer.eps"),
+    ("wd l2 decay_weight weight_decay_rate", "it is optimizer.weight_decay"),
+    (
+        "optim optimizer_name momentum nesterov sgd optim_type optimizer_class",
+        "the optimizer is optimizer.type: adamw",
+    ),
+    (
+        "model_name model_path model_id model_name_or_path model_checkpoint "
+        "pretrained_model_name_or_path base_model from_pretrained model_init model_weights",
+        "a model is model.pretrained (a path, or a name of Hugging Face), or model.type with "
+        "model.sizes",
+    ),
+    (
+        "arch architecture model_arch model_type model_class model_config",
+        "an architecture is model.type, Transformers' model_type, with its fields in model.sizes",
+    ),
+    (
+        "hidden_size d_model dim n_embd n_layer n_layers num_layers num_hidden_layers n_head "
+        "n_heads num_heads num_attention_heads num_key_value_heads intermediate_size d_ff ffn_dim "
+        "max_position_embeddings rope_theta dropout attention_dropout initializer_range",
+        "it belongs in model.sizes, by the name that the config of model.type has for it",
+    ),
+    (
+        "dataset datasets dataset_name dataset_path data_path data_dir data_file data_files "
+        "train_file train_data train_path train_dataset data_name data_dataset data_corpus "
+        "data_train corpus_path sources paths",
+        "data are a prepared corpus, named by `corpus`; make one with `manta prepare`",
+    ),
+    (
+        "validation_file val_file eval_dataset val_data val_split validation_split eval_split "
+        "test_size val_size data_validation data_val eval_data eval_path eval_file split",
+        "the validation split is made with the corpus: split.validation of its config",
+    ),
+    (
+        "tokenizer tokenizer_name tokenizer_path tokenizer_type vocab_size vocab data_tokenizer",
+        "the tokenizer is the corpus's, and the vocabulary with it: `tokenizer` of its config",
+    ),
+    (
+        "packing pack sample_packing data_packing",
+        "documents are always packed; data.document_mask keeps them apart",
+    ),
+    (
+        "timeout nccl_timeout ddp_timeout hang_seconds watchdog_timeout",
+        "workers that stand still are replaced after scaling.hang_timeout seconds",
+    ),
+    (
+        "max_restarts max_retries max_failures retries fault_tolerance elastic",
+        "there is nothing to set: a run starts again as long as it gets further",
+    ),
+    ("price cost_gpu price_per_hour cost_per_hour gpu_hour_price", "it is cost.per_device_hour"),
+)
+# Of a corpus.
+CORPUS = (
+    (
+        "path files data data_files data_path dataset datasets dataset_name input inputs source "
+        "input_dir url sources_path sources_files sources_url sources_data_files",
+        "files to read are paths of one of the sources: sources.paths",
+    ),
+    (
+        "column text_field text_key content_column field sources_column sources_text "
+        "sources_field sources_key",
+        "the column with the text is sources.text_column",
+    ),
+    ("type sources_type file_type data_format", "it is sources.format"),
+    (
+        "val valid dev eval val_split val_size val_fraction validation_split test_size "
+        "eval_fraction split_val split_valid split_dev split_eval",
+        "the splits are split.train, split.validation and split.test",
+    ),
+    ("vocab vocab_size tokenizer_vocab tokenizer_size", "it is tokenizer.vocab_size"),
+    (
+        "tokenizer_name tokenizer_type tokenizer_pretrained tokenizer_file tokenizer_id "
+        "tokenizer_name_or_path tokenizer_path_or_name",
+        "a tokenizer to load is tokenizer.path; one to train is tokenizer.vocab_size",
+    ),
+    ("eos eos_token tokenizer_eos_token eod append_eos eos_id", "it is tokenizer.eos"),
+    ("output output_dir out_dir output_path save_dir folder name", "the corpus's folder is `out`"),
+    ("shard_size shard_mb tokens_per_shard max_shard_size num_shards", "it is `shard_tokens`"),
+    (
+        "seq_len max_length block_size seq_length sequence_length context_length max_seq_length",
+        "there is nothing to set: a corpus has whole documents, a run cuts them to train.seq_len",
+    ),
+    (
+        "seed shuffle shuffle_seed",
+        "there is nothing to set: a run shuffles its samples itself, by run.seed",
+    ),
+    (
+        "num_workers num_proc workers processes",
+        "there is nothing to set: as many workers read as Ray has CPUs",
+    ),
+    (
+        "dedup deduplicate dedupe",
+        "there is nothing to set: of documents that are equal, one is kept",
+    ),
+    ("skip_errors ignore_errors errors strict", "it is `on_error`: stop or quarantine"),
+)
+# Of a sweep.
+SWEEP = (
+    (
+        "num_trials n_trials num_samples samples count max_trials trials runs run_cap",
+        "how many trials are drawn is search.trials",
+    ),
+    (
+        "algorithm algo method sampler search_alg searcher strategy search_method "
+        "search_algorithm search_name",
+        "how trials are chosen is search.type",
+    ),
+    ("goal direction objective_mode maximize minimize", "it is `mode`: min or max"),
+    ("objective target monitor metric_name", "what trials are compared by is `metric`"),
+    (
+        "max_concurrent max_concurrent_trials concurrency parallel_trials n_jobs",
+        "trials at the same time are `concurrent`",
+    ),
+    (
+        "parameters params param_space search_space hyperparameters grid spaces",
+        "what is tried stands in a Python file, named by `space`; see tune_spaces/",
+    ),
+    ("config base_config program command run_config", "the run that all start from is `base`"),
+    (
+        "early_terminate early_stopping pruner asha hyperband max_t grace_period stopper",
+        "what stops trials early is scheduler.type: halving, with scheduler.first or "
+        "scheduler.rungs",
+    ),
+    ("scheduler_grace_period scheduler_min_iter min_iter", "the first rung is scheduler.first"),
+    (
+        "reduction_factor eta scheduler_eta scheduler_reduction_factor",
+        "one in scheduler.factor goes on",
+    ),
+    (
+        "num_workers workers_num workers_count resources_per_trial gpus_per_trial",
+        "the workers of a trial are workers.min to workers.max",
+    ),
+    ("name sweep_id project", "a sweep is called by sweep.name"),
+    (
+        "seed num_seeds",
+        "seeds that each trial is trained with are `seeds`, such as [0, 1, 2]; that of the draws "
+        "is search.seed",
+    ),
+)
+# By the sections that only such a config has.
+TABLES = {"schedule": RUN, "sources": CORPUS, "search": SWEEP}
+
+
+def elsewhere(sections: Collection[str], path: KeyPath) -> str | None:
+    """Where the thing lives that somebody gave by another tool's name; None if that isn't known.
+
+    Args:
+        sections: the top-level keys of the config.
+        path: of the unknown key.
+    """
+    names = [str(part).lower().replace("-", "_") for part in path if not isinstance(part, int)]
+    for mark in TABLES.keys() & set(sections):
+        table = _by_name(mark)
+        return table.get("_".join(names[-2:])) or table.get(names[-1])
+    return None
+
+
+@cache
+def _by_name(mark: str) -> dict[str, str]:
+    return {name: says for names, says in TABLES[mark] for name in names.split()}

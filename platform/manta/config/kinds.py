@@ -1,0 +1,86 @@
+"""What a config file is of: a run, a corpus, a sweep, or a cluster; and which command takes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from manta.config.credentials import without_credentials
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        of: what it is the config of.
+        takes: the command that takes it.
+        marks: top-level keys that it has and no other kind.
+    """
+
+    of: str
+    takes: str
+    marks: frozenset[str]
+
+
+RUN = Kind("a run", "manta train", frozenset({"run", "corpus", "model", "schedule"}))
+CORPUS = Kind("a corpus", "manta prepare", frozenset({"out", "sources", "tokenizer"}))
+SWEEP = Kind("a sweep", "manta sweep", frozenset({"sweep", "base", "space"}))
+CLUSTER = Kind(
+    "a cluster",
+    "manta doctor",
+    frozenset({"provider", "cluster_name", "available_node_types", "apiVersion"}),
+)
+KINDS = (RUN, CORPUS, SWEEP, CLUSTER)
+
+
+def kind_of(keys: Collection[str]) -> Kind | None:
+    """The kind of a file with these top-level keys; None if none of them tells."""
+    found = max(KINDS, key=lambda kind: len(kind.marks.intersection(keys)))
+    return found if found.marks.intersection(keys) else None
+
+
+def mistaken(asked: Kind, keys: Collection[str], source: str) -> str | None:
+    """What to say if a file is of another kind than `asked`; None if it is not, or can't be told.
+
+    Args:
+        asked: the kind that was to be read.
+        keys: the file's top-level keys.
+        source: the file.
+    """
+    found = kind_of(keys)
+    if found is None or found is asked or asked.marks.intersection(keys):
+        return None
+    return (
+        f"{source}: this is the config of {found.of}, not of {asked.of}; "
+        f"it is for: {found.takes} {source}"
+    )
+
+
+def as_overrides(section: str, value: JsonValue, given: Sequence[str]) -> str:
+    """How a sweep is told what belongs to its base: ``overrides=[…]``, with those it has already.
+
+    Args:
+        section: a section of a run's config that was given to a sweep.
+        value: what was given there.
+        given: the sweep's overrides.
+    """
+    added = [f"{key}={text}" for key, text in _flat(section, value)]
+    changed = {text.partition("=")[0] for text in added}
+    kept = [text for text in given if text.partition("=")[0] not in changed]
+    shown = without_credentials(", ".join(map(_in_list, [*kept, *added])))
+    return f"it belongs to the base: overrides=[{shown}]"
+
+
+def _flat(key: str, value: JsonValue) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for name, item in value.items() for pair in _flat(f"{key}.{name}", item)]
+    return [(key, value if isinstance(value, str) else json.dumps(value))]
+
+
+def _in_list(text: str) -> str:
+    """A text as an item of a list in YAML."""
+    return json.dumps(text, ensure_ascii=False) if set(text) & set("[]{},:#'\"") else text
