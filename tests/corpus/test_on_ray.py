@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from manta.config.errors import CorpusError
+from manta.config.errors import CorpusError, RunError
 from manta.corpus import engine
 from manta.corpus.prepare import prepare
 
@@ -89,16 +92,74 @@ def test_workers_hand_over_input_errors_and_raise_defects():
     def bad_input(_: dict) -> dict:
         raise CorpusError("said")
 
-    assert engine._worker(bad_input)()({"order": "{}"}) == {"result": '{"error": "said"}'}
+    assert engine.Worker(bad_input).work({}) == {"error": "said"}
     with pytest.raises(ZeroDivisionError):
-        engine._worker(lambda _: 1 // 0)()({"order": "{}"})
+        engine.Worker(lambda _: 1 // 0).work({})
 
 
-def test_all_cpus_work():
-    workers = {done["worker"] for done in engine.run(_who, [{"i": i} for i in range(40)])}
+def test_all_cpus_work(tmp_path):
+    orders = [{"folder": str(tmp_path)} for _ in range(10)]
+    workers = {done["worker"] for done in engine.run(_meeting, orders)}
 
     assert len(workers) == 2
 
 
-def _who(_: dict) -> dict:
-    return {"worker": ray.get_runtime_context().get_actor_id()}
+def test_a_worker_that_dies_again_and_again_stops_with_what_it_died_at(tmp_path):
+    orders = [_order(tmp_path, unit, deaths=99 if unit == 3 else 0) for unit in range(8)]
+    orders[3]["largest"] = 45_000_000
+
+    done = []
+    with pytest.raises(CorpusError) as caught:
+        done.extend(result["unit"] for result in engine.run(_dying, orders))
+
+    assert sorted(done) == [0, 1, 2, 4, 5, 6, 7]  # all the others, before the last try
+    assert str(caught.value).startswith(
+        "3 workers died one after the other at the same input, the last one while it alone was at "
+        "work: a piece of 1.5MB of a.jsonl, b.jsonl, c.jsonl and 1 more; its largest document has "
+        "45MB; most likely they ran out of memory. Cut or leave out the largest document, or "
+    )
+    assert len((tmp_path / "3").read_text()) == 3
+
+
+def test_a_worker_that_dies_twice_costs_nothing_but_time(tmp_path, capfd):
+    orders = [_order(tmp_path, unit, deaths=2 if unit in (1, 5) else 0) for unit in range(8)]
+
+    done = [result["unit"] for result in engine.run(_dying, orders)]
+
+    assert sorted(done) == list(range(8))
+    assert sorted(done[-2:]) == [1, 5]  # their last tries are the last of all
+    assert {len((tmp_path / f"{unit}").read_text()) for unit in (1, 5)} == {3}
+
+
+def test_workers_that_can_not_start_are_no_fault_of_the_input(monkeypatch):
+    class Broken(engine.Worker):
+        def __init__(self, _: object):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(engine, "Worker", Broken)
+    with pytest.raises(RunError, match="3 workers died one after the other as they started"):
+        list(engine.run(_meeting, [{"i": 0}]))
+
+
+def _order(folder: Path, unit: int, deaths: int) -> dict:
+    parts = [[[0, f"/x/{name}.jsonl", f"{name}.jsonl", 9, ""], 0, 9] for name in "abcd"]
+    return {"unit": unit, "bytes": 1_500_000, "parts": parts, "work": str(folder), "deaths": deaths}
+
+
+def _dying(order: dict) -> dict:
+    """Is killed for the first so many times that it comes to this order."""
+    with (Path(order["work"]) / str(order["unit"])).open("a") as file:
+        file.write("x")
+    if (Path(order["work"]) / str(order["unit"])).stat().st_size <= order["deaths"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"unit": order["unit"]}
+
+
+def _meeting(order: dict) -> dict:
+    """Waits until two workers are at work at once."""
+    worker, folder = ray.get_runtime_context().get_actor_id(), Path(order["folder"])
+    (folder / worker).touch()
+    end = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    return {"worker": worker}

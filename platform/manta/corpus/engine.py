@@ -1,64 +1,204 @@
-"""One pass over work units on Ray Data."""
+"""One pass over work units by a pool of workers on Ray.
+
+Workers are actors, one a CPU. Each has two orders, so that the next is at hand when one is done.
+A worker that dies, for want of memory or by a crash in a library, is replaced, and the order that
+it was at is tried again: at last with nothing else at work, so that it has all of the memory, and
+then no more.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from manta.config.errors import CorpusError
+from manta.config.errors import CorpusError, RunError
+from manta.corpus.units import described
 
-# A block is what Ray Data hands to a worker. Above this many, a block holds several units,
-# because each one costs the driver about a millisecond to set up.
-MANY_BLOCKS = 4096
+logger = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any]], dict[str, Any]]
+
+AHEAD = 2
+MOST_DEATHS = 3
+# So many workers in a row that die before they can take an order: the cause is not the input.
+MOST_FAILED_STARTS = 3
 
 
 def run(task: Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Do `task` for each order on all CPUs of the cluster; results come as they are done.
 
-    Orders and results are plain JSON values. Workers are actors rather than tasks: they keep
-    the next order at hand, where a task leaves its CPU idle for about 0.2 s before the next.
+    Orders, as `units.order` makes them, and results are plain JSON values.
 
     Raises:
-        CorpusError: the first that a task raised, without Ray's traceback around it.
+        CorpusError: the first that a task raised, without Ray's traceback around it; or if
+            `MOST_DEATHS` workers died at the same order.
+        RunError: if workers can't even start.
     """
     if not orders:
         return
-    with _quiet() as context, DataContext.current(context):
-        rows = [{"order": json.dumps(order)} for order in orders]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MANY_BLOCKS))
-        workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(rows)))
-        pool = ActorPoolStrategy(
-            min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
-        )
-        done = dataset.map(_worker(task), compute=pool)
-        # One result a block: none waits for another one to be finished.
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for text in batch.column("result").to_pylist():
-                yield _opened(json.loads(text))
+    pool = _Pool(task, orders)
+    try:
+        yield from pool.results()
+    finally:
+        pool.close()
 
 
-def _worker(task: Task) -> type:
-    class Worker:
-        """Runs one order after the other in one process."""
+class Worker:
+    """Does one order after the other in one process."""
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, task: Task):
+        self._task = task
+
+    def ready(self) -> None:
+        """Returns once the process is up."""
+
+    def work(self, order: dict[str, Any]) -> dict[str, Any]:
+        """The task's result as `value`, or its `error`."""
+        try:
+            return {"value": self._task(order)}
+        except CorpusError as error:
+            # As a value, because Ray would wrap an exception into a traceback of its own.
+            return {"error": str(error)}
+
+
+@dataclass(eq=False)
+class _Order:
+    """An order and how many workers died at it."""
+
+    content: dict[str, Any]
+    deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker and what it has still to do, the first of it now; None stands for its start."""
+
+    actor: Any
+    doing: dict[Any, _Order | None] = field(default_factory=dict)
+
+
+class _Pool:
+    """The workers of one pass, and the orders that are not done."""
+
+    def __init__(self, task: Task, orders: list[dict[str, Any]]):
+        self._task = task
+        self._waiting = deque(map(_Order, orders))
+        self._alone: deque[_Order] = deque()
+        self._members: list[_Member] = []
+        self._failed_starts = 0
+        self._size = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(orders)))
+        for _ in range(self._size):
+            self._hire()
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Those of all orders; see `run`."""
+        while True:
+            self._hand_out()
+            doing = {ref: member for member in self._members for ref in member.doing}
+            if not any(order for member in self._members for order in member.doing.values()) and (
+                not self._waiting and not self._alone
+            ):
+                return
+            for ref in ray.wait(list(doing), num_returns=1)[0]:
+                yield from self._take(doing[ref], ref)
+
+    def close(self) -> None:
+        """End all workers."""
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members.clear()
+
+    def _hire(self) -> None:
+        options = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        member = _Member(ray.remote(**options)(Worker).remote(self._task))
+        member.doing[member.actor.ready.remote()] = None
+        self._members.append(member)
+
+    def _hand_out(self) -> None:
+        """Give orders to the workers that are up, those that have fewest first."""
+        up = [member for member in self._members if None not in member.doing.values()]
+        for ahead in range(AHEAD):
+            for member in up:
+                if self._waiting and len(member.doing) <= ahead:
+                    self._give(member, self._waiting.popleft())
+        idle = not any(member.doing for member in up)
+        if self._alone and not self._waiting and idle and up:
+            self._give(up[0], self._alone.popleft())
+
+    def _give(self, member: _Member, order: _Order) -> None:
+        member.doing[member.actor.work.remote(order.content)] = order
+
+    def _take(self, member: _Member, ref: Any) -> Iterator[dict[str, Any]]:
+        """What a worker has done; or its death."""
+        try:
+            result = ray.get(ref)
+        except RayTaskError:
+            raise  # a defect of the task
+        except RayError as death:
+            yield from self._bury(member, death)
+            return
+        self._failed_starts = 0
+        if member.doing.pop(ref) is not None:
+            yield _opened(result)
+
+    def _bury(self, member: _Member, death: RayError) -> Iterator[dict[str, Any]]:
+        """Replace a dead worker. The first order that it did not finish is the one it died at."""
+        self._members.remove(member)
+        unfinished: list[_Order | None] = []
+        for ref, order in member.doing.items():
             try:
-                result: dict[str, Any] = {"value": task(json.loads(row["order"]))}
-            except CorpusError as error:
-                # As a value, because Ray would wrap an exception into a traceback of its own.
-                result = {"error": str(error)}
-            return {"result": json.dumps(result)}
+                result = ray.get(ref)
+            except RayError:
+                unfinished.append(order)
+            else:
+                if order is not None:
+                    yield _opened(result)
+        died_at, *others = unfinished
+        self._waiting.extendleft(order for order in reversed(others) if order is not None)
+        if died_at is None:
+            self._count_failed_start(death)
+        else:
+            self._try_again(died_at, death)
+        self._hire()
 
-    Worker.__name__ = task.__name__
-    return Worker
+    def _count_failed_start(self, death: RayError) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            raise RunError(
+                f"{self._failed_starts} workers died one after the other as they started: "
+                f"{_first_line(death)}"
+            )
+
+    def _try_again(self, order: _Order, death: RayError) -> None:
+        order.deaths += 1
+        what = described(order.content)
+        if order.deaths >= MOST_DEATHS:
+            raise CorpusError(_given_up(what, death))
+        logger.warning("a worker died at %s; it is tried again", what)
+        last = order.deaths == MOST_DEATHS - 1
+        (self._alone if last else self._waiting).append(order)
+
+
+def _given_up(what: str, death: RayError) -> str:
+    cause = (
+        "Ray ended the last one because the node ran out of memory"
+        if isinstance(death, OutOfMemoryError)
+        else "most likely they ran out of memory"
+    )
+    return (
+        f"{MOST_DEATHS} workers died one after the other at the same input, the last one while it "
+        f"alone was at work: {what}; {cause}. Cut or leave out the largest document, or prepare "
+        "on a machine with more memory: the same command goes on where this one stopped"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _opened(result: dict[str, Any]) -> dict[str, Any]:
@@ -66,20 +206,3 @@ def _opened(result: dict[str, Any]) -> dict[str, Any]:
         raise CorpusError(result["error"])
     value: dict[str, Any] = result["value"]
     return value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[DataContext]:
-    """Ray Data without bars and reports of its own: the user sees ours."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Each result is a block of its own, passed on as soon as it is there.
-    context.target_max_block_size = 1
-    log = logging.getLogger("ray.data")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield context
-    finally:
-        log.setLevel(level)

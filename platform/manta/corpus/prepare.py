@@ -210,11 +210,12 @@ class _Preparation:
 
     def order(self, unit: units.Unit, scanned: Scanned) -> dict[str, Any]:
         """What the second pass must know of one unit."""
-        hashes, kept = scanned.of_unit(unit.index)
+        hashes, kept, sizes = scanned.of_unit(unit.index)
         return units.order(unit, self.files, self.config) | {
             "source": unit.source,
             "duplicates": np.flatnonzero(~kept).tolist(),
             "digest": digest(hashes),
+            "largest": int(sizes.max(initial=0)),
         }
 
     def quarantine(self, problems: list[Located]) -> None:

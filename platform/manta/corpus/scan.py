@@ -78,10 +78,10 @@ class Scanned:
         """Number of texts without content."""
         return sum(self.empty_in)
 
-    def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_]]:
-        """Hashes and marks of the documents of one unit."""
+    def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_], NDArray[np.uint64]]:
+        """Hashes, marks and sizes of the documents of one unit."""
         span = slice(int(self.begins[unit]), int(self.begins[unit + 1]))
-        return self.hashes[span], self.kept[span]
+        return self.hashes[span], self.kept[span], self.sizes[span]
 
 
 def scan_file(work: Path, unit: int) -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 
 from manta.config.corpus import CorpusConfig, SourceSection
 from manta.corpus.documents import Problem, content_hash
+from manta.corpus.progress import short
 from manta.corpus.readers import (
     arrow_batch_count,
     codec_of_file,
@@ -36,6 +37,7 @@ MANY_UNITS = 2048
 # not be larger than a shard.
 BYTES_PER_TOKEN = 4
 LISTING_THREADS = 16
+SHOWN_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,17 @@ def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str,
             [dataclasses.astuple(files[part.file]), part.start, part.stop] for part in unit.parts
         ],
     }
+
+
+def described(order: dict[str, Any]) -> str:
+    """The input of an order, for people: its files, and its largest document if known."""
+    names = list(dict.fromkeys(file[2] for file, _, _ in order["parts"]))
+    shown = ", ".join(names[:SHOWN_FILES])
+    if len(names) > SHOWN_FILES:
+        shown += f" and {len(names) - SHOWN_FILES} more"
+    largest = order.get("largest")
+    of_it = f"; its largest document has {short(largest)}B" if largest else ""
+    return f"a piece of {short(order['bytes'])}B of {shown}{of_it}"
 
 
 def rows(order: dict[str, Any]) -> Iterator[tuple[int, str | Problem | None]]:
