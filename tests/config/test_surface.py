@@ -64,6 +64,7 @@ RUN_KEYS = """
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags
     cost.per_device_hour
     faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
+    faults.until
 """
 
 CORPUS_KEYS = """

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from manta.elastic.residents import RESIDENTS
 from manta.track.sweep_state import read_sweep
 from manta.track.verify import verify
 
-STEPS = 200
+STEPS = 40
 MOST = 3  # nodes beside the head
 # Said to be so slow that growth pays as long as there is anything left to train.
-THROUGHPUT = 100
-SLOW = {"kind": "slow", "seconds": 0.06, "attempt": None}
+THROUGHPUT = 1
+# A group of fewer workers than there could be stands before this step until a test lets it go.
+HELD = 6
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +68,50 @@ def config(folder: Path, corpus: Path, **scaling: Any) -> dict[str, Any]:
         folder / "runs",
         corpus,
         schedule={"horizon": STEPS * STEP},
-        checkpoint={"every": 50 * STEP},
+        checkpoint={"every": 10 * STEP},
         scaling={
-            "resources_per_worker": {"GPU": 1},
+            # Without GPUs, so that workers are copies: two cores start a dozen of them here.
+            "resources_per_worker": {"CPU": 1},
             "settle": 1.0,
             "spares": 1,
             "throughput": THROUGHPUT,
             **scaling,
         },
         wandb={"mode": "disabled"},
-        faults=[SLOW],
+    )
+
+
+# One for each group that may have to grow before it has as many workers as there can be.
+HOLDS = [
+    {"kind": "hold", "step": HELD, "attempt": attempt, "until": f"go-{attempt}"}
+    for attempt in range(1, MOST)
+]
+# What a group has measured of itself by then: it tells of its steps twice a second.
+MEASURED = {"kind": "slow", "step": HELD - 1, "seconds": 0.6, "attempt": None}
+
+
+def let_grow(cluster: AutoscaledCluster, run: Path) -> float:
+    """Let each held group go once it has been told to grow; returns the seconds until the last."""
+    began = time.monotonic()
+    for hold in HOLDS:
+        cluster.wait_until(lambda n=hold["attempt"]: len(groups_of(run)) >= n, "a group")
+        if (size := groups_of(run)[-1]["world_size"]) < MOST:
+            growing = f"growing from {size} to "
+            cluster.wait_until(lambda text=growing: text in notes_of(run), growing)
+        (run / hold["until"]).touch()
+    return time.monotonic() - began
+
+
+def groups_of(run: Path) -> list[dict[str, Any]]:
+    """The worker groups of a run so far."""
+    record = run / "run.json"
+    return json.loads(record.read_text())["groups"] if record.exists() else []
+
+
+def notes_of(run: Path) -> str:
+    """What people were told of a run so far."""
+    return "\n".join(
+        event["message"] for event in json.loads((run / "run.json").read_text())["events"]
     )
 
 
@@ -83,22 +119,21 @@ def test_nodes_come_for_a_run_and_go_after_it(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
     wanted = config(tmp_path, corpus, min=1, max=MOST, spares=0)
-    run = Run(driver, wanted).begin()
+    run = Run(driver, {**wanted, "faults": [MEASURED, *HOLDS]}).begin()
     asked = cluster.wait_until(lambda: cluster.demand() == MOST, "demand for all workers")
     came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")
-    run.reach(1)
-    grew = cluster.wait_until(lambda: len(run.record()["groups"]) > 1, "growth")
+    grew = let_grow(cluster, run.dir)
     run.end()
     gone = cluster.wait_until_empty()
-    print(f"\nasked {asked:.1f} s, node {came:.1f} s, grown {grew:.1f} s after step 1, ", end="")
+    print(f"\nasked {asked:.1f} s, node {came:.1f} s, grown {grew:.1f} s later, ", end="")
     print(f"gone {gone:.1f} s after the end")
 
     sizes = list(run.sizes().values())
     assert sizes[0] < sizes[-1] == MOST, "it started on what was there, and grew"
     assert verify(run.dir).consumed.steps == STEPS
-    alone = check(RunConfig.model_validate({**wanted, "faults": [], "run": elsewhere(tmp_path)}))
+    alone = check(RunConfig.model_validate({**wanted, "run": elsewhere(tmp_path)}))
     assert run.losses() == pytest.approx(plain_runs.losses(plain_runs.train(alone, 1)), rel=1e-5)
-    assert "waiting for 1 worker of 1 GPU: there is room for none" in run.notes()
+    assert "waiting for 1 worker of 1 CPU: there is room for none" in run.notes()
     assert "on their way: " in run.notes()
 
 
@@ -110,7 +145,7 @@ def test_a_killed_driver_holds_no_node(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
     """Nor does what reading has started: the steps are so large that it is by Ray Data."""
-    wanted = config(tmp_path, corpus, min=1, max=2, resources_per_worker={"CPU": 1})
+    wanted = config(tmp_path, corpus, min=1, max=2)
     wanted["schedule"] = {"horizon": 200 * 4096 * SEQ_LEN, "lr": 1e-3, "batch": 4096}
     wanted["train"]["micro_batch"] = 1024
     run = Run(driver, wanted).begin()
@@ -153,11 +188,11 @@ def test_what_no_node_can_hold_is_told(
 def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     cluster: AutoscaledCluster, tmp_path: Path, corpus: Path
 ) -> None:
-    # Without GPUs, so that workers are copies: two cores start a dozen of them here.
-    base = config(tmp_path, corpus, min=1, resources_per_worker={"CPU": 1})
+    base = config(tmp_path, corpus, min=1)
     base["schedule"]["lr"] = {"name": "wsd", "peak": 1e-2, "warmup": "10%", "decay": "20%"}
+    base["faults"] = [MEASURED, *HOLDS]
     write_yaml(tmp_path / "run.yaml", base)
-    lengths = f'{{"schedule.horizon": tune.grid_search([{80 * STEP}, {650 * STEP}])}}'
+    lengths = f'{{"schedule.horizon": tune.grid_search([{20 * STEP}, {60 * STEP}])}}'
     (tmp_path / "space.py").write_text(f"from ray import tune\n\nspace = {lengths}\n")
     sweep = write_yaml(
         tmp_path / "sweep.yaml",
@@ -180,15 +215,20 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
         stderr=subprocess.STDOUT,
     )
     came = cluster.wait_until(lambda: len(cluster.nodes()) == MOST, "all nodes")
+    folder = tmp_path / "runs" / "lengths"
+    short, long = folder / "t000", folder / "t001"
+    cluster.wait_until(lambda: groups_of(short) and groups_of(long), "both trials train")
+    for hold in HOLDS:
+        (short / hold["until"]).touch()
+    let_grow(cluster, long)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
     gone = cluster.wait_until_empty()
     print(f"\nall nodes after {came:.1f} s, gone {gone:.1f} s after the end of the sweep")
 
-    folder = tmp_path / "runs" / "lengths"
-    trials = sorted(read_sweep(folder).trials, key=lambda trial: trial.end_tokens)
-    assert [trial.status for trial in trials] == ["finished", "finished"]
-    short, long = (folder / trial.name for trial in trials)
+    trials = {trial.name: trial for trial in read_sweep(folder).trials}
+    assert {trial.status for trial in trials.values()} == {"finished"}
+    assert trials[short.name].end_tokens < trials[long.name].end_tokens
     assert max(sizes_of(short)) < MOST, "the other has a place, too"
     assert max(sizes_of(long)) == MOST, "it has all once the short one has ended"
     for run in (short, long):

@@ -191,7 +191,7 @@ class CostSection(Section):
 class Fault(Section):
     """A fault on purpose, to see the run survive it."""
 
-    kind: Literal["kill", "hang", "slow", "out_of_memory", "nan", "error"]
+    kind: Literal["kill", "hang", "slow", "hold", "out_of_memory", "nan", "error"]
     at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
         default="step", description="before a step, or while its state is saved or evaluated"
     )
@@ -199,6 +199,15 @@ class Fault(Section):
     rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")
     attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
     seconds: float = Field(default=0.05, gt=0, description="how long a slow one takes")
+    until: str | None = Field(
+        default=None, description="file that a held worker waits for, in the run's folder"
+    )
+
+    @model_validator(mode="after")
+    def _a_hold_has_an_end(self) -> Fault:
+        if (self.kind == "hold") != (self.until is not None):
+            raise ValueError("kind 'hold' needs `until`, and no other kind takes it")
+        return self
 
 
 class RunConfig(Section):

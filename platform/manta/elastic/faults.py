@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from manta.config.run import Fault
+from manta.storage.place import Place
+
+# Seconds between two looks of a held worker for its file.
+HOLD_LOOKS = 0.02
 
 
 class Faults:
@@ -21,11 +25,13 @@ class Faults:
         planned: all faults of the config.
         rank: of this worker.
         attempt: number of its group.
+        folder: of the run, where the files lie that held workers wait for.
     """
 
-    def __init__(self, planned: Sequence[Fault], rank: int, attempt: int):
+    def __init__(self, planned: Sequence[Fault], rank: int, attempt: int, folder: Place):
         self._mine = [f for f in planned if f.rank in (rank, None) and f.attempt in (attempt, None)]
         self._spoils = False
+        self._folder = folder
 
     def spoil(self, model: nn.Module) -> None:
         """Have the model's loss be no number in steps with such a fault."""
@@ -47,8 +53,16 @@ class Faults:
         if point == "step":
             self._spoils = any(fault.kind == "nan" for fault in due)
         for fault in due:
-            if fault.kind != "nan":
+            if fault.kind == "hold":
+                self._wait_for(fault)
+            elif fault.kind != "nan":
                 _do(fault, f"{fault.kind} at {point} {step}")
+
+    def _wait_for(self, fault: Fault) -> None:
+        """Return once the file of a hold is there; one that is there already holds nobody."""
+        assert fault.until is not None  # as the config has checked
+        while not (self._folder / fault.until).exists():
+            time.sleep(HOLD_LOOKS)
 
 
 def _do(fault: Fault, what: str) -> None:

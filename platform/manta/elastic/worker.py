@@ -93,7 +93,7 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     if here.first:
         seconds = _from_the_command_on(order, here, seconds)
     reporter = _MailReporter(order.mailbox, here.attempt, engine.world_size, seconds)
-    faults = Faults(config.faults, engine.rank, here.attempt)
+    faults = Faults(config.faults, engine.rank, here.attempt, checked.run_dir)
     faults.spoil(engine.model)
 
     def streams(cursor: int) -> Generator[RankBatch, None, None]:

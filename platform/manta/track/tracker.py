@@ -159,6 +159,7 @@ class Tracker:
     def note(self, message: str) -> None:
         """Show `message` on a line of its own and keep it with the run."""
         self._record.event(message)
+        self._record.save()  # a run that waits brings no row by which it would be saved
         self._console.note(without_credentials(message))
 
     def finish(
