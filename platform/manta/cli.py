@@ -59,8 +59,12 @@ def prepare(
     from manta.cluster.session import ray_session
     from manta.corpus.prepare import prepare as run
 
-    with ray_session(address):
-        manifest = run(loaded)
+    try:
+        with ray_session(address):
+            manifest = run(loaded)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
     from rich.console import Console
 
     from manta.corpus.summary import show_summary

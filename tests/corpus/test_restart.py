@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,37 @@ def test_leftovers_of_another_config_or_input_are_not_mixed_in(
     prepare(fresh, progress=False)
 
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh") != expected
+
+
+def test_sigterm_ends_the_command_with_a_word(settings, tmp_path):
+    """Of its own, not of Ray's: no stack of a crash, and no remarks on actors."""
+    texts = [f"document {i}: {'lorem ipsum ' * 9}" for i in range(20_000)]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    path = tmp_path / "corpus.yaml"
+    path.write_text(json.dumps(settings.model_dump(mode="json") | {"shard_tokens": 25}))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "manta.cli", "prepare", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    work = tmp_path / "out" / ".prepare"
+    try:
+        while not any(work.glob("*.scan.npz")):
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.05)
+        child.terminate()
+        out, err = child.communicate(timeout=120)
+    finally:
+        child.kill()
+        child.wait()
+
+    assert child.returncode == 130
+    assert out == ""
+    bar, *said = err.strip().splitlines()
+    assert bar.startswith("reading")
+    assert said == ["interrupted; the same command goes on from here"]
 
 
 def test_killed_on_ray(settings, ray_local, contents, tmp_path, request):

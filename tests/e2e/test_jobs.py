@@ -71,7 +71,8 @@ def shared(head: Head, checkout: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("shared")
     documents = make_documents(folder / "documents")
     config = write_yaml(folder / "corpus.yaml", corpus_config(folder / "corpus", documents))
-    run_job(head, f"python jobs/prepare.py {config}", checkout)
+    logs = run_job(head, f"python jobs/prepare.py {config}", checkout)
+    assert f"train on it: manta train RUN.yaml corpus={folder}/corpus\n" in logs
     return folder
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from manta.cluster.grace import ask_for_time_to_save
 from manta.config.errors import RunError
@@ -33,6 +36,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     address = cluster_of(address)
     _quiet()
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _connect(address)
@@ -41,10 +45,17 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise RunError(f"can't reach {where}: {error}") from None
+    _handle_sigterm(at_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _handle_sigterm(handler: Any) -> None:
+    """Set the handler again that Ray has replaced by one that prints a stack and ends at once."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_of(address: str | None = None) -> str | None:
