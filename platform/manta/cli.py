@@ -116,6 +116,9 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Refuse to continue a run that exists.")
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Set aside what the run has, and start it anew.")
+    ] = False,
     address: Address = None,
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
@@ -133,6 +136,8 @@ def train(
         return
     if fresh:
         _refuse_existing(loaded)
+    if restart:
+        _set_aside(loaded)
     try:
         _train(loaded, address, submitted)
     except KeyboardInterrupt:
@@ -290,6 +295,15 @@ def _refuse_existing(config: RunConfig) -> None:
             f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
             "continue it"
         )
+
+
+def _set_aside(config: RunConfig) -> None:
+    from manta.track.aside import set_aside
+    from manta.track.opening import place_of_run
+
+    place = place_of_run(config)
+    if aside := set_aside(place):
+        print(f"--restart: what was in {place} is in {aside} now")
 
 
 @app.command()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from plain_runs import engine_of, ledger, loop_of, losses, streams_of
 from small_disk import NoMounts, SmallDisk
+from whole_runs import train_whole
 
 from manta.config.errors import RunError
+from manta.elastic.preflight import check
 from manta.stream.ledger import Ledger
-from manta.train import checkpoint, saved
+from manta.track.aside import set_aside
+from manta.train import saved
+from manta.train.dcp import Reader
 from manta.train.saved import name_of, newest, read_state, whole
 
 STEP = 16 * 7  # tokens
@@ -72,7 +78,45 @@ def _garble(path: Path) -> None:
     metadata.write_bytes(bytes(len(metadata.read_bytes())))
 
 
-@pytest.mark.parametrize("damage", [_truncate, _lose_a_file, _lose_the_state, _garble])
+def _zero_the_data(path: Path) -> None:
+    data = next(path.glob("*.distcp"))
+    data.write_bytes(bytes(data.stat().st_size))
+
+
+def flip(path: Path, where: float = 0.5) -> None:
+    """Turn one bit of a file over, at a part of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * where)] ^= 4
+    path.write_bytes(content)
+
+
+def _flip_a_weight(path: Path) -> None:
+    """A number becomes another one: nothing but a checksum can tell."""
+    data = next(path.glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    entries = Reader(path, "", {}).read_metadata().storage_data
+    info = next(info for index, info in entries.items() if index.fqn.endswith("lm_head.weight"))
+    content[info.offset + info.length // 2] ^= 4
+    data.write_bytes(content)
+
+
+def _flip_a_key(path: Path) -> None:
+    state = path / "state.json"
+    state.write_bytes(state.read_bytes().replace(b'"cursor"', b'"cursos"'))
+
+
+def _flip_a_number(path: Path) -> None:
+    state = path / "state.json"
+    state.write_bytes(state.read_bytes().replace(b'"cursor": 84', b'"cursor": 85'))
+
+
+DAMAGES = [
+    *(_truncate, _lose_a_file, _lose_the_state, _garble),
+    *(_zero_the_data, _flip_a_weight, _flip_a_key, _flip_a_number),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_by_name(checked, caplog, damage) -> None:
     run = checked({"checkpoint.every": 4 * STEP})
     reference = losses_after(run)
@@ -86,6 +130,79 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(checked, caplog, damage) ->
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
     assert saved.damage(paths[-1]) is None
     assert paths[-1].name == name_of(12)
+
+
+@pytest.mark.parametrize("damage", [_lose_the_state, _zero_the_data, _flip_a_weight, _flip_a_key])
+def test_without_a_whole_checkpoint_the_run_stops_and_says_so(checked, damage) -> None:
+    run = checked({"checkpoint": {"every": 6 * STEP, "keep": 1}})
+    [path] = train_here(run)
+    damage(path)
+    kept = {file.name: file.read_bytes() for file in path.iterdir()}
+    before = rows_of(run)
+    with pytest.raises(RunError, match=rf"none that .* from:\n  {path.name}: .*\n.*--restart"):
+        train_here(run)
+    assert rows_of(run) == before, "not a step was trained"
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == kept
+
+
+def test_what_was_passed_over_is_kept_and_not_counted(checked) -> None:
+    """Else the one checkpoint to keep would be a damaged one, and the good one would go."""
+    run = checked({"checkpoint": {"every": 4 * STEP, "keep": 2}})
+    train_here(run)
+    folder = run.run_dir / "checkpoints"
+    _flip_a_weight(folder / name_of(12))
+    again = checked({"checkpoint": {"every": 3 * STEP, "keep": 1}})
+    loop = loop_of(again, engine_of(again), run.run_dir / "rows.jsonl")
+    with suppress(InterruptedError):
+        loop.run(stopping(again, 11))
+    assert [path.name for path in whole(folder)] == [name_of(9)]
+    assert sorted(path.name for path in folder.iterdir()) == [name_of(9), f"unused-{name_of(12)}"]
+
+
+def stopping(run, after: int):
+    """The streams of a run whose process is lost after a step."""
+
+    def streams(cursor: int):
+        for batch in streams_of(run)(cursor):
+            yield batch
+            if batch.step.number == after:
+                raise InterruptedError
+
+    return streams
+
+
+def test_a_lost_part_of_the_ledger_costs_what_came_after_it(checked, caplog) -> None:
+    run = checked({"checkpoint.every": 4 * STEP})
+    reference = losses_after(run)
+    parts = sorted((run.run_dir / "ledger.parquet").iterdir())
+    parts[-1].unlink()
+    with caplog.at_level(logging.WARNING, "manta"):
+        train_here(run)
+    assert f"{name_of(12)} can't be used (the ledger ends with step 8" in caplog.text
+    assert [row["resumed"] for row in rows_of(run) if "resumed" in row] == [0, 8]
+    assert losses(rows_of(run)) == reference
+    assert [row["step"] for row in ledger(run)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_lost_part_that_no_checkpoint_comes_before_stops_the_run(checked, number) -> None:
+    run = checked({"checkpoint": {"every": 4 * STEP, "keep": 1}})
+    train_here(run)
+    sorted((run.run_dir / "ledger.parquet").iterdir())[number].unlink()
+    with pytest.raises(RunError, match=rf"{name_of(12)}: the ledger ends with step {4 * number}:"):
+        train_here(run)
+
+
+def test_a_damaged_part_of_the_ledger_is_told_and_made_anew(checked, caplog) -> None:
+    run = checked({"checkpoint.every": 4 * STEP})
+    train_here(run)
+    whole_ledger = ledger(run)
+    newest_part = sorted((run.run_dir / "ledger.parquet").iterdir())[-1]
+    flip(newest_part, 0.3)
+    with caplog.at_level(logging.WARNING, "manta"):
+        train_here(run)
+    assert newest_part.name in caplog.text
+    assert ledger(run) == whole_ledger
 
 
 def losses_after(run) -> dict[int, float]:
@@ -111,7 +228,7 @@ def test_no_checkpoint_is_an_error_for_who_needs_one(tmp_path) -> None:
 def test_metric_rows_travel_with_the_checkpoint(checked) -> None:
     run = checked({"checkpoint.every": 4 * STEP})
     train_here(run)
-    carried = checkpoint.read_rows(run.run_dir / "checkpoints" / name_of(12))
+    carried = saved.read_rows(run.run_dir / "checkpoints" / name_of(12))
     assert [row["step"] for row in carried] == list(range(1, 13))
     train_here(run)
     assert rows_of(run)[-1] == {"resumed": 12, "source": "checkpoint", "carried": carried}
@@ -165,7 +282,7 @@ def test_training_goes_on_past_a_checkpoint_for_which_there_is_no_room(
     assert "No space left" in warning
     assert steps == [3, 9, 12]
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
-    assert [row["step"] for row in checkpoint.read_rows(newest(run.run_dir / "checkpoints"))] == (
+    assert [row["step"] for row in saved.read_rows(newest(run.run_dir / "checkpoints"))] == (
         list(range(1, 13))
     )
     assert not list((run.run_dir / "checkpoints").glob(".tmp-*"))
@@ -201,3 +318,20 @@ def test_what_is_not_in_the_ledger_comes_with_the_next_checkpoint(
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
     parts = sorted(path.name for path in (run.run_dir / "ledger.parquet").iterdir())
     assert len(parts) == 3
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused_before_anything_starts(checked) -> None:
+    run = checked({"wandb.mode": "disabled", "checkpoint": {"every": 6 * STEP, "keep": 1}})
+    train_whole(run, until=8)
+    shutil.rmtree(run.run_dir / "checkpoints")
+    with pytest.raises(
+        RunError, match=r"no checkpoint, but run.json .* one of step 6: .*--restart"
+    ):
+        check(run.config)
+    kept = sorted(path.name for path in run.run_dir.iterdir())
+    aside = set_aside(run.run_dir)
+    assert aside == run.run_dir.with_name("test.before-1")
+    assert sorted(path.name for path in aside.iterdir()) == kept
+    assert not run.run_dir.exists()
+    check(run.config)
+    assert set_aside(run.run_dir) is None

@@ -19,8 +19,8 @@ from manta.config.run import GuardsSection, RunConfig
 from manta.stream.ledger import Ledger
 from manta.stream.plan import order_of
 from manta.stream.verify import verify_ledger
-from manta.train.checkpoint import load as load_checkpoint
 from manta.train.guards import Guard, Rewind
+from manta.train.loading import load as load_checkpoint
 from manta.train.saved import newest, read_state, whole
 from manta.train.skips import add_skip, is_void, read_skips
 

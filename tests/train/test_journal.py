@@ -5,8 +5,8 @@ from __future__ import annotations
 from plain_runs import engine_of
 
 from manta.stream.ledger import Ledger
-from manta.train.checkpoint import read_rows
 from manta.train.journal import Journal
+from manta.train.saved import read_rows
 
 
 def test_rows_are_carried_until_they_are_recorded(checked, tmp_path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from manta.config.errors import RunError
 from manta.elastic.preflight import Checked
 from manta.storage.place import Place, tree
 from manta.stream.ledger import Ledger
-from manta.train import checkpoint
+from manta.train import saved
 from manta.train.dcp import METADATA, Planner
 from manta.train.export import load_weights
-from manta.train.saved import name_of, read_state, whole
+from manta.train.saved import Inventory, name_of, read_state, whole
 
 STEP = 16 * 7  # tokens
 
@@ -115,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
     table = Ledger(run.place / "ledger.parquet").read()
     assert table["step"].to_pylist() == list(range(1, 13))
     assert [path.name for path in paths] == [name_of(8), name_of(12)]
-    carried = checkpoint.read_rows(run.place / "checkpoints" / name_of(12))
+    carried = saved.read_rows(run.place / "checkpoints" / name_of(12))
     assert [row["step"] for row in carried] == list(range(1, 13))
 
 
@@ -162,8 +164,14 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_in_it_runs(
     run.run_dir.mkdir(parents=True, exist_ok=True)
     rows, proof = tmp_path / "rows.jsonl", tmp_path / "proof"
     train(run, rows)
-    metadata = run.place / "checkpoints" / name_of(12) / METADATA
-    metadata.write_bytes(poisoned(metadata.read_bytes(), proof))
+    checkpoint = run.place / "checkpoints" / name_of(12)
+    metadata = poisoned((checkpoint / METADATA).read_bytes(), proof)
+    (checkpoint / METADATA).write_bytes(metadata)
+    # Who can write to the storage can also make checksum, size and seal fit.
+    before = Inventory.read(checkpoint)
+    checksums = {**before.checksums, METADATA: hashlib.sha256(metadata).hexdigest()}
+    sizes = {**before.files, METADATA: len(metadata)}
+    replace(before, checksums=checksums, files=sizes).write(checkpoint, 1)
     said = r"refused as the metadata of a checkpoint: it names posix\.mkdir"
     with pytest.raises(RunError, match=said):
         load_weights(run.place, run.config, 12)

@@ -52,6 +52,13 @@ class Checked:
 
         return remarks(Plan(self.config, self.manifest, self.schedule))
 
+    @property
+    def binding(self) -> str:
+        """Digest of what the run is trained by: config and corpus."""
+        from manta.track.identity import binding_of
+
+        return binding_of(self.config, self.manifest.fingerprint)
+
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
         """What keeps the run's record; as `Tracker.open`."""
         from manta.track import Tracker
@@ -78,6 +85,7 @@ class Checked:
             validation=self.validation,
             place=self.place,
             attempt=attempt,
+            binding=self.binding,
             node=node,
         )
 
@@ -96,8 +104,12 @@ def check(config: RunConfig) -> Checked:
     _check_devices(config)
     storage = place_of(config.run.storage)
     check_writable(storage, "run.storage")
+    place = storage / config.run.name
+    from manta.elastic.kept import check_kept
+
+    check_kept(place)
     corpus, validation = _open_splits(config, manifest)
-    return Checked(config, manifest, schedule, corpus, validation, storage / config.run.name)
+    return Checked(config, manifest, schedule, corpus, validation, place)
 
 
 def remarks_of(config: RunConfig) -> list[str]:

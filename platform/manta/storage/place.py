@@ -74,6 +74,23 @@ def remove(folder: Place, mark: str) -> None:
     shutil.rmtree(aside)
 
 
+def move(folder: Place, target: Place) -> None:
+    """Give a folder another name. `target` must not be there.
+
+    In a store, which renames nothing, all of it is copied and only then removed: a crash in
+    between leaves both.
+    """
+    if isinstance(folder, Path) and isinstance(target, Path):
+        os.rename(folder, target)
+        sync_folder(folder.parent)
+        return
+    names = sorted(tree(folder))
+    for name in names:
+        copy(folder / name, target / name)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 def copy(source: Place, target: Place) -> None:
     """Give a file that is never changed in place a second name, without moving its content.
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +29,10 @@ from numpy.typing import NDArray
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
 from manta.storage.place import Place, copy, put
+from manta.stream.chain import START, Link
 from manta.stream.mix import mix64
 
+log = logging.getLogger(__name__)
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -95,12 +98,54 @@ class LedgerRow:
     skipped: bool = False
 
 
-class Ledger:
-    """The ledger in `folder`, which need not exist yet; rows run on without a gap."""
+class Part(NamedTuple):
+    """A part file, its rows, and its link in the chain; none in those of older versions."""
 
-    def __init__(self, folder: Place) -> None:
-        self.folder = folder
-        self._tail: tuple[Place, LedgerRow] | None = None  # newest part and its last row
+    path: Place
+    table: pa.Table
+    link: Link | None
+
+    @property
+    def last(self) -> LedgerRow:
+        """Its last row."""
+        return LedgerRow(**self.table.slice(self.table.num_rows - 1).to_pylist()[0])
+
+    @property
+    def chain(self) -> str:
+        """The chain's digest at its end."""
+        return self.link.after if self.link else START
+
+    def checked(self) -> Part:
+        """This part, if its rows are those that its link was made of.
+
+        Raises:
+            RunError: if they are not.
+        """
+        link = self.link
+        if link is not None and link != Link.of(self.table, link.binding, link.before):
+            raise _unreadable(self.path, "it was changed after it was written")
+        return self
+
+
+class _Tail(NamedTuple):
+    """The newest part, its last row, and the chain's digest there."""
+
+    path: Place
+    row: LedgerRow
+    chain: str
+
+
+class Ledger:
+    """The ledger in `folder`, which need not exist yet; rows run on without a gap.
+
+    Args:
+        folder: of the part files.
+        binding: digest of the config and corpus that rows to come are trained by.
+    """
+
+    def __init__(self, folder: Place, binding: str = "") -> None:
+        self.folder, self._binding = folder, binding
+        self._tail: _Tail | None = None
         self._unsure = False  # whether a part that could not be written may be there after all
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
@@ -117,9 +162,10 @@ class Ledger:
             self.trim(rows[0].step - 1)
         self._check_follows(rows[0])
         path = self.folder / _name(rows[0].step, rows[-1].step)
+        link = Link.of(table, self._binding, self.chain())
         self._tail, self._unsure = None, True  # should the writing fail halfway
-        self._write(table, path)
-        self._tail, self._unsure = (path, rows[-1]), False
+        self._write(link.put_on(table), path)
+        self._tail, self._unsure = _Tail(path, rows[-1], link.after), False
 
     def trim(self, after_step: int) -> None:
         """Drop the rows of steps above `after_step`, newest first, as after a rollback."""
@@ -137,24 +183,61 @@ class Ledger:
         Raises:
             RunError: if a part is damaged, a step missing or there twice.
         """
-        parts = [table for _, table in self.parts()]
+        parts = [part.checked().table for part in self.parts()]
         table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
         _check_runs_on(table, str(self.folder))
         return table
 
-    def parts(self) -> Iterator[tuple[Place, pa.Table]]:
-        """The part files in order, one at a time; whether they run on is not looked at.
+    def parts(self) -> Iterator[Part]:
+        """The part files in order, one at a time, neither `checked` nor seen to run on.
 
         Raises:
             RunError: at a part that is damaged.
         """
         for path in self._parts():
-            yield path, _read_part(path)
+            yield _read_part(path)
+
+    def reach(self) -> int:
+        """The last step up to which all parts are there and the newest can be read; 0 if none is.
+
+        Parts that are lost or damaged, and those behind them, are named in a warning. Parts in
+        the middle are looked for and not read.
+        """
+        sound = list(self._sound_parts())
+        while sound:
+            try:
+                return _read_part(sound.pop()).checked().last.step
+            except RunError as error:
+                log.warning("%s", error)
+        return 0
+
+    def _sound_parts(self) -> Iterator[Place]:
+        """The parts from the first step on up to the first gap, by their names.
+
+        A name may promise more steps than are in the part, see `_shorten`.
+        """
+        end = 0
+        for path in self._parts():
+            first, last = _span(path)
+            if first > end + 1:
+                log.warning(
+                    "%s: the part from step %d on is lost: what comes behind it doesn't count",
+                    self.folder,
+                    end + 1,
+                )
+                return
+            end = last
+            yield path
 
     def last_step(self) -> int | None:
         """The last step in the ledger, if there is any."""
-        row = self._last_row()
-        return None if row is None else row.step
+        tail = self._newest()
+        return None if tail is None else tail.row.step
+
+    def chain(self) -> str:
+        """The chain's digest after the last row."""
+        tail = self._newest()
+        return START if tail is None else tail.chain
 
     def skipped_steps(self) -> list[int]:
         """The steps whose update was not applied."""
@@ -189,17 +272,19 @@ class Ledger:
     def _parts(self) -> list[Place]:
         return sorted(self.folder.glob("steps-*.parquet"))
 
-    def _last_row(self) -> LedgerRow | None:
-        """The newest row: from memory while its part is there, else from the newest part."""
-        if self._tail is None or not self._tail[0].exists():
+    def _newest(self) -> _Tail | None:
+        """The ledger's end: from memory while its part is there, else from the newest part."""
+        if self._tail is None or not self._tail.path.exists():
             parts = self._parts()
-            self._tail = (parts[-1], _last_of(parts[-1])) if parts else None
-        return self._tail[1] if self._tail else None
+            part = _read_part(parts[-1]).checked() if parts else None
+            self._tail = _Tail(part.path, part.last, part.chain) if part else None
+        return self._tail
 
     def _check_follows(self, row: LedgerRow) -> None:
-        last = self._last_row()
-        if last is None:
+        tail = self._newest()
+        if tail is None:
             return
+        last = tail.row
         expected = (last.step + 1, last.last_position + 1)
         if (row.step, row.first_position) != expected:
             raise RunError(
@@ -220,10 +305,12 @@ class Ledger:
         promises more steps than it has, never two parts with the same steps. Nothing
         reads the last step off the name, and in a store, which can't rename, it stays.
         """
-        table = _read_part(path)
+        _, table, link = _read_part(path)
         kept = table.filter(pc.field("step") <= after_step)
         if kept.num_rows == table.num_rows:
             return
+        if link is not None:
+            kept = Link.of(kept, link.binding, link.before).put_on(kept)
         self._write(kept, path)
         if isinstance(path, Path):
             os.replace(path, path.with_name(_name(_first_step(path), kept["step"][-1].as_py())))
@@ -240,28 +327,37 @@ def _name(first: int, last: int) -> str:
 
 
 def _first_step(path: Place) -> int:
-    return int(path.name.split("-")[1])
+    return _span(path)[0]
 
 
-def _read_part(path: Place) -> pa.Table:
+def _span(path: Place) -> tuple[int, int]:
+    """The first step of a part and the last it had when it was written."""
+    _, first, last = path.name.removesuffix(".parquet").split("-")
+    return int(first), int(last)
+
+
+def _read_part(path: Place) -> Part:
     try:
         # As one file: given a path, pyarrow would take folder names like a=1 for columns.
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
+        link = Link.on(table)
         for name, value in LATER.items():
             if name not in table.column_names:
                 filled = pa.repeat(pa.scalar(value, SCHEMA.field(name).type), table.num_rows)
                 table = table.append_column(name, filled)
-        return table.cast(SCHEMA)
-    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
-        raise RunError(
-            f"{path}: can't be read as a part of the ledger: {error}; restore it from a copy, or "
-            "remove it and resume from a checkpoint before its first step"
-        ) from None
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        if not table.num_rows:
+            raise ValueError("it has no rows")
+        return Part(path, table.replace_schema_metadata(None), link)
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
 
 
-def _last_of(path: Place) -> LedgerRow:
-    table = _read_part(path)
-    return LedgerRow(**table.slice(table.num_rows - 1).to_pylist()[0])
+def _unreadable(path: Place, why: object) -> RunError:
+    return RunError(
+        f"{path}: can't be read as a part of the ledger: {why}; restore it from a copy, or "
+        "remove it: the run then goes on from a checkpoint before its first step"
+    )
 
 
 def _check_runs_on(table: pa.Table, where: str) -> None:

@@ -62,8 +62,10 @@ def verify_ledger(ledger: Ledger, schedule: Schedule, order: SampleOrder) -> Con
         RunError: naming the file and the first step that differs, and how.
     """
     plan, consumed, attempts = _Plan(schedule), Consumed(), set[int]()
-    for path, table in ledger.parts():
+    for part in ledger.parts():
+        path, table, _ = part
         _check_part(path, table, consumed.steps, plan, order)
+        part.checked()
         consumed.steps += table.num_rows
         for size in _changes(table["world_size"].to_numpy()):
             if consumed.world_sizes[-1:] != [size]:

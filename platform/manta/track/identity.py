@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
+from manta.storage.seal import digest
 
 # Everything else can change a weight, or makes the curves before and after a restart
 # measure different things.
@@ -27,6 +28,31 @@ FREE_KEYS = {
     "cost": "what a device hour costs",
     "faults": "a run that survives a fault is the same run",
 }
+
+
+def binding_of(config: RunConfig, fingerprint: str) -> str:
+    """A digest of what a run is trained by: the corpus, and each key that may not change.
+
+    Keys that have their default don't count, so that a key which a later version adds leaves
+    the digests of older runs as they are.
+
+    Args:
+        config: of the run.
+        fingerprint: of its corpus.
+    """
+    kept = _binding(config.model_dump(mode="json", exclude_defaults=True), "")
+    return digest({"config": kept, "corpus": fingerprint})
+
+
+def _binding(values: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """Those of a config's values that may not change, at any depth."""
+    kept = {}
+    for key, value in values.items():
+        dotted = f"{at}{key}"
+        if is_free(dotted):
+            continue
+        kept[key] = _binding(value, f"{dotted}.") if isinstance(value, Mapping) else value
+    return {key: value for key, value in kept.items() if value not in ({}, [])}
 
 
 class Change(NamedTuple):

@@ -2,52 +2,48 @@
 
 ``checkpoints/step-000000000120/`` holds the state after step 120: Torch's distributed
 checkpoint of model and optimizer, readable at any world size, and ``state.json`` with
-the cursor and the sizes of all files. On a disk it is written aside and renamed; in a store,
-which renames nothing, it gets ``state.json`` last and counts from then on. Either way it is
-whole unless it was damaged later, which the sizes tell. All ranks write; the first one commits.
-A save that fails, as on a full disk, leaves nothing behind, and training goes on.
+the cursor, and size and checksum of each file. On a disk it is written aside and renamed; in a
+store, which renames nothing, it gets ``state.json`` last and counts from then on. Either way it is
+whole unless it was damaged later, which sizes and checksums tell. All ranks write; the first one
+commits. A save that fails, as on a full disk, leaves nothing behind, and training goes on.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import os
 import shutil
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
 
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
-from manta.storage.place import ASIDE, Place, put, size_so_far, tree
+from manta.storage.place import ASIDE, Place, size_so_far, tree
 from manta.train import saved
-from manta.train.dcp import Planner, Reader, Writer
+from manta.train.dcp import Writer
 from manta.train.engine import EXCHANGE_LIMIT, Engine
-from manta.train.saved import PREFIX, STATE, TrainState, name_of, read_stamp, read_state, whole
+from manta.train.loading import content_of, load, quiet_alone, reason
+from manta.train.saved import STATE, Inventory, TrainState, name_of, read_state, whole
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 # How often a save that is waited for is looked at.
 LOOK_SECONDS = 5.0
+# Called with the folder of a checkpoint before it counts: writes what belongs to it, and returns
+# the digest of the ledger up to it.
+BeforeCommit = Callable[[Place], str]
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,7 @@ class Checkpoints:
     Args:
         folder: ``<run>/checkpoints``, on storage that all ranks share.
         engine: whose state is saved and loaded.
+        binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
         on_done: called on the first rank after each commit, with the state, the place and the
@@ -77,12 +74,14 @@ class Checkpoints:
         folder: Place,
         engine: Engine,
         *,
+        binding: str,
         keep: int,
         pinned: Set[int] = frozenset(),
         on_done: Callable[[TrainState, Place, float], None],
         on_progress: Callable[[], None] = lambda: None,
     ):
         self.folder, self._engine, self._keep = folder, engine, keep
+        self._binding = binding
         self._pinned = {name_of(step) for step in pinned}
         self._on_done, self._on_progress = on_done, on_progress
         self._pending: _Pending | None = None
@@ -106,7 +105,7 @@ class Checkpoints:
                 log.warning("checkpoint %s was not finished, or lost its %s: removed", path, STATE)
                 saved.discard(path)
 
-    def save(self, state: TrainState, before_commit: Callable[[Place], None]) -> None:
+    def save(self, state: TrainState, before_commit: BeforeCommit) -> None:
         """Begin to save; returns once the state is copied off the device.
 
         Args:
@@ -117,9 +116,12 @@ class Checkpoints:
         self.wait()
         began = time.perf_counter()
         folder = self._written_in(state.step)
-        done = self._write(_content(self._engine), folder)
+        writer = Writer(folder)
+        done = self._write(content_of(self._engine), folder, writer)
         if self._engine.rank == 0:
-            done = self._then(done, folder, lambda: self._commit(state, before_commit, folder))
+            done = self._then(
+                done, folder, lambda: self._commit(state, before_commit, folder, writer.checksums)
+            )
         self._pending = _Pending(done, state, began)
         self.poll()
 
@@ -128,23 +130,20 @@ class Checkpoints:
         aside = ASIDE if isinstance(self.folder, Path) else ""
         return self.folder / f"{aside}{name_of(step)}"
 
-    def _write(self, content: dict[str, Any], folder: Place) -> Future[Any]:
+    def _write(self, content: dict[str, Any], folder: Place, writer: Writer) -> Future[Any]:
         """Write `content` into a new folder; all ranks end with the same error if one fails."""
-        where: dict[str, Any] = (
-            {"checkpoint_id": folder}
-            if isinstance(folder, Path)
-            else {"storage_writer": Writer(folder)}
-        )
         if self._group is not None:
-            saving = state_dict_saver.async_save(content, process_group=self._group, **where)
+            saving = state_dict_saver.async_save(
+                content, storage_writer=writer, process_group=self._group
+            )
             assert isinstance(saving, Future)  # the other kind belongs to an async stager
             return saving
         done: Future[Any] = Future()
         try:
             if isinstance(folder, Path):
                 folder.mkdir()
-            with _alone():
-                state_dict_saver.save(content, no_dist=True, **where)
+            with quiet_alone():
+                state_dict_saver.save(content, storage_writer=writer, no_dist=True)
             done.set_result(None)
         except (OSError, CheckpointException) as error:
             done.set_exception(error)
@@ -226,16 +225,24 @@ class Checkpoints:
             saved.discard(folder)
 
     def _commit(
-        self, state: TrainState, before_commit: Callable[[Place], None], folder: Place
+        self,
+        state: TrainState,
+        before_commit: BeforeCommit,
+        folder: Place,
+        checksums: Mapping[str, str],
     ) -> None:
-        before_commit(folder)
-        content = {
-            "state": asdict(state),
-            "world_size": self._engine.world_size,
-            "files": {name: size for name, size in tree(folder).items() if name != STATE},
-            "stamp": uuid.uuid4().hex,
-        }
-        put(folder / STATE, json.dumps(content, indent=1).encode())
+        chain = before_commit(folder)
+        files = {name: size for name, size in tree(folder).items() if name != STATE}
+        # What the ranks' writers have not hashed are a few lines, or nothing.
+        rest = {name: _sha256(folder / name) for name in files if name not in checksums}
+        Inventory(
+            state=state,
+            files=files,
+            checksums={name: {**checksums, **rest}[name] for name in files},
+            stamp=uuid.uuid4().hex,
+            binding=self._binding,
+            chain=chain,
+        ).write(folder, self._engine.world_size)
         if isinstance(folder, Path):
             final = folder.with_name(name_of(state.step))
             if final.exists():  # damaged, or it would have been resumed from
@@ -258,27 +265,77 @@ class Checkpoints:
             if path != best:
                 saved.discard(path)
 
-    def load_newest(self) -> TrainState:
+    def load_newest(self, reached: int) -> TrainState:
         """Load the newest whole checkpoint, or the one before it where that fails.
 
         All ranks must call together. Without any checkpoint this is the initial state.
+
+        Args:
+            reached: the last step of the ledger; what is behind it can't be gone on from. For
+                the first rank.
+
+        Raises:
+            RunError: if there are checkpoints and none can be loaded.
         """
-        for name in self.agreed([path.name for path in reversed(self._candidates())]):
-            path = self.folder / name
+        found = self.agreed(self._inventories(reached))
+        problems = {}
+        for name, inventory in reversed(found.items()):
             try:
-                load(path, self._engine)
-            except (Exception, CheckpointException) as error:
-                log.warning(
-                    "checkpoint %s can't be loaded (%s): trying the one before", path, reason(error)
-                )
+                if isinstance(inventory, str):
+                    raise RunError(inventory)
+                load(self.folder / name, self._engine, inventory, self._settled)
+            except RunError as error:
+                problems[name] = str(error)
+                self._pass_over(name, str(error))
                 continue
-            return read_state(path)
+            self._set_aside(problems)
+            return inventory.state
+        if problems:
+            listed = "\n".join(f"  {name}: {problem}" for name, problem in problems.items())
+            raise RunError(
+                f"{self.folder}: there are checkpoints, but none that the run can go on from:\n"
+                f"{listed}\n{saved.RESTART}"
+            )
         return TrainState()
 
-    def newest_step(self) -> int:
-        """The step of the newest whole checkpoint, 0 without one. All ranks must call together."""
-        names = self.agreed([path.name for path in self._candidates()[-1:]])
-        return int(names[0].removeprefix(PREFIX)) if names else 0
+    def _pass_over(self, name: str, problem: str) -> None:
+        if self._engine.rank == 0:
+            path = self.folder / name
+            log.warning("checkpoint %s can't be used (%s): trying the one before", path, problem)
+
+    def _set_aside(self, names: Iterable[str]) -> None:
+        """Have those that were passed over neither counted nor read again, and keep them."""
+        if self._engine.rank == 0:
+            for name in names:
+                saved.set_aside(self.folder / name)
+
+    def newest_step(self, reached: int) -> int:
+        """The step of the newest checkpoint that seems whole and that the ledger reaches, or 0.
+
+        All ranks must call together; `reached` is as for `load_newest`.
+        """
+        found = self.agreed(self._inventories(reached))
+        steps = (one.state.step for one in found.values() if isinstance(one, Inventory))
+        return max(steps, default=0)
+
+    def _inventories(self, reached: int) -> dict[str, Inventory | str]:
+        """The checkpoints by name, oldest first, or why one can't be gone on from."""
+        if self._engine.rank != 0:
+            return {}
+        return {
+            name: f"the ledger ends with step {reached}: its later parts are lost"
+            if isinstance(found, Inventory) and found.state.step > reached
+            else found
+            for name, found in saved.inventories(self.folder).items()
+        }
+
+    def _settled(self, problem: str | None) -> str | None:
+        """What went wrong on any rank, on all of them."""
+        if self._group is None:
+            return problem
+        problems: list[str | None] = [None] * self._engine.world_size
+        dist.all_gather_object(problems, problem, group=self._group)
+        return next((found for found in problems if found), None)
 
     def _candidates(self) -> list[Place]:
         return whole(self.folder) if self._engine.rank == 0 else []
@@ -328,76 +385,5 @@ def _background_group() -> dist.ProcessGroup:
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=EXCHANGE_LIMIT))
 
 
-def load(checkpoint: Place, engine: Engine) -> None:
-    """Load model and optimizer from a checkpoint made at any world size, in place."""
-    content = _content(engine)
-    _read_into(content, checkpoint, no_dist=not dist.is_initialized())
-    set_state_dict(
-        engine.lm,
-        engine.raw_optimizer,
-        model_state_dict=content["model"],
-        optim_state_dict=content["optimizer"],
-    )
-    if engine.accelerator.scaler is not None:
-        engine.accelerator.scaler.load_state_dict(content["scaler"])
-
-
-def load_model(checkpoint: Place, lm: nn.Module) -> None:
-    """Load the weights alone into an unsharded model, in this one process.
-
-    Raises:
-        RunError: if the checkpoint can't be loaded.
-    """
-    weights = get_model_state_dict(lm, options=StateDictOptions())
-    try:
-        _read_into({"model": weights}, checkpoint, no_dist=True)
-    except (OSError, CheckpointException) as error:
-        raise RunError(
-            f"{checkpoint}: can't be loaded: {reason(error)}; take another checkpoint"
-        ) from None
-    lm.load_state_dict(weights)
-
-
-def _read_into(content: dict[str, Any], checkpoint: Place, *, no_dist: bool) -> None:
-    """Fill the tensors of `content`, on each rank, from a checkpoint."""
-    reader = Reader(checkpoint, read_stamp(checkpoint))
-    with _alone():
-        state_dict_loader.load(content, storage_reader=reader, planner=Planner(), no_dist=no_dist)
-
-
-def _content(engine: Engine) -> dict[str, Any]:
-    model, optimizer = get_state_dict(engine.lm, engine.raw_optimizer)
-    content: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    if engine.accelerator.scaler is not None:
-        content["scaler"] = engine.accelerator.scaler.state_dict()
-    return content
-
-
-def reason(error: BaseException) -> str:
-    """Why a save or load failed, in one line; Torch collects the failures of all ranks."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = min(error.failures.items())[1][0]
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Torch warns of a save or load in a single process; here it is meant so."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
-
-
-def write_rows(folder: Place, rows: list[Mapping[str, Any]]) -> None:
-    """Put metric rows beside a checkpoint, from which a lost tail of the log is refilled."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    put(folder / "metrics.jsonl", text.encode())
-
-
-def read_rows(folder: Place) -> list[dict[str, Any]]:
-    """The rows that `write_rows` put beside a checkpoint."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
+def _sha256(file: Place) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

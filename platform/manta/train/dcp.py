@@ -1,8 +1,8 @@
 """Torch's distributed checkpoint on our places, and without its pickles.
 
-A folder's files go to disk, those of a store are streamed to it as they are made. Read from a
-store, they come by the node's cache: each file once a node, however many ranks need it, and
-only those that they need.
+A folder's files go to disk, those of a store are streamed to it as they are made; the checksum of
+each is taken of what is written, in the thread that writes it. Read from a store, they come by the
+node's cache: each file once a node, however many ranks need it, and only those that they need.
 
 Torch unpickles a checkpoint's ``.metadata``, and what in it is no tensor, with a pickle that may
 run anything. Whoever can write to the storage must not be able to run code on its readers: here
@@ -16,10 +16,11 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch.distributed.checkpoint._traverse import set_element
@@ -30,10 +31,12 @@ from torch.distributed.checkpoint.filesystem import (
     FileSystemWriter,
 )
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from manta.config.errors import RunError
-from manta.storage.cache import Cache
+from manta.storage.cache import Cache, Held
 from manta.storage.place import Place
 from manta.storage.store import CHUNK, StorePath
 
@@ -92,16 +95,35 @@ class Reader(FileSystemReader):
     Args:
         checkpoint: its folder.
         stamp: differs from that of any other checkpoint that ever had this folder.
+        checksums: SHA-256 of its files by name, as far as they are known.
     """
 
-    def __init__(self, checkpoint: Place, stamp: str):
+    def __init__(self, checkpoint: Place, stamp: str, checksums: Mapping[str, str]):
         super().__init__(checkpoint if isinstance(checkpoint, Path) else checkpoint.name)
-        self._checkpoint = checkpoint
+        self._checkpoint, self.checksums = checkpoint, checksums
         if isinstance(checkpoint, StorePath):
             self.fs = _CachedFiles(checkpoint, stamp)
 
+    def check(self, name: str) -> None:
+        """Compare a file with its checksum.
+
+        Raises:
+            ValueError: if it is another, or can't be read.
+        """
+        try:
+            with self.fs.create_stream(self.fs.concat_path(self.path, name), "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        except OSError as error:
+            raise ValueError(f"{name} can't be read: {error}") from None
+        if found != self.checksums[name]:
+            if isinstance(self.fs, _CachedFiles):
+                self.fs.forget(name)
+            raise ValueError(f"{name} was changed: its checksum is not that of what was written")
+
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The checkpoint's metadata."""
+        """The checkpoint's metadata; compared with its checksum first, if there is one."""
+        if METADATA in self.checksums:
+            self.check(METADATA)
         with self.fs.create_stream(self.fs.concat_path(self.path, METADATA), "rb") as file:
             metadata = read_metadata(file, self._checkpoint / METADATA)  # type: ignore[arg-type]
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
@@ -132,7 +154,21 @@ class _CachedFiles(_StoredFiles):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "rb", "a checkpoint is only read here"
-        file = self._checkpoint / os.fspath(path)
+        held = self._hold(os.fspath(path))
+        try:
+            with held.path.open("rb") as stream:
+                yield stream
+        finally:
+            held.release()
+
+    def forget(self, name: str) -> None:
+        """Have a file fetched anew when it is next asked for: this node's copy may be at fault."""
+        held = self._hold(name)
+        held.path.unlink(missing_ok=True)
+        held.release()
+
+    def _hold(self, name: str) -> Held:
+        file = self._checkpoint / name
         self._sizes = self._sizes or self._checkpoint.files()
         if file.name not in self._sizes:
             raise FileNotFoundError(f"{file}: not there")
@@ -143,37 +179,109 @@ class _CachedFiles(_StoredFiles):
                 while chunk := source.read(CHUNK):
                     out.write(chunk)
 
-        held = Cache().hold(key, self._sizes[file.name], fetch)
-        try:
-            with held.path.open("rb") as stream:
-                yield stream
-        finally:
-            held.release()
+        return Cache().hold(key, self._sizes[file.name], fetch)
+
+
+@dataclass(frozen=True)
+class _Written(WriteResult):
+    """What Torch tells the first rank of a tensor that was written, and its file's checksum."""
+
+    checksum: str
 
 
 class Writer(FileSystemWriter):
-    """Streams a checkpoint to a store. It counts only once its mark is written, by others."""
+    """Writes a checkpoint to a place. It counts only once its mark is written, by others.
 
-    def __init__(self, checkpoint: StorePath):
-        # Nothing to force to a disk: an object that was taken is kept.
-        super().__init__("", sync_files=False)
+    Attributes:
+        checksums: SHA-256 of each file by name, on the first rank once all is written.
+    """
+
+    def __init__(self, checkpoint: Place):
+        # Of a store nothing need be forced to a disk: an object that was taken is kept.
+        on_disk = isinstance(checkpoint, Path)
+        super().__init__(str(checkpoint) if on_disk else "", sync_files=on_disk)
         self._checkpoint = checkpoint
-        self.fs = _StreamedFiles(checkpoint)
+        files = _StreamedFiles(checkpoint) if isinstance(checkpoint, StorePath) else _WrittenFiles()
+        self.fs, self.checksums = files, files.checksums
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Before any rank writes, and on the first alone: an old one of that name goes."""
-        self._checkpoint.remove_tree()
+        if isinstance(self._checkpoint, StorePath):
+            self._checkpoint.remove_tree()
         return super().prepare_global_plan(plans)
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's part."""
+        results: list[WriteResult] = super().write_data(plan, planner).wait()
+        hashed: Future[list[WriteResult]] = Future()
+        hashed.set_result(
+            [
+                _Written(**vars(result), checksum=self.checksums[result.storage_data.relative_path])
+                for result in results
+            ]
+        )
+        return hashed
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write what ties all parts together, on the first rank."""
+        for written in (one for part in results for one in part):
+            assert isinstance(written, _Written)
+            self.checksums[written.storage_data.relative_path] = written.checksum
+        super().finish(metadata, results)
+
+
+class _HashingStream:
+    """A stream that is written from begin to end, and its checksum so far."""
+
+    def __init__(self, stream: io.IOBase):
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        written: int = self._stream.write(content)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _hashed(
+    opened: AbstractContextManager[io.IOBase], path: str | os.PathLike[str], into: dict[str, str]
+) -> Iterator[io.IOBase]:
+    """A stream whose checksum is put `into` a mapping, by the file's name, once it is written."""
+    with opened as stream:
+        hashing = _HashingStream(stream)
+        yield cast(io.IOBase, hashing)
+    into[os.path.basename(os.fspath(path)).removesuffix(".tmp")] = hashing.sha256.hexdigest()
+
+
+class _WrittenFiles(FileSystem):
+    """Files of a folder."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[str, str] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        with _hashed(super().create_stream(path, mode), path, self.checksums) as stream:
+            yield stream
 
 
 class _StreamedFiles(_StoredFiles):
-    """Files that are written from begin to end."""
+    """Files of a store, written from begin to end."""
+
+    def __init__(self, checkpoint: StorePath):
+        super().__init__(checkpoint)
+        self.checksums: dict[str, str] = {}
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "wb", "a checkpoint is only written here"
         # What is written aside and then renamed, for a disk's sake, appears whole here anyway.
-        with (self._checkpoint / os.fspath(path).removesuffix(".tmp")).open_output() as stream:
+        file = self._checkpoint / os.fspath(path).removesuffix(".tmp")
+        with _hashed(file.open_output(), path, self.checksums) as stream:
             yield stream
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:

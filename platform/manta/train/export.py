@@ -18,7 +18,7 @@ from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
 from manta.storage.place import Place
 from manta.train import model_config
-from manta.train.checkpoint import load_model
+from manta.train.loading import load_model
 from manta.train.saved import name_of, newest, read_state, whole
 
 

@@ -19,8 +19,8 @@ from manta.schedule import Step
 from manta.storage.place import Place
 from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.plan import RankBatch
-from manta.train.checkpoint import write_rows
 from manta.train.engine import Engine
+from manta.train.saved import write_rows
 
 # Ledger rows as int64 (rows, fields of LedgerRow); a digest is there as its two's complement.
 RowTable = NDArray[np.int64]
@@ -118,6 +118,10 @@ class Journal:
         if len(rows):
             self._in_ledger = int(rows[-1, 0])
 
+    def ledger_digest(self) -> str:
+        """The digest of the ledger's chain, as far as it is on disk."""
+        return self._ledger.chain()
+
     def unrecorded(self) -> list[Mapping[str, Any]]:
         """The metric rows that the driver may not have; none on other ranks than the first."""
         if self._engine.rank != 0:
@@ -137,10 +141,15 @@ class Sealed:
     def __init__(self, journal: Journal, rows: RowTable, metrics: list[Mapping[str, Any]]):
         self._journal, self._rows, self._metrics = journal, rows, metrics
 
-    def write(self, checkpoint: Place) -> None:
-        """Put ledger rows into the ledger and metric rows beside the checkpoint."""
+    def write(self, checkpoint: Place) -> str:
+        """Put ledger rows into the ledger and metric rows beside the checkpoint.
+
+        Returns:
+            The digest of the ledger as it is then.
+        """
         write_rows(checkpoint, self._metrics)
         self._journal.flush(self._rows)
+        return self._journal.ledger_digest()
 
 
 def ledger_rows(table: RowTable) -> list[LedgerRow]:

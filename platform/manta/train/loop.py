@@ -19,14 +19,14 @@ from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, order_of
 from manta.train import throughput
-from manta.train.checkpoint import Checkpoints, read_rows
+from manta.train.checkpoint import Checkpoints
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.healing import Healing
 from manta.train.journal import Journal
 from manta.train.pause import Agreement, Pause
 from manta.train.reporter import Reporter, Source
-from manta.train.saved import TrainState, name_of
+from manta.train.saved import TrainState, name_of, read_rows
 from manta.train.skips import is_skipped
 from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
@@ -53,6 +53,8 @@ class Job:
     place: Place
     """Where the run is kept, for all ranks."""
     attempt: int
+    binding: str
+    """Digest of the config and corpus that the run is trained by."""
     node: str
     """Where this rank runs: the one thing that ranks need not agree on."""
 
@@ -73,11 +75,12 @@ class Loop:
         self._config, self._schedule = job.config, job.schedule
         self._saves_at = self._steps_at(job.config.checkpoint.at)
         self._evaluates_at = self._steps_at(job.config.eval.at)
-        self._ledger = Ledger(job.place / "ledger.parquet")
+        self._ledger = Ledger(job.place / "ledger.parquet", job.binding)
         self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
             job.place / "checkpoints",
             engine,
+            binding=job.binding,
             keep=job.config.checkpoint.keep,
             pinned=self._saves_at,
             on_done=reporter.checkpoint,
@@ -92,7 +95,7 @@ class Loop:
         self._peak = throughput.peak_flops(engine.device)
         self._stragglers: Stragglers | None = None
         self._state = TrainState()
-        self._saved_step = 0
+        self._saved_step = self._reached = 0
         self._source: Source = "start"
         self._carried: list[dict[str, Any]] = []
         self._agreement = Agreement(engine.device)
@@ -165,7 +168,7 @@ class Loop:
         loaded = self._healing.resume(self._load, self._reporter.rewound)
         self._state = self._comparable(loaded)
         if self._engine.rank == 0:
-            self._ledger.trim(self._state.step)
+            self._ledger.trim(min(self._state.step, self._reached))
             for row in self._carried:
                 self._journal.metric(row)
             self._reporter.resumed(self._state, self._carried, source=self._source)
@@ -185,22 +188,34 @@ class Loop:
 
     def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
         """The newest state, from memory or from storage, that is not `void`."""
+        self._reached = self._ledger.reach() if self._engine.rank == 0 else 0
         stamps = self._snapshots.newest()
-        durable = self._checkpoints.newest_step() if stamps else 0
+        durable = self._checkpoints.newest_step(self._reached) if stamps else 0
         for stamp in (stamp for stamp in stamps if stamp.step >= durable):
             state = self._load_snapshot(stamp, void)
             if state is not None:
                 self._saved_step = durable
                 return state
-        state = self._checkpoints.load_newest()
+        state = self._checkpoints.load_newest(self._reached)
         self._saved_step = state.step
         self._source = "checkpoint" if state.step else "start"
-        self._carried = read_rows(self._job.place / "checkpoints" / name_of(state.step))
+        self._carried = self._rows_beside(state)
         return state
+
+    def _rows_beside(self, state: TrainState) -> list[dict[str, Any]]:
+        """The metric rows beside a checkpoint. For the first rank."""
+        if self._engine.rank != 0:
+            return []
+        checkpoint = self._checkpoints.folder / name_of(state.step)
+        try:
+            return read_rows(checkpoint)
+        except ValueError as error:  # of an older version, without a checksum
+            log.warning("the rows of metrics beside checkpoint %s are lost: %s", checkpoint, error)
+            return []
 
     def _load_snapshot(self, stamp: Stamp, void: Callable[[TrainState], bool]) -> TrainState | None:
         first = self._engine.rank == 0
-        written = min(self._ledger.last_step() or 0, stamp.step) if first else 0
+        written = min(self._reached, stamp.step)
         restored = self._snapshots.restore(stamp, written, void)
         if restored is None:
             return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import RunError
-from manta.storage.place import Place, remove, tree
+from manta.storage.place import Place, move, put, remove, tree
+from manta.storage.seal import SEALED, sealed, unsealed
 from manta.train.skips import Spans
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 STATE = "state.json"
+METRICS = "metrics.jsonl"
 PREFIX = "step-"
+UNUSED = "unused-"
+RESTART = (
+    "put one back from a copy; or give the command again with --restart, which sets all that "
+    "the run has aside and starts it anew"
+)
+# Of `Inventory`, what checkpoints of older versions may lack.
+KEPT = ("checksums", "stamp", "binding", "chain")
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,52 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:012d}"
 
 
+@dataclass(frozen=True)
+class Inventory:
+    """What a checkpoint's ``state.json`` says of it.
+
+    Attributes:
+        state: from which training goes on.
+        files: size in bytes of each other file, by its name.
+        checksums: SHA-256 of each of them; none in checkpoints of older versions.
+        stamp: differs from that of any other checkpoint; "" in older ones.
+        binding: digest of the config and corpus that it was trained by; "" in older ones.
+        chain: digest of the run's ledger up to it; "" in older ones.
+    """
+
+    state: TrainState
+    files: Mapping[str, int]
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    stamp: str = ""
+    binding: str = ""
+    chain: str = ""
+
+    def write(self, checkpoint: Place, world_size: int) -> None:
+        """Write ``state.json``, sealed."""
+        content = {"format": SEALED, "world_size": world_size, **asdict(self)}
+        put(checkpoint / STATE, json.dumps(sealed(content), indent=1).encode())
+
+    @classmethod
+    def read(cls, checkpoint: Place) -> Inventory:
+        """Read ``state.json``.
+
+        Raises:
+            ValueError: if it is missing, or not as it was written.
+        """
+        try:
+            content = unsealed(json.loads((checkpoint / STATE).read_bytes()))
+            state = TrainState(**content.pop("state"))
+            files = {str(name): int(size) for name, size in content.pop("files").items()}
+            known = {key: content[key] for key in KEPT if key in content}
+        except FileNotFoundError:
+            raise ValueError(f"{STATE} is missing: it was not finished, or lost a file") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{STATE} can't be read: {error}") from None
+        if checkpoint.name.startswith(PREFIX) and checkpoint.name != name_of(state.step):
+            raise ValueError(f"{STATE} is that of step {state.step}")
+        return cls(state, files, **known)
+
+
 def found_in(folder: Place) -> dict[str, dict[str, int]]:
     """The names of the checkpoints in `folder`, whole or not, and their files with sizes."""
     found: dict[str, dict[str, int]] = {}
@@ -75,57 +130,80 @@ def found_in(folder: Place) -> dict[str, dict[str, int]]:
     return found
 
 
+def inventories(folder: Place) -> dict[str, Inventory | str]:
+    """The checkpoints in `folder` by name, oldest first; for a damaged one, what is wrong.
+
+    By names and sizes of files: what is in them is compared when it is read.
+    """
+    return {
+        name: _inventory(folder / name, sizes) for name, sizes in sorted(found_in(folder).items())
+    }
+
+
 def whole(folder: Place) -> list[Place]:
     """Checkpoints in `folder` that are whole, oldest first; damaged ones are named in a warning."""
     found = []
-    for name, sizes in found_in(folder).items():
-        path = folder / name
-        problem = _damage(path, sizes)
-        if problem:
-            log.warning("checkpoint %s is damaged (%s): passing over it", path, problem)
+    for name, inventory in inventories(folder).items():
+        if isinstance(inventory, str):
+            log.warning("checkpoint %s is damaged (%s): passing over it", folder / name, inventory)
         else:
-            found.append(path)
+            found.append(folder / name)
     return found
 
 
 def damage(checkpoint: Place) -> str | None:
     """What is wrong with the files of a checkpoint, if anything."""
-    return _damage(checkpoint, tree(checkpoint))
+    found = _inventory(checkpoint, tree(checkpoint))
+    return found if isinstance(found, str) else None
 
 
-def _damage(checkpoint: Place, sizes: Mapping[str, int]) -> str | None:
-    if STATE not in sizes:
-        return f"{STATE} is missing: it was not finished, or lost a file"
+def _inventory(checkpoint: Place, sizes: Mapping[str, int]) -> Inventory | str:
     try:
-        files = _read(checkpoint)["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{STATE} can't be read: {error}"
-    for name, size in files.items():
+        inventory = Inventory.read(checkpoint)
+    except ValueError as error:
+        return str(error)
+    for name, size in inventory.files.items():
         if name not in sizes:
             return f"{name} is missing"
         if sizes[name] != size:
             return f"{name} has {sizes[name]} bytes instead of {size}"
-    return None
+    return inventory
 
 
 def read_state(checkpoint: Place) -> TrainState:
     """The training state of a whole checkpoint."""
-    return TrainState(**_read(checkpoint)["state"])
+    return Inventory.read(checkpoint).state
 
 
-def read_stamp(checkpoint: Place) -> str:
-    """A text that differs from that of any other checkpoint; none in older ones."""
-    return str(_read(checkpoint).get("stamp", ""))
+def write_rows(folder: Place, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put metric rows beside a checkpoint, from which a lost tail of the log is refilled."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    put(folder / METRICS, text.encode())
 
 
-def _read(checkpoint: Place) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    return content
+def read_rows(folder: Place) -> list[dict[str, Any]]:
+    """The rows that `write_rows` put beside a checkpoint.
+
+    Raises:
+        ValueError: if they are not as they were written.
+    """
+    try:
+        lines = (folder / METRICS).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
 
 
 def discard(checkpoint: Place) -> None:
     """Remove a checkpoint; it is never half there. Harmless when it is not there."""
     remove(checkpoint, STATE)
+
+
+def set_aside(checkpoint: Place) -> None:
+    """Give a checkpoint that can't be gone on from a name by which nothing finds it."""
+    target = checkpoint.parent / f"{UNUSED}{checkpoint.name}"
+    remove(target, STATE)
+    move(checkpoint, target)
 
 
 def newest(folder: Place) -> Place:
