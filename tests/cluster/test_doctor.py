@@ -254,7 +254,7 @@ def test_what_this_machine_lacks(laptop, monkeypatch):
 def test_what_is_not_a_cluster_file(tmp_path):
     (tmp_path / "a.yaml").write_text("run: {name: a}\n")
     with pytest.raises(ConfigError, match="config of a run, not of a cluster"):
-        read_plan(tmp_path / "a.yaml")
+        diagnose(tmp_path / "a.yaml", None)
     (tmp_path / "a.yaml").write_text("a: b\n")
     with pytest.raises(ConfigError, match="not a cluster file"):
         diagnose(tmp_path / "a.yaml", None)
