@@ -7,6 +7,7 @@ after the other.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -39,9 +40,12 @@ class Conductor:
     Args:
         config: of the sweep.
         id: a name that no other sweep in the cluster has.
+        folder: in which the command was given. Relative paths of base and space are meant from
+            there, while a process of Ray's begins in a folder of Ray's.
     """
 
-    def __init__(self, config: SweepConfig, id: str):
+    def __init__(self, config: SweepConfig, id: str, folder: str):
+        os.chdir(folder)
         self._outline = Outline(config)
         self._id = id
         self._folder, place = self._outline.folder, self._outline.place
@@ -329,4 +333,4 @@ class Conductor:
 
 def open_conductor(config: SweepConfig, id: str) -> AbstractContextManager[ActorHandle]:
     """A conductor for the time of a block."""
-    return beside_driver(Conductor, config, id)
+    return beside_driver(Conductor, config, id, os.getcwd())
