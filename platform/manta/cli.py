@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+import manta
 
 if TYPE_CHECKING:
     from manta.cluster.jobs import Job
@@ -25,7 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Elastic training and tuning of neural networks on Ray.",
 )
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The config file.")]
@@ -40,6 +40,22 @@ RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; an embedded Ray is started without it.")
 ]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"manta {manta.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Show it and stop."),
+    ] = False,
+) -> None:
+    """Elastic training and tuning of neural networks on Ray."""
 
 
 @app.command()
@@ -139,35 +155,12 @@ def train(
     if restart:
         _set_aside(loaded)
     try:
-        _train(loaded, address, submitted)
+        from manta.elastic.command import run_training
+
+        run_training(loaded, address, submitted)
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
         raise typer.Exit(130) from None
-
-
-def _train(config: RunConfig, address: str | None, submitted: float) -> None:
-    """What can go on beside something else does: imports of workers and driver, Ray's start."""
-    from manta.cluster.session import ray_session
-    from manta.elastic.preflight import check
-    from manta.elastic.preload import preloaded_for
-
-    with preloaded_for(config, address):
-        checked = check(config)
-        spent = {"checks": time.time() - submitted}
-        from manta.elastic.trainer import load_controller
-        from manta.elastic.trainer import train as run
-
-        for remark in checked.remarks():
-            print(f"note: {remark}", flush=True)
-        with ThreadPoolExecutor(1) as background:
-            loading = background.submit(load_controller)
-            with ray_session(address):
-                spent["ray"] = time.time() - submitted - spent["checks"]
-                loading.result()
-                from manta.elastic.head_start import begin_workers
-
-                begun = begin_workers(checked)
-                run(checked, submitted=submitted, spent=spent, begun=begun)
 
 
 @app.command()

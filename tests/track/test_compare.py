@@ -164,7 +164,7 @@ def test_no_row_has_the_metric(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("not json", "Invalid JSON"),
+        ("not json", "it is no JSON"),
         ({"format": 2}, "format"),
         ({"status": "done"}, "status"),
         ({"trials": [{"name": "a", "status": "finished", "parent": "b"}]}, "no trial 'b'"),

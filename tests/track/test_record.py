@@ -257,12 +257,31 @@ def test_a_storage_that_is_a_file_is_refused(open_record: Open, tmp_path: Path) 
         open_record(run={"name": "one", "storage": str(tmp_path / "file")})
 
 
-def test_a_damaged_record_is_refused_by_name(open_record: Open) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "{}", r"'name' is missing, and \d+ more of the kind; it was changed"),
+        (
+            lambda text: text[: len(text) // 2],
+            r"it is no JSON \(.* at line \d+ column \d+\); it was",
+        ),
+        (lambda text: text.replace('"running"', '"x"'), r"'status': input should be 'running'"),
+        (lambda text: "", r"it is no JSON \(EOF while parsing a value"),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name_in_a_line(
+    open_record: Open, change: Callable[[str], str], message: str
+) -> None:
     record = open_record()
     record.close()
-    (record.run_dir / "run.json").write_text("{}")
-    with pytest.raises(RunError, match=r"run\.json: can't be read"):
+    file = record.run_dir / "run.json"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(
+        RunError, match=rf"run\.json: can't be read as a run record: {message}"
+    ) as e:
         open_record()
+    assert "\n" not in str(e.value)
+    assert "validation error" not in str(e.value)
 
 
 def test_passwords_are_not_written(open_record: Open) -> None:

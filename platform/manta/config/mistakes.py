@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from manta.config.credentials import without_credentials
 from manta.config.document import KeyPath
@@ -31,7 +31,7 @@ def explain(
         written: what stands there, if that is not what YAML made of it.
         data: the whole config.
     """
-    dotted = ".".join(map(str, path))
+    dotted = _dotted(path)
     shown = _shown(item["input"], written)
     if item["type"] == "extra_forbidden":
         return f"unknown key '{dotted}'{_remedy(kind, path, item['input'], data)}"
@@ -49,6 +49,25 @@ def explain(
     if isinstance(item["input"], dict | list | tuple) and not item["type"].endswith("_type"):
         return f"{dotted}: {message}"
     return f"{dotted} = {shown}: {message}"
+
+
+def in_a_line(error: Exception) -> str:
+    """What is wrong with a record of ours that can't be read, without pydantic's own words."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first, *others = error.errors(include_url=False)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
+    more = f", and {len(others)} more of the kind" if others else ""
+    if first["type"] == "json_invalid":
+        return f"it is no JSON ({message})"
+    if first["type"] == "missing":
+        return f"'{_dotted(first['loc'])}' is missing{more}"
+    place = f"'{_dotted(first['loc'])}': " if first["loc"] else ""
+    return f"{place}{message[:1].lower()}{message[1:]}{more}"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def show(value: Any) -> str:

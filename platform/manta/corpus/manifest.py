@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manta.config.errors import CorpusError
+from manta.config.mistakes import in_a_line
 from manta.config.model import Section
 from manta.config.urls import is_url, join
 from manta.storage.atomic import write_whole
@@ -132,7 +133,7 @@ class Manifest(Section):
                 f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
             ) from None
         except (OSError, ValidationError) as error:
-            raise CorpusError(f"{path}: can't be read as a manifest: {error}") from None
+            raise CorpusError(f"{path}: can't be read as a manifest: {in_a_line(error)}") from None
         # Of what is in the file, which a dump of the manifest would only repeat.
         if manifest.fingerprint != _digest(json.loads(content)):
             raise CorpusError(

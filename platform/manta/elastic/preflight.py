@@ -124,6 +124,20 @@ def remarks_of(config: RunConfig) -> list[str]:
     return remarks(Plan(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len)))
 
 
+def check_continues(checked: Checked) -> None:
+    """Refuse what can't be the continuation of a run that is there already.
+
+    Raises:
+        RunError: naming what is different.
+    """
+    from manta.track.opening import check_same_run
+    from manta.track.state import read_state_if_any
+
+    state = read_state_if_any(checked.place)
+    if state is not None:
+        check_same_run(checked.place, state.corpus_fingerprint, checked.config, checked.manifest)
+
+
 def check_model(checked: Checked) -> None:
     """Check the model as it is made, and W&B. Takes seconds of imports: run it while Ray starts.
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
+from manta.config.errors import CorpusError, DivergedError, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
 from manta.elastic.autoscaler import may_grow
 from manta.elastic.environment import runtime_env_of
 from manta.elastic.follower import Follower, Watcher
+from manta.elastic.machine import refuse_too_much
 from manta.elastic.mailbox import open_mailbox
 from manta.elastic.order import Order, work
 from manta.elastic.preflight import Checked
@@ -309,11 +310,5 @@ def check_resources(config: RunConfig) -> None:
     if may_grow():
         return
     have = ray.cluster_resources()
-    for name, amount in config.scaling.resources_per_worker.items():
-        need = amount * config.scaling.min
-        if need > have.get(name, 0):
-            raise RunError(
-                f"scaling.min = {config.scaling.min} workers need {need:g} {name}, but this "
-                f"machine has {have.get(name, 0):g}: lower scaling.min or "
-                f"scaling.resources_per_worker.{name}, or run on a cluster"
-            )
+    wanted = config.scaling.resources_per_worker
+    refuse_too_much(config, {name: have.get(name, 0) for name in wanted})

@@ -44,7 +44,7 @@ def take_hold(config: RunConfig) -> RunHold:
 
 
 def check_same_run(
-    run_dir: Path, fingerprint: str, config: RunConfig, manifest: Manifest
+    run_dir: Place, fingerprint: str, config: RunConfig, manifest: Manifest
 ) -> list[str]:
     """Is the run in `run_dir` the one that is asked for? Returns what else changed."""
     path = run_dir / CONFIG

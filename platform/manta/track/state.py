@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from manta.config.errors import RunError
+from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
 from manta.track.history import Mark
 
@@ -215,7 +216,9 @@ def read_fork(run_dir: Place) -> Fork | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path}: can't be read: {error}; remove the run's folder") from None
+        raise RunError(
+            f"{path}: can't be read: {in_a_line(error)}; remove the run's folder"
+        ) from None
 
 
 def read_state(run_dir: Place) -> RunState:
@@ -243,6 +246,6 @@ def read_state_if_any(run_dir: Place) -> RunState | None:
         return None
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{path}: can't be read as a run record: {error}; it was changed by hand or made "
-            "by another version: restore it, or choose another run.name"
+            f"{path}: can't be read as a run record: {in_a_line(error)}; it was changed by hand "
+            "or made by another version: restore it, or choose another run.name"
         ) from None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
 
 from manta.config.errors import RunError
+from manta.config.mistakes import in_a_line
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
 from manta.track.state import WandbState
@@ -137,6 +138,6 @@ def read_sweep(folder: Place) -> SweepState:
         return SweepState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise RunError(
-            f"{path}: can't be read as a sweep: {error}; restore it, or compare the runs in "
-            f"{folder} by their own folders"
+            f"{path}: can't be read as a sweep: {in_a_line(error)}; restore it, or compare the "
+            f"runs in {folder} by their own folders"
         ) from None

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from manta.cluster.session import ray_session
+from manta.cluster.session import cluster_of, ray_session
 from manta.config.corpus import CorpusConfig
 from manta.config.credentials import without_credentials
 from manta.config.errors import CorpusError, TrainingError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
+from manta.elastic.machine import check_machine
 from manta.elastic.preflight import absolute, absolute_path, check, check_model
 from manta.elastic.preload import preloaded_for
 from manta.schedule import Schedule
@@ -57,6 +58,8 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     outline = Outline(_absolute(config))
     outline.state()  # another sweep's folder is refused before anything starts
     first = _first(outline)
+    if cluster_of(address) is None:
+        check_machine(first)
     with preloaded_for(first, address), ThreadPoolExecutor(1) as background:
         checked = check(first)
         model_checked = background.submit(check_model, checked)

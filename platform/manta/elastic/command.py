@@ -1,0 +1,47 @@
+"""The `manta train` command: check, start Ray, train."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from manta.cluster.session import cluster_of, ray_session
+from manta.config.run import RunConfig
+from manta.elastic.machine import check_machine
+from manta.elastic.preflight import check, check_continues
+from manta.elastic.preload import preloaded_for
+
+
+def run_training(config: RunConfig, address: str | None, submitted: float) -> None:
+    """Train a run to its end, or go on with it.
+
+    What can go on beside something else does: imports of workers and driver, Ray's start.
+
+    Args:
+        config: with absolute paths.
+        address: of a Ray cluster; else an embedded Ray is started.
+        submitted: when the user asked for it, seconds since the epoch.
+
+    Raises:
+        MantaError: naming what is wrong and what to do; most of it before Ray is started.
+        KeyboardInterrupt: when interrupted; the run is saved first.
+    """
+    if cluster_of(address) is None:
+        check_machine(config)
+    with preloaded_for(config, address):
+        checked = check(config)
+        check_continues(checked)
+        spent = {"checks": time.time() - submitted}
+        from manta.elastic.trainer import load_controller, train
+
+        for remark in checked.remarks():
+            print(f"note: {remark}", flush=True)
+        with ThreadPoolExecutor(1) as background:
+            loading = background.submit(load_controller)
+            with ray_session(address):
+                spent["ray"] = time.time() - submitted - spent["checks"]
+                loading.result()
+                from manta.elastic.head_start import begin_workers
+
+                begun = begin_workers(checked)
+                train(checked, submitted=submitted, spent=spent, begun=begun)

@@ -1,0 +1,154 @@
+"""What can't work is refused before Ray is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_config import run_config, write_yaml
+
+from manta.config import RunConfig, load
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.elastic import machine
+from manta.track.record import RunRecord
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import sys
+from manta import cli
+try:
+    cli.main()
+finally:
+    print([name for name in ("ray", "manta.cluster.embedded") if name in sys.modules])
+"""
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Runs a command that must be refused before Ray starts; returns its message.
+
+    A run has no use of Ray before that; the space of a sweep has its samplers.
+    """
+
+    def run(*arguments: object) -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, *map(str, arguments)],
+            env={**kept, "PYTHONPATH": str(ROOT / "platform")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 1, done.stderr
+        assert done.stdout == ("['ray']\n" if arguments[0] == "sweep" else "[]\n")
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path, make_corpus: Callable[..., Any]) -> Path:
+    """A run's file, of the model and corpus that all tests share."""
+    make_corpus(tmp_path / "corpus", {"train": [[400]]}, vocab_size=61)
+    return write_yaml(tmp_path / "run.yaml", run_config(tmp_path / "runs", tmp_path / "corpus"))
+
+
+@pytest.fixture
+def finished(config: Path, tmp_path: Path) -> None:
+    """The record of that run, finished."""
+    manifest = Manifest.read(tmp_path / "corpus")
+    record = RunRecord.open(load(config, RunConfig), manifest, total_steps=12, total_tokens=1344)
+    record.finish("finished", reason="", final={})
+    record.close()
+
+
+def test_more_cpus_than_this_machine_has(refused: Callable[..., str], config: Path) -> None:
+    cpus = os.cpu_count()
+    message = refused("train", config, "scaling.resources_per_worker.CPU=1000")
+    assert f"scaling.min = 2 workers need 2000 CPU, but this machine has {cpus}" in message
+
+
+@pytest.mark.skipif(machine.at_most().get("GPU") != 0, reason="this machine has, or may have, GPUs")
+def test_a_gpu_that_is_not_there(refused: Callable[..., str], config: Path) -> None:
+    message = refused("train", config, "scaling.resources_per_worker={GPU: 1}")
+    assert "scaling.min = 2 workers need 2 GPU, but this machine has 0" in message
+
+
+def test_also_for_a_sweep(refused: Callable[..., str], config: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text("space = {'run.seed': 1}\n")
+    sweep = {
+        "sweep": {"name": "s"},
+        "base": "run.yaml",
+        "space": "./space.py",
+        "overrides": ["scaling.resources_per_worker.CPU=1000"],
+        "metric": "loss",
+    }
+    message = refused("sweep", write_yaml(tmp_path / "sweep.yaml", sweep))
+    assert "scaling.min = 2 workers need 2000 CPU" in message
+
+
+def test_another_config_of_a_run_that_is_there(
+    refused: Callable[..., str], config: Path, finished: None
+) -> None:
+    message = refused("train", config, "schedule.lr=0.5")
+    assert "this run was started with another config:\n  schedule.lr: 0.001 → 0.5\n" in message
+    assert "give the run its own run.name" in message
+
+
+def test_another_corpus_under_a_run_that_is_there(
+    refused: Callable[..., str],
+    config: Path,
+    finished: None,
+    tmp_path: Path,
+    make_corpus: Callable[..., Any],
+) -> None:
+    make_corpus(tmp_path / "other", {"train": [[500]]}, vocab_size=61)
+    assert "was started on another corpus" in refused("train", config, f"corpus={tmp_path}/other")
+
+
+# What a machine has at most.
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "gpus"),
+    [
+        ({"/dev/nvidia[0-9]*": 4}, None, 4),
+        ({"/dev/nvidia[0-9]*": 4}, "0,2", 2),
+        ({"/dev/nvidia[0-9]*": 4}, "", 0),
+        ({"/dev/nvidia[0-9]*": 1}, "0,1,2", 1),
+        ({}, None, 0),
+        ({"/dev/kfd": 1}, None, None),  # another maker's are not counted, so nothing is refused
+    ],
+)
+def test_gpus_are_counted_as_ray_may_count_them(
+    monkeypatch: pytest.MonkeyPatch, devices: dict[str, int], visible: str | None, gpus: int | None
+) -> None:
+    monkeypatch.setattr(machine.glob, "glob", lambda pattern: ["x"] * devices.get(pattern, 0))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.at_most().get("GPU") == gpus
+
+
+def test_what_ray_is_told_to_have_is_left_to_ray(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    section = {"min": 3, "resources_per_worker": {"CPU": 1000}}
+    config = RunConfig.model_validate(run_config(tmp_path, tmp_path, scaling=section))
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3000}')
+    machine.check_machine(config)
+    monkeypatch.delenv("RAY_OVERRIDE_RESOURCES")
+    with pytest.raises(RunError, match="need 3000 CPU"):
+        machine.check_machine(config)
+
+
+def test_a_resource_of_ones_own_is_left_to_ray(tmp_path: Path) -> None:
+    section = {"resources_per_worker": {"CPU": 0, "my_disk": 5}}
+    machine.check_machine(RunConfig.model_validate(run_config(tmp_path, tmp_path, scaling=section)))
