@@ -12,7 +12,7 @@ from pathlib import Path
 # None of them is needed to show help or to find a mistake in a config. NumPy (0.1 s) is not among
 # them: schedules are made of it.
 HEAVY = (
-    *("accelerate", "fsspec", "optuna", "pandas", "plotly", "pyarrow", "ray"),
+    *("accelerate", "fsspec", "optuna", "pandas", "pyarrow", "ray"),
     *("safetensors", "tokenizers", "torch", "transformers", "wandb"),
 )
 # This tree's package comes first, whatever is installed.

@@ -113,14 +113,15 @@ def schedule(
 
     from manta.config import RunConfig, load
     from manta.schedule import Schedule
-    from manta.schedule.draw import draw_html, draw_terminal
+    from manta.schedule.draw import draw_terminal
+    from manta.track.schedule_page import write_schedule
 
     loaded = load(config, RunConfig, overrides or ())
     resolved = Schedule.resolve(loaded.schedule, loaded.train.seq_len)
     console = Console()
     draw_terminal(resolved, console)
     page = html or Path(f"schedule-{loaded.run.name}.html")
-    draw_html(resolved, page, loaded.run.name)
+    write_schedule(resolved, page, loaded.run.name)
     console.print(f"page: {page}")
 
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from rich.console import Console
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
 from manta.schedule.canvas import draw_curve
-from manta.schedule.draw import draw_html, draw_terminal
+from manta.schedule.draw import draw_terminal
 
 CONFIG = {
     "horizon": "10B",
@@ -66,28 +65,3 @@ def test_a_terminal_without_unicode_gets_stars(schedule):
     assert "*****" in text
     panels = text[: text.index("10B tokens")]
     assert "?" not in panels
-
-
-def test_the_page_is_whole_and_self_contained(schedule, tmp_path):
-    path = tmp_path / "new" / "schedule.html"
-    draw_html(schedule, path, title="My sweep's schedule")
-    page = path.read_text(encoding="utf-8")
-    assert [p.name for p in path.parent.iterdir()] == ["schedule.html"]
-    assert "</html>" in page
-    assert "My sweep" in page
-    assert not re.search(r"<script[^>]+src=", page)
-    for title in ("Learning rate", "Batch size (samples)", "Steps", "Tokens consumed"):
-        assert title in page
-
-
-def test_the_same_schedule_gives_the_same_page(schedule, tmp_path):
-    for name in ("a.html", "b.html"):
-        draw_html(schedule, tmp_path / name, title="Twice")
-    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-
-
-def test_importing_the_drawing_does_not_import_plotly():
-    import subprocess
-
-    code = "import sys, manta.schedule.draw; sys.exit('plotly' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from made_sweep import HORIZON, Loss, Made, base, ends_at, trial, write_run, write_sweep
 
-from manta.track.compare import Comparison, load_comparison
+from manta.track.compare import load_comparison
+from manta.track.comparison import Comparison
 from manta.track.ranking import Ranking, rank
 from manta.track.verdict import sentences
 

@@ -1,11 +1,9 @@
-"""A schedule as a picture: in the terminal, or as one self-contained HTML page."""
+"""A schedule as a picture: in the terminal, and as the points of lines."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +21,10 @@ Floats = NDArray[np.float64]
 HEIGHT = 6  # of a terminal panel, in lines
 MARGIN = 10  # columns for the labels of its axis
 WIDEST = 100  # columns; beyond that a curve gets flat to look at
-POINTS = 400  # of a curved segment on the HTML page
+POINTS = 400  # of a curved segment of a line
 COLOURS = {"lr": "cyan", "batch": "magenta", "steps": "green"}
-HTML_COLOURS = {"lr": "#0f7b8a", "batch": "#a8327e", "steps": "#3c7d2e"}
+HEADINGS = ("", "from", "to", "share", "shape", "value")
+LR, BATCH = "learning rate", "batch size"
 TITLES = {"lr": "Learning rate", "batch": "Batch size (samples)", "steps": "Steps"}
 
 
@@ -33,49 +32,10 @@ def draw_terminal(schedule: Schedule, console: Console) -> None:
     """Print learning rate, batch size and steps over tokens, the segments and the totals."""
     console.print(_panels(schedule, console))
     console.print(_segment_table(schedule))
-    console.print(_totals(schedule))
-
-
-def draw_html(schedule: Schedule, path: Path, title: str) -> None:
-    """Write one HTML page with the three curves, stacked over a common token axis.
-
-    The page needs no network: the JavaScript is in it. It is written aside and renamed.
-    """
-    # Slow to import, and only this needs it.
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.05)
-    for row, (name, (tokens, values)) in enumerate(_curves(schedule).items(), start=1):
-        line = {"color": HTML_COLOURS[name], "width": 2}
-        figure.add_trace(go.Scatter(x=tokens, y=values, name=TITLES[name], line=line), row, 1)
-        figure.update_yaxes(title_text=TITLES[name], rangemode="tozero", row=row, col=1)
-    figure.update_xaxes(title_text="Tokens consumed", row=3, col=1)
-    figure.update_layout(
-        title={"text": f"{title}<br><sup>{_totals(schedule).plain}</sup>"},
-        template="plotly_white",
-        hovermode="x unified",
-        showlegend=False,
-        height=800,
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    # A fixed id, so that the same schedule gives the same page.
-    figure.write_html(aside, include_plotlyjs=True, full_html=True, div_id="schedule")
-    os.replace(aside, path)
+    console.print(Text(totals(schedule)))
 
 
 # Curves, as the points of lines.
-
-
-def _curves(schedule: Schedule) -> dict[str, tuple[Floats, Floats]]:
-    """x (tokens) and y of each line; a jump is two points at one x."""
-    return {
-        "lr": lr_line(schedule),
-        "batch": batch_line(schedule),
-        "steps": _steps_line(schedule),
-    }
 
 
 def lr_line(schedule: Schedule, points: int = POINTS) -> tuple[Floats, Floats]:
@@ -105,7 +65,8 @@ def batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
     return tokens, np.repeat(np.array(sizes, dtype=np.float64), 2)
 
 
-def _steps_line(schedule: Schedule) -> tuple[Floats, Floats]:
+def steps_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    """Tokens and steps by then."""
     ends = [(p.end_position * schedule.seq_len, p.end_step) for p in schedule.plateaus]
     points = np.array([(0, 0), *ends], dtype=np.float64)
     return points[:, 0], points[:, 1]
@@ -134,7 +95,7 @@ def _sampled(schedule: Schedule, tokens: Floats) -> dict[str, Floats]:
     return {
         "lr": schedule.lr(tokens),
         "batch": np.array(batches, dtype=np.float64),
-        "steps": np.interp(tokens, *_steps_line(schedule)),
+        "steps": np.interp(tokens, *steps_line(schedule)),
     }
 
 
@@ -161,22 +122,29 @@ def _with_axis(lines: Sequence[str], top: str, colour: str, ascii_only: bool) ->
 def _segment_table(schedule: Schedule) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)
-    for heading in ("from", "to", "share"):
+    for heading in HEADINGS[1:4]:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("value")
-    for name, segments in (("lr", schedule.lr_segments), ("batch", schedule.batch_segments)):
-        for segment in segments:
-            share = (segment.end - segment.start) / schedule.horizon
-            table.add_row(
-                Text("learning rate" if name == "lr" else "batch size", style=COLOURS[name]),
-                format_tokens(segment.start),
-                format_tokens(segment.end),
-                f"{share:.1%}",
-                segment.shape,
-                _value(segment),
-            )
+    table.add_column(HEADINGS[4], no_wrap=True)
+    table.add_column(HEADINGS[5])
+    for name, *cells in segment_rows(schedule):
+        table.add_row(Text(name, style=COLOURS["lr" if name == LR else "batch"]), *cells)
     return table
+
+
+def segment_rows(schedule: Schedule) -> list[list[str]]:
+    """A row for each segment, with cells below `HEADINGS`."""
+    return [
+        [
+            name,
+            format_tokens(segment.start),
+            format_tokens(segment.end),
+            f"{(segment.end - segment.start) / schedule.horizon:.1%}",
+            segment.shape,
+            _value(segment),
+        ]
+        for name, segments in ((LR, schedule.lr_segments), (BATCH, schedule.batch_segments))
+        for segment in segments
+    ]
 
 
 def _value(segment: Segment) -> str:
@@ -190,11 +158,12 @@ def _value(segment: Segment) -> str:
     return text
 
 
-def _totals(schedule: Schedule) -> Text:
+def totals(schedule: Schedule) -> str:
+    """Steps, samples and tokens of the whole schedule."""
     tokens = schedule.positions * schedule.seq_len
     past = tokens - schedule.horizon
     text = (
         f"{schedule.steps:,} steps · {schedule.positions:,} samples of {schedule.seq_len:,} tokens"
         f" · {tokens:,} tokens"
     )
-    return Text(text + (f" ({past:,} past the horizon: whole batches)" if past else ""))
+    return text + (f" ({past:,} past the horizon: whole batches)" if past else "")

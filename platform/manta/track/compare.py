@@ -1,11 +1,10 @@
-"""What is compared: the runs of a sweep, or runs given one by one, read from their files."""
+"""Reads what is compared from files: the runs of a sweep, or runs given one by one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,140 +12,16 @@ from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
 from manta.schedule import Schedule
 from manta.track.compare_config import IGNORED, as_yaml, differences, ignored, without
-from manta.track.comparison_stats import short
-from manta.track.curve import Curve, read_curve
+from manta.track.comparison import LOST, Comparison, Trial
+from manta.track.curve import read_curve
 from manta.track.history import METRICS, Tail
 from manta.track.hold import lives
 from manta.track.opening import CONFIG
 from manta.track.param_names import SEED
 from manta.track.state import RUN, RunState, read_state
-from manta.track.sweep_state import SWEEP, SweepTokens, SweepTrial, read_sweep
+from manta.track.sweep_state import SWEEP, SweepTrial, read_sweep
 
 DEFAULT_METRIC = "val_loss"
-# A run that calls itself running, but has no driver that lives.
-LOST = "lost"
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One run, as far as a comparison looks at it.
-
-    Attributes:
-        params: dotted config keys in which trials differ, but for the seed.
-        parent, fork_tokens: whose checkpoint it went on from, and where; else its own start.
-        end_tokens: where it ends, or was to end.
-        curve: of the metric; nothing while it has no rows.
-        device_seconds: what its own run held devices for, by its record: steps, starts,
-            evaluations and work that was done twice.
-        cost: of these, by its record; nothing without a price.
-        fingerprint: of its corpus.
-        eval_sample: digest of the samples that its evaluations read.
-    """
-
-    name: str
-    label: str
-    params: Mapping[str, Any]
-    seed: int
-    status: str
-    reason: str
-    parent: str | None
-    fork_tokens: int
-    end_tokens: int
-    curve: Curve | None
-    schedule: Schedule | None
-    device_seconds: float | None
-    cost: float | None
-    fingerprint: str | None
-    eval_sample: str | None
-
-    @property
-    def reached(self) -> int:
-        """Tokens of its whole history, trained by itself or by another."""
-        return self.curve.reached if self.curve else 0
-
-    @property
-    def own_tokens(self) -> int:
-        """Tokens that it trained itself."""
-        return max(0, self.reached - self.fork_tokens)
-
-    @property
-    def shared_tokens(self) -> int:
-        """Tokens that another trial trained for it."""
-        return min(self.reached, self.fork_tokens)
-
-    @property
-    def value(self) -> float | None:
-        """The metric at the end of its history."""
-        return self.curve.values[-1] if self.curve and self.curve.values else None
-
-    @property
-    def compute(self) -> float | None:
-        """Device-seconds of the steps of its whole history, as if it had been trained alone."""
-        return self.curve.device_seconds if self.curve else None
-
-    @property
-    def own_compute(self) -> float | None:
-        """Device-seconds of the steps that it trained itself."""
-        if self.curve is None or (whole := self.curve.device_seconds) is None:
-            return None
-        return whole - (self.curve.seconds_at(self.fork_tokens) or 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """Trials that differ in nothing but the seed."""
-
-    label: str
-    params: Mapping[str, Any]
-    trials: tuple[Trial, ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that was read.
-
-    Attributes:
-        keys: dotted keys in which trials differ, in config order.
-        shared: the config that all have in common, as YAML.
-        tokens: what sharing saved; nothing outside of a sweep.
-        warnings: what makes the comparison less than it seems.
-    """
-
-    title: str
-    question: str
-    status: str
-    metric: str
-    mode: str
-    keys: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    shared: str
-    tokens: SweepTokens | None
-    warnings: tuple[str, ...]
-
-    @cached_property
-    def configurations(self) -> tuple[Configuration, ...]:
-        """Trials by what they are but for the seed, in the order of the input."""
-        groups: dict[str, list[Trial]] = {}
-        for trial in self.trials:
-            groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
-        return tuple(
-            Configuration(self._label(trials), trials[0].params, tuple(trials))
-            for trials in groups.values()
-        )
-
-    def told(self, params: Mapping[str, Any]) -> str:
-        """Parameters and their values in words: ``lr.peak 0.003, batch 64``."""
-        names = short_keys(self.keys)
-        return ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
-
-    def _label(self, trials: Sequence[Trial]) -> str:
-        """What its trials are all called, if that is more than a name; else its parameters."""
-        given = {trial.label for trial in trials}
-        if len(given) == 1 and (self.tokens is None or trials[0].label != trials[0].name):
-            return given.pop()
-        if self.keys and (self.tokens or len(trials) > 1):
-            return self.told(trials[0].params)
-        return ", ".join(trial.label for trial in trials)
 
 
 def load_comparison(
@@ -177,15 +52,6 @@ def load_comparison(
     comparison = _of_sweep(paths[0], metric, alive) if sweeps else _of_runs(paths, metric, alive)
     _check_metric(comparison, paths)
     return comparison
-
-
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key without its section, where it can be told from the others so."""
-    shortened = [key.partition(".")[2] or key for key in keys]
-    return {
-        key: name if shortened.count(name) == 1 else key
-        for key, name in zip(keys, shortened, strict=True)
-    }
 
 
 # A sweep.

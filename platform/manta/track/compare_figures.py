@@ -1,4 +1,4 @@
-"""The charts of a comparison over tokens and compute, as Plotly describes them: plain data."""
+"""The charts of a comparison over tokens and compute."""
 
 from __future__ import annotations
 
@@ -9,31 +9,23 @@ from typing import Any
 import numpy as np
 
 from manta.schedule.draw import batch_line, lr_line
-from manta.track.compare import Comparison, Configuration, Trial
+from manta.track.charts import SOFT, TOKENS, Figure, lines, rows, series
 from manta.track.compare_params import importance_chart, parallel_chart
-from manta.track.compare_style import (
-    Chart,
-    Figure,
-    colour_of,
-    cut,
-    name_of,
-    plain,
-    rounded,
-    width_of,
-)
+from manta.track.compare_style import colour_of, cut, name_of, rounded, width_of
+from manta.track.comparison import Comparison, Configuration, Trial
 from manta.track.ranking import Ranking, View
-from manta.track.report_figures import DARK_GREY, GREY, base_layout
 from manta.track.verdict import device_unit, place, value_text
 
-# Points of all lines in one chart together; more are not to be seen and slow the page down.
-MOST_POINTS = 24_000
-CURVED = 80  # points of a curved segment of a schedule
+# Points of all lines in one chart together; more are not to be seen and make the page large.
+MOST_POINTS = 6_000
+# Points of a curved segment of a schedule: of one alone, and of many together.
+CURVED, MOST_CURVED = 80, 2400
 # The first losses are so high that the last ones look alike: the chart shows at first what
 # comes after this share of a run.
 LATE = 0.45
 
 
-def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Chart]:
+def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Figure]:
     """Every chart that has something to show, in the order of the page."""
     drawn = [
         _means(comparison, ranking, top),
@@ -50,72 +42,61 @@ def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Chart]:
 # How much better, how sure.
 
 
-def _means(comparison: Comparison, ranking: Ranking, top: int) -> Chart | None:
+def _means(comparison: Comparison, ranking: Ranking, top: int) -> Figure | None:
     view = ranking.main
     if view is None or len(view.entries) < 2:
         return None
     entries = view.entries[:top]
-    names = [name_of(ranking, entry.configuration) for entry in entries]
     noise = all(entry.estimate.half is not None for entry in entries)
-    seeds = _dots(
-        [value for entry in entries for value in entry.values],
-        [name for name, entry in zip(names, entries, strict=True) for _ in entry.values],
-        {"symbol": "circle-open", "size": 7, "color": DARK_GREY, "line": {"width": 1}},
-    )
-    seeds["text"] = [f"seed {trial.seed}" for entry in entries for trial in entry.trials]
-    seeds["hovertemplate"] = "%{x:.4f}, %{text}<extra></extra>"
-    means = _dots(
-        [entry.estimate.mean for entry in entries],
-        names,
+    several = any(len(entry.values) > 1 for entry in entries)
+    means: list[Figure] = [
         {
-            "size": 11,
-            "color": [colour_of(ranking, entry.configuration, top) for entry in entries],
-        },
-    )
-    means["text"] = [value_text(entry) for entry in entries]
-    means["hovertemplate"] = "%{text}<extra>%{y}</extra>"
-    if noise:
-        means["error_x"] = {
-            "type": "data",
-            "array": [entry.estimate.half for entry in entries],
-            "color": GREY,
-            "thickness": 1.6,
-            "width": 4,
+            "row": row,
+            "x": entry.estimate.mean,
+            "half": entry.estimate.half if noise else None,
+            "color": colour_of(ranking, entry.configuration, top),
+            "text": value_text(entry),
         }
-    layout = base_layout(comparison.metric)
-    layout["hovermode"] = "closest"
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "gridcolor": "#f2f4f8"}
-    layout["margin"] = {"l": 8, "r": 16, "t": 8, "b": 44}
+        for row, entry in enumerate(entries)
+    ]
+    seeds: list[Figure] = [
+        {
+            "row": row,
+            "x": value,
+            "shape": "ring",
+            "color": SOFT,
+            "text": f"{value:.4f}, seed {trial.seed}",
+        }
+        for row, entry in enumerate(entries)
+        for value, trial in zip(entry.values, entry.trials, strict=True)
+        if several
+    ]
+    halves = [one["half"] or 0.0 for one in means]
+    spread = [(dot["x"] - half, dot["x"] + half) for dot, half in zip(means, halves, strict=True)]
+    spread += [(dot["x"], dot["x"]) for dot in seeds]
+    low, high = min(low for low, _ in spread), max(high for _, high in spread)
+    margin = 0.04 * (high - low) or 0.01 * abs(high) or 1.0
     about = "Large dots are means, circles are seeds, bars are 95 % intervals."
-    return Chart(
+    return rows(
         f"{comparison.metric} {place(view)}",
-        {"data": [means, seeds] if any(len(e.values) > 1 for e in entries) else [means]}
-        | {"layout": layout},
-        about if noise else "One seed each: how much of this is noise is unknown.",
-        height=90 + 30 * len(entries),
-        wide=True,
-        min_width=560,
+        [name_of(ranking, entry.configuration) for entry in entries],
+        x={"title": comparison.metric, "range": [low - margin, high + margin]},
+        height=60 + 30 * len(entries),
+        dots=[*means, *seeds],
+        note=about if noise else "One seed each: how much of this is noise is unknown.",
+        whole=True,
     )
-
-
-def _dots(x: list[float], y: list[str], marker: dict[str, Any]) -> Figure:
-    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker}
 
 
 # Curves of the metric.
 
 
-def _over_tokens(comparison: Comparison, ranking: Ranking, top: int) -> Chart:
+def _over_tokens(comparison: Comparison, ranking: Ranking, top: int) -> Figure:
     data = _metric_lines(comparison, ranking, top, lambda trial: trial.curve.tokens)
-    layout = _metric_layout(comparison, data, "tokens")
-    layout["xaxis"] |= {"exponentformat": "B", "hoverformat": ",d"}
-    _mark(layout, ranking.view("tokens"), 1.0)
-    return Chart(
-        f"{comparison.metric} over tokens", {"data": data, "layout": layout}, height=460, wide=True
-    )
+    return _metric_figure(comparison, data, "tokens", TOKENS, _marks(ranking.view("tokens"), 1.0))
 
 
-def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Chart | None:
+def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Figure | None:
     timed = [t for t in comparison.trials if t.curve and t.curve.seconds]
     if not timed:
         return None
@@ -126,15 +107,10 @@ def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Chart |
         return [rounded(seconds / size) for seconds in trial.curve.seconds]
 
     data = _metric_lines(comparison, ranking, top, hours)
-    layout = _metric_layout(comparison, data, unit)
-    _mark(layout, ranking.view("compute"), size)
-    return Chart(
-        f"{comparison.metric} over {unit}",
-        {"data": data, "layout": layout},
-        "Time of training on all devices together, as if each trial had been trained alone.",
-        height=460,
-        wide=True,
-    )
+    marks = _marks(ranking.view("compute"), size)
+    figure = _metric_figure(comparison, data, unit, {"title": unit}, marks)
+    note = "Of training steps on all devices together, as if each trial had been trained alone."
+    return {**figure, "note": note}
 
 
 def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: Any) -> list[Figure]:
@@ -146,25 +122,20 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: An
         drawn = [trial for trial in configuration.trials if trial.curve and len(places(trial))]
         for trial in drawn:
             assert trial.curve is not None
-            rows = _own_rows(trial, most, joined=trial.parent in shown)
+            kept = _own_rows(trial, most, joined=trial.parent in shown)
             x = places(trial)
+            shade = colour_of(ranking, configuration, top)
+            named = number < top
             data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines" if len(rows) > 1 else "markers",
-                    "name": name_of(ranking, configuration) if number < top else "others",
-                    "legendgroup": str(number) if number < top else "others",
-                    "legendrank": number,
-                    "showlegend": trial is drawn[0] and (number < top or number == top),
-                    "x": [x[row] for row in rows],
-                    "y": [rounded(trial.curve.values[row]) for row in rows],
-                    "text": plain(cut(f"{trial.label}, seed {trial.seed}", 60)),
-                    "hovertemplate": "%{y:.4f} at %{x}<br>%{text}<extra></extra>",
-                    "line": {
-                        "color": colour_of(ranking, configuration, top),
-                        "width": width_of(number, top),
-                    },
-                }
+                series(
+                    name_of(ranking, configuration) if named else "others",
+                    [x[row] for row in kept],
+                    [rounded(trial.curve.values[row]) for row in kept],
+                    shade,
+                    width=width_of(number, top),
+                    text=cut(f"{trial.label}, seed {trial.seed}", 60),
+                    legend=trial is drawn[0] and (named or number == top),
+                )
             )
     return data
 
@@ -181,45 +152,25 @@ def _own_rows(trial: Trial, most: int, *, joined: bool) -> list[int]:
     return sorted({*range(first, len(tokens), step), len(tokens) - 1})
 
 
-def _metric_layout(comparison: Comparison, data: Sequence[Figure], below: str) -> Figure:
-    layout = base_layout(below)
-    layout["hovermode"] = "closest"
-    layout["showlegend"] = True
-    layout["legend"] = {
-        "orientation": "h",
-        "x": 0,
-        "y": 0,
-        "yref": "container",
-        "yanchor": "bottom",
-    }
-    layout["margin"]["t"] = 34
-    whole = {"xaxis.autorange": True, "yaxis.autorange": True}
-    views: list[tuple[str, dict[str, Any]]] = [
-        ("all", {**whole, "yaxis.type": "linear"}),
-        ("log", {**whole, "yaxis.type": "log"}),
-    ]
+def _metric_figure(
+    comparison: Comparison, data: Sequence[Figure], over: str, x: Figure, marks: list[Figure]
+) -> Figure:
+    views: list[Figure] = [{"name": "all"}, {"name": "log", "log": True}]
     if late := _late(data):
-        layout["xaxis"]["range"], layout["yaxis"]["range"] = late
-        close = {"yaxis.type": "linear", "xaxis.range": late[0], "yaxis.range": late[1]}
-        views.insert(0, ("end", close))
-    layout["updatemenus"] = [
-        {
-            "type": "buttons",
-            "direction": "right",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.02,
-            "yanchor": "bottom",
-            "pad": {"t": 0, "r": 0, "b": 2, "l": 0},
-            "bgcolor": "#ffffff",
-            "bordercolor": "#e8ebf1",
-            "font": {"size": 11},
-            "buttons": [
-                {"label": name, "method": "relayout", "args": [change]} for name, change in views
-            ],
-        }
-    ]
-    return layout
+        views.insert(0, {"name": "end", "x": late[0], "y": late[1]})
+    # The best is drawn last, so that it is on top, and named first.
+    return lines(
+        f"{comparison.metric} over {over}",
+        data,
+        x=x,
+        y={"format": "loss"},
+        height=400,
+        views=views,
+        marks=marks,
+        closest=True,
+        reversed=True,
+        whole=True,
+    )
 
 
 def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
@@ -241,53 +192,27 @@ def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
     return [begin, end + 0.01 * (end - begin)], [low - margin, high + margin]
 
 
-def _mark(layout: Figure, view: View | None, size: float) -> None:
+def _marks(view: View | None, size: float) -> list[Figure]:
     """Where trials are compared at equal tokens or compute."""
     if view is None or view.at is None:
-        return
-    at = view.at / size
-    line = {"color": GREY, "width": 1, "dash": "dot"}
-    layout["shapes"] = [
-        {"type": "line", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": line}
-    ]
-    layout["annotations"] = [
-        {
-            "x": at,
-            "y": 1,
-            "yref": "paper",
-            "xanchor": "right",
-            "yanchor": "top",
-            "text": "all reached",
-            "showarrow": False,
-            "xshift": -3,
-            "font": {"size": 11, "color": DARK_GREY},
-        }
-    ]
+        return []
+    return [{"x": view.at / size, "label": "all reached"}]
 
 
 # Schedules.
 
 
-def _rates(ranking: Ranking, top: int) -> Chart | None:
+def _rates(ranking: Ranking, top: int) -> Figure | None:
     chosen = _one_of_each(ranking.order, "lr_segments")
-    return _schedules(
-        ranking,
-        top,
-        "Learning rate over tokens",
-        [(configuration, lr_line(schedule, CURVED)) for configuration, schedule in chosen],
-        ".1e",
-    )
+    points = max(16, min(CURVED, MOST_CURVED // max(1, len(chosen))))
+    drawn = [(configuration, lr_line(schedule, points)) for configuration, schedule in chosen]
+    return _schedules(ranking, top, "Learning rate over tokens", drawn, "rate")
 
 
-def _batches(ranking: Ranking, top: int) -> Chart | None:
+def _batches(ranking: Ranking, top: int) -> Figure | None:
     chosen = _one_of_each(ranking.order, "batch_segments")
-    return _schedules(
-        ranking,
-        top,
-        "Batch size over tokens (samples)",
-        [(configuration, batch_line(schedule)) for configuration, schedule in chosen],
-        None,
-    )
+    drawn = [(configuration, batch_line(schedule)) for configuration, schedule in chosen]
+    return _schedules(ranking, top, "Batch size over tokens (samples)", drawn, "number")
 
 
 def _one_of_each(order: Iterable[Configuration], part: str) -> list[tuple[Configuration, Any]]:
@@ -302,31 +227,21 @@ def _one_of_each(order: Iterable[Configuration], part: str) -> list[tuple[Config
 
 
 def _schedules(
-    ranking: Ranking, top: int, title: str, lines: list[tuple[Configuration, Any]], ticks: Any
-) -> Chart | None:
-    if not lines:
+    ranking: Ranking, top: int, title: str, drawn: list[tuple[Configuration, Any]], form: str
+) -> Figure | None:
+    if not drawn:
         return None
     data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name_of(ranking, configuration),
-            "x": [rounded(x) for x in tokens],
-            "y": [rounded(y) for y in values],
-            "hovertemplate": "%{y} at %{x}<extra>" + name_of(ranking, configuration) + "</extra>",
-            "line": {
-                "color": colour_of(ranking, configuration, top),
-                "width": width_of(ranking.order.index(configuration), top),
-            },
-        }
-        for configuration, (tokens, values) in reversed(lines)
+        series(
+            name_of(ranking, configuration),
+            [rounded(x) for x in tokens],
+            [rounded(y) for y in values],
+            colour_of(ranking, configuration, top),
+            width=width_of(ranking.order.index(configuration), top),
+            exact=True,
+        )
+        for configuration, (tokens, values) in reversed(drawn)
     ]
-    layout = base_layout("tokens")
-    layout["hovermode"] = "closest"
-    layout["xaxis"] |= {"exponentformat": "B", "hoverformat": ",d"}
-    layout["yaxis"]["rangemode"] = "tozero"
-    if ticks:
-        layout["yaxis"]["tickformat"] = ticks
-    many = f"{len(lines)} different ones, each in the colour of the best that has it."
-    note = many if len(lines) > 1 else "The same for all."
-    return Chart(title, {"data": data, "layout": layout}, note)
+    many = f"{len(drawn)} different ones, each in the colour of the best that has it."
+    note = many if len(drawn) > 1 else "The same for all."
+    return lines(title, data, y={"format": form, "zero": True}, closest=True, note=note)

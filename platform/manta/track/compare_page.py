@@ -10,12 +10,12 @@ import manta
 from manta.config.errors import RunError
 from manta.storage.atomic import replace_text
 from manta.track import figures as words
-from manta.track import report_page as html
-from manta.track.compare import Comparison, Configuration, Trial, short_keys
+from manta.track import page as html
 from manta.track.compare_figures import charts
-from manta.track.compare_style import Chart, colour_of
+from manta.track.compare_style import colour_of
 from manta.track.compare_table import STATUS, Column, columns
 from manta.track.compare_tree import tree
+from manta.track.comparison import Comparison, Configuration, Trial, short_keys
 from manta.track.comparison_stats import short
 from manta.track.curve import SMOOTHED
 from manta.track.ranking import Ranking
@@ -31,40 +31,6 @@ from manta.track.verdict import (
 
 PAGE = "compare.html"
 
-CSS = """
-.answer { border-left: 4px solid #2f6fde; padding-bottom: 14px; }
-.answer .best { font-size: 19px; font-weight: 600; letter-spacing: -0.01em; margin: 0 0 10px; }
-.answer ul { list-style: none; margin: 0; padding: 0; }
-.answer li { padding: 5px 0 5px 130px; position: relative; }
-.answer li.fact { color: var(--soft); }
-.chip { position: absolute; left: 0; top: 7px; width: 116px; text-align: center; color: #fff;
-  border-radius: 999px; font-size: 12px; font-weight: 600; line-height: 20px; }
-.clear .chip { background: #188a5b; } .noise .chip { background: #b7791f; }
-.unknown .chip { background: #5b6475; }
-.tile { flex: 1 1 150px; }
-.warning { border-left: 4px solid #c53030; padding-bottom: 14px; }
-.note { color: var(--soft); font-size: 12.5px; margin: 0 0 8px; }
-.standings th, .standings td { white-space: nowrap; overflow-wrap: normal; padding-right: 12px; }
-.standings th { white-space: normal; vertical-align: bottom; line-height: 1.3; }
-.standings td.n, .standings th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.standings td:first-child { font-variant-numeric: tabular-nums; }
-.standings td.long { min-width: 150px; white-space: normal; overflow-wrap: anywhere;
-  font-size: 12.5px; line-height: 1.35; }
-.standings tr.out td { color: var(--soft); }
-.standings tr.first td { font-weight: 600; }
-.swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px;
-  margin-right: 8px; }
-.status { border-radius: 999px; padding: 1px 9px; font-size: 12px; background: #eef1f6; }
-.status.finished { background: #e3f4ec; color: #126545; }
-.status.diverged, .status.failed { background: #fbe9e9; color: #a02626; }
-details summary { margin: 4px 0 8px; }
-.question { color: var(--ink); white-space: pre-line; }
-.grid .card.wide-chart { grid-column: 1 / -1; }
-.scrolled { overflow: auto; max-height: 1300px; }
-@media (max-width: 760px) { main { padding: 20px 12px 32px; }
-  .answer li { padding-left: 0; } .chip { position: static; display: block; margin-bottom: 4px; }
-  .answer li.fact .chip { display: none; } .tile { flex: 1 1 40%; min-width: 130px; } }
-"""
 LONG_PARAM = 22
 CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
 READING = (
@@ -93,8 +59,6 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
     Raises:
         RunError: if it can't be written.
     """
-    from plotly.offline import get_plotlyjs
-
     drawn = charts(comparison, ranking, top)
     if below := tree(comparison, ranking):
         drawn.append(below)
@@ -104,15 +68,13 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         _answer(sentences(comparison, ranking)),
         html.tiles(_tiles(comparison, ranking)),
         _standings(comparison, ranking, top),
-        _places(drawn),
+        html.charts(drawn),
         _trials(comparison, ranking),
         html.folded("Config that all share", comparison.shared) if comparison.shared else "",
         _reading(comparison),
         html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
     ]
-    figures = [chart.figure for chart in drawn]
-    title = f"{comparison.title} – Manta"
-    text = html.page(title, "\n".join(parts), figures, get_plotlyjs(), CSS)
+    text = html.page(f"{comparison.title} – Manta", "\n".join(parts), drawn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, text)
@@ -131,13 +93,8 @@ def _reading(comparison: Comparison) -> str:
 
 
 def _header(comparison: Comparison) -> str:
-    if comparison.status:
-        head = html.header(comparison.title, comparison.status, [])
-        head = head.partition("\n")[0]
-    else:
-        head = f"<header><h1>{escape(comparison.title)}</h1></header>"
-    question = escape(comparison.question) or "Which is best, by how much, and how sure is that?"
-    return f'{head}\n<p class="sub question">{question}</p>'
+    asked = comparison.question or "Which is best, by how much, and how sure is that?"
+    return html.header(comparison.title, comparison.status, asked.splitlines())
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -155,10 +112,7 @@ def _answer(found: Sequence[Sentence]) -> str:
         + f"{escape(sentence.text)}</li>"
         for sentence in rest
     )
-    return (
-        f'<div class="card answer"><p class="best">{escape(best.text)}</p><ul>{items}</ul></div>'
-        '<div style="height:14px"></div>'
-    )
+    return f'<div class="card answer"><p class="best">{escape(best.text)}</p><ul>{items}</ul></div>'
 
 
 def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str]]:
@@ -193,16 +147,12 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
 
 
 def _tokens_tile(comparison: Comparison) -> tuple[str, str, str]:
-    tokens = comparison.tokens
-    if tokens is None or not tokens.trained:
-        total = sum(trial.own_tokens for trial in comparison.trials)
-        return "Tokens trained", words.count(total), "all runs together"
-    saved = tokens.apart / tokens.trained
-    return (
-        "Tokens trained",
-        words.count(tokens.trained),
-        f"instead of {words.count(tokens.apart)}: {saved:.2f}× fewer",
-    )
+    noun = "trials" if comparison.tokens else "runs"
+    more = f"all {noun} together"
+    if comparison.saved > 1:
+        apart = words.count(comparison.apart_tokens)
+        more = f"shared ones once; apart {apart}, {comparison.saved:.2f} times as many"
+    return "Tokens trained", words.count(comparison.trained_tokens), more
 
 
 def _standings(comparison: Comparison, ranking: Ranking, top: int) -> str:
@@ -265,24 +215,9 @@ def _cell(column: Column, configuration: Configuration) -> str:
     text = escape(column.cell(configuration))
     if column.name == STATUS:
         kind = text if text.isalpha() else ""
-        return f'<td><span class="status {kind}">{text}</span></td>' if text else "<td></td>"
+        badge = f'<span class="status {kind}">{text}</span>' if text else ""
+        return f'<td class="state">{badge}</td>'
     return f'<td class="n">{text}</td>'
-
-
-def _places(drawn: Sequence[Chart]) -> str:
-    """A card for each chart, with the identifiers that the page's script draws into."""
-    cards = []
-    for number, chart in enumerate(drawn):
-        note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
-        style = f"height:{chart.height}px"
-        if chart.min_width:
-            style += f";min-width:{chart.min_width}px"
-        cards.append(
-            f'<div class="card{" wide-chart" if chart.wide else ""}"><h2>{escape(chart.title)}</h2>'
-            f'{note}<div class="scrolled"><div id="chart-{number}" style="{style}"></div></div>'
-            "</div>"
-        )
-    return f'<div class="grid">\n{"".join(cards)}\n</div>'
 
 
 def _trials(comparison: Comparison, ranking: Ranking) -> str:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from manta.track.compare import Comparison, short_keys
-from manta.track.compare_style import Chart, Figure, cut, metric_range, metric_scale, plain
+from manta.track.charts import BLUE, GREY, Figure, rows
+from manta.track.compare_style import (
+    cut,
+    metric_colour,
+    metric_key,
+    metric_range,
+    name_of,
+    rounded,
+)
+from manta.track.comparison import Comparison, short_keys
 from manta.track.comparison_stats import is_number, short
 from manta.track.ranking import Entry, Ranking
-from manta.track.report_figures import BLUE, GREY, base_layout
 from manta.track.verdict import place
 
 MOST_AXES = 10
 MOST_TICKS = 8
+METRIC_TICKS = 5
 
 
-def importance_chart(comparison: Comparison, ranking: Ranking) -> Chart | None:
+def importance_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
     """What each parameter explains, as bars; nothing without a parameter that can be judged."""
     found = ranking.importances[:MOST_AXES]
     view = ranking.importance_view
@@ -29,44 +38,37 @@ def importance_chart(comparison: Comparison, ranking: Ranking) -> Chart | None:
     bars = [(names[one.key], one.share, BLUE, _groups(one.groups)) for one in found]
     if ranking.noise_share is not None:
         bars.append(("(seed)", ranking.noise_share, GREY, "what configurations leave open"))
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "y": [cut(name, 24) for name, *_ in bars],
-            "x": [share for _, share, *_ in bars],
-            "marker": {"color": [colour for *_, colour, _ in bars]},
-            "text": [f"{share:.0%}" for _, share, *_ in bars],
-            "textposition": "outside",
-            "cliponaxis": False,
-            "hovertext": [text for *_, text in bars],
-            "hovertemplate": "%{y}: %{text}<br>%{hovertext}<extra></extra>",
-        }
-    ]
-    layout = base_layout(f"share of the variance of {comparison.metric}")
-    layout["hovermode"] = "closest"
-    layout["xaxis"] |= {
-        "tickformat": ".0%",
-        "range": [0, 1.08],
-        "tickvals": [0, 0.25, 0.5, 0.75, 1],
-    }
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
-    layout["margin"] = {"l": 8, "r": 24, "t": 8, "b": 44}
-    return Chart(
+    return rows(
         f"Importance of each parameter, {place(view)}",
-        {"data": data, "layout": layout},
-        "How much of the differences each parameter explains by itself (variance between its "
+        [cut(name, 24) for name, *_ in bars],
+        x={
+            "title": f"share of the variance of {comparison.metric}",
+            "range": [0, 1.08],
+            "format": "percent",
+        },
+        height=60 + 30 * len(bars),
+        bars=[
+            {
+                "row": row,
+                "from": 0,
+                "to": rounded(share),
+                "color": colour,
+                "label": f"{share:.0%}",
+                "text": text,
+            }
+            for row, (_, share, colour, text) in enumerate(bars)
+        ],
+        note="How much of the differences each parameter explains by itself (variance between its "
         "values, less what chance would give). What parameters do only together is in none.",
-        height=max(230, 90 + 30 * len(bars)),
-        wide=True,
+        whole=True,
     )
 
 
 def _groups(groups: Sequence[tuple[str, float]]) -> str:
-    return "<br>".join(f"{plain(cut(name))}: {mean:.4f}" for name, mean in groups)
+    return "\n".join(f"{cut(name)}: {mean:.4f}" for name, mean in groups)
 
 
-def parallel_chart(comparison: Comparison, ranking: Ranking) -> Chart | None:
+def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
     """Each configuration as a line across an axis for each parameter and one for the metric."""
     view = ranking.importance_view
     if view is None or len(view.entries) < 2 or not comparison.keys:
@@ -76,55 +78,72 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Chart | None:
     names = short_keys(comparison.keys)
     means = [entry.estimate.mean for entry in view.entries]
     low, high = metric_range(means, comparison.mode)
-    dimensions = [
-        {"label": cut(names[key], 22), **_axis([_param(entry, key) for entry in view.entries])}
-        for key in keys
-    ]
+    scales = [_axis([_param(entry, key) for entry in view.entries]) for key in keys]
     ends = [max(means), min(means)] if comparison.mode == "min" else [min(means), max(means)]
-    dimensions.append(
-        {"label": comparison.metric, "values": means, "range": ends, "tickformat": ".4~f"}
+    ticks = (
+        [float(tick) for tick in np.linspace(ends[0], ends[1], METRIC_TICKS)]
+        if high > low
+        else means[:1]
     )
-    trace = {
-        "type": "parcoords",
-        "dimensions": dimensions,
-        "line": {
-            "color": means,
-            "colorscale": metric_scale(comparison.mode),
-            "cmin": low,
-            "cmax": high,
-        },
-        "labelfont": {"size": 12},
-        "tickfont": {"size": 11},
-        "unselected": {"line": {"color": "#e8ebf1", "opacity": 0.5}},
+    scales.append(Axis(means, ticks, [f"{tick:.4f}" for tick in ticks], (ends[0], ends[1])))
+    labels = [*(names[key] for key in keys), comparison.metric]
+    return {
+        "kind": "parallel",
+        "title": f"Parameters and {comparison.metric}, {place(view)}",
+        "height": 360,
+        "axes": [
+            {
+                "label": label,
+                "ticks": [
+                    [scale.share(tick), text]
+                    for tick, text in zip(scale.ticks, scale.texts, strict=True)
+                ],
+            }
+            for label, scale in zip(labels, scales, strict=True)
+        ],
+        # The best is drawn last, on top.
+        "lines": [
+            {
+                "at": [scale.share(scale.values[row]) for scale in scales],
+                "color": metric_colour(means[row], low, high, comparison.mode),
+                "width": 3.0 if row == 0 else 1.8,
+                "text": f"{name_of(ranking, view.entries[row].configuration)}\n{means[row]:.4f}",
+            }
+            for row in reversed(range(len(means)))
+        ],
+        "scale": metric_key(low, high, comparison.mode),
+        "note": "A line is a configuration, and the best are at the top of the last axis.",
+        "whole": True,
+        "min_width": 110 * len(labels) if len(labels) > 3 else 0,
     }
-    layout = base_layout("")
-    layout["margin"] = {"l": 70, "r": 60, "t": 48, "b": 22}
-    return Chart(
-        f"Parameters and {comparison.metric}, {place(view)}",
-        {"data": [trace], "layout": layout},
-        "A line is a configuration, dark the best; the best are at the top of the last axis. Drag "
-        "along an axis to see only what passes there.",
-        height=380,
-        wide=True,
-        min_width=150 * (len(dimensions) + 1),
-    )
 
 
 def _param(entry: Entry, key: str) -> Any:
     return entry.configuration.params.get(key)
 
 
-def _axis(values: Sequence[Any]) -> Figure:
-    """Values, ticks and their texts of one axis: a number, a number by its logarithm, or words."""
+@dataclass(frozen=True)
+class Axis:
+    """Values along one axis, its ticks and their texts, and what its ends are."""
+
+    values: list[float]
+    ticks: list[float]
+    texts: list[str]
+    ends: tuple[float, float]
+
+    def share(self, value: float) -> float:
+        """Where a value lies, from 0 at the lower end to 1 at the upper one."""
+        low, high = self.ends
+        return rounded((value - low) / (high - low)) if high != low else 0.5
+
+
+def _axis(values: Sequence[Any]) -> Axis:
+    """The axis of a number, of a number by its logarithm, or of words."""
     if not all(is_number(value) for value in values):
         kinds = sorted({short(value) for value in values})
-        where = {kind: place for place, kind in enumerate(kinds)}
-        return {
-            "values": [where[short(value)] for value in values],
-            "tickvals": list(range(len(kinds))),
-            "ticktext": [cut(kind, 24) for kind in kinds],
-            "range": [-0.3, len(kinds) - 0.7],
-        }
+        where = {kind: float(place) for place, kind in enumerate(kinds)}
+        ends = (-0.3, len(kinds) - 0.7)
+        return Axis([where[short(value)] for value in values], [*where.values()], kinds, ends)
     distinct = sorted(set(values))
     logarithmic = distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]
     if len(distinct) > MOST_TICKS:
@@ -133,11 +152,6 @@ def _axis(values: Sequence[Any]) -> Figure:
     else:
         ticks = distinct
     scaled = math.log10 if logarithmic else float
-    axis = {
-        "values": [scaled(value) for value in values],
-        "tickvals": [scaled(tick) for tick in ticks],
-        "ticktext": [short(tick) for tick in ticks],
-    }
-    if len(distinct) > 1:
-        axis["range"] = [scaled(distinct[0]), scaled(distinct[-1])]
-    return axis
+    ends = (scaled(distinct[0]), scaled(distinct[-1]))
+    texts = [short(tick) for tick in ticks]
+    return Axis([scaled(value) for value in values], [scaled(tick) for tick in ticks], texts, ends)

@@ -1,61 +1,35 @@
-"""What the charts of a comparison have in common: their frame, colours and names."""
+"""What the charts of a comparison have in common: their colours and names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from manta.track.compare import Configuration
+from manta.track.charts import COLOURS, PALE
+from manta.track.comparison import Configuration
 from manta.track.ranking import Ranking
-from manta.track.report_figures import BLUE, GREEN, ORANGE, PURPLE
 
-REST = ("#d6336c", "#0c8599", "#a66f00", "#c53030", "#5b8c00", "#3b3f8f")
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, *REST)
-OTHERS = "#cfd5df"
-# Of a metric: best, middling, worst.
-SCALE = ("#123a8c", "#1f9e89", "#e6a817")
+# Of a metric: best, middling, worst; none of them pale, on white as on black.
+SCALE = ("#2f6fde", "#1f9e89", "#c98a00")
 LONGEST_NAME = 38
-
-Figure = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure and its place on the page.
-
-    `wide` takes the page's whole width. Below `min_width` pixels it is scrolled, not squeezed.
-    """
-
-    title: str
-    figure: Figure
-    note: str = ""
-    height: int = 300
-    wide: bool = False
-    min_width: int = 0
 
 
 def colour_of(ranking: Ranking, configuration: Configuration, top: int) -> str:
     """The colour of a configuration everywhere on the page; grey beyond the `top` best."""
     number = ranking.order.index(configuration)
-    return COLOURS[number % len(COLOURS)] if number < top else OTHERS
+    return COLOURS[number % len(COLOURS)] if number < top else PALE
 
 
 def name_of(ranking: Ranking, configuration: Configuration) -> str:
     """Its number in the ranking, and as much of its label as fits a chart."""
-    return f"{ranking.order.index(configuration) + 1}  {plain(cut(configuration.label))}"
+    return f"{ranking.order.index(configuration) + 1}  {cut(configuration.label)}"
 
 
 def cut(text: str, longest: int = LONGEST_NAME) -> str:
     """`text` without what doesn't fit."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def plain(text: str) -> str:
-    """`text` without what Plotly would take for markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def metric_range(values: Sequence[float], mode: str) -> tuple[float, float]:
@@ -64,18 +38,18 @@ def metric_range(values: Sequence[float], mode: str) -> tuple[float, float]:
     return (min(values), high) if mode == "min" else (low, max(values))
 
 
-def metric_scale(mode: str) -> list[list[Any]]:
-    """The colour scale of a metric, the best always the same end of it."""
-    colours = SCALE if mode == "min" else SCALE[::-1]
-    return [[share, colour] for share, colour in zip((0, 0.5, 1), colours, strict=True)]
+def metric_key(low: float, high: float, mode: str) -> dict[str, Any]:
+    """What the colours between two values mean, the best first."""
+    best, worst = (low, high) if mode == "min" else (high, low)
+    return {"best": f"{best:.4f}", "worst": f"{worst:.4f}", "colors": SCALE}
 
 
 def metric_colour(value: float, low: float, high: float, mode: str) -> str:
-    """The colour of `value` on that scale, as Plotly would mix it."""
+    """The colour of `value` on that scale."""
     share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
-    (_, below), (middle, between), (_, above) = metric_scale(mode)
-    start, end = (below, between) if share < middle else (between, above)
-    part = share / middle if share < middle else (share - middle) / (1 - middle)
+    below, between, above = SCALE if mode == "min" else SCALE[::-1]
+    start, end = (below, between) if share < 0.5 else (between, above)
+    part = 2 * share if share < 0.5 else 2 * share - 1
     mixed = [
         round(int(start[at : at + 2], 16) * (1 - part) + int(end[at : at + 2], 16) * part)
         for at in (1, 3, 5)

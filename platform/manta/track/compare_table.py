@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from manta.track import figures as words
-from manta.track.compare import Comparison, Configuration
+from manta.track.comparison import Comparison, Configuration
 from manta.track.ranking import Ranking, View
 from manta.track.verdict import (
     amount,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from manta.track.compare import LOST, Comparison, Configuration, Trial
+from manta.track.comparison import LOST, Comparison, Configuration, Trial
 from manta.track.comparison_stats import (
     Difference,
     Estimate,

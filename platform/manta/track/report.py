@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from manta.config import ConfigError, RunConfig, load
 from manta.config.units import format_tokens
+from manta.schedule import Schedule
 from manta.storage.atomic import replace_text
 from manta.track import figures as words
-from manta.track import report_page as html
+from manta.track import page as html
+from manta.track.curve import SMOOTHED
 from manta.track.history import METRICS, Tail
 from manta.track.opening import CONFIG
 from manta.track.report_figures import draw_against, figures
@@ -33,28 +36,26 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
     Raises:
         RunError: if there is no run in `run_dir`, or in `against`.
     """
-    from plotly.offline import get_plotlyjs
-
-    state = read_state(run_dir)
+    state, config = read_state(run_dir), _config(run_dir)
     training, validation = read_series(Tail(run_dir / METRICS).rows())
-    drawn = figures(state, training, validation)
+    schedule = None if config is None else Schedule.resolve(config.schedule, config.train.seq_len)
+    drawn = figures(state, training, validation, schedule)
+    drawn[0]["whole"] = True
     if against is not None:
         other, _ = read_series(Tail(against / METRICS).rows())
         draw_against(drawn[0], read_state(against).name, other)
     parts = [
         html.header(state.name, state.status, _header_lines(state)),
-        html.tiles(_tiles(state)),
-        html.charts([figure["title"] for figure in drawn]),
+        html.tiles(_tiles(state, training.last_mean("loss", SMOOTHED))),
+        html.charts(drawn),
         _groups(state),
         _starts(state),
-        html.facts("Origin", _origin(state)),
+        html.facts("Origin", _origin(state, config)),
         _events(state),
-        _config(run_dir),
+        _config_text(run_dir),
         html.footer(f"Manta {state.manta_version}, report of {utc_now()}"),
     ]
-    plain = [{"data": figure["data"], "layout": figure["layout"]} for figure in drawn]
-    text = html.page(f"{state.name} – Manta", "\n".join(parts), plain, get_plotlyjs())
-    replace_text(run_dir / REPORT, text)
+    replace_text(run_dir / REPORT, html.page(f"{state.name} – Manta", "\n".join(parts), drawn))
     return run_dir / REPORT
 
 
@@ -64,13 +65,13 @@ def _header_lines(state: RunState) -> list[str]:
     return [f"{state.reason}", *lines] if state.reason else lines
 
 
-def _tiles(state: RunState) -> list[tuple[str, str, str]]:
+def _tiles(state: RunState, loss: float | None) -> list[tuple[str, str, str]]:
     totals, results = state.totals, state.results
     again = f"{words.count(totals.tokens_again)} trained again" if totals.tokens_again else ""
     tiles = [
         ("Tokens", words.count(totals.tokens), again or f"of {words.count(state.total_tokens)}"),
         ("Steps", f"{totals.steps:,}", f"of {state.total_steps:,}"),
-        ("Loss", words.loss(results.loss), "last, nats per token"),
+        ("Loss", words.loss(loss), f"mean of the last {SMOOTHED:.0%}, nats per token"),
     ]
     if results.best_val_loss is not None:
         best = f"best, at step {results.best_val_step:,}"
@@ -127,11 +128,11 @@ def _starts(state: RunState) -> str:
     return html.table("Starts and restarts, in seconds", names, rows) if rows else ""
 
 
-def _origin(state: RunState) -> list[tuple[str, str]]:
+def _origin(state: RunState, config: RunConfig | None) -> list[tuple[str, str]]:
     rows = [
         ("Corpus", state.corpus),
         ("Corpus fingerprint", state.corpus_fingerprint),
-        ("Horizon", f"{format_tokens(state.total_tokens)} tokens"),
+        ("Length", _length(state, config)),
         ("Samples", f"{state.totals.samples:,}"),
     ]
     if skipped := state.results.skipped_steps:
@@ -154,6 +155,16 @@ def _origin(state: RunState) -> list[tuple[str, str]]:
     if state.wandb.mode != "disabled":
         rows.append(("W&B run", state.wandb.url or f"{state.wandb.id} ({state.wandb.mode})"))
     return rows
+
+
+def _length(state: RunState, config: RunConfig | None) -> str:
+    """The horizon, and where the last whole batch ends."""
+    ends = f"{state.total_steps:,} steps, which end at {state.total_tokens:,} tokens"
+    if config is None:
+        return ends
+    horizon = config.schedule.horizon
+    past = ": batches come whole" if state.total_tokens != horizon else ""
+    return f"horizon {format_tokens(horizon)} tokens; {ends}{past}"
 
 
 def _first_of(steps: list[int]) -> str:
@@ -182,7 +193,15 @@ def _events(state: RunState) -> str:
     return html.table("Events", ["Time (UTC)", "Step", "What happened"], rows) if rows else ""
 
 
-def _config(run_dir: Path) -> str:
+def _config(run_dir: Path) -> RunConfig | None:
+    """The run's config; nothing if it can't be read: the report still shows the rest."""
+    try:
+        return load(run_dir / CONFIG, RunConfig)
+    except (ConfigError, OSError):
+        return None
+
+
+def _config_text(run_dir: Path) -> str:
     path = run_dir / CONFIG
     return html.folded("Config", path.read_text(encoding="utf-8")) if path.exists() else ""
 

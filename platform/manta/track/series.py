@@ -25,7 +25,7 @@ COLUMNS = (
 )
 WHOLE = {"step", "tokens", "batch_size", "world_size", "peak_memory"}
 # More points than a screen has columns can't be seen; this many draw at once.
-MOST_POINTS = 4000
+MOST_POINTS = 1000
 
 
 class Series:
@@ -67,6 +67,16 @@ class Series:
             kept.add(min(rows, key=lambda row: (math.isnan(column[row]), column[row])))
             kept.add(max(rows, key=lambda row: (not math.isnan(column[row]), column[row])))
         return sorted(kept)
+
+    def last_mean(self, name: str, share: float) -> float | None:
+        """The mean of `name` over the last `share` of the tokens; nothing without a value."""
+        tokens, column = self._columns["tokens"], self._columns[name]
+        begin = (1 - share) * tokens[-1] if tokens else 0.0
+        known = [row for row in range(len(self)) if not math.isnan(column[row])]
+        last = [column[row] for row in known if tokens[row] > begin] or [
+            column[row] for row in known[-1:]
+        ]
+        return sum(last) / len(last) if last else None
 
     def _changes(self, name: str) -> list[int]:
         """Where the steps of a staircase are, unless it is a slope rather than one."""

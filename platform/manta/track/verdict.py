@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manta.track import figures as words
-from manta.track.compare import Comparison, Configuration, Trial
+from manta.track.comparison import Comparison, Configuration, Trial
 from manta.track.ranking import Entry, Ranking, View, too_short, trained_equally
 
 # How sure a sentence is: a difference beyond noise, within it, of unknown noise; or a plain fact.
@@ -99,7 +99,7 @@ def place(view: View) -> str:
     if view.at is None:
         return "at the end"
     tokens = view.kind == "tokens"
-    return f"at {words.count(view.at)} tokens" if tokens else f"at {device_time(view.at)} of steps"
+    return f"at {words.count(view.at)} tokens" if tokens else f"at {device_time(view.at)}"
 
 
 def _under(view: View) -> str:
@@ -250,10 +250,10 @@ def _cost(comparison: Comparison) -> str:
         money = "" if cost is None else f", at a cost of {words.money(cost)}"
         steps = "" if compute is None else f"; {device_time(compute)} of it in training steps"
         parts.append(f"In all {device_time(seconds)} were used{money}{steps}.")
-    tokens = comparison.tokens
-    if tokens and tokens.trained and tokens.apart > tokens.trained:
+    if comparison.saved > 1:
         parts.append(
-            f"Shared beginnings were trained once: {words.count(tokens.trained)} tokens instead "
-            f"of {words.count(tokens.apart)}, {tokens.apart / tokens.trained:.1f} times fewer."
+            f"Shared beginnings were trained once: {words.count(comparison.trained_tokens)} "
+            f"tokens instead of {words.count(comparison.apart_tokens)}, "
+            f"{comparison.saved:.1f} times fewer."
         )
     return " ".join(parts)
