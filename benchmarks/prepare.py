@@ -79,7 +79,8 @@ def _documents(copies: int) -> list[str]:
 
 def _tokenizer(folder: Path, texts: list[str]) -> Path:
     """A tokenizer of 32k tokens, as a usual one: trained once, outside the measurement."""
-    from manta.corpus.tokenizer import TOKENIZER_FILE, train
+    from manta.corpus.canonical import TOKENIZER_FILE
+    from manta.corpus.tokenizer import train
 
     path = folder / TOKENIZER_FILE
     path.write_bytes(train(texts[: len(texts) // 5], 32_000).files[TOKENIZER_FILE])

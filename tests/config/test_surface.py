@@ -70,7 +70,7 @@ RUN_KEYS = """
 CORPUS_KEYS = """
     out
     sources.name sources.format sources.paths sources.text_column sources.weight
-    tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos
+    tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     split.train split.validation split.test
     shard_tokens
     on_error

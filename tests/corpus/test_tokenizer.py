@@ -31,6 +31,13 @@ def saved(tokenizer: CorpusTokenizer, folder: Path) -> Path:
     return folder
 
 
+def encoded(tokenizer: CorpusTokenizer, folder: Path, *texts: str) -> list[list[int]]:
+    """The documents that a corpus gets of these texts."""
+    path = saved(tokenizer, folder) / "tokenizer.json"
+    encoder = Encoder(path, tokenizer.begins_with, tokenizer.eos_id, tokenizer.dtype)
+    return [document.tolist() for document in encoder.encode(texts)]
+
+
 def words(folder: Path, *vocabulary: str, special: tuple[str, ...] = ()) -> Path:
     """A tokenizer.json of whole words."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
@@ -45,11 +52,11 @@ def test_a_trained_tokenizer_loses_nothing_and_ends_documents(tmp_path):
     tokenizer = train(TEXTS, 300)
     folder = saved(tokenizer, tmp_path / "t")
 
-    encoded = Encoder(folder / "tokenizer.json", tokenizer.eos, "uint16").encode(TEXTS)
+    documents = Encoder(folder / "tokenizer.json", (), tokenizer.eos_id, "uint16").encode(TEXTS)
 
-    assert all(document[-1] == tokenizer.eos_id for document in encoded)
-    assert all(document.dtype == np.uint16 for document in encoded)
-    assert decode(folder, "tokenizer.json", [d[:-1].tolist() for d in encoded]) == TEXTS
+    assert all(document[-1] == tokenizer.eos_id for document in documents)
+    assert all(document.dtype == np.uint16 for document in documents)
+    assert decode(folder, "tokenizer.json", [d[:-1].tolist() for d in documents]) == TEXTS
     assert tokenizer.vocab_size == 300
     assert stored(folder, tokenizer.eos) == tokenizer
 
@@ -75,13 +82,12 @@ def test_training_depends_neither_on_order_nor_on_threads(tmp_path):
 
 def test_text_that_spells_the_eos_stays_text(tmp_path):
     tokenizer = train(TEXTS, 300)
-    folder = saved(tokenizer, tmp_path / "t")
     text = f"before{tokenizer.eos}after"
 
-    (document,) = Encoder(folder / "tokenizer.json", tokenizer.eos, "uint16").encode([text])
+    (document,) = encoded(tokenizer, tmp_path / "t", text)
 
-    assert (document == tokenizer.eos_id).sum() == 1
-    assert decode(folder, "tokenizer.json", [document[:-1].tolist()]) == [text]
+    assert document.count(tokenizer.eos_id) == 1
+    assert decode(tmp_path / "t", "tokenizer.json", [document[:-1]]) == [text]
 
 
 @pytest.mark.parametrize("special", [(), ("</s>",)])
@@ -89,9 +95,7 @@ def test_no_document_holds_an_eos_inside(tmp_path, special):
     """Also with a model that has the EOS among its ordinary words."""
     path = words(tmp_path / "t", "[UNK]", "a", "b", "</s>", special=special)
 
-    (document,) = Encoder(path, "</s>", "uint16").encode(["a </s> b"])
-
-    assert document.tolist() == [1, 2, 3]
+    assert encoded(load(TokenizerSection(path=str(path))), path.parent, "a </s> b") == [[1, 2, 3]]
 
 
 def test_settings_of_the_model_it_comes_from_are_left_out(tmp_path):
@@ -99,10 +103,12 @@ def test_settings_of_the_model_it_comes_from_are_left_out(tmp_path):
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=8)
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 3)])
+    special = [("<s>", 3), ("</s>", 2)]
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=special)
     tokenizer.save(str(path))
 
-    assert Encoder(path, "</s>", "uint16").encode(["a a a"])[0].tolist() == [1, 1, 1, 2]
+    found = load(TokenizerSection(path=str(path), bos=False))
+    assert encoded(found, tmp_path / "t", "a a a") == [[1, 1, 1, 2]]
 
 
 def test_the_eos_is_the_one_named_beside_the_tokenizer(tmp_path):
@@ -115,7 +121,8 @@ def test_the_eos_is_the_one_named_beside_the_tokenizer(tmp_path):
 
     assert by_folder == by_file
     assert (by_folder.eos, by_folder.eos_id, by_folder.vocab_size) == ("<end>", 3, 4)
-    assert json.loads(by_folder.files["tokenizer_config.json"]) == config
+    told = json.loads(by_folder.files["tokenizer_config.json"])
+    assert (told["eos_token"], told["model_max_length"]) == ("<end>", 8)
 
 
 def test_a_well_known_eos_or_the_one_in_the_config(tmp_path):
@@ -163,8 +170,8 @@ def test_hugging_face_finds_and_gives_the_same_tokenizer(tmp_path, monkeypatch):
     (old / "tokenizer.json").unlink()
     loaded = load(TokenizerSection(path=str(old)))
     assert loaded.eos == "<|endoftext|>"
-    encoder = Encoder(saved(loaded, tmp_path / "new") / "tokenizer.json", loaded.eos, "uint16")
-    assert encoder.encode(TEXTS)[0][:-1].tolist() == auto(TEXTS[0])["input_ids"]
+    (document,) = encoded(loaded, tmp_path / "new", TEXTS[0])
+    assert document[:-1] == auto(TEXTS[0])["input_ids"]
 
     with pytest.raises(CorpusError, match="tokenizer no/such-name: neither"):
         load(TokenizerSection(path="no/such-name"))

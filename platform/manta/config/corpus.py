@@ -56,6 +56,11 @@ class TokenizerSection(Section):
     eos: str | None = Field(
         default=None, description="end-of-document token of a tokenizer that does not name its own"
     )
+    bos: bool | None = Field(
+        default=None,
+        description="whether documents, and prompts of an exported model, begin with the "
+        "tokenizer's BOS; as the tokenizer itself does it if left out",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerSection:
@@ -63,6 +68,8 @@ class TokenizerSection(Section):
             raise ValueError("give either 'path' (to load) or 'vocab_size' (to train)")
         if self.eos is not None and self.path is None:
             raise ValueError("'eos' belongs to a tokenizer that is loaded by 'path'")
+        if self.bos and self.path is None:
+            raise ValueError("'bos' belongs to a tokenizer that is loaded by 'path'")
         return self
 
 

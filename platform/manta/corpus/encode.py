@@ -16,9 +16,10 @@ import numpy as np
 
 from manta.config.errors import CorpusError
 from manta.corpus import shards
+from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
 from manta.corpus.manifest import Split
-from manta.corpus.tokenizer import ENCODE_BYTES, TOKENIZER_FILE, CorpusTokenizer, encoder
+from manta.corpus.tokenizer import ENCODE_BYTES, CorpusTokenizer, encoder
 from manta.corpus.units import identified, rows
 from manta.corpus.workspace import Workspace
 from manta.storage.atomic import whole_file, write_whole
@@ -42,7 +43,9 @@ def settings(
         "work": str(workspace.work),
         "tokenizer": str(workspace.tokenizer / TOKENIZER_FILE),
         "tokenizer_sha256": tokenizer.sha256,
-        "eos": tokenizer.eos,
+        "begins_with": tokenizer.begins_with,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
         "dtype": tokenizer.dtype,
         "bounds": bounds,
         "sources": sources,
@@ -63,7 +66,13 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CorpusError: if the input is no longer what it was, or the disk is full.
     """
-    tool = encoder(order["tokenizer"], order["tokenizer_sha256"], order["eos"], order["dtype"])
+    tool = encoder(
+        order["tokenizer"],
+        order["tokenizer_sha256"],
+        tuple(order["begins_with"]),
+        order["eos_id"],
+        order["dtype"],
+    )
     left_out = set(order["duplicates"])
     tokens: list[Any] = []
     identities: list[bytes] = []
@@ -78,9 +87,18 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
         )
     kept = hashes[[i for i in range(len(hashes)) if i not in left_out]]
     counts = _write_pieces(order, tokens, kept)
-    record = {"unit": order["unit"], "source": order["source"], "splits": counts}
+    record = {
+        "unit": order["unit"],
+        "source": order["source"],
+        "splits": counts,
+        "has_padding": _stands_in(order["pad_id"], tokens),
+    }
     write_whole(record_file(Path(order["work"]), order["unit"]), json.dumps(record).encode())
     return {**record, "bytes": order["bytes"]}
+
+
+def _stands_in(token: int | None, documents: list[Any]) -> bool:
+    return token is not None and any((document == token).any() for document in documents)
 
 
 def _batches(

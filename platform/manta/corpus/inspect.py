@@ -18,7 +18,7 @@ from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote, shards
 from manta.corpus.manifest import Manifest, Shard, Split
-from manta.corpus.summary import counts_table
+from manta.corpus.summary import bos_rule, counts_table
 from manta.corpus.tokenizer import decode
 
 CHECKING_THREADS = 4
@@ -87,12 +87,12 @@ def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
 
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         damaged = [said for said in threads.map(problem, manifest.shards) if said]
-    tokenizer = folder / manifest.tokenizer_file
-    try:
-        if _sha256(tokenizer) != manifest.tokenizer_sha256:
-            damaged.append(f"{tokenizer}: damaged: its checksum is not the manifest's")
-    except OSError as error:
-        damaged.append(f"{tokenizer}: can't be read: {error.strerror}")
+    for name, checksum in manifest.tokenizer_files.items():
+        try:
+            if checksum not in (None, _sha256(folder / name)):
+                damaged.append(f"{folder / name}: damaged: its checksum is not the manifest's")
+        except OSError as error:
+            damaged.append(f"{folder / name}: can't be read: {error.strerror}")
     if damaged:
         raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
 
@@ -151,6 +151,9 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
         return f"token {int(tokens.max())} is outside the vocabulary of {manifest.vocab_size}"
     if not np.array_equal(np.flatnonzero(tokens == manifest.eos_id), ends - 1):
         return "its documents do not end where its EOS tokens are"
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    if any((tokens[starts] != bos).any() for bos in manifest.begins_with):
+        return f"not all of its documents begin with token {manifest.bos_id}, the BOS"
     return None
 
 
@@ -197,6 +200,7 @@ def _facts(report: CorpusReport) -> RenderableType:
         "prepared by": f"manta {manifest.manta_version}",
         "tokenizer": f"{manifest.vocab_size:,} tokens ({manifest.token_dtype}), "
         f"EOS is {manifest.eos_id}",
+        "bos": bos_rule(manifest),
         "dropped": dropped,
         "checked": checked,
     }.items():

@@ -85,6 +85,7 @@ class Manifest(Section):
     pad_id: int | None = None
     tokenizer_file: str
     tokenizer_sha256: str
+    tokenizer_config_sha256: str | None = None
     config: dict[str, Any]
     counts: dict[Split, dict[str, Counts]]
     dropped: dict[str, int]
@@ -98,6 +99,14 @@ class Manifest(Section):
     def vocabulary(self) -> Vocabulary:
         """What a model has to know of its tokens."""
         return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id)
+
+    @property
+    def tokenizer_files(self) -> dict[str, str | None]:
+        """The tokenizer's files and their checksums; format 1 has none of the second file."""
+        return {
+            self.tokenizer_file: self.tokenizer_sha256,
+            "tokenizer_config.json": self.tokenizer_config_sha256,
+        }
 
     @property
     def begins_with(self) -> tuple[int, ...]:

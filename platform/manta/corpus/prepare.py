@@ -16,18 +16,22 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus import engine, scan, units
 from manta.corpus.assemble import Assembler
+from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, record_file, settings
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress import PrepareProgress
+from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.sources import InputFile, resolve
-from manta.corpus.tokenizer import TOKENIZER_FILE, TRAINED_EOS, CorpusTokenizer, load, stored, train
+from manta.corpus.tokenizer import TRAINED_EOS, CorpusTokenizer, load, stored, train
 from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
 from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
 SHOWN_PROBLEMS = 10
+# Of documents, to see whether all tokenizers that are to be one encode alike.
+COMPARED_BYTES = 256 << 10
 
 
 def prepare(config: CorpusConfig, *, progress: bool = True) -> Manifest:
@@ -76,16 +80,20 @@ class _Preparation:
         self.plan = units.plan(config, files)
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
+        self.has_padding = False  # whether the token for padding stands in a document
 
     def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
         self.tell_unusable_files()
-        scanned = self.scan(sample=tokenizer is None)
+        section = self.config.tokenizer
+        scanned = self.scan(COMPARED_BYTES if tokenizer else section.sample_bytes)
         try:
             self.check(scanned)
         except CorpusError:
             self.workspace.discard()  # other input makes another attempt
             raise
         tokenizer = self.keep(tokenizer or self.trained(scanned))
+        self.bar.say(str(tokenizer))
+        self.compare(tokenizer, scanned)
         counts, shards = self.encode(scanned, tokenizer)
         self.quarantine(scanned.problems)
         for found in self.yields(scanned):
@@ -102,16 +110,14 @@ class _Preparation:
         for problem in scan.unusable_files(self.plan, self.files, self.config)[:SHOWN_PROBLEMS]:
             self.bar.say(f"can't be used: {problem}")
 
-    def scan(self, sample: bool) -> Scanned:
+    def scan(self, sample_bytes: int) -> Scanned:
         """The first pass, without the units that an earlier attempt has done."""
         work = self.workspace.work
         train_below = self.bounds[0]
         common = {
             "work": str(work),
             "train_below": train_below,
-            "sample_below": (
-                scan.sample_bound(self.config, self.plan, train_below) if sample else 0
-            ),
+            "sample_below": scan.sample_bound(sample_bytes, self.plan, train_below),
         }
         todo = [u for u in self.plan.units if not scan.scan_file(work, u.index).exists()]
         phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
@@ -168,6 +174,18 @@ class _Preparation:
             write_whole(folder / "done", b"")
         return tokenizer
 
+    def compare(self, tokenizer: CorpusTokenizer, scanned: Scanned) -> None:
+        """Raise if Transformers, which loads it from its files, encodes documents otherwise."""
+        from transformers import PreTrainedTokenizerFast  # takes a second; it is their class
+
+        folder = self.workspace.tokenizer
+        sample = scan.sample_texts(self.workspace.work, scanned, self.bounds, COMPARED_BYTES)
+        texts = (text[:COMPARED_BYTES] for text in sample)
+        loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+        if differs := difference(loaded, tokenizer, folder / TOKENIZER_FILE, texts):
+            shown = self.config.tokenizer.path or "that was trained"
+            raise CorpusError(f"tokenizer {shown}: {differs}; give it as another tokenizer.json")
+
     def encode(
         self, scanned: Scanned, tokenizer: CorpusTokenizer
     ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
@@ -179,6 +197,7 @@ class _Preparation:
 
             def take(record: dict[str, Any]) -> tuple[int, int]:
                 assembler.add(record)
+                self.has_padding |= record["has_padding"]
                 for split, (documents, tokens) in record["splits"].items():
                     total = totals[split][self.sources[record["source"]]]
                     total[0] += documents
@@ -238,8 +257,11 @@ class _Preparation:
             token_dtype=tokenizer.dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,
+            bos_id=tokenizer.bos_id,
+            pad_id=None if self.has_padding else tokenizer.pad_id,
             tokenizer_file=TOKENIZER_FILE,
             tokenizer_sha256=tokenizer.sha256,
+            tokenizer_config_sha256=tokenizer.config_sha256,
             config=_recorded(self.config),
             counts=counts,
             dropped={
@@ -262,13 +284,19 @@ def _folder(out: str) -> Path:
 
 def _recorded(config: CorpusConfig) -> dict[str, Any]:
     """The config as the manifest keeps it: without where the corpus happened to be made."""
-    return config.model_dump(mode="json", exclude={"out"})
+    recorded = config.model_dump(mode="json", exclude={"out"})
+    if recorded["tokenizer"]["bos"] is None:
+        # A key that is not given says nothing: a corpus from before it was there is the same.
+        del recorded["tokenizer"]["bos"]
+    return recorded
 
 
 def _key(config: CorpusConfig, files: list[InputFile], tokenizer: CorpusTokenizer | None) -> str:
     """Of everything that decides what the corpus will be, short of reading all of the input."""
     listing = [(file.source, file.url, file.size, file.stamp) for file in files]
     content = [_recorded(config), listing, tokenizer.sha256 if tokenizer else None]
+    if tokenizer:
+        content.append(tokenizer.config_sha256)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

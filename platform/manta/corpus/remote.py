@@ -18,7 +18,6 @@ from manta.storage.cache import Cache, Held, node_folder
 if TYPE_CHECKING:
     from manta.corpus.manifest import Manifest, Shard
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 CHUNK = 4 * 2**20
 
 
@@ -41,15 +40,16 @@ def local_shard(folder: str, shard: Shard) -> Held:
 
 
 def tokenizer_folder(folder: str, manifest: Manifest) -> Path:
-    """A folder on this node that Transformers can load the corpus's tokenizer from."""
+    """A folder on this node with the files of the corpus's tokenizer."""
     if not is_url(folder):
         return Path(folder)
-    there = node_folder() / "tokenizers" / manifest.tokenizer_sha256
-    for name in TOKENIZER_FILES:
+    # Two corpora may share one of the files and not the other.
+    there = node_folder() / "tokenizers" / manifest.fingerprint
+    for name, checksum in manifest.tokenizer_files.items():
         if not (there / name).exists():
             there.mkdir(parents=True, exist_ok=True)
             with whole_file(there / name) as out:
-                _fetch(join(folder, name), out, None)
+                _fetch(join(folder, name), out, checksum)
     return there
 
 

@@ -160,10 +160,10 @@ def unusable_files(plan: Plan, files: list[InputFile], config: CorpusConfig) -> 
     return [_located(config, files[index], None, problem) for index, problem in plan.problems]
 
 
-def sample_bound(config: CorpusConfig, plan: Plan, train_below: int) -> int:
-    """Bound on a hash's first half below which a train document is kept for the sample."""
+def sample_bound(bytes_: int, plan: Plan, train_below: int) -> int:
+    """Bound on a hash's first half below which a train document is kept for such a sample."""
     total = sum(unit.bytes for unit in plan.units) * train_below // 2**64
-    wanted = int(config.tokenizer.sample_bytes * SAMPLE_MARGIN)
+    wanted = int(bytes_ * SAMPLE_MARGIN)
     return 2**64 if wanted >= total else 2**64 * wanted // total
 
 

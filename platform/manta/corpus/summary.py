@@ -40,7 +40,15 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
         ("left out", _left_out(manifest, folder)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
         ("tokenizer", _tokenizer(manifest)),
+        ("bos", bos_rule(manifest)),
     ]
+
+
+def bos_rule(manifest: Manifest) -> str:
+    """What documents begin with, and so the prompts of a model trained on them."""
+    for token in manifest.begins_with:
+        return f"true: documents begin with token {token}, and so does each prompt"
+    return "false: nothing stands before the text of a document, or of a prompt"
 
 
 def next_commands(folder: str) -> list[tuple[str, str]]:

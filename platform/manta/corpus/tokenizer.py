@@ -1,7 +1,8 @@
 """The tokenizer of a corpus: trained on a sample or loaded, kept beside the shards, applied.
 
-Whatever its origin, a tokenizer is reduced to the files of a folder from which
-`transformers.AutoTokenizer` can load it again; ``tokenizer.json`` is the one that we use.
+Whatever its origin, it is brought into one form (see `canonical`), from which
+`transformers.AutoTokenizer` loads the tokenizer that encoded the corpus. That form is kept with
+the corpus and exported with a model.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from manta.config.corpus import TokenizerSection
 from manta.config.errors import CorpusError
+from manta.corpus.canonical import (
+    CONFIG_FILE,
+    PLAIN_CLASS,
+    READ_FILES,
+    TOKENIZER_FILE,
+    added_to_text,
+    canonical,
+    named_tokens,
+    parsed,
+)
+from manta.corpus.manifest import Manifest
+from manta.corpus.remote import tokenizer_folder
 from manta.corpus.shards import TokenDtype, token_dtype
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-# Whatever else a Hugging Face tokenizer's folder may hold.
-COMPANIONS = (
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 TRAINED_EOS = "<|endoftext|>"
 # Tried in this order when a tokenizer.json comes without a word about its EOS.
 KNOWN_EOS = (TRAINED_EOS, "</s>", "<|end_of_text|>", "<eos>", "[EOS]")
@@ -50,15 +52,21 @@ class CorpusTokenizer:
     """A tokenizer as it is stored with a corpus.
 
     Attributes:
-        files: name → content; `TOKENIZER_FILE` and `CONFIG_FILE` are always there.
+        files: name → content, in the canonical form: `TOKENIZER_FILE` and `CONFIG_FILE`.
         eos: text of the token that ends each document.
         eos_id: its id.
+        bos: text of the token that each document begins with; None if there is none.
+        bos_id: its id, or that of the EOS if the tokenizer calls it its BOS as well.
+        pad_id: a token for padding, which is no other special token; None if there is none.
         vocab_size: the largest token id plus one.
     """
 
     files: dict[str, bytes]
     eos: str
     eos_id: int
+    bos: str | None
+    bos_id: int | None
+    pad_id: int | None
     vocab_size: int
 
     @property
@@ -67,9 +75,24 @@ class CorpusTokenizer:
         return hashlib.sha256(self.files[TOKENIZER_FILE]).hexdigest()
 
     @property
+    def config_sha256(self) -> str:
+        """Of ``tokenizer_config.json``."""
+        return hashlib.sha256(self.files[CONFIG_FILE]).hexdigest()
+
+    @property
     def dtype(self) -> TokenDtype:
         """Of its token ids."""
         return token_dtype(self.vocab_size)
+
+    @property
+    def begins_with(self) -> list[int]:
+        """The special tokens that it puts before a text."""
+        return [] if self.bos is None or self.bos_id is None else [self.bos_id]
+
+    def __str__(self) -> str:
+        """What it makes of a document, for people."""
+        begin = f"begin with {self.bos!r} ({self.bos_id})" if self.bos else "begin with no BOS"
+        return f"documents {begin} and end with {self.eos!r} ({self.eos_id})"
 
 
 def train(texts: Iterable[str], vocab_size: int) -> CorpusTokenizer:
@@ -94,78 +117,80 @@ def train(texts: Iterable[str], vocab_size: int) -> CorpusTokenizer:
             tokenizer.get_vocab_size(),
             vocab_size,
         )
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": TRAINED_EOS,
-        "clean_up_tokenization_spaces": False,
-    }
+    config = {"tokenizer_class": PLAIN_CLASS, "eos_token": TRAINED_EOS}
     files = {
         TOKENIZER_FILE: tokenizer.to_str(pretty=True).encode(),
-        CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
+        CONFIG_FILE: json.dumps(config).encode(),
     }
-    return _described(files, TRAINED_EOS, "the trained tokenizer")
+    return described(files, TRAINED_EOS, None, "the trained tokenizer")
 
 
 def load(section: TokenizerSection) -> CorpusTokenizer:
     """The tokenizer that `section.path` names: a file, a folder, or a name on the Hub.
 
     Raises:
-        CorpusError: if it can't be loaded or has no recognisable EOS.
+        CorpusError: if it can't be loaded, has no recognisable EOS, or not the BOS asked for.
     """
-    path = Path(str(section.path)).expanduser()
-    if path.is_file():
+    name = str(section.path)
+    path = Path(name).expanduser()
+    if path.is_file() and path.name != TOKENIZER_FILE:
         files = {TOKENIZER_FILE: _read(path)}
-        beside = path.parent if path.name == TOKENIZER_FILE else None
-    elif (path / TOKENIZER_FILE).is_file():
-        files = {TOKENIZER_FILE: _read(path / TOKENIZER_FILE)}
-        beside = path
     else:
-        return _hugging_face(section)
-    if beside:
-        names = [name for name in (CONFIG_FILE, *COMPANIONS) if (beside / name).is_file()]
-        files |= {name: _read(beside / name) for name in names}
-    eos = section.eos or _named_eos(files, path) or _known_eos(files, str(section.path))
-    if CONFIG_FILE not in files:
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos}
-        files[CONFIG_FILE] = json.dumps(config, indent=2).encode() + b"\n"
-    return _described(files, eos, str(section.path))
+        folder = path.parent if path.is_file() else path if path.is_dir() else _from_hub(name)
+        files = _files_in(folder) or _converted(str(folder) if path.is_dir() else name)
+    eos = section.eos or named_tokens(files, name).get("eos_token") or _known_eos(files, name)
+    return described(files, eos, _bos(files, section.bos, eos, name), name)
 
 
 def stored(folder: Path, eos: str) -> CorpusTokenizer:
-    """The tokenizer that `save` put into `folder`."""
-    names = (TOKENIZER_FILE, CONFIG_FILE, *COMPANIONS)
-    files = {name: _read(folder / name) for name in names if (folder / name).is_file()}
-    return _described(files, eos, str(folder / TOKENIZER_FILE))
+    """The trained tokenizer that an earlier attempt put into `folder`."""
+    return described(_files_in(folder), eos, None, str(folder))
+
+
+def of_corpus(folder: str, manifest: Manifest) -> CorpusTokenizer:
+    """The tokenizer that encoded a corpus, in a folder or at a URL.
+
+    Raises:
+        CorpusError: if it can't be read, or is not what its checksum says.
+    """
+    here = tokenizer_folder(folder, manifest)
+    # A corpus of format 1 has the files that it found.
+    files = _files_in(here) if manifest.format == 1 else {}
+    for name, checksum in manifest.tokenizer_files.items():
+        files[name] = _read(here / name)
+        if checksum not in (None, hashlib.sha256(files[name]).hexdigest()):
+            raise CorpusError(
+                f"{here / name}: damaged: its checksum is not the manifest's; remove it if it is "
+                "this node's copy, else prepare the corpus again"
+            )
+    tokenizer = parsed(files[TOKENIZER_FILE], str(here / TOKENIZER_FILE))
+    bos = [str(tokenizer.id_to_token(token)) for token in manifest.begins_with]
+    eos = str(tokenizer.id_to_token(manifest.eos_id))
+    return described(files, eos, bos[0] if bos else None, folder)
 
 
 class Encoder:
     """Texts → token ids, on one thread."""
 
-    def __init__(self, path: Path, eos: str, dtype: TokenDtype):
+    def __init__(self, path: Path, begins_with: Sequence[int], eos_id: int, dtype: TokenDtype):
         # The parallelism is Ray's: one task, one CPU. Threads of the tokenizer on top of it
         # would fight over the same cores.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._tokenizer = _parsed(_read(path), str(path))
-        # A tokenizer may carry settings of the model it comes from; a corpus takes all of
-        # each document and nothing else.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = parsed(_read(path), str(path))
         # Text that spells a special token is text. Only tokens marked special are spared.
-        self._tokenizer.add_special_tokens([AddedToken(eos, special=True, normalized=False)])
         self._tokenizer.encode_special_tokens = True
-        self._eos = self._tokenizer.token_to_id(eos)
+        self._begins_with = list(begins_with)
+        self._eos = eos_id
         self._dtype = np.dtype(dtype)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
-        """Token ids of each text, its EOS last."""
+        """Token ids of each text, its BOS first where there is one, its EOS last."""
         # The fast variant keeps no offsets into the text, which nobody reads here.
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._ended(encoding.ids) for encoding in encodings]
 
     def _ended(self, ids: list[int]) -> NDArray[np.unsignedinteger]:
-        tokens = np.empty(len(ids) + 1, self._dtype)
-        tokens[:-1] = ids
-        tokens[-1] = self._eos
+        tokens = np.array([*self._begins_with, *ids, self._eos], self._dtype)
         inner = tokens[:-1] == self._eos
         if inner.any():
             # A vocabulary with the EOS among its ordinary pieces (some Unigram ones) finds it
@@ -175,44 +200,83 @@ class Encoder:
 
 
 @lru_cache(maxsize=2)
-def encoder(path: str, sha256: str, eos: str, dtype: TokenDtype) -> Encoder:
+def encoder(
+    path: str, sha256: str, begins_with: tuple[int, ...], eos_id: int, dtype: TokenDtype
+) -> Encoder:
     """The encoder of a stored tokenizer, loaded once a process; the hash keys the cache."""
-    return Encoder(Path(path), eos, dtype)
+    return Encoder(Path(path), begins_with, eos_id, dtype)
 
 
 def decode(folder: Path, tokenizer_file: str, documents: Sequence[Sequence[int]]) -> list[str]:
     """The texts of tokenized documents, special tokens left out."""
-    tokenizer = _parsed(_read(folder / tokenizer_file), str(folder / tokenizer_file))
+    tokenizer = parsed(_read(folder / tokenizer_file), str(folder / tokenizer_file))
     texts: list[str] = tokenizer.decode_batch([list(document) for document in documents])
     return texts
 
 
-def _described(files: dict[str, bytes], eos: str, shown: str) -> CorpusTokenizer:
-    vocabulary = _parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
-    if eos not in vocabulary:
+def described(files: dict[str, bytes], eos: str, bos: str | None, shown: str) -> CorpusTokenizer:
+    """The tokenizer of these files in the canonical form.
+
+    Args:
+        files: of `READ_FILES`.
+        eos: the token that ends documents.
+        bos: the token that documents begin with, if any.
+        shown: what to call it in an error.
+
+    Raises:
+        CorpusError: if it has no such token, or can't be read.
+    """
+    ids = parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
+    if eos not in ids:
         raise CorpusError(
             f"tokenizer {shown}: its vocabulary has no token '{eos}' to end documents with; "
             "name one that it has in tokenizer.eos"
         )
-    return CorpusTokenizer(files, eos, vocabulary[eos], max(vocabulary.values()) + 1)
+    named = named_tokens(files, shown)
+    special = {named.get(name) for name in ("bos_token", "unk_token")} | {bos, eos}
+    pad = named.get("pad_token")
+    return CorpusTokenizer(
+        files=canonical(files, eos=eos, bos=bos, shown=shown),
+        eos=eos,
+        eos_id=ids[eos],
+        bos=bos,
+        bos_id=ids[eos] if bos is None and named.get("bos_token") == eos else ids.get(bos or ""),
+        pad_id=None if pad in special else ids.get(pad or ""),
+        vocab_size=max(ids.values()) + 1,
+    )
 
 
-def _named_eos(files: dict[str, bytes], path: Path) -> str | None:
-    """The EOS that the files beside a tokenizer.json name."""
-    for name in (CONFIG_FILE, "special_tokens_map.json"):
-        if name not in files:
-            continue
-        try:
-            named = json.loads(files[name]).get("eos_token")
-        except (ValueError, AttributeError):
-            raise CorpusError(f"{path}: {name} beside it is not a JSON object") from None
-        if named:
-            return str(named["content"] if isinstance(named, dict) else named)
-    return None
+def _bos(files: dict[str, bytes], wanted: bool | None, eos: str, shown: str) -> str | None:
+    """The token that documents begin with: by `tokenizer.bos`, else as the tokenizer does it."""
+    if wanted is False:
+        return None
+    tokenizer = parsed(files[TOKENIZER_FILE], shown)
+    added = [str(tokenizer.id_to_token(token)) for token in added_to_text(files[TOKENIZER_FILE])[0]]
+    if len(added) > 1:
+        raise CorpusError(
+            f"tokenizer {shown}: it begins each text with {len(added)} tokens "
+            f"({', '.join(added)}), and a document can begin with one: set tokenizer.bos: false"
+        )
+    named = named_tokens(files, shown).get("bos_token")
+    bos = added[0] if added else named if wanted else None
+    if not wanted:
+        # The EOS of the document before stands there already.
+        return None if bos == eos else bos
+    if bos is None or tokenizer.token_to_id(bos) is None:
+        raise CorpusError(
+            f"tokenizer {shown}: tokenizer.bos is true, but it has no BOS: name one that it has as "
+            f"bos_token in its {CONFIG_FILE}, or leave tokenizer.bos out"
+        )
+    if bos == eos:
+        raise CorpusError(
+            f"tokenizer {shown}: tokenizer.bos is true, but its BOS is its EOS '{eos}', which ends "
+            "the document before: leave tokenizer.bos out"
+        )
+    return bos
 
 
 def _known_eos(files: dict[str, bytes], shown: str) -> str:
-    vocabulary = _parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
+    vocabulary = parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
     for candidate in KNOWN_EOS:
         if candidate in vocabulary:
             return candidate
@@ -222,41 +286,45 @@ def _known_eos(files: dict[str, bytes], shown: str) -> str:
     )
 
 
-def _hugging_face(section: TokenizerSection) -> CorpusTokenizer:
+def _from_hub(name: str) -> Path:
+    """A folder with what the Hub has of a tokenizer."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(READ_FILES)))
+    except Exception as error:  # the Hub's client raises many kinds
+        raise _unusable(name, error) from None
+
+
+def _unusable(name: str, error: Exception) -> CorpusError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return CorpusError(
+        f"tokenizer {name}: neither a tokenizer.json, nor a folder with one, nor a "
+        f"Hugging Face tokenizer that can be loaded: {lines[0]}"
+    )
+
+
+def _files_in(folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer with a tokenizer.json; none without it."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        return {}
+    return {name: _read(folder / name) for name in READ_FILES if (folder / name).is_file()}
+
+
+def _converted(name: str) -> dict[str, bytes]:
+    """The files of a tokenizer in an older form, which Transformers turns into a tokenizer.json."""
     from transformers import AutoTokenizer
 
-    name = str(section.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # transformers and the Hub's client raise many kinds
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise CorpusError(
-            f"tokenizer {name}: neither a tokenizer.json, nor a folder with one, nor a "
-            f"Hugging Face tokenizer that can be loaded: {lines[0]}"
-        ) from None
-    eos = section.eos or tokenizer.eos_token
-    if not eos:
-        raise CorpusError(
-            f"tokenizer {name}: it names no eos_token; name one that it has in tokenizer.eos"
-        )
-    files = _saved(tokenizer)
-    if TOKENIZER_FILE not in files:
+        raise _unusable(name, error) from None
+    with tempfile.TemporaryDirectory() as saved:
+        tokenizer.save_pretrained(saved)
+        files = _files_in(Path(saved))
+    if not files:
         raise CorpusError(f"tokenizer {name}: it has no fast form (no {TOKENIZER_FILE})")
-    return _described(files, eos, name)
-
-
-def _saved(tokenizer: Any) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        names = (TOKENIZER_FILE, CONFIG_FILE, *COMPANIONS)
-        return {n: (Path(folder) / n).read_bytes() for n in names if (Path(folder) / n).is_file()}
-
-
-def _parsed(content: bytes, shown: str) -> Any:
-    try:
-        return Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CorpusError(f"tokenizer {shown}: not a tokenizer.json: {error}") from None
+    return files
 
 
 def _read(path: Path) -> bytes:

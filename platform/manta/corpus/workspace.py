@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from manta.config.errors import CorpusError
+from manta.corpus.canonical import CONFIG_FILE, TOKENIZER_FILE
 from manta.corpus.manifest import MANIFEST, Manifest
-from manta.corpus.tokenizer import COMPANIONS, CONFIG_FILE, TOKENIZER_FILE
 from manta.storage.atomic import unwritable, write_whole
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ LOCK = "lock"
 PREPARED = ".prepared.json"
 QUARANTINE = "quarantine.jsonl"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
-OURS = {TOKENIZER_FILE, CONFIG_FILE, *COMPANIONS, PREPARED, QUARANTINE}
+OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE}
 
 
 @dataclass(frozen=True)
