@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from ray import _raylet
-from ray._private import node, services, utils
+from ray._private import node, services, utils, worker
 
 from manta.cluster.embedded import DASHBOARD_INSTALLED, SETTINGS, SoleNode
 
 # Prints the scripts of Ray's processes while a task has run in it, and those left afterwards.
 PROGRAM = """
+import os
+import signal
+import sys
+
 import psutil
 import ray
 from ray._private import node
@@ -25,8 +31,19 @@ def commands():
     found = psutil.Process().children(recursive=True)
     return [" ".join(child.cmdline()) for child in found if child.is_running()]
 
+def dies():
+    os._exit(1)
+
 theirs, given = node.Node, dict(SETTINGS)
+before = signal.getsignal(signal.SIGTERM)
 with ray_session():
+    assert signal.getsignal(signal.SIGTERM) is before, "Ray's prints a stack trace"
+    try:
+        ray.get(ray.remote(num_cpus=0, max_retries=0)(dies).remote())
+        raise AssertionError("it did not die")
+    except ray.exceptions.WorkerCrashedError:
+        os.write(2, b"a library talks")
+        print("we talk", file=sys.stderr)
     assert node.Node is theirs
     assert SETTINGS == given, "Ray writes into what it gets, and would warn of it the next time"
     assert ray.get(ray.remote(num_cpus=0)(lambda: 7).remote()) == 7
@@ -41,7 +58,10 @@ def test_an_embedded_ray_has_no_process_that_serves_nobody() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    running, left = done.stdout.split("---\n")
+    assert done.stderr == "we talk\n", "what Ray and libraries say is not for people"
+    shown = re.fullmatch(r"(?:starting Ray.*\n)+(?s:(.*))---\n(?s:(.*))", done.stdout)
+    assert shown is not None, done.stdout
+    running, left = shown.groups()
     assert "gcs_server" in running  # so that what is looked for below would be seen
     assert "raylet" in running
     for script in ("monitor.py", "log_monitor.py", "dashboard.py"):
@@ -60,6 +80,13 @@ def test_what_is_left_out_is_what_ray_starts_by_these_names() -> None:
     assert {option.kind for option in list(options)[1:]} == {inspect.Parameter.KEYWORD_ONLY}
 
 
+def test_what_is_replaced_is_what_ray_asks_while_it_starts() -> None:
+    source = inspect.getsource(node.Node)
+    assert "wait_for_persisted_port(\n" in source
+    assert "ray._private.services.get_node(\n" in source
+    assert "target=listen_error_messages" in inspect.getsource(worker.connect)
+
+
 def test_ray_asks_for_its_dashboard_as_it_did() -> None:
     assert "get_dashboard_dependency_error" in inspect.getsource(services.start_raylet)
     assert DASHBOARD_INSTALLED in inspect.getsource(utils.get_dashboard_dependency_error)
@@ -69,3 +96,52 @@ def test_rays_processes_know_the_settings_that_they_are_given() -> None:
     """One that they don't know would keep Ray from starting, with no word of why."""
     library = Path(_raylet.__file__).read_bytes()
     assert [name for name in SETTINGS if name.encode() not in library] == []
+
+
+# Starts Ray with processes in the place of Ray's own: one waits at a gate, the other ends.
+REPLACED = """
+import sys
+from ray._private import services
+
+from manta.cluster import embedded
+from manta.config.errors import RunError
+
+name, script, *waits = sys.argv[1:]
+setattr(services, name, script)
+try:
+    with embedded.started(tuple(map(float, waits))):
+        print("up")
+except RunError as error:
+    print(f"error: {error}")
+"""
+
+
+def started_with(name: str, script: Path, text: str, *waits: float) -> subprocess.Popen[str]:
+    """A process that starts Ray with a script in the place of one of its executables."""
+    script.write_text(f"#!/bin/sh\n{text}\n")
+    script.chmod(0o755)
+    return subprocess.Popen(
+        [sys.executable, "-c", REPLACED, name, str(script), *map(str, waits)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+
+
+def test_a_machine_that_is_slow_to_start_ray_is_told_of_and_tried_again(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    text = f'while [ ! -e "{gate}" ]; do sleep 0.1; done; exec "{services.RAYLET_EXECUTABLE}" "$@"'
+    process = started_with("RAYLET_EXECUTABLE", tmp_path / "raylet", text, 2.0, 120.0)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert re.match(r"Ray did not start: its \w+ was not up within 2 s; load .* logs: /", first)
+    assert "trying once more" in first
+    gate.touch()
+    assert process.communicate(timeout=300)[0] == "up\n"
+
+
+def test_a_process_of_rays_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    process = started_with("GCS_SERVER_EXECUTABLE", tmp_path / "gcs", "exit 3", 1000.0)
+    told = process.communicate(timeout=300)[0]
+    assert told.startswith("error: Ray did not start on this machine: its gcs_server ended with")
+    assert "/logs. Try again when the machine has less to do" in told

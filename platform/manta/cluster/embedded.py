@@ -7,6 +7,9 @@ are needed for imports. The agent of the node is asked to do what it does for a 
 installed without its dashboard. No metrics are collected, which only a dashboard would show:
 those of Ray Data take more memory, for good, with each dataset.
 
+Ray gives its processes 30 seconds each, which a busy machine or a slow disk may exceed. Here a
+second try has more time, and who waits is told; a process that ended is not waited for.
+
 `ray._private.node.Node` is internal to Ray 2.60, and so are the settings of its processes;
 tests/cluster/test_embedded.py guards what is used of them.
 """
@@ -15,21 +18,92 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
-from ray._private import node
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import node, services
 
+from manta.cluster.waiting import how_busy, say
+from manta.config.errors import RunError
+from manta.storage.socket_folder import fits, socket_folder
+
+T = TypeVar("T")
 # Ray imports it to see whether the dashboard was installed with it.
 DASHBOARD_INSTALLED = "ray.dashboard.optional_deps"
 # Nothing shows the history of tasks either, of which the head keeps the last 100,000.
 SETTINGS = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
+# How long each of Ray's processes may take to be up, in the first try and in the second.
+WAITS = (30.0, 300.0)
+# The longest of what Ray puts in its folder and binds a socket to.
+LONGEST = "session_2026-11-28_18-43-38_123456_1234567/sockets/plasma_store"
+
+
+class NotUp(Exception):
+    """Ray's processes did not come up; says which, and where their logs are."""
 
 
 class SoleNode(node.Node):  # type: ignore[misc]
     """A head node that no other node, and no browser, will ever come to."""
+
+    wait = WAITS[0]
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        ask_port, ask_node = node.wait_for_persisted_port, services.get_node
+
+        def port(folder: str, node_id: str, name: str, timeout_ms: int) -> Any:
+            return self._once_up("gcs_server", lambda: ask_port(folder, node_id, name, 100))
+
+        def registered(address: str, node_id: str) -> Any:
+            self._once_up("raylet", self._check_socket)  # Ray asks for 30 s, whoever has ended
+            return self._once_up("raylet", lambda: ask_node(address, node_id))
+
+        with (
+            _replaced(node, "wait_for_persisted_port", port),
+            _replaced(services, "get_node", registered),
+        ):
+            try:
+                super().__init__(*args, **more)
+            except BaseException:
+                with suppress(Exception):
+                    self.kill_all_processes(check_alive=False, allow_graceful=False)
+                raise
+
+    def _once_up(self, process: str, ask: Callable[[], T]) -> T:
+        """The first answer; Ray's own waits end too soon, or go on when a process has ended.
+
+        Raises:
+            NotUp: if it takes too long, or a process of Ray's has ended.
+        """
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                return ask()
+            except RuntimeError:
+                why = self._ended()
+                if why is None and time.monotonic() > deadline:
+                    why = f"its {process} was not up within {self.wait:.0f} s"
+            if why is not None:
+                raise NotUp(f"{why}; {how_busy()}; its logs: {self._logs_dir}")
+            time.sleep(0.1)
+
+    def _check_socket(self) -> None:
+        if not Path(self._raylet_socket_name).exists():
+            raise RuntimeError("no raylet listens yet")
+
+    def _ended(self) -> str | None:
+        """Which of the processes has ended, and how."""
+        for name, infos in self.all_processes.items():
+            for code in (info.process.poll() for info in infos):
+                if code is not None:
+                    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                    return f"its {name} {how}"
+        return None
 
     def start_monitor(self) -> None:
         """Not: it runs the autoscaler, and this machine is all there is."""
@@ -46,20 +120,70 @@ class SoleNode(node.Node):  # type: ignore[misc]
             super().start_raylet(*args, **more)
 
 
-def start(**options: Any) -> None:
-    """Start Ray, as `ray.init` does with these options, and connect to it."""
-    before, node.Node = node.Node, SoleNode
+@contextmanager
+def started(waits: tuple[float, ...] = WAITS) -> Iterator[None]:
+    """Start Ray and be connected to it for the block.
+
+    Args:
+        waits: seconds that each of Ray's processes may take, in each try.
+
+    Raises:
+        RunError: if it can't be started; says why, and where to look.
+    """
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _system_config=dict(SETTINGS),  # Ray adds to it
-            **options,
-        )
+        with ExitStack() as stack:
+            usual = get_default_ray_temp_dir()
+            short = None if fits(usual, LONGEST) else stack.enter_context(socket_folder(LONGEST))
+            _start_patiently(waits, short)
+            stack.callback(ray.shutdown)
+            yield
+    except NotUp as error:
+        raise RunError(
+            f"Ray did not start on this machine: {error}. Try again when the machine has less to "
+            "do and memory to spare, or give --address of a Ray that runs"
+        ) from None
+
+
+def _start_patiently(waits: tuple[float, ...], folder: Path | None) -> None:
+    """Start Ray; its sockets and logs are in `folder`, if there is one."""
+    for wait, more in zip_longest(waits, waits[1:]):
+        SoleNode.wait = wait
+        try:
+            with _replaced(node, "Node", SoleNode):
+                _init(folder)
+            return
+        except NotUp as error:
+            if more is None:
+                raise
+            say(f"Ray did not start: {error}; trying once more, for up to {more:.0f} s")
+        except OSError as error:
+            raise RunError(
+                f"Ray can't start on this machine: {error}; it writes to "
+                f"{folder or get_default_ray_temp_dir()}: set TMPDIR to a folder with some room, "
+                "that you may write"
+            ) from None
+
+
+def _init(folder: Path | None) -> None:
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _system_config=dict(SETTINGS),  # Ray adds to it
+        _temp_dir=None if folder is None else str(folder),
+    )
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """Have `module.name` be another for the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
     finally:
-        node.Node = before
+        setattr(module, name, before)
 
 
 @contextmanager

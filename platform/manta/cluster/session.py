@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from manta.cluster.grace import ask_for_time_to_save
+from manta.cluster.hush import handlers_kept, hushed, raylets_unheard
+from manta.cluster.reach import RAY_ADDRESS, check_head
+from manta.cluster.waiting import told
 from manta.config.errors import RunError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -24,55 +25,65 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     With an address, or inside a Ray job (RAY_ADDRESS is set there), that cluster is used,
     and the package travels along, so that it need not be installed there. Else a Ray is
-    started in this process, for it alone.
+    started in this process, for it alone. What Ray itself says goes to a file among its logs.
 
     Raises:
-        RunError: if the cluster can't be reached.
+        RunError: if the cluster can't be reached, or Ray not be started.
     """
-    import ray
-
-    if ray.is_initialized():
+    if _is_connected():
         yield
         return
-    address = cluster_of(address)
+    cluster = cluster_of(address)
     _quiet()
-    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with hushed() as said, ExitStack() as stack:
+        what = f"connecting to Ray at {cluster}" if cluster else "starting Ray"
+        with told(what), handlers_kept(), raylets_unheard():
+            stack.enter_context(_connected(cluster, address) if cluster else _embedded())
+        said.move_to(_logs() / f"manta-driver-{os.getpid()}.err")
+        yield
+
+
+def cluster_of(address: str | None = None) -> str | None:
+    """The cluster that `ray_session` would connect to; None if it would embed a Ray."""
+    found = address or os.environ.get(RAY_ADDRESS)
+    return None if found == "local" else found or None
+
+
+def _is_connected() -> bool:
+    if "ray" not in sys.modules:
+        return False
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+@contextmanager
+def _connected(cluster: str, given: str | None) -> Iterator[None]:
+    check_head(cluster, given)
+    import ray
+
     try:
-        if address:
-            _connect(address)
-        else:
-            _start_embedded()
+        ray.init(
+            address=cluster,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"py_modules": [str(PACKAGE)], "env_vars": _settings()},
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {address}" if address else "Ray on this machine"
-        raise RunError(f"can't reach {where}: {error}") from None
-    _handle_sigterm(at_sigterm)
+        why = " ".join(str(error).split())
+        raise RunError(f"can't connect to the cluster at {cluster}: {why}") from None
     try:
+        ask_for_time_to_save()
         yield
     finally:
         ray.shutdown()
 
 
-def _handle_sigterm(handler: Any) -> None:
-    """Set the handler again that Ray has replaced by one that prints a stack and ends at once."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+def _logs() -> Path:
+    """Where the Ray that this process is connected to keeps its logs on this machine."""
+    from ray._private.worker import _global_node
 
-
-def cluster_of(address: str | None = None) -> str | None:
-    """The cluster that `ray_session` would connect to; None if it would embed a Ray."""
-    return address or os.environ.get("RAY_ADDRESS")
-
-
-def _connect(address: str) -> None:
-    import ray
-
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env={"py_modules": [str(PACKAGE)], "env_vars": _settings()},
-    )
-    ask_for_time_to_save()
+    return Path(_global_node.get_logs_dir_path())
 
 
 def _settings() -> dict[str, str]:
@@ -80,14 +91,16 @@ def _settings() -> dict[str, str]:
     return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 
-def _start_embedded() -> None:
-    from manta.cluster import embedded
+@contextmanager
+def _embedded() -> Iterator[None]:
+    from manta.cluster.embedded import started
 
     # Nobody else is to join: a token that only this process and its children know
     # would do the same, but Ray writes it to the user's home folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     _make_importable()
-    embedded.start()
+    with started():
+        yield
 
 
 def _make_importable() -> None:

@@ -82,7 +82,7 @@ class Mailbox:
         self._sign_of_life = self._clock()
         self._first_step = 0.0
         self._steps = 0
-        self._doing, self._share = "", 0.0
+        self._doing, self._shown, self._begins = "", 0.0, True
         # (when, steps done, tokens consumed) of the last signs of life.
         self._signs: deque[tuple[float, int, int]] = deque(maxlen=20)
 
@@ -154,10 +154,11 @@ class Mailbox:
             self._show(doing, share)
 
     def _show(self, doing: str, share: float) -> None:
-        """Let the driver know of it, if that is news."""
-        if doing != self._doing or share - self._share >= NEWS:
+        """Let the driver know of it, if that is news: of several ranks, the furthest is shown."""
+        if doing != self._doing or share - self._shown >= NEWS:
             self.put("busy", {"doing": doing, "share": share})
-        self._doing, self._share = doing, share
+            self._shown = share
+        self._doing, self._begins = doing, share == 0
 
     def progress(self) -> Progress:
         """How the newest attempt is getting on."""
@@ -174,7 +175,7 @@ class Mailbox:
             seconds=now - self._first_step if self._first_step else 0.0,
             silent=now - self._sign_of_life,
             doing=self._doing,
-            begins=not self._share,
+            begins=self._begins,
             step_seconds=statistics.median(times) if times else 0.0,
             rate=(tokens - self._signs[0][2]) / span if span else 0.0,
         )

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from manta.cluster.session import cluster_of
 from manta.config.run import RunConfig
 from manta.elastic.environment import runtime_env_of
+from manta.storage.socket_folder import socket_folder
 
 # Where the process to be copied listens, and from where it has the package: for drivers that are
 # started from this one, a sweep's. One with another package starts its workers itself.
 VARIABLE = "MANTA_PRELOADED"
+SOCKET = "socket"
 ROOT = str(Path(__file__).resolve().parents[2])
 # Run as scripts, and not imported here: what they import is for their own processes.
 SERVER = Path(__file__).with_name("preload_server.py")
@@ -53,25 +53,36 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
     if resources.get("GPU") or sys.platform != "linux":  # elsewhere libraries don't bear a fork
         yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="manta"))
-    try:
-        process = _start(folder / "socket", runtime_env_of(resources)["env_vars"], model_type)
-    except OSError:  # such as a path too long for a socket: usual processes do as well
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(socket_folder(SOCKET))
+            variables = runtime_env_of(resources)["env_vars"]
+            process = _start(folder / SOCKET, variables, model_type)
+        except OSError:  # no room for a socket, or for a process: usual processes do as well
+            yield
+            return
+        stack.callback(_end, process)
+        stack.enter_context(_named(folder / SOCKET))
         yield
-        return
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let this process, and those that it starts, know where the process to be copied listens."""
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join([str(folder / "socket"), ROOT])
+    os.environ[VARIABLE] = os.pathsep.join([str(path), ROOT])
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
         if before is None:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = before
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def _start(

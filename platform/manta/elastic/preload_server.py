@@ -1,7 +1,7 @@
 """The process that imports what workers need and forks a copy of itself for each; see `preload`.
 
 Run as a script with a listening socket's descriptor and, maybe, a model's type. Ends when its
-standard input does: then whoever started it is gone.
+standard input does: then whoever started it is gone, and it takes the socket's folder along.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ def main(descriptor: int, model_type: str | None) -> None:
     order = _serve(listener)
     if order is not None:
         _be(order)
+    else:
+        _remove(listener.getsockname())
+
+
+def _remove(path: str) -> None:
+    """Remove the socket and its folder: who made them is gone, and may have been killed."""
+    with suppress(OSError):
+        os.unlink(path)
+        os.rmdir(os.path.dirname(path))
 
 
 def _serve(listener: socket.socket) -> Order | None:

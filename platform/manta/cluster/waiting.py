@@ -1,0 +1,55 @@
+"""What a command says while it waits for Ray: that it does, and, if it takes long, why."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# A machine with nothing else to do has Ray up before that.
+LONG_SECONDS = 15.0
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say `what` is being done, at once, and again every now and then until it is."""
+    say(f"{what} …")
+    done = threading.Event()
+
+    def go_on() -> None:
+        began = time.monotonic()
+        while not done.wait(LONG_SECONDS):
+            say(f"{what}: {time.monotonic() - began:.0f} s so far; {how_busy()}")
+
+    thread = threading.Thread(target=go_on, name="manta-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def say(message: str) -> None:
+    """A line for people, at once."""
+    print(message, flush=True)
+
+
+def how_busy() -> str:
+    """How busy this machine is, such as ``load 3.1 on 2 CPUs, 1.4 GiB of memory free``."""
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+    free = _free_memory()
+    return load if free is None else f"{load}, {free / 2**30:.1f} GiB of memory free"
+
+
+def _free_memory() -> int | None:
+    """Bytes that programs may still have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
