@@ -153,8 +153,8 @@ def manta(folder: Path, corpus: Path) -> Iterator[Case]:
     os.environ["RECOVERY_FOLDER"] = str(folder)
     trainer.work = observed
     with _nodes(folder) as lose_node:
-        checked = check(load(ROOT / "jobs/demo/run.yaml", RunConfig, overrides))
-        check_model(checked)
+        config = load(ROOT / "jobs/demo/run.yaml", RunConfig, overrides)
+        checked = check_model(check(config))
         run = threading.Thread(target=trainer.train, args=(checked,), daemon=True)
         run.start()
         yield Case(folder, lose_node, _Spares(folder).warm, lambda fault: _parts(folder, fault))

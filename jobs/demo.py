@@ -45,8 +45,7 @@ def prepare_and_train(corpus: CorpusConfig, run: RunConfig) -> None:
     console.rule("manta prepare jobs/demo/corpus.yaml")
     prepare(corpus)
     console.rule("manta train jobs/demo/run.yaml")
-    checked = check(absolute(run))
-    check_model(checked)
+    checked = check_model(check(absolute(run)))
     train(checked)
 
 

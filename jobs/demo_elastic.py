@@ -158,8 +158,7 @@ def _train(config: RunConfig, pool: Pool | None = None) -> None:
     from manta.elastic.preflight import absolute, check, check_model
 
     trainer.WARM_AFTER_SECONDS = WARM_AFTER_SECONDS
-    checked = check(absolute(config))
-    check_model(checked)
+    checked = check_model(check(absolute(config)))
     failures: list[BaseException] = []
 
     def train() -> None:

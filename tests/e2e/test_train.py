@@ -35,9 +35,7 @@ METRICS = {
 
 def prepared(storage: Path, corpus: Path, **sections: Any) -> Checked:
     """A checked run."""
-    checked = check(RunConfig.model_validate(run_config(storage, corpus, **sections)))
-    check_model(checked)
-    return checked
+    return check_model(check(RunConfig.model_validate(run_config(storage, corpus, **sections))))
 
 
 def train(checked: Checked) -> Path:
@@ -166,7 +164,8 @@ def test_more_workers_than_the_machine_holds_are_refused(tmp_path: Path, corpus:
 def test_workers_that_began_before_the_run_are_those_that_train(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked, started = prepared(tmp_path, corpus), []
+    sizes = run_config(tmp_path, corpus)["model"]["sizes"] | {"attention_dropout": 0.1}
+    checked, started = prepared(tmp_path, corpus, model={"sizes": sizes}), []
 
     def noted(*arguments: Any) -> Any:
         started.append(open_worker(*arguments))
@@ -174,17 +173,21 @@ def test_workers_that_began_before_the_run_are_those_that_train(
 
     for module in (group, head_start):
         monkeypatch.setattr(module, "open_worker", noted)
-    begun = head_start.begin_workers(checked)
+    checked, begun = head_start.begin_workers(checked)
     assert len(started) == 2
     run = trainer.train(checked, console=False, begun=begun)
     assert run.status == "finished"
     assert len(started) == 2
+    events = [event["message"] for event in record(Path(run.run_dir))["events"]]
+    (told,) = [message for message in events if "attention_dropout = 0.1" in message]
+    assert "training draws random numbers" in told
 
 
 @pytest.mark.parametrize(
     ("section", "says"),
     [
         ({"model": {"sizes": {"num_attention_heads": 3}}}, "is not a multiple of"),
+        ({"model": {"sizes": {"pad_token_id": 10**6}}}, r"set model\.sizes\.pad_token_id: null"),
         ({"scaling": {"min": 64}}, r"scaling\.min = 64 workers need 32 CPU"),
     ],
 )

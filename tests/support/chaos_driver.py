@@ -33,8 +33,8 @@ def main(address: str) -> None:
         for line in sys.stdin:
             try:
                 order = json.loads(line)
-                checked = check(absolute(RunConfig.model_validate(order["config"])))
-                check_model(checked)
+                config = absolute(RunConfig.model_validate(order["config"]))
+                checked = check_model(check(config))
                 needs = checked.config.scaling.resources_per_worker
                 workers = pool(*needs.items()) if order["pooled"] else None
                 answer = {"status": train(checked, pool=workers).status}

@@ -51,18 +51,6 @@ def test_masked_documents_are_as_if_they_ran_apart(checked, model_type) -> None:
     assert unmasked.item() != pytest.approx(together.item(), rel=1e-5)
 
 
-def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
-    class Leaky(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = nn.Embedding(16, 4)
-
-        def forward(self, input_ids, position_ids, use_cache):
-            return type("Output", (), {"logits": self.embedding(input_ids).cumsum(dim=1)})
-
-    assert not models.keeps_documents_apart(Leaky())
-
-
 def test_labels_are_the_next_token_within_window_and_document() -> None:
     tokens = torch.tensor([[5, 6, 0, 7, 8], [1, 0, 2, 0, 3]])
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 1, 0]])

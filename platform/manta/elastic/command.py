@@ -43,5 +43,5 @@ def run_training(config: RunConfig, address: str | None, submitted: float) -> No
                 loading.result()
                 from manta.elastic.head_start import begin_workers
 
-                begun = begin_workers(checked)
+                checked, begun = begin_workers(checked)
                 train(checked, submitted=submitted, spent=spent, begun=begun)

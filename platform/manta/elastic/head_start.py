@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,12 +29,12 @@ from manta.track import check_wandb
 ANSWER_SECONDS = 120.0
 
 
-def begin_workers(checked: Checked) -> Spares:
+def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
     """Start the workers of a run where there is room, and check its model and W&B meanwhile.
 
     Returns:
-        The workers, for `trainer.train`. They may still be importing, and are none on a cluster
-        that has no room now.
+        The run with what is known of its model, and the workers, for `trainer.train`. These may
+        still be importing, and are none on a cluster that has no room now.
 
     Raises:
         RunError: if a machine that can't grow has not what the run needs.
@@ -46,26 +47,22 @@ def begin_workers(checked: Checked) -> Spares:
     workers = open_pool(resources, environment)
     room = nodes.free_for(bundle_of(resources), scaling.upper)
     if not room:
-        check_model(checked)
-        return workers
+        return check_model(checked), workers
     node = next(iter(room))
     first = open_worker(node, environment, resources)
     # Before its other imports: what the driver then has left to do goes on beside them.
-    model = first.execute.remote(
-        start.wrong_with_model, checked.config, checked.manifest.vocabulary
-    )
+    model = first.execute.remote(start.try_model, checked.without_shards())
     workers.give(node, first, first.execute.remote(start.warm))
     workers.fill(room)
-    _raise_if_wrong(checked, model)
-    return workers
+    return _tried(checked, model), workers
 
 
-def _raise_if_wrong(checked: Checked, model: Any) -> None:
+def _tried(checked: Checked, model: Any) -> Checked:
     check_wandb(checked.config.wandb)
     try:
-        wrong = ray.get(model, timeout=ANSWER_SECONDS)
+        tried = ray.get(model, timeout=ANSWER_SECONDS)
     except RayError:  # the worker is gone, or will never come; another will take its place
-        check_model(checked)
-        return
-    if wrong is not None:
-        raise ConfigError(wrong)
+        return check_model(checked)
+    if isinstance(tried, str):
+        raise ConfigError(tried)
+    return replace(checked, tried=tried)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from manta.track import Tracker
     from manta.track.context import RunContext
     from manta.train.loop import Job
+    from manta.train.tried import Tried
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Checked:
     validation: EvalSample | None
     place: Place
     """Where the run is kept."""
+    tried: Tried | None = None
+    """What is known of the model, once it was tried."""
 
     @property
     def run_dir(self) -> Path:
@@ -138,17 +141,35 @@ def check_continues(checked: Checked) -> None:
         check_same_run(checked.place, state.corpus_fingerprint, checked.config, checked.manifest)
 
 
-def check_model(checked: Checked) -> None:
-    """Check the model as it is made, and W&B. Takes seconds of imports: run it while Ray starts.
+def check_model(checked: Checked) -> Checked:
+    """Try the model before it is trained, and check W&B.
+
+    Takes seconds of imports: run it while Ray starts.
+
+    Returns:
+        The same run with what is known of its model.
 
     Raises:
         ConfigError: naming what is wrong and what to do.
     """
     from manta.track import check_wandb
-    from manta.train import model_config
 
-    model_config.resolve(checked.config, checked.manifest.vocabulary)
+    tried = try_model(checked)
     check_wandb(checked.config.wandb)
+    return replace(checked, tried=tried)
+
+
+def try_model(checked: Checked) -> Tried:
+    """Make the model of a run, or a small one of its kind, and try it.
+
+    Raises:
+        ConfigError: naming what is wrong and what to do.
+    """
+    from manta.train import model_config, tryout
+
+    vocabulary = checked.manifest.vocabulary
+    resolved = model_config.resolve(checked.config, vocabulary)
+    return tryout.try_out(checked.config, resolved, vocabulary.size)
 
 
 def _check_devices(config: RunConfig) -> None:

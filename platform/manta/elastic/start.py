@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import ConfigError
-from manta.config.run import RunConfig
 
 if TYPE_CHECKING:
-    from manta.corpus.manifest import Vocabulary
+    from manta.elastic.preflight import Checked
+    from manta.train.tried import Tried
 
 
 class Regroup(Exception):
@@ -109,16 +109,15 @@ def warm() -> float:
     return time.time() - began
 
 
-def wrong_with_model(config: RunConfig, vocabulary: Vocabulary) -> str | None:
-    """What is wrong with the model of a run, if anything; imports what it takes to know."""
+def try_model(checked: Checked) -> Tried | str:
+    """What is known of the model of a run, or what is wrong; imports what it takes to know."""
     with _without_gc():
-        from manta.train import model_config
+        from manta.elastic import preflight
 
         try:
-            model_config.resolve(config, vocabulary)
+            return preflight.try_model(checked)
         except ConfigError as error:
             return str(error)
-    return None
 
 
 @contextmanager

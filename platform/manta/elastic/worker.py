@@ -22,7 +22,7 @@ from manta.elastic import start
 from manta.elastic.faults import Faults
 from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
-from manta.elastic.preflight import Checked
+from manta.elastic.preflight import Checked, try_model
 from manta.elastic.start import Regroup, Start
 from manta.storage.place import Place
 from manta.stream import pipeline
@@ -35,6 +35,7 @@ from manta.train.pause import Pause
 from manta.train.reporter import Source
 from manta.train.saved import TrainState
 from manta.train.threads import compute_here
+from manta.train.tried import Tried
 
 # How often the first rank tells that it is alive. A message takes a millisecond or two at both
 # ends, of cores that may be training.
@@ -87,7 +88,9 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     if dist.get_rank() == 0:
         _forward_warnings(order.mailbox)
     config = checked.config
-    engine = Engine(config, model_config.resolve(config, checked.manifest.vocabulary))
+    tried = _tried(checked, order.mailbox) if here.first else None
+    resolved = model_config.resolve(config, checked.manifest.vocabulary)
+    engine = Engine(config, resolved, examine=tried is not None and not tried.whole)
     start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
     seconds["model"] = lap.read()
     if here.first:
@@ -112,6 +115,15 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     if outcome != "paused":
         return outcome
     return "interrupted" if loop.pause == Pause.STOP else None
+
+
+def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
+    """What is known of the run's model; what there is to say of it goes to the run's record."""
+    tried = checked.tried or try_model(checked)
+    if dist.get_rank() == 0:
+        for remark in tried.remarks:
+            mailbox.put.remote("note", {"message": remark})
+    return tried
 
 
 class _Lap:

@@ -23,6 +23,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from manta.train.loss import options_of
+
 # Torch's attention, and nobody makes a mask for it: without one it is causal.
 CAUSAL = "sdpa_without_mask"
 # Torch's attention with Transformers' mask, in float32.
@@ -32,19 +34,42 @@ BLOCKS = "flex_attention"
 
 
 def _forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Torch's attention, on a CPU in float32."""
+    """Torch's attention, on a CPU in float32. Some models give the mask by its name."""
     if query.device.type != "cpu":
-        output, _ = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
     wide = query.float(), key.float(), value.float()
     with torch.autocast("cpu", enabled=False):
-        output, _ = sdpa_attention_forward(module, *wide, mask, **kwargs)
+        output, _ = sdpa_attention_forward(module, *wide, attention_mask, **kwargs)
     return output.to(value.dtype), None
 
 
-AttentionInterface.register(CAUSAL, _forward)
+def _forward_without_mask(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """As `_forward`. A mask that a model makes by itself would not be causal: it is refused."""
+    if attention_mask is not None:
+        raise MaskGiven
+    return _forward(module, query, key, value, None, **kwargs)
+
+
+class MaskGiven(Exception):
+    """A model has a mask of its own where none was made for it."""
+
+
+AttentionInterface.register(CAUSAL, _forward_without_mask)
 AttentionInterface.register(MASKED, _forward)
 AttentionMaskInterface.register(MASKED, sdpa_mask)
 
@@ -62,7 +87,10 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
         return
     if not document_mask and attends_to_everything(lm.config, seq_len):
         lm.set_attn_implementation(CAUSAL)
-    elif device.type == "cpu":
+        if _needs_no_mask(lm):
+            return
+        lm.set_attn_implementation("sdpa")
+    if device.type == "cpu":
         lm.set_attn_implementation(MASKED)
     elif document_mask and _has_blocks(lm, device):
         lm.set_attn_implementation(BLOCKS)
@@ -71,6 +99,17 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
 def is_compiled(lm: PreTrainedModel) -> bool:
     """Whether attention is compiled, for each shape when it comes first."""
     return bool(lm.config._attn_implementation == BLOCKS)
+
+
+@torch.no_grad()
+def _needs_no_mask(lm: PreTrainedModel) -> bool:
+    """Whether the model gives its attention no mask unless it is given one: tried, not assumed."""
+    tokens = torch.zeros((1, 2), dtype=torch.int64, device=next(lm.parameters()).device)
+    try:
+        lm(input_ids=tokens, **options_of(lm))
+    except MaskGiven:
+        return False
+    return True
 
 
 def attends_to_everything(config: PretrainedConfig, seq_len: int) -> bool:

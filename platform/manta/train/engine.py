@@ -23,7 +23,7 @@ from manta.config.run import RunConfig
 from manta.schedule import Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
-from manta.train import attention
+from manta.train import attention, tryout
 from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.cross_entropy import IGNORE
@@ -67,7 +67,16 @@ class Engine:
         TrainingError: if Accelerate does not see all ranks.
     """
 
-    def __init__(self, config: RunConfig, resolved: PretrainedConfig):
+    def __init__(
+        self, config: RunConfig, resolved: PretrainedConfig, *, examine: bool = False
+    ) -> None:
+        """Make the model.
+
+        Args:
+            config: the run.
+            resolved: of its model.
+            examine: look at what the model sees of a sample, as no small one of its kind was tried.
+        """
         self.config = config
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
@@ -80,6 +89,8 @@ class Engine:
             seq_len=config.train.seq_len,
             device=self.device,
         )
+        if examine:
+            tryout.examine(config, self.lm, resolved.get_text_config().vocab_size)
         fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:

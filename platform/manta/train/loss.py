@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ class TokenLoss(nn.Module):
         heads = [module for module in lm.modules() if isinstance(module, LossHead)]
         # Not a submodule of this one too: its parameters have one name.
         self._head = heads or None
+        self._options = options_of(lm)
 
     def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
         """Sum of the cross-entropy in nats over labels that are not IGNORE.
@@ -35,12 +39,20 @@ class TokenLoss(nn.Module):
         fused = self._head is not None and not _is_half(tokens.device)
         if self._head is not None:
             self._head[0].labels = labels if fused else None
-        out: Tensor = self.lm(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
+        positions = {} if position_ids is None else {"position_ids": position_ids}
+        out: Tensor = self.lm(input_ids=tokens, **positions, **self._options).logits
         if fused:
             return out
         return F.cross_entropy(
             out.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
         )
+
+
+def options_of(lm: nn.Module) -> dict[str, Any]:
+    """What a model is told at each forward pass: to keep no cache, if it knows of any."""
+    taken = inspect.signature(lm.forward).parameters.values()
+    knows = any(one.name == "use_cache" or one.kind is one.VAR_KEYWORD for one in taken)
+    return {"use_cache": False} if knows else {}
 
 
 def _is_half(device: torch.device) -> bool:
@@ -93,6 +105,6 @@ def _ends_with(lm: nn.Module, head: nn.Module) -> bool:
     given: list[Tensor] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
     tokens = torch.zeros((1, 2), dtype=torch.int64, device=next(lm.parameters()).device)
-    returned = lm(input_ids=tokens, use_cache=False).logits
+    returned = lm(input_ids=tokens, **options_of(lm)).logits
     hook.remove()
     return len(given) == 1 and returned is given[0]

@@ -55,8 +55,9 @@ def _from_sizes(model_type: str, sizes: dict[str, Any], vocabulary: Vocabulary) 
     valid = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
     refuse_unknown_keys(model_type, sizes, valid)
     made_of = {"vocab_size": vocabulary.size, **_special_tokens(kind, vocabulary), **sizes}
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     try:
-        resolved = kind(**made_of)
+        resolved = kind(**{key: _as_number(types.get(key, ""), v) for key, v in made_of.items()})
     except Exception as error:  # each model's class has checks, and errors, of its own
         reason = error.__cause__ or error
         raise ConfigError(f"model.sizes: {model_type} refuses them: {reason}") from None
@@ -105,3 +106,9 @@ def _refuse_trained_padding(resolved: PretrainedConfig, vocabulary: Vocabulary) 
             f"model.sizes.pad_token_id to {vocabulary.size} and model.sizes.vocab_size above it, "
             "or take another model.type"
         )
+
+
+def _as_number(declared: str, value: Any) -> Any:
+    """A whole number as a float where only that is taken: who writes 0 means 0.0."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and "float" in declared and "int" not in declared else value

@@ -82,7 +82,7 @@ def refuse_too_small(config: RunConfig, vocab_size: int, sizes: dict[str, Any]) 
             f"tokenized with {vocab_size}: set model.sizes.vocab_size to at least {vocab_size} "
             "or prepare the corpus with this model's tokenizer (tokenizer.path)"
         )
-    if isinstance(context, int) and context < config.train.seq_len:
+    if isinstance(context, int) and 0 < context < config.train.seq_len:  # -1: without a limit
         raise ConfigError(
             f"train.seq_len = {config.train.seq_len}: the model's context is {context}; lower "
             "it, or raise model.sizes.max_position_embeddings"

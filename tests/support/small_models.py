@@ -1,0 +1,71 @@
+"""Each type of causal language model of Transformers, made small: what a user would write.
+
+Most types are made small by the usual names of their sizes; what a type needs beside them is in
+MORE. Special tokens are those of the corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+TYPES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+VOCABULARY, CONTEXT = 96, 64
+
+USUAL: dict[str, Any] = {
+    name: value
+    for value, names in [
+        (64, "hidden_size n_embd d_model emb_dim embedding_size dim hidden_dim n_embed"),
+        (4, "num_attention_heads n_head n_heads num_heads encoder_attention_heads"),
+        (4, "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads"),
+        (4, "num_experts num_local_experts n_routed_experts moe_num_experts"),
+        (2, "num_key_value_heads num_kv_heads num_hidden_layers n_layer n_layers num_layers"),
+        (2, "encoder_layers decoder_layers num_encoder_layers num_decoder_layers"),
+        (2, "num_experts_per_tok moe_topk moe_k"),
+        (16, "head_dim q_lora_rank kv_lora_rank v_head_dim"),
+        (8, "qk_rope_head_dim qk_nope_head_dim rotary_dim"),
+        (128, "intermediate_size ffn_dim n_inner encoder_ffn_dim decoder_ffn_dim"),
+        (128, "ffn_hidden_size dff feed_forward_size"),
+        (32, "moe_intermediate_size shared_expert_intermediate_size"),
+        (CONTEXT, "max_position_embeddings n_positions"),
+    ]
+    for name in names.split()
+}
+# Types that count positions from the padding token on can't do without one: here it is one more
+# token, which the corpus has nowhere.
+_PADDED = {"pad_token_id": VOCABULARY, "vocab_size": VOCABULARY + 1, "max_position_embeddings": 256}
+_MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_chunk_size": 16}
+
+MORE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        ["camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"], _PADDED
+    ),
+    **dict.fromkeys(["xlm-roberta-xl", "xmod", "ibert"], _PADDED),
+    **dict.fromkeys(["bamba", "falcon_h1", "granitemoehybrid"], _MAMBA2),
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "chunk_size": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "dots3_note_text": {"num_key_value_heads": 4},
+    "axk1": {"v_head_dim": 16, "qk_nope_head_dim": 8},
+    **{key: {"pad_token_id": VOCABULARY, "vocab_size": 97} for key in ("prophetnet", "xlm")},
+    "zaya": {"num_experts_per_tok": 1},
+    "zamba": {"num_hidden_layers": 3},
+}
+
+
+def sizes_of(model_type: str) -> dict[str, Any]:
+    """`model.sizes` for a small model of a type."""
+    kind = type(AutoConfig.for_model(model_type))
+    return {**_usual(kind), **MORE.get(model_type, {})}
+
+
+def _usual(kind: type[PretrainedConfig]) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    sizes: dict[str, Any] = {k: v for k, v in USUAL.items() if k in fields}
+    if "vocab_size" in fields:
+        sizes["vocab_size"] = VOCABULARY
+    if "kv_lora_rank" in fields and "num_key_value_heads" in fields:  # latent, so the same for all
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    return sizes
