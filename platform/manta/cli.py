@@ -72,12 +72,15 @@ def prepare(
     if print_config:
         print(dump(loaded), end="")
         return
-    from manta.cluster.session import ray_session
-    from manta.corpus.prepare import prepare as run
+    from manta.corpus.inputs import open_inputs
 
     try:
+        inputs = open_inputs(loaded)
+        from manta.cluster.session import ray_session
+        from manta.corpus.prepare import prepare as run
+
         with ray_session(address):
-            manifest = run(loaded)
+            manifest = run(loaded, inputs)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -143,7 +146,7 @@ def train(
     from manta.config import RunConfig, dump, load
 
     loaded = load(config, RunConfig, overrides or ())
-    from manta.elastic.preflight import absolute, remarks_of
+    from manta.elastic.preflight import absolute, refuse_existing, remarks_of
 
     loaded = absolute(loaded)
     if print_config:
@@ -152,7 +155,7 @@ def train(
             print(f"note: {remark}", file=sys.stderr)
         return
     if fresh:
-        _refuse_existing(loaded)
+        refuse_existing(loaded)
     if restart:
         _set_aside(loaded)
     try:
@@ -277,18 +280,6 @@ def _follow(job: Job) -> None:
     print(f"{job.id}: {how}")
     if how != "SUCCEEDED":
         raise typer.Exit(1)
-
-
-def _refuse_existing(config: RunConfig) -> None:
-    from manta.config import ConfigError
-    from manta.storage.place import place_of
-
-    folder = place_of(config.run.storage) / config.run.name
-    if folder.exists():
-        raise ConfigError(
-            f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
-            "continue it"
-        )
 
 
 def _set_aside(config: RunConfig) -> None:

@@ -113,6 +113,23 @@ def test_another_corpus_under_a_run_that_is_there(
     assert "was started on another corpus" in refused("train", config, f"corpus={tmp_path}/other")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sources.0.paths=[there.txt, not-there/*.txt]", "source 'a': not-there/*.txt: no such"),
+        ("tokenizer={path: not-there/tokenizer.json}", "not-there/tokenizer.json"),
+    ],
+)
+def test_sources_and_tokenizers_that_are_not_there(
+    refused: Callable[..., str], tmp_path: Path, change: str, message: str
+) -> None:
+    (tmp_path / "there.txt").write_text("some text")
+    source = {"name": "a", "format": "text", "paths": ["there.txt"]}
+    corpus = {"out": "out", "sources": [source], "tokenizer": {"vocab_size": 300}}
+    path = write_yaml(tmp_path / "corpus.yaml", corpus)
+    assert message in refused("prepare", path, change)
+
+
 # What a machine has at most.
 
 

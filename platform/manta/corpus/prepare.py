@@ -19,12 +19,13 @@ from manta.corpus.assemble import Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, record_file, settings
+from manta.corpus.inputs import Inputs, open_inputs
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress import PrepareProgress
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
-from manta.corpus.sources import InputFile, resolve
-from manta.corpus.tokenizer import TRAINED_EOS, CorpusTokenizer, load, stored, train
+from manta.corpus.sources import InputFile
+from manta.corpus.tokenizer import TRAINED_EOS, CorpusTokenizer, stored, train
 from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
 from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
@@ -34,12 +35,19 @@ SHOWN_PROBLEMS = 10
 COMPARED_BYTES = 256 << 10
 
 
-def prepare(config: CorpusConfig, *, progress: bool = True) -> Manifest:
+def prepare(
+    config: CorpusConfig, inputs: Inputs | None = None, *, progress: bool = True
+) -> Manifest:
     """Make the corpus that `config` describes, or go on with an interrupted attempt.
 
     Ray must be running; relative paths are those of the working folder. `config.out` must be a
     folder that the driver and all workers see. The result does not depend on the number of
     workers, nor on where an earlier attempt was killed.
+
+    Args:
+        config: of the corpus.
+        inputs: from `open_inputs`, if somebody has looked for them already.
+        progress: show how far it is.
 
     Returns:
         The manifest; at once if the corpus is finished already.
@@ -50,8 +58,8 @@ def prepare(config: CorpusConfig, *, progress: bool = True) -> Manifest:
     if not ray.is_initialized():
         raise RuntimeError("prepare needs a running Ray: call ray.init first")
     out = _folder(config.out)
-    files = resolve(config.sources)
-    tokenizer = load(config.tokenizer) if config.tokenizer.path else None
+    inputs = inputs or open_inputs(config)
+    files, tokenizer = inputs.files, inputs.tokenizer
     key = _key(config, files, tokenizer)
     with PrepareProgress(progress) as bar:
         manifest = finished(out, key)

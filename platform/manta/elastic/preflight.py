@@ -127,6 +127,16 @@ def remarks_of(config: RunConfig) -> list[str]:
     return remarks(Plan(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len)))
 
 
+def refuse_existing(config: RunConfig) -> None:
+    """Raise ConfigError if the run is there already."""
+    folder = place_of(config.run.storage) / config.run.name
+    if folder.exists():
+        raise ConfigError(
+            f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
+            "continue it"
+        )
+
+
 def check_continues(checked: Checked) -> None:
     """Refuse what can't be the continuation of a run that is there already.
 
