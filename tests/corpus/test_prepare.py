@@ -377,6 +377,21 @@ def test_a_source_of_which_little_is_left_is_named(config, jsonl, capsys, tmp_pa
     assert "'docs'" not in said
 
 
+def test_a_large_document_that_can_not_be_cut_is_told(config, jsonl, capsys, monkeypatch, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"x": 0, "</s>": 1}, "x")).save(str(tmp_path / "t.json"))
+    monkeypatch.setattr("manta.corpus.prepare.LARGE", 1000)
+
+    prepare(config(jsonl(["words " * 200, *TEXTS]), tokenizer={"path": str(tmp_path / "t.json")}))
+
+    assert "the largest document has 1.2KB, and it is not known" in capsys.readouterr().err
+
+    prepare(config(jsonl(["words " * 200, *TEXTS]), out=str(tmp_path / "other")))
+
+    assert "not known" not in capsys.readouterr().err
+
+
 def test_an_empty_train_split_is_an_error(make, jsonl):
     with pytest.raises(CorpusError, match=r"train split.*split\.train"):
         make(jsonl(["x"]), split={"train": 1e-9, "validation": 0.9, "test": 0})

@@ -14,7 +14,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from manta.config.corpus import TokenizerSection
 from manta.config.errors import CorpusError
-from manta.corpus.tokenizer import CorpusTokenizer, Encoder, decode, load, stored, train
+from manta.corpus.cuts import PIECE
+from manta.corpus.tokenizer import (
+    ENCODE_BYTES,
+    CorpusTokenizer,
+    Encoder,
+    decode,
+    load,
+    stored,
+    train,
+)
 
 TEXTS = ["def f(x):\n    return x\n", "import os\nimport sys\n", "naïve café ☃ \t\r\n 漢字"] * 3
 
@@ -46,6 +55,30 @@ def words(folder: Path, *vocabulary: str, special: tuple[str, ...] = ()) -> Path
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_long_document_is_framed_once_and_has_the_ids_of_the_whole(tmp_path, monkeypatch, bos):
+    """It goes through the tokenizer in pieces, none of them larger than may be."""
+    tokenizer = train(TEXTS, 300)
+    path = saved(tokenizer, tmp_path / "t") / "tokenizer.json"
+    text = "some words of a text<|endoftext|> in many lines\n" * (5 * PIECE // 40)
+    begins_with = (5,) if bos else ()
+    encoder = Encoder(path, begins_with, tokenizer.eos_id, tokenizer.dtype)
+    whole = encoder._ids([text])[0].tolist()
+    given: list[int] = []
+    real = Encoder._ids
+
+    def counted(self: Encoder, texts: list[str]) -> list[np.ndarray]:
+        given.append(sum(map(len, texts)))
+        return real(self, texts)
+
+    monkeypatch.setattr(Encoder, "_ids", counted)
+    (document, short) = encoder.encode([text, "x"])
+
+    assert document.tolist() == [*begins_with, *whole, tokenizer.eos_id]
+    assert len(short) == len(begins_with) + 2
+    assert len(text) > ENCODE_BYTES > max(given)
 
 
 def test_a_trained_tokenizer_loses_nothing_and_ends_documents(tmp_path):

@@ -17,11 +17,12 @@ from manta.config.errors import CorpusError
 from manta.corpus import engine, scan, units
 from manta.corpus.assemble import Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
+from manta.corpus.cuts import cuts_of
 from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, record_file, settings
 from manta.corpus.inputs import Inputs, open_inputs
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
-from manta.corpus.progress import PrepareProgress
+from manta.corpus.progress import PrepareProgress, short
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.sources import InputFile
@@ -31,6 +32,9 @@ from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
 SHOWN_PROBLEMS = 10
+# From this size on, what the tokenizer takes for a document given whole is a matter of gigabytes.
+LARGE = 8 << 20
+WHOLE_COST = 150
 # Of documents, to see whether all tokenizers that are to be one encode alike.
 COMPARED_BYTES = 256 << 10
 
@@ -199,6 +203,7 @@ class _Preparation:
     ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
         """The second pass, without what an earlier attempt has done; and the shards."""
         totals = {split: {name: [0, 0] for name in self.sources} for split in SPLITS}
+        self.tell_uncut(tokenizer, int(scanned.sizes.max(initial=0)))
         phase = self.bar.phase("tokenizing", sum(unit.bytes for unit in self.plan.units))
         orders = []
         with Assembler(self.workspace, self.config.shard_tokens) as assembler:
@@ -234,6 +239,15 @@ class _Preparation:
             for split, by_source in totals.items()
         }
         return counts, shards
+
+    def tell_uncut(self, tokenizer: CorpusTokenizer, largest: int) -> None:
+        """Say what a large document will cost if the tokenizer has to be given it whole."""
+        if largest >= LARGE and not cuts_of(tokenizer.files[TOKENIZER_FILE]).any:
+            self.bar.say(
+                f"the largest document has {short(largest)}B, and it is not known where its text "
+                "can be cut for this tokenizer without other tokens: a worker may need some "
+                f"{short(WHOLE_COST * largest)}B of memory; cut it yourself if that is too much"
+            )
 
     def order(self, unit: units.Unit, scanned: Scanned) -> dict[str, Any]:
         """What the second pass must know of one unit."""

@@ -33,6 +33,7 @@ from manta.corpus.canonical import (
     named_tokens,
     parsed,
 )
+from manta.corpus.cuts import cuts_of, encoded
 from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
 from manta.corpus.shards import TokenDtype, token_dtype
@@ -43,7 +44,7 @@ TRAINED_EOS = "<|endoftext|>"
 # Tried in this order when a tokenizer.json comes without a word about its EOS.
 KNOWN_EOS = (TRAINED_EOS, "</s>", "<|end_of_text|>", "<eos>", "[EOS]")
 # Text handed to the tokenizer in one call: enough to make the call's cost vanish; the
-# encodings that come back take some 50 times as much memory as the text.
+# encodings that come back take some 150 times as much memory as the text.
 ENCODE_BYTES = 1 << 20
 
 
@@ -176,21 +177,30 @@ class Encoder:
         # The parallelism is Ray's: one task, one CPU. Threads of the tokenizer on top of it
         # would fight over the same cores.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._tokenizer = parsed(_read(path), str(path))
+        content = _read(path)
+        self._tokenizer = parsed(content, str(path))
         # Text that spells a special token is text. Only tokens marked special are spared.
         self._tokenizer.encode_special_tokens = True
         self._begins_with = list(begins_with)
         self._eos = eos_id
         self._dtype = np.dtype(dtype)
+        self._cuts = cuts_of(content)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
         """Token ids of each text, its BOS first where there is one, its EOS last."""
-        # The fast variant keeps no offsets into the text, which nobody reads here.
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._ended(encoding.ids) for encoding in encodings]
+        found = encoded(texts, self._cuts, self._ids, batch=ENCODE_BYTES)
+        return [self._ended(ids) for ids in found]
 
-    def _ended(self, ids: list[int]) -> NDArray[np.unsignedinteger]:
-        tokens = np.array([*self._begins_with, *ids, self._eos], self._dtype)
+    def _ids(self, texts: list[str]) -> list[NDArray[np.unsignedinteger]]:
+        # The fast variant keeps no offsets into the text, which nobody reads here.
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, self._dtype) for encoding in encodings]
+
+    def _ended(self, ids: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        tokens = np.empty(len(self._begins_with) + len(ids) + 1, self._dtype)
+        tokens[: len(self._begins_with)] = self._begins_with
+        tokens[len(self._begins_with) : -1] = ids
+        tokens[-1] = self._eos
         inner = tokens[:-1] == self._eos
         if inner.any():
             # A vocabulary with the EOS among its ordinary pieces (some Unigram ones) finds it
