@@ -51,12 +51,13 @@ def prepare_and_train(corpus: CorpusConfig, run: RunConfig) -> None:
 
 def export_anew(run_dir: Path) -> Path:
     """The newest model of the run as a Hugging Face folder."""
+    from manta.track.model_card import CARD, model_card
     from manta.train.export import export
 
     out = run_dir / "model"
     if out.exists():
         shutil.rmtree(out)
-    return export(run_dir, out)
+    return export(run_dir, out, beside={CARD: model_card(run_dir)})
 
 
 def show(run_dir: Path, model: Path, seconds: float) -> None:

@@ -333,9 +333,13 @@ def export(
 ) -> None:
     """Write a run's model as a Hugging Face folder."""
     from manta.storage.place import place_of
+    from manta.track.model_card import CARD, model_card
+    from manta.track.state import RUN
     from manta.train.export import export as run_export
 
-    print(f"model: {run_export(place_of(run), out, step)}")
+    place = place_of(run)
+    card = {CARD: model_card(place, step)} if (place / RUN).exists() else {}
+    print(f"model: {run_export(place, out, step, card)}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ RUN_KEYS = """
     checkpoint.every checkpoint.at checkpoint.keep checkpoint.snapshot_every
     eval.every eval.at eval.tokens eval.patience eval.min_delta
     log.every
-    wandb.project wandb.mode wandb.entity wandb.group wandb.tags
+    wandb.project wandb.mode wandb.entity wandb.group wandb.tags wandb.system wandb.console
     cost.per_device_hour
     faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
     faults.until

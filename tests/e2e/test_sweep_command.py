@@ -18,6 +18,7 @@ import yaml
 from tiny_config import STEP, run_config, write_yaml
 from wandb_server import API_KEY, WandbServer
 
+from manta.track.metric_names import in_wandb
 from manta.track.state import read_state
 from manta.track.sweep_state import SweepState, SweepTrial, read_sweep
 from manta.track.verify import verify
@@ -206,7 +207,10 @@ def test_every_trial_has_its_whole_history_once(seen: Seen) -> None:
         rows = seen.server.history(seen.id_of(trial))
         # From the evaluation before the first step on.
         assert [row["_step"] for row in rows] == list(range(STEPS + 1)), trial.name
-        assert rows == rows_of(seen.folder / trial.name)
+        assert rows == [
+            {in_wandb(key) if key != "_step" else key: value for key, value in row.items()}
+            for row in rows_of(seen.folder / trial.name)
+        ]
 
 
 def test_trials_are_told_apart_and_held_together(seen: Seen) -> None:
@@ -214,7 +218,7 @@ def test_trials_are_told_apart_and_held_together(seen: Seen) -> None:
         name = seen.id_of(trial)
         run = seen.server.runs[name]
         assert (run["displayName"], run["groupName"], run["jobType"]) == (
-            trial.name,
+            f"{trial.name} decay={decay}",
             "tiny",
             "trial",
         )
@@ -225,6 +229,8 @@ def test_trials_are_told_apart_and_held_together(seen: Seen) -> None:
             "label": f"decay={decay}",
             "seed": 3,
             "decay": decay,
+            "decay_tokens": config["numbers"]["lr_decay_tokens"],
+            "decay_share": pytest.approx(float(decay.rstrip("%")) / 100, rel=1e-3),
         }
         assert config["schedule"]["lr"]["decay"] == decay
 

@@ -19,6 +19,8 @@ import pytest
 from manta.config import ConfigError, RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track import GroupStart, Tracker
+from manta.track.metric_names import in_wandb
+from manta.track.wandb_facts import numbers
 from manta.track.wandb_log import START
 
 WANDB = Path(sys.executable).with_name("wandb")
@@ -62,12 +64,24 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
 
 
+NAMES = {
+    "tokens": "tokens",
+    "loss": "train/loss",
+    "lr": "optim/lr",
+    "batch_size": "optim/batch_size",
+    "grad_norm": "optim/grad_norm",
+    "tokens_per_s": "perf/tokens_per_s",
+    "world_size": "perf/workers",
+    "epoch": "train/epoch",
+}
+
+
 def expected(row: Row, steps: range) -> list[dict[str, Any]]:
     """The rows as W&B has them: both kinds of a step in one."""
     rows = []
     for step in steps:
-        merged = {k: v for k, v in row(step).items() if k != "step"}
-        rows.append({**merged, **({"val_loss": 6.0 / step} if step % 10 == 0 else {})})
+        merged = {NAMES[k]: v for k, v in row(step).items() if k != "step"}
+        rows.append({**merged, **({"val/loss": 6.0 / step} if step % 10 == 0 else {})})
     return rows
 
 
@@ -139,10 +153,15 @@ def test_online_run_and_the_same_run_again(
     config = wandb_server.config(name)
     assert config["corpus_fingerprint"] == manifest.fingerprint
     assert config["schedule"]["horizon"] == "1K"
+    assert config["numbers"]["horizon_tokens"] == 1000
+    assert "faults" not in config, "a hook for tests is nobody's setting"
+    run = wandb_server.runs[name]
+    assert (run["displayName"], run["jobType"], run["tags"]) == ("one", "train", ["t", "gpt2"])
     summary = wandb_server.summary(name)
     assert summary["status"] == "finished"
     assert summary["totals"]["tokens"] == 250
     assert summary["best_val_loss"] == 0.3
+    assert summary["val/loss"] == {"min": 0.3, "last": 0.3}
     assert summary["note"] == "x"
     assert wandb_server.ended[name] == 0
     assert wandb_server.keys != {""}
@@ -382,4 +401,66 @@ def test_a_run_that_went_back_spoils_nothing(
     assert state["wandb"]["mode"] == "online"
     sent = wandb_server.history(state["wandb"]["id"])
     assert [row["_step"] for row in sent] == list(range(1, 10))
-    assert [row["loss"] for row in sent[6:]] == [9.0] * 3
+    assert [row["train/loss"] for row in sent[6:]] == [9.0] * 3
+
+
+def test_the_machines_load_and_the_log_are_sent_where_they_are_asked_for(
+    make_config: Callable[..., RunConfig],
+    manifest: Manifest,
+    training_row: Row,
+    wandb_server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def events(id: str) -> str:
+        return "".join(wandb_server._content(id, "wandb-events.jsonl"))
+
+    monkeypatch.setenv("WANDB__STATS_SAMPLING_INTERVAL", "0.1")
+    for name, asked in (("plain", False), ("open", True)):
+        wandb = {"mode": "auto", "system": asked, "console": asked}
+        config = make_config(run={"name": name}, wandb=wandb)
+        tracker = Tracker.open(config, manifest, total_steps=9, total_tokens=90, console=False)
+        train(tracker, training_row, 1, 3)
+        tracker.note("a worker was lost")
+        id = state_of(tracker)["wandb"]["id"]
+        if asked:
+            wait_until(lambda id=id: "system." in events(id))  # type: ignore[misc]
+        tracker.finish("finished")
+        log = "".join(wandb_server._content(id, "output.log"))
+        assert ("a worker was lost" in log) == asked
+        assert ("step 3, 30 tokens loss 1.6667" in log) == asked
+        load = events(id)
+        assert ("system." in load) == asked
+        assert socket.gethostname() not in log + load
+
+
+def test_what_is_written_as_text_is_there_as_numbers(make_config: Callable[..., RunConfig]) -> None:
+    lr = {"name": "wsd", "peak": 1e-3, "warmup": "5%", "decay": 200}
+    batch = {"name": "ramp", "from": 4, "to": 8, "over": "50%"}
+    schedule = {"horizon": "1K", "lr": lr, "batch": batch}
+    found = numbers(make_config(schedule=schedule, eval={"every": "2K"}))
+    assert found["horizon_tokens"] == 1000
+    assert (found["lr_warmup_tokens"], found["lr_warmup_share"]) == (50, 0.05)
+    assert (found["lr_decay_tokens"], found["lr_decay_share"]) == (200, 0.2)
+    assert found["lr_peak"] == 1e-3
+    assert (found["batch_from"], found["batch_to"], found["batch_over_tokens"]) == (4, 8, 500)
+    assert found["eval_every_tokens"] == 2000
+    assert all(isinstance(value, int | float) for value in found.values())
+    assert numbers(make_config())["lr"] == 0.1
+
+
+def test_each_metric_has_a_section_in_w_and_b() -> None:
+    assert in_wandb("val_loss/code") == "val/loss/code"
+    assert in_wandb("time_data") == "perf/wait_data_s"
+    assert in_wandb("a_term_of_an_objective") == "train/a_term_of_an_objective"
+
+
+def test_the_best_value_stays_the_best_after_a_restart(
+    open_tracker: Open, training_row: Row, wandb_server: Any
+) -> None:
+    for step, value in ((10, 0.1), (20, 0.5)):
+        tracker = open_tracker()
+        train(tracker, training_row, step - 5, step - 1)
+        tracker.metrics({"step": step, "tokens": step * 10, "val_loss": value})
+        tracker.finish("interrupted" if step == 10 else "finished")
+    summary = wandb_server.summary(state_of(tracker)["wandb"]["id"])
+    assert summary["val/loss"] == {"min": 0.1, "last": 0.5}

@@ -14,8 +14,8 @@ from manta.track.history import write_rows
 from manta.track.state import Fork, read_state, write_fork
 from manta.track.tracker import PAUSED
 
-SWEEP = {"name": "s", "label": "peak=0.1", "seed": 7, "peak": 0.1}
-CONTEXT = RunContext(job_type="trial", config={"sweep": SWEEP})
+SWEEP = {"name": "s", "label": "peak=0.1 decay=25%", "seed": 7, "peak": 0.1, "decay": "25%"}
+CONTEXT = RunContext(job_type="trial", config={"sweep": SWEEP}, label="peak=0.1 decay=25%")
 
 Row = Callable[[int], dict[str, Any]]
 
@@ -64,7 +64,9 @@ def test_a_fork_that_was_paused_shows_its_whole_history_once(
     assert [row["_step"] for row in wandb_server.history(name)] == list(range(1, 31))
     run = wandb_server.runs[name]
     assert (run["groupName"], run["jobType"], run["tags"]) == ("s", "trial", ["sweep"])
-    assert wandb_server.config(name)["sweep"] == SWEEP
+    assert run["displayName"] == "one peak=0.1 decay=25%"
+    numbers = {"decay_share": 0.25, "decay_tokens": 250}
+    assert wandb_server.config(name)["sweep"] == {**SWEEP, **numbers}
     assert wandb_server.config(name)["schedule"]["horizon"] == "1K"
     summary = wandb_server.summary(name)
     assert (summary["metric"], summary["best_metric"]) == (101, 1)

@@ -118,7 +118,7 @@ def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[A
             entrypoint=shlex.join(["python", *package.script, *_arguments(work, package)]),
             submission_id=job_id(work.name),
             runtime_env={"working_dir": str(package.folder)},
-            metadata={"manta": work.command, "name": work.name},
+            metadata={"manta": work.command, "name": work.name, "job_name": work.name},
         )
     print("\n".join(_links(work, job, client.get_address())))
     return client, job

@@ -180,6 +180,8 @@ class WandbSection(Section):
     entity: str | None = None
     group: str | None = None
     tags: list[str] = Field(default_factory=list)
+    system: bool = Field(default=False, description="load of the driver's machine, too")
+    console: bool = Field(default=False, description="progress and events as the run's log, too")
 
 
 class CostSection(Section):

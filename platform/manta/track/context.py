@@ -13,6 +13,7 @@ class RunContext(BaseModel):
     Attributes:
         job_type: what kind of run it is there.
         config: sections beside those of the run's config.
+        label: what tells it from the others, for its name there.
         metric: a key of the rows, whose last and best value are in the summary.
         mode: whether its smallest or its largest value is the best.
     """
@@ -21,5 +22,6 @@ class RunContext(BaseModel):
 
     job_type: str
     config: dict[str, Any]
+    label: str = ""
     metric: str = "val_loss"
     mode: Literal["min", "max"] = "min"

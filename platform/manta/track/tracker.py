@@ -13,13 +13,11 @@ from manta.corpus.manifest import Manifest
 from manta.storage.place import tree
 from manta.track.console import RunConsole
 from manta.track.context import RunContext
-from manta.track.history import METRICS, Tail
 from manta.track.record import RunRecord
 from manta.track.report import REPORT, write_report
-from manta.track.standing import standing
 from manta.track.state import GroupStart, Outcome, RunState, WandbState
+from manta.track.wandb_facts import run_info, run_summary
 from manta.track.wandb_log import WandbLog, check_wandb
-from manta.track.wandb_session import RunInfo
 
 LEDGER = "ledger.parquet"
 # Where W&B keeps what it could not send.
@@ -89,10 +87,10 @@ class Tracker:
         for remark in remarks:
             if remark not in known:
                 record.event(remark)
-        wandb = WandbLog(_wandb_info(config, record, context))
+        wandb = WandbLog(run_info(config, record.state, record.run_dir, context))
 
         def summarise(state: RunState) -> dict[str, Any]:
-            return _wandb_summary(state, config, record.run_dir, context)
+            return run_summary(state, config, record.run_dir, context)
 
         tracker = cls(record, wandb, RunConsole(record.state, enabled=console), summarise)
         tracker._hear_disk()
@@ -256,51 +254,3 @@ class Tracker:
         except (MantaError, OSError) as error:
             with contextlib.suppress(OSError):
                 self.note(f"the report can't be written: {error}")
-
-
-def _wandb_info(config: RunConfig, record: RunRecord, context: RunContext | None) -> RunInfo:
-    state = record.state
-    shown: dict[str, Any] = config.model_dump(mode="json")
-    shown["corpus"] = without_credentials(config.corpus)
-    shown["corpus_fingerprint"] = state.corpus_fingerprint
-    shown["environment"] = {
-        "manta": state.manta_version,
-        "git": state.git,
-        "packages": state.packages,
-        "hardware": state.hardware,
-    }
-    return RunInfo(
-        id=state.wandb.id,
-        name=state.name,
-        run_dir=record.run_dir,
-        section=config.wandb,
-        config={**shown, **(context.config if context else {})},
-        job_type=context.job_type if context else None,
-    )
-
-
-def _wandb_summary(
-    state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
-) -> dict[str, Any]:
-    results = state.results.model_dump(exclude={"loss", "val_loss"}, exclude_none=True)
-    return {
-        "status": state.status,
-        "reason": state.reason,
-        "ledger_digest": state.ledger_digest,
-        "corpus_fingerprint": state.corpus_fingerprint,
-        "restarts": state.restarts,
-        "totals": state.totals.model_dump(exclude_none=True),
-        **results,
-        **_standing(state, config, run_dir, context),
-        **state.final,
-    }
-
-
-def _standing(
-    state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
-) -> dict[str, Any]:
-    compared = (context.metric, context.mode) if context else ()
-    try:
-        return standing(state, config, Tail(run_dir / METRICS).rows(), *compared).figures()
-    except OSError:
-        return {}  # the rows are W&B's already, and the files' trouble is told elsewhere

@@ -16,14 +16,16 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from pydantic import BaseModel
 
+from manta.config.errors import RunError
 from manta.track.history import METRICS, Tail
+from manta.track.state import Event, read_state_if_any
 from manta.track.wandb_session import RunInfo, Session, find_mode
 
 LOCK = ".wandb.lock"
@@ -67,14 +69,41 @@ class Rows:
 
     page: str | None = None
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, info: RunInfo) -> None:
         """Begin before the first row."""
-        self._tail = Tail(run_dir / METRICS)
+        self._tail = Tail(info.run_dir / METRICS)
+        self._log = RunLog(info.run_dir) if info.section.console else None
 
     def send(self, session: Session) -> None:
         """Send the rows that came since the last call."""
+        row = None
         for row in self._tail.rows():
             session.log(row)
+        if self._log is not None:
+            for line in self._log.lines(row):
+                session.say(line)
+
+
+class RunLog:
+    """What happens in a run, in lines: where it stands, and the events of its record."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._told: Event | None = None
+
+    def lines(self, row: Mapping[str, Any] | None) -> list[str]:
+        """What is new since the last call; `row` is the newest one, if there are new ones."""
+        found = []
+        if row is not None:
+            values = [f"{key} {row[key]:.4f}" for key in ("loss", "val_loss") if row.get(key)]
+            found.append(" ".join([f"step {row['step']:,}, {row['tokens']:,} tokens", *values]))
+        with suppress(RunError):  # being replaced; the next call sees it
+            state = read_state_if_any(self._run_dir)
+            events = state.events if state else []
+            first = events.index(self._told) + 1 if self._told in events else 0
+            found += [f"{one.time} step {one.step:,}: {one.message}" for one in events[first:]]
+            self._told = events[-1] if events else None
+        return found
 
 
 # What is said on behalf of a driver that was killed.
@@ -187,7 +216,7 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Serve the driver of a run at the other end of the pipes."""
-    serve(lambda info: Rows(info.run_dir))
+    serve(Rows)
 
 
 def serve(source: Callable[[RunInfo], Source]) -> None:

@@ -12,6 +12,7 @@ import queue
 import threading
 from typing import Any
 
+from manta.track.metric_names import in_wandb
 from manta.track.param_names import SEED, column_names
 from manta.track.sweep_state import SweepState
 from manta.track.wandb_session import RunInfo
@@ -96,7 +97,7 @@ def blocks(
     axes = [reports.ParallelCoordinatesPlotColumn(metric=one) for one in [*settings, metric]]
     panels = [
         reports.ParallelCoordinatesPlot(columns=axes, layout=reports.Layout(w=24, h=10)),
-        reports.LinePlot(x="tokens", y=[state.metric], layout=reports.Layout(w=12, h=8)),
+        reports.LinePlot(x="tokens", y=[in_wandb(state.metric)], layout=reports.Layout(w=12, h=8)),
         reports.ParameterImportancePlot(with_respect_to="metric"),
         reports.ScatterPlot(x=reports.SummaryMetric("compute_hours"), y=metric),
         *(reports.ScatterPlot(x=one, y=metric) for one in settings),

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 
 from manta.config import ConfigError
 from manta.config.run import WandbSection
+from manta.track.metric_names import in_wandb
 
 Mode = Literal["online", "offline", "disabled"]
 # W&B's own limits are 90 s and none. Theirs can be set in the environment; so can ours.
@@ -41,6 +42,9 @@ class RunInfo(BaseModel):
     config: dict[str, Any]
     job_type: str | None = None
     step_metric: str | None = Field(default="tokens", description="what rows are drawn over")
+    best: dict[str, Literal["min", "max"]] = Field(
+        default_factory=dict, description="which value of a row's metric the summary keeps"
+    )
 
 
 def find_mode(section: WandbSection) -> Mode:
@@ -97,25 +101,36 @@ class Session:
             resume="allow" if mode == "online" else None,
             reinit="create_new",
             dir=str(info.run_dir),
-            settings=_settings(wandb, mode),
+            settings=_settings(wandb, mode, info.section),
         )
         self._run.config.update(info.config, allow_val_change=True)
         if info.step_metric is not None:
             self._run.define_metric(info.step_metric, hidden=True)
             self._run.define_metric("*", step_metric=info.step_metric)
+        for metric, which in info.best.items():
+            self._run.define_metric(
+                in_wandb(metric), step_metric=info.step_metric, summary=f"{which},last"
+            )
         self.folder = Path(self._run.settings.sync_dir)
         self.url: str | None = self._run.url if mode == "online" else None
         self.first_step: int = self._run.starting_step
         """Rows before this step are at the server."""
         self._last = self.first_step
+        self._pending = False
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Send a row; a training and a validation row of one step become one in W&B."""
         if row["step"] < self._last:
             return  # at the server, or void there since the run went back: W&B's steps can't
         self._last = row["step"]
-        values = {k: v for k, v in row.items() if k != "step" and v is not None}
+        values = {in_wandb(k): v for k, v in row.items() if k != "step" and v is not None}
         self._run.log(values, step=row["step"])
+        self._pending = True
+
+    def say(self, line: str) -> None:
+        """A line of the run's log in W&B, where the config asks for one."""
+        if self._info.section.console:
+            print(line, file=sys.stderr, flush=True)
 
     def show(self, media: Mapping[str, Any]) -> None:
         """Send tables and pages, as the newest row."""
@@ -139,6 +154,10 @@ class Session:
         Raises:
             TimeoutError: if the server did not take everything in that time.
         """
+        if self._pending:
+            # The last row is held open for more of its step: written later, it would
+            # replace what the summary says of its metrics.
+            self._run.log({}, step=self._last, commit=True)
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=exit_code)
 
@@ -149,7 +168,7 @@ class Session:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settings(wandb: Any, mode: str) -> Any:
+def _settings(wandb: Any, mode: str, section: WandbSection) -> Any:
     """Silent, bounded, and with nothing in it but what we give it."""
     # Offline there is only this machine to wait for, which may be busy.
     opening = closing = LOCAL_SECONDS
@@ -158,15 +177,15 @@ def _settings(wandb: Any, mode: str) -> Any:
         closing = _seconds("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     return wandb.Settings(
         silent=True,
-        console="off",
+        console="wrap" if section.console else "off",
         init_timeout=opening,
         finish_timeout=closing,
         finish_timeout_raises=True,
         # The driver's machine and command line say nothing about the workers and may
         # hold secrets; what matters is in the run's config.
-        x_disable_machine_info=True,
+        x_disable_machine_info=not section.system,
         x_disable_meta=True,
-        x_disable_stats=True,
+        x_disable_stats=not section.system,
         x_save_requirements=False,
         disable_git=True,
         disable_code=True,

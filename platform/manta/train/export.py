@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from manta.train.loading import load_model
 from manta.train.saved import name_of, newest, read_state, whole
 
 
-def export(run_dir: Place, out: Path, step: int | None = None) -> Path:
+def export(
+    run_dir: Place, out: Path, step: int | None = None, beside: Mapping[str, str] | None = None
+) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
 
     Args:
         run_dir: the run's directory, or its place in a store.
         out: must not exist; it appears whole.
         step: which checkpoint; the newest whole one if left out.
+        beside: texts of more files for it, by name.
 
     Raises:
         RunError: if there is no such run or checkpoint, or `out` exists.
@@ -42,6 +46,8 @@ def export(run_dir: Place, out: Path, step: int | None = None) -> Path:
     try:
         lm.save_pretrained(aside)
         _tokenizer_of(config).save_pretrained(aside)
+        for name, text in (beside or {}).items():
+            (aside / name).write_text(text, encoding="utf-8")
         os.chmod(aside, 0o755)  # mkdtemp is for its owner alone
         os.rename(aside, out)
     except BaseException:

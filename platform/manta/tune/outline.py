@@ -169,6 +169,7 @@ class Outline:
         shown = {"name": self.config.sweep.name, "label": trial.label, "seed": trial.seed}
         return RunContext(
             job_type="trial",
+            label=trial.label,
             config={"sweep": {**shown, **flat(trial.params, names)}},
             metric=self.space.metric,
             mode=self.space.mode,
