@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -20,8 +21,10 @@ from manta.config import ConfigError, RunConfig
 from manta.corpus.manifest import Manifest
 from manta.track import GroupStart, Tracker
 from manta.track.metric_names import in_wandb
+from manta.track.state import read_state
+from manta.track.summary import wandb_text
 from manta.track.wandb_facts import numbers
-from manta.track.wandb_log import START
+from manta.track.wandb_log import MODES, START
 
 WANDB = Path(sys.executable).with_name("wandb")
 LONG = 60.0
@@ -116,6 +119,49 @@ def test_without_a_key_auto_is_offline_and_asks_nothing(
     assert summary["summary"]["start_seconds"] == 1.5
     assert "project" in summary
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_uploads_a_run_can_be_pasted_into_a_shell(
+    open_tracker: Open, training_row: Row, tmp_path: Path
+) -> None:
+    """Also where a folder has a space in its name; also in the summary."""
+    folder = tmp_path / "my runs"
+    tracker = open_tracker("auto", run={"name": "one", "storage": str(folder)})
+    train(tracker, training_row, 1, 3)
+    tracker.finish("finished")
+    state = read_state(tracker.run_dir)
+    for command in (state.wandb.sync_command, wandb_text(state).partition("upload with: ")[2]):
+        *_, place = shlex.split(command)
+        assert Path(place) == Path(state.wandb.folder)
+
+
+def test_a_mode_that_wandb_does_not_know_is_refused(
+    open_tracker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    with pytest.raises(ConfigError, match="WANDB_MODE = 'foo' in the environment: W&B knows onl"):
+        open_tracker("auto")
+    open_tracker("disabled").finish("finished")
+
+
+def test_those_are_the_modes_that_wandb_knows() -> None:
+    from wandb.sdk.wandb_settings import Settings
+
+    assert get_args(Settings.model_fields["mode"].annotation) == MODES
+
+
+def test_why_wandb_was_given_up_is_in_the_summary(
+    open_tracker: Open, training_row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a line, and not in the words of the library that checks its settings."""
+    monkeypatch.setenv("WANDB_BASE_URL", "foo")
+    tracker = open_tracker("auto")
+    train(tracker, training_row, 1, 3)
+    tracker.finish("finished")
+    state = read_state(tracker.run_dir)
+    assert state.wandb.mode == "failed"
+    assert wandb_text(state).startswith("failed: W&B was given up ('base_url': ")
+    assert "\n" not in wandb_text(state)
 
 
 def test_online_without_a_key_is_refused_before_anything_is_made(

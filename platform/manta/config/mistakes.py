@@ -51,7 +51,7 @@ def explain(
     return f"{dotted} = {shown}: {message}"
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """What is wrong with a record of ours that can't be read, without pydantic's own words."""
     if not isinstance(error, ValidationError):
         return str(error)

@@ -105,6 +105,9 @@ def check(config: RunConfig) -> Checked:
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     _check_devices(config)
+    from manta.track.wandb_log import check_environment
+
+    check_environment(config.wandb)
     storage = place_of(config.run.storage)
     check_writable(storage, "run.storage")
     place = storage / config.run.name

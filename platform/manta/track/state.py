@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,6 +131,12 @@ class WandbState(BaseModel):
     url: str | None = None
     folder: str | None = None
     sync_command: str | None = None
+    problem: str | None = Field(default=None, description="why it was given up")
+
+
+def sync_command(folder: str) -> str:
+    """What uploads the offline files of a W&B run."""
+    return f"wandb sync {shlex.quote(folder)}"
 
 
 class Fork(BaseModel):

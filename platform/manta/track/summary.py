@@ -6,7 +6,7 @@ import os
 
 from manta.config.urls import is_url, join
 from manta.track import figures
-from manta.track.state import RunState
+from manta.track.state import RunState, sync_command
 
 MOST_SIZES = 6
 
@@ -85,7 +85,9 @@ def wandb_text(state: RunState) -> str:
     """Where the W&B run is, or how to upload it."""
     wandb = state.wandb
     if wandb.sync_command and wandb.folder:
-        return f"offline; upload with: wandb sync {short_path(wandb.folder)}"
+        return f"offline; upload with: {sync_command(short_path(wandb.folder))}"
+    if wandb.problem:
+        return f"failed: {wandb.problem}"
     return wandb.url if wandb.mode == "online" and wandb.url else wandb.mode
 
 

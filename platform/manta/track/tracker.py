@@ -15,7 +15,7 @@ from manta.track.console import RunConsole
 from manta.track.context import RunContext
 from manta.track.record import RunRecord
 from manta.track.report import REPORT, write_report
-from manta.track.state import GroupStart, Outcome, RunState, WandbState
+from manta.track.state import GroupStart, Outcome, RunState, WandbState, sync_command
 from manta.track.wandb_facts import run_info, run_summary
 from manta.track.wandb_log import WandbLog, check_wandb
 
@@ -208,11 +208,17 @@ class Tracker:
                 mode=status.mode,
                 url=status.url,
                 folder=status.folder,
-                sync_command=f"wandb sync {status.folder}" if status.mode == "offline" else None,
+                sync_command=(
+                    sync_command(status.folder)
+                    if status.mode == "offline" and status.folder
+                    else None
+                ),
             )
             if status.url is not None:
                 self._console.note(f"W&B: {status.url}")
         for message in self._wandb.messages():
+            if self._wandb.status.mode == "failed":
+                self._record.state.wandb.problem = message.partition("; ")[0]
             self.note(message)
 
     def _hear_disk(self) -> None:

@@ -36,7 +36,23 @@ REMEDY = (
     "again to send them to W&B."
 )
 CHECK = "from manta.track.wandb_session import check; check()"
+# What W&B's client takes from the environment.
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 CHECK_SECONDS = 60.0
+
+
+def check_environment(section: WandbSection) -> None:
+    """Refuse what the environment says of W&B and its client does not know.
+
+    Raises:
+        ConfigError: saying what it may be.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if section.mode != "disabled" and mode and mode not in MODES:
+        raise ConfigError(
+            f"WANDB_MODE = '{mode}' in the environment: W&B knows {', '.join(MODES)}; change it, "
+            "unset it, or set wandb.mode=disabled"
+        )
 
 
 def check_wandb(section: WandbSection) -> None:
@@ -47,6 +63,7 @@ def check_wandb(section: WandbSection) -> None:
     Raises:
         ConfigError: saying what to do.
     """
+    check_environment(section)
     if section.mode != "online":
         return
     try:

@@ -24,8 +24,9 @@ from typing import Any, Protocol, TextIO
 from pydantic import BaseModel
 
 from manta.config.errors import RunError
+from manta.config.mistakes import in_a_line
 from manta.track.history import METRICS, Tail
-from manta.track.state import Event, read_state_if_any
+from manta.track.state import Event, read_state_if_any, sync_command
 from manta.track.wandb_session import RunInfo, Session, find_mode
 
 LOCK = ".wandb.lock"
@@ -168,7 +169,7 @@ class Follower:
         if why is not None:
             message = (
                 f"W&B can't be reached ({_first_line(why)}); the run is kept offline. "
-                f"Upload it later with: wandb sync {session.folder}"
+                f"Upload it later with: {sync_command(str(session.folder))}"
             )
         self.say(Report(mode="offline", folder=str(session.folder), message=message))
         return session
@@ -210,7 +211,7 @@ def _wait_for_predecessor(run_dir: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = in_a_line(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".:")
 
 
