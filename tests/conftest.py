@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -79,3 +81,16 @@ def s3() -> Iterator[s3_server.S3Server]:
 def make_corpus() -> Callable[..., Manifest]:
     """The function `write_corpus`, for tests that need a corpus but no text."""
     return write_corpus
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the passes of `prepare` in this process, in order: the same code without Ray's start."""
+
+    def run(task: Any, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for order in orders:
+            yield json.loads(json.dumps(task(json.loads(json.dumps(order)))))
+
+    monkeypatch.setattr("manta.corpus.engine.run", run)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # restored afterwards

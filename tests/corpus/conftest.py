@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,6 @@ import pytest
 
 from manta.config.corpus import CorpusConfig
 from manta.corpus.prepare import prepare
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the passes in this process, in order: the same code without Ray's start-up time."""
-
-    def run(task: Any, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for order in orders:
-            yield json.loads(json.dumps(task(json.loads(json.dumps(order)))))
-
-    monkeypatch.setattr("manta.corpus.engine.run", run)
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # restored afterwards
 
 
 @pytest.fixture
