@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 from command import manta
 from tiny_config import STEP, run_config, write_yaml
 
-STEPS = 300
+STEPS = 60
 # Workers that outlive their driver by a few seconds don't reach the end.
-SLOW = {"kind": "slow", "seconds": 0.1, "attempt": 1}
+HOLD = {"kind": "hold", "step": 26, "attempt": 1, "until": "never"}
+# What a person sees who has the time to press Ctrl-C.
+SLOW = {"kind": "slow", "seconds": 0.1, "attempt": None}
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -55,7 +57,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
         corpus,
         schedule={"horizon": STEPS * STEP},
         checkpoint={"every": 10 * STEP},
-        faults=[SLOW],
+        faults=[HOLD],
     )
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
@@ -91,8 +93,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, corpus: Path) -> None:
-    slow = {**SLOW, "attempt": None}
-    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP}, faults=[slow])
+    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP}, faults=[SLOW])
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
     for number in (signal.SIGINT, signal.SIGTERM):

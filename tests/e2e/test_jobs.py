@@ -172,12 +172,17 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
 
 def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     """From a folder that is no checkout; each run finishes as if it were alone."""
-    sections: dict[str, Any] = {"schedule": {"horizon": 60 * STEP}, "scaling": {"min": 1}}
-    made = run_config(shared, shared / "corpus", faults=[SLOW_TO_TRAIN], **sections)
+    go = shared / "both-have-begun"
+    hold = {"kind": "hold", "step": 5, "until": str(go)}
+    sections: dict[str, Any] = {"schedule": {"horizon": 20 * STEP}, "scaling": {"min": 1}}
+    made = run_config(shared, shared / "corpus", faults=[hold], **sections)
     config = write_yaml(shared / "half.yaml", made)
     jobs = {
         name: submitted(manta("submit", config, f"run.name={name}")) for name in ("one", "other")
     }
+    for name, job in jobs.items():
+        wait_for_rows(head, job, shared / name)
+    go.touch()
     for name, job in jobs.items():
         assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
         verify(shared / name, shards=False)

@@ -202,7 +202,8 @@ class Fault(Section):
     attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
     seconds: float = Field(default=0.05, gt=0, description="how long a slow one takes")
     until: str | None = Field(
-        default=None, description="file that a held worker waits for, in the run's folder"
+        default=None,
+        description="file that a held worker waits for: a path, or a name in the run's folder",
     )
 
     @model_validator(mode="after")

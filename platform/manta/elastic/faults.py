@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from manta.config.run import Fault
 from manta.storage.place import Place
 
 # Seconds between two looks of a held worker for its file.
-HOLD_LOOKS = 0.02
+HOLD_LOOKS = 0.05
 
 
 class Faults:
@@ -61,7 +62,9 @@ class Faults:
     def _wait_for(self, fault: Fault) -> None:
         """Return once the file of a hold is there; one that is there already holds nobody."""
         assert fault.until is not None  # as the config has checked
-        while not (self._folder / fault.until).exists():
+        here = Path(fault.until)
+        awaited = here if here.is_absolute() else self._folder / fault.until
+        while not awaited.exists():
             time.sleep(HOLD_LOOKS)
 
 
