@@ -182,14 +182,11 @@ def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     }
     for name, job in jobs.items():
         wait_for_rows(head, job, shared / name)
+    assert {head.client.get_job_status(job).value for job in jobs.values()} == {"RUNNING"}
     go.touch()
     for name, job in jobs.items():
         assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
         verify(shared / name, shards=False)
-    one, other = (json.loads((shared / name / "run.json").read_text()) for name in jobs)
-    assert max(r["groups"][0]["started"] for r in (one, other)) < min(
-        r["groups"][0]["ended"] for r in (one, other)
-    ), "they trained at the same time"
     shown = manta("status").stdout.splitlines()
     assert [line.split()[:2] for line in shown[-2:]] == [[j, "SUCCEEDED"] for j in jobs.values()]
 
