@@ -161,8 +161,13 @@ def _own_logits(config: RunConfig, lm: PreTrainedModel, tokens: Tensor) -> Tenso
         head.weight = nn.Parameter(head.weight.detach().clone())
     labels = {"labels": tokens} if "labels" in inspect.signature(lm.forward).parameters else {}
     tables: list[nn.Embedding] = []
-    with _evaluating(lm), torch.enable_grad(), _noting_tables(lm, tokens, tables), _routing(lm):
-        out = lm(input_ids=tokens, **labels, **options_of(lm))
+    given = {"input_ids": tokens, **labels, **options_of(lm)}
+    with _evaluating(lm), torch.enable_grad(), _noting_tables(lm, tokens, tables):
+        try:
+            with _routing(lm):
+                out = lm(**given)
+        except Exception:  # some types can't where none of the layers has a router
+            out = lm(**given)
     logits: Tensor = out.logits
     shifted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     _refuse_untaught_tokens(config, shifted, tokens, tables)

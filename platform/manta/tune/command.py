@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from rich.console import Console
 from manta.cluster.session import cluster_of, ray_session
 from manta.config.corpus import CorpusConfig
 from manta.config.credentials import without_credentials
-from manta.config.errors import CorpusError, TrainingError
+from manta.config.errors import ConfigError, CorpusError, TrainingError
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.machine import check_machine
-from manta.elastic.preflight import absolute, absolute_path, check, check_model
+from manta.elastic.preflight import (
+    Checked,
+    absolute,
+    absolute_path,
+    check,
+    check_model,
+    try_model,
+)
 from manta.elastic.preload import preloaded_for
 from manta.schedule import Schedule
 from manta.storage.store import StorePath, reason
@@ -62,9 +70,9 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
         check_machine(first)
     with preloaded_for(first, address), ThreadPoolExecutor(1) as background:
         checked = check(first)
-        model_checked = background.submit(check_model, checked)
+        models_checked = background.submit(check_models, outline, checked)
         with ray_session(address):
-            model_checked.result()
+            models_checked.result()
             from manta.tune.sweep import sweep
 
             console.print(plan(outline, manifest=checked.manifest))
@@ -78,6 +86,33 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     _show_in_wandb(outline, say)
     _publish(outline, say)
     return status == "finished"
+
+
+def check_models(outline: Outline, first: Checked) -> None:
+    """Try each model that the sweep's known trials have, and check W&B.
+
+    Args:
+        outline: of the sweep.
+        first: a trial of it that was checked.
+
+    Raises:
+        ConfigError: naming the first trial whose model can't be trained, and why.
+    """
+    check_model(first)
+    tried = [first.config]
+    for trial in outline.trials:
+        config = trial.config
+        if any(
+            (config.model, config.data, config.train.seq_len)
+            == (other.model, other.data, other.train.seq_len)
+            for other in tried
+        ):
+            continue
+        tried.append(config)
+        try:
+            try_model(replace(first, config=config))
+        except ConfigError as error:
+            raise ConfigError(f"trial {trial.name}: {error}") from None
 
 
 def _publish(outline: Outline, say: Callable[[str], None]) -> None:
