@@ -85,6 +85,17 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def as_umask_says(folder: Path) -> None:
+    """Give the files in `folder` the mode of a new file; some libraries write for the owner."""
+    probe = folder / f".{os.getpid()}.tmp"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
-from manta.corpus.remote import tokenizer_folder
+from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.train import model_config
+from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 from manta.train.loading import load_model
 from manta.train.saved import name_of, newest, read_state, whole
 
@@ -35,20 +41,22 @@ def export(
         beside: texts of more files for it, by name.
 
     Raises:
-        RunError: if there is no such run or checkpoint, or `out` exists.
+        RunError: if there is no such run or checkpoint, `out` exists, or Transformers would load
+            another tokenizer than the corpus's.
     """
     if out.exists():
         raise RunError(f"{out}: exists already; give a folder that doesn't, or remove it")
     config = load_run(run_dir)
     lm = load_weights(run_dir, config, step)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    aside = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
+    aside.mkdir()
     try:
         lm.save_pretrained(aside)
-        _tokenizer_of(config).save_pretrained(aside)
+        write_tokenizer(aside, config.corpus, Manifest.read(config.corpus))
         for name, text in (beside or {}).items():
             (aside / name).write_text(text, encoding="utf-8")
-        os.chmod(aside, 0o755)  # mkdtemp is for its owner alone
+        as_umask_says(aside)  # safetensors are written for their owner alone
         os.rename(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -61,17 +69,19 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
 
     Args:
         where: the directory of a run, its place in a store, or a folder that `export` wrote.
-        prompt: the beginning of the text.
+        prompt: the beginning of the text; before it stands what documents begin with. Where both
+            are nothing, the text begins after the EOS of a document before it.
         tokens: most tokens to add.
         temperature: of the sampling; 0 takes the likeliest token each time.
         seed: of the sampling.
 
     Raises:
-        RunError: if there is no model.
+        RunError: if there is no model, or nothing to begin from.
     """
     if (where / "config.yaml").exists():
         config = load_run(where)
-        lm, tokenizer = load_weights(where, config, None), _tokenizer_of(config)
+        lm = load_weights(where, config, None)
+        tokenizer = load_tokenizer(config.corpus, Manifest.read(config.corpus))
     elif isinstance(where, Path) and (where / "config.json").exists():
         _quiet()
         lm = AutoModelForCausalLM.from_pretrained(where)
@@ -80,19 +90,34 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
         raise RunError(f"{where}: neither the directory of a run nor an exported model")
     torch.manual_seed(seed)
     lm.eval()
-    encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.95}
+    tokens_before = torch.tensor([_beginning(lm, tokenizer, prompt)])
     made = lm.generate(
-        input_ids=encoded.input_ids,
-        attention_mask=encoded.attention_mask,
+        input_ids=tokens_before,
+        attention_mask=torch.ones_like(tokens_before),
         max_new_tokens=tokens,
+        # Nothing is padded in a single text; without a token for it Transformers warns.
         pad_token_id=tokenizer.eos_token_id,
         **sampling,
     )
     text: str = tokenizer.decode(made[0], skip_special_tokens=True)
     return text
+
+
+def _beginning(lm: PreTrainedModel, tokenizer: Any, prompt: str) -> list[int]:
+    """The tokens that a text is generated from: those of the prompt, or one at least."""
+    tokens: list[int] = tokenizer(prompt)["input_ids"]
+    if tokens:
+        return tokens
+    for token in (lm.generation_config.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return [token]
+    raise RunError(
+        "the prompt has no tokens, and the model knows neither a BOS nor an EOS to begin from: "
+        "give the beginning of a text"
+    )
 
 
 def load_run(run_dir: Place) -> RunConfig:
@@ -119,15 +144,32 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     if not checkpoint.is_dir():
         there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
-    resolved = model_config.resolve(config, Manifest.read(config.corpus).vocabulary)
+    manifest = Manifest.read(config.corpus)
+    resolved = model_config.resolve(config, manifest.vocabulary)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
+    if config.model.pretrained is not None:
+        _generate_as_before(lm, config.model.pretrained)
+    _stop_at(lm.generation_config, manifest.eos_id)
     return lm
 
 
-def _tokenizer_of(config: RunConfig) -> Any:
-    manifest = Manifest.read(config.corpus)
-    return AutoTokenizer.from_pretrained(tokenizer_folder(config.corpus, manifest))
+def _generate_as_before(lm: PreTrainedModel, pretrained: str) -> None:
+    """Let a model generate by the settings of the pretrained one, where they can be saved."""
+    try:
+        settings = GenerationConfig.from_pretrained(pretrained)
+        settings.validate(strict=True)
+    except (OSError, ValueError):  # it has none, or contradictory ones, which can't be saved
+        return
+    lm.generation_config = settings
+
+
+def _stop_at(settings: GenerationConfig, eos: int) -> None:
+    """Let a text end where the corpus's documents end, also by a model that has other ends."""
+    ends = settings.eos_token_id
+    known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if eos not in known:
+        settings.eos_token_id = [*known, eos] if known else eos
 
 
 def _quiet() -> None:
