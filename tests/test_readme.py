@@ -17,7 +17,10 @@ from manta import cli
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # Made by the commands above the one that names them; runs/demo by `make demo`.
-MADE = {"corpora/demo", "runs/demo", "runs/slower", "slower-model"}
+MADE = {
+    *("corpora/demo", "runs/demo", "runs/slower", "slower-model"),
+    *("corpora/mine", "runs/mine", "mine-model", "corpora/more", "runs/further"),
+}
 
 
 def commands() -> list[list[str]]:

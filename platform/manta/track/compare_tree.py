@@ -74,7 +74,7 @@ def tree(comparison: Comparison, ranking: Ranking) -> Figure | None:
 
 def _note(comparison: Comparison) -> str:
     return (
-        "A bar is what a trial trained itself; the dark line in it is what others went on from. "
+        "A bar is what a trial trained itself; the line in it is what others went on from. "
         f"{words.count(comparison.trained_tokens)} tokens were trained; apart, it would have been "
         f"{words.count(comparison.apart_tokens)}: {comparison.saved:.2f} times as many."
     )
