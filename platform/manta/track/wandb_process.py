@@ -223,8 +223,9 @@ def main() -> None:
 def serve(source: Callable[[RunInfo], Source]) -> None:
     """Fill the W&B run that is asked for on standard input, to its end."""
     answers = sys.stdout
-    # Whatever a library prints must not be taken for an answer.
-    sys.stdout = sys.stderr
+    # Whatever a library prints must not be taken for an answer. It is not sys.stderr itself: W&B
+    # wraps both, and would show each line twice.
+    sys.stdout = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     info = RunInfo.model_validate_json(sys.stdin.readline())
     ends: queue.SimpleQueue[End] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, ends), daemon=True).start()

@@ -130,7 +130,7 @@ class Session:
     def say(self, line: str) -> None:
         """A line of the run's log in W&B, where the config asks for one."""
         if self._info.section.console:
-            print(line, file=sys.stderr, flush=True)
+            print(line, flush=True)
 
     def show(self, media: Mapping[str, Any]) -> None:
         """Send tables and pages, as the newest row."""
