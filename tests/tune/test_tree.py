@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +53,33 @@ def test_a_fan() -> None:
         Branch("d", "a", 92, 32),
         Branch("f", "a", 100, 0),
     ]
+
+
+def test_many_trials_cost_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each leaves the others at a step of its own: a tree as deep as there are."""
+    count, compared = 2000, []
+    shared_steps = Training.shared_steps
+
+    def counted(self: Training, other: Training) -> int:
+        compared.append(self.name)
+        return shared_steps(self, other)
+
+    monkeypatch.setattr(Training, "shared_steps", counted)
+    horizon = SEQ * 2 * count
+    peaks = [training(f"p{n}", horizon=horizon, lr=1e-3 * (n + 1)) for n in range(count)]
+    assert len(grow(peaks)) == count
+    assert compared == []
+    decays = [
+        training(f"d{n}", horizon=horizon, lr=wsd(SEQ * (n + 1)))
+        for n in random.Random(0).sample(range(count), count)
+    ]
+    (root,) = grow(decays)
+    assert len(compared) < count * (2 + math.log2(count))
+    assert sum(1 for _ in root.walk()) == 2 * count - 1
+    assert root.count == len(root.trials) == count
+    found = branches([root])
+    assert len(found) == count
+    assert sum(branch.tokens for branch in found) == sum(stage.tokens for stage in root.walk())
 
 
 def test_a_trial_that_ends_on_the_way_of_another() -> None:

@@ -119,12 +119,20 @@ class Schedule:
         """
         if not 0 <= k < self.steps:
             raise IndexError(f"step {k} of a run of {self.steps} steps")
-        plateau = self.plateaus[bisect_right(self.plateaus, k, key=lambda p: p.step) - 1]
-        position = plateau.position + (k - plateau.step) * plateau.batch
-        tokens = position * self.seq_len
+        plateau = self._plateau(k)
+        tokens = self.tokens_after(k)
         after = tokens + plateau.batch * self.seq_len
         middle = (tokens + min(after, self.horizon)) / 2
+        position = tokens // self.seq_len
         return Step(k, position, plateau.batch, tokens, after, self.lr(middle))
+
+    def tokens_after(self, steps: int) -> int:
+        """Tokens consumed after the first `steps` steps, of those that the run has."""
+        plateau = self._plateau(steps)
+        return (plateau.position + (steps - plateau.step) * plateau.batch) * self.seq_len
+
+    def _plateau(self, k: int) -> Plateau:
+        return self.plateaus[bisect_right(self.plateaus, k, key=lambda p: p.step) - 1]
 
     def step_at(self, position: int) -> Step:
         """The step whose first position is `position`.

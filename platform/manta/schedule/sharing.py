@@ -15,8 +15,9 @@ import numpy as np
 from manta.schedule.schedule import Schedule
 from manta.schedule.segment import Segment
 
-# Steps compared at once: enough for NumPy, little beside the first difference, which is near.
-CHUNK = 65_536
+# Steps compared at once: few at first, as the first difference is mostly near, then more and
+# more, up to what fills a cache.
+FIRST_CHUNK, MOST_CHUNK = 64, 65_536
 
 
 def shared_steps(a: Schedule, b: Schedule) -> int:
@@ -32,19 +33,16 @@ def shared_steps(a: Schedule, b: Schedule) -> int:
         return 0
     tokens = _same_lr_tokens(a.lr_segments, b.lr_segments)
     # The last step is looked at in any case: a horizon within it moves its middle.
-    first = bisect_left(range(most - 1), tokens, key=lambda k: _end_of(a, k))
+    first = bisect_left(range(most - 1), tokens, key=lambda k: a.tokens_after(k + 1))
+    chunk = FIRST_CHUNK
     while first < most:
-        count = min(CHUNK, most - first)
+        count = min(chunk, most - first)
         different = a.lrs(first, count) != b.lrs(first, count)
         if different.any():
             return first + int(np.argmax(different))
         first += count
+        chunk = min(4 * chunk, MOST_CHUNK)
     return most
-
-
-def _end_of(schedule: Schedule, k: int) -> int:
-    """Tokens consumed after step `k`."""
-    return schedule.step(k).tokens_after
 
 
 def _same_batches(a: Schedule, b: Schedule) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,19 +101,22 @@ class SweepState(BaseModel):
 
     @model_validator(mode="after")
     def _known_parents(self) -> SweepState:
-        names = [trial.name for trial in self.trials]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"trials that are there twice: {', '.join(sorted(twice))}")
-        for trial in self.trials:
-            if trial.parent is not None and trial.parent not in names:
-                raise ValueError(f"trial {trial.name}: there is no trial '{trial.parent}'")
-        forked_from = {one.name: one.parent for one in self.trials}
-        for trial in self.trials:
-            above, steps = trial.parent, 0
-            while above is not None:
-                above, steps = forked_from[above], steps + 1
-                if steps > len(self.trials):
-                    raise ValueError(f"trial {trial.name}: it is forked from itself")
+        parents = {trial.name: trial.parent for trial in self.trials}
+        if len(parents) < len(self.trials):
+            counts = Counter(trial.name for trial in self.trials)
+            twice = sorted(name for name, count in counts.items() if count > 1)
+            raise ValueError(f"trials that are there twice: {', '.join(twice)}")
+        rooted: set[str] = set()
+        for name, parent in parents.items():
+            if parent is not None and parent not in parents:
+                raise ValueError(f"trial {name}: there is no trial '{parent}'")
+            way = {name}
+            while parent is not None and parent not in rooted:
+                if parent in way:
+                    raise ValueError(f"trial {name}: it is forked from itself")
+                way.add(parent)
+                parent = parents.get(parent)
+            rooted |= way
         return self
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cmp_to_key
 
 from manta.schedule import Schedule
+from manta.schedule.schedule import Step
 from manta.schedule.sharing import shared_steps
 
 
@@ -46,33 +48,43 @@ class Training:
 
     def tokens_after(self, step: int) -> int:
         """Tokens consumed after `step` steps."""
-        return self.schedule.step(step - 1).tokens_after if step else 0
+        return self.schedule.tokens_after(step)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The steps ``(first, last]``, numbered from 1, that `trials` train alike.
+    """The steps ``(first, last]``, numbered from 1, that a set of trials train alike.
 
-    `tokens` is what they consume, `ends` the trials whose last step is `last`.
+    Attributes:
+        tokens: what they consume.
+        ends: the trials whose last step is `last`.
+        children: the stages that go on from here.
+        count: how many trials train it.
+        name: of the first of these, by name.
+        way: tokens from the begin of this stage to the farthest end below it.
     """
 
     first: int
     last: int
     tokens: int
-    trials: tuple[str, ...]
     ends: tuple[str, ...]
     children: tuple[Stage, ...]
+    count: int
+    name: str
+    way: int
 
     def walk(self) -> Iterator[Stage]:
-        """This stage and all below it."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+        """This stage and all below it, each before those that go on from it."""
+        left = [self]  # trees may be as deep as there are trials
+        while left:
+            stage = left.pop()
+            yield stage
+            left.extend(reversed(stage.children))
 
     @property
-    def way(self) -> int:
-        """Tokens from the begin of this stage to the farthest end below it."""
-        return self.tokens + max((child.way for child in self.children), default=0)
+    def trials(self) -> tuple[str, ...]:
+        """The names of all that train it."""
+        return tuple(sorted(name for stage in self.walk() for name in stage.ends))
 
 
 @dataclass(frozen=True)
@@ -91,61 +103,98 @@ class Branch:
 def grow(trainings: Iterable[Training]) -> tuple[Stage, ...]:
     """The stages of these trials: one tree for each beginning, in an order of its own.
 
-    The same trials give the same trees, in whatever order they come.
+    The same trials give the same trees, in whatever order they come. Costs O(n log n)
+    comparisons of two trials.
     """
-    ordered = sorted(trainings, key=lambda t: t.name)
-    return tuple(_stage(group, 0) for group in _groups(ordered, 0))
+    groups: dict[tuple[str, Step], list[Training]] = {}
+    for training in sorted(trainings, key=lambda t: t.name):
+        beginning = (training.identity, training.schedule.step(0))
+        groups.setdefault(beginning, []).append(training)
+    return tuple(_tree(group) for group in groups.values())
 
 
-def _groups(trainings: Sequence[Training], after: int) -> list[list[Training]]:
-    """The trials apart by their step after step `after`; all have one."""
-    groups: list[list[Training]] = []
-    for training in trainings:
-        for group in groups:
-            if group[0].shared_steps(training) > after:
-                group.append(training)
-                break
-        else:
-            groups.append([training])
-    return groups
+def _tree(trainings: Sequence[Training]) -> Stage:
+    """The stages of trials that share at least a step.
+
+    In the order of their updates, as words in a dictionary, each shares most with one of its
+    neighbours; so the tree is built from left to right, along its right edge.
+    """
+    order = sorted(trainings, key=cmp_to_key(_compare))
+    edge: list[_Open] = []
+    for number, training in enumerate(order):
+        shared = training.shared_steps(order[number - 1]) if number else 0
+        while edge and edge[-1].last > shared:
+            _close(edge, shared)
+        if not edge or edge[-1].last < training.schedule.steps:
+            edge.append(_Open(training, training.schedule.steps))
+        edge[-1].ends.append(training.name)
+    while len(edge) > 1:
+        _close(edge, edge[-2].last)
+    return edge[0].closed(0)
 
 
-def _stage(trainings: Sequence[Training], first: int) -> Stage:
-    one = trainings[0]
-    last = min(one.shared_steps(training) for training in trainings)
-    ends = tuple(t.name for t in trainings if t.schedule.steps == last)
-    going = [t for t in trainings if t.schedule.steps > last]
-    children = [_stage(group, last) for group in _groups(going, last)]
-    return Stage(
-        first=first,
-        last=last,
-        tokens=one.tokens_after(last) - one.tokens_after(first),
-        trials=tuple(t.name for t in trainings),
-        ends=ends,
-        children=tuple(sorted(children, key=lambda c: (-c.way, c.trials))),
-    )
+@dataclass
+class _Open:
+    """A stage up to step `last` that may still get ends and children; `one` of its trials."""
+
+    one: Training
+    last: int
+    ends: list[str] = field(default_factory=list)
+    children: list[Stage] = field(default_factory=list)
+
+    def closed(self, first: int) -> Stage:
+        children = sorted(self.children, key=lambda c: (-c.way, c.name))
+        tokens = self.one.tokens_after(self.last) - self.one.tokens_after(first)
+        return Stage(
+            first=first,
+            last=self.last,
+            tokens=tokens,
+            ends=tuple(self.ends),
+            children=tuple(children),
+            count=len(self.ends) + sum(child.count for child in children),
+            name=min((*self.ends[:1], *(child.name for child in children))),
+            way=tokens + max((child.way for child in children), default=0),
+        )
+
+
+def _close(edge: list[_Open], shared: int) -> None:
+    """Put the last stage below the one that ends at step `shared`, or comes before; make that."""
+    stage = edge.pop()
+    if not edge or edge[-1].last < shared:
+        edge.append(_Open(stage.one, shared))
+    edge[-1].children.append(stage.closed(edge[-1].last))
+
+
+def _compare(a: Training, b: Training) -> int:
+    """The order of two trials of one identity: by the first update in which they differ."""
+    shared = a.shared_steps(b)
+    mine, other = _update(a, shared), _update(b, shared)
+    return (mine > other) - (mine < other)
+
+
+def _update(training: Training, k: int) -> tuple[float, ...]:
+    """What tells step `k` apart from another one; nothing where the trial has ended."""
+    if k == training.schedule.steps:
+        return ()
+    step = training.schedule.step(k)
+    return step.batch_size, step.lr
 
 
 def branches(forest: Iterable[Stage]) -> list[Branch]:
     """Who trains what, so that each stage is trained by one trial; longest ways first."""
     found: list[Branch] = []
-    for root in forest:
-        found += _branch(root, None, 0)
+    left: list[tuple[Stage, str | None, int]] = [(root, None, 0) for root in forest]
+    while left:
+        stage, parent, fork = left.pop()
+        path = [stage]
+        while path[-1].children:
+            path.append(path[-1].children[0])
+        trial = path[-1].ends[0]
+        found.append(Branch(trial, parent, fork, sum(part.tokens for part in path)))
+        for part in path:
+            found += [Branch(end, trial, part.last, 0) for end in part.ends if end != trial]
+            left += [(child, trial, part.last) for child in part.children[1:]]
     return sorted(found, key=lambda b: (-b.tokens, b.trial))
-
-
-def _branch(stage: Stage, parent: str | None, fork: int) -> list[Branch]:
-    """The branch that begins with a stage, and those that leave it further down."""
-    path = [stage]
-    while path[-1].children:
-        path.append(path[-1].children[0])
-    trial = path[-1].ends[0]
-    found = [Branch(trial, parent, fork, sum(part.tokens for part in path))]
-    for part in path:
-        found += [Branch(end, trial, part.last, 0) for end in part.ends if end != trial]
-        for child in part.children[1:]:
-            found += _branch(child, trial, part.last)
-    return found
 
 
 def attach(
