@@ -5,6 +5,7 @@ from __future__ import annotations
 import ray
 
 from manta.tune.conductor import open_conductor
+from manta.tune.outline import Outline
 
 SPACE = """
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_relative_paths_are_those_of_the_command(sweep, tmp_path, ray_local):
     (tmp_path / "group.txt").write_text("mine")
     sections = {"sweep": {"name": "try", "storage": str(tmp_path / "runs")}}
     config = sweep(SPACE, **sections).config
-    with open_conductor(config, "an-id") as conductor:
+    with open_conductor(Outline(config), "an-id") as conductor:
         legs = [ray.get(conductor.begin.remote(name))[0] for name in ("t000", "t001")]
     assert [leg.config.corpus for leg in legs] == [
         str(tmp_path / "shards"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manta.track.sweep_state import SweepState, SweepTrial
-from manta.tune.halving import survivors
+from manta.tune.halving import Halving, survivors
 from manta.tune.progress import MOST_FAILURES, Progress, room, shares
 
 END = 100
@@ -20,9 +20,7 @@ def trial(name: str, parent: str | None = None, fork: int = 0, end: int = END) -
 
 def sweep(*trials: SweepTrial, rungs: tuple[int, ...] = ()) -> Progress:
     state = SweepState(name="s", status="running", trials=list(trials))
-    progress = Progress(
-        state, lambda t: progress[str(t.parent)].tokens >= t.fork_tokens, rungs=rungs
-    )
+    progress = Halving(state, lambda t: progress[str(t.parent)].tokens >= t.fork_tokens, rungs)
     return progress
 
 

@@ -9,7 +9,7 @@ from ray import tune
 
 from manta.config import ConfigError
 from manta.tune.samplers import draw
-from manta.tune.trial import trial_config
+from manta.tune.trial import trial_config, trial_schedule
 from manta.tune.variants import plain, variants
 
 RANDOM = {"type": "random", "trials": 5, "seed": 11}
@@ -22,8 +22,11 @@ def params(sweep, space, **sections):
 
 def configs(sweep, space, **sections):
     opened = sweep(space, **sections)
-    found = variants(opened.space, opened.search, opened.base)
-    return [trial_config(opened.base, opened.space, each) for each in found]
+    space, base = opened.space, opened.base
+    found = [trial_config(base, space, each) for each in variants(space, opened.search, base)]
+    for config in found:
+        trial_schedule(base, space, config)
+    return found
 
 
 def refused(sweep, space, **sections):

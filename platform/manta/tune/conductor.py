@@ -8,13 +8,13 @@ after the other.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 from ray.actor import ActorHandle
 
 from manta.config.credentials import without_credentials
-from manta.config.sweep import SweepConfig
 from manta.elastic import nodes
 from manta.elastic.autoscaler import Shortage, may_grow
 from manta.elastic.beside_driver import beside_driver
@@ -24,44 +24,42 @@ from manta.storage.courier import Courier, Parcel
 from manta.storage.store import StorePath
 from manta.track import figures
 from manta.track.sweep_state import SWEEP, SweepTrial, Takeover, write_sweep
+from manta.tune.explore import explored
 from manta.tune.forks import Forks
+from manta.tune.halving import Halving
 from manta.tune.outline import Leg, Outline, suggestion
-from manta.tune.population import donors, explored
-from manta.tune.progress import Outcome, Progress, room, shares
+from manta.tune.population import Population
+from manta.tune.progress import OVER, Outcome, Progress, room, shares
 from manta.tune.searchers import Suggester, searcher
 
 FINISHED = "finished"
-OVER = ("finished", "stopped", "diverged", "failed")
 
 
 class Conductor:
     """Decides which trial trains, forks trials, and remembers.
 
     Args:
-        config: of the sweep.
+        outline: of the sweep, before any of its state is known.
         id: a name that no other sweep in the cluster has.
         folder: in which the command was given. Relative paths of base and space are meant from
             there, while a process of Ray's begins in a folder of Ray's.
     """
 
-    def __init__(self, config: SweepConfig, id: str, folder: str):
+    def __init__(self, outline: Outline, id: str, folder: str):
         os.chdir(folder)
-        self._outline = Outline(config)
+        outline.open()
+        self._outline = outline
         self._id = id
         self._folder, place = self._outline.folder, self._outline.place
         self._folder.mkdir(parents=True, exist_ok=True)
         self._courier = Courier(place) if isinstance(place, StorePath) else None
         self._state = self._outline.state()
         self._forks = Forks(place)
-        self._progress = Progress(
-            self._state,
-            self._forks.lay,
-            rungs=self._outline.rungs,
-            factor=None if self._outline.population else config.scheduler.factor,
-        )
+        self._progress = self._opened()
         self._searcher = self._taught() if self._outline.learns else None
         self._tell()  # what ended just before a driver was killed
         self._legs: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
         self._useful: dict[str, int] = {}
         self._stopping = False
         self._notes: list[str] = []
@@ -70,6 +68,14 @@ class Conductor:
         self._shortage = Shortage(self._scaling.min, self._scaling.resources_per_worker)
         self._may_grow = may_grow()
         self._save()
+
+    def _opened(self) -> Progress:
+        section, rungs = self._outline.config.scheduler, self._outline.rungs
+        if self._outline.population:
+            return Population(
+                self._state, self._forks.lay, rungs, section.quantile, self._take_over
+            )
+        return Halving(self._state, self._forks.lay, rungs, section.factor)
 
     # ---------------------------------------------------------------- for Ray Tune
 
@@ -125,46 +131,35 @@ class Conductor:
 
     def scored(self, name: str, rung: int, value: float) -> bool:
         """A trial has come to a rung; returns whether it goes on."""
-        new = rung not in self._progress[name].scores
         goes_on = self._progress.scored(name, rung, value)
         verb = "goes on" if goes_on else "pauses"
-        if self._outline.population and new and (donor := self._donor(name, rung)):
-            self._take_over(name, donor, rung)
-            goes_on, verb = False, f"takes over {donor}"
         metric = self._state.metric
         self._note(f"{name} {verb} at {figures.count(rung)} tokens with {metric} {value:.4f}")
+        self._tidy_marks()
         self._save()
         return goes_on
 
-    def _donor(self, name: str, rung: int) -> str | None:
-        section = self._outline.config.scheduler
-        scores = self._progress.scores_at(rung)
-        found = donors(scores, name, section.quantile, self._state.mode)
-        return str(self._dice(rung).choice(found)) if found else None
-
-    def _dice(self, rung: int) -> np.random.Generator:
-        """Chance that is the same after a restart, and another at each takeover."""
-        seed = self._outline.config.search.seed
-        return np.random.default_rng([seed, len(self._state.trials), rung])
-
-    def _take_over(self, loser: str, donor: str, rung: int) -> None:
-        """End a trial and put another in its place, which goes on from the donor."""
-        outline = self._outline
-        section, params = outline.config.scheduler, self._progress[donor].params
-        chance = self._dice(rung)
-        changed = explored(outline.space, outline.base, params, section, chance)
-        trial = outline.take_over(donor, rung, changed)
-        outline.add(self._state, [trial])
-        self._state.trials[-1].takeover = Takeover(donor=donor, loser=loser, at=rung)
-        self._progress.replace(loser, rung)
-        self._progress[loser].reason = f"replaced by {trial.name}"
+    def _take_over(self, loser: str, donors: Sequence[str], mark: int) -> SweepTrial:
+        """Put a trial in the place of another one, which goes on from one of the donors."""
+        outline, number = self._outline, len(self._state.trials)
+        # The same after a restart, and another for each takeover.
+        chance = np.random.default_rng([outline.config.search.seed, number, mark])
+        donor = self._progress[str(chance.choice(donors))]
+        section = outline.config.scheduler
+        changed = explored(outline.space, outline.base, donor.params, section, chance)
+        outline.add(self._state, [outline.take_over(donor.name, mark, changed)])
+        taken = self._state.trials[-1]
+        taken.takeover = Takeover(donor=donor.name, loser=loser, at=mark)
+        where = f"{figures.count(mark)} tokens"
+        self._note(f"{taken.name} goes on from {donor.name} at {where}, in the place of {loser}")
+        return taken
 
     def checkpointed(self, name: str, step: int) -> None:
         """A trial's checkpoint is whole: fork those that wait for it, remove what nobody needs."""
-        for child in self._state.trials:
-            if child.parent == name:
-                self._lay(child)
-        self._tidy(name, newest=step)
+        for child in self._children(name):
+            self._lay(child)
+        self._newest[name] = step
+        self._tidy(name)
 
     def ended(
         self,
@@ -177,13 +172,13 @@ class Conductor:
         """A leg has ended, with `value` of the metric at its end."""
         trial, reason = self._progress[name], without_credentials(reason)
         self._progress.ended(name, outcome, tokens=tokens, reason=reason, value=value)
-        for child in self._state.trials:
-            if child.parent == name:
-                self._lay(child)
+        for child in self._children(name):
+            self._lay(child)
         again = ", will be tried again" if trial.status == "waiting" and reason else ""
         came = "" if value is None else f" with {self._state.metric} {value:.4f}"
         self._note(f"{name} {outcome}{came}{': ' + reason if reason else ''}{again}")
         self._tell()
+        self._tidy_marks()
         self._save()
 
     def stopping(self) -> bool:
@@ -262,25 +257,37 @@ class Conductor:
 
     # ---------------------------------------------------------------------- forks
 
+    def _children(self, name: str) -> list[SweepTrial]:
+        """Those that go on from a trial, or will."""
+        return [t for t in self._state.trials if t.parent == name and t.status != "stopped"]
+
     def _lay(self, trial: SweepTrial) -> bool:
         """Lay the beginning of a trial whose parent has come forward, if that is far enough."""
         self._forks.look_again(trial)
         return self._forks.lay(trial)
 
-    def _tidy(self, name: str, newest: int) -> None:
+    def _tidy(self, name: str) -> None:
         """Remove the checkpoints of a trial that were kept for forks which all are there now."""
         if self._outline.learns:
             return  # nobody knows what will be suggested
-        children = [trial for trial in self._state.trials if trial.parent == name]
-        missing = {child.fork_step for child in children if not self._forks.lay(child)}
-        for step, tokens in self._outline.saves(name).items():
-            if step < newest and step not in missing and not self._may_be_taken(tokens):
+        needed = {one.fork_step for one in self._children(name) if not self._forks.lay(one)}
+        needed |= self._may_be_taken(name)
+        for step in self._outline.saves(name):
+            if step < self._newest[name] and step not in needed:
                 self._forks.remove(name, step)
 
-    def _may_be_taken(self, tokens: int) -> bool:
-        """Whether a trial that still comes to these tokens may take over from there."""
-        going = (t for t in self._state.trials if t.status not in OVER)
-        return self._outline.population and any(trial.tokens < tokens for trial in going)
+    def _tidy_marks(self) -> None:
+        """Once all have come to a mark, nobody takes over there any more."""
+        if self._outline.population:
+            for name in self._newest:
+                self._tidy(name)
+
+    def _may_be_taken(self, name: str) -> set[int]:
+        """The steps of a trial from which others may still take over."""
+        if not isinstance(self._progress, Population):
+            return set()
+        steps = self._outline.rungs_of(name).items()
+        return {step for step, marks in steps if any(map(self._progress.is_open, marks))}
 
     # ------------------------------------------------------------------- a searcher
 
@@ -331,6 +338,6 @@ class Conductor:
             self._teach(self._searcher, number, mean)
 
 
-def open_conductor(config: SweepConfig, id: str) -> AbstractContextManager[ActorHandle]:
+def open_conductor(outline: Outline, id: str) -> AbstractContextManager[ActorHandle]:
     """A conductor for the time of a block."""
-    return beside_driver(Conductor, config, id, os.getcwd())
+    return beside_driver(Conductor, outline, id, os.getcwd())

@@ -9,8 +9,11 @@ contender: they have one score, and it counts once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
+
+from manta.track.sweep_state import SweepState, SweepTrial
+from manta.tune.progress import Progress
 
 
 def survivors(
@@ -28,3 +31,42 @@ def survivors(
     count = math.ceil(share) if complete else math.floor(share)
     sign = 1 if mode == "min" else -1
     return set(sorted(scores, key=lambda name: (sign * scores[name], name))[:count])
+
+
+class Halving(Progress):
+    """The trials of a sweep, which pause at rungs unless they are among the best there.
+
+    Args:
+        state, forked, rungs: as `Progress`.
+        factor: one in so many goes on at a rung.
+    """
+
+    def __init__(
+        self,
+        state: SweepState,
+        forked: Callable[[SweepTrial], bool],
+        rungs: tuple[int, ...],
+        factor: float = 3.0,
+    ):
+        super().__init__(state, forked, rungs)
+        self._factor = factor
+
+    def _judge(self, *, complete: bool) -> bool:
+        """Let trials go on that are among the best of their rung by now.
+
+        Once nobody else can come to a rung (`complete`), one goes on in any case: from the
+        highest rung that has one to promote, so that promotions below it wait for their turn.
+        """
+        changed = False
+        for rung in reversed(self._rungs):
+            best = survivors(self._scores(rung), self._factor, self.state.mode, complete=complete)
+            for name in sorted(best):
+                changed = self._pass(self[name], rung) or changed
+            if changed and complete:
+                return True
+        return changed
+
+    def _scores(self, rung: int) -> dict[str, float]:
+        """The scores of the contenders at a rung, by name."""
+        came = (trial for trial in self.state.trials if rung in trial.scores)
+        return {trial.name: trial.scores[rung] for trial in came if self._cleared(trial, rung)}

@@ -123,10 +123,9 @@ class _Watcher:
         if value is None:
             return
         self.value = float(value)
-        rung = self._leg.rungs.get(int(row["step"]))
-        if rung is not None and not self.held:
+        for rung in self._leg.rungs.get(int(row["step"]), ()):
             answer = self.conductor.scored.remote(self.name, rung, self.value)
-            self.held = not ray.get(answer)
+            self.held = not ray.get(answer) or self.held
 
     def checkpoint(self, step: int) -> None:
         """A checkpoint: others may fork from it."""

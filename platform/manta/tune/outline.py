@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
@@ -23,11 +24,11 @@ from manta.track.sweep_state import (
     read_sweep,
 )
 from manta.tune.base import Base
-from manta.tune.population import check_space
+from manta.tune.explore import check_space
 from manta.tune.space import Space, open_space
 from manta.tune.tree import Branch, Stage, attach, branches, grow
 from manta.tune.trial import rehearse
-from manta.tune.trials import Trial, Trials, by_name, joints
+from manta.tune.trials import Trial, Trials, joints
 from manta.tune.variants import Params, seeded, variants
 
 MOST_TRIALS = 10_000
@@ -39,14 +40,14 @@ class Leg:
 
     Attributes:
         config: of the run.
-        rungs: token counts at which it is compared, by the step that reaches them.
+        rungs: token counts at which it is compared, growing, by the step that reaches them.
         metric: what is compared.
         fork_step: the step after which it leaves its parent; 0 if it trains from the start.
         context: what W&B shows of the sweep in it.
     """
 
     config: RunConfig
-    rungs: dict[int, int]
+    rungs: dict[int, list[int]]
     metric: str
     fork_step: int
     context: RunContext
@@ -61,14 +62,27 @@ class Outline:
 
     def __init__(self, config: SweepConfig):
         self.config = config
-        self.space: Space = open_space(config)
-        self.base = Base.open(config, self.space)
-        if self.population:
-            check_space(self.space)
-        self._trials = Trials(config, self.space, self.base)
+        self.space: Space
+        self.base: Base
         self.trials: list[Trial] = []
         self.branches: dict[str, Branch] = {}
+        self._by_name: dict[str, Trial] = {}
+        self._joints: dict[str, set[int]] = {}
+        self.open()
+        if self.population:
+            check_space(self.space)
         self.count = rehearse(config, self.space, self.base) if self.learns else self._draw()
+
+    def open(self) -> None:
+        """Read space and base; to be called again where the outline was sent to."""
+        self.space = open_space(self.config)
+        self.base = Base.open(self.config, self.space)
+        self._trials = Trials(self.config, self.space, self.base, self.trials)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `open` reads: a space has functions, which can't always be sent."""
+        left_out = ("space", "base", "_trials", "forest")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def _draw(self) -> int:
         """Make all trials; says how many there are."""
@@ -78,7 +92,7 @@ class Outline:
                     f"{self.space.path}: more than {MOST_TRIALS} trials; take search.type = "
                     "'random' with search.trials, or a smaller space"
                 )
-            self.trials.append(self._trials.make(params))
+            self._append(self._trials.make(params))
         self.branches = {branch.trial: branch for branch in branches(self.forest)}
         return len(self.trials)
 
@@ -97,9 +111,9 @@ class Outline:
         """Where the sweep's driver works on them, on its node."""
         return working_folder(self.place)
 
-    @property
+    @cached_property
     def forest(self) -> tuple[Stage, ...]:
-        """The stage tree of the trials that are known."""
+        """The stage tree of the trials that were drawn."""
         return grow(trial.training for trial in self.trials)
 
     @cached_property
@@ -114,21 +128,26 @@ class Outline:
 
     # ------------------------------------------------------------------ the trials
 
+    def __getitem__(self, name: str) -> Trial:
+        """A trial by its name."""
+        return self._by_name[name]
+
     def suggest(self, params: Params) -> list[Trial]:
         """Take up what a searcher suggested: a trial for each seed, attached to the tree."""
         found = []
         for each in seeded(self.space, params):
             trial = self._trials.make(each)
             others = [other.training for other in self.trials]
-            saved = {other.name: joints(other) for other in others}
-            self.branches[trial.name] = attach(trial.training, others, self.branches, saved)
-            self.trials.append(trial)
+            known, saved = self.branches, self._joints
+            self.branches[trial.name] = attach(trial.training, others, known, saved)
+            self._joints[trial.name] = joints(trial.training)
+            self._append(trial)
             found.append(trial)
         return found
 
     def take_over(self, donor: str, at: int, params: Params) -> Trial:
         """A new trial that goes on from a donor's checkpoint at a mark, with other parameters."""
-        taken = by_name(self.trials)[donor]
+        taken = self[donor]
         step = taken.training.schedule.reaching(at)
         until = taken.training.tokens_after(step)
         was = taken.config.schedule
@@ -136,13 +155,17 @@ class Outline:
         trial = self._trials.make(params, history, taken.seed)
         tokens = trial.end_tokens - until
         self.branches[trial.name] = Branch(trial.name, donor, step, tokens)
-        self.trials.append(trial)
+        self._append(trial)
         return trial
+
+    def _append(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._by_name[trial.name] = trial
 
     def leg(self, name: str) -> Leg:
         """What the training of a trial needs to know."""
-        trial = by_name(self.trials)[name]
-        schedule, checkpoint = trial.training.schedule, trial.config.checkpoint
+        trial = self[name]
+        checkpoint = trial.config.checkpoint
         at = self.saves(name).values()
         # A trial that ends where this one goes on reads its last evaluation off it.
         ends = {
@@ -158,10 +181,17 @@ class Outline:
                 ),
             }
         )
-        rungs = {schedule.reaching(tokens): tokens for tokens in self.rungs}
         fork = self.branches[name].fork
-        rungs = {step: tokens for step, tokens in rungs.items() if step > fork}
-        return Leg(config, rungs, self.space.metric, fork, self._context(trial))
+        return Leg(config, self.rungs_of(name), self.space.metric, fork, self._context(trial))
+
+    def rungs_of(self, name: str) -> dict[int, list[int]]:
+        """Where a trial is compared once it trains by itself: token counts by step."""
+        schedule, fork = self[name].training.schedule, self.branches[name].fork
+        found: dict[int, list[int]] = {}
+        for tokens in self.rungs:
+            if (step := schedule.reaching(tokens)) > fork:
+                found.setdefault(step, []).append(tokens)
+        return found
 
     def _context(self, trial: Trial) -> RunContext:
         """What W&B shows of the sweep in a trial: flat, so that its own plots can use it."""
@@ -177,12 +207,12 @@ class Outline:
 
     def saves(self, name: str) -> dict[int, int]:
         """Steps after which a trial saves for those that may fork from it, with their tokens."""
-        training = by_name(self.trials)[name].training
+        training = self[name].training
         fork = self.branches[name].fork
         if self.learns:
-            steps = joints(training)
+            steps = self._joints[name]
         elif self.population:
-            steps = {training.schedule.reaching(mark) for mark in self.rungs}
+            steps = set(self.rungs_of(name))
         else:
             steps = {b.fork for b in self.branches.values() if b.parent == name}
         return {step: training.tokens_after(step) for step in sorted(steps) if step > fork}
@@ -190,7 +220,7 @@ class Outline:
     # ------------------------------------------------------------------- the state
 
     def state(self) -> SweepState:
-        """The sweep's state on storage, or a new one.
+        """The sweep's state on storage, with the trials that came later, or a new one.
 
         Raises:
             RunError: if the folder holds another sweep, or something else.
@@ -199,9 +229,10 @@ class Outline:
             return self._new_state()
         state = read_sweep(self.place)
         for suggestion in state.suggestions:
-            self.suggest(suggestion.params)
+            if suggestion.trials[0] not in self._by_name:
+                self.suggest(suggestion.params)
         for trial in state.trials:
-            if trial.takeover is not None:
+            if trial.takeover is not None and trial.name not in self._by_name:
                 self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
         self._check_same(state)
         state.status = "running"

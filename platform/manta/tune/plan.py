@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,10 +14,11 @@ from manta.track import figures
 from manta.track.remarks import Plan, remarks
 from manta.tune.outline import Outline
 from manta.tune.tree import Stage
-from manta.tune.trials import Trial, by_name
 
-# Of a stage's trials, on a line of the tree.
+# Of a stage's trials, on a line of the tree; lines of the tree, and how deep it is shown.
 MOST_NAMES = 6
+MOST_LINES = 200
+MOST_DEPTH = 12
 # Remarks that differ by trial, the most frequent first.
 MOST_NOTES = 6
 # AdamW keeps two numbers for each weight; all are written as fp32.
@@ -74,7 +75,11 @@ def _head(outline: Outline) -> Iterator[tuple[str, str]]:
     yield "Trials", f"{outline.count}, compared by {outline.space.metric} ({outline.space.mode})"
     if outline.rungs:
         rungs = ", ".join(figures.count(rung) for rung in outline.rungs)
-        yield "Rungs", f"{rungs} tokens; 1 in {config.scheduler.factor:g} goes on"
+        if outline.population:
+            share = f"{config.scheduler.quantile:.0%}"
+            yield "Marks", f"{rungs} tokens; the worst {share} go on from the best {share}"
+        else:
+            yield "Rungs", f"{rungs} tokens; 1 in {config.scheduler.factor:g} goes on"
     scaling = outline.base.config.scaling
     workers = (
         f"{scaling.min}" if scaling.min == scaling.upper else f"{scaling.min} to {scaling.upper}"
@@ -88,13 +93,8 @@ def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
     stages = sum(1 for root in outline.forest for _ in root.walk())
     yield from _head(outline)
     yield "Stages", f"{stages}"
-    yield (
-        "Tokens",
-        (
-            f"{figures.count(shared)}, instead of {figures.count(apart)} apart: "
-            f"{apart / shared:.2f} times less"
-        ),
-    )
+    saved = f", instead of {figures.count(apart)} apart: {apart / shared:.2f} times less"
+    yield "Tokens", f"{figures.count(shared)}{saved if shared < apart else ': nothing is shared'}"
     if outline.rungs:
         yield "", "at most: trials that pause train less"
     yield from _cost(outline, shared)
@@ -127,24 +127,28 @@ def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
 
 
 def _tree(outline: Outline) -> RenderableType:
-    trials = by_name(outline.trials)
     root = RichTree("stages, by tokens at their end")
-    for stage in outline.forest:
-        _grow(root, stage, trials)
-    return root
+    left = [(root, 1, stage) for stage in reversed(outline.forest)]
+    lines = 0
+    while left and lines < MOST_LINES:
+        above, depth, stage = left.pop()
+        lines += 1
+        end = outline[stage.name].training.tokens_after(stage.last)
+        line = f"{figures.count(end)}  {_named(stage, outline)}"
+        branch = above.add(line, highlight=False)
+        if depth < MOST_DEPTH:
+            left += [(branch, depth + 1, child) for child in reversed(stage.children)]
+        elif stage.children:
+            branch.add(_more(stage.children), highlight=False)
+    return Group(root, _more([stage for _, _, stage in left])) if left else root
 
 
-def _grow(above: RichTree, stage: Stage, trials: dict[str, Trial]) -> None:
-    end = trials[stage.trials[0]].training.tokens_after(stage.last)
-    line = f"{figures.count(end)}  {_named(stage, trials)}"
-    branch = above.add(line, highlight=False)
-    for child in stage.children:
-        _grow(branch, child, trials)
+def _more(stages: Sequence[Stage]) -> str:
+    return f"… {sum(1 for stage in stages for _ in stage.walk()):,} more stages"
 
 
-def _named(stage: Stage, trials: dict[str, Trial]) -> str:
-    if len(stage.trials) == 1:
-        name = stage.trials[0]
-        return f"{name}  {trials[name].label}"
+def _named(stage: Stage, outline: Outline) -> str:
+    if stage.count == 1:
+        return f"{stage.name}  {outline[stage.name].label}"
     shown = ", ".join(stage.trials[:MOST_NAMES])
-    return f"{len(stage.trials)} trials: {shown}{', …' if len(stage.trials) > MOST_NAMES else ''}"
+    return f"{stage.count} trials: {shown}{', …' if stage.count > MOST_NAMES else ''}"

@@ -11,34 +11,33 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from manta.track.sweep_state import SweepState, SweepTrial
-from manta.tune.halving import survivors
 
 Outcome = Literal["finished", "stopped", "paused", "diverged", "failed", "lost", "interrupted"]
+# Of trials that no leg will train any more, unless the sweep is taken up again.
+OVER = ("finished", "stopped", "diverged", "failed")
 # Legs of a trial that may break off without a step forward before it is given up.
 MOST_FAILURES = 3
 
 
 class Progress:
-    """The trials of a sweep, which of them may train, and what pauses them.
+    """The trials of a sweep, and which of them may train. Here nobody pauses at a rung.
 
     Args:
-        state: of the sweep; changed in place.
-        rungs: token counts at which trials are compared, growing; none without halving.
-        factor: one in so many goes on at a rung; None where nobody pauses, but is replaced.
+        state: of the sweep; changed in place. Trials are only ever added to it, at its end.
         forked: whether a trial's folder is there, or can be made now; asked for those that have
             a parent.
+        rungs: token counts at which trials are compared, growing.
     """
 
     def __init__(
         self,
         state: SweepState,
         forked: Callable[[SweepTrial], bool],
-        *,
         rungs: tuple[int, ...] = (),
-        factor: float | None = 3.0,
     ):
         self.state = state
-        self._rungs, self._factor, self._forked = rungs, factor, forked
+        self._forked, self._rungs = forked, rungs
+        self._by_name: dict[str, SweepTrial] = {}
         for trial in state.trials:
             if trial.status == "running":  # its driver was killed
                 trial.status = self._left(trial)
@@ -47,7 +46,9 @@ class Progress:
 
     def __getitem__(self, name: str) -> SweepTrial:
         """A trial by its name."""
-        return next(trial for trial in self.state.trials if trial.name == name)
+        for trial in self.state.trials[len(self._by_name) :]:
+            self._by_name[trial.name] = trial
+        return self._by_name[name]
 
     @property
     def running(self) -> list[SweepTrial]:
@@ -57,16 +58,20 @@ class Progress:
     # -------------------------------------------------------------- what comes next
 
     def next(self, *, complete: bool = True) -> SweepTrial | None:
-        """The trial to train next: the one with the longest way to go; nothing for now if None.
+        """The trial to train next; nothing for now if None.
 
         Args:
             complete: no other trials will be added.
         """
-        self._promote(complete=False)
-        if complete and not self.running and not self._ready():
-            self._promote(complete=True)
-        ready = self._ready()
-        return min(ready, key=lambda t: (t.fork_tokens - t.end_tokens, t.name)) if ready else None
+        self._judge(complete=False)
+        if complete and not self.running:
+            while not self._ready() and self._judge(complete=True):
+                pass
+        return min(self._ready(), key=self._order, default=None)
+
+    def _order(self, trial: SweepTrial) -> tuple[int, str]:
+        """The trial with the longest way to go first."""
+        return trial.fork_tokens - trial.end_tokens, trial.name
 
     @property
     def over(self) -> bool:
@@ -84,12 +89,9 @@ class Progress:
     def _may_start(self, trial: SweepTrial) -> bool:
         if trial.parent is None:
             return True
-        passed = self._factor is None or all(
-            rung in self._contender(trial, rung).passed
-            for rung in self._rungs
-            if rung <= trial.fork_tokens
-        )
-        return passed and self._forked(trial)
+        reached = self[trial.parent].tokens >= trial.fork_tokens  # asking storage is slow
+        cleared = reached and self._cleared(trial, trial.fork_tokens + 1)
+        return cleared and self._forked(trial)
 
     def start(self, name: str) -> None:
         """A leg of the trial begins."""
@@ -103,52 +105,41 @@ class Progress:
             trial = self[trial.parent]
         return trial
 
+    def _cleared(self, trial: SweepTrial, below: int) -> bool:
+        """Whether all rungs below a token count let a trial through."""
+        return all(r in self._contender(trial, r).passed for r in self._rungs if r < below)
+
     def scored(self, name: str, rung: int, value: float) -> bool:
-        """A trial has come to a rung; returns whether it goes on. Harmless when called again."""
+        """A trial has come to a rung; returns whether it goes on. Harmless when called again.
+
+        One that is to pause at a rung may come to the next before it hears of it. What it
+        scored there counts if it goes on one day.
+        """
         trial = self[name]
         trial.scores.setdefault(rung, value)
-        if self._factor is None:
-            if rung not in trial.passed and not self._is_replaced(trial):
-                trial.passed.append(rung)
-        elif rung not in trial.passed and name in self._survivors(rung, complete=False):
-            trial.passed.append(rung)
+        self._judge(complete=False)
         return rung in trial.passed
 
-    def scores_at(self, rung: int) -> dict[str, float]:
-        """The scores of the trials that came to a rung, by name."""
-        return {t.name: t.scores[rung] for t in self.state.trials if rung in t.scores}
+    def _judge(self, *, complete: bool) -> bool:
+        """Let go on whoever may by now; returns whether that changed anything.
 
-    def replace(self, name: str, rung: int) -> None:
-        """Another trial takes the place of this one, which ends at a rung."""
-        self[name].passed.remove(rung)
+        Args:
+            complete: nobody else will come to a rung unless someone is let go on.
+        """
+        return False
+
+    def _pass(self, trial: SweepTrial, rung: int) -> bool:
+        """Let a trial go on at a rung; returns whether that is new."""
+        if rung in trial.passed:
+            return False
+        trial.passed.append(rung)
+        if trial.status == "paused":
+            trial.status = self._left(trial)
+        return True
 
     def _is_replaced(self, trial: SweepTrial) -> bool:
-        others = (each.takeover for each in self.state.trials)
-        return any(taken is not None and taken.loser == trial.name for taken in others)
-
-    def _survivors(self, rung: int, *, complete: bool) -> set[str]:
-        if self._factor is None:
-            return set()
-        return survivors(self.scores_at(rung), self._factor, self.state.mode, complete=complete)
-
-    def _promote(self, *, complete: bool) -> None:
-        """Let paused trials go on that are among the best of their rung by now.
-
-        Once nobody else can come to a rung (`complete`), one goes on in any case: from the
-        highest rung that has one to promote, so that promotions below it wait for their turn.
-        """
-        for rung in reversed(self._rungs):
-            promoted = False
-            for name in sorted(self._survivors(rung, complete=complete)):
-                trial = self[name]
-                if rung in trial.passed:
-                    continue
-                trial.passed.append(rung)
-                promoted = True
-                if trial.status == "paused":
-                    trial.status = "waiting"
-            if promoted and complete:
-                return
+        """Whether another trial has taken its place."""
+        return False
 
     # ------------------------------------------------------------------- the end
 
@@ -166,10 +157,14 @@ class Progress:
         trial.value = value
         forward = tokens > trial.tokens
         trial.tokens = max(trial.tokens, tokens)
-        trial.reason = reason or (trial.reason if self._is_replaced(trial) else "")
+        if self._is_replaced(trial):  # however it ended: it may have gone on before it heard of it
+            trial.status = "stopped"
+            return
+        trial.reason = reason
         if outcome == "failed" or outcome == "lost":
             trial.failures = 1 if forward else trial.failures + 1
-            trial.status = "failed" if trial.failures >= MOST_FAILURES else "waiting"
+            failed = trial.failures >= MOST_FAILURES
+            trial.status = "failed" if failed else self._left(trial)
         elif outcome == "paused" or outcome == "interrupted":
             trial.status = self._left(trial)
         else:

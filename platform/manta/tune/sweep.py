@@ -70,7 +70,7 @@ def sweep(
 
 
 def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
-    with open_conductor(outline.config, uuid.uuid4().hex[:12]) as conductor:
+    with open_conductor(outline, uuid.uuid4().hex[:12]) as conductor:
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
             _fit(conductor, outline, asked_to_stop, show)

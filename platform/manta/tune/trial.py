@@ -20,7 +20,7 @@ REHEARSED = 32
 
 
 def trial_config(base: Base, space: Space, params: Mapping[str, JsonValue]) -> RunConfig:
-    """The run config of a trial; its schedule resolves.
+    """The run config of a trial.
 
     Args:
         params: values by dotted key; those that begin with an underscore are left out.
@@ -30,12 +30,19 @@ def trial_config(base: Base, space: Space, params: Mapping[str, JsonValue]) -> R
     """
     values = {key: value for key, value in params.items() if not key.startswith("_")}
     origins = {key: space.where("seeds" if key == "run.seed" else key) for key in values}
-    config = build(change(base.written, values, origins), RunConfig)
+    return build(change(base.written, values, origins), RunConfig)
+
+
+def trial_schedule(base: Base, space: Space, run: RunConfig) -> Schedule:
+    """The schedule of a trial.
+
+    Raises:
+        ConfigError: naming the space file and the key, when there is no such schedule.
+    """
     try:
-        Schedule.resolve(config.schedule, config.train.seq_len)
+        return Schedule.resolve(run.schedule, run.train.seq_len)
     except ConfigError as error:
         raise ConfigError(f"{space.path} on {base.written.source}: {error}") from None
-    return config
 
 
 def rehearse(config: SweepConfig, space: Space, base: Base) -> int:
@@ -49,5 +56,6 @@ def rehearse(config: SweepConfig, space: Space, base: Base) -> int:
     draws = SearchSection(type="random", trials=REHEARSED, seed=config.search.seed)
     for params in variants(space, draws, base):
         run = trial_config(base, space, params)
+        trial_schedule(base, space, run)
         config.scheduler.rungs_at(run.schedule.horizon)
     return (config.search.trials or 1) * len(space.seeds or (0,))

@@ -18,14 +18,13 @@ from manta.config.run import RunConfig, WandbSection
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.elastic.preflight import absolute
-from manta.schedule import Schedule
 from manta.storage.place import place_of
 from manta.track.comparison_stats import short
 from manta.track.param_names import SEED
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training
-from manta.tune.trial import trial_config
+from manta.tune.trial import trial_config, trial_schedule
 
 # What changes neither a weight nor what is measured of it. Unlike in a run that goes on, the
 # micro-batch counts: it changes the order of additions, and trials that share are equal to the
@@ -69,12 +68,15 @@ class Trials:
         config: of the sweep.
         space: of the sweep.
         base: of the sweep.
+        made: trials that were made before, in their order.
     """
 
-    def __init__(self, config: SweepConfig, space: Space, base: Base):
+    def __init__(self, config: SweepConfig, space: Space, base: Base, made: Sequence[Trial] = ()):
         self._config, self._space, self._base = config, space, base
         self._numbers: dict[str, int] = {}
         self._names: set[str] = set()
+        for trial in made:
+            self._name(trial.params, trial.seed)
 
     def make(
         self, params: Mapping[str, JsonValue], history: Sequence[Past] = (), seed: int | None = None
@@ -106,7 +108,7 @@ class Trials:
                 "wandb": in_wandb(run.wandb, self._config, self._space),
             }
         )
-        resolved = Schedule.resolve(run.schedule, run.train.seq_len)
+        resolved = trial_schedule(self._base, self._space, run)
         training = Training(name, identity(run), resolved)
         return Trial(name, label(shown), shown, absolute(run), training)
 
@@ -179,8 +181,3 @@ def joints(training: Training, parts: int = 16) -> set[int]:
         step = schedule.reaching(tokens)
         found.add(step if training.tokens_after(step) == tokens else step - 1)
     return found - {0, schedule.steps}
-
-
-def by_name(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """The trials by their names."""
-    return {trial.name: trial for trial in trials}
