@@ -149,6 +149,49 @@ def test_trials_that_are_one_at_a_rung_are_one_contender() -> None:
     assert take(progress) is None
 
 
+def test_who_waits_for_a_paused_trial_is_paused_with_it() -> None:
+    fan = [trial("p"), trial("q", "p", 50), trial("r", "q", 80), trial("s"), trial("t", "p", 9)]
+    progress = sweep(*fan, rungs=(10,))
+    for name, score in (("s", 1.0), ("p", 2.0)):
+        progress.start(name)
+        progress.scored(name, 10, score)
+        progress.ended(name, "paused", tokens=10, value=score)
+    assert take(progress) == "t"
+    progress.ended("t", "diverged", tokens=9, reason="NaN")
+    assert take(progress) == "s"
+    progress.ended("s", "finished", tokens=END, value=0.5)
+    assert take(progress) is None
+    assert progress.over
+    progress.settle()
+    assert progress["p"].status == "paused"
+    for name in ("q", "r"):
+        assert (progress[name].status, progress[name].tokens, progress[name].value) == (
+            "paused",
+            10,
+            2.0,
+        )
+        assert progress[name].reason == "paused with p, which trains its beginning"
+    assert progress.trained == 10 + END
+    # Taken up again they wait as before: the one they wait for may be promoted.
+    settled = progress.state.model_dump()
+    again = sweep(*progress.state.trials, rungs=(10,))
+    assert [(again[name].status, again[name].value) for name in "qr"] == [("waiting", None)] * 2
+    assert take(again) is None
+    again.settle()
+    assert again.state.model_dump() == settled
+
+
+def test_who_can_not_go_on_from_a_finished_trial_has_failed() -> None:
+    state = SweepState(name="s", status="running", trials=[trial("a"), trial("b", "a", 60)])
+    progress = Halving(state, lambda t: False, ())
+    take(progress)
+    progress.ended("a", "finished", tokens=END, value=1.0)
+    assert take(progress) is None
+    progress.settle()
+    assert (progress["b"].status, progress["b"].value) == ("failed", None)
+    assert progress["b"].reason.startswith("a has no whole checkpoint after step 60")
+
+
 @given(
     st.dictionaries(st.text(min_size=1, max_size=2), st.floats(-5, 5), max_size=12),
     st.floats(1.1, 5),

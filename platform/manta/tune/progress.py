@@ -43,6 +43,8 @@ class Progress:
                 trial.status = self._left(trial)
             elif trial.status == "failed":  # the same command again: perhaps it was mended
                 trial.status, trial.failures, trial.reason = "waiting", 0, ""
+            elif trial.status == "paused" and self._left(trial) == "waiting":  # with another one
+                trial.status, trial.value, trial.reason = "waiting", None, ""
 
     def __getitem__(self, name: str) -> SweepTrial:
         """A trial by its name."""
@@ -172,18 +174,39 @@ class Progress:
             trial.failures = 0
 
     def settle(self) -> None:
-        """The sweep is over: trials that wait share a beginning that did not come to their fork."""
+        """The sweep is over: who still waits shares how the trial stands that it was to leave.
+
+        What that one trained of its history, and came to there, is its own as well.
+        """
         waiting = [trial for trial in self.state.trials if trial.status == "waiting"]
-        for trial, above in [(trial, self._stopped_above(trial)) for trial in waiting]:
-            if above.status != "waiting":
+        for trial, above, shared in [(one, *self._stopped_above(one)) for one in waiting]:
+            if above.status == "waiting":
+                continue
+            trial.tokens = min(above.tokens, shared)
+            trial.value = above.value if above.tokens <= shared else None
+            if above.status == "finished":
+                trial.status, trial.value = "failed", None
+                trial.reason = (
+                    f"{trial.parent} has no whole checkpoint after step {trial.fork_step}, from "
+                    "which it was to go on"
+                )
+            elif above.status == "paused":
+                trial.status = "paused"
+                trial.reason = f"paused with {above.name}, which trains its beginning"
+            else:
                 trial.status = above.status
                 trial.reason = f"as {above.name}, whose beginning it shares"
 
-    def _stopped_above(self, trial: SweepTrial) -> SweepTrial:
-        """The nearest of a trial and its ancestors that does not wait; the root if all do."""
+    def _stopped_above(self, trial: SweepTrial) -> tuple[SweepTrial, int]:
+        """The nearest of a trial and its ancestors that does not wait, else the root.
+
+        And the tokens that the trial shares with it.
+        """
+        shared = trial.end_tokens
         while trial.status == "waiting" and trial.parent is not None:
+            shared = min(shared, trial.fork_tokens)
             trial = self[trial.parent]
-        return trial
+        return trial, shared
 
     def _left(self, trial: SweepTrial) -> Literal["paused", "waiting", "stopped"]:
         """How a trial stands that was left on its way: held at a rung, unless promoted since."""
