@@ -3,6 +3,7 @@
 import pytest
 
 from manta.config import ConfigError
+from manta.tune.command import show_plan
 from manta.tune.outline import Outline
 
 GRID = "space = {'schedule.batch': tune.grid_search([8, 16, 32])}\nseeds = [1, 2]"
@@ -39,3 +40,9 @@ def test_rungs_go_by_the_horizon_that_the_sweep_gives(sweep):
     with pytest.raises(ConfigError, match="below the horizon of 1M"):
         rehearsed(sweep, GRID, scheduler=halving)
     assert rehearsed(sweep, GRID, scheduler=halving, horizon="2M") == 6
+
+
+def test_the_plan_asks_the_searcher(sweep):
+    space = "space = {'_a': tune.qlograndint(2, 8, 2), 'schedule.batch': tune.choice([8])}"
+    with pytest.raises(ConfigError, match=r"mine\.py:2: _a: search\.type = 'optuna' can't search"):
+        show_plan(sweep(space, search=OPTUNA).config)

@@ -138,18 +138,41 @@ def test_an_optimizer_of_nevergrad_is_named(monkeypatch):
         optimizer(optimizer="OnePlusTwo")
 
 
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ("space = {}", "leaves nothing to search"),
-        ("space = {'a': tune.sample_from(lambda: 1)}", "leaves nothing to search"),
-        ("space = {'a': tune.randn(0, 1)}", "mine.py: Optuna search does not support"),
-    ],
-)
-def test_spaces_that_can_not_be_searched_are_refused(sweep, space, message):
-    with pytest.raises(ConfigError, match=r"^search\.type = 'optuna': ") as caught:
+@pytest.mark.parametrize("space", ["space = {}", "space = {'a': tune.sample_from(lambda: 1)}"])
+def test_spaces_that_can_not_be_searched_are_refused(sweep, space):
+    with pytest.raises(ConfigError, match=r"^search\.type = 'optuna': .*leaves nothing to search"):
         opened(sweep, space)
-    assert message in str(caught.value)
+
+
+# What Ray Tune's documentation has, and whether Optuna takes it.
+SAMPLERS = {
+    "uniform(0.1, 0.2)": True,
+    "quniform(0.1, 0.3, 0.05)": True,
+    "loguniform(0.1, 0.2)": True,
+    "qloguniform(0.1, 0.3, 0.05)": True,
+    "randn(0, 1)": "normal float",
+    "qrandn(0, 1, 0.2)": "quantized normal float",
+    "randint(1, 9)": True,
+    "qrandint(2, 8, 2)": True,
+    "lograndint(1, 9)": True,
+    "qlograndint(2, 8, 2)": "quantized loguniform integer",
+    "choice([1, 2])": True,
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_is_searched_or_refused_by_its_key(sweep, sampler, nested):
+    value = f"[{{'from': tune.{sampler}}}]" if nested else f"tune.{sampler}"
+    space = f"space = {{\n'_b': tune.uniform(0, 1),\n'_a': {value},\n}}"
+    if SAMPLERS[sampler] is True:
+        assert "_a" in opened(sweep, space)[1].suggest("0")
+        return
+    with pytest.raises(ConfigError) as caught:
+        opened(sweep, space)
+    text = str(caught.value)
+    assert "mine.py:4: _a: search.type = 'optuna' can't search a " + SAMPLERS[sampler] in text
+    assert text.endswith("or search.type = 'random', which draws from every sampler")
 
 
 def test_every_searcher_that_can_be_named_is_ray_tunes():

@@ -48,6 +48,7 @@ def show_plan(config: SweepConfig) -> None:
         ConfigError: when config, space or a trial can't be.
     """
     outline = Outline(_absolute(config))
+    outline.ask_searcher()
     manifest = _manifest(outline)
     Console(highlight=False).print(plan(outline, _parameters(outline, manifest), manifest))
 
@@ -64,6 +65,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
         console.print(f"{_now()}  {without_credentials(line)}", soft_wrap=True)
 
     outline = Outline(_absolute(config))
+    outline.ask_searcher()
     outline.state()  # another sweep's folder is refused before anything starts
     first = _first(outline)
     if cluster_of(address) is None:

@@ -25,6 +25,7 @@ from manta.track.sweep_state import (
 )
 from manta.tune.base import Base
 from manta.tune.explore import check_space
+from manta.tune.searchers import searcher
 from manta.tune.space import Space, open_space
 from manta.tune.tree import Branch, Stage, attach, branches, grow
 from manta.tune.trial import rehearse
@@ -100,6 +101,15 @@ class Outline:
     def learns(self) -> bool:
         """Whether trials are suggested one by one, from what those before came to."""
         return self.config.search.type not in ("grid", "random")
+
+    def ask_searcher(self) -> None:
+        """Have a searcher that learns make a suggestion, which is thrown away.
+
+        Raises:
+            ConfigError: when it isn't installed here, or naming what it can't search.
+        """
+        if self.learns:
+            searcher(self.space, self.config.search, self.base)
 
     @property
     def place(self) -> Place:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from ray import tune
 from ray.tune.search import SEARCH_ALG_IMPORT
 from ray.tune.search import Searcher as RaySearcher
-from ray.tune.search.sample import Categorical
+from ray.tune.search.sample import Categorical, Domain, Quantized
 
 from manta.config.errors import ConfigError
 from manta.config.sweep import SearchSection
@@ -60,14 +60,49 @@ def searcher(space: Space, search: SearchSection, base: Base) -> Suggester:
     shape = {key: _taken_apart(key, value, parameters) for key, value in _searched(space).items()}
     if not parameters:
         raise ConfigError(f"search.type = '{search.type}': {space.path} leaves nothing to search")
+    _check_samplers(parameters, space, search)
     inner = _made(search, space)
-    try:
-        inner.set_search_properties(space.metric, space.mode, parameters)
-    except Exception as error:  # each searcher has its own kinds
-        raise ConfigError(
-            f"search.type = '{search.type}': can't search {space.path}: {error}"
-        ) from error
+    inner.set_search_properties(space.metric, space.mode, parameters)
     return Suggester(inner, shape, space, base, search.trials or 1)
+
+
+def _check_samplers(parameters: dict[str, Any], space: Space, search: SearchSection) -> None:
+    """Ask a searcher of the same kind, which is thrown away, for a suggestion.
+
+    Raises:
+        ConfigError: naming the first key that it can't search.
+    """
+    whole = _refusal(parameters, space, search)
+    if whole is None:
+        return
+    for name, domain in parameters.items():
+        if (reason := _refusal({name: domain}, space, search)) is not None:
+            key = name.partition(":")[0]
+            raise ConfigError(
+                f"{space.where(key)}: {key}: search.type = '{search.type}' can't search a "
+                f"{_kind(domain)}: {reason}; take tune.uniform, loguniform, randint or choice "
+                "there, or search.type = 'random', which draws from every sampler"
+            )
+    raise ConfigError(f"{space.path}: search.type = '{search.type}' can't search it: {whole}")
+
+
+def _refusal(parameters: dict[str, Any], space: Space, search: SearchSection) -> str | None:
+    """Why a searcher can't search these, if it can't."""
+    asked = _made(search, space)
+    try:
+        asked.set_search_properties(space.metric, space.mode, parameters)
+        asked.suggest("asked")
+    except Exception as error:  # each searcher has its own kinds
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _kind(domain: Domain) -> str:
+    """What is drawn how: ``quantized loguniform integer``."""
+    sampler = domain.get_sampler()
+    quantized = isinstance(sampler, Quantized)
+    named = f"{sampler.sampler if quantized else sampler} {type(domain).__name__}".lower()
+    return f"quantized {named}" if quantized else named
 
 
 def _searched(space: Space) -> dict[str, Any]:
