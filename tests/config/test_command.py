@@ -81,6 +81,22 @@ def test_config_error_is_one_clean_message(write, manta, command):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["verify", "run.yaml"], "error: run.yaml: no run here"),
+        (["inspect", "run.yaml"], "error: run.yaml/manifest.json: no prepared corpus here"),
+        (["train", "run.yaml", "corpus=run.yaml"], "manifest.json: no prepared corpus here"),
+        (["compare", "run.yaml"], "error: run.yaml: neither a run"),
+    ],
+)
+def test_a_file_where_a_folder_belongs_is_no_damage(write, manta, arguments, says):
+    write(RUN)
+    status, _, err = manta(*arguments)
+    assert status == 1
+    assert says in err
+
+
 def run_python(*arguments, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     return subprocess.run(

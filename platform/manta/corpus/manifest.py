@@ -137,7 +137,7 @@ class Manifest(Section):
         try:
             content = _content(path)
             manifest = cls.model_validate_json(content)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise CorpusError(
                 f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
             ) from None

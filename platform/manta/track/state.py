@@ -249,7 +249,7 @@ def read_state_if_any(run_dir: Place) -> RunState | None:
     path = run_dir / RUN
     try:
         return RunState.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValidationError) as error:
         raise RunError(
