@@ -10,7 +10,7 @@ PEERS := .venv-peers
 MEASURING = $(or $(wildcard $(PEERS)/bin/python),$(BIN)/python)
 ARGS ?=
 
-.PHONY: help demo demo-elastic test test-cluster host-packages soak lint format bench bench-peers bench-smoke lock clean
+.PHONY: help demo demo-elastic test test-cluster host-packages soak models lint format bench bench-peers bench-smoke lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -40,6 +40,9 @@ host-packages: ## Install what test-cluster needs of Debian or Ubuntu (as root)
 
 soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
 	PYTHONPATH=tests/support $(BIN)/python tests/chaos/soak.py $(ARGS)
+
+models: $(INSTALLED) ## Train each type of causal model of Transformers, made small; writes docs/models.md
+	PYTHONPATH=tests/support $(BIN)/python tests/models/survey.py $(ARGS)
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .

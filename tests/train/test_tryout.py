@@ -16,7 +16,7 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
 from manta.stream.plan import local_stream
-from manta.train import model_config, tryout
+from manta.train import model_config, sees, tryout
 from manta.train.small import LIMIT, skeleton, small_of, weights
 from manta.train.tried import Tried
 
@@ -133,7 +133,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_refused(checked) -> None:
             return rows - rows.mean(dim=0, keepdim=True)
 
     with pytest.raises(ConfigError, match="depends on others in the same forward pass"):
-        tryout.examine(checked().config, Mixing(), 61)
+        sees.examine(checked().config, Mixing(), 61)
 
 
 def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
@@ -141,9 +141,9 @@ def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
         def see(self, rows: torch.Tensor) -> torch.Tensor:
             return rows.cumsum(dim=1)
 
-    tryout.examine(checked().config, Leaky(), 61)
+    sees.examine(checked().config, Leaky(), 61)
     with pytest.raises(ConfigError, match="across document boundaries"):
-        tryout.examine(checked({"data.document_mask": True}).config, Leaky(), 61)
+        sees.examine(checked({"data.document_mask": True}).config, Leaky(), 61)
 
 
 class Made(nn.Module):
@@ -164,11 +164,20 @@ def test_a_row_of_the_embedding_without_gradient_is_found(checked, monkeypatch) 
     def padded(lm: nn.Module) -> None:
         lm.model.embed_tokens.padding_idx = 0
 
-    monkeypatch.setattr(tryout, "train_all_embeddings", padded)
+    monkeypatch.setattr(sees, "train_all_embeddings", padded)
     run = checked({"model.sizes.pad_token_id": 0, "model.sizes.tie_word_embeddings": True})
     resolved = model_config.resolve(run.config, run.manifest.vocabulary)
     with pytest.raises(ConfigError, match="token 0 would never be learned"):
         tryout.try_out(run.config, resolved, 61)
+
+
+def test_of_what_cannot_be_made_small_the_settings_are_told(tried, monkeypatch) -> None:
+    monkeypatch.setattr(tryout, "small_of", lambda *_: None)
+    found = tried("mixtral", {"attention_dropout": 0.2})
+    assert not found.whole
+    draws, balance = found.remarks
+    assert "attention_dropout = 0.2" in draws
+    assert balance.startswith("router_aux_loss_coef is not 0")
 
 
 LARGE = {

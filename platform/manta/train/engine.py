@@ -23,7 +23,7 @@ from manta.config.run import RunConfig
 from manta.schedule import Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
-from manta.train import attention, tryout
+from manta.train import attention, sees
 from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.cross_entropy import IGNORE
@@ -90,7 +90,7 @@ class Engine:
             device=self.device,
         )
         if examine:
-            tryout.examine(config, self.lm, resolved.get_text_config().vocab_size)
+            sees.examine(config, self.lm, resolved.get_text_config().vocab_size)
         fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:
