@@ -326,7 +326,7 @@ def measured(case: Case, corpus: Path) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     tokens = case.batch * case.seq_len
     seconds = [_stretch(loop, batches, case.steps) for _ in range(STRETCHES)]
-    peak = throughput.peak_flops(loop.device)
+    peak = throughput.peak_flops(loop.device, config.train.precision)
     flops = throughput.flops_per_token(loop.lm, loop.lm.config, case.seq_len)
     return {
         "loop": case.loop,

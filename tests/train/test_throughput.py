@@ -53,8 +53,23 @@ def test_flops_are_those_that_torch_counts(tied: bool) -> None:
         ("NVIDIA GeForce RTX 4090", 165.2),
         ("Tesla V100-SXM2-16GB", 125),
         ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
-        ("NVIDIA T4", None),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA GB300", 2500),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA H800 PCIe", 756),
+        ("NVIDIA H800", 989.4),
+        ("NVIDIA A800-SXM4-80GB", 312),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA RTX A6000", 154.8),
+        ("Tesla T4", 65),
+        ("NVIDIA A2", None),
     ],
 )
 def test_peaks_by_the_names_that_devices_give(name: str, tera: float | None) -> None:
     assert peak_flops_of(name) == (None if tera is None else tera * 1e12)
+
+
+def test_fp32_is_measured_against_its_own_peak() -> None:
+    assert peak_flops_of("NVIDIA H100 80GB HBM3", fp32=True) == 66.9e12
+    assert peak_flops_of("NVIDIA A2", fp32=True) is None

@@ -92,7 +92,7 @@ class Loop:
         )
         self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
         self._meter = Meter()
-        self._peak = throughput.peak_flops(engine.device)
+        self._peak = throughput.peak_flops(engine.device, job.config.train.precision)
         self._stragglers: Stragglers | None = None
         self._state = TrainState()
         self._saved_step = self._reached = 0
