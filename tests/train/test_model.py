@@ -100,6 +100,19 @@ def test_fp16_needs_a_gpu(checked) -> None:
         checked({"train.precision": "fp16"})
 
 
+@pytest.mark.parametrize(("gpus", "workers"), [(2, 1), (1.5, 1), (0.5, 2)])
+def test_a_worker_has_one_gpu_or_a_share_of_one_for_itself(checked, gpus, workers) -> None:
+    def asks_for(gpus: float, workers: int):
+        resources = {"CPU": 1, "GPU": gpus}
+        section = {"min": 1, "max": workers, "resources_per_worker": resources}
+        return checked({"scaling": section})
+
+    with pytest.raises(ConfigError, match=rf"^scaling\.resources_per_worker\.GPU = {gpus:g}.*take"):
+        asks_for(gpus, workers)
+    assert asks_for(0.5, 1)
+    assert asks_for(1, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
     [

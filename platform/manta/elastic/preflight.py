@@ -186,7 +186,19 @@ def try_model(checked: Checked) -> Tried:
 
 
 def _check_devices(config: RunConfig) -> None:
-    gpus = config.scaling.resources_per_worker.get("GPU", 0)
+    scaling = config.scaling
+    gpus = scaling.resources_per_worker.get("GPU", 0)
+    if gpus > 1:
+        raise ConfigError(
+            f"scaling.resources_per_worker.GPU = {gpus:g}: a worker trains on one GPU, the others "
+            "would idle; take GPU: 1 and more workers (scaling.min, scaling.max)"
+        )
+    if 0 < gpus < 1 < scaling.upper:
+        raise ConfigError(
+            f"scaling.resources_per_worker.GPU = {gpus:g} with up to {scaling.upper} workers: two "
+            "of them on one GPU can't exchange gradients; take GPU: 1, or scaling.max = 1 to share "
+            "a GPU with other runs"
+        )
     if config.train.precision == "fp16" and not gpus:
         raise ConfigError(
             "train.precision = 'fp16' needs a GPU: set scaling.resources_per_worker.GPU, or "
