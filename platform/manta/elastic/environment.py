@@ -15,8 +15,13 @@ CPU_ALLOCATOR = {
 }
 
 
+# Ray hides no device from a worker that asked for none, and Torch takes what it sees: ranks
+# would train on devices that Ray gives to others, or on one together.
+NO_DEVICES = {"CUDA_VISIBLE_DEVICES": ""}
+
+
 def runtime_env_of(resources: Mapping[str, float]) -> dict[str, Any]:
     """Ray's runtime environment of workers that need `resources` each."""
     threads = str(max(1, int(resources.get("CPU", 1))))
-    allocator = {} if resources.get("GPU", 0) > 0 else CPU_ALLOCATOR
-    return {"env_vars": {"OMP_NUM_THREADS": threads, **allocator}}
+    on_cpu = {} if resources.get("GPU", 0) > 0 else {**CPU_ALLOCATOR, **NO_DEVICES}
+    return {"env_vars": {"OMP_NUM_THREADS": threads, **on_cpu}}
