@@ -15,13 +15,14 @@ from made_tokenizers import MAKERS, SAID, TEXTS
 from plain_runs import engine_of, loop_of, streams_of
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaTokenizer
+from whole_runs import train_whole
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.corpus.prepare import prepare
-from manta.elastic.preflight import check
+from manta.elastic.preflight import Checked, check
 from manta.train import export_tokenizer
 from manta.train.export import export, generate
 
@@ -62,13 +63,19 @@ def corpus_of(folder: Path, kind: str | None, **keys: Any) -> Manifest:
     return prepare(CorpusConfig.model_validate(config), progress=False)
 
 
-def run_of(checked: Any, corpus: Path, model: str | Path) -> Path:
-    """The folder of a run of one step, from scratch or from an exported model."""
+def checked_run(checked: Any, corpus: Path, model: str | Path) -> Checked:
+    """A run of one step, from scratch or from an exported model."""
     section = {"type": model, "sizes": MODELS[model]} if isinstance(model, str) else None
     base = checked({"corpus": str(corpus), "schedule.horizon": 16 * 7}).config.model_dump()
     base["run"]["name"] = "scratch" if section else "tuned"
     base["model"] = section or {"pretrained": str(model)}
-    run = check(RunConfig.model_validate(base))
+    base["wandb"]["mode"] = "disabled"
+    return check(RunConfig.model_validate(base))
+
+
+def run_of(checked: Any, corpus: Path, model: str | Path) -> Path:
+    """The folder of such a run, with as much in it as an export needs."""
+    run = checked_run(checked, corpus, model)
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "config.yaml").write_text(yaml.safe_dump(run.config.model_dump(mode="json")))
     loop_of(run, engine_of(run), run.run_dir / "rows.jsonl").run(streams_of(run))
@@ -127,9 +134,10 @@ def umask() -> Iterator[None]:
 def test_all_files_have_the_mode_that_the_umask_gives(tmp_path, checked, umask):
     """Those of a corpus, of a run and its checkpoints, and of an export."""
     corpus_of(tmp_path / "made", "llama2")
-    run = run_of(checked, tmp_path / "made" / "corpus", "llama")
-    export(run, tmp_path / "model")
-    for folder in (tmp_path / "made" / "corpus", run, tmp_path / "model"):
+    run = checked_run(checked, tmp_path / "made" / "corpus", "llama")
+    train_whole(run)
+    export(run.run_dir, tmp_path / "model", beside={"README.md": "a model"})
+    for folder in (tmp_path / "made" / "corpus", run.run_dir, tmp_path / "model"):
         found = [folder, *folder.rglob("*")]
         assert len(found) > 3
         modes = {str(p): oct(p.stat().st_mode & 0o777) for p in found}
