@@ -186,6 +186,7 @@ def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     go.touch()
     for name, job in jobs.items():
         assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
+        assert head.client.get_job_info(job).metadata["job_name"] == name
         verify(shared / name, shards=False)
     shown = manta("status").stdout.splitlines()
     assert [line.split()[:2] for line in shown[-2:]] == [[j, "SUCCEEDED"] for j in jobs.values()]

@@ -111,7 +111,8 @@ def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
     hours = tokens / run.scaling.throughput / 3600 * devices
     yield (
         "Device-hours",
-        f"{hours:.3g} at {figures.count(run.scaling.throughput)} tokens/s a worker",
+        f"{hours:.3g} at {figures.count(run.scaling.throughput)} tokens/s a worker, "
+        "without starts and evaluations",
     )
     if run.cost.per_device_hour is not None:
         yield "Money", f"{hours * run.cost.per_device_hour:,.2f}"
