@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from written_configs import RUN, SEGMENTS
+from written_configs import CORPUS, RUN, SEGMENTS
 
-from manta.config import ConfigError, RunConfig, load
+from manta.config import ConfigError, CorpusConfig, RunConfig, load
 from manta.config.load import COMMAND_LINE
 from manta.config.mistakes import keys
 
@@ -102,6 +102,11 @@ def test_every_valid_key_is_its_own_nearest_name(refused):
 def test_wrong_value_is_named_with_line_key_value_and_remedy(refused, text, message):
     (line,) = refused(f"{RUN}{text}\n")
     assert line.startswith(message)
+
+
+def test_a_corpus_is_written_to_a_folder(refused):
+    (line,) = refused(CORPUS, "out=s3://bucket/corpus", kind=CorpusConfig)
+    assert line.startswith(f"{COMMAND_LINE}: out = 's3://bucket/corpus': must be a folder that")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from manta.config.model import Section
 from manta.config.units import PositiveTokens
+from manta.config.urls import is_url
 
 # By so much, shares that are meant to add up to one may pass it as binary numbers.
 ROUNDING = 1e-6
@@ -104,6 +105,16 @@ class CorpusConfig(Section):
     # upper bound keeps the offsets of a list column within 32 bits.
     shard_tokens: Annotated[PositiveTokens, Field(le=1_000_000_000)] = 32_000_000
     on_error: Literal["stop", "quarantine"] = "stop"
+
+    @field_validator("out")
+    @classmethod
+    def _a_folder(cls, out: str) -> str:
+        if is_url(out):
+            raise ValueError(
+                "must be a folder that the driver and all workers see; prepare there and copy "
+                "the finished corpus"
+            )
+        return out
 
     @model_validator(mode="after")
     def _names_differ(self) -> CorpusConfig:

@@ -61,7 +61,7 @@ def prepare(
     """
     if not ray.is_initialized():
         raise RuntimeError("prepare needs a running Ray: call ray.init first")
-    out = _folder(config.out)
+    out = Path(config.out).expanduser().absolute()
     inputs = inputs or open_inputs(config)
     files, tokenizer = inputs.files, inputs.tokenizer
     key = _key(config, files, tokenizer)
@@ -293,15 +293,6 @@ class _Preparation:
             },
             shards=shards,
         ).sealed()
-
-
-def _folder(out: str) -> Path:
-    if "://" in out:
-        raise CorpusError(
-            f"out = {out}: must be a folder that the driver and all workers see; prepare there "
-            "and copy the finished corpus"
-        )
-    return Path(out).expanduser().absolute()
 
 
 def _recorded(config: CorpusConfig) -> dict[str, Any]:
