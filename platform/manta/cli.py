@@ -299,10 +299,10 @@ def verify(
     ] = False,
 ) -> None:
     """Prove from config and manifest which samples a run was trained on."""
+    from manta.elastic.verifying import verify_run
     from manta.storage.place import place_of
-    from manta.track.verify import verify as run_verify
 
-    print("\n".join(run_verify(place_of(run), shards=not no_shards).lines()))
+    print("\n".join(verify_run(place_of(run), shards=not no_shards).lines()))
 
 
 @app.command()

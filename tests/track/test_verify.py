@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.order import SampleOrder
 from manta.stream.plan import local_stream, open_corpus
 from manta.track import Tracker
+from manta.track.identity import binding_of
 from manta.track.verify import verify
 
 SEQ_LEN = 16
@@ -75,7 +77,8 @@ def run_dir(tmp_path: Path, make_config: Any, make_corpus: Callable[..., Manifes
         config, manifest, total_steps=schedule.steps, total_tokens=tokens, console=False
     )
     rows = list(consume(config, manifest))
-    ledger = Ledger(tracker.run_dir / "ledger.parquet")
+    binding = binding_of(config, manifest.fingerprint)
+    ledger = Ledger(tracker.run_dir / "ledger.parquet", binding)
     for begin, end in ((0, 4), (4, 9), (9, None)):
         ledger.append(rows[begin:end])
     last = rows[-1]
@@ -218,6 +221,10 @@ def test_a_ledger_from_before_the_column_skipped(run_dir: Path) -> None:
     for path in parts(run_dir):
         older = pq.ParquetFile(path).read().drop_columns(["skipped"])
         pq.write_table(older.replace_schema_metadata(None), path)
+    record = json.loads((run_dir / "run.json").read_text())
+    del record["seal"], record["format"], record["binding"]
+    record["results"]["skipped_steps"] = []
+    (run_dir / "run.json").write_text(json.dumps(record))
     assert verify(run_dir, shards=False).consumed.skipped == []
     assert Ledger(run_dir / "ledger.parquet").read()["skipped"].to_pylist() == [False] * 14
 

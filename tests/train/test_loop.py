@@ -75,7 +75,7 @@ def test_losses_of_other_samples_neither_stop_a_run_nor_hold_its_best(checked) -
         if step > 2:
             shutil.rmtree(path)
     content = json.loads((kept[2] / "state.json").read_text())
-    del content["state"]["eval_sample"]
+    del content["state"]["eval_sample"], content["seal"], content["format"]
     content["state"] |= {"val_loss": 0.0, "best_val_loss": 0.0}
     (kept[2] / "state.json").write_text(json.dumps(content))
 

@@ -150,8 +150,7 @@ def check_continues(checked: Checked) -> None:
     from manta.track.state import read_state_if_any
 
     state = read_state_if_any(checked.place)
-    if state is not None:
-        check_same_run(checked.place, state.corpus_fingerprint, checked.config, checked.manifest)
+    check_same_run(checked.place, state, checked.config, checked.manifest)
 
 
 def check_model(checked: Checked) -> Checked:

@@ -27,6 +27,24 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: digest(content)}
 
 
+def seal_text(text: str) -> str:
+    """A JSON object as it is written to a file: sealed, and marked as of a format that is."""
+    return json.dumps(sealed({**json.loads(text), "format": SEALED}), indent=1) + "\n"
+
+
+def read_sealed(content: bytes) -> str:
+    """The JSON object in a file that `seal_text` made, or an older version without a seal.
+
+    Raises:
+        ValueError: if it is not what was written.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from None
+    return json.dumps(unsealed(found))
+
+
 def unsealed(content: Any) -> dict[str, Any]:
     """`content` without its seal, which was found right, or is an older version's that has none.
 

@@ -229,14 +229,23 @@ class Ledger:
             end = last
             yield path
 
+    def newest(self) -> Part | None:
+        """The newest part, if there is any.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        parts = self._parts()
+        return _read_part(parts[-1]).checked() if parts else None
+
     def last_step(self) -> int | None:
         """The last step in the ledger, if there is any."""
-        tail = self._newest()
+        tail = self._end()
         return None if tail is None else tail.row.step
 
     def chain(self) -> str:
         """The chain's digest after the last row."""
-        tail = self._newest()
+        tail = self._end()
         return START if tail is None else tail.chain
 
     def skipped_steps(self) -> list[int]:
@@ -272,16 +281,15 @@ class Ledger:
     def _parts(self) -> list[Place]:
         return sorted(self.folder.glob("steps-*.parquet"))
 
-    def _newest(self) -> _Tail | None:
+    def _end(self) -> _Tail | None:
         """The ledger's end: from memory while its part is there, else from the newest part."""
         if self._tail is None or not self._tail.path.exists():
-            parts = self._parts()
-            part = _read_part(parts[-1]).checked() if parts else None
+            part = self.newest()
             self._tail = _Tail(part.path, part.last, part.chain) if part else None
         return self._tail
 
     def _check_follows(self, row: LedgerRow) -> None:
-        tail = self._newest()
+        tail = self._end()
         if tail is None:
             return
         last = tail.row

@@ -18,9 +18,11 @@ from manta.schedule import Schedule
 from manta.storage.place import Place
 from manta.stream.ledger import Ledger, digests
 from manta.stream.order import SampleOrder
+from manta.stream.verify_chain import ChainCheck, Claims
 
 Ints = NDArray[np.int64]
 CHUNK_SAMPLES = 2**20  # ids recomputed at once, unless a single batch is larger
+NO_CLAIMS = Claims()
 MEANINGS = {
     "first_position": "another batch schedule, or rows from another run",
     "last_position": "another batch schedule, or rows from another run",
@@ -43,6 +45,7 @@ class Consumed:
         world_sizes: in the order in which they were, without repeats in a row.
         attempts: worker groups that have steps in it.
         skipped: the steps whose update was not applied.
+        unsealed: the last step of those that an older version wrote, without digests.
     """
 
     steps: int = 0
@@ -51,21 +54,26 @@ class Consumed:
     world_sizes: list[int] = field(default_factory=list)
     attempts: int = 0
     skipped: list[int] = field(default_factory=list)
+    unsealed: int = 0
 
 
-def verify_ledger(ledger: Ledger, schedule: Schedule, order: SampleOrder) -> Consumed:
+def verify_ledger(
+    ledger: Ledger, schedule: Schedule, order: SampleOrder, claims: Claims = NO_CLAIMS
+) -> Consumed:
     """Compare every row of a ledger with what schedule and order give for its step.
 
-    Steps must run from 1 and positions from 0, without gap or repetition.
+    Steps must run from 1 and positions from 0, without gap or repetition, and the chain of
+    digests must hold.
 
     Raises:
         RunError: naming the file and the first step that differs, and how.
     """
     plan, consumed, attempts = _Plan(schedule), Consumed(), set[int]()
+    chain = ChainCheck(claims)
     for part in ledger.parts():
         path, table, _ = part
         _check_part(path, table, consumed.steps, plan, order)
-        part.checked()
+        chain.take(part)
         consumed.steps += table.num_rows
         for size in _changes(table["world_size"].to_numpy()):
             if consumed.world_sizes[-1:] != [size]:
@@ -73,7 +81,7 @@ def verify_ledger(ledger: Ledger, schedule: Schedule, order: SampleOrder) -> Con
         attempts.update(np.unique(table["attempt"].to_numpy()).tolist())
         skipped = table["skipped"].to_numpy()
         consumed.skipped += table["step"].to_numpy()[skipped].tolist()
-    consumed.attempts = len(attempts)
+    consumed.attempts, consumed.unsealed = len(attempts), chain.unsealed
     consumed.samples = int(plan.bounds(consumed.steps, consumed.steps)[0])
     consumed.tokens = consumed.samples * schedule.seq_len
     return consumed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,10 +14,14 @@ from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.place import Place, place_of
+from manta.storage.seal import SEALED
+from manta.stream.ledger import Ledger
 from manta.track import environment, identity
+from manta.track.history import METRICS
 from manta.track.hold import RunHold
-from manta.track.state import Results, RunState, WandbState, read_fork, utc_now
+from manta.track.state import RUN, Results, RunState, WandbState, read_fork, utc_now
 
+LEDGER = "ledger.parquet"
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
@@ -44,26 +49,91 @@ def take_hold(config: RunConfig) -> RunHold:
 
 
 def check_same_run(
-    run_dir: Place, fingerprint: str, config: RunConfig, manifest: Manifest
+    run_dir: Place, old: RunState | None, config: RunConfig, manifest: Manifest
 ) -> list[str]:
-    """Is the run in `run_dir` the one that is asked for? Returns what else changed."""
-    path = run_dir / CONFIG
-    try:
-        before = load(path, RunConfig)
-    except ConfigError as error:
-        raise RunError(
-            f"{path}: the config that this run was started with can't be read:\n{error}\n"
-            "Go on with the version of Manta that started it, or choose another run.name."
-        ) from None
-    if fingerprint != manifest.fingerprint:
+    """Is the run in `run_dir` the one that is asked for? Returns what is to be said of it.
+
+    What a run is trained by stands in its config, and its digest in its record, its checkpoints
+    and its ledger: whichever of these was lost or changed, the others tell.
+
+    Args:
+        run_dir: the run's folder, or its place in a store.
+        old: its record, if there is one.
+        config: that is asked for.
+        manifest: of the corpus that is asked for.
+
+    Raises:
+        RunError: naming what is different, or what is missing that would tell.
+    """
+    binding = identity.binding_of(config, manifest.fingerprint)
+    if old is None:
+        return _check_unrecorded(run_dir, binding)
+    if old.corpus_fingerprint != manifest.fingerprint:
         raise RunError(
             f"{run_dir}: this run was started on another corpus: fingerprint "
-            f"{fingerprint[:12]}…, but {without_credentials(config.corpus)} has "
+            f"{old.corpus_fingerprint[:12]}…, but {without_credentials(config.corpus)} has "
             f"{manifest.fingerprint[:12]}…; point 'corpus' at the old one, or choose another "
             "run.name"
         )
+    path = run_dir / CONFIG
+    before, problem = _config_before(path)
+    if before and old.binding and identity.binding_of(before, manifest.fingerprint) != old.binding:
+        problem = "it was changed after it was written"
+    if before is None or problem:
+        if not old.binding:
+            raise RunError(
+                f"{path}: the config that this run was started with can't be read: {problem}\n"
+                "Go on with the version of Manta that started it, or choose another run.name."
+            )
+        if binding != old.binding:
+            raise RunError(
+                f"{path}: not the config that this run was started with: {problem}. Nor is that "
+                f"the config which is given, by the digest in {RUN}: put {CONFIG} back from a "
+                "copy, give the config that the run was started with, or choose another run.name"
+            )
+        return [f"{CONFIG} was written anew, as the run was started with it: {problem}"]
     found = identity.check_free_changes_only(run_dir, before, _redacted(config))
     return [f"config: {change}" for change in found]
+
+
+def _config_before(path: Place) -> tuple[RunConfig | None, str]:
+    """The config in a run's folder, or why it can't be read."""
+    if not path.exists():
+        return None, "it is missing"
+    try:
+        return load(path, RunConfig), ""
+    except (ConfigError, OSError, ValueError) as error:
+        return None, f"it can't be read: {error}"
+
+
+def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
+    """Refuse to go on with a history that has no record, unless its ledger says whose it is."""
+    newest = Ledger(run_dir / LEDGER).newest()
+    fork = read_fork(run_dir)
+    if newest is None or (fork is not None and newest.last.step <= fork.step):
+        return []
+    found = newest.link.binding if newest.link else ""
+    if found != binding:
+        why = "was trained by another config or corpus than are given" if found else "is older"
+        raise RunError(
+            f"{run_dir}: {RUN} is missing, and the run's history, {newest.last.step} steps by its "
+            f"ledger, {why}: put {RUN} back from a copy; or give the command again with "
+            "--restart, which sets all that the run has aside and starts it anew"
+        )
+    return [
+        f"{RUN} was missing and is made anew: what the run did and cost before is not known; by "
+        "its ledger it is the same run"
+    ]
+
+
+def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
+    """Keep rows apart that nothing else is left of, so that they don't pass for the run's."""
+    rows = run_dir / METRICS
+    if Ledger(place / LEDGER).newest() or not rows.exists() or not rows.stat().st_size:
+        return []
+    target = rows.with_name(f"{METRICS}.unknown")
+    os.replace(rows, target)
+    return [f"{METRICS} had rows of a run of which nothing else is left: they are in {target.name}"]
 
 
 def _redacted(config: RunConfig) -> RunConfig:
@@ -89,6 +159,8 @@ def take_up(
     fresh: dict[str, Any] = {
         "status": "running",
         "reason": "",
+        "format": SEALED,
+        "binding": identity.binding_of(config, manifest.fingerprint),
         "ended": None,
         "final": {},
         "manta_version": manta.__version__,

@@ -21,6 +21,7 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.atomic import NO_SPACE, replace_text
 from manta.storage.courier import Courier, Parcel
+from manta.storage.seal import seal_text
 from manta.storage.store import StorePath
 from manta.storage.working import push
 from manta.stream.eval_sample import LOSS_OF
@@ -71,7 +72,7 @@ class RunRecord:
         self._full = False
         self._messages: list[str] = []
         self.history = History(self.run_dir / METRICS, state.history)
-        if state.fork is not None and not state.groups:
+        if not state.groups:
             self._take_beginning(state.fork)
         if self.history.dropped:
             self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
@@ -108,10 +109,9 @@ class RunRecord:
         record: RunRecord | None = None
         try:
             old = read_state_if_any(run_dir)
-            notes = []
-            if old:
-                fingerprint = old.corpus_fingerprint
-                notes = opening.check_same_run(run_dir, fingerprint, config, manifest)
+            notes = opening.check_same_run(hold.place, old, config, manifest)
+            if old is None:
+                notes += opening.set_rows_aside(hold.place, run_dir)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
             replace_text(run_dir / opening.CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
@@ -131,12 +131,14 @@ class RunRecord:
             raise
         return record
 
-    def _take_beginning(self, fork: Fork) -> None:
-        """Another run trained the beginning: its rows are here, its cost is not ours."""
+    def _take_beginning(self, fork: Fork | None) -> None:
+        """Rows that are here are another run's, whose cost is not ours, or an earlier record's."""
         for row in Tail(self.history.path).rows():
             self._take_results(row)
-        self._reached(fork.step, fork.tokens)
-        self.event(f"forked from {fork.run} after step {fork.step:,}")
+            self._reached(int(row["step"]), int(row["tokens"]))
+        if fork is not None:
+            self._reached(fork.step, fork.tokens)
+            self.event(f"forked from {fork.run} after step {fork.step:,}")
 
     def take_eval_sample(self, eval_sample: str) -> None:
         """Evaluations read the samples with this digest from now on."""
@@ -255,7 +257,7 @@ class RunRecord:
         self._saved = self._clock()
         self.history.write()
         self.state.history = self.history.mark
-        text = self.state.model_dump_json(indent=1, fallback=str) + "\n"
+        text = seal_text(self.state.model_dump_json(fallback=str))
         try:
             replace_text(self.run_dir / RUN, text)
         except OSError as error:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
+from manta.storage.seal import read_sealed, seal_text
 from manta.track.history import Mark
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
@@ -155,7 +156,7 @@ class Fork(BaseModel):
 class RunState(BaseModel):
     """The whole document."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     name: str
     status: Status = "running"
     reason: str = ""
@@ -166,6 +167,7 @@ class RunState(BaseModel):
     manta_version: str
     corpus: str
     corpus_fingerprint: str
+    binding: str = Field(default="", description="digest of config and corpus; see identity")
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
     eval_from: int = Field(default=0, description="step from which on they are these samples")
@@ -208,7 +210,7 @@ class RunState(BaseModel):
 
 def write_fork(run_dir: Place, fork: Fork) -> None:
     """Say, in a folder that will be a run, where its beginning comes from."""
-    put(run_dir / FORK, fork.model_dump_json().encode() + b"\n")
+    put(run_dir / FORK, seal_text(fork.model_dump_json()).encode())
 
 
 def read_fork(run_dir: Place) -> Fork | None:
@@ -219,10 +221,10 @@ def read_fork(run_dir: Place) -> Fork | None:
     """
     path = run_dir / FORK
     try:
-        return Fork.model_validate_json(path.read_bytes())
+        return Fork.model_validate_json(read_sealed(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path}: can't be read: {in_a_line(error)}; remove the run's folder"
         ) from None
@@ -248,11 +250,12 @@ def read_state_if_any(run_dir: Place) -> RunState | None:
     """
     path = run_dir / RUN
     try:
-        return RunState.model_validate_json(path.read_bytes())
+        return RunState.model_validate_json(read_sealed(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # Pydantic's error is a ValueError
         raise RunError(
-            f"{path}: can't be read as a run record: {in_a_line(error)}; it was changed by hand "
-            "or made by another version: restore it, or choose another run.name"
+            f"{path}: can't be read as a run record: {in_a_line(error)}; it was changed or made "
+            "by another version: put it back from a copy, or choose another run.name. Without "
+            "it, which you may remove, the run goes on too, but its times and costs are lost"
         ) from None

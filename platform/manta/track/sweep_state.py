@@ -6,12 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
+from manta.storage.seal import read_sealed, seal_text
 from manta.track.state import WandbState
 
 SWEEP = "sweep.json"
@@ -86,7 +87,7 @@ class SweepState(BaseModel):
     need not be saved.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     name: str
     question: str = ""
     metric: str = "val_loss"
@@ -126,7 +127,7 @@ def write_sweep(folder: Path, state: SweepState) -> str:
     Raises:
         OSError: if the disk won't take it.
     """
-    text = state.model_dump_json(indent=1) + "\n"
+    text = seal_text(state.model_dump_json())
     replace_text(folder / SWEEP, text)
     return text
 
@@ -139,8 +140,8 @@ def read_sweep(folder: Place) -> SweepState:
     """
     path = folder / SWEEP
     try:
-        return SweepState.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return SweepState.model_validate_json(read_sealed(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path}: can't be read as a sweep: {in_a_line(error)}; restore it, or compare the "
             f"runs in {folder} by their own folders"

@@ -6,15 +6,18 @@ no Torch. Writing and loading them is `checkpoint`'s business.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, move, put, remove, tree
 from manta.storage.seal import SEALED, sealed, unsealed
+from manta.storage.store import CHUNK
 from manta.train.skips import Spans
 
 if TYPE_CHECKING:
@@ -173,6 +176,25 @@ def _inventory(checkpoint: Place, sizes: Mapping[str, int]) -> Inventory | str:
 def read_state(checkpoint: Place) -> TrainState:
     """The training state of a whole checkpoint."""
     return Inventory.read(checkpoint).state
+
+
+def check_files(checkpoint: Place, inventory: Inventory) -> None:
+    """Read a checkpoint's files and compare them with their checksums.
+
+    Raises:
+        ValueError: naming the first that was changed.
+    """
+    for name, checksum in inventory.checksums.items():
+        with _opened(checkpoint / name) as file:
+            sha256 = hashlib.sha256()
+            while chunk := file.read(CHUNK):
+                sha256.update(chunk)
+        if sha256.hexdigest() != checksum:
+            raise ValueError(f"{name} was changed: its checksum is not that of what was written")
+
+
+def _opened(file: Place) -> Any:
+    return file.open("rb") if isinstance(file, Path) else file.open_input()
 
 
 def write_rows(folder: Place, rows: Sequence[Mapping[str, Any]]) -> None:

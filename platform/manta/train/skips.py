@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, put
+from manta.storage.seal import SEALED, sealed, unsealed
 
 FILE = "skips.json"
 Span = tuple[int, int]
@@ -27,10 +28,12 @@ def read_skips(run: Place) -> Spans:
     """
     path = run / FILE
     try:
-        return tuple((int(first), int(last)) for first, last in json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        spans = content if isinstance(content, list) else unsealed(content)["spans"]
+        return tuple((int(first), int(last)) for first, last in spans)
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{path}: can't be read as the steps to skip: {error}; it was changed by hand: "
             "restore it"
@@ -39,7 +42,8 @@ def read_skips(run: Place) -> Spans:
 
 def add_skip(run: Place, span: Span) -> None:
     """Add a span to the file, durably, whole or not at all."""
-    put(run / FILE, json.dumps(joined(read_skips(run), [span])).encode())
+    content = {"format": SEALED, "spans": joined(read_skips(run), [span])}
+    put(run / FILE, json.dumps(sealed(content)).encode())
 
 
 def joined(spans: Spans, more: Iterable[Span]) -> Spans:
