@@ -10,6 +10,7 @@ wait in memory, and go to the file in their order once there is room.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -24,13 +25,17 @@ from manta.config.errors import RunError
 from manta.storage.atomic import NO_SPACE, replace_text
 
 METRICS = "metrics.jsonl"
+# Lines that were in it and are no rows.
+DAMAGED = "metrics.damaged"
+MOST_SHOWN = 8
 Kind = Literal["training", "validation"]
 
 
 class Mark(BaseModel):
-    """A place in the file up to which its content is known."""
+    """A place in the file up to which its content is known, by its SHA-256."""
 
     bytes: int = 0
+    digest: str = Field(default="", description="empty in those of older versions")
     last: dict[Kind, int] = Field(default_factory=dict)
 
 
@@ -51,37 +56,99 @@ class History:
     """Appends rows, each step of a kind once."""
 
     def __init__(self, path: Path, known: Mark | None = None) -> None:
-        """Open or create the file and drop what was only half written.
+        """Open or create the file, and have only whole rows in it, each in its place.
+
+        Of a last line that was only half written nothing is kept. Other lines that are no rows
+        go to a file beside it.
 
         Args:
             path: the file.
-            known: a mark from an earlier `mark`, so that only what came after it is read.
+            known: a mark from an earlier `mark`, so that only rows that came after it are read.
         """
         self.path = path
         # Not buffered: a row is in the kernel's hands before the next step is looked at.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        size = os.fstat(self._file).st_size
-        start = known if known and known.bytes <= size else Mark()
-        self._last = dict(start.last)
-        self._size = self._scan(start.bytes)
-        self._written = dict(self._last)
         self._waiting: deque[_Line] = deque()
-        self.dropped = size - self._size
-        """Bytes of a damaged end that were cut off."""
-        os.ftruncate(self._file, self._size)
+        self.notes: list[str] = []
+        """What was wrong with the file, for people; nothing as a rule."""
+        content = path.read_bytes()
+        known = known or Mark()
+        head = _sha256(content[: known.bytes])
+        as_known = len(content) >= known.bytes and known.digest in ("", head.hexdigest())
+        self.changed = not as_known
+        """Whether rows that were recorded once may be missing from it, or have other values."""
+        if self.changed:
+            self.notes.append(_changed(known, len(content)))
+        self._take(content, known if as_known else Mark())
 
-    def _scan(self, start: int) -> int:
-        """Take in the rows after byte `start`; returns where the last whole one ends."""
-        end = start
-        with self.path.open("rb") as lines:
-            lines.seek(start)
-            for line in lines:
-                row = _parse(line)
-                if row is None:
-                    break
+    def _take(self, content: bytes, known: Mark) -> None:
+        """Begin with what the file holds, of which all up to a mark is known to be right."""
+        begin = known.bytes
+        self._last = dict(known.last)
+        good, bad = [content[:begin]], []
+        first = content.count(b"\n", 0, begin) + 1
+        for number, line in enumerate(content[begin:].splitlines(keepends=True), first):
+            row = _parse(line)
+            if row is not None and row["step"] > self._last.get(kind_of(row), -1):
                 self._last[kind_of(row)] = row["step"]
-                end += len(line)
-        return end
+                good.append(line)
+            elif line.endswith(b"\n"):
+                bad.append((number, line))
+            else:
+                self.notes.append(f"{METRICS}: a half-written end of {len(line)} bytes was cut off")
+        kept = b"".join(good)
+        self._size, self._sha256 = len(kept), _sha256(kept)
+        if bad:
+            self._set_aside(bad)
+            self._replace(kept)
+        else:
+            os.ftruncate(self._file, self._size)
+        self._written = dict(self._last)
+
+    def _set_aside(self, bad: list[tuple[int, bytes]]) -> None:
+        """Keep lines that are no rows, before they leave the file."""
+        aside = self.path.with_name(DAMAGED)
+        with aside.open("ab") as file:
+            file.writelines(line for _, line in bad)
+            file.flush()
+            os.fsync(file.fileno())
+        numbers = ", ".join(str(number) for number, _ in bad[:MOST_SHOWN])
+        more = ", …" if len(bad) > MOST_SHOWN else ""
+        self.changed = True
+        self.notes.append(
+            f"{METRICS}: {len(bad)} of its lines ({numbers}{more}) are damaged: they are in "
+            f"{DAMAGED} now"
+        )
+
+    def _replace(self, content: bytes) -> None:
+        """Put another content in the file's place, whole or not at all."""
+        replace_text(self.path, content.decode())
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._size, self._sha256 = len(content), _sha256(content)
+
+    def fill(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Put rows of steps that are missing in their places; returns how many there were.
+
+        Raises:
+            OSError: if the disk won't take it.
+        """
+        lines = {_place(row): line for line in self._lines() if (row := _parse(line))}
+        before = len(lines)
+        for added in rows:
+            plain = {key: _plain(value) for key, value in added.items()}
+            line = (json.dumps(plain, allow_nan=False) + "\n").encode()
+            lines.setdefault(_place(added), line)
+        if len(lines) > before:
+            self._replace(b"".join(lines[place] for place in sorted(lines)))
+            for step, later in lines:
+                kind: Kind = "validation" if later else "training"
+                self._last[kind] = max(step, self._last.get(kind, 0))
+            self._written = dict(self._last)
+        return len(lines) - before
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().splitlines(keepends=True)
 
     def last(self, kind: Kind) -> int | None:
         """The last step of `kind`, or nothing."""
@@ -90,7 +157,8 @@ class History:
     @property
     def mark(self) -> Mark:
         """Where the file stands now."""
-        return Mark(bytes=self._size, last=dict(self._written))
+        digest = self._sha256.hexdigest()
+        return Mark(bytes=self._size, digest=digest, last=dict(self._written))
 
     @property
     def waiting(self) -> int:
@@ -126,17 +194,12 @@ class History:
         Raises:
             RunError: if the disk won't take it.
         """
-        with self.path.open("rb") as lines:
-            kept = [line for line in lines if (row := _parse(line)) and row["step"] <= step]
+        kept = [line for line in self._lines() if (row := _parse(line)) and row["step"] <= step]
         try:
-            replace_text(self.path, b"".join(kept).decode())
+            self._replace(b"".join(kept))
         except OSError as error:
             raise RunError(f"{self.path}: can't be rewritten: {error}; free some space") from None
-        os.close(self._file)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self._last = {}
-        self._size = self._scan(0)
-        self._written = dict(self._last)
+        self._take(b"".join(kept), Mark())
         self._waiting = deque(line for line in self._waiting if line.step <= step)
         for line in self._waiting:
             self._last[line.kind] = line.step
@@ -161,6 +224,7 @@ class History:
                     "then give the same command again to go on"
                 ) from None
             self._size += len(line.text)
+            self._sha256.update(line.text)
             self._written[line.kind] = line.step
             self._waiting.popleft()
 
@@ -201,11 +265,12 @@ class Tail:
                 self._file, self._at = file, 0
             lines.seek(self._at)
             for line in lines:
-                row = _parse(line)
-                if row is None:
+                if not line.endswith(b"\n"):
                     return
                 self._at += len(line)
-                yield row
+                row = _parse(line)
+                if row is not None:  # what is damaged is told by who writes the file
+                    yield row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -225,6 +290,25 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, bool]:
+    """Where a row belongs: its step, of which the loss of training comes first."""
+    return int(row["step"]), kind_of(row) == "validation"
+
+
+def _changed(known: Mark, size: int) -> str:
+    """That a file is not what it was when it was last recorded."""
+    ends = ", ".join(f"{kind} row {step:,}" for kind, step in known.last.items())
+    what = f"it has {size:,} bytes" if size < known.bytes else "its content is another"
+    return (
+        f"{METRICS} was changed after it was written: {what}, where {known.bytes:,} bytes up to "
+        f"{ends or 'its begin'} were recorded: rows may be missing, or have other values"
+    )
+
+
+def _sha256(content: bytes) -> hashlib._Hash:
+    return hashlib.sha256(content)
 
 
 def _plain(value: Any) -> Any:

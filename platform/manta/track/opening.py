@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,8 @@ from manta.config import ConfigError, RunConfig, dump, load
 from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
-from manta.storage.place import Place, place_of
+from manta.storage.place import Place, place_of, tree
 from manta.storage.seal import SEALED
-from manta.stream.ledger import Ledger
 from manta.track import environment, identity
 from manta.track.history import METRICS
 from manta.track.hold import RunHold
@@ -108,6 +109,8 @@ def _config_before(path: Place) -> tuple[RunConfig | None, str]:
 
 def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
     """Refuse to go on with a history that has no record, unless its ledger says whose it is."""
+    from manta.stream.ledger import Ledger  # heavy, and most runs have a record
+
     newest = Ledger(run_dir / LEDGER).newest()
     fork = read_fork(run_dir)
     if newest is None or (fork is not None and newest.last.step <= fork.step):
@@ -126,10 +129,25 @@ def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
     ]
 
 
+def carried_rows(place: Place) -> list[dict[str, Any]]:
+    """The rows of metrics that a run's checkpoints carry, as far as they can be read."""
+    rows = []
+    folder = place / CHECKPOINTS
+    for name in sorted(tree(folder)):
+        if name.endswith(f"/{METRICS}"):
+            with suppress(OSError, ValueError):
+                rows += [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return rows
+
+
 def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
     """Keep rows apart that nothing else is left of, so that they don't pass for the run's."""
     rows = run_dir / METRICS
-    if Ledger(place / LEDGER).newest() or not rows.exists() or not rows.stat().st_size:
+    if not rows.exists():
+        return []
+    from manta.stream.ledger import Ledger
+
+    if Ledger(place / LEDGER).newest() or not rows.stat().st_size:
         return []
     target = rows.with_name(f"{METRICS}.unknown")
     os.replace(rows, target)

@@ -26,7 +26,7 @@ from manta.storage.store import StorePath
 from manta.storage.working import push
 from manta.stream.eval_sample import LOSS_OF
 from manta.track import opening
-from manta.track.history import METRICS, History, Tail
+from manta.track.history import METRICS, History, Mark, Tail
 from manta.track.hold import RunHold
 from manta.track.state import (
     RUN,
@@ -74,8 +74,10 @@ class RunRecord:
         self.history = History(self.run_dir / METRICS, state.history)
         if not state.groups:
             self._take_beginning(state.fork)
-        if self.history.dropped:
-            self.event(f"{METRICS}: a half-written end of {self.history.dropped} bytes was cut off")
+        if self.history.changed:
+            self._fill_gaps()
+        for note in self.history.notes:
+            self._messages.append(note)
         if not hold.exclusive:
             self.event("the file system knows no locks: nothing keeps a second driver out")
         self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
@@ -115,8 +117,7 @@ class RunRecord:
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
             replace_text(run_dir / opening.CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
-            for note in notes:
-                record.event(note)
+            record.notice(notes)
             record.take_eval_sample(eval_sample)
             record.save()
             record.check_saved()
@@ -130,6 +131,20 @@ class RunRecord:
             (record.close if record else hold.release)()
             raise
         return record
+
+    def notice(self, notes: Sequence[str]) -> None:
+        """Keep what was found when the run was taken up; people hear of what they did not do."""
+        for note in notes:
+            if note.startswith("config: "):
+                self.event(note)
+            else:
+                self._messages.append(note)
+
+    def _fill_gaps(self) -> None:
+        """Take the rows that are missing from the checkpoints that carry them."""
+        rows = opening.carried_rows(self.place)
+        if count := self.history.fill(rows):
+            self._messages.append(f"{METRICS}: {count} missing rows were taken from checkpoints")
 
     def _take_beginning(self, fork: Fork | None) -> None:
         """Rows that are here are another run's, whose cost is not ours, or an earlier record's."""
@@ -223,6 +238,8 @@ class RunRecord:
 
     def rewound(self, step: int) -> None:
         """Training goes back to `step` or before: what was recorded after it is void."""
+        # Its rows must not pass for damaged if a crash comes before they are recorded again.
+        self.save(mark=Mark())
         self.history.rewind(step)
         self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
         for row in Tail(self.history.path).rows():
@@ -245,8 +262,11 @@ class RunRecord:
         self.history.sync()
         self.save()
 
-    def save(self) -> None:
+    def save(self, *, mark: Mark | None = None) -> None:
         """Bring `run.json` up to date, and the history; on a full disk, later.
+
+        Args:
+            mark: what is said of the history, in place of where it stands.
 
         Raises:
             RunError: if the files can't be written for another reason, or are another driver's.
@@ -256,7 +276,7 @@ class RunRecord:
         self.state.updated = utc_now()
         self._saved = self._clock()
         self.history.write()
-        self.state.history = self.history.mark
+        self.state.history = mark or self.history.mark
         text = seal_text(self.state.model_dump_json(fallback=str))
         try:
             replace_text(self.run_dir / RUN, text)
