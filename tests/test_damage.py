@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import chdir
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from damages import DAMAGES, damaged
 from made_corpus import write_corpus
 from plain_runs import engine_of
 from whole_runs import train_whole
 
 from manta.config import MantaError
+from manta.config import load as load_config
+from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.elastic.preflight import Checked, check, check_continues
 from manta.elastic.verifying import verify_run
 from manta.stream.ledger import Ledger
+from manta.track import Tracker
 from manta.track.verify import Verified
 from manta.train.loading import load
-from manta.train.saved import newest
+from manta.train.saved import name_of, newest
 
 STEP = 16 * 7  # tokens
 KILLED = 9
@@ -113,29 +119,6 @@ def _file(run: Path, name: str) -> Path:
     return run
 
 
-def _flip(content: bytes) -> bytes:
-    changed = bytearray(content)
-    if changed:
-        changed[len(changed) // 2] ^= 4
-    return bytes(changed)
-
-
-def _spoil_a_line(content: bytes) -> bytes:
-    lines = content.splitlines(keepends=True)
-    middle = len(lines) // 2
-    return b"".join([*lines[:middle], b"spoiled\n", *lines[middle + 1 :]])
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
-    "missing": lambda content: None,
-    "empty": lambda content: b"",
-    "truncated": lambda content: content[: len(content) * 2 // 3],
-    "zeroed": lambda content: bytes(len(content)),
-    "one bit": _flip,
-    "one line": _spoil_a_line,
-}
-
-
 @pytest.fixture
 def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of all, without the undisturbed run, as the current folder."""
@@ -143,17 +126,6 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, copied, ignore=shutil.ignore_patterns("whole", "report.html"))
     monkeypatch.chdir(copied)
     return copied
-
-
-def damaged(path: Path, damage: str) -> bool:
-    """Damage a file; false if that changes nothing."""
-    before = path.read_bytes()
-    after = DAMAGES[damage](before)
-    if after is None:
-        path.unlink()
-    elif after != before:
-        path.write_bytes(after)
-    return after != before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -203,3 +175,93 @@ def test_an_undisturbed_run_is_verified_and_goes_on(home: Path, expected: Any) -
     weights, *rest = end_of(check(config_of()))
     assert tuple(rest) == expected[1:]
     assert all(torch.equal(weights[key], expected[0][key]) for key in weights)
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run that a version without checksums and digests left after step 9."""
+    with tarfile.open(Path(__file__).parent / "fixtures" / "older_run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return config_of("older", run={"name": "older", "storage": "runs", "seed": 3})
+
+
+def test_a_run_of_an_older_version_goes_on_and_what_it_cannot_prove_is_listed(
+    older: RunConfig,
+) -> None:
+    run = Path("runs/older")
+    change = (run / "config.yaml").read_text().replace("/made/corpus", "corpus")
+    (run / "config.yaml").write_text(change)
+    assert verify_run(run).consumed.steps == 8
+    checked = opened(older)
+    train_whole(checked)
+    found = verify_run(run)
+    assert (found.consumed.steps, found.consumed.unsealed) == (12, 8)
+    assert any("steps 1 to 8" in what for what in found.unchecked)
+    assert any(f"{name_of(8)}: an older version" in what for what in found.unchecked)
+    with pytest.raises(RunError, match=r"optimizer\.eps"):
+        opened(config_of("older", run=older.run.model_dump(), optimizer={"eps": 1e-3}))
+
+
+OTHER = {"schedule": {"horizon": STEP * 12, "lr": 1e-2, "batch": 7}}
+
+
+def test_a_history_without_its_record_goes_on_only_as_what_it_is(home: Path) -> None:
+    (home / "run" / "run.json").unlink()
+    with pytest.raises(RunError, match=r"run.json is missing.* 8 steps .*another.*--restart"):
+        opened(config_of(**OTHER))
+    with pytest.raises(RunError, match="no run here"):
+        verify_run(home / "run")
+    events = train_whole(opened(config_of()))
+    assert any("run.json was missing and is made anew" in event for event in events)
+    assert verify_run(home / "run").consumed.steps == 12
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lr: 0.001", "lr: 0.002"),
+        ("hidden_size: 16", "hidden_size: 18"),
+        ("document_mask: false", "document_mask: true"),
+    ],
+)
+def test_a_config_that_was_edited_is_told_and_not_taken(home: Path, old: str, new: str) -> None:
+    path = home / "run" / "config.yaml"
+    before = path.read_text()
+    assert old in before, before
+    path.write_text(before.replace(old, new))
+    with pytest.raises(RunError, match=r"config.yaml: not the config that the run was trained by"):
+        verify_run(home / "run")
+    with pytest.raises(RunError, match=r"config.yaml: not the config that this run was started"):
+        opened(load_config(path, RunConfig))
+    checked = opened(config_of())
+    with closing_tracker(checked) as tracker:
+        messages = [event.message for event in tracker._record.state.events]
+    assert any("config.yaml was written anew" in message for message in messages)
+    assert path.read_text() == before
+
+
+@contextmanager
+def closing_tracker(checked: Checked) -> Iterator[Tracker]:
+    tracker = checked.tracker(console=False)
+    try:
+        yield tracker
+    finally:
+        tracker._record.close()
+
+
+@pytest.mark.parametrize("column", ["world_size", "skipped", "attempt"])
+def test_every_column_of_the_ledger_counts(home: Path, column: str) -> None:
+    path = _file(home / "run", "ledger.parquet/0")
+    table = pq.ParquetFile(path).read()
+    rows = table.to_pylist()
+    rows[1][column] = not rows[1][column] if column == "skipped" else rows[1][column] + 1
+    pq.write_table(table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(RunError, match=f"{path.name}.*changed after it was written"):
+        verify_run(home / "run")
+
+
+def test_a_missing_end_of_the_ledger_is_told_of_a_run_that_nobody_trains(home: Path) -> None:
+    _file(home / "run", "ledger.parquet/1").unlink()
+    with pytest.raises(RunError, match="step 5 is missing"):
+        verify_run(home / "run")

@@ -13,7 +13,7 @@ from manta.config.mistakes import in_a_line
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
 from manta.storage.seal import read_sealed, seal_text
-from manta.track.state import WandbState
+from manta.track.state import RUN, WandbState
 
 SWEEP = "sweep.json"
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
@@ -130,6 +130,13 @@ def write_sweep(folder: Path, state: SweepState) -> str:
     text = seal_text(state.model_dump_json())
     replace_text(folder / SWEEP, text)
     return text
+
+
+def trials_in(folder: Place) -> list[str]:
+    """The names of the trials that have begun in the folder of a sweep."""
+    if not isinstance(folder, Path):
+        return sorted(name for name in folder.folders() if (folder / name / RUN).exists())
+    return sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))
 
 
 def read_sweep(folder: Place) -> SweepState:

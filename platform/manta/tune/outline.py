@@ -22,6 +22,7 @@ from manta.track.sweep_state import (
     SweepTokens,
     SweepTrial,
     read_sweep,
+    trials_in,
 )
 from manta.tune.base import Base
 from manta.tune.explore import check_space
@@ -236,6 +237,12 @@ class Outline:
             RunError: if the folder holds another sweep, or something else.
         """
         if not (self.place / SWEEP).exists():
+            if trials := trials_in(self.place):
+                raise RunError(
+                    f"{self.place}: {SWEEP} is missing, but there are trials ({', '.join(trials)}) "
+                    "whose scores and places it knew: put it back from a copy, or choose another "
+                    "sweep.name"
+                )
             return self._new_state()
         state = read_sweep(self.place)
         for suggestion in state.suggestions:
