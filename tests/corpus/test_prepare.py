@@ -225,9 +225,10 @@ def test_two_at_once_in_one_folder(make, jsonl, monkeypatch):
     make(source)
 
 
-def test_urls_are_no_place_to_write(make, jsonl):
-    with pytest.raises(CorpusError, match="must be a folder"):
-        make(jsonl(TEXTS), out="s3://bucket/corpus")
+def test_urls_are_no_place_to_write(config, jsonl):
+    """Known from the config alone."""
+    with pytest.raises(ValueError, match="must be a folder"):
+        config(jsonl(TEXTS), out="s3://bucket/corpus")
 
 
 def test_without_ray_the_caller_is_wrong(config, jsonl, monkeypatch):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from command import manta
 from tiny_config import STEP, run_config, write_yaml
 
@@ -92,7 +93,12 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> None:
     os.killpg(process.pid, number)
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, corpus: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the user's home is no folder that anybody could write to."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP}, faults=[SLOW])
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
