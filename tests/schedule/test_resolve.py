@@ -192,11 +192,11 @@ def test_refused_batch(name):
 
 
 AS_WRITTEN = [
-    (1, True, "batch = True: write a number, not true or false"),
-    (True, 1, "lr = True: write a number, not true or false"),
-    (1, [{"from": True}], "batch.0.from = True: write a number"),
-    (1, {**RAMP, "from": True}, "batch.from = True: write a number"),
-    (1, {**RAMP, "multiple_of": True}, "batch.multiple_of = True: write a number"),
+    (1, True, "batch = true: write a number, not true or false"),
+    (True, 1, "lr = true: write a number, not true or false"),
+    (1, [{"from": True}], "batch.0.from = true: write a number"),
+    (1, {**RAMP, "from": True}, "batch.from = true: write a number"),
+    (1, {**RAMP, "multiple_of": True}, "batch.multiple_of = true: write a number"),
     (1, 0, "batch = 0: input should be greater than or equal to 1"),
     (1, -8, "batch = -8: input should be greater than or equal to 1"),
     (1, 2.5, "batch = 2.5: input should be a valid integer"),

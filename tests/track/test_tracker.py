@@ -15,6 +15,7 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.stream.ledger import Ledger, LedgerRow
 from manta.track import GroupStart, Tracker
+from manta.track.state import read_state
 
 Open = Callable[..., Tracker]
 
@@ -92,6 +93,22 @@ def test_a_driver_that_comes_back_goes_on_without_gap_or_repeat(
     assert rows(again) == [training_row(step) for step in range(1, 15)]
     state = json.loads((again.run_dir / "run.json").read_text())
     assert [group["world_size"] for group in state["groups"]] == [2, 1]
+
+
+def test_what_is_odd_about_a_run_is_kept_with_it_once(
+    make_config: Callable[..., RunConfig], manifest: Manifest
+) -> None:
+    for _ in range(2):
+        tracker = Tracker.open(
+            make_config(),
+            manifest,
+            total_steps=40,
+            total_tokens=400,
+            console=False,
+            remarks=["odd"],
+        )
+        tracker.finish("interrupted")
+    assert [event.message for event in read_state(tracker.run_dir).events].count("odd") == 1
 
 
 def test_the_directory_is_free_after_the_end(open_tracker: Open) -> None:
