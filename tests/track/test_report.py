@@ -15,7 +15,7 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
-from manta.schedule.draw import batch_line, lr_line
+from manta.schedule.lines import batch_line, lr_line
 from manta.track.history import METRICS, Tail
 from manta.track.record import RunRecord
 from manta.track.report import write_report

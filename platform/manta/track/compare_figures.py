@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manta.schedule.draw import batch_line, lr_line
+from manta.schedule.lines import batch_line, lr_line
 from manta.track.charts import SOFT, TOKENS, Figure, lines, rows, series
 from manta.track.compare_params import importance_chart, parallel_chart
 from manta.track.compare_style import colour_of, cut, name_of, rounded, width_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from manta.schedule import Schedule
-from manta.schedule.draw import batch_line, lr_line
+from manta.schedule.lines import batch_line, lr_line
 from manta.track.charts import (
     BLUE,
     GREEN,

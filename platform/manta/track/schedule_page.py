@@ -6,7 +6,7 @@ from pathlib import Path
 
 from manta.config.errors import RunError
 from manta.schedule import Schedule
-from manta.schedule.draw import (
+from manta.schedule.lines import (
     HEADINGS,
     TITLES,
     batch_line,

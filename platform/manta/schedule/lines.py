@@ -1,0 +1,91 @@
+"""What a picture of a schedule is made of: the points of its lines, and its segments in words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.config.units import format_tokens
+from manta.schedule.schedule import Schedule
+from manta.schedule.segment import Segment
+
+Floats = NDArray[np.float64]
+
+POINTS = 400  # of a curved segment of a line
+HEADINGS = ("", "from", "to", "share", "shape", "value")
+LR, BATCH = "learning rate", "batch size"
+TITLES = {"lr": "Learning rate", "batch": "Batch size (samples)", "steps": "Steps"}
+
+
+def lr_line(schedule: Schedule, points: int = POINTS) -> tuple[Floats, Floats]:
+    """Tokens and learning rate of a line, with `points` places in each curved segment."""
+    tokens, values = [], []
+    for segment in schedule.lr_segments:
+        straight = segment.shape in ("constant", "linear")
+        count = 2 if straight else points * _turns(segment)
+        places = np.linspace(segment.start, segment.end, count + (count > 2))
+        tokens.append(places)
+        values.append(segment.over(places))
+    return np.concatenate(tokens), np.concatenate(values)
+
+
+def _turns(segment: Segment) -> int:
+    """Periods in a segment, as many as can be told apart on a screen."""
+    if segment.period is None:
+        return 1
+    return min(50, math.ceil((segment.end - segment.start) / segment.period))
+
+
+def batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    """Tokens and batch size of a staircase."""
+    starts = [level.tokens for level in schedule.levels]
+    sizes = [level.batch for level in schedule.levels]
+    tokens = np.repeat(np.array([*starts, schedule.horizon], dtype=np.float64), 2)[1:-1]
+    return tokens, np.repeat(np.array(sizes, dtype=np.float64), 2)
+
+
+def steps_line(schedule: Schedule) -> tuple[Floats, Floats]:
+    """Tokens and steps by then."""
+    ends = [(p.end_position * schedule.seq_len, p.end_step) for p in schedule.plateaus]
+    points = np.array([(0, 0), *ends], dtype=np.float64)
+    return points[:, 0], points[:, 1]
+
+
+def segment_rows(schedule: Schedule) -> list[list[str]]:
+    """A row for each segment, with cells below `HEADINGS`."""
+    return [
+        [
+            name,
+            format_tokens(segment.start),
+            format_tokens(segment.end),
+            f"{(segment.end - segment.start) / schedule.horizon:.1%}",
+            segment.shape,
+            _value(segment),
+        ]
+        for name, segments in ((LR, schedule.lr_segments), (BATCH, schedule.batch_segments))
+        for segment in segments
+    ]
+
+
+def _value(segment: Segment) -> str:
+    if segment.shape == "constant":
+        return f"{segment.first:g}"
+    text = f"{segment.first:g} → {segment.last:g}"
+    if segment.period is not None:
+        text += f" and back each {format_tokens(segment.period)}"
+    if segment.multiple_of != 1:
+        text += f", in multiples of {segment.multiple_of}"
+    return text
+
+
+def totals(schedule: Schedule) -> str:
+    """Steps, samples and tokens of the whole schedule."""
+    tokens = schedule.positions * schedule.seq_len
+    past = tokens - schedule.horizon
+    text = (
+        f"{schedule.steps:,} steps · {schedule.positions:,} samples of {schedule.seq_len:,} tokens"
+        f" · {tokens:,} tokens"
+    )
+    return text + (f" ({past:,} past the horizon: whole batches)" if past else "")
