@@ -95,11 +95,12 @@ def _skeleton(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     except Exception as error:  # each model's class has checks, and errors, of its own
         why = said(error)
         guilty = [
-            f"{key} = {value}"
+            f"model.sizes.{key} = {value}"
             for key, value in vars(resolved).items()
             if isinstance(value, int) and value > 1 and re.search(rf"\b{value}\b", why)
+            if "layer" not in key
         ]
-        where = f" ({', '.join(guilty)})" if guilty else ""
+        where = f"; change {' or '.join(guilty)}" if guilty else "; change them"
         if "padding_idx" in why.lower():
             where = (
                 f": pad_token_id = {resolved.pad_token_id} is beyond its vocabulary of "
