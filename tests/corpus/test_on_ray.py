@@ -121,14 +121,13 @@ def test_a_worker_that_dies_again_and_again_stops_with_what_it_died_at(tmp_path)
     assert len((tmp_path / "3").read_text()) == 3
 
 
-def test_a_worker_that_dies_twice_costs_nothing_but_time(tmp_path, capfd):
-    orders = [_order(tmp_path, unit, deaths=2 if unit in (1, 5) else 0) for unit in range(8)]
+def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
+    orders = [_order(tmp_path, unit, deaths=1 if unit in (1, 5) else 0) for unit in range(8)]
 
     done = [result["unit"] for result in engine.run(_dying, orders)]
 
     assert sorted(done) == list(range(8))
-    assert sorted(done[-2:]) == [1, 5]  # their last tries are the last of all
-    assert {len((tmp_path / f"{unit}").read_text()) for unit in (1, 5)} == {3}
+    assert {len((tmp_path / f"{unit}").read_text()) for unit in (1, 5)} == {2}
 
 
 def test_workers_that_can_not_start_are_no_fault_of_the_input(monkeypatch):

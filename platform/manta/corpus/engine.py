@@ -1,9 +1,9 @@
 """One pass over work units by a pool of workers on Ray.
 
 Workers are actors, one a CPU. Each has two orders, so that the next is at hand when one is done.
-A worker that dies, for want of memory or by a crash in a library, is replaced, and the order that
-it was at is tried again: at last with nothing else at work, so that it has all of the memory, and
-then no more.
+A worker that dies, for want of memory or by a crash in a library, is replaced. Either of its
+orders may be the cause, so each is tried again by itself: at last with nothing else at work, so
+that it has all of the memory, and then no more.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Worker:
 
 @dataclass(eq=False)
 class _Order:
-    """An order and how many workers died at it."""
+    """An order and how many workers died that had it to do."""
 
     content: dict[str, Any]
     deaths: int = 0
@@ -124,11 +124,16 @@ class _Pool:
         up = [member for member in self._members if None not in member.doing.values()]
         for ahead in range(AHEAD):
             for member in up:
-                if self._waiting and len(member.doing) <= ahead:
+                if self._waiting and self._may_have(member, self._waiting[0], ahead):
                     self._give(member, self._waiting.popleft())
         idle = not any(member.doing for member in up)
         if self._alone and not self._waiting and idle and up:
             self._give(up[0], self._alone.popleft())
+
+    def _may_have(self, member: _Member, order: _Order, ahead: int) -> bool:
+        """Whether a worker gets an order now; one that a worker died at shares it with no other."""
+        doing = [other for other in member.doing.values() if other is not None]
+        return len(doing) <= (0 if order.deaths else ahead) and not any(o.deaths for o in doing)
 
     def _give(self, member: _Member, order: _Order) -> None:
         member.doing[member.actor.work.remote(order.content)] = order
@@ -147,7 +152,7 @@ class _Pool:
             yield _opened(result)
 
     def _bury(self, member: _Member, death: RayError) -> Iterator[dict[str, Any]]:
-        """Replace a dead worker. The first order that it did not finish is the one it died at."""
+        """Replace a dead worker. It died at one of the orders whose results did not come."""
         self._members.remove(member)
         unfinished: list[_Order | None] = []
         for ref, order in member.doing.items():
@@ -158,12 +163,11 @@ class _Pool:
             else:
                 if order is not None:
                     yield _opened(result)
-        died_at, *others = unfinished
-        self._waiting.extendleft(order for order in reversed(others) if order is not None)
-        if died_at is None:
+        if None in unfinished:
             self._count_failed_start(death)
-        else:
-            self._try_again(died_at, death)
+        for suspect in unfinished:
+            if suspect is not None:
+                self._try_again(suspect, death)
         self._hire()
 
     def _count_failed_start(self, death: RayError) -> None:
@@ -179,7 +183,7 @@ class _Pool:
         what = described(order.content)
         if order.deaths >= MOST_DEATHS:
             raise CorpusError(_given_up(what, death))
-        logger.warning("a worker died at %s; it is tried again", what)
+        logger.warning("a worker died that had to do %s; this is tried again", what)
         last = order.deaths == MOST_DEATHS - 1
         (self._alone if last else self._waiting).append(order)
 
