@@ -105,6 +105,59 @@ def test_a_file_gets_plain_lines_now_and_then(clock: Any) -> None:
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
+def test_the_last_step_has_one_line_with_its_validation_loss(clock: Any) -> None:
+    out = io.StringIO()
+    console = RunConsole(make_state(), enabled=True, file=out, clock=clock)
+    clock.now += 2 * PLAIN_SECONDS
+    console.row({**ROW, "step": 1_000_000})
+    console.row({"step": 1_000_000, "tokens": 1000, "val_loss": 2.5})
+    console.summary(make_state(), "x")
+    assert out.getvalue().count("step 1,000,000/") == 1
+    assert "val 2.5000" in out.getvalue()
+
+
+def test_the_head_says_what_is_trained_on_what(clock: Any) -> None:
+    out = io.StringIO()
+    state = make_state()
+    head = ["1.02K tokens a step, 2 epochs over the corpus"]
+    console = RunConsole(state, enabled=True, head=head, file=out, clock=clock)
+    assert out.getvalue().splitlines()[2] == f"  {head[0]}"
+    state.hardware["workers"] = {
+        "device": "cpu",
+        "threads": 1,
+        "model": "llama",
+        "parameters": 5_010_000,
+        "trained_parameters": 5_010_000,
+        "precision": "no",
+    }
+    console.group_started(state)
+    console.group_started(state)
+    said = "llama, 5.01M parameters, all trained; float32 on CPU, 1 thread a worker"
+    assert out.getvalue().count(said) == 1
+    state.hardware["workers"] |= {"gpu": "NVIDIA H100", "trained_parameters": 1000}
+    console.group_started(state)
+    assert "5.01M parameters, 1.00K trained; float32 on NVIDIA H100" in out.getvalue()
+
+
+def test_an_evaluation_shows_how_far_it_is(clock: Any) -> None:
+    out = io.StringIO()
+    console = RunConsole(make_state(), enabled=True, file=out, clock=clock)
+    console.busy("loading", 0.0)
+    console.group_started(make_state())
+    clock.now += PLAIN_SECONDS
+    console.busy("evaluating", 0.4)
+    console.busy("evaluating", 0.5)
+    console.busy("", 1.0)
+    assert out.getvalue().splitlines()[2] == "starting workers: loading …"
+    assert out.getvalue().count("evaluating 40%") == 1
+
+
+def test_a_loss_as_perplexity() -> None:
+    assert figures.perplexity(0.0) == "1.00"
+    assert figures.perplexity(9.2131) == "10,027.63"
+    assert figures.perplexity(1e9).startswith("more than 3e+43")
+
+
 def test_the_last_row_is_shown(clock: Any) -> None:
     out = io.StringIO()
     console = RunConsole(make_state(), enabled=True, file=out, clock=clock)

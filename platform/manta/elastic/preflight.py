@@ -55,6 +55,14 @@ class Checked:
 
         return remarks(Plan(self.config, self.manifest, self.schedule))
 
+    def head(self) -> list[str]:
+        """What the run is, in a few lines, as far as it is known before workers are there."""
+        from manta.track.header import plan_lines
+        from manta.track.remarks import Plan
+
+        plan = Plan(self.config, self.manifest, self.schedule)
+        return plan_lines(plan, self.validation.samples if self.validation else 0)
+
     @property
     def binding(self) -> str:
         """Digest of what the run is trained by: config and corpus."""
@@ -75,6 +83,7 @@ class Checked:
             console=console,
             context=context,
             remarks=self.remarks(),
+            head=self.head(),
         )
 
     def job(self, attempt: int, node: str) -> Job:

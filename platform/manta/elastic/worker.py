@@ -95,7 +95,7 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     seconds["model"] = lap.read()
     if here.first:
         seconds = _from_the_command_on(order, here, seconds)
-    reporter = _MailReporter(order.mailbox, here.attempt, engine.world_size, seconds)
+    reporter = _MailReporter(order.mailbox, here.attempt, engine, seconds)
     faults = Faults(config.faults, engine.rank, here.attempt, checked.run_dir)
     faults.spoil(engine.model)
 
@@ -179,9 +179,10 @@ class _MailReporter:
     """The engine's reporter, by mail to the driver."""
 
     def __init__(
-        self, mailbox: ActorHandle, attempt: int, world_size: int, starts: dict[str, float]
+        self, mailbox: ActorHandle, attempt: int, engine: Engine, starts: dict[str, float]
     ):
-        self._mailbox, self._attempt, self._world_size = mailbox, attempt, world_size
+        self._mailbox, self._attempt, self._world_size = mailbox, attempt, engine.world_size
+        self._model = model(engine)
         self._starts, self._logged = starts, False
         self._lap = _Lap()
         self._steps, self._told, self._doing = 0, 0.0, ""
@@ -196,7 +197,7 @@ class _MailReporter:
             "tokens": state.tokens,
             "source": source,
             "rows": rows,
-            "hardware": hardware(),
+            "hardware": {**hardware(), **self._model},
             "starts": self._starts,
         }
         self._mailbox.put_rows.remote(self._attempt, len(rows), "started", content)
@@ -257,6 +258,17 @@ def hardware() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def model(engine: Engine) -> dict[str, Any]:
+    """What this worker trains: type, size, and precision of the model."""
+    sizes = [(p.numel(), p.requires_grad) for p in engine.lm.parameters()]
+    return {
+        "model": engine.lm.config.model_type,
+        "parameters": sum(count for count, _ in sizes),
+        "trained_parameters": sum(count for count, trained in sizes if trained),
+        "precision": engine.config.train.precision,
+    }
 
 
 class _MailHandler(logging.Handler):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from manta.track.header import model_line
 from manta.track.live_line import LiveLine
 from manta.track.state import RunState
 from manta.track.summary import header_lines, summary_rows
@@ -43,6 +44,7 @@ class RunConsole:
         state: RunState,
         *,
         enabled: bool,
+        head: Sequence[str] = (),
         file: TextIO | None = None,
         width: int | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -52,6 +54,7 @@ class RunConsole:
         Args:
             state: the run.
             enabled: without it nothing is ever shown.
+            head: more lines to begin with.
             file: where to, if not standard output.
             width: columns, if not the terminal's own.
             clock: seconds that only grow.
@@ -60,17 +63,22 @@ class RunConsole:
         self._clock = clock
         self._shown = float("-inf")
         self._unshown = False
+        self._model, self._last_step = "", state.total_steps
         self._line = LiveLine(state.total_steps, state.total_tokens, clock)
         self._live: Live | None = None
         if enabled:
             quiet_libraries()
             self._console = _console(file or sys.stdout, width)
-            self._do(lambda: self._open(state))
+            self._do(lambda: self._open(state, head))
 
     def group_started(self, state: RunState) -> None:
         """Workers are there."""
         group = state.groups[-1]
         self._line.group_started(group.world_size, group.step, group.tokens)
+        model = model_line(state)
+        if model != self._model:  # it is said again where other devices take over
+            self._model = model
+            self._do(lambda: self._print(f"  {model}"))
         self.note(
             f"{group.world_size} worker{'' if group.world_size == 1 else 's'} "
             f"training from step {group.step:,}"
@@ -86,6 +94,8 @@ class RunConsole:
         self._line.update(row)
         self._unshown = True
         pause = TERMINAL_SECONDS if self._live else PLAIN_SECONDS
+        if row["step"] == self._last_step and "val_loss" not in row and not self._live:
+            return  # one line for the last step, with the validation loss if one follows
         if "val_loss" in row or self._clock() - self._shown >= pause:
             self._show()
 
@@ -120,8 +130,8 @@ class RunConsole:
         if live:
             self._do(live.stop)
 
-    def _open(self, state: RunState) -> None:
-        for line in header_lines(state):
+    def _open(self, state: RunState, head: Sequence[str]) -> None:
+        for line in (*header_lines(state), *(f"  {line}" for line in head)):
             self._print(line)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             from rich.live import Live

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+# A loss beyond it tells nothing as a perplexity, and soon is no number.
+MOST_NATS = 100.0
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -33,6 +37,13 @@ def duration(seconds: float) -> str:
 def loss(value: float | None) -> str:
     """Four digits after the point, or a dash."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def perplexity(loss: float) -> str:
+    """What a loss in nats a token is as perplexity, e to the loss."""
+    if loss > MOST_NATS:
+        return f"more than {math.exp(MOST_NATS):.0e}"
+    return f"{math.exp(loss):,.2f}"
 
 
 def rate(value: float | None) -> str:

@@ -80,6 +80,7 @@ class LiveLine:
             f"val {figures.loss(val_loss)}" if val_loss is not None else "",
             f"lr {figures.rate(row.get('lr'))}",
             f"{self._tokens_per_s()} tok/s",
+            f"MFU {row['mfu']:.0%}" if row.get("mfu") is not None else "",
             f"{self._workers} worker{'' if self._workers == 1 else 's'}",
             self._waiting or self._doing or f"ETA {self._time_left()}",
         ]

@@ -57,6 +57,7 @@ class Tracker:
         console: bool = True,
         context: RunContext | None = None,
         remarks: Sequence[str] = (),
+        head: Sequence[str] = (),
     ) -> Tracker:
         """Create or continue the run that `config` names.
 
@@ -69,6 +70,7 @@ class Tracker:
             console: show the run on standard output.
             context: what it is a part of, for W&B.
             remarks: on its plan, from `manta.track.remarks`, to be kept with it.
+            head: from `manta.track.header`, to be shown before it begins.
 
         Raises:
             RunError: if the run's directory is another run's, in use, damaged or not
@@ -92,7 +94,9 @@ class Tracker:
         def summarise(state: RunState) -> dict[str, Any]:
             return run_summary(state, config, record.run_dir, context)
 
-        tracker = cls(record, wandb, RunConsole(record.state, enabled=console), summarise)
+        tracker = cls(
+            record, wandb, RunConsole(record.state, enabled=console, head=head), summarise
+        )
         tracker._hear_disk()
         return tracker
 

@@ -1,0 +1,60 @@
+"""What a run is, in the lines that stand before its first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from manta.config.units import format_tokens
+from manta.track import figures
+from manta.track.state import RunState
+
+if TYPE_CHECKING:
+    from manta.track.remarks import Plan
+
+# What `train.precision` means, as people call it.
+PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
+
+
+def plan_lines(plan: Plan, eval_samples: int) -> list[str]:
+    """What is known before workers are there.
+
+    Args:
+        plan: the run.
+        eval_samples: that each evaluation reads; 0 without evaluations.
+    """
+    return [_training(plan), *_evaluations(plan, eval_samples)]
+
+
+def _training(plan: Plan) -> str:
+    sizes = [plateau.batch * plan.schedule.seq_len for plateau in plan.schedule.plateaus]
+    least, most = (figures.count(size) for size in (min(sizes), max(sizes)))
+    each = least if least == most else f"{least} to {most}"
+    return f"{each} tokens a step, {plan.epochs:.3g} epochs over the corpus"
+
+
+def _evaluations(plan: Plan, samples: int) -> list[str]:
+    section = plan.config.eval
+    if not samples:
+        return ["no evaluations: eval.every is left out"]
+    when = [f"every {format_tokens(section.every)} tokens"] if section.every else []
+    when += [f"at {', '.join(map(format_tokens, section.at))} tokens"] if section.at else []
+    tokens = figures.count(samples * plan.schedule.seq_len)
+    return [f"evaluates {' and '.join(when)}, at step 0 and the end: {tokens} validation tokens"]
+
+
+def model_line(state: RunState) -> str:
+    """The model, and what computes it, as the workers found them; "" if they did not say."""
+    workers = state.hardware.get("workers") or {}
+    if "parameters" not in workers:
+        return ""
+    total, trained = workers["parameters"], workers["trained_parameters"]
+    which = "all trained" if trained == total else f"{figures.count(trained)} trained"
+    device = workers.get("gpu") or f"CPU, {_threads(workers.get('threads', 1))} a worker"
+    precision = PRECISIONS.get(workers["precision"], workers["precision"])
+    return (
+        f"{workers['model']}, {figures.count(total)} parameters, {which}; {precision} on {device}"
+    )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
