@@ -13,12 +13,14 @@ from typing import Any
 
 import ray
 import torch
+import torch._inductor.config as inductor
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
 from manta.elastic import start
+from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
 from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
@@ -152,8 +154,19 @@ def _join_group() -> None:
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        os.environ.update(socket_names(ray.util.get_node_ip_address()))
+        if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+            inductor.compile_threads = compile_threads(int(os.environ["LOCAL_WORLD_SIZE"]))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=EXCHANGE_LIMIT)
+
+
+def compile_threads(workers: int) -> int:
+    """Processes that compile for one of so many workers of this node, which start together.
+
+    Torch takes up to 32 for each of them.
+    """
+    return max(1, min(32, len(os.sched_getaffinity(0)) // workers))
 
 
 def _with_micro_batch(checked: Checked, rows: int) -> Checked:
