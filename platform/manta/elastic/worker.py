@@ -24,6 +24,7 @@ from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
 from manta.elastic.keeper import KeeperVault
 from manta.elastic.order import Order
+from manta.elastic.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.elastic.preflight import Checked, try_model
 from manta.elastic.start import Regroup, Start
 from manta.storage.place import Place
@@ -53,18 +54,22 @@ def train(order: Order) -> None:
     """
     entered, here = time.time(), start.current()
     seconds = {**here.seconds, "imports": entered - here.began}
+    passes = ForwardPasses()
     try:
-        outcome = _train(order, here, seconds)
+        outcome = _train(order, here, seconds, passes)
     except MantaError as error:
         # Trying again would meet the same: say so before the group falls apart.
         diverged = isinstance(error, DivergedError)
         ray.get(order.mailbox.fail.remote(str(error), diverged))
         raise
-    except torch.OutOfMemoryError as error:
-        _halve_micro_batch(order.mailbox, here.micro_batch)
-        raise Regroup("out of memory") from error
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind
+    except RuntimeError as error:
+        # Before the first step a smaller forward pass would not help: a failure like others.
+        if passes.rows is None or not is_out_of_memory(error):
+            raise
+        halve_micro_batch(order.mailbox, here.micro_batch, passes.rows)
+        raise Regroup("out of memory") from error
     if outcome is None:
         raise Regroup("asked to leave")
     if dist.get_rank() == 0:
@@ -80,7 +85,9 @@ def clear() -> None:
     gc.collect()
 
 
-def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
+def _train(
+    order: Order, here: Start, seconds: dict[str, float], passes: ForwardPasses
+) -> str | None:
     """Train; returns the run's outcome, or nothing if another group is to go on."""
     lap = _Lap()
     checked = _with_micro_batch(order.checked, here.micro_batch)
@@ -102,13 +109,14 @@ def _train(order: Order, here: Start, seconds: dict[str, float]) -> str | None:
     faults.spoil(engine.model)
 
     def streams(cursor: int) -> Generator[RankBatch, None, None]:
-        return pipeline.stream(
+        batches = pipeline.stream(
             checked.corpus,
             checked.schedule,
             cursor=cursor,
             rank=engine.rank,
             world_size=engine.world_size,
         )
+        return passes.watching(batches, engine.world_size, here.micro_batch)
 
     vault = KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
     job = checked.job(here.attempt, here.node[:8])
@@ -172,20 +180,6 @@ def compile_threads(workers: int) -> int:
 def _with_micro_batch(checked: Checked, rows: int) -> Checked:
     train = checked.config.train.model_copy(update={"micro_batch": rows})
     return replace(checked, config=checked.config.model_copy(update={"train": train}))
-
-
-def _halve_micro_batch(mailbox: ActorHandle, rows: int) -> None:
-    """Have the next group try with less, if there is less."""
-    if rows == 1:
-        reason = (
-            "out of memory with one sample in a forward pass: take a shorter train.seq_len, "
-            "train.activation_checkpointing, parallel.shard, or a smaller model"
-        )
-        ray.get(mailbox.fail.remote(reason))
-        return
-    message = f"out of memory: train.micro_batch is halved from {rows} to {rows // 2}"
-    if ray.get(mailbox.limit_micro_batch.remote(rows // 2)):
-        mailbox.put.remote("note", {"message": message})
 
 
 class _MailReporter:

@@ -5,8 +5,17 @@ from __future__ import annotations
 
 def micro_steps(batch_size: int, world_size: int, micro_batch: int) -> int:
     """Forward passes that every rank makes in a step, so that collectives line up."""
-    largest_share = -(-batch_size // world_size)
-    return -(-largest_share // micro_batch)
+    return -(-_largest_share(batch_size, world_size) // micro_batch)
+
+
+def largest_slice(batch_size: int, world_size: int, micro_batch: int) -> int:
+    """Rows of the largest forward pass of a step, over all ranks."""
+    steps = micro_steps(batch_size, world_size, micro_batch)
+    return -(-_largest_share(batch_size, world_size) // steps)
+
+
+def _largest_share(batch_size: int, world_size: int) -> int:
+    return -(-batch_size // world_size)
 
 
 def micro_slices(rows: int, steps: int) -> list[slice]:
