@@ -32,22 +32,16 @@ def run_training(config: RunConfig, address: str | None, submitted: float) -> No
         checked = check(config)
         check_continues(checked)
         spent = {"checks": time.time() - submitted}
+        from manta.elastic.trainer import load_controller, train
+
         for remark in checked.remarks():
             print(f"note: {remark}", flush=True)
         with ThreadPoolExecutor(1) as background:
-            loading = background.submit(_load_controller)
+            loading = background.submit(load_controller)
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()
                 from manta.elastic.head_start import begin_workers
-                from manta.elastic.trainer import train
 
                 checked, begun = begin_workers(checked)
                 train(checked, submitted=submitted, spent=spent, begun=begun)
-
-
-def _load_controller() -> None:
-    """Import what drives a run, Ray with it: seconds in which Ray can start already."""
-    from manta.elastic.trainer import load_controller
-
-    load_controller()
