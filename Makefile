@@ -9,8 +9,11 @@ PEERS := .venv-peers
 # The peers are optional: without them their rows say so.
 MEASURING = $(or $(wildcard $(PEERS)/bin/python),$(BIN)/python)
 ARGS ?=
+# Processes that run tests at once, a file each: many tests wait more than they compute.
+PROCESSES ?= 3
+PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic test test-cluster host-packages soak models lint format bench bench-peers bench-smoke lock clean
+.PHONY: help demo demo-elastic check test test-cluster host-packages soak models lint format bench bench-peers bench-smoke lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -29,8 +32,11 @@ demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=
 demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go, compared with an undisturbed run
 	$(BIN)/python jobs/demo_elastic.py $(ARGS)
 
-test: $(INSTALLED) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+check: lint ## Check format, style and types, and run the tests that need neither Ray nor a server
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+test: $(INSTALLED) ## Run the tests (ARGS="tests/e2e -k store", PROCESSES=0 for one process)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-cluster: $(INSTALLED) ## `ray up` on three hosts with an sshd each, made of namespaces (as root)
 	$(BIN)/python -m pytest -rs -s tests/e2e/test_hosts.py $(ARGS)

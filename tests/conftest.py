@@ -38,6 +38,34 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.update(s3_server.ENVIRONMENT)
 
 
+# The folders whose tests take longest, so that they come first: what is left for the end is short,
+# and the processes of a parallel run (one file at a time each) end together.
+LONGEST_FIRST = ("e2e", "chaos", "cluster", "corpus", "tune", "elastic", "train", "stream")
+# What starts Ray, or a server or a host that stands for a part of a cluster.
+SLOW_FIXTURES = {"ray_local", "nodes", "head", "cluster", "three", "s3", "browser"}
+# Folders and files that start such things, or processes that train, by themselves.
+SLOW_PLACES = {
+    *("e2e", "chaos", "test_smoke.py", "test_gpu_benchmark.py"),
+    *("test_aws.py", "test_doctor.py", "test_embedded.py", "test_machine.py", "test_package.py"),
+    *("test_setup.py", "test_submit.py", "test_full_disk.py", "test_restart.py"),
+    *("test_preload.py", "test_threads.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves to `make test`, and put the longest first."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if SLOW_FIXTURES & fixtures or SLOW_PLACES & {item.path.name, item.path.parent.name}:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A fresh local Ray with two CPUs, that no other Ray on the machine can see or share.
