@@ -14,6 +14,7 @@ import pytest
 from made_sweep import HORIZON, base, ends_at, manifest, trial, write_run, write_sweep
 
 from manta.config.errors import RunError
+from manta.storage.seal import SEAL, seal_text, sealed, unsealed
 from manta.track.compare import load_comparison
 from manta.track.ranking import rank
 
@@ -95,9 +96,9 @@ def test_losses_over_other_samples_are_a_warning(tmp_path: Path) -> None:
     for name, sample in (("a", "one"), ("b", "two"), ("c", "")):
         write_run(base(tmp_path, name), ends_at(3.0))
         state = tmp_path / name / "run.json"
-        content = json.loads(state.read_text())
+        content = unsealed(json.loads(state.read_text()))
         content["eval_sample"] = sample
-        state.write_text(json.dumps(content))
+        state.write_text(seal_text(json.dumps(content)))
     (warning, *_) = load_comparison([tmp_path / name for name in "abc"]).warnings
     assert warning == (
         "not comparable: evaluated on different samples: one (a); two (b); by an older version (c)"
@@ -161,11 +162,21 @@ def test_no_row_has_the_metric(tmp_path: Path) -> None:
     assert load_comparison(paths, "loss").trials[0].value == pytest.approx(3.01, abs=0.02)
 
 
+def changed(whole: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file with changes, sealed anew where the change names a seal."""
+    content = unsealed(whole) | change
+    if SEAL not in change:
+        return content
+    del content[SEAL]
+    return sealed(content)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("not json", "it is no JSON"),
-        ({"format": 2}, "format"),
+        ({"format": 2}, "its seal is missing"),
+        ({"format": 99, "seal": None}, "format"),
         ({"status": "done"}, "status"),
         ({"trials": [{"name": "a", "status": "finished", "parent": "b"}]}, "no trial 'b'"),
         ({"trials": [{"name": "a", "status": "finished"}] * 2}, "there twice: a"),
@@ -177,7 +188,7 @@ def test_no_row_has_the_metric(tmp_path: Path) -> None:
 )
 def test_a_sweep_file_that_makes_no_sense(sweep: Path, tmp_path: Path, change: Any, message: str):
     whole = json.loads((sweep / "sweep.json").read_text())
-    text = change if isinstance(change, str) else json.dumps(whole | change)
+    text = change if isinstance(change, str) else json.dumps(changed(whole, change))
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(RunError, match="can't be read as a sweep") as raised:
         load_comparison([tmp_path])

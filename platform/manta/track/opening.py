@@ -20,7 +20,7 @@ from manta.storage.seal import SEALED
 from manta.track import environment, identity
 from manta.track.history import METRICS
 from manta.track.hold import RunHold
-from manta.track.state import RUN, Results, RunState, WandbState, read_fork, utc_now
+from manta.track.state import FORK, RUN, Results, RunState, WandbState, read_fork, utc_now
 
 LEDGER = "ledger.parquet"
 CONFIG = "config.yaml"
@@ -147,7 +147,8 @@ def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
         return []
     from manta.stream.ledger import Ledger
 
-    if Ledger(place / LEDGER).newest() or not rows.stat().st_size:
+    told_elsewhere = (place / FORK).exists() or Ledger(place / LEDGER).newest()
+    if told_elsewhere or not rows.stat().st_size:
         return []
     target = rows.with_name(f"{METRICS}.unknown")
     os.replace(rows, target)
