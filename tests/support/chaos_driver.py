@@ -29,6 +29,7 @@ def main(address: str) -> None:
     """Serve until standard input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr
     with preloaded({"CPU": 1}, "llama"), ray_session(address):
+        sys.stdout = sys.stderr  # as the session has it now: apart from what Ray itself says
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             try:
