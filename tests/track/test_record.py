@@ -334,6 +334,31 @@ def test_a_rewind_takes_back_what_was_recorded(open_record: Open, training_row: 
     assert [row["step"] for row in rows if "val_loss" not in row] == [1, 2, 3, 4]
 
 
+def test_a_crash_in_a_rewind_damages_nothing(
+    open_record: Open, training_row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are cut off already, and the record was not written again."""
+    record = open_record()
+    start(record, 1, 0)
+    for step in (1, 2, 3):
+        record.add(training_row(step))
+    record.save()
+
+    def crashed(*_: Any) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as crash:
+        crash.setattr(record, "_take_results", crashed)
+        with pytest.raises(InterruptedError):
+            record.rewound(1)
+    record.close()
+
+    again = open_record()
+    assert again.messages() == []
+    assert again.history.last("training") == 1
+    assert [path.name for path in again.history.path.parent.glob("metrics.*")] == ["metrics.jsonl"]
+
+
 def test_a_full_disk_is_survived_and_said_once(
     open_record: Open, clock: Any, training_row: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
