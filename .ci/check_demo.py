@@ -1,6 +1,7 @@
 """Check what the demo left in a run's folder: it trained, tracked and exported."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ assert record["totals"]["tokens"] == ledger[-1]["tokens"] >= 40_000
 assert [row["step"] for row in ledger] == list(range(1, record["totals"]["steps"] + 1))
 assert all(row["world_size"] == 2 for row in ledger)
 assert losses[-1] < losses[0] - 1.5, losses
-assert "plotly" in (run / "report.html").read_text()
+figures = re.search(r'id="figures"[^>]*>(.*?)</script>', (run / "report.html").read_text(), re.S)
+curves = {curve["name"]: curve["y"] for curve in json.loads(figures[1])[0]["data"]}
+assert curves["Validation"] == losses, "the report draws what was measured"
 assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 AutoModelForCausalLM.from_pretrained(run / "model")
 assert AutoTokenizer.from_pretrained(run / "model")("def ").input_ids
