@@ -32,6 +32,8 @@ class Nodes:
     def __init__(self, folder: Path):
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder), **QUIET}
         self._folder = folder
+        # Ray's Cluster notes its address in this folder, wherever it has its own, and makes none.
+        (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray").mkdir(parents=True, exist_ok=True)
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
 
