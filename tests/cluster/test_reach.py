@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from manta.cluster import reach
+from manta.cluster import reach, session
 from manta.cluster.reach import check_head
 from manta.cluster.session import cluster_of, ray_session
 from manta.config.errors import RunError
@@ -23,6 +23,8 @@ def port() -> int:
 def test_the_variable_is_named_before_ray_is_waited_for(
     port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # This process may have a Ray for other tests, which a session would go on with.
+    monkeypatch.setattr(session, "_is_connected", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with pytest.raises(RunError, match="unset RAY_ADDRESS to use a Ray of"), ray_session():
         pass

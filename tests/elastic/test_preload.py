@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -127,14 +128,17 @@ def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> N
 def test_where_it_can_not_be_started_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket's path may be 107 characters long."""
+    """As on a machine that has no room for another process or socket."""
+
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
     monkeypatch.delenv(preload.VARIABLE, raising=False)
-    long = tmp_path / ("x" * 120)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setattr(subprocess, "Popen", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with preload.preloaded({"CPU": 1}, None):
         assert preload.python() is None
-    assert not list(long.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_ends_with_the_process_that_wanted_it() -> None:
