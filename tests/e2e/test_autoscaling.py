@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import plain_runs
-import pyarrow.parquet as pq
 import pytest
 from autoscaling import HEAD, AutoscaledCluster
 from faulty_cluster import Driver, Run
@@ -90,29 +89,16 @@ HOLDS = [
 MEASURED = {"kind": "slow", "step": HELD - 1, "seconds": 0.6, "attempt": None}
 
 
-def let_grow(cluster: AutoscaledCluster, run: Path) -> float:
+def let_grow(cluster: AutoscaledCluster, run: Run) -> float:
     """Let each held group go once it has been told to grow; returns the seconds until the last."""
     began = time.monotonic()
     for hold in HOLDS:
-        cluster.wait_until(lambda n=hold["attempt"]: len(groups_of(run)) >= n, "a group")
-        if (size := groups_of(run)[-1]["world_size"]) < MOST:
+        run.groups_reach(hold["attempt"])
+        if (size := run.record()["groups"][-1]["world_size"]) < MOST:
             growing = f"growing from {size} to "
-            cluster.wait_until(lambda text=growing: text in notes_of(run), growing)
-        (run / hold["until"]).touch()
+            cluster.wait_until(lambda text=growing: text in run.notes(), growing)
+        (run.dir / hold["until"]).touch()
     return time.monotonic() - began
-
-
-def groups_of(run: Path) -> list[dict[str, Any]]:
-    """The worker groups of a run so far."""
-    record = run / "run.json"
-    return json.loads(record.read_text())["groups"] if record.exists() else []
-
-
-def notes_of(run: Path) -> str:
-    """What people were told of a run so far."""
-    return "\n".join(
-        event["message"] for event in json.loads((run / "run.json").read_text())["events"]
-    )
 
 
 def test_nodes_come_for_a_run_and_go_after_it(
@@ -122,7 +108,7 @@ def test_nodes_come_for_a_run_and_go_after_it(
     run = Run(driver, {**wanted, "faults": [MEASURED, *HOLDS]}).begin()
     asked = cluster.wait_until(lambda: cluster.demand() == MOST, "demand for all workers")
     came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")
-    grew = let_grow(cluster, run.dir)
+    grew = let_grow(cluster, run)
     run.end()
     gone = cluster.wait_until_empty()
     print(f"\nasked {asked:.1f} s, node {came:.1f} s, grown {grew:.1f} s later, ", end="")
@@ -176,9 +162,9 @@ def actors_on(address: str) -> dict[str, str]:
 def test_what_no_node_can_hold_is_told(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
-    wanted = config(tmp_path, corpus, min=2, resources_per_worker={"GPU": 16})
+    wanted = config(tmp_path, corpus, min=2, resources_per_worker={"CPU": 16})
     Run(driver, wanted).begin()
-    driver.hear("waiting for 2 workers of 16 GPU each: there is room for none")
+    driver.hear("waiting for 2 workers of 16 CPU each: there is room for none")
     driver.hear("the autoscaler has no node type for one")
     assert cluster.demand() == 2
     driver.kill()
@@ -186,7 +172,7 @@ def test_what_no_node_can_hold_is_told(
 
 
 def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
-    cluster: AutoscaledCluster, tmp_path: Path, corpus: Path
+    cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
     base = config(tmp_path, corpus, min=1)
     base["schedule"]["lr"] = {"name": "wsd", "peak": 1e-2, "warmup": "10%", "decay": "20%"}
@@ -216,10 +202,13 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     )
     came = cluster.wait_until(lambda: len(cluster.nodes()) == MOST, "all nodes")
     folder = tmp_path / "runs" / "lengths"
-    short, long = folder / "t000", folder / "t001"
-    cluster.wait_until(lambda: groups_of(short) and groups_of(long), "both trials train")
+    short, long = (
+        Run(driver, {"run": {"storage": str(folder), "name": name}}) for name in ("t000", "t001")
+    )
+    for trial in (short, long):
+        trial.groups_reach(1)
     for hold in HOLDS:
-        (short / hold["until"]).touch()
+        (short.dir / hold["until"]).touch()
     let_grow(cluster, long)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
@@ -228,14 +217,8 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
 
     trials = {trial.name: trial for trial in read_sweep(folder).trials}
     assert {trial.status for trial in trials.values()} == {"finished"}
-    assert trials[short.name].end_tokens < trials[long.name].end_tokens
-    assert max(sizes_of(short)) < MOST, "the other has a place, too"
-    assert max(sizes_of(long)) == MOST, "it has all once the short one has ended"
+    assert trials[short.dir.name].end_tokens < trials[long.dir.name].end_tokens
+    assert max(short.sizes().values()) < MOST, "the other has a place, too"
+    assert max(long.sizes().values()) == MOST, "it has all once the short one has ended"
     for run in (short, long):
-        verify(run)
-
-
-def sizes_of(run: Path) -> list[int]:
-    """The number of workers at each step."""
-    sizes: list[int] = pq.read_table(run / "ledger.parquet").column("world_size").to_pylist()
-    return sizes
+        verify(run.dir)
