@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import ray
+from ray.util.placement_group import placement_group_table
 
-from manta.elastic import nodes
+from manta.elastic import nodes, slots
 from manta.elastic.slots import Slots, release_all_of
 from manta.elastic.spares import Spares
 
@@ -23,12 +26,28 @@ def until(reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def slots() -> Iterator[Slots]:
+@pytest.fixture(name="slots")
+def of_cpus() -> Iterator[Slots]:
     found = Slots({"CPU": 1.0}, "test")
     yield found
     found.release()
     until(lambda: ray.available_resources().get("CPU") == 2.0)
+
+
+@pytest.fixture
+def anchored() -> Iterator[tuple[Slots, list[str]]]:
+    """Slots that are there once a process in them has said so, as those with GPUs are."""
+    notes: list[str] = []
+    found = Slots({"CPU": 1.0}, "anchored", note=notes.append, accelerator="CPU")
+    yield found, notes
+    found.release()
+    until(lambda: ray.available_resources().get("CPU") == 2.0)
+
+
+def places_of(owner: str) -> int:
+    """How many of its slots have been given a node."""
+    groups = placement_group_table().values()
+    return sum(g["name"].startswith(f"{owner}/") and g["state"] == "CREATED" for g in groups)
 
 
 def ready(slots: Slots, count: int) -> bool:
@@ -71,6 +90,51 @@ def test_slots_on_unusable_nodes_are_given_up(slots: Slots) -> None:
     until(lambda: ready(slots, 2))
     slots.refresh(set(nodes.alive()))
     assert slots.ready == []
+
+
+def test_slots_whose_anchor_is_about_to_answer_are_waited_for(anchored) -> None:
+    found, notes = anchored
+    found.request(3)
+    until(lambda: places_of("anchored") == 2)
+    found.refresh()
+    # Their anchors are processes that have just been asked for.
+    assert (len(found.ready), found.answering) == (0, 2)
+    found.wait(3, 0.0, lambda: True)
+    assert found.answering == 2, "who gives up doesn't wait"
+    found.wait(3, 0.0, lambda: False)
+    assert (len(found.ready), found.answering, found.pending) == (2, 0, 1)
+    assert notes == []
+
+
+def test_an_anchor_that_dies_before_it_answers_is_replaced(
+    anchored, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mark = tmp_path / "died"
+
+    class DiesOnce:
+        def devices(self, accelerator: str) -> tuple[str, ...]:
+            if not mark.exists():
+                mark.touch()
+                os._exit(1)
+            return ("7",)
+
+    monkeypatch.setattr(slots, "_Anchor", DiesOnce)
+    found, notes = anchored
+    found.request(1)
+    until(lambda: ready(found, 1))
+    assert mark.exists()
+    assert len(notes) == 1
+    assert found.ready[0].devices == ("7",)
+    until(lambda: places_of("anchored") == 1)
+
+
+def test_a_stuck_anchor_is_not_waited_for(anchored, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = anchored
+    monkeypatch.setattr(slots, "ANCHOR_SECONDS", 0.0)
+    found.request(1)
+    until(lambda: places_of("anchored") == 1)
+    found.refresh()
+    assert (found.pending, found.answering) == (1, 0)
 
 
 def test_what_a_killed_owner_held_is_given_back(slots: Slots) -> None:

@@ -124,7 +124,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         super().__init__(scaling_config)
         self.known = elasticity
         self._mail = elasticity.mailbox
-        self._slots = Slots(elasticity.resources, elasticity.owner)
+        self._slots = Slots(elasticity.resources, elasticity.owner, note=self._note)
         self._spares = (
             elasticity.pool
             or elasticity.begun
@@ -188,16 +188,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def _usable(self) -> list[Slot]:
         """Slots on nodes that are there and stay."""
-        until = time.monotonic() + GRACE_SECONDS
         unusable = self._unusable()
         self._slots.refresh(unusable)
         self._keepers.forget(unusable)
         self._ask_share()
         self._slots.keep(self._slots.ready[: self._largest])
         self._slots.request(self._largest)
-        while len(self._slots.ready) < self._largest and time.monotonic() < until:
-            time.sleep(0.05)
-            self._slots.refresh()
+        self._slots.wait(self._largest, GRACE_SECONDS, lambda: self._stop)
         return self._slots.ready
 
     def _ask_share(self) -> None:
