@@ -197,7 +197,11 @@ class Fault(Section):
     at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
         default="step", description="before a step, or while its state is saved or evaluated"
     )
-    step: int | None = Field(default=None, ge=0, description="number of the step; else any")
+    step: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of the step, or at a snapshot the first that may be; else any",
+    )
     rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")
     attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
     seconds: float = Field(default=0.05, gt=0, description="how long a slow one takes")

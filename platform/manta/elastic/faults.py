@@ -50,7 +50,7 @@ class Faults:
             step: number of the step that is about to be trained, or of the one that is
                 being saved or evaluated.
         """
-        due = [f for f in self._mine if f.at == point and f.step in (step, None)]
+        due = [f for f in self._mine if f.at == point and _reached(f, step)]
         if point == "step":
             self._spoils = any(fault.kind == "nan" for fault in due)
         for fault in due:
@@ -66,6 +66,16 @@ class Faults:
         awaited = here if here.is_absolute() else self._folder / fault.until
         while not awaited.exists():
             time.sleep(HOLD_LOOKS)
+
+
+def _reached(fault: Fault, step: int) -> bool:
+    """Whether a fault at this point is due at `step`.
+
+    A snapshot that finds the one before still being copied is taken some steps later than planned.
+    """
+    if fault.at == "snapshot" and fault.step is not None:
+        return step >= fault.step
+    return fault.step in (step, None)
 
 
 def _do(fault: Fault, what: str) -> None:
