@@ -32,7 +32,7 @@ from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
 from manta.storage.place import ASIDE, Place, size_so_far, tree
 from manta.train import saved
-from manta.train.dcp import Writer
+from manta.train.dcp import Writer, share_of
 from manta.train.engine import EXCHANGE_LIMIT, Engine
 from manta.train.loading import content_of, load, quiet_alone, reason
 from manta.train.saved import STATE, Inventory, TrainState, name_of, read_state, whole
@@ -117,13 +117,18 @@ class Checkpoints:
         began = time.perf_counter()
         folder = self._written_in(state.step)
         writer = Writer(folder)
-        done = self._write(content_of(self._engine), folder, writer)
+        done = self._write(self._mine(), folder, writer)
         if self._engine.rank == 0:
             done = self._then(
                 done, folder, lambda: self._commit(state, before_commit, folder, writer.checksums)
             )
         self._pending = _Pending(done, state, began)
         self.poll()
+
+    def _mine(self) -> dict[str, Any]:
+        """What this rank saves: what FSDP gave it, or its share of what all have."""
+        content, engine = content_of(self._engine), self._engine
+        return content if engine.sharded else share_of(content, engine.rank, engine.world_size)
 
     def _written_in(self, step: int) -> Place:
         """The folder to which a checkpoint's files are written."""

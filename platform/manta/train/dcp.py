@@ -16,7 +16,7 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +182,41 @@ class _CachedFiles(_StoredFiles):
         return Cache().hold(key, self._sizes[file.name], fetch)
 
 
+def share_of(content: Mapping[str, Any], rank: int, ranks: int) -> dict[str, Any]:
+    """What one of `ranks` saves of content that all have: about as many bytes as each other.
+
+    Torch stages all that it is given, on each rank, and only then finds that others have it too:
+    so many times the state in the host memory of a node, and so much longer a pause.
+    """
+    leaves = sorted(_leaves(content), key=lambda leaf: -_bytes_of(leaf[1]))
+    loads, mine = [0] * ranks, dict[str, Any]()
+    for path, value in leaves:
+        writer = loads.index(min(loads))
+        loads[writer] += _bytes_of(value)
+        if writer == rank:
+            _put(mine, path, value)
+    return mine
+
+
+def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What is no mapping, with its keys; always in the same order."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from (((key, *rest), leaf) for rest, leaf in _leaves(value))
+        else:
+            yield (key,), value
+
+
+def _bytes_of(value: Any) -> int:
+    return value.nbytes if isinstance(value, torch.Tensor) else 0
+
+
+def _put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        into = into.setdefault(key, {})
+    into[path[-1]] = value
+
+
 @dataclass(frozen=True)
 class _Written(WriteResult):
     """What Torch tells the first rank of a tensor that was written, and its file's checksum."""
@@ -199,7 +234,11 @@ class Writer(FileSystemWriter):
     def __init__(self, checkpoint: Place):
         # Of a store nothing need be forced to a disk: an object that was taken is kept.
         on_disk = isinstance(checkpoint, Path)
-        super().__init__(str(checkpoint) if on_disk else "", sync_files=on_disk)
+        # Copying ahead is for tensors on a device. These are in host memory when they are written,
+        # and its thread would wait for training's stream, and open a context on device 0.
+        super().__init__(
+            str(checkpoint) if on_disk else "", sync_files=on_disk, per_thread_copy_ahead=0
+        )
         self._checkpoint = checkpoint
         files = _StreamedFiles(checkpoint) if isinstance(checkpoint, StorePath) else _WrittenFiles()
         self.fs, self.checksums = files, files.checksums
