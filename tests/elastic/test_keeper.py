@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -10,7 +11,8 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.keeper import KeeperVault, open_keeper
+from manta.elastic.keeper import open_keeper
+from manta.elastic.keeper_vault import KeeperVault
 from manta.elastic.memory import HEAD
 from manta.train.vault import Stamp
 
@@ -70,6 +72,26 @@ def test_a_snapshot_outlives_the_node_it_was_taken_on(keepers) -> None:
     while on_a._mine is not None:
         assert not on_a.free(SIZE)  # no more snapshots from there, and nothing hangs
         assert time.monotonic() < began + 10
+
+
+def test_buffers_are_prepared_beside_training_before_the_first_is_written(keepers) -> None:
+    begun, go_on, prepared = threading.Event(), threading.Event(), []
+
+    def prepare(buffers) -> None:
+        prepared.append((threading.current_thread(), [len(buffer) for buffer in buffers]))
+        begun.set()
+        assert go_on.wait(20)
+
+    vault = KeeperVault({"a": keepers["a"]}, "a", 0)
+    vault.prepare_with(prepare)
+    while not begun.is_set():
+        assert not vault.free(SIZE)
+    assert not vault.free(SIZE)
+    go_on.set()
+    put(vault, Stamp(1, 1), 1)
+    [(thread, sizes)] = prepared
+    assert thread is not threading.main_thread()
+    assert sizes == [BUFFER - HEAD.size] * 2
 
 
 def total(keepers) -> int:

@@ -12,7 +12,8 @@ from plain_runs import engine_of, ledger, loop_of, losses, streams_of
 from tiny_config import run_config
 
 from manta.config import RunConfig
-from manta.elastic.keeper import KeeperVault, open_keeper
+from manta.elastic.keeper import open_keeper
+from manta.elastic.keeper_vault import KeeperVault
 from manta.elastic.preflight import check
 
 

@@ -8,7 +8,7 @@ import os
 import struct
 from pathlib import Path
 
-from manta.train.vault import Shard, Stamp
+from manta.train.vault import Prepare, Shard, Stamp
 
 HEAD = struct.Struct("qq48x")  # the stamp at the head of a buffer: zero while it is written
 
@@ -20,6 +20,9 @@ class FileVault:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._rank, self._size = folder, rank, 0
         self._slot = 0
+
+    def prepare_with(self, prepare: Prepare) -> None:
+        pass  # a file is mapped anew for each snapshot
 
     def free(self, size: int) -> bool:
         self._size = max(size, self._size)

@@ -10,12 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import ray
@@ -23,11 +20,12 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from manta.elastic.answers import arrived, dead, said
-from manta.elastic.memory import HEAD, Buffer, Mapped, Place, allocate, identity, is_alive
-from manta.train.vault import Shard, Stamp
+from manta.elastic.answers import dead, said
+from manta.elastic.memory import HEAD, Buffer, Place, allocate, identity, is_alive
+from manta.train.vault import Stamp
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SLACK = 2**20  # bytes that a buffer is larger than asked for: the ledger rows in it grow
 CHUNK = 2**25  # bytes a message between keepers
@@ -263,150 +261,3 @@ async def _fill(buffer: Buffer, source: ActorHandle, part: Part) -> None:
 def _age(stamp: Stamp) -> tuple[int, int]:
     """In the order of time: a later group may have gone back to an earlier step."""
     return (stamp.attempt, stamp.step)
-
-
-# ------------------------------------------------------------------- in the workers
-
-
-class KeeperVault:
-    """The keepers as one rank's `Vault`.
-
-    Args:
-        keepers: by node id.
-        node_id: where this process runs; without a keeper there, it can restore but not write.
-        rank: of this process.
-    """
-
-    def __init__(self, keepers: Mapping[str, ActorHandle], node_id: str, rank: int):
-        self._keepers, self._rank = dict(keepers), rank
-        self._mine = keepers.get(node_id)
-        self._others = [keeper for node, keeper in keepers.items() if node != node_id]
-        self._onward = _onward(keepers, node_id)
-        self._writer = identity(os.getpid())
-        self._leases: list[Any] = []
-        self._buffers: list[Mapped] = []
-        self._asked = self._size = self._turn = 0
-        self._pending: Any = None
-        self._last: Stamp | None = None
-        self._since: Stamp | None = None
-
-    def free(self, size: int) -> bool:
-        """See `Vault`."""
-        try:
-            return self._mine is not None and self._is_processed() and self._has_room(size)
-        except (RayError, OSError) as error:
-            log.warning(
-                "no more snapshots from rank %d: the keeper of its node can't be used (%s)",
-                self._rank,
-                type(error).__name__,
-            )
-            self._mine = None
-            return False
-
-    def _is_processed(self) -> bool:
-        if self._pending is not None and arrived([self._pending]):
-            ray.get(self._pending)
-            self._pending = None
-        return self._pending is None
-
-    def _has_room(self, size: int) -> bool:
-        assert self._mine is not None
-        if self._asked < size and not self._leases:
-            self._asked = size + SLACK
-            wanted = HEAD.size + self._asked
-            self._leases = [self._mine.lease.remote(wanted, self._writer) for _ in range(2)]
-        if self._leases and arrived(self._leases):
-            places, self._leases = ray.get(self._leases), []
-            if None in places:
-                raise OSError("it has no memory")
-            self._mine.release.remote([mapped.place.fd for mapped in self._buffers])
-            self._buffers = [Mapped.of(place) for place in places]
-            self._size = min(place.size for place in places) - HEAD.size
-        return bool(self._buffers) and size <= self._size
-
-    def buffer(self) -> memoryview:
-        """See `Vault`."""
-        self._since, self._turn = self._last or self._since, 1 - self._turn
-        mapped = self._buffers[self._turn]
-        mapped.begin()
-        return mapped.data
-
-    def commit(self, stamp: Stamp, parts: int, header: bytes) -> None:
-        """See `Vault`."""
-        if self._mine is None:
-            return
-        mapped = self._buffers[self._turn]
-        mapped.stamp(stamp)
-        part = Part(stamp, self._rank, parts)
-        self._pending = self._mine.commit.remote(
-            part, mapped.place.fd, header, self._since, self._onward
-        )
-        self._last = stamp
-
-    def whole(self) -> list[Stamp]:
-        """See `Vault`."""
-        found: dict[Stamp, set[Part]] = defaultdict(set)
-        for part in chain.from_iterable(self._answers("held")):
-            found[part.stamp].add(part)
-        return [stamp for stamp, parts in found.items() if len(parts) == min(parts).parts]
-
-    def open(self, stamp: Stamp) -> list[Shard]:
-        """See `Vault`."""
-        self._since = stamp
-        try:
-            if self._mine is not None:
-                return self._mapped(stamp)
-        except (RayError, OSError) as error:
-            log.warning("the keeper of this node can't be used (%s)", type(error).__name__)
-        return self._fetched(stamp)
-
-    def settle(self, seconds: float) -> bool:
-        """See `Vault`."""
-        if self._pending is None:
-            return True
-        done, _ = ray.wait([self._pending], timeout=seconds)
-        try:
-            return bool(done) and self._is_processed()
-        except RayError:
-            return False
-
-    def _answers(self, method: str) -> list[Any]:
-        """What the keepers that live say to a question."""
-        asked = [getattr(keeper, method).remote() for keeper in self._keepers.values()]
-        return said(asked, ANSWER_SECONDS)
-
-    def _mapped(self, stamp: Stamp) -> list[Shard]:
-        """All parts, in the memory of this node's keeper."""
-        assert self._mine is not None
-        gathered = self._mine.gather.remote(stamp, self._others)
-        parts = ray.get(gathered, timeout=TRANSFER_SECONDS)
-        return [Shard(header, Mapped.of(place).data) for header, place in parts]
-
-    def _fetched(self, stamp: Stamp) -> list[Shard]:
-        """All parts, in memory of this process."""
-        found: dict[int, Shard] = {}
-        for keeper in self._keepers.values():
-            with suppress(RayError):
-                for part in ray.get(keeper.held.remote(), timeout=ANSWER_SECONDS):
-                    if part.stamp == stamp and part.number not in found:
-                        found[part.number] = _fetch(keeper, part)
-        return [found[number] for number in sorted(found)]
-
-
-def _fetch(keeper: ActorHandle, part: Part) -> Shard:
-    stamp, number, _ = part
-    _, header, size = ray.get(keeper.describe.remote(stamp, number), timeout=ANSWER_SECONDS)
-    data = np.empty(size - HEAD.size, dtype=np.uint8)
-    for offset in range(0, len(data), CHUNK):
-        chunk = keeper.read.remote(stamp, number, HEAD.size + offset, CHUNK)
-        data[offset : offset + CHUNK] = ray.get(chunk, timeout=TRANSFER_SECONDS)
-    return Shard(header, data.data)
-
-
-def _onward(keepers: Mapping[str, ActorHandle], node_id: str) -> Onward | None:
-    """From the keeper of a node to that of the next one, in the order of their ids."""
-    nodes = sorted(keepers)
-    if node_id not in keepers or len(nodes) < 2:
-        return None
-    after = nodes[(nodes.index(node_id) + 1) % len(nodes)]
-    return Onward(keepers[node_id], keepers[after])

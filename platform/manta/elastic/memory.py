@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from manta.train.vault import Stamp
 
 log = logging.getLogger(__name__)
@@ -59,17 +61,21 @@ class Mapped:
 
     @classmethod
     def of(cls, place: Place) -> Mapped:
-        """Map a buffer of a process on this node.
+        """Map a buffer of a process on this node, and touch all its pages.
+
+        A second a gigabyte, in which Python's other threads run: they would stand for that long
+        if the kernel was asked for the pages, with MAP_POPULATE.
 
         Raises:
             OSError: if that process, or the right to look into it, is gone.
         """
         fd = os.open(f"/proc/{place.pid}/fd/{place.fd}", os.O_RDWR)
         try:
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-            return cls(place, mmap.mmap(fd, place.size, flags=flags))
+            memory = mmap.mmap(fd, place.size, flags=mmap.MAP_SHARED)
         finally:
             os.close(fd)
+        np.bitwise_or.reduce(np.frombuffer(memory, dtype=np.uint8)[:: mmap.PAGESIZE])
+        return cls(place, memory)
 
     @property
     def data(self) -> memoryview:

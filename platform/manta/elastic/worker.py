@@ -22,7 +22,7 @@ from manta.config.errors import DivergedError, MantaError
 from manta.elastic import start
 from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
-from manta.elastic.keeper import KeeperVault
+from manta.elastic.keeper_vault import KeeperVault
 from manta.elastic.order import Order
 from manta.elastic.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.elastic.preflight import Checked, try_model

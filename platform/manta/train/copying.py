@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ class HostCopy:
     """The tensors are in host memory: one copy each, done when `start` returns."""
 
     seconds = 0.0
+
+    def prepare(self, buffers: Sequence[memoryview]) -> None:
+        """Nothing: host memory is written to as it is."""
 
     def start(self, pieces: Sequence[Piece], entries: Sequence[Entry], memory: memoryview) -> None:
         """Copy `pieces` to their places in `memory`."""
@@ -46,14 +50,17 @@ class DeviceCopy:
         self._began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._running = False
-        self._pinned: dict[int, Tensor] = {}
+        self._locks = PageLocks(engine.device)
         # Forward and backward only read what is being copied.
         engine.raw_optimizer.register_step_pre_hook(self._hold_update)
+
+    def prepare(self, buffers: Sequence[memoryview]) -> None:
+        """Page-lock these buffers, which take the place of those before. From any thread."""
+        self._locks.replace(buffers)
 
     def start(self, pieces: Sequence[Piece], entries: Sequence[Entry], memory: memoryview) -> None:
         """Begin to copy `pieces` to their places in `memory`."""
         target = torch.frombuffer(memory, dtype=torch.uint8)
-        self._pin(target)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             self._began.record()
@@ -77,14 +84,39 @@ class DeviceCopy:
         if self._running:
             torch.cuda.current_stream(self._device).wait_event(self._ended)
 
-    def _pin(self, target: Tensor) -> None:
-        """Page-lock the memory, once for each buffer; unlocked memory works too, but slower."""
-        if target.data_ptr() in self._pinned:
-            return
-        cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        if len(self._pinned) >= 2:  # buffers are two: this one has taken the place of the oldest
-            cudart.cudaHostUnregister(self._pinned.pop(next(iter(self._pinned))).data_ptr())
-        status = cudart.cudaHostRegister(target.data_ptr(), target.numel(), 0)
-        if int(status) != 0:
-            log.warning("the memory for snapshots can't be page-locked (%s)", status)
-        self._pinned[target.data_ptr()] = target
+
+class PageLocks:
+    """Host memory that CUDA may copy into while the host goes on.
+
+    Memory that isn't page-locked does as well, but the copy holds training for as long as it takes.
+
+    Args:
+        device: whose context registers it.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._locked: list[Tensor] = []
+
+    def replace(self, buffers: Sequence[memoryview]) -> None:
+        """Lock these in place of those before; a warning where that can't be."""
+        # A thread has a current device of its own, at first 0, and would make a context there.
+        with torch.cuda.device(self._device):
+            cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            while self._locked:
+                self._check(cudart.cudaHostUnregister(self._locked.pop().data_ptr()), "unlocked")
+            for buffer in buffers:
+                memory = torch.frombuffer(buffer, dtype=torch.uint8)
+                status = cudart.cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+                if self._check(status, "page-locked"):
+                    self._locked.append(memory)
+
+    def _check(self, status: int, wanted: str) -> bool:
+        """Whether a call went well. If not, its error is taken: the next kernel would raise it."""
+        if int(status) == 0:
+            return True
+        log.warning("memory for snapshots can't be %s (CUDA error %d)", wanted, int(status))
+        # CUDA keeps the error for whoever asks next, which Torch does when it launches a kernel.
+        with suppress(RuntimeError):
+            torch.ones(1, device=self._device) + 1
+        return False

@@ -88,6 +88,8 @@ class Snapshots:
         self._next: int | None = None
         self._taken: int | None = None
         self._copy = DeviceCopy(engine) if engine.device.type == "cuda" else HostCopy()
+        if self._vault is not None:
+            self._vault.prepare_with(self._copy.prepare)
         self._commit: tuple[Stamp, bytes] | None = None
 
     # ---------------------------------------------------------------------- take

@@ -5,6 +5,7 @@ Light to import, so that whoever keeps the memory need not load Torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -22,8 +23,19 @@ class Shard(NamedTuple):
     data: memoryview
 
 
+# Makes buffers fit to be written to, in place of those before.
+Prepare = Callable[[Sequence[memoryview]], None]
+
+
 class Vault(Protocol):
     """Memory that outlives this process, seen from one rank. No call raises."""
+
+    def prepare_with(self, prepare: Prepare) -> None:
+        """Have new buffers prepared before the first is written to, beside training: in a thread.
+
+        To be called before any other method.
+        """
+        ...
 
     def free(self, size: int) -> bool:
         """Whether what was committed last is in all its places and `size` bytes can be written.
