@@ -9,8 +9,10 @@ import json
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,15 @@ from manta.train.engine import Engine
 from manta.train.loop import Loop
 from manta.train.saved import TrainState
 from manta.train.vault import Vault
+
+# Beside this module: what is imported late, by what it calls.
+IMPORTED_BY_RANKS = [
+    "plain_runs",
+    "pandas",
+    "manta.track",
+    "transformers.models.llama.modeling_llama",
+    "pytest",
+]
 
 
 class Rows:
@@ -165,10 +176,27 @@ def run_ranks(world_size: int, function: Callable[..., None], *args: Any) -> Non
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # A server that has imported everything forks each rank: starting one costs no imports.
-    multiprocessing.set_forkserver_preload(["plain_runs", "transformers.models.llama"])
+    _have_fork_server()
     arguments = (world_size, port, function, args)
     mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+
+
+def _have_fork_server() -> None:
+    """Have a server that has imported what ranks need and forks each of them, imports done.
+
+    Python 3.11 hands `sys.path` to the server but never sets it there, and an import that fails is
+    passed over: only PYTHONPATH lets the server find this module.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        multiprocessing.set_forkserver_preload(IMPORTED_BY_RANKS)
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _rank(
