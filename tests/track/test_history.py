@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manta.config.errors import RunError
-from manta.track.history import History, Mark, Tail, kind_of
+from manta.track.history import History, Tail, kind_of
+from manta.track.row_chain import Mark
 
 
 def train(step: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from manta.corpus.manifest import Manifest
 from manta.track.history import Tail
 from manta.track.identity import FREE_KEYS, changes, is_free
 from manta.track.record import SAVE_SECONDS, RunRecord
-from manta.track.state import GroupStart
+from manta.track.state import GroupStart, RunState
 
 Open = Callable[..., RunRecord]
 
@@ -348,7 +348,7 @@ def test_a_crash_in_a_rewind_damages_nothing(
         raise InterruptedError
 
     with monkeypatch.context() as crash:
-        crash.setattr(record, "_take_results", crashed)
+        crash.setattr(RunState, "take_results", crashed)
         with pytest.raises(InterruptedError):
             record.rewound(1)
     record.close()

@@ -64,13 +64,24 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: if the disk won't take it. Nothing is left behind.
     """
-    with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
+    with replacing(path) as file:
         file.write(text.encode())
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """The same with bytes, and its name survives a power cut too."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path`, which this process alone writes to.
+
+    Raises:
+        OSError: if the disk won't take it. Nothing is left behind.
+    """
     with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
+        yield file
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, as `replace_text` does; its name survives a power cut too."""
+    with replacing(path) as file:
         file.write(content)
     sync_folder(path.parent)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from manta.config.urls import is_url
-from manta.storage.atomic import link, sync_folder, write_synced
+from manta.storage.atomic import link, replacing, sync_folder, write_synced
 from manta.storage.store import StorePath
 
 Place: TypeAlias = Path | StorePath
@@ -57,6 +59,23 @@ def put(place: Place, content: bytes) -> None:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     write_synced(place, content)
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[Any]:
+    """Open a file for writing; see `put`.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    if isinstance(place, StorePath):
+        with place.open_output() as file:
+            yield file
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(place) as file:
+        yield file
+    sync_folder(place.parent)
 
 
 def remove(folder: Place, mark: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
 from manta.schedule import Schedule
+from manta.track.checked_rows import read_checked
 from manta.track.compare_config import IGNORED, as_yaml, differences, ignored, without
 from manta.track.comparison import LOST, Comparison, Trial
 from manta.track.curve import read_curve
-from manta.track.history import METRICS, Tail
+from manta.track.history import METRICS
 from manta.track.hold import lives
 from manta.track.opening import CONFIG
 from manta.track.param_names import SEED
@@ -79,7 +80,7 @@ def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -
         trials=tuple(trials),
         shared=as_yaml(without(sweep.base, keys)),
         tokens=sweep.tokens,
-        warnings=(*warnings, *_corpus_warnings(trials), *_repeat_warnings(trials)),
+        warnings=(*warnings, *_warnings(trials)),
     )
 
 
@@ -196,7 +197,7 @@ def _of_runs(
         trials=tuple(trials),
         shared=as_yaml(without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),
         tokens=None,
-        warnings=(*_corpus_warnings(trials), *_repeat_warnings(trials)),
+        warnings=_warnings(trials),
     )
 
 
@@ -211,7 +212,7 @@ def _recorded(
         names = ("curve", "schedule", "device_seconds", "cost", "fingerprint", "eval_sample")
         return dict.fromkeys(names)
     devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
-    curve = read_curve(Tail(folder / METRICS).rows(), metric, devices)
+    curve, problem = read_checked(folder, lambda rows: read_curve(rows.rows(), metric, devices))
     return {
         "curve": curve if curve.reached else None,
         "schedule": Schedule.resolve(config.schedule, config.train.seq_len),
@@ -219,7 +220,13 @@ def _recorded(
         "cost": state.totals.cost,
         "fingerprint": state.corpus_fingerprint,
         "eval_sample": None if state.results.val_loss is None else state.eval_sample,
+        "row_problem": problem,
     }
+
+
+def _warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+    rows = (f"{trial.name}: {trial.row_problem}" for trial in trials if trial.row_problem)
+    return (*rows, *_corpus_warnings(trials), *_repeat_warnings(trials))
 
 
 def _corpus_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class Trial:
         cost: of these, by its record; nothing without a price.
         fingerprint: of its corpus.
         eval_sample: digest of the samples that its evaluations read.
+        row_problem: why its rows may not be those that were written; "" if they are.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Trial:
     cost: float | None
     fingerprint: str | None
     eval_sample: str | None
+    row_problem: str = ""
 
     @property
     def reached(self) -> int:

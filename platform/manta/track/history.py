@@ -10,33 +10,24 @@ wait in memory, and go to the file in their order once there is room.
 from __future__ import annotations
 
 import errno
-import hashlib
+import heapq
 import json
 import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from pydantic import BaseModel, Field
+from typing import Any, NamedTuple
 
 from manta.config.errors import RunError
-from manta.storage.atomic import NO_SPACE, replace_text
+from manta.storage.atomic import NO_SPACE, replacing
+from manta.track.row_chain import LONGEST_LINE, Kind, Mark, MarkCheck, RowChain, lines_in
 
 METRICS = "metrics.jsonl"
 # Lines that were in it and are no rows.
 DAMAGED = "metrics.damaged"
 MOST_SHOWN = 8
-Kind = Literal["training", "validation"]
-
-
-class Mark(BaseModel):
-    """A place in the file up to which its content is known, by its SHA-256."""
-
-    bytes: int = 0
-    digest: str = Field(default="", description="empty in those of older versions")
-    last: dict[Kind, int] = Field(default_factory=dict)
+CHUNK = 2**20
 
 
 class _Line(NamedTuple):
@@ -52,6 +43,14 @@ def kind_of(row: Mapping[str, Any]) -> Kind:
     return "training" if "loss" in row or "val_loss" not in row else "validation"
 
 
+class _Found(NamedTuple):
+    """A line of the file, its number, and the row that it is, or nothing."""
+
+    number: int
+    line: bytes
+    row: dict[str, Any] | None
+
+
 class History:
     """Appends rows, each step of a kind once."""
 
@@ -63,7 +62,8 @@ class History:
 
         Args:
             path: the file.
-            known: a mark from an earlier `mark`, so that only rows that came after it are read.
+            known: an earlier `mark`. If the file still has it, only rows that came after it are
+                read; whether those before it are as they were, `recheck` tells.
         """
         self.path = path
         # Not buffered: a row is in the kernel's hands before the next step is looked at.
@@ -71,61 +71,110 @@ class History:
         self._waiting: deque[_Line] = deque()
         self.notes: list[str] = []
         """What was wrong with the file, for people; nothing as a rule."""
-        content = path.read_bytes()
-        known = known or Mark()
-        head = _sha256(content[: known.bytes])
-        as_known = len(content) >= known.bytes and known.digest in ("", head.hexdigest())
-        self.changed = not as_known
+        self.changed = False
         """Whether rows that were recorded once may be missing from it, or have other values."""
-        if self.changed:
-            self.notes.append(_changed(known, len(content)))
-        self._take(content, known if as_known else Mark())
+        known = known or Mark()
+        self.unproven = known.unproven
+        """Rows up to this step were found changed once, and taken as they were found."""
+        if known.is_in(self._file):
+            self._take(known)
+        else:
+            self._take_all(known)
 
-    def _take(self, content: bytes, known: Mark) -> None:
+    def _take_all(self, known: Mark) -> None:
+        """Begin with what the file holds, and tell if it is not what it was at a mark."""
+        check = MarkCheck(known)
+        for line in self._lines():
+            check.take(line)
+        problem = check.problem(METRICS, os.fstat(self._file).st_size)
+        if problem:
+            self.changed = True
+            self.notes.append(problem)
+        self._take(Mark())
+        if problem:
+            self.unproven = max(self.unproven, *self._last.values(), *known.last.values(), 0)
+
+    def _take(self, begin: Mark) -> None:
         """Begin with what the file holds, of which all up to a mark is known to be right."""
-        begin = known.bytes
-        self._last = dict(known.last)
-        good, bad = [content[:begin]], []
-        first = content.count(b"\n", 0, begin) + 1
-        for number, line in enumerate(content[begin:].splitlines(keepends=True), first):
-            row = _parse(line)
-            if row is not None and row["step"] > self._last.get(kind_of(row), -1):
+        rows, bad, shown = RowChain(begin), 0, list[int]()
+        self._last = dict(begin.last)
+        for number, line, row in self._found(begin):
+            if row is not None:
                 self._last[kind_of(row)] = row["step"]
-                good.append(line)
-            elif line.endswith(b"\n"):
-                bad.append((number, line))
+                rows.take(line)
+            elif is_whole(line):
+                bad += 1
+                shown += [number] if bad <= MOST_SHOWN else []
             else:
                 self.notes.append(f"{METRICS}: a half-written end of {len(line)} bytes was cut off")
-        kept = b"".join(good)
-        self._size, self._sha256 = len(kept), _sha256(kept)
         if bad:
-            self._set_aside(bad)
-            self._replace(kept)
+            self._set_aside(begin)
+            self.changed = True
+            damaged = damaged_lines(bad, shown)
+            self.notes.append(f"{METRICS}: {damaged}: they are in {DAMAGED} now")
         else:
-            os.ftruncate(self._file, self._size)
-        self._written = dict(self._last)
+            os.ftruncate(self._file, rows.bytes)
+        self._rows, self._written = rows, dict(self._last)
+        for waiting in self._waiting:
+            self._last[waiting.kind] = waiting.step
 
-    def _set_aside(self, bad: list[tuple[int, bytes]]) -> None:
-        """Keep lines that are no rows, before they leave the file."""
-        aside = self.path.with_name(DAMAGED)
-        with aside.open("ab") as file:
-            file.writelines(line for _, line in bad)
-            file.flush()
-            os.fsync(file.fileno())
-        numbers = ", ".join(str(number) for number, _ in bad[:MOST_SHOWN])
-        more = ", …" if len(bad) > MOST_SHOWN else ""
-        self.changed = True
-        self.notes.append(
-            f"{METRICS}: {len(bad)} of its lines ({numbers}{more}) are damaged: they are in "
-            f"{DAMAGED} now"
-        )
+    def _found(self, begin: Mark) -> Iterator[_Found]:
+        """The lines from a mark on; what is no row, or not in its place, is none."""
+        last, number = dict(begin.last), begin.rows
+        for line in self._lines(begin.bytes):
+            number += 1
+            row = parse(line)
+            if row is not None and row["step"] <= last.get(kind_of(row), -1):
+                row = None
+            if row is not None:
+                last[kind_of(row)] = row["step"]
+            yield _Found(number, line, row)
 
-    def _replace(self, content: bytes) -> None:
+    def _lines(self, begin: int = 0) -> Iterator[bytes]:
+        with open(os.dup(self._file), "rb") as file:
+            file.seek(begin)
+            yield from lines_in(file)
+
+    def _set_aside(self, begin: Mark) -> None:
+        """Take lines that are no rows out of the file, and keep them in one beside it."""
+        with self.path.with_name(DAMAGED).open("ab") as aside:
+            for _, line, row in self._found(begin):
+                if row is None and is_whole(line):
+                    aside.write(line)
+            aside.flush()
+            os.fsync(aside.fileno())
+        self._replace(self._without_damage(begin))
+
+    def _without_damage(self, begin: Mark) -> Iterator[bytes]:
+        """The bytes up to a mark, and the rows after it."""
+        for at in range(0, begin.bytes, CHUNK):
+            yield os.pread(self._file, min(CHUNK, begin.bytes - at), at)
+        for _, line, row in self._found(begin):
+            if row is not None:
+                yield line
+
+    def _replace(self, content: Iterable[bytes]) -> None:
         """Put another content in the file's place, whole or not at all."""
-        replace_text(self.path, content.decode())
+        with replacing(self.path) as file:
+            file.writelines(content)
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self._size, self._sha256 = len(content), _sha256(content)
+
+    def recheck(self) -> bool:
+        """Read all of the file, and take it as it is if it is not what was written.
+
+        Returns:
+            Whether it was not; `notes` say what was wrong.
+
+        Raises:
+            OSError: if the disk won't take what has to be written anew.
+        """
+        known, check = self.mark, MarkCheck(self.mark)
+        for line in self._lines():
+            check.take(line)
+        if not check.right:
+            self._take_all(known)
+        return not check.right
 
     def fill(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Put rows of steps that are missing in their places; returns how many there were.
@@ -133,22 +182,16 @@ class History:
         Raises:
             OSError: if the disk won't take it.
         """
-        lines = {_place(row): line for line in self._lines() if (row := _parse(line))}
-        before = len(lines)
-        for added in rows:
-            plain = {key: _plain(value) for key, value in added.items()}
-            line = (json.dumps(plain, allow_nan=False) + "\n").encode()
-            lines.setdefault(_place(added), line)
-        if len(lines) > before:
-            self._replace(b"".join(lines[place] for place in sorted(lines)))
-            for step, later in lines:
-                kind: Kind = "validation" if later else "training"
-                self._last[kind] = max(step, self._last.get(kind, 0))
-            self._written = dict(self._last)
-        return len(lines) - before
-
-    def _lines(self) -> list[bytes]:
-        return self.path.read_bytes().splitlines(keepends=True)
+        absent = {_place(row): as_line(row) for row in rows}
+        for _, _, row in self._found(Mark()):
+            if row is not None:
+                absent.pop(_place(row), None)
+        if absent:
+            here = ((_place(row), line) for _, line, row in self._found(Mark()) if row)
+            both = heapq.merge(here, sorted(absent.items()))
+            self._replace(line for _, line in both)
+            self._take(Mark())
+        return len(absent)
 
     def last(self, kind: Kind) -> int | None:
         """The last step of `kind`, or nothing."""
@@ -157,8 +200,7 @@ class History:
     @property
     def mark(self) -> Mark:
         """Where the file stands now."""
-        digest = self._sha256.hexdigest()
-        return Mark(bytes=self._size, digest=digest, last=dict(self._written))
+        return self._rows.mark(dict(self._written), self.unproven)
 
     @property
     def waiting(self) -> int:
@@ -179,7 +221,7 @@ class History:
         if last is not None and step <= last:
             return None
         plain = {key: _plain(value) for key, value in row.items()}
-        text = (json.dumps(plain, allow_nan=False) + "\n").encode()
+        text = as_line(plain)
         self._waiting.append(_Line(kind, step, text))
         self._last[kind] = step
         self.write()
@@ -194,15 +236,14 @@ class History:
         Raises:
             RunError: if the disk won't take it.
         """
-        kept = [line for line in self._lines() if (row := _parse(line)) and row["step"] <= step]
+        kept = (line for _, line, row in self._found(Mark()) if row and row["step"] <= step)
         try:
-            self._replace(b"".join(kept))
+            self._replace(kept)
         except OSError as error:
             raise RunError(f"{self.path}: can't be rewritten: {error}; free some space") from None
-        self._take(b"".join(kept), Mark())
         self._waiting = deque(line for line in self._waiting if line.step <= step)
-        for line in self._waiting:
-            self._last[line.kind] = line.step
+        self.unproven = min(self.unproven, step)
+        self._take(Mark())
 
     def write(self) -> None:
         """Write the rows that wait, as far as there is room.
@@ -213,18 +254,17 @@ class History:
         while self._waiting:
             line = self._waiting[0]
             try:
-                if os.pwrite(self._file, line.text, self._size) < len(line.text):
+                if os.pwrite(self._file, line.text, self._rows.bytes) < len(line.text):
                     raise OSError(errno.ENOSPC, "the disk took only a part of it")
             except OSError as error:
-                os.ftruncate(self._file, self._size)
+                os.ftruncate(self._file, self._rows.bytes)
                 if error.errno in NO_SPACE:
                     return
                 raise RunError(
                     f"{self.path}: a row can't be written: {error}; mend the storage, "
                     "then give the same command again to go on"
                 ) from None
-            self._size += len(line.text)
-            self._sha256.update(line.text)
+            self._rows.take(line.text)
             self._written[line.kind] = line.step
             self._waiting.popleft()
 
@@ -233,7 +273,7 @@ class History:
 
         Those stay as they are: rows are added at the end, and a rewind makes another file.
         """
-        return os.dup(self._file), self._size
+        return os.dup(self._file), self._rows.bytes
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
@@ -268,20 +308,26 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._at += len(line)
-                row = _parse(line)
+                row = parse(line)
                 if row is not None:  # what is damaged is told by who writes the file
                     yield row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Begin a history with rows of another, durably."""
-    with path.open("w") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with path.open("wb") as file:
+        file.writelines(as_line(row) for row in rows)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def as_line(row: Mapping[str, Any]) -> bytes:
+    """A row as it stands in the file."""
+    plain = {key: _plain(value) for key, value in row.items()}
+    return (json.dumps(plain, allow_nan=False) + "\n").encode()
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
     """A row, or nothing if the line was cut off or damaged."""
     if not line.endswith(b"\n"):
         return None
@@ -292,23 +338,20 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
+def damaged_lines(count: int, shown: list[int]) -> str:
+    """That so many lines are no rows, of which the numbers of some are `shown`."""
+    more = ", …" if count > len(shown) else ""
+    return f"{count:,} of its lines ({', '.join(map(str, shown))}{more}) are damaged"
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line, or a piece of one that is too long, is more than a half-written end."""
+    return line.endswith(b"\n") or len(line) == LONGEST_LINE
+
+
 def _place(row: Mapping[str, Any]) -> tuple[int, bool]:
     """Where a row belongs: its step, of which the loss of training comes first."""
     return int(row["step"]), kind_of(row) == "validation"
-
-
-def _changed(known: Mark, size: int) -> str:
-    """That a file is not what it was when it was last recorded."""
-    ends = ", ".join(f"{kind} row {step:,}" for kind, step in known.last.items())
-    what = f"it has {size:,} bytes" if size < known.bytes else "its content is another"
-    return (
-        f"{METRICS} was changed after it was written: {what}, where {known.bytes:,} bytes up to "
-        f"{ends or 'its begin'} were recorded: rows may be missing, or have other values"
-    )
-
-
-def _sha256(content: bytes) -> hashlib._Hash:
-    return hashlib.sha256(content)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from manta.storage.seal import SEALED
 from manta.track import environment, identity
 from manta.track.history import METRICS
 from manta.track.hold import RunHold
+from manta.track.row_chain import Mark
 from manta.track.state import FORK, RUN, Results, RunState, WandbState, read_fork, utc_now
 
 LEDGER = "ledger.parquet"
@@ -199,6 +200,7 @@ def take_up(
             corpus_fingerprint=manifest.fingerprint,
             fork=fork,
             eval_sample=fork.eval_sample if fork else "",
+            history=fork.history if fork else Mark(),
             wandb=WandbState(id=secrets.token_hex(4)),
             **fresh,
         )

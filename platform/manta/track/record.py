@@ -24,10 +24,10 @@ from manta.storage.courier import Courier, Parcel
 from manta.storage.seal import seal_text
 from manta.storage.store import StorePath
 from manta.storage.working import push
-from manta.stream.eval_sample import LOSS_OF
 from manta.track import opening
-from manta.track.history import METRICS, History, Mark, Tail
+from manta.track.history import METRICS, History, Tail
 from manta.track.hold import RunHold
+from manta.track.row_chain import Mark
 from manta.track.state import (
     RUN,
     CheckpointState,
@@ -74,10 +74,7 @@ class RunRecord:
         self.history = History(self.run_dir / METRICS, state.history)
         if not state.groups:
             self._take_beginning(state.fork)
-        if self.history.changed:
-            self._fill_gaps()
-        for note in self.history.notes:
-            self._messages.append(note)
+        self._hear_history()
         if not hold.exclusive:
             self.event("the file system knows no locks: nothing keeps a second driver out")
         self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
@@ -140,6 +137,22 @@ class RunRecord:
             else:
                 self._messages.append(note)
 
+    def _hear_history(self) -> None:
+        """What was found wrong with the rows; fill what is missing from checkpoints."""
+        self._messages += self.history.notes
+        self.history.notes.clear()
+        if self.history.changed:
+            self._fill_gaps()
+            self.history.changed = False
+
+    def recheck_history(self) -> None:
+        """Read all rows: those before the last start are read at no other time."""
+        try:
+            self.history.recheck()
+            self._hear_history()
+        except OSError as error:
+            self._messages.append(f"{METRICS} is damaged, and can't be mended: {error}")
+
     def _fill_gaps(self) -> None:
         """Take the rows that are missing from the checkpoints that carry them."""
         rows = opening.carried_rows(self.place)
@@ -149,7 +162,7 @@ class RunRecord:
     def _take_beginning(self, fork: Fork | None) -> None:
         """Rows that are here are another run's, whose cost is not ours, or an earlier record's."""
         for row in Tail(self.history.path).rows():
-            self._take_results(row)
+            self.state.take_results(row)
             self._reached(int(row["step"]), int(row["tokens"]))
         if fork is not None:
             self._reached(fork.step, fork.tokens)
@@ -171,7 +184,7 @@ class RunRecord:
         self._reached(int(row["step"]), int(row["tokens"]))
         written = self.history.append(row)
         if written is not None:
-            self._take_results(written)
+            self.state.take_results(written)
         if self.history.waiting:
             self._note_full()
         if self._clock() - self._saved >= SAVE_SECONDS:
@@ -238,12 +251,13 @@ class RunRecord:
 
     def rewound(self, step: int) -> None:
         """Training goes back to `step` or before: what was recorded after it is void."""
+        self.recheck_history()
         # Its rows must not pass for damaged if a crash comes before they are recorded again.
-        self.save(mark=Mark())
+        self.save(mark=Mark(unproven=self.history.unproven))
         self.history.rewind(step)
         self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
         for row in Tail(self.history.path).rows():
-            self._take_results(row)
+            self.state.take_results(row)
         if self.state.checkpoint and self.state.checkpoint.step > step:
             self.state.checkpoint = None
         self.save()
@@ -390,21 +404,6 @@ class RunRecord:
             group = self.state.groups[-1]
             group.last_step = max(group.last_step, step)
             group.last_tokens = max(group.last_tokens, tokens)
-
-    def _take_results(self, row: Mapping[str, Any]) -> None:
-        results = self.state.results
-        if row.get("loss") is not None:
-            results.loss = row["loss"]
-        value = row.get("val_loss")
-        if value is not None and row["step"] >= self.state.eval_from:
-            results.val_loss = value
-            results.val_loss_by_source = {
-                key.removeprefix(LOSS_OF): loss
-                for key, loss in row.items()
-                if key.startswith(LOSS_OF) and loss is not None
-            }
-            if results.best_val_loss is None or value < results.best_val_loss:
-                results.best_val_loss, results.best_val_step = value, row["step"]
 
     def _measure(self) -> None:
         """Add the time since the last look to the sums."""

@@ -13,8 +13,8 @@ from manta.schedule import Schedule
 from manta.storage.atomic import replace_text
 from manta.track import figures as words
 from manta.track import page as html
+from manta.track.checked_rows import read_checked
 from manta.track.curve import SMOOTHED
-from manta.track.history import METRICS, Tail
 from manta.track.opening import CONFIG
 from manta.track.report_figures import draw_against, figures
 from manta.track.series import read_series
@@ -37,15 +37,16 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         RunError: if there is no run in `run_dir`, or in `against`.
     """
     state, config = read_state(run_dir), _config(run_dir)
-    training, validation = read_series(Tail(run_dir / METRICS).rows())
+    (training, validation), problem = read_checked(run_dir, lambda rows: read_series(rows.rows()))
     schedule = None if config is None else Schedule.resolve(config.schedule, config.train.seq_len)
     drawn = figures(state, training, validation, schedule)
     drawn[0]["whole"] = True
     if against is not None:
-        other, _ = read_series(Tail(against / METRICS).rows())
+        (other, _), found = read_checked(against, lambda rows: read_series(rows.rows()))
+        problem = " ".join(filter(None, (problem, found and f"{against.name}: {found}")))
         draw_against(drawn[0], read_state(against).name, other)
     parts = [
-        html.header(state.name, state.status, _header_lines(state)),
+        html.header(state.name, state.status, [*_header_lines(state), *filter(None, [problem])]),
         html.tiles(_tiles(state, training.last_mean("loss", SMOOTHED))),
         html.charts(drawn),
         _groups(state),

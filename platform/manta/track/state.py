@@ -14,7 +14,8 @@ from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
 from manta.storage.seal import read_sealed, seal_text
-from manta.track.history import Mark
+from manta.stream.eval_sample import LOSS_OF
+from manta.track.row_chain import Mark
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
@@ -151,6 +152,7 @@ class Fork(BaseModel):
     tokens: int
     before: list[Fork] = Field(default_factory=list)
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
+    history: Mark = Field(default_factory=Mark, description="of the rows up to there")
 
 
 class RunState(BaseModel):
@@ -199,6 +201,22 @@ class RunState(BaseModel):
             if not sizes or sizes[-1] != group.world_size:
                 sizes.append(group.world_size)
         return sizes
+
+    def take_results(self, row: Mapping[str, Any]) -> None:
+        """Note the losses of a row of metrics."""
+        results = self.results
+        if row.get("loss") is not None:
+            results.loss = row["loss"]
+        value = row.get("val_loss")
+        if value is not None and row["step"] >= self.eval_from:
+            results.val_loss = value
+            results.val_loss_by_source = {
+                key.removeprefix(LOSS_OF): loss
+                for key, loss in row.items()
+                if key.startswith(LOSS_OF) and loss is not None
+            }
+            if results.best_val_loss is None or value < results.best_val_loss:
+                results.best_val_loss, results.best_val_step = value, row["step"]
 
     def add_event(self, message: str) -> None:
         """Keep `message` with the place in the training at which it came."""

@@ -190,6 +190,8 @@ class Tracker:
             # First of all, so that the record is true whatever happens below.
             self._record.finish(status, reason=reason, final=final or {})
             self._read_ledger()
+            self._record.recheck_history()
+            self._hear_disk()
             self._finish_wandb(status)
             self._publish_wandb()
             self._record.save()

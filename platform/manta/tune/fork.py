@@ -9,17 +9,18 @@ itself, and the child is there once it has ``fork.json``, which comes last.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
-from manta.storage.place import Place, copy, put, tree
+from manta.storage.place import Place, copy, tree, writing
 from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
-from manta.track.history import METRICS, Tail
+from manta.track.checked_rows import RowReader, read_checked
+from manta.track.history import METRICS, kind_of
+from manta.track.row_chain import Kind, Mark, RowChain
 from manta.track.state import FORK, Fork, read_fork, write_fork
 from manta.track.tracker import LEDGER
 from manta.train.saved import FOLDER, STATE, damage, name_of, read_state
@@ -58,9 +59,9 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     _copy_files(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
     Ledger(parent / LEDGER).copy_to(aside / LEDGER, step)
-    rows = Tail(working_folder(parent) / METRICS).rows()
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows if row["step"] <= step)
-    put(aside / METRICS, text.encode())
+    history, problem = read_checked(
+        working_folder(parent), lambda rows: _copy_rows(rows, aside / METRICS, step)
+    )
     above = read_fork(parent)
     before = [*above.before, above.model_copy(update={"before": []})] if above else []
     write_fork(
@@ -71,11 +72,24 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
             tokens=tokens,
             before=before,
             eval_sample=read_state(parent / FOLDER / name_of(step)).eval_sample,
+            history=history.model_copy(update={"unproven": step}) if problem else history,
         ),
     )
     if isinstance(aside, Path):
         os.rename(aside, str(child))
         sync_folder(aside.parent)
+
+
+def _copy_rows(reader: RowReader, target: Place, step: int) -> Mark:
+    """The rows up to a step; returns the mark at their end."""
+    copied, last = RowChain(), dict[Kind, int]()
+    with writing(target) as file:
+        for line in reader.lines():
+            if line.row is not None and line.row["step"] <= step:
+                file.write(line.content)
+                copied.take(line.content)
+                last[kind_of(line.row)] = line.row["step"]
+    return copied.mark(last, min(reader.unproven, step))
 
 
 def _copy_files(source: Place, target: Place) -> None:
