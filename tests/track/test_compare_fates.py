@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -78,6 +79,19 @@ def test_device_time_and_cost_are_those_of_the_records_everywhere(tmp_path: Path
         assert f"{totals[0].device_seconds / 3600:.2f}" in shown
         assert f"{totals[0].cost:.2f}" in shown
         assert {"used,", "compute,"} <= set(shown.replace(">", " ").split())
+
+
+def test_rows_that_were_changed_are_told(tmp_path: Path) -> None:
+    paths = runs(tmp_path)
+    assert load_comparison(paths).warnings == ()
+    rows = paths[1] / METRICS
+    value = re.search(rb'"val_loss": \d.(\d)', rows.read_bytes())
+    assert value is not None
+    content = bytearray(rows.read_bytes())
+    content[value.start(1)] ^= 1
+    rows.write_bytes(content)
+    [warning] = load_comparison(paths).warnings
+    assert warning.startswith("b: metrics.jsonl was changed after it was written")
 
 
 # Runs that broke off.

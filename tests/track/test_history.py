@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import tempfile
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damages import DAMAGES, damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manta.config.errors import RunError
-from manta.track.history import History, Tail, kind_of
-from manta.track.row_chain import Mark
+from manta.track.history import History, Tail, as_line, kind_of
+from manta.track.row_chain import LONGEST_LINE, Mark
 
 
 def train(step: int) -> dict[str, Any]:
@@ -245,3 +249,145 @@ def test_rewind_drops_what_came_after(tmp_path: Path) -> None:
     history.close()
     assert History(path, mark).last("training") == 3
     assert not list(tmp_path.glob(".*"))
+
+
+# ------------------------------------------------------------------ what opening reads
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Mark]:
+    """A history of many rows, and its mark."""
+    path = tmp_path_factory.mktemp("long") / "m"
+    mark = begin(path, 20_000)
+    return path.read_bytes(), mark
+
+
+def bytes_read(act: Callable[[], Any]) -> int:
+    """What this process reads of any file while it does something."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = so_far()
+    idle = so_far() - before
+    before = so_far()
+    act()
+    return so_far() - before - idle
+
+
+def test_opening_reads_the_rows_after_the_mark_and_the_one_before(
+    tmp_path: Path, long: tuple[bytes, Mark]
+) -> None:
+    path, (content, mark) = tmp_path / "m", long
+    path.write_bytes(content)
+    history = History(path, mark)
+    for step in range(20_001, 20_011):
+        history.append(train(step))
+    history.close()
+    tail = path.stat().st_size - mark.bytes
+    read_once = bytes_read(lambda: History(path, mark).close())
+    assert tail <= read_once < tail + 1000 < mark.bytes / 100
+    again = History(path, history.mark)
+    assert again.append(train(20_011)) == train(20_011)
+    again.close()
+    assert bytes_read(lambda: History(path, again.mark).close()) < 1000
+    assert not History(path, again.mark).recheck(), "the chain is that of all rows"
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, long: tuple[bytes, Mark]) -> None:
+    path, (content, mark) = tmp_path / "m", long
+    path.write_bytes(content.replace(b'"step": 77,', b'"stop": 77,', 1))
+
+    def act() -> None:
+        history = History(path, mark)
+        assert history.recheck()
+        assert history.fill([train(77)]) == 1
+        history.rewind(19_000)
+        assert sum(1 for _ in Tail(path).rows()) == 19_000
+
+    tracemalloc.start()
+    try:
+        act()
+        assert tracemalloc.get_traced_memory()[1] < len(content) / 2
+    finally:
+        tracemalloc.stop()
+    assert read(path) == [train(step) for step in range(1, 19_001)]
+
+
+def test_a_line_without_end_is_taken_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    mark = begin(path, 2)
+    with path.open("ab") as file:
+        file.write(bytes(LONGEST_LINE + 10) + b"\n")
+    with path.open("ab") as file:
+        file.write(as_line(train(3)))
+    history = History(path, mark)
+    assert "2 of its lines (3, 4) are damaged" in history.notes[0]
+    assert read(path) == [train(1), train(2), train(3)]
+    assert (tmp_path / "metrics.damaged").stat().st_size == LONGEST_LINE + 11
+
+
+# ------------------------------------------------------------------ what is before the mark
+
+
+def test_a_change_far_before_the_mark_is_found_by_whoever_reads_it_all(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    mark = begin(path, 5)
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7"))
+    history = History(path, mark)
+    assert (history.notes, history.changed) == ([], False)
+    history.append(train(6))
+    assert history.recheck()
+    assert "its content is another" in history.notes[0]
+    assert (history.changed, history.unproven) == (True, 6)
+    history.append(train(7))
+    assert History(path, history.mark).unproven == 6, "it is not forgotten"
+    assert not history.recheck(), "and told once"
+
+
+@pytest.mark.parametrize("lost", [0, 2, 4])
+def test_a_lost_row_is_told_though_the_file_has_grown_beyond_the_mark(
+    tmp_path: Path, lost: int
+) -> None:
+    path = tmp_path / "m"
+    mark = begin(path, 5)
+    lines = path.read_bytes().splitlines(keepends=True)
+    del lines[lost]
+    path.write_bytes(b"".join(lines) + as_line(train(6)) + as_line(train(7)))
+    assert path.stat().st_size > mark.bytes
+    assert "was changed after it was written" in History(path, mark).notes[0]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "the first line"])
+def test_no_damage_before_the_mark_is_missed(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "m"
+    mark = begin(path, 9)
+    if damage == "the first line":
+        path.write_bytes(path.read_bytes().replace(b'"step": 1,', b'"step":  ,'))
+    else:
+        assert damaged(path, damage)
+    history = History(path, mark)
+    assert history.changed or history.recheck()
+    assert history.notes
+    kept = [row for row in read(path) if row != train(row["step"])]
+    assert len(kept) <= (damage == "one bit")
+    history.append(train(10))
+    assert not history.recheck()
+
+
+@pytest.mark.parametrize(("old", "right"), [("digest", True), ("digest", False), ("none", True)])
+def test_a_mark_of_an_older_version(tmp_path: Path, old: str, right: bool) -> None:
+    path = tmp_path / "m"
+    begin(path, 4)
+    content = path.read_bytes()
+    known = hashlib.sha256(content).hexdigest() if old == "digest" else ""
+    mark = Mark(bytes=len(content), digest=known, last={"training": 4})
+    if not right:
+        path.write_bytes(content.replace(b"0.5", b"0.7"))
+    history = History(path, mark)
+    assert history.changed is not right
+    history.append(train(5))
+    history.close()
+    again = History(path, history.mark)
+    assert (again.notes, again.last("training"), again.mark.rows) == ([], 5, 5)
+    assert not again.recheck()

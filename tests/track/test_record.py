@@ -403,3 +403,48 @@ def test_a_disk_that_is_full_at_the_start_is_said(
         with pytest.raises(RunError, match=r"can't be written to: No space left.*same command"):
             open_record()
     open_record()
+
+
+def bytes_read() -> int:
+    """What this process, and those that it waited for, have read of files."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_taking_up_a_run_does_not_read_its_rows_again(
+    open_record: Open, training_row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither once many are there, nor after a start that added some; its end reads them all."""
+    # What a start looks up beside the run's files is the same every time, and no part of this.
+    monkeypatch.setattr("manta.track.environment.git_state", lambda folder: None)
+
+    def taken_up(first: int, count: int) -> int:
+        before = bytes_read()
+        record = open_record()
+        read = bytes_read() - before
+        if not record.state.groups:
+            start(record, 1, 0)
+        for step in range(first, first + count):
+            record.add(training_row(step))
+        record.save()
+        record.close()
+        return read
+
+    taken_up(1, 10)
+    few = taken_up(11, 5000)
+    rows = tmp_path / "runs" / "one" / "metrics.jsonl"
+    many = [taken_up(5011, 10), taken_up(5021, 1)]
+    assert rows.stat().st_size > 100 * abs(max(many) - few)
+    assert max(many) < few + 2000
+
+    rows.write_bytes(rows.read_bytes().replace(b'"step": 1000, ', b'"step": 1000.,', 1))
+    assert taken_up(5022, 1) < few + 2000
+    record = open_record()
+    record.finish("finished", reason="", final={})
+    assert record.messages() == []
+    record.recheck_history()
+    said = record.messages()
+    assert "was changed after it was written" in said[0]
+    assert "1 of its lines (1000) are damaged" in said[1]
+    record.save()
+    record.close()
+    assert on_disk(record)["history"]["unproven"] == 5022

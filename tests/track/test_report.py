@@ -247,3 +247,10 @@ def test_nothing_is_fetched(run_dir: Path) -> None:
     """Script, style and figures name no address, but for the name of SVG."""
     text = write_report(run_dir).read_text()
     assert re.findall(r"https?://[^\s\"']*", text) == ["http://www.w3.org/2000/svg"]
+
+
+def test_rows_that_were_changed_are_told(run_dir: Path) -> None:
+    assert "was changed" not in shown(run_dir).text
+    rows = run_dir / METRICS
+    rows.write_bytes(rows.read_bytes().replace(b'"val_loss": 0.3', b'"val_loss": 0.2', 1))
+    assert "metrics.jsonl was changed after it was written" in shown(run_dir).text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,31 @@ def test_the_record_knows_where_the_beginning_came_from(run: Callable[..., Check
     assert state.totals.device_seconds == 0
     assert state.results.best_val_step in (0, 4)
     assert state.results.loss is not None
+
+
+def test_a_change_of_rows_is_told_of_a_fork(run: Callable[..., Checked]) -> None:
+    """Whether they were changed before it was made, or before it was first trained."""
+
+    def change(of: Path) -> None:
+        rows = of / "metrics.jsonl"
+        value = re.search(rb'"grad_norm": \d.(\d)', rows.read_bytes())
+        assert value is not None
+        content = bytearray(rows.read_bytes())
+        content[value.start(1)] ^= 1
+        rows.write_bytes(content)
+
+    parent = run("parent")
+    train(parent)
+    before, after = run("before", lr={**WSD, "decay": "50%"}), run("after")
+    fork(parent.run_dir, 6, 6 * STEP, after.run_dir)
+    change(parent.run_dir)
+    fork(parent.run_dir, 6, 6 * STEP, before.run_dir)
+    change(after.run_dir)
+    train(before)
+    assert "rows up to step 6: the file was changed" in "\n".join(verify(before.run_dir).lines())
+    train(after)
+    with pytest.raises(RunError, match=r"metrics\.jsonl was changed after it was written"):
+        verify(after.run_dir)
 
 
 def test_a_fork_of_a_fork_knows_all_that_trained_its_beginning(
