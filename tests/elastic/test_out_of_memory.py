@@ -36,7 +36,7 @@ def test_forward_passes_are_those_of_the_step_that_is_trained() -> None:
             closed.append(True)
 
     assert passes.rows is None
-    watched = passes.watching(batches(), world_size=2, micro_batch=64)
+    watched = passes.watching(batches(), rows_of=lambda size: size // 2)
     next(watched)
     assert passes.rows == 4
     next(watched)

@@ -52,7 +52,9 @@ class TrainSection(Section):
     micro_batch: int = Field(default=8, ge=1, description="most samples in one forward pass")
     precision: Literal["no", "bf16", "fp16"] = "no"
     clip_norm: float | None = Field(default=1.0, gt=0)
-    compile: bool = False
+    compile: bool = Field(
+        default=False, description="torch.compile; all forward passes get the same number of rows"
+    )
     activation_checkpointing: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 import ray
@@ -10,7 +10,6 @@ import torch
 from ray.actor import ActorHandle
 
 from manta.stream.plan import RankBatch
-from manta.train.microbatch import largest_slice
 
 
 class ForwardPasses:
@@ -23,13 +22,17 @@ class ForwardPasses:
         self.rows: int | None = None
 
     def watching(
-        self, batches: Generator[RankBatch, None, None], world_size: int, micro_batch: int
+        self, batches: Generator[RankBatch, None, None], rows_of: Callable[[int], int]
     ) -> Generator[RankBatch, None, None]:
-        """The same batches, each noted when it is taken."""
+        """The same batches, each noted when it is taken.
+
+        Args:
+            batches: of a rank.
+            rows_of: the rows of the largest forward pass of a step of so many samples.
+        """
         with closing(batches):
             for batch in batches:
-                size = batch.step.batch_size
-                self.rows = largest_slice(size, world_size, micro_batch)
+                self.rows = rows_of(batch.step.batch_size)
                 yield batch
 
 

@@ -116,7 +116,7 @@ def _train(
             rank=engine.rank,
             world_size=engine.world_size,
         )
-        return passes.watching(batches, engine.world_size, here.micro_batch)
+        return passes.watching(batches, engine.largest_pass)
 
     vault = KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
     job = checked.job(here.attempt, here.node[:8])

@@ -20,16 +20,18 @@ from transformers import PretrainedConfig
 
 from manta.config.errors import ConfigError, TrainingError
 from manta.config.run import RunConfig
-from manta.schedule import Step
+from manta.schedule import Schedule, Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
 from manta.train import attention, sees
 from manta.train import model as models
 from manta.train import optimizer as optimizers
+from manta.train.compiling import compile_module, no_fallback
 from manta.train.cross_entropy import IGNORE
+from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.guards import Guard
 from manta.train.loss import TokenLoss, fuse
-from manta.train.microbatch import micro_slices, micro_steps
+from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
 
@@ -100,8 +102,13 @@ class Engine:
         # packages on disk at each step, and it would step a schedule once for each process.
         self._trained = [p for p in self.lm.parameters() if p.requires_grad]
         self.model = self._prepare_model(TokenLoss(self.lm))
+        # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(self.lm)
-        self._shapes: set[tuple[str, int]] = set()
+        self._most_rows = config.train.micro_batch
+        if self._compiles:
+            plateaus = Schedule.resolve(config.schedule, config.train.seq_len).plateaus
+            self._most_rows = one_size(plateaus, self.world_size, self._most_rows)
+        self._compiled: set[str] = set()
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         exchanges = self.world_size > 1 and not self.sharded
@@ -115,17 +122,22 @@ class Engine:
             bare = self.sharded or self.world_size == 1
             prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
         if self.config.train.compile:
-            self.accelerator.unwrap_model(prepared, keep_torch_compile=True).compile()
+            compile_module(self.accelerator.unwrap_model(prepared, keep_torch_compile=True))
         return prepared
 
     # ------------------------------------------------------------------ the step
 
-    def compiles_for(self, kind: str, *rows: int) -> bool:
-        """Whether steps or evaluations of so many rows may compile: some come the first time."""
-        shapes = {(kind, count) for count in rows}
-        new = not shapes <= self._shapes
-        self._shapes |= shapes
+    def compiles_for(self, kind: str) -> bool:
+        """Whether the next forward pass of a step or an evaluation compiles: the first of each."""
+        new = kind not in self._compiled
+        self._compiled.add(kind)
         return new and self._compiles
+
+    def largest_pass(self, batch_size: int) -> int:
+        """Rows of the largest forward pass of a step, over all ranks, blank ones included."""
+        if self._compiles:
+            return self._most_rows
+        return largest_slice(batch_size, self.world_size, self._most_rows)
 
     def step(self, batch: RankBatch) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.
@@ -134,13 +146,13 @@ class Engine:
         does not depend on how the rows are laid over ranks and micro-batches. A rank
         without rows in a micro-step joins the collectives with an empty contribution.
         """
-        train, step = self.config.train, batch.step
+        step = batch.step
         self._seed(step.number)
         inputs = self._inputs(batch.samples)
         valid, votes = self._counts(inputs)
         scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
         slices = micro_slices(
-            len(batch.ids), micro_steps(step.batch_size, self.world_size, train.micro_batch)
+            len(batch.ids), micro_steps(step.batch_size, self.world_size, self._most_rows)
         )
         with self._casting_once(len(slices)):
             loss_sum = self._accumulate(inputs, slices, scale)
@@ -149,27 +161,34 @@ class Engine:
         self.clock.end(len(batch.ids))
         return StepResult(loss_sum, valid, grad_norm, votes)
 
-    def _accumulate(self, inputs: _Inputs, slices: list[slice], scale: Tensor) -> Tensor:
+    def _accumulate(self, inputs: DeviceBatch, slices: list[slice], scale: Tensor) -> Tensor:
         """The gradient of all micro-steps, summed; returns this rank's summed loss, scalar."""
+        width = self._most_rows if self._compiles else 1
         loss_sum = torch.zeros((), device=self.device)
         for index, rows in enumerate(slices):
             last = index == len(slices) - 1
             if rows.start == rows.stop and not (last or self.sharded):
                 continue
             with nullcontext() if last else self._without_sync():
-                micro_loss = self.model(*inputs.rows(rows))
+                micro_loss = self._forward(inputs, rows, width)
                 loss_sum += micro_loss.detach()
                 self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
         return loss_sum
+
+    def _forward(self, inputs: DeviceBatch, rows: slice, width: int) -> Tensor:
+        """Summed loss of some rows, with blank ones beside them up to `width`, scalar."""
+        with no_fallback():
+            loss: Tensor = self.model(*inputs.rows(rows, width))
+        return loss
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.accelerator.scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
 
-    def _counts(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
+    def _counts(self, inputs: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
         valid = (inputs.labels != IGNORE).sum().reshape(1)
-        votes = _to(torch.tensor(self.pause.votes()), self.device)
+        votes = to_device(torch.tensor(self.pause.votes()), self.device)
         self.clock.mark(Point.COUNTS)
         counts = self.sum_over_ranks(torch.cat([valid, votes]))
         self.clock.mark(Point.COUNTED)
@@ -265,8 +284,8 @@ class Engine:
 
     # ------------------------------------------------------------ data and sums
 
-    def _inputs(self, samples: Samples) -> _Inputs:
-        return _Inputs.of(samples, self.config.data.document_mask, self.device)
+    def _inputs(self, samples: Samples) -> DeviceBatch:
+        return DeviceBatch.of(samples, self.config.data.document_mask, self.device)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """`value` summed over ranks, in place; exact for integers."""
@@ -287,52 +306,19 @@ class Engine:
         return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table.tolist()]
 
     @torch.no_grad()
-    def loss_sums(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Summed loss (nats) and count of valid tokens of `samples`, without training."""
+    def loss_sums(self, samples: Samples, most: int = 1) -> tuple[Tensor, Tensor]:
+        """Summed loss (nats) and count of valid tokens of `samples`, without training.
+
+        Args:
+            samples: for one forward pass.
+            most: samples in any pass of the evaluation, to which a compiled model is filled up.
+        """
         inputs = self._inputs(samples)
         self.model.eval()
-        total = self.model(*inputs.rows(slice(0, len(inputs.tokens))))
+        everything = slice(0, len(inputs.tokens))
+        total = self._forward(inputs, everything, most if self._compiles else 1)
         self.model.train()
         return total, (inputs.labels != IGNORE).sum()
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """A rank's rows of a step on the device, int64 (rows, seq_len) each."""
-
-    tokens: Tensor
-    labels: Tensor
-    position_ids: Tensor | None
-
-    @classmethod
-    def of(cls, samples: Samples, document_mask: bool, device: torch.device) -> _Inputs:
-        tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-        positions = torch.from_numpy(samples.position_ids()) if document_mask else None
-        labels = models.labels_of(tokens, positions)
-        return cls(
-            _to(tokens, device),
-            _to(labels, device),
-            None if positions is None else _to(positions, device),
-        )
-
-    def rows(self, rows: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Arguments of the model for some rows; one row that counts for nothing if none."""
-        positions = self.position_ids
-        if rows.start < rows.stop:
-            return (
-                self.tokens[rows],
-                self.labels[rows],
-                None if positions is None else positions[rows],
-            )
-        blank = self.tokens.new_zeros((1, self.tokens.shape[1]))
-        restart = torch.arange(blank.shape[1], device=blank.device)[None]
-        return blank, torch.full_like(blank, IGNORE), None if positions is None else restart
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:

@@ -55,15 +55,15 @@ def evaluate(
         chunks += [ids[first : first + width] for first in range(0, len(ids), width)]
         ends.append(len(chunks))
     sums = torch.zeros((len(chunks), 2), dtype=torch.float64, device=engine.device)
+    most = max(map(len, chunks), default=1)
     compiles = False
     # Every rank makes the same number of forward passes: a sharded model gathers in each.
     for first in range(0, len(chunks), engine.world_size):
-        now = chunks[first : first + engine.world_size]
-        compiles = engine.compiles_for("evaluation", *map(len, now))
+        compiles = engine.compiles_for("evaluation")
         passing(0.0 if compiles else first / len(chunks))
         mine = first + engine.rank
         read = reader.read(chunks[min(mine, len(chunks) - 1)])
-        loss, count = engine.loss_sums(read)
+        loss, count = engine.loss_sums(read, most)
         if mine < len(chunks):
             sums[mine, 0], sums[mine, 1] = loss, count
     passing(0.0 if compiles else 1.0)

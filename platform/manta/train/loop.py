@@ -232,7 +232,7 @@ class Loop:
         if is_skipped(step.number, self._state.skips):
             self._journal.skip(step.number)
         else:
-            if self._engine.compiles_for("step", step.batch_size):
+            if self._engine.compiles_for("step"):
                 self._reporter.busy("compiling")
             result = self._engine.step(batch)
             self._pause = self._agreement.after(result.votes)
