@@ -58,6 +58,13 @@ def options(
     """Elastic training and tuning of neural networks on Ray."""
 
 
+def _say_checking(config: Path) -> None:
+    """The first sign of life of a command that will start Ray, or connect to it."""
+    from manta.cluster.waiting import say
+
+    say(f"checking {config} …")
+
+
 @app.command()
 def prepare(
     config: ConfigFile,
@@ -66,21 +73,28 @@ def prepare(
     address: Address = None,
 ) -> None:
     """Turn raw text into token shards."""
+    if not print_config:
+        _say_checking(config)
     from manta.config import CorpusConfig, dump, load
 
     loaded = load(config, CorpusConfig, overrides or ())
     if print_config:
         print(dump(loaded), end="")
         return
-    from manta.corpus.inputs import open_inputs
+    from manta.corpus.inputs import open_inputs, open_output
 
     try:
         inputs = open_inputs(loaded)
-        from manta.cluster.session import ray_session
-        from manta.corpus.prepare import prepare as run
+        manifest = open_output(loaded, inputs)
+        if manifest is not None:
+            print(f"{loaded.out}: already prepared from this config and input; nothing to do")
+        else:
+            from manta.cluster.session import ray_session
 
-        with ray_session(address):
-            manifest = run(loaded, inputs)
+            with ray_session(address):
+                from manta.corpus.prepare import prepare as run
+
+                manifest = run(loaded, inputs)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -143,6 +157,8 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
+    if not print_config:
+        _say_checking(config)
     from manta.config import RunConfig, dump, load
 
     loaded = load(config, RunConfig, overrides or ())
@@ -177,6 +193,8 @@ def sweep(
     address: Address = None,
 ) -> None:
     """Train the trials of a search space, each shared beginning once."""
+    if not plan:
+        _say_checking(config)
     from manta.config.sweep import load_sweep
     from manta.tune.command import run_sweep, show_plan
 
@@ -205,6 +223,7 @@ def submit(
     follow: Follow = False,
 ) -> None:
     """Train, sweep or prepare as a job on a cluster, by what the config is of."""
+    _say_checking(config)
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
@@ -333,6 +352,9 @@ def export(
 ) -> None:
     """Write a run's model as a Hugging Face folder."""
     from manta.storage.place import place_of
+    from manta.storage.probe import check_new_folder
+
+    check_new_folder(out)
     from manta.track.model_card import CARD, model_card
     from manta.track.state import RUN
     from manta.train.export import export as run_export

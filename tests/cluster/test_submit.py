@@ -65,7 +65,11 @@ def test_a_sweep_and_a_corpus_with_paths_of_this_machine_are_refused(tmp_path: P
     assert corpus.endswith("(in the sweep's overrides: corpus=/shared/shards)")
     with pytest.raises(ConfigError, match=r"out = 'shards'") as refused:
         open_work(written(tmp_path, corpus=CORPUS))
-    assert "sources.0.paths.0 = 'a.txt'" in str(refused.value)
+    out, paths = str(refused.value).splitlines()
+    assert "or a URL" not in out  # for it would be refused
+    assert out.endswith("(on the command line: out=/shared/shards)")
+    assert "sources.0.paths.0 = 'a.txt'" in paths
+    assert "or a URL (on the command line" in paths
 
 
 def test_files_that_lie_elsewhere_there_are_named_anew(tmp_path: Path) -> None:
@@ -123,6 +127,7 @@ def test_without_a_server_the_message_says_what_to_do(tmp_path: Path, command: s
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    said = f"checking {run} …\n" if command == "submit" else ""
+    assert (done.returncode, done.stdout) == (1, said)
     assert done.stderr.startswith(f"error: no job server answers at {address}: run 'ray dashboard")
     assert "Traceback" not in done.stderr

@@ -33,21 +33,24 @@ finally:
 def refused(tmp_path: Path) -> Callable[..., str]:
     """Runs a command that must be refused before Ray starts; returns its message.
 
-    A run has no use of Ray before that; the space of a sweep has its samplers.
+    A run has no use of Ray before that; the space of a sweep has its samplers, and while a model is
+    tried Ray is imported.
     """
 
-    def run(*arguments: object) -> str:
+    def run(*arguments: object, imported: bool = False) -> str:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
             [sys.executable, "-c", CODE, *map(str, arguments)],
-            env={**kept, "PYTHONPATH": str(ROOT / "platform")},
+            env={**kept, "PYTHONPATH": str(ROOT / "platform"), "MANTA_CACHE": str(tmp_path)},
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=120,
         )
         assert done.returncode == 1, done.stderr
-        assert done.stdout == ("['ray']\n" if arguments[0] == "sweep" else "[]\n")
+        assert "starting Ray" not in done.stdout
+        ray = imported or arguments[0] == "sweep"
+        assert done.stdout.endswith("['ray']\n" if ray else f"checking {arguments[1]} …\n[]\n")
         return done.stderr
 
     return run
@@ -128,6 +131,82 @@ def test_sources_and_tokenizers_that_are_not_there(
     corpus = {"out": "out", "sources": [source], "tokenizer": {"vocab_size": 300}}
     path = write_yaml(tmp_path / "corpus.yaml", corpus)
     assert message in refused("prepare", path, change)
+
+
+@pytest.mark.parametrize("out", ["file", "file/corpus", "/proc/corpus"])
+def test_a_folder_that_cannot_be_written_to(
+    refused: Callable[..., str], config: Path, tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "file").write_text("some text")
+    source = {"name": "a", "format": "text", "paths": ["file"]}
+    corpus = {"out": out, "sources": [source], "tokenizer": {"vocab_size": 300}}
+    (tmp_path / "space.py").write_text("space = {'run.seed': 1}\n")
+    sweep = {"sweep": {"name": "s", "storage": out}, "base": "run.yaml", "space": "./space.py"}
+    sweep["metric"] = "loss"
+    for arguments, key in (
+        (["prepare", write_yaml(tmp_path / "corpus.yaml", corpus)], "out"),
+        (["train", config, f"run.storage={out}"], "run.storage"),
+        (["sweep", write_yaml(tmp_path / "sweep.yaml", sweep)], "sweep.storage"),
+    ):
+        message = refused(*arguments)
+        assert f"{key} = '{tmp_path / out}': can't be written to" in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_somebody_elses(
+    refused: Callable[..., str], config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    assert "can't be written to" in refused("train", config, f"run.storage={tmp_path}/theirs/runs")
+
+
+def test_sizes_that_the_model_itself_refuses(
+    refused: Callable[..., str], config: Path, tmp_path: Path
+) -> None:
+    message = refused("train", config, "model.sizes.num_attention_heads=3", imported=True)
+    assert "model.sizes: llama refuses them: The hidden size (32) is not a multiple of" in message
+    heads = "tune.grid_search([2, 3])"
+    space = f"from ray import tune\nspace = {{'model.sizes.num_attention_heads': {heads}}}\n"
+    (tmp_path / "space.py").write_text(space)
+    sweep = {"sweep": {"name": "s"}, "base": "run.yaml", "space": "./space.py", "metric": "loss"}
+    message = refused("sweep", write_yaml(tmp_path / "sweep.yaml", sweep))
+    assert "error: trial " in message
+    assert "llama refuses them" in message
+
+
+# The first sign of life.
+
+FIRST = """
+import sys
+class Noted:
+    def __init__(self, stream): self.stream, self.first = stream, None
+    def write(self, text):
+        if self.first is None:
+            heavy = ("numpy", "pyarrow", "ray", "torch", "transformers")
+            self.first = [name for name in heavy if name in sys.modules]
+        return self.stream.write(text)
+    def __getattr__(self, name): return getattr(self.stream, name)
+sys.stdout = noted = Noted(sys.stdout)
+from manta import cli
+try:
+    cli.main()
+finally:
+    print(noted.first)
+"""
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "sweep", "submit"])
+def test_a_command_speaks_before_it_imports(tmp_path: Path, command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, command, "not-there.yaml"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "checking not-there.yaml …\n[]\n"
+    assert "not-there.yaml" in done.stderr
 
 
 # What a machine has at most.

@@ -70,11 +70,19 @@ def _looks_local(name: str) -> bool:
 def _local(written: Written, named: list[Named], fix: str = "on the command line") -> list[str]:
     return [
         f"{where(written, key)}: {key} = '{path}': a path of this machine, which means nothing "
-        "on the cluster; give an absolute path on storage that all of its nodes share, or a URL "
-        f"({fix}: {key}={_example(key, path)})"
+        f"on the cluster; {_remedy(key, path, fix)}"
         for key, path in named
         if not _is_shared(path)
     ]
+
+
+def _remedy(key: str, path: str, fix: str) -> str:
+    shared = "give an absolute path on storage that all of its nodes share"
+    if key == "out":  # it is written by renaming and locking, which a store doesn't have
+        shared += "; a finished corpus may be copied to a store afterwards"
+    else:
+        shared += ", or a URL"
+    return f"{shared} ({fix}: {key}={_example(key, path)})"
 
 
 def _refuse(messages: list[str]) -> None:

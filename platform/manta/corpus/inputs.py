@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from manta.config.corpus import CorpusConfig
+from manta.corpus.manifest import Manifest
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import CorpusTokenizer, load
+from manta.corpus.workspace import finished, refuse_unusable
+from manta.storage.probe import check_writable
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,15 @@ class Inputs:
     files: list[InputFile]
     tokenizer: CorpusTokenizer | None
 
+    def key(self, config: CorpusConfig) -> str:
+        """Of everything that decides what the corpus will be, short of reading all of the input."""
+        listing = [(file.source, file.url, file.size, file.stamp) for file in self.files]
+        tokenizer = self.tokenizer
+        content = [recorded(config), listing, tokenizer.sha256 if tokenizer else None]
+        if tokenizer:
+            content.append(tokenizer.config_sha256)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
 
 def open_inputs(config: CorpusConfig) -> Inputs:
     """Find the files and load the tokenizer; relative paths are those of the working folder.
@@ -30,3 +46,30 @@ def open_inputs(config: CorpusConfig) -> Inputs:
     """
     files = resolve(config.sources)
     return Inputs(files, load(config.tokenizer) if config.tokenizer.path else None)
+
+
+def recorded(config: CorpusConfig) -> dict[str, Any]:
+    """The config as the manifest keeps it: without where the corpus happened to be made."""
+    kept = config.model_dump(mode="json", exclude={"out"})
+    if kept["tokenizer"]["bos"] is None:
+        # A key that is not given says nothing: a corpus from before it was there is the same.
+        del kept["tokenizer"]["bos"]
+    return kept
+
+
+def open_output(config: CorpusConfig, inputs: Inputs) -> Manifest | None:
+    """Look at `config.out` before anything is started.
+
+    Returns:
+        The manifest, if the corpus is finished already.
+
+    Raises:
+        CorpusError: if `out` holds another corpus, a damaged one, or something else.
+        RunError: if it can't be written to.
+    """
+    out = Path(config.out).expanduser().absolute()
+    manifest = finished(out, inputs.key(config))
+    if manifest is None:
+        check_writable(out, "out")  # first, for it makes the folder
+        refuse_unusable(out)
+    return manifest

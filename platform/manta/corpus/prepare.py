@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.cuts import cuts_of
 from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, record_file, settings
-from manta.corpus.inputs import Inputs, open_inputs
+from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress import PrepareProgress, short
 from manta.corpus.reloaded import difference
@@ -64,7 +63,7 @@ def prepare(
     out = Path(config.out).expanduser().absolute()
     inputs = inputs or open_inputs(config)
     files, tokenizer = inputs.files, inputs.tokenizer
-    key = _key(config, files, tokenizer)
+    key = inputs.key(config)
     with PrepareProgress(progress) as bar:
         manifest = finished(out, key)
         if manifest:
@@ -284,7 +283,7 @@ class _Preparation:
             tokenizer_file=TOKENIZER_FILE,
             tokenizer_sha256=tokenizer.sha256,
             tokenizer_config_sha256=tokenizer.config_sha256,
-            config=_recorded(self.config),
+            config=recorded(self.config),
             counts=counts,
             dropped={
                 "duplicate": int((~scanned.kept).sum()),
@@ -293,24 +292,6 @@ class _Preparation:
             },
             shards=shards,
         ).sealed()
-
-
-def _recorded(config: CorpusConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: without where the corpus happened to be made."""
-    recorded = config.model_dump(mode="json", exclude={"out"})
-    if recorded["tokenizer"]["bos"] is None:
-        # A key that is not given says nothing: a corpus from before it was there is the same.
-        del recorded["tokenizer"]["bos"]
-    return recorded
-
-
-def _key(config: CorpusConfig, files: list[InputFile], tokenizer: CorpusTokenizer | None) -> str:
-    """Of everything that decides what the corpus will be, short of reading all of the input."""
-    listing = [(file.source, file.url, file.size, file.stamp) for file in files]
-    content = [_recorded(config), listing, tokenizer.sha256 if tokenizer else None]
-    if tokenizer:
-        content.append(tokenizer.config_sha256)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _listed(problems: list[Located]) -> str:

@@ -95,6 +95,12 @@ def finished(out: Path, key: str) -> Manifest | None:
     return manifest
 
 
+def refuse_unusable(out: Path) -> None:
+    """Raise CorpusError if `out` holds something that is neither a corpus nor the start of one."""
+    if out.exists() and not (out / WORK).exists() and any(out.iterdir()):
+        raise CorpusError(f"{out}: not empty, and what is in it is no corpus; pick another 'out'")
+
+
 @contextlib.contextmanager
 def opened(out: Path, key: str, version: str) -> Iterator[Workspace]:
     """The workspace in `out`, ready to start or to go on, and ours alone.
@@ -109,10 +115,7 @@ def opened(out: Path, key: str, version: str) -> Iterator[Workspace]:
     """
     workspace = Workspace(out, key)
     try:
-        if out.exists() and not workspace.work.exists() and any(out.iterdir()):
-            raise CorpusError(
-                f"{out}: not empty, and what is in it is no corpus; pick another 'out'"
-            )
+        refuse_unusable(out)
         workspace.work.mkdir(parents=True, exist_ok=True)
         lock = (workspace.work / LOCK).open("w")
     except OSError as error:

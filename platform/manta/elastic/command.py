@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from manta.cluster.session import cluster_of, ray_session
 from manta.config.run import RunConfig
 from manta.elastic.machine import check_machine
+from manta.elastic.model_trial import trying
 from manta.elastic.preflight import check, check_continues
 from manta.elastic.preload import preloaded_for
 
@@ -26,18 +27,20 @@ def run_training(config: RunConfig, address: str | None, submitted: float) -> No
         MantaError: naming what is wrong and what to do; most of it before Ray is started.
         KeyboardInterrupt: when interrupted; the run is saved first.
     """
-    if cluster_of(address) is None:
+    here = cluster_of(address) is None
+    if here:
         check_machine(config)
     with preloaded_for(config, address):
         checked = check(config)
         check_continues(checked)
-        spent = {"checks": time.time() - submitted}
-        from manta.elastic.trainer import load_controller, train
+        with trying([checked] if here else []) as trials, ThreadPoolExecutor(1) as background:
+            for remark in checked.remarks():
+                print(f"note: {remark}", flush=True)
+            from manta.elastic.trainer import load_controller, train
 
-        for remark in checked.remarks():
-            print(f"note: {remark}", flush=True)
-        with ThreadPoolExecutor(1) as background:
             loading = background.submit(load_controller)
+            checked = trials.checked(0) if here else checked
+            spent = {"checks": time.time() - submitted}
             with ray_session(address):
                 spent["ray"] = time.time() - submitted - spent["checks"]
                 loading.result()

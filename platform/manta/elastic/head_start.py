@@ -1,8 +1,8 @@
 """Workers that begin to import before the run is checked to its end.
 
 Where there is room for them they can start at once; they hold nothing of the cluster until the
-run is found sound. One of them looks at the model, of which the driver knows only that its names
-and sizes can be: it needs Torch and Transformers all the same, and the driver is spared importing
+run is found sound. One of them tries the model, if that wasn't done before Ray was started
+(`model_trial`): it needs Torch and Transformers all the same, and the driver is spared importing
 them.
 """
 
@@ -50,8 +50,10 @@ def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
         return check_model(checked), workers
     node = next(iter(room))
     first = open_worker(node, environment, resources)
-    # Before its other imports: what the driver then has left to do goes on beside them.
-    model = first.execute.remote(start.try_model, checked.without_shards())
+    model = None
+    if checked.tried is None:
+        # Before its other imports: what the driver then has left to do goes on beside them.
+        model = first.execute.remote(start.try_model, checked.without_shards())
     workers.give(node, first, first.execute.remote(start.warm))
     workers.fill(room)
     return _tried(checked, model), workers
@@ -59,6 +61,8 @@ def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
 
 def _tried(checked: Checked, model: Any) -> Checked:
     check_wandb(checked.config.wandb)
+    if model is None:
+        return checked
     try:
         tried = ray.get(model, timeout=ANSWER_SECONDS)
     except RayError:  # the worker is gone, or will never come; another will take its place

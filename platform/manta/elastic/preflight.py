@@ -175,7 +175,7 @@ def check_model(checked: Checked) -> Checked:
     """
     from manta.track import check_wandb
 
-    tried = try_model(checked)
+    tried = checked.tried or try_model(checked)
     check_wandb(checked.config.wandb)
     return replace(checked, tried=tried)
 

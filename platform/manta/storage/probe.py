@@ -51,6 +51,21 @@ def check_writable(place: Place, key: str) -> None:
         ) from None
 
 
+def check_new_folder(out: Path) -> None:
+    """Check that a folder can be made which isn't there yet; leaves nothing but its parents.
+
+    Raises:
+        RunError: if it is there, or can't be made, saying why and what to do.
+    """
+    if out.exists():
+        raise RunError(f"{out}: exists already; give a folder that doesn't, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _touch(out.parent / f".probe-{secrets.token_hex(8)}")
+    except OSError as error:
+        raise RunError(f"{out}: can't be made ({error.strerror}); give another folder") from None
+
+
 def explained(error: OSError) -> str:
     """What is wrong with a store, and what to do."""
     text = reason(error)

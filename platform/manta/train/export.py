@@ -23,6 +23,7 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
+from manta.storage.probe import check_new_folder
 from manta.train import model_config
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 from manta.train.loading import load_model
@@ -41,14 +42,12 @@ def export(
         beside: texts of more files for it, by name.
 
     Raises:
-        RunError: if there is no such run or checkpoint, `out` exists, or Transformers would load
-            another tokenizer than the corpus's.
+        RunError: if there is no such run or checkpoint, `out` exists or can't be made, or
+            Transformers would load another tokenizer than the corpus's.
     """
-    if out.exists():
-        raise RunError(f"{out}: exists already; give a folder that doesn't, or remove it")
+    check_new_folder(out)
     config = load_run(run_dir)
     lm = load_weights(run_dir, config, step)
-    out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:

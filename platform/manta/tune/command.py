@@ -20,18 +20,15 @@ from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.machine import check_machine
-from manta.elastic.preflight import (
-    Checked,
-    absolute,
-    absolute_path,
-    check,
-    check_model,
-    try_model,
-)
+from manta.elastic.model_trial import trying
+from manta.elastic.preflight import Checked, absolute, absolute_path, check, try_model
 from manta.elastic.preload import preloaded_for
 from manta.schedule import Schedule
+from manta.storage.place import place_of
+from manta.storage.probe import check_writable
 from manta.storage.store import StorePath, reason
 from manta.storage.working import push
+from manta.track import check_wandb
 from manta.track.compare_page import PAGE
 from manta.track.comparing import compare
 from manta.track.environment import SENT_ALONG, git_state
@@ -67,12 +64,16 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     outline = Outline(_absolute(config))
     outline.ask_searcher()
     outline.state()  # another sweep's folder is refused before anything starts
+    check_writable(place_of(outline.config.sweep.storage), "sweep.storage")
     first = _first(outline)
-    if cluster_of(address) is None:
+    here = cluster_of(address) is None
+    if here:
         check_machine(first)
     with preloaded_for(first, address), ThreadPoolExecutor(1) as background:
         checked = check(first)
-        models_checked = background.submit(check_models, outline, checked)
+        models_checked = background.submit(check_models, outline, checked, elsewhere=here)
+        if here:
+            models_checked.result()
         with ray_session(address):
             models_checked.result()
             from manta.tune.sweep import sweep
@@ -90,31 +91,41 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
     return status == "finished"
 
 
-def check_models(outline: Outline, first: Checked) -> None:
+def check_models(outline: Outline, first: Checked, *, elsewhere: bool = False) -> None:
     """Try each model that the sweep's known trials have, and check W&B.
 
     Args:
         outline: of the sweep.
         first: a trial of it that was checked.
+        elsewhere: have it done by another process, which has imported what it takes.
 
     Raises:
         ConfigError: naming the first trial whose model can't be trained, and why.
     """
-    check_model(first)
-    tried = [first.config]
+    check_wandb(first.config.wandb)
+    models = _models(outline, first)
+    with trying([run for _, run in models] if elsewhere else []) as trials:
+        for index, (name, run) in enumerate(models):
+            try:
+                known = trials.checked(index).tried if elsewhere else None
+                if known is None:
+                    try_model(run)
+            except ConfigError as error:
+                raise ConfigError(f"trial {name}: {error}" if name else str(error)) from None
+
+
+def _models(outline: Outline, first: Checked) -> list[tuple[str, Checked]]:
+    """Runs whose models differ, and the names of the trials that they are; the first has none."""
+    runs = [("", first)]
     for trial in outline.trials:
         config = trial.config
-        if any(
+        if all(
             (config.model, config.data, config.train.seq_len)
-            == (other.model, other.data, other.train.seq_len)
-            for other in tried
+            != (run.config.model, run.config.data, run.config.train.seq_len)
+            for _, run in runs
         ):
-            continue
-        tried.append(config)
-        try:
-            try_model(replace(first, config=config))
-        except ConfigError as error:
-            raise ConfigError(f"trial {trial.name}: {error}") from None
+            runs.append((trial.name, replace(first, config=config)))
+    return runs
 
 
 def _publish(outline: Outline, say: Callable[[str], None]) -> None:
