@@ -73,14 +73,13 @@ def prepare(
     address: Address = None,
 ) -> None:
     """Turn raw text into token shards."""
-    if not print_config:
-        _say_checking(config)
     from manta.config import CorpusConfig, dump, load
 
     loaded = load(config, CorpusConfig, overrides or ())
     if print_config:
         print(dump(loaded), end="")
         return
+    _say_checking(config)
     from manta.corpus.inputs import open_inputs, open_output
 
     try:
@@ -157,11 +156,11 @@ def train(
 ) -> None:
     """Train, or continue a run where its newest checkpoint is."""
     submitted = time.time()
-    if not print_config:
-        _say_checking(config)
     from manta.config import RunConfig, dump, load
 
     loaded = load(config, RunConfig, overrides or ())
+    if not print_config:
+        _say_checking(config)
     from manta.elastic.preflight import absolute, refuse_existing, remarks_of
 
     loaded = absolute(loaded)
@@ -193,12 +192,13 @@ def sweep(
     address: Address = None,
 ) -> None:
     """Train the trials of a search space, each shared beginning once."""
-    if not plan:
-        _say_checking(config)
     from manta.config.sweep import load_sweep
-    from manta.tune.command import run_sweep, show_plan
 
     loaded = load_sweep(config, overrides or ())
+    if not plan:
+        _say_checking(config)
+    from manta.tune.command import run_sweep, show_plan
+
     if plan:
         show_plan(loaded)
         return
@@ -223,11 +223,11 @@ def submit(
     follow: Follow = False,
 ) -> None:
     """Train, sweep or prepare as a job on a cluster, by what the config is of."""
-    _say_checking(config)
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
     work = open_work(config, overrides or ())
+    _say_checking(config)
     from manta.tune.command import check_before_sending, provenance
 
     check_before_sending(work.config)

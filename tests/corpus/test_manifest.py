@@ -37,12 +37,27 @@ def manifest_of(shards: int) -> Manifest:
 
 
 @pytest.mark.parametrize("shards", [0, 3])
-def test_it_is_the_digest_of_all_but_itself_and_the_paths(shards: int, tmp_path: Path) -> None:
+def test_it_is_the_digest_of_all_but_itself_paths_and_bytes(shards: int, tmp_path: Path) -> None:
     manifest = manifest_of(shards)
     manifest.write(tmp_path)
     content = json.loads((tmp_path / MANIFEST).read_text())
     del content["fingerprint"], content["config"]["tokenizer"]["path"]
-    del content["config"]["sources"][0]["paths"]
+    del content["config"]["sources"][0]["paths"], content["counts"]["train"]["made"]["bytes"]
     plain = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     assert manifest.fingerprint == hashlib.sha256(plain).hexdigest()
     assert Manifest.read(tmp_path) == manifest
+
+
+def test_the_bytes_of_the_texts_change_no_fingerprint(tmp_path: Path) -> None:
+    """Samples are drawn by it: a corpus of before they were counted goes on as it was."""
+    older = manifest_of(1)
+    counted = {"train": {"made": Counts(documents=1, tokens=1, bytes=4)}}
+    newer = older.model_copy(update={"counts": counted}).sealed()
+    assert newer.fingerprint == older.fingerprint
+    newer.write(tmp_path)
+    assert Manifest.read(tmp_path).tokens_per_byte("train") == 0.25
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    del content["counts"]["train"]["made"]["bytes"]
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert Manifest.read(tmp_path).tokens_per_byte("train") is None
+    assert Manifest.read(tmp_path).tokens_per_byte("validation") is None

@@ -40,6 +40,17 @@ def test_every_document_is_there_once_in_order_with_its_id(make, jsonl, document
         assert manifest.counts[split]["docs"].tokens == manifest.tokens_of(split)
 
 
+def test_the_bytes_of_the_texts_are_counted(make, jsonl, documents, tmp_path):
+    """By split and source, in UTF-8; without what is left out."""
+    others = [f"größer {i} {'x' * i}" for i in range(90)]
+    manifest = make(jsonl([*TEXTS[:90], *TEXTS[:9], ""], "a"), jsonl(others, "b"), shard_tokens=500)
+    found = documents(tmp_path / "out")
+    for split, counts in manifest.counts.items():
+        for name, count in counts.items():
+            texts = [text for at, source, _, text in found if (at, source) == (split, name)]
+            assert count.bytes == sum(len(text.encode()) for text in texts) > 0
+
+
 def test_a_shard_is_an_uncompressed_arrow_file_of_one_batch(make, jsonl, tmp_path):
     manifest = make(jsonl(TEXTS), shard_tokens=500)
 

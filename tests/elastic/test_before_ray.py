@@ -196,17 +196,28 @@ finally:
 
 
 @pytest.mark.parametrize("command", ["prepare", "train", "sweep", "submit"])
-def test_a_command_speaks_before_it_imports(tmp_path: Path, command: str) -> None:
+def test_a_command_speaks_before_it_imports(config: Path, tmp_path: Path, command: str) -> None:
+    source = {"name": "a", "format": "text", "paths": ["not-there"]}
+    corpus = {"out": "out", "sources": [source], "tokenizer": {"vocab_size": 300}}
+    (tmp_path / "space.py").write_text("space = {'run.seed': 1}\n")
+    sweep = {"sweep": {"name": "s"}, "base": "run.yaml", "space": "./space.py", "metric": "loss"}
+    sweep["overrides"] = ["corpus=not-there"]
+    arguments = {
+        "prepare": [write_yaml(tmp_path / "corpus.yaml", corpus)],
+        "train": [config, "corpus=not-there"],
+        "sweep": [write_yaml(tmp_path / "sweep.yaml", sweep)],
+        "submit": [config, "--address", "not-there:1"],
+    }[command]
     done = subprocess.run(
-        [sys.executable, "-c", FIRST, command, "not-there.yaml"],
+        [sys.executable, "-c", FIRST, command, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.stdout == "checking not-there.yaml …\n[]\n"
-    assert "not-there.yaml" in done.stderr
+    assert done.stdout == f"checking {arguments[0]} …\n[]\n"
+    assert "not-there" in done.stderr
 
 
 # What a machine has at most.

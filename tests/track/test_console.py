@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import Any
 
@@ -156,6 +157,14 @@ def test_a_loss_as_perplexity() -> None:
     assert figures.perplexity(0.0) == "1.00"
     assert figures.perplexity(9.2131) == "10,027.63"
     assert figures.perplexity(1e9).startswith("more than 3e+43")
+
+
+def test_a_loss_in_bits_a_byte_is_that_of_any_tokenizer() -> None:
+    """A model that knows nothing: all bytes alike, one a token, or all pairs of them."""
+    assert figures.bits_per_byte(math.log(256), 1.0) == pytest.approx(8)
+    assert figures.bits_per_byte(math.log(256**2), 0.5) == pytest.approx(8)
+    state = make_state()
+    assert state.bits_per_byte(3.0) is None  # an older corpus doesn't say its bytes
 
 
 def test_the_last_row_is_shown(clock: Any) -> None:

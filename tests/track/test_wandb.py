@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shlex
 import signal
@@ -18,11 +19,11 @@ from typing import Any, get_args
 import pytest
 
 from manta.config import ConfigError, RunConfig
-from manta.corpus.manifest import Manifest
+from manta.corpus.manifest import Counts, Manifest
 from manta.track import GroupStart, Tracker
 from manta.track.metric_names import in_wandb
 from manta.track.state import read_state
-from manta.track.summary import wandb_text
+from manta.track.summary import summary_rows, wandb_text
 from manta.track.wandb_facts import numbers
 from manta.track.wandb_log import MODES, START
 
@@ -119,6 +120,28 @@ def test_without_a_key_auto_is_offline_and_asks_nothing(
     assert summary["summary"]["start_seconds"] == 1.5
     assert "project" in summary
     assert capfd.readouterr() == ("", "")
+
+
+def test_bits_per_byte_where_the_bytes_of_the_text_are_known(
+    make_config: Callable[..., RunConfig], manifest: Manifest, training_row: Row
+) -> None:
+    """On the console, in the report and in W&B, all from what run.json says."""
+    counts = {
+        "a": Counts(documents=1, tokens=60, bytes=140),
+        "b": Counts(documents=1, tokens=40, bytes=260),
+    }
+    known = manifest.model_copy(update={"counts": {"validation": counts}})
+    config = make_config(wandb={"mode": "offline"})
+    tracker = Tracker.open(config, known, total_steps=40, total_tokens=400, console=False)
+    train(tracker, training_row, 1, 10)
+    tracker.finish("finished")
+    state = read_state(tracker.run_dir)
+    bits = 0.6 / math.log(2) * 100 / 400
+    assert state.bits_per_byte(0.6) == pytest.approx(bits)
+    assert ("Bits per byte", f"{bits:.4f}") in summary_rows(state, "")
+    assert f"{bits:.4f} bits per byte" in (tracker.run_dir / "report.html").read_text()
+    *_, last = history(Path(state.wandb.folder or ""))
+    assert last["val/bits_per_byte"] == pytest.approx(bits)
 
 
 def test_what_uploads_a_run_can_be_pasted_into_a_shell(
@@ -359,7 +382,7 @@ def test_a_signal_to_all_below_the_driver_spares_the_client(
 DRIVER = """
 import sys
 from manta.config import RunConfig
-from manta.corpus.manifest import Manifest
+from manta.corpus.manifest import Counts, Manifest
 from manta.track import GroupStart, Tracker
 config = RunConfig.model_validate_json(sys.argv[1])
 manifest = Manifest.model_validate_json(sys.argv[2])

@@ -43,10 +43,15 @@ class Shard(BaseModel):
 
 
 class Counts(Section):
-    """Size of one source in one split."""
+    """Size of one source in one split.
+
+    `bytes` are those of the documents' texts in UTF-8, without special tokens; a corpus that was
+    prepared before they were counted doesn't say them.
+    """
 
     documents: int
     tokens: int
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class Manifest(Section):
     """The contents of ``manifest.json``.
 
     `fingerprint` covers everything else in it but the paths in `config`: the same documents
-    read from another place make the same corpus. A corpus of format 1 has documents without
+    read from another place make the same corpus. Nor does it cover the bytes of the texts, which
+    follow from the documents: the same corpus, prepared before they were counted, has the same
+    fingerprint, and with it the same order of samples. A corpus of format 1 has documents without
     a BOS, and says nothing of padding.
     """
 
@@ -121,6 +128,14 @@ class Manifest(Section):
         """Tokens in `split`, over all sources."""
         return sum(shard.tokens for shard in self.shards_of(split))
 
+    def tokens_per_byte(self, split: Split) -> float | None:
+        """Tokens that a byte of text has in `split`, special ones included; None if unknown."""
+        counts = self.counts.get(split, {}).values()
+        known = [count.bytes for count in counts if count.bytes is not None]
+        if len(known) < len(counts) or not sum(known):
+            return None
+        return sum(count.tokens for count in counts) / sum(known)
+
     def write(self, folder: Path, *, aside: Path | None = None) -> None:
         """Put ``manifest.json`` into `folder`, whole or not at all; unfinished in `aside`."""
         text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
@@ -159,6 +174,9 @@ def _digest(content: dict[str, Any]) -> str:
         if isinstance(origin, dict):
             origin.pop("paths", None)
             origin.pop("path", None)
+    for sources in content["counts"].values():
+        for counts in sources.values():
+            counts.pop("bytes", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -230,14 +230,20 @@ class _Preparation:
                 phase.advance(done["bytes"], *take(done))
             phase.done()
             shards = assembler.finish()
-        counts = {
+        return self.counts(totals, scanned), shards
+
+    def counts(
+        self, totals: dict[Split, dict[str, list[int]]], scanned: Scanned
+    ) -> dict[Split, dict[str, Counts]]:
+        """Documents, tokens and bytes of text, by split and source."""
+        sizes = scanned.bytes_in(self.bounds, [unit.source for unit in self.plan.units])
+        return {
             split: {
-                name: Counts(documents=documents, tokens=tokens)
-                for name, (documents, tokens) in by_source.items()
+                name: Counts(documents=documents, tokens=tokens, bytes=int(sizes[row, column]))
+                for column, (name, (documents, tokens)) in enumerate(totals[split].items())
             }
-            for split, by_source in totals.items()
+            for row, split in enumerate(SPLITS)
         }
-        return counts, shards
 
     def tell_uncut(self, tokenizer: CorpusTokenizer, largest: int) -> None:
         """Say what a large document will cost if the tokenizer has to be given it whole."""

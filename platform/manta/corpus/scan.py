@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from manta.config.corpus import CorpusConfig
 from manta.corpus.documents import (
     HASH_BYTES,
+    SPLITS,
     Hashes,
     Problem,
     first_occurrences,
@@ -77,6 +78,20 @@ class Scanned:
     def empty(self) -> int:
         """Number of texts without content."""
         return sum(self.empty_in)
+
+    def bytes_in(self, bounds: list[int], unit_sources: list[int]) -> NDArray[np.int64]:
+        """Bytes of the documents that are kept, by split and source.
+
+        Args:
+            bounds: of the splits.
+            unit_sources: the index of each unit's source.
+        """
+        sources = np.repeat(np.array(unit_sources, np.int64), np.diff(self.begins))
+        found = np.zeros((len(SPLITS), max(unit_sources, default=0) + 1), np.int64)
+        splits = split_of(self.hashes, bounds)
+        kept = self.kept
+        np.add.at(found, (splits[kept], sources[kept]), self.sizes[kept].astype(np.int64))
+        return found
 
     def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_], NDArray[np.uint64]]:
         """Hashes, marks and sizes of the documents of one unit."""

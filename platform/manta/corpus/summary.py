@@ -39,9 +39,20 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
         ("documents", f"{documents:,}"),
         ("left out", _left_out(manifest, folder)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
+        *_text(manifest),
         ("tokenizer", _tokenizer(manifest)),
         ("bos", bos_rule(manifest)),
     ]
+
+
+def _text(manifest: Manifest) -> list[tuple[str, str]]:
+    """The size of the documents' texts, if the manifest says it."""
+    sizes = [counts.bytes for split in manifest.counts.values() for counts in split.values()]
+    if None in sizes:
+        return []
+    total = sum(size or 0 for size in sizes)
+    tokens = sum(shard.tokens for shard in manifest.shards)
+    return [("text", f"{short(total)}B, {total / tokens:.2f} bytes a token")]
 
 
 def bos_rule(manifest: Manifest) -> str:

@@ -46,6 +46,16 @@ def perplexity(loss: float) -> str:
     return f"{math.exp(loss):,.2f}"
 
 
+def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
+    """What a loss in nats a token is in bits a byte of the text: loss / ln 2 * tokens / bytes.
+
+    It doesn't depend on the tokenizer, so that models with different ones can be compared: Gao et
+    al. (2020), "The Pile", section 3.1. The special tokens at the ends of documents count among the
+    tokens, as they do in the loss.
+    """
+    return loss / math.log(2) * tokens_per_byte
+
+
 def rate(value: float | None) -> str:
     """A learning rate: ``3.00e-04``, or a dash."""
     return "–" if value is None else f"{value:.2e}"

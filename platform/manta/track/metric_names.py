@@ -11,6 +11,7 @@ from manta.stream.eval_sample import LOSS_OF
 IN_WANDB = {
     "tokens": "tokens",  # what all are drawn over
     "val_loss": "val/loss",
+    "bits_per_byte": "val/bits_per_byte",
     "lr": "optim/lr",
     "batch_size": "optim/batch_size",
     "grad_norm": "optim/grad_norm",

@@ -79,6 +79,8 @@ def _rows(state: RunState, config: RunConfig, step: int) -> list[tuple[str, str]
         if results.val_loss is not None:
             rows.append(("Validation loss", f"{results.val_loss:.4f} nats per token"))
             rows.append(("Perplexity", f"{math.exp(min(results.val_loss, 700)):.4g}"))
+            if (bits := state.bits_per_byte(results.val_loss)) is not None:
+                rows.append(("Bits per byte of text", words.loss(bits)))
     rows += [
         ("Context in training", f"{config.train.seq_len:,} tokens"),
         ("Horizon", f"{format_tokens(config.schedule.horizon)} tokens"),

@@ -187,6 +187,7 @@ def take_up(
         "corpus": without_credentials(config.corpus),
         "total_steps": total_steps,
         "total_tokens": total_tokens,
+        "val_tokens_per_byte": manifest.tokens_per_byte("validation"),
         "git": environment.git_state(Path.cwd()),
         "packages": environment.package_versions(),
         "hardware": hardware,

@@ -76,6 +76,8 @@ def _tiles(state: RunState, loss: float | None) -> list[tuple[str, str, str]]:
     ]
     if results.best_val_loss is not None:
         best = f"best, at step {results.best_val_step:,}"
+        if (bits := state.bits_per_byte(results.best_val_loss)) is not None:
+            best += f" · {words.loss(bits)} bits per byte"
         tiles.append(("Validation loss", words.loss(results.best_val_loss), best))
     speed = totals.tokens / totals.wall_seconds if totals.wall_seconds else 0.0
     tiles += [

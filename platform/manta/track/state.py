@@ -15,6 +15,7 @@ from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
 from manta.storage.seal import read_sealed, seal_text
 from manta.stream.eval_sample import LOSS_OF
+from manta.track.figures import bits_per_byte
 from manta.track.row_chain import Mark
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
@@ -175,6 +176,9 @@ class RunState(BaseModel):
     eval_from: int = Field(default=0, description="step from which on they are these samples")
     total_steps: int
     total_tokens: int
+    val_tokens_per_byte: float | None = Field(
+        default=None, description="of the validation split, where the bytes of its text are known"
+    )
     git: dict[str, Any] | None = None
     packages: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
@@ -217,6 +221,12 @@ class RunState(BaseModel):
             }
             if results.best_val_loss is None or value < results.best_val_loss:
                 results.best_val_loss, results.best_val_step = value, row["step"]
+
+    def bits_per_byte(self, val_loss: float | None) -> float | None:
+        """A validation loss as bits a byte of text; None where either is unknown."""
+        if val_loss is None or self.val_tokens_per_byte is None:
+            return None
+        return bits_per_byte(val_loss, self.val_tokens_per_byte)
 
     def add_event(self, message: str) -> None:
         """Keep `message` with the place in the training at which it came."""

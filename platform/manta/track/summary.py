@@ -27,7 +27,7 @@ def status_text(state: RunState) -> str:
 
 
 def loss_rows(state: RunState) -> list[tuple[str, str]]:
-    """The losses that were measured, in nats a token, and the perplexity of the last."""
+    """The losses that were measured, in nats a token, and what the last one is otherwise."""
     results = state.results
     rows = []
     if results.loss is not None:
@@ -36,6 +36,8 @@ def loss_rows(state: RunState) -> list[tuple[str, str]]:
         best = f"best {figures.loss(results.best_val_loss)} at step {results.best_val_step:,}"
         rows.append(("Validation loss", f"{figures.loss(results.val_loss)} ({best})"))
         rows.append(("Perplexity", figures.perplexity(results.val_loss)))
+        if (bits := state.bits_per_byte(results.val_loss)) is not None:
+            rows.append(("Bits per byte", figures.loss(bits)))
     return rows
 
 

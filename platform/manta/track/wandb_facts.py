@@ -68,6 +68,7 @@ def run_info(
         section=section,
         config=shown,
         job_type=context.job_type if context else JOB_TYPE,
+        val_tokens_per_byte=state.val_tokens_per_byte,
         best=best,
     )
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 
 from manta.config import ConfigError
 from manta.config.run import WandbSection
+from manta.track.figures import bits_per_byte
 from manta.track.metric_names import in_wandb
 
 Mode = Literal["online", "offline", "disabled"]
@@ -42,6 +43,9 @@ class RunInfo(BaseModel):
     config: dict[str, Any]
     job_type: str | None = None
     step_metric: str | None = Field(default="tokens", description="what rows are drawn over")
+    val_tokens_per_byte: float | None = Field(
+        default=None, description="by which a validation loss is shown in bits a byte as well"
+    )
     best: dict[str, Literal["min", "max"]] = Field(
         default_factory=dict, description="which value of a row's metric the summary keeps"
     )
@@ -124,6 +128,9 @@ class Session:
             return  # at the server, or void there since the run went back: W&B's steps can't
         self._last = row["step"]
         values = {in_wandb(k): v for k, v in row.items() if k != "step" and v is not None}
+        ratio, val_loss = self._info.val_tokens_per_byte, row.get("val_loss")
+        if ratio is not None and val_loss is not None:
+            values[in_wandb("bits_per_byte")] = bits_per_byte(val_loss, ratio)
         self._run.log(values, step=row["step"])
         self._pending = True
 
