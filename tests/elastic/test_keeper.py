@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.keeper import open_keeper
+from manta.elastic.keeper import Keeper, open_keeper
 from manta.elastic.keeper_vault import KeeperVault
 from manta.elastic.memory import HEAD
 from manta.train.vault import Stamp
@@ -92,6 +93,35 @@ def test_buffers_are_prepared_beside_training_before_the_first_is_written(keeper
     [(thread, sizes)] = prepared
     assert thread is not threading.main_thread()
     assert sizes == [BUFFER - HEAD.size] * 2
+
+
+def test_memory_that_a_node_has_not_is_not_taken(keepers, caplog) -> None:
+    vault = KeeperVault({"a": keepers["a"]}, "a", 0)
+    end = time.monotonic() + 20
+    while vault._mine is not None:
+        assert not vault.free(2**50)
+        assert time.monotonic() < end
+    assert "no snapshots in memory: 1,125,899.9 GB are wanted" in caplog.text
+    assert ray.get(keepers["a"].used.remote()) == 0
+
+
+class Cramped(Keeper):
+    """One whose process may not have as much as a snapshot takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+
+
+def test_a_second_place_without_memory_is_told_and_does_without(keepers, caplog) -> None:
+    cramped = {"a": keepers["a"], "b": ray.remote(num_cpus=0)(Cramped).remote()}
+    vault = KeeperVault(cramped, "a", 0)
+    for step in (1, 2, 3):
+        put(vault, Stamp(step, 1), step)
+    assert set(KeeperVault(cramped, "a", 0).whole()) == {Stamp(2, 1), Stamp(3, 1)}
+    assert [record.message for record in caplog.records] == [
+        "snapshots are on one node only: the next has no memory: [Errno 27] File too large"
+    ]
 
 
 def total(keepers) -> int:

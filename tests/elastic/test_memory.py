@@ -7,7 +7,9 @@ import os
 import resource
 
 import numpy as np
+import pytest
 
+from manta.elastic import memory
 from manta.elastic.memory import HEAD, Mapped, allocate, identity
 from manta.train.vault import Stamp
 
@@ -20,7 +22,6 @@ def minor_faults() -> int:
 
 def test_writing_to_a_mapped_buffer_waits_for_no_page() -> None:
     buffer = allocate(SIZE, identity(os.getpid()))
-    assert buffer is not None
     try:
         mapped = Mapped.of(buffer.place)
         data = np.frombuffer(mapped.data, dtype=np.uint8)
@@ -32,3 +33,14 @@ def test_writing_to_a_mapped_buffer_waits_for_no_page() -> None:
         assert os.pread(buffer.fd, 1, HEAD.size) == b"\7"
     finally:
         os.close(buffer.fd)
+
+
+def test_memory_that_would_be_killed_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(memory, "free_memory", lambda: 2 * SIZE - 1)
+    with pytest.raises(OSError, match=r"0\.1 GB are wanted and as much again has to stay free"):
+        allocate(SIZE, None)
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    for free in (2 * SIZE, None):
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
+        os.close(allocate(SIZE, None).fd)

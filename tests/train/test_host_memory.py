@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from plain_runs import engine_of, run_ranks, streams_of
 from torch.distributed.checkpoint import FileSystemWriter, filesystem, state_dict_saver
 from torch.distributed.tensor import DTensor
 
+from manta.elastic.host_memory import HostMemory, host_memory, state_bytes
 from manta.stream.ledger import Ledger
 from manta.train.checkpoint import Checkpoints
 from manta.train.dcp import Writer, share_of
@@ -110,3 +112,46 @@ def test_bytes_a_parameter_on_each_rank(checked, tmp_path, shard: bool) -> None:
     assert [rank["staged"] for rank in ranks] == pytest.approx([6, 6], rel=0.05)
     snapshots = [12, 12] if shard else [24, 0]
     assert [rank["snapshots"] for rank in ranks] == pytest.approx(snapshots, rel=0.05)
+    told = host_memory(state_bytes(1, 1), 2, 2, sharded=shard, snapshots=True)
+    assert told.snapshots == pytest.approx(sum(rank["snapshots"] for rank in ranks), rel=0.05)
+    assert told.checkpoint == pytest.approx(sum(rank["staged"] for rank in ranks), rel=0.05)
+
+
+# ------------------------------------------------------------------------ what is said of it
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_node_by_the_rows_of_the_page() -> None:
+    """tests/elastic/test_keeper.py measures that a second place has two copies too."""
+
+    def node(here: int, of: int, *, sharded: bool) -> HostMemory:
+        return host_memory(state_bytes(1, 1), of, here, sharded=sharded, snapshots=True)
+
+    assert node(8, 8, sharded=False) == HostMemory(24, 12)
+    assert node(4, 8, sharded=False) == HostMemory(24, 6)
+    assert node(8, 8, sharded=True) == HostMemory(24, 12)
+    assert node(4, 8, sharded=True) == HostMemory(48 / 2, 12 / 2)
+    assert node(1, 1, sharded=False).most == 36
+    assert host_memory(12, 1, 1, sharded=False, snapshots=False) == HostMemory(0, 12)
+    assert state_bytes(10, 1) == 48
+    page = (ROOT / "docs/operations.md").read_text()
+    for row in (
+        "| snapshots | 24 on the first rank, else 0 | 24 on the first rank's node and on",
+        "| a checkpoint | 12 / W | 12 · w / W |",
+        "| snapshots, `parallel.shard: true` | 24 / W | 24 · w / W, and 48 · w / W with several",
+        "| a checkpoint, `parallel.shard: true` | 12 / W | 12 · w / W |",
+        "a 1B on one node takes 36 GB",
+    ):
+        assert row in page
+
+
+def test_the_pods_of_a_cluster_have_as_much_as_their_comment_says() -> None:
+    text = (ROOT / "cluster/kuberay.yaml").read_text()
+    most = host_memory(state_bytes(1, 1), 1, 1, sharded=False, snapshots=True).most
+    found = re.search(r"(\d+) bytes a parameter .*, and (\d+) GB: (\d+)Gi .*\n.* ([\d.]+)B\.", text)
+    assert found is not None
+    bytes_each, rest, limit, size = map(float, found.groups())
+    assert bytes_each == most
+    assert limit * 2**30 - rest * 1e9 > most * size * 1e9 > 0.9 * (limit * 2**30 - rest * 1e9)
+    assert set(re.findall(r"limits: .*memory: (\d+)Gi, nvidia", text)) == {f"{limit:.0f}"}

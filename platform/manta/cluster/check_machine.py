@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from manta.cluster.findings import Finding, failed, ok, warning
+from manta.cluster.free_memory import total_memory
 from manta.cluster.lock import NAME, normal, read_lock
 
 GIB = 2**30
@@ -96,10 +97,7 @@ def differing(pins: dict[str, str]) -> list[tuple[str, str | None]]:
 
 
 def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
+    total = total_memory()
     found = f"{total / GIB:.1f} GiB"
     if total < MEMORY_FAILED:
         return failed("memory", found, f"{MEMORY_FAILED // GIB} GiB is the least that Ray needs")

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from manta.cluster.free_memory import free_memory
 
 # A machine with nothing else to do has Ray up before that.
 LONG_SECONDS = 15.0
@@ -41,15 +42,5 @@ def say(message: str) -> None:
 def how_busy() -> str:
     """How busy this machine is, such as ``load 3.1 on 2 CPUs, 1.4 GiB of memory free``."""
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
-    free = _free_memory()
+    free = free_memory()
     return load if free is None else f"{load}, {free / 2**30:.1f} GiB of memory free"
-
-
-def _free_memory() -> int | None:
-    """Bytes that programs may still have; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(sizes[0]) * 1024 if sizes else None

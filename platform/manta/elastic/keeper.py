@@ -18,7 +18,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from manta.elastic.answers import dead, said
 from manta.elastic.memory import HEAD, Buffer, Place, allocate, identity, is_alive
@@ -64,14 +64,17 @@ class Keeper:
 
     # ------------------------------------------------------ from the workers here
 
-    async def lease(self, size: int, writer: str) -> Place | None:
+    async def lease(self, size: int, writer: str) -> Place | str:
         """A buffer of `size` bytes with its head, for the process `writer` alone.
 
-        None where there is no such memory. It goes with its writer, once nothing is held in it.
+        The reason where there is no such memory. It goes with its writer, once nothing is held
+        in it.
         """
         self._sweep()
-        buffer = await self._take(size, writer)
-        return None if buffer is None else buffer.place
+        try:
+            return (await self._take(size, writer)).place
+        except OSError as error:
+            return str(error)
 
     async def release(self, fds: Sequence[int]) -> None:
         """Leased buffers that their writer will not write to again."""
@@ -82,8 +85,10 @@ class Keeper:
 
     async def commit(
         self, part: Part, fd: int, header: bytes, since: Stamp | None, onward: Onward | None
-    ) -> None:
+    ) -> str | None:
         """Hold what was written to a leased buffer; ends when it is held in its second place too.
+
+        Why it has no second place is returned, where it was to have one.
 
         Args:
             part: what it is.
@@ -94,17 +99,20 @@ class Keeper:
         """
         buffer = next((buffer for buffer in self._buffers if buffer.fd == fd), None)
         if buffer is None or buffer.stamp() != part.stamp:
-            return  # too late: it came from a group that is gone
+            return None  # too late: it came from a group that is gone
         self._drop([key for key, held in self._held.items() if held.buffer is buffer])
         self._hold(_Held(part, header, buffer), since)
         if onward is None:
-            return
+            return None
         try:
             copied = onward.target.copy.remote(onward.source, part, since)
             await asyncio.wait_for(copied, TRANSFER_SECONDS)
+        except RayTaskError as error:
+            return str(error.cause)
         except (RayError, TimeoutError) as error:
-            # No second place, then: the group on that node has ended or will soon.
+            # The group on that node has ended or will soon.
             log.warning("a snapshot has no second place (%s)", type(error).__name__)
+        return None
 
     # ------------------------------------------------------------- from anywhere
 
@@ -128,7 +136,11 @@ class Keeper:
         return np.frombuffer(data, dtype=np.uint8)
 
     async def copy(self, source: ActorHandle, part: Part, since: Stamp | None) -> bool:
-        """Get a part from the keeper `source` and hold it too. False if it is no longer there."""
+        """Get a part from the keeper `source` and hold it too. False if it is no longer there.
+
+        Raises:
+            OSError: if there is no memory for it.
+        """
         stamp, number = part.stamp, part.number
         if (stamp, number) in self._held:
             return True
@@ -137,8 +149,6 @@ class Keeper:
             return False
         _, header, size = found
         buffer = await self._take(size, identity(os.getpid()))
-        if buffer is None:
-            return False
         try:
             await _fill(buffer, source, part)
             held = _Held(part, header, buffer)
@@ -165,8 +175,8 @@ class Keeper:
             for part in there:
                 if part.stamp == stamp:
                     await asyncio.wait_for(self.copy(other, part, None), TRANSFER_SECONDS)
-        except (RayError, TimeoutError) as error:
-            log.warning("a keeper does not answer (%s)", type(error).__name__)
+        except (RayError, TimeoutError, OSError) as error:
+            log.warning("a part of a snapshot can't be had (%s: %s)", type(error).__name__, error)
 
     def _parts(self, stamp: Stamp) -> list[_Held]:
         parts = [held for held in self._held.values() if held.part.stamp == stamp and held.intact]
@@ -178,10 +188,9 @@ class Keeper:
 
     # -------------------------------------------------------------------- memory
 
-    async def _take(self, size: int, writer: str | None) -> Buffer | None:
+    async def _take(self, size: int, writer: str | None) -> Buffer:
         buffer = await asyncio.to_thread(allocate, size, writer)
-        if buffer is not None:
-            self._buffers.append(buffer)
+        self._buffers.append(buffer)
         return buffer
 
     def _hold(self, held: _Held, since: Stamp | None) -> None:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class NoMemory(OSError):
+    """A node has no memory for snapshots; says how much there is."""
+
+
 class KeeperVault:
     """The keepers as one rank's `Vault`.
 
@@ -45,6 +49,7 @@ class KeeperVault:
         self._coming: Future[list[Mapped]] | None = None
         self._buffers: list[Mapped] = []
         self._asked = self._size = self._turn = 0
+        self._told = False
         self._pending: Any = None
         self._last: Stamp | None = None
         self._since: Stamp | None = None
@@ -57,19 +62,24 @@ class KeeperVault:
         """See `Vault`."""
         try:
             return self._mine is not None and self._is_processed() and self._has_room(size)
+        except NoMemory as error:
+            log.warning("no snapshots in memory: %s", error)
         except (RayError, OSError, RuntimeError) as error:
             log.warning(
                 "no more snapshots from rank %d: the keeper of its node can't be used (%s)",
                 self._rank,
                 type(error).__name__,
             )
-            self._mine = None
-            return False
+        self._mine = None
+        return False
 
     def _is_processed(self) -> bool:
         if self._pending is not None and arrived([self._pending]):
-            ray.get(self._pending)
+            reason = ray.get(self._pending)
             self._pending = None
+            if reason and not self._told:
+                self._told = True
+                log.warning("snapshots are on one node only: the next has no memory: %s", reason)
         return self._pending is None
 
     def _has_room(self, size: int) -> bool:
@@ -80,8 +90,9 @@ class KeeperVault:
             self._leases = [self._mine.lease.remote(wanted, self._writer) for _ in range(2)]
         if self._leases and arrived(self._leases):
             places, self._leases = ray.get(self._leases), []
-            if None in places:
-                raise OSError("it has no memory")
+            if reasons := [place for place in places if isinstance(place, str)]:
+                self._mine.release.remote([one.fd for one in places if isinstance(one, Place)])
+                raise NoMemory(reasons[0])
             self._coming = _in_a_thread(lambda: self._prepared(places))
         if self._coming is not None:
             if not self._coming.done():

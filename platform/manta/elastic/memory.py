@@ -8,20 +8,21 @@ its writer died.
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from manta.cluster.free_memory import free_memory
 from manta.train.vault import Stamp
 
-log = logging.getLogger(__name__)
-
+# Two that look at the same free memory at once would both take it.
+_ALLOCATING = threading.Lock()
 HEAD = struct.Struct("qq48x")  # step and attempt, filled up to a cache line
 NO_STAMP = bytes(HEAD.size)
 
@@ -91,21 +92,34 @@ class Mapped:
         self.memory[: HEAD.size] = HEAD.pack(*stamp)
 
 
-def allocate(size: int, writer: str | None) -> Buffer | None:
+def allocate(size: int, writer: str | None) -> Buffer:
     """Memory of `size` bytes with its pages in place, so that no writer has to wait for them.
 
-    None, with a warning, where the system has no such memory to give.
+    Raises:
+        OSError: saying why the system has no such memory to give.
     """
     if not hasattr(os, "memfd_create"):
-        return None  # not Linux
-    fd = os.memfd_create("manta-snapshot")
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        log.warning("no memory for snapshots of %d bytes (%s)", size, error)
-        os.close(fd)
-        return None
+        raise OSError("only Linux has memory that outlives a process without a file")
+    with _ALLOCATING:
+        _refuse_too_much(size)
+        fd = os.memfd_create("manta-snapshot")
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError:
+            os.close(fd)
+            raise
     return Buffer(fd, size, writer)
+
+
+def _refuse_too_much(size: int) -> None:
+    """Look before the kernel does: in a container it kills for memory that is not there."""
+    free = free_memory()
+    # A checkpoint needs as much for as long as it is written, and the workers something too.
+    if free is not None and 2 * size > free:
+        raise OSError(
+            f"{size / 1e9:,.1f} GB are wanted and as much again has to stay free, of "
+            f"{free / 1e9:,.1f} GB that are free"
+        )
 
 
 def identity(pid: int) -> str | None:

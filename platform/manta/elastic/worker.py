@@ -19,10 +19,10 @@ from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
-from manta.elastic import start
+from manta.elastic import keeper_vault, start
 from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
-from manta.elastic.keeper_vault import KeeperVault
+from manta.elastic.host_memory import host_memory, state_bytes
 from manta.elastic.order import Order
 from manta.elastic.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.elastic.preflight import Checked, try_model
@@ -94,8 +94,7 @@ def _train(
     compute_here(int(os.environ["OMP_NUM_THREADS"]))
     _join_group()
     seconds["process_group"] = lap.read()
-    if dist.get_rank() == 0:
-        _forward_warnings(order.mailbox)
+    _forward_warnings(order.mailbox, dist.get_rank())
     config = checked.config
     tried = _tried(checked, order.mailbox) if here.first else None
     resolved = model_config.resolve(config, checked.manifest.vocabulary)
@@ -118,7 +117,7 @@ def _train(
         )
         return passes.watching(batches, engine.largest_pass)
 
-    vault = KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
+    vault = keeper_vault.KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
     job = checked.job(here.attempt, here.node[:8])
     loop = Loop(job, engine, reporter, vault, faults.at)
     outcome = loop.run(streams)
@@ -268,13 +267,21 @@ def hardware() -> dict[str, Any]:
 
 
 def model(engine: Engine) -> dict[str, Any]:
-    """What this worker trains: type, size, and precision of the model."""
+    """What this worker trains: type, size, and precision of the model, and memory for its state."""
     sizes = [(p.numel(), p.requires_grad) for p in engine.lm.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
     return {
         "model": engine.lm.config.model_type,
-        "parameters": sum(count for count, _ in sizes),
-        "trained_parameters": sum(count for count, trained in sizes if trained),
+        "parameters": total,
+        "trained_parameters": trained,
         "precision": engine.config.train.precision,
+        "host_memory": host_memory(
+            state_bytes(total, trained),
+            engine.world_size,
+            int(os.environ["LOCAL_WORLD_SIZE"]),
+            sharded=engine.sharded,
+            snapshots=engine.config.checkpoint.snapshot_every != 0,
+        ).most,
     }
 
 
@@ -289,5 +296,7 @@ class _MailHandler(logging.Handler):
         self._mailbox.put.remote("note", {"message": record.getMessage()})
 
 
-def _forward_warnings(mailbox: ActorHandle) -> None:
-    logging.getLogger("manta").handlers = [_MailHandler(mailbox)]
+def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:
+    """What all ranks would say, from the first; what is of a rank's own node, from each."""
+    name = "manta" if rank == 0 else keeper_vault.__name__
+    logging.getLogger(name).handlers = [_MailHandler(mailbox)]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # What `train.precision` means, as people call it.
 PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
+WORTH_SAYING = 2**30  # bytes
 
 
 def plan_lines(plan: Plan, eval_samples: int) -> list[str]:
@@ -51,9 +52,15 @@ def model_line(state: RunState) -> str:
     which = "all trained" if trained == total else f"{figures.count(trained)} trained"
     device = workers.get("gpu") or f"CPU, {_threads(workers.get('threads', 1))} a worker"
     precision = PRECISIONS.get(workers["precision"], workers["precision"])
-    return (
-        f"{workers['model']}, {figures.count(total)} parameters, {which}; {precision} on {device}"
-    )
+    model = f"{workers['model']}, {figures.count(total)} parameters, {which}"
+    return f"{model}; {precision} on {device}{_host_memory(workers.get('host_memory', 0))}"
+
+
+def _host_memory(size: float) -> str:
+    """Of a node, where it is so much that a node may lack it."""
+    if size < WORTH_SAYING:
+        return ""
+    return f"; snapshots and checkpoints take up to {figures.memory(size)} of a node's memory"
 
 
 def _threads(count: int) -> str:

@@ -1,0 +1,85 @@
+"""How much memory there is for a process of this machine: by the machine, and by its container.
+
+In a container the machine's own figures are those of all containers together. The kernel kills for
+what goes beyond the container's limit, and asks nobody: whoever takes much has to look first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# Of each version of control groups: limit, use, and what of it is a cache of files that the kernel
+# takes back by itself.
+Names = tuple[str, str, tuple[str, ...]]
+V2: Names = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+V1: Names = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+
+
+def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes that a process may still take; None where the system does not say."""
+    sizes = _lines(proc / "meminfo")
+    found = [_number(sizes["MemAvailable:"]) * 1024] if "MemAvailable:" in sizes else []
+    found += [left for group, version in _groups(proc, cgroups) for left in _left(group, *version)]
+    return max(0, min(found)) if found else None
+
+
+def total_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Bytes that all processes in this container, or on this machine, may have together."""
+    limits = [_limit(group / names[0]) for group, names in _groups(proc, cgroups)]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit in limits if limit is not None)])
+
+
+def _groups(proc: Path, cgroups: Path) -> Iterator[tuple[Path, Names]]:
+    """The control groups of this process that may limit its memory, and the names of their files.
+
+    A container may see its own group as the root, while its path is told as the machine has it.
+    """
+    for line in _text(proc / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        parts = PurePosixPath(path.lstrip("/")).parts
+        if not controllers:
+            root, names = cgroups, V2
+        elif "memory" in controllers.split(","):
+            root, names = cgroups / "memory", V1
+        else:
+            continue
+        for depth in range(len(parts) + 1):
+            yield root.joinpath(*parts[:depth]), names
+
+
+def _left(group: Path, limit: str, used: str, caches: tuple[str, ...]) -> Iterator[int]:
+    """What a control group has left, if it has a limit."""
+    most, now = _limit(group / limit), _limit(group / used)
+    if most is not None and now is not None:
+        sizes = _lines(group / "memory.stat")
+        yield most - now + sum(_number(sizes[name]) for name in caches if name in sizes)
+
+
+def _limit(file: Path) -> int | None:
+    text = _text(file).strip()
+    return int(text) if text.isdigit() else None  # "max", or no such file
+
+
+def _lines(file: Path) -> dict[str, str]:
+    """The lines of a file of sizes: name and value."""
+    words = (line.split() for line in _text(file).splitlines())
+    return {found[0]: found[1] for found in words if len(found) > 1}
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
