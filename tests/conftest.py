@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import shutil
@@ -11,11 +10,11 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
 import s3_server
+from inline_prepare import without_ray
 from made_corpus import write_corpus
 
 from manta.corpus.manifest import Manifest
@@ -31,6 +30,10 @@ gc.set_threshold(50_000)
 # A shell starts what it puts in the background with this signal ignored, and so would we start
 # the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Test processes run beside each other, one for a core or so, and models here are tiny: two threads
+# each spend most of their time waiting for each other. Torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -67,32 +70,41 @@ def _rank(item: pytest.Item) -> int:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def copies() -> Iterator[None]:
+    """One process that workers are copies of, for all that the tests of this process start.
+
+    Also for commands, which otherwise have one each, for four seconds of processor time.
+    """
+    from manta.elastic.preload import preloaded
+
+    with preloaded({"CPU": 1}, "llama"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_local(copies: None) -> Iterator[None]:
     """A fresh local Ray with two CPUs, that no other Ray on the machine can see or share.
 
     Its workers are copies, as those of `manta train` on one machine.
     """
     import ray
 
-    from manta.elastic.preload import preloaded
-
     if ray.is_initialized():
         raise RuntimeError("a test started Ray itself; use the fixture ray_local instead")
     # Sockets lie below this folder, and their paths may be 107 characters long: keep it short.
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    with preloaded({"CPU": 1}, "llama"):
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(folder),
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        _temp_dir=str(folder),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -114,11 +126,4 @@ def make_corpus() -> Callable[..., Manifest]:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the passes of `prepare` in this process, in order: the same code without Ray's start."""
-
-    def run(task: Any, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for order in orders:
-            yield json.loads(json.dumps(task(json.loads(json.dumps(order)))))
-
-    monkeypatch.setattr("manta.corpus.engine.run", run)
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # restored afterwards
+    without_ray(monkeypatch)

@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., 
 
 
 @pytest.fixture(scope="package")
-def nodes() -> Iterator[Nodes]:
+def nodes(copies: None) -> Iterator[Nodes]:
     """The cluster that all chaos tests share; gone when the tests of other folders run."""
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
     found = Nodes(folder)

@@ -19,7 +19,6 @@ from tiny_config import SEQ_LEN, STEP, run_config, write_yaml
 
 from manta.config import RunConfig
 from manta.elastic.preflight import check
-from manta.elastic.preload import preloaded
 from manta.elastic.residents import RESIDENTS
 from manta.track.sweep_state import read_sweep
 from manta.track.verify import verify
@@ -34,13 +33,12 @@ HELD = 6
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[AutoscaledCluster]:
-    with preloaded({"CPU": 1}, "llama"):
-        found = AutoscaledCluster(most=MOST, idle_seconds=6.0)
-        try:
-            found.wait_until_up()
-            yield found
-        finally:
-            found.shutdown()
+    found = AutoscaledCluster(most=MOST, idle_seconds=6.0)
+    try:
+        found.wait_until_up()
+        yield found
+    finally:
+        found.shutdown()
 
 
 @pytest.fixture(scope="module")

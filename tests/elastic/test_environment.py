@@ -31,6 +31,7 @@ def test_a_worker_without_gpus_sees_none(ray_local: None) -> None:
 def test_the_process_that_workers_are_copies_of_sees_no_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv(preload.VARIABLE, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     given = []
     real = preload.subprocess.Popen

@@ -38,6 +38,12 @@ def imported() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process that could be copied is there from before."""
+    monkeypatch.delenv(preload.VARIABLE, raising=False)
+
+
 def run(program: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program as Ray runs a worker's, by a shell."""
     command = f"exec {preload.python()} {shlex.join([str(program), *arguments])}"
@@ -84,6 +90,7 @@ def test_copies_do_not_draw_the_same(tmp_path: Path) -> None:
     assert not set(first) & set(second)
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_copy_that_is_stopped_ends_with_the_others(tmp_path: Path) -> None:
     program = "import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), 19)"
     (tmp_path / "program.py").write_text(program)
@@ -105,6 +112,7 @@ def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
     assert run(tmp_path / "program.py").stdout == "True\n"
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> None:
     """One that is dead; and one that dies when it has been asked."""
@@ -125,6 +133,22 @@ def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> N
     assert said.endswith("False\n")
 
 
+@pytest.mark.usefixtures("alone")
+def test_one_that_is_there_is_used_by_drivers_whose_workers_begin_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with preload.preloaded({"CPU": 1}, None):
+        there, before = preload.python(), servers()
+        with preload.preloaded({"CPU": 1}, "gpt2"):
+            assert (preload.python(), servers()) == (there, before)
+        with preload.preloaded({"CPU": 2}, None):  # its workers have two threads
+            assert preload.python() != there
+        socket, root, digest = os.environ[preload.VARIABLE].split(os.pathsep)
+        monkeypatch.setenv(preload.VARIABLE, os.pathsep.join([socket + "-gone", root, digest]))
+        with preload.preloaded({"CPU": 1}, None):
+            assert "-gone" not in str(preload.python())
+
+
 def test_where_it_can_not_be_started_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +165,7 @@ def test_where_it_can_not_be_started_there_is_none(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("alone")
 def test_it_ends_with_the_process_that_wanted_it() -> None:
     program = (
         "import psutil, time\n"

@@ -11,6 +11,8 @@ workers have accelerators they are usual processes, until copies were seen to wo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 import socket
@@ -25,8 +27,9 @@ from manta.config.run import RunConfig
 from manta.elastic.environment import runtime_env_of
 from manta.storage.socket_folder import socket_folder
 
-# Where the process to be copied listens, and from where it has the package: for drivers that are
-# started from this one, a sweep's. One with another package starts its workers itself.
+# Where the process to be copied listens, from where it has the package and with which variables it
+# was started: for drivers that are started from this one, a sweep's. One with another package
+# starts its workers itself, and one with other variables a process to be copied of its own.
 VARIABLE = "MANTA_PRELOADED"
 SOCKET = "socket"
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -53,24 +56,36 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
     if resources.get("GPU") or sys.platform != "linux":  # elsewhere libraries don't bear a fork
         yield
         return
+    variables = runtime_env_of(resources)["env_vars"]
+    if _is_served(variables):
+        yield
+        return
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(socket_folder(SOCKET))
-            variables = runtime_env_of(resources)["env_vars"]
             process = _start(folder / SOCKET, variables, model_type)
         except OSError:  # no room for a socket, or for a process: usual processes do as well
             yield
             return
         stack.callback(_end, process)
-        stack.enter_context(_named(folder / SOCKET))
+        stack.enter_context(_named(folder / SOCKET, variables))
         yield
 
 
+def _is_served(variables: Mapping[str, str]) -> bool:
+    """Whether a process above this one has a process to be copied that does for such workers."""
+    path, root, digest = _name()
+    if root != ROOT or digest != _digest(variables):
+        return False
+    with socket.socket(socket.AF_UNIX) as asking:
+        return asking.connect_ex(path) == 0
+
+
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path, variables: Mapping[str, str]) -> Iterator[None]:
     """Let this process, and those that it starts, know where the process to be copied listens."""
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join([str(path), ROOT])
+    os.environ[VARIABLE] = os.pathsep.join([str(path), ROOT, _digest(variables)])
     try:
         yield
     finally:
@@ -107,7 +122,18 @@ def _start(
 
 def python() -> str | None:
     """What Ray is to run as a worker's Python; None if there is no process to be copied."""
-    path, _, root = os.environ.get(VARIABLE, "").rpartition(os.pathsep)
+    path, root, _ = _name()
     if not path or root != ROOT:
         return None
     return shlex.join([sys.executable, "-I", "-S", str(CLIENT), path])
+
+
+def _name() -> tuple[str, str, str]:
+    """Socket, package and digest of the process to be copied; empty if there is none."""
+    path, root, digest = (os.environ.get(VARIABLE, "").split(os.pathsep) + [""] * 3)[:3]
+    return path, root, digest
+
+
+def _digest(variables: Mapping[str, str]) -> str:
+    """Of the variables with which a process to be copied is started."""
+    return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()[:16]
