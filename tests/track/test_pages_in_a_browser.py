@@ -36,9 +36,23 @@ setTimeout(() => {
     const tip = shape.closest(".stage").querySelector(".tip");
     if (tip.style.display === "block") tips.add(tip.textContent);
   }
+  const left = () => document.querySelectorAll(".left-out").length, kept = [left()];
+  for (const axis of document.querySelectorAll(".handle")) {
+    const box = axis.getBoundingClientRect();
+    const press = (type, share) => axis.dispatchEvent(new PointerEvent(type, {
+      clientX: box.x + box.width / 2, clientY: box.y + share * box.height, bubbles: true }));
+    // The upper half of the axis, then a click.
+    press("pointerdown", 0);
+    press("pointermove", 0.5);
+    press("pointerup", 0.5);
+    kept.push(left());
+    press("pointerdown", 0.7);
+    press("pointerup", 0.7);
+    kept.push(left());
+  }
   const places = [...document.querySelectorAll("[id^=chart-]")];
   document.title = JSON.stringify({
-    errors, places: places.length, tips: [...tips],
+    errors, places: places.length, tips: [...tips], kept,
     drawn: places.filter(place => place.querySelectorAll("svg[role=img] path").length).length,
     wide: document.documentElement.scrollWidth,
     not_numbers: places.filter(place => /NaN/.test(place.innerHTML)).length,
@@ -94,4 +108,11 @@ def test_a_page_is_drawn(pages: dict[str, Path], name: str, width: int, tmp_path
     assert isinstance(found["wide"], int)
     assert found["wide"] <= width, "nothing stands out on the right"
     assert isinstance(found["tips"], list)
+    assert isinstance(found["kept"], list)
+    before, *kept = found["kept"]
+    assert before == 0
+    assert len(kept) == (2 * 4 if name == "comparison" else 0)
+    # Of twelve configurations, some lie in the upper half of each axis; a click frees them all.
+    assert all(0 < left < 12 for left in kept[::2])
+    assert not any(kept[1::2])
     assert len(found["tips"]) >= {"report": 5, "comparison": 60, "schedule": 3}[name]

@@ -313,6 +313,16 @@ def test_an_unreachable_server_is_said_once_and_the_run_can_be_uploaded_later(
     subprocess.run(command, check=True, capture_output=True, timeout=LONG)
     assert len(wandb_server.history(state["wandb"]["id"])) == 30
 
+    # The run goes on, still offline: what was uploaded before comes again, and none of it twice.
+    tracker = open_tracker("offline")
+    train(tracker, training_row, 28, 40)
+    tracker.finish("finished")
+    command[-1] = state_of(tracker)["wandb"]["folder"]
+    subprocess.run(command, check=True, capture_output=True, timeout=LONG)
+    sent = wandb_server.history(state["wandb"]["id"])
+    assert [row["_step"] for row in sent] == list(range(1, 41))
+    assert wandb_server.summary(state["wandb"]["id"])["restarts"] == 1
+
 
 def test_a_connection_lost_on_the_way(
     open_tracker: Open, training_row: Row, wandb_server: Any, monkeypatch: pytest.MonkeyPatch

@@ -246,7 +246,7 @@ class Lines extends Figure {
     });
     const clip = "clip-" + (figure.id ?? (figure.id = Math.random().toString(36).slice(2)));
     const area = node("clipPath", { id: clip }, svg);
-    node("rect", { x: box.left - 1, y: box.top - 4, width: box.right - box.left + 2,
+    node("rect", { x: box.left - 4, y: box.top - 4, width: box.right - box.left + 8,
       height: box.bottom - box.top + 6 }, area);
     const inside = node("g", { "clip-path": `url(#${clip})` }, svg);
     this.marks(marks, box, toX, left, right);
@@ -380,12 +380,6 @@ class Rows extends Figure {
     const fat = (this.above ? 0.42 : 0.72) * thick;
     const [ticks, step] = linearTicks(low, high, Math.max(2, Math.floor((box.right - box.left) / 65)));
     this.xAxis([low, high], ticks, ticks.map(x => tickText(x, step, axis.format)), box, toX);
-    rows.forEach((name, row) => {
-      const text = this.above ? node("text", { x: 0, y: toY(row) - 13 }, svg, cut(name, width))
-        : node("text", { x: box.left - 9, y: toY(row) + 4, "text-anchor": "end" }, svg,
-          cut(name, room));
-      node("title", {}, text, name);
-    });
     for (const { row, from, to, color, text, label } of bars) {
       const bar = node("rect", { x: toX(from), y: toY(row) - fat / 2, height: fat,
         width: Math.max(1, toX(to) - toX(from)), rx: 2, style: `fill:${color}` }, svg);
@@ -397,6 +391,13 @@ class Rows extends Figure {
       node("path", { d: path, class: "line", style: `stroke:${color};stroke-width:${thin}` +
         (dash ? ";stroke-dasharray:2 3" : "") }, svg);
     }
+    rows.forEach((name, row) => {
+      const text = this.above ? node("text", { x: 0, y: toY(row) - 13, class: "halo" }, svg,
+          cut(name, width))
+        : node("text", { x: box.left - 9, y: toY(row) + 4, "text-anchor": "end" }, svg,
+          cut(name, room));
+      node("title", {}, text, name);
+    });
     for (const { row, x, half, color, shape, text } of dots) {
       if (half) node("path", { class: "error",
         d: `M${toX(x - half)},${toY(row)}H${toX(x + half)}m0,-4v8M${toX(x - half)},${toY(row) - 4}v8` },
@@ -406,9 +407,17 @@ class Rows extends Figure {
   }
 }
 
-// Axes side by side, a line across them for each configuration.
+// Axes side by side, a line across them for each configuration. A drag along an axis keeps the
+// lines that pass there; a click on it frees it.
+
+const MOST_LABEL = 110;
 
 class Parallel extends Figure {
+  constructor(place, figure) {
+    figure.kept = new Map();  // shares of an axis between which lines are kept, by its index
+    super(place, figure);
+  }
+
   draw() {
     const { figure, svg, width, height } = this;
     const { axes, lines } = figure;
@@ -423,15 +432,62 @@ class Parallel extends Figure {
       node("title", {}, name, label);
       for (const [share, text] of ticks)
         node("text", { x: x + 6, y: toY(share) + 4, class: "halo" }, svg,
-          cut(text, last ? 70 : gap - 14));
+          cut(text, last ? 70 : Math.min(gap - 14, MOST_LABEL)));
     });
+    const across = [];
     for (const { at, color, width: thick, text } of lines) {
       const path = at.map((share, axis) => (axis ? "L" : "M") + toX(axis) + "," + toY(share)).join("");
       const line = node("path", { d: path, class: "line across",
         style: `stroke:${color};stroke-width:${thick}` }, drawn);
       this.speaks(line, text);
       line.addEventListener("pointerenter", () => drawn.append(line));
+      across.push([line, at]);
     }
+    const keep = () => {
+      const kept = [...figure.kept];
+      for (const [line, at] of across) line.classList.toggle("left-out",
+        kept.some(([axis, [low, high]]) => at[axis] < low || at[axis] > high));
+    };
+    axes.forEach((_, axis) => this.brush(axis, toX(axis), toY, keep));
+    keep();
+  }
+
+  brush(axis, x, toY, keep) {
+    const { kept } = this.figure;
+    const part = node("rect", { class: "brush", x: x - 5, width: 10 }, this.svg);
+    const handle = node("rect", { class: "handle", x: x - 11, y: toY(1) - 6, width: 22,
+      height: toY(0) - toY(1) + 12 }, this.svg);
+    let from = null;
+    const share = event => {
+      const y = event.clientY - this.stage.getBoundingClientRect().y;
+      return Math.max(0, Math.min(1, (toY(0) - y) / (toY(0) - toY(1))));
+    };
+    const show = () => {
+      const [low, high] = kept.get(axis) || [0, 0];
+      part.setAttribute("y", toY(high));
+      part.setAttribute("height", toY(low) - toY(high));
+      keep();
+    };
+    handle.addEventListener("pointerdown", event => {
+      from = share(event);
+      if (event.isTrusted) handle.setPointerCapture(event.pointerId);
+      event.preventDefault();
+    });
+    handle.addEventListener("pointermove", event => {
+      if (from === null) return;
+      const at = share(event);
+      // A hand that trembles while it clicks drags nothing.
+      if (Math.abs(at - from) * (toY(0) - toY(1)) < 4) kept.delete(axis);
+      else kept.set(axis, [Math.min(from, at) - 1e-6, Math.max(from, at) + 1e-6]);
+      show();
+    });
+    handle.addEventListener("pointerup", event => {
+      if (from !== null && Math.abs(share(event) - from) * (toY(0) - toY(1)) < 4) kept.delete(axis);
+      from = null;
+      show();
+    });
+    handle.addEventListener("pointercancel", () => { from = null; });
+    show();
   }
 }
 

@@ -112,7 +112,9 @@ def _answer(found: Sequence[Sentence]) -> str:
         + f"{escape(sentence.text)}</li>"
         for sentence in rest
     )
-    return f'<div class="card answer"><p class="best">{escape(best.text)}</p><ul>{items}</ul></div>'
+    plain = "" if any(sentence.sureness in CHIPS for sentence in rest) else " plain"
+    text = f'<p class="best">{escape(best.text)}</p><ul>{items}</ul>'
+    return f'<div class="card answer{plain}">{text}</div>'
 
 
 def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str]]:
@@ -128,7 +130,7 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
             told += within.get(behind.within_noise, "") if behind.within_noise is not None else ""
             found.append(("Lead over the second", f"{behind.gap:.4f}", told))
     seeds = {trial.seed for trial in comparison.trials}
-    noun = "trials" if comparison.tokens else "runs"
+    noun = ("trial" if comparison.tokens else "run") + "s" * (len(comparison.trials) != 1)
     found.append(
         (
             "Configurations",
@@ -231,8 +233,9 @@ def _trials(comparison: Comparison, ranking: Ranking) -> str:
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     drawn = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
+    title = f"All {len(rows)}, one by one" if len(rows) > 1 else "In detail"
     return (
-        f'<div class="card"><details><summary>All {len(rows)}, one by one</summary>'
+        f'<div class="card"><details><summary>{title}</summary>'
         f'<div class="wide"><table class="standings">{drawn}</table></div></details></div>'
     )
 

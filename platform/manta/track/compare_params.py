@@ -112,9 +112,10 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
             for row in reversed(range(len(means)))
         ],
         "scale": metric_key(low, high, comparison.mode),
-        "note": "A line is a configuration, and the best are at the top of the last axis.",
+        "note": "A line is a configuration, and the best are at the top of the last axis. Drag "
+        "along an axis to keep the lines that pass there; a click on it brings the others back.",
         "whole": True,
-        "min_width": 110 * len(labels) if len(labels) > 3 else 0,
+        "min_width": 90 * len(labels) if len(labels) > 4 else 0,
     }
 
 
