@@ -380,6 +380,26 @@ def generate(
 
 
 @app.command()
+def keys(
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Those below it, such as schedule.lr.")
+    ] = "",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="All of them as a page: docs/config.md.")
+    ] = False,
+) -> None:
+    """List the keys of all configs, with their values, defaults and meanings."""
+    from manta.config.reference import as_markdown, show_keys
+
+    if markdown:
+        print(as_markdown(), end="")
+    else:
+        from rich.console import Console
+
+        show_keys(prefix, Console())
+
+
+@app.command()
 def doctor(
     cluster: Annotated[
         Path | None,

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "RUN...|SWEEP --output --metric --top",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
+    "keys": "[PREFIX] --markdown",
     "doctor": "[CLUSTER.yaml] --config",
 }
 

@@ -17,13 +17,20 @@ ROUNDING = 1e-6
 class SourceSection(Section):
     """One source of documents."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    format: Literal["text", "jsonl", "parquet", "arrow", "python-stdlib"]
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="name of the source, by which its loss is shown",
+    )
+    format: Literal["text", "jsonl", "parquet", "arrow", "python-stdlib"] = Field(
+        description="format of the files; python-stdlib is the text of Python's modules, for a try"
+    )
     paths: list[str] = Field(
         default_factory=list, description="files, folders, globs or URLs (s3://, gs://, hf://)"
     )
-    text_column: str = Field(default="text", description="column or key; dots lead inwards")
-    weight: float = Field(default=1.0, description="1, until sources can be mixed by weight")
+    text_column: str = Field(
+        default="text", description="column or key that holds the text; dots lead into nested ones"
+    )
+    weight: float = Field(default=1.0, description="always 1, until sources can be mixed by weight")
 
     @field_validator("weight")
     @classmethod
@@ -50,10 +57,14 @@ class TokenizerSection(Section):
     path: str | None = Field(
         default=None, description="a tokenizer.json, or a Hugging Face folder or name"
     )
-    vocab_size: int | None = Field(default=None, ge=257, description="of the BPE to train")
+    vocab_size: int | None = Field(
+        default=None, ge=257, description="entries of the vocabulary of a BPE to train"
+    )
     # Merges of a vocabulary of 32k change little beyond some tens of MB of text, while the
     # time and memory of training grow with it.
-    sample_bytes: int = Field(default=50_000_000, gt=0, description="text to train it on")
+    sample_bytes: int = Field(
+        default=50_000_000, gt=0, description="bytes of text to train the BPE on"
+    )
     eos: str | None = Field(
         default=None, description="end-of-document token of a tokenizer that does not name its own"
     )
@@ -77,9 +88,9 @@ class TokenizerSection(Section):
 class SplitSection(Section):
     """Shares of all documents. If they add up to less than one, they are raised in proportion."""
 
-    train: float = Field(default=0.98, gt=0)
-    validation: float = Field(default=0.01, ge=0)
-    test: float = Field(default=0.01, ge=0)
+    train: float = Field(default=0.98, gt=0, description="share of the documents to train on")
+    validation: float = Field(default=0.01, ge=0, description="share to evaluate on meanwhile")
+    test: float = Field(default=0.01, ge=0, description="share that nothing looks at")
 
     @model_validator(mode="after")
     def _no_more_than_all(self) -> SplitSection:
@@ -98,13 +109,18 @@ class CorpusConfig(Section):
     """Everything that defines a prepared corpus."""
 
     out: str = Field(description="folder to write the shards and the manifest to")
-    sources: list[SourceSection] = Field(min_length=1)
+    sources: list[SourceSection] = Field(min_length=1, description="where documents come from")
     tokenizer: TokenizerSection
     split: SplitSection = SplitSection()
     # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
     # upper bound keeps the offsets of a list column within 32 bits.
-    shard_tokens: Annotated[PositiveTokens, Field(le=1_000_000_000)] = 32_000_000
-    on_error: Literal["stop", "quarantine"] = "stop"
+    shard_tokens: Annotated[PositiveTokens, Field(le=1_000_000_000)] = Field(
+        default=32_000_000, description="tokens of a shard, at most"
+    )
+    on_error: Literal["stop", "quarantine"] = Field(
+        default="stop",
+        description="a document that can't be read: stop, or set it aside and go on",
+    )
 
     @field_validator("out")
     @classmethod

@@ -14,19 +14,33 @@ from manta.config.units import PositiveTokens, Tokens
 class RunSection(Section):
     """Which run this is. The name is the identity: the same name continues the run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="name of the run and of its folder: letters, digits and . _ -",
+    )
     storage: str = Field(
         default="runs", description="folder, or URL in an object store, that holds the runs"
     )
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="seed of the first weights and of the order of samples",
+    )
 
 
 class ModelSection(Section):
     """A Hugging Face causal language model, by type and sizes or pretrained."""
 
-    type: str | None = Field(default=None, description="Hugging Face model_type")
-    sizes: dict[str, JsonValue] = Field(default_factory=dict, description="its config's own fields")
-    pretrained: str | None = Field(default=None, description="path or name to start from")
+    type: str | None = Field(
+        default=None, description="model_type of Transformers, such as llama, to train from scratch"
+    )
+    sizes: dict[str, JsonValue] = Field(
+        default_factory=dict, description="fields of the Transformers config of model.type"
+    )
+    pretrained: str | None = Field(
+        default=None, description="folder or Hugging Face name of a model to start from"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:
@@ -49,13 +63,24 @@ class TrainSection(Section):
     """The step."""
 
     seq_len: int = Field(default=1024, ge=2, description="tokens in a sample")
-    micro_batch: int = Field(default=8, ge=1, description="most samples in one forward pass")
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    micro_batch: int = Field(
+        default=8, ge=1, description="samples in one forward pass of a worker, at most"
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no", description="number format of forward and backward pass (autocast); no: fp32"
+    )
+    clip_norm: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="largest L2 norm of the gradient, to which it is scaled down; null for none",
+    )
     compile: bool = Field(
         default=False, description="torch.compile; all forward passes get the same number of rows"
     )
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="compute activations again in the backward pass: less memory, more time",
+    )
 
 
 class ParallelSection(Section):
@@ -67,24 +92,32 @@ class ParallelSection(Section):
 class OptimizerSection(Section):
     """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
 
-    type: Literal["adamw"] = "adamw"
+    type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
     # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.95,
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.95), description="decay rates a step of the first and the second moment"
     )
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    decay_all: bool = Field(default=False, description="decay norms, biases, embeddings too")
+    eps: float = Field(
+        default=1e-8, gt=0, description="added to the root of the second moment, against zero"
+    )
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="share of a weight that is taken off, times the rate, a step"
+    )
+    decay_all: bool = Field(
+        default=False, description="weight decay for norms, biases and embeddings, too"
+    )
 
 
 class ScalingSection(Section):
     """How many workers, and what each of them holds."""
 
-    min: int = Field(default=1, ge=1)
-    max: int | None = Field(default=None, ge=1, description="the same as min if left out")
+    min: int = Field(default=1, ge=1, description="workers that a run needs to train")
+    max: int | None = Field(
+        default=None, ge=1, description="workers at most; the same as min if left out"
+    )
     resources_per_worker: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: {"CPU": 1.0}
+        default_factory=lambda: {"CPU": 1.0},
+        description="Ray resources of each worker, such as {GPU: 1, CPU: 4}",
     )
     spares: int | None = Field(
         default=None,
@@ -101,7 +134,9 @@ class ScalingSection(Section):
         default=30.0, ge=0, description="seconds that a group trains at least before it grows"
     )
     hang_timeout: float = Field(
-        default=120.0, gt=0, description="seconds without a sign of life; then workers are replaced"
+        default=120.0,
+        gt=0,
+        description="seconds without a sign of life, after which workers are replaced",
     )
 
     @model_validator(mode="after")
@@ -128,11 +163,13 @@ class GuardsSection(Section):
         default="off", description="loss or gradient norm far above those of the steps before"
     )
     window: int = Field(
-        default=64, ge=8, description="steps that a spike is measured against, applied ones"
+        default=64, ge=8, description="applied steps that a spike is measured against"
     )
     # With it a loss is a spike from 8 % above the median on, a gradient norm from five times it.
     threshold: float = Field(
-        default=8.0, gt=0, description="what a spike is, in robust standard deviations (MAD)"
+        default=8.0,
+        gt=0,
+        description="robust standard deviations (MAD) above the median that make a spike",
     )
     rewind: int = Field(
         default=8, ge=0, description="steps to go back before the bad one; they are skipped too"
@@ -142,11 +179,15 @@ class GuardsSection(Section):
 class CheckpointSection(Section):
     """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
 
-    every: PositiveTokens | None = None
+    every: PositiveTokens | None = Field(
+        default=None, description="tokens between two checkpoints; only one at the end, if left out"
+    )
     at: list[PositiveTokens] = Field(
         default_factory=list, description="token counts at which one is written and kept for good"
     )
-    keep: int = Field(default=2, ge=1, description="newest ones kept; the best is kept too")
+    keep: int = Field(
+        default=2, ge=1, description="newest checkpoints that are kept; the best one is kept, too"
+    )
     snapshot_every: int | None = Field(
         default=None,
         ge=0,
@@ -157,56 +198,85 @@ class CheckpointSection(Section):
 class EvalSection(Section):
     """Validation on about `tokens` tokens of the validation split, of each source in proportion."""
 
-    every: PositiveTokens | None = Field(default=None, description="never, if left out")
-    at: list[PositiveTokens] = Field(
-        default_factory=list, description="token counts at which it is evaluated as well"
+    every: PositiveTokens | None = Field(
+        default=None, description="tokens between two evaluations; none, if left out"
     )
-    tokens: PositiveTokens = 500_000
+    at: list[PositiveTokens] = Field(
+        default_factory=list, description="token counts at which the model is evaluated as well"
+    )
+    tokens: PositiveTokens = Field(
+        default=500_000, description="tokens of the validation split in each evaluation, at most"
+    )
     patience: int | None = Field(
         default=None, ge=1, description="stop after this many evaluations without a better one"
     )
-    min_delta: float = Field(default=0.0, ge=0, description="what counts as better, in nats")
+    min_delta: float = Field(
+        default=0.0,
+        ge=0,
+        description="nats by which a validation loss must be lower to count as better",
+    )
 
 
 class LogSection(Section):
     """Metrics."""
 
-    every: Tokens = Field(default=0, description="tokens between rows; 0 logs each step")
+    every: Tokens = Field(
+        default=0, description="tokens between two rows of metrics; 0 writes one for each step"
+    )
 
 
 class WandbSection(Section):
     """Weights & Biases. `auto` is online when an API key is there, else offline."""
 
-    project: str = "manta"
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = Field(default_factory=list)
-    system: bool = Field(default=False, description="load of the driver's machine, too")
-    console: bool = Field(default=False, description="progress and events as the run's log, too")
+    project: str = Field(default="manta", description="project that the run belongs to")
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        default="auto", description="auto: online when an API key is there, else offline"
+    )
+    entity: str | None = Field(
+        default=None, description="user or team; the API key's default if left out"
+    )
+    group: str | None = Field(
+        default=None, description="runs that are shown together; a sweep's name in a sweep"
+    )
+    tags: list[str] = Field(default_factory=list, description="tags of the run")
+    system: bool = Field(default=False, description="send the load of the driver's machine, too")
+    console: bool = Field(
+        default=False, description="send progress and events as the run's log, too"
+    )
 
 
 class CostSection(Section):
     """Prices, for the run record."""
 
-    per_device_hour: float | None = Field(default=None, ge=0, description="money, any currency")
+    per_device_hour: float | None = Field(
+        default=None, ge=0, description="price of a device for an hour, in any currency"
+    )
 
 
 class Fault(Section):
     """A fault on purpose, to see the run survive it."""
 
-    kind: Literal["kill", "hang", "slow", "hold", "out_of_memory", "nan", "error"]
+    kind: Literal["kill", "hang", "slow", "hold", "out_of_memory", "nan", "error"] = Field(
+        description="what happens to the worker, or with nan to its loss"
+    )
     at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
-        default="step", description="before a step, or while its state is saved or evaluated"
+        default="step",
+        description="where it happens: before a step, or while its state is saved or evaluated",
     )
     step: int | None = Field(
         default=None,
         ge=0,
         description="number of the step, or at a snapshot the first that may be; else any",
     )
-    rank: int | None = Field(default=None, ge=0, description="of the worker; else every one")
-    attempt: int | None = Field(default=1, ge=1, description="of the worker group; null for any")
-    seconds: float = Field(default=0.05, gt=0, description="how long a slow one takes")
+    rank: int | None = Field(
+        default=None, ge=0, description="rank of the worker; every worker, if left out"
+    )
+    attempt: int | None = Field(
+        default=1, ge=1, description="number of the worker group, from 1; null for any"
+    )
+    seconds: float = Field(
+        default=0.05, gt=0, description="seconds that a slow worker takes longer"
+    )
     until: str | None = Field(
         default=None,
         description="file that a held worker waits for: a path, or a name in the run's folder",
@@ -237,7 +307,9 @@ class RunConfig(Section):
     log: LogSection = LogSection()
     wandb: WandbSection = WandbSection()
     cost: CostSection = CostSection()
-    faults: list[Fault] = Field(default_factory=list, description="for tests of elasticity")
+    faults: list[Fault] = Field(
+        default_factory=list, description="faults on purpose, for tests of elasticity"
+    )
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> RunConfig:

@@ -35,13 +35,23 @@ class SegmentSpec(Section):
     to the value at which the segment before it ends.
     """
 
-    shape: Shape = "constant"
-    tokens: Span | None = None
-    until: Span | None = None
-    start: Annotated[Rate, Field(ge=0)] | None = Field(default=None, alias="from")
-    end: Annotated[Rate, Field(ge=0)] | None = Field(default=None, alias="to")
-    period: PositiveTokens | None = None
-    multiple_of: Count = Field(default=1, description="of a batch size; it is rounded down")
+    shape: Shape = Field(default="constant", description="how the value goes from first to last")
+    tokens: Span | None = Field(default=None, description="length of the segment")
+    until: Span | None = Field(default=None, description="where it ends; in place of `tokens`")
+    start: Annotated[Rate, Field(ge=0)] | None = Field(
+        default=None,
+        alias="from",
+        description="first value; else the last one of the segment before",
+    )
+    end: Annotated[Rate, Field(ge=0)] | None = Field(
+        default=None, alias="to", description="last value; a constant segment has none"
+    )
+    period: PositiveTokens | None = Field(
+        default=None, description="tokens from a low to the next, of a cyclic segment"
+    )
+    multiple_of: Count = Field(
+        default=1, description="a batch size is rounded down to such a multiple"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSpec:
@@ -63,12 +73,16 @@ class LrShorthand(Section):
     from the end of the warmup to the horizon; `constant` holds. All decay to `floor`.
     """
 
-    name: Literal["wsd", "cosine", "constant", "linear"]
-    peak: Rate = Field(gt=0)
-    warmup: Span = 0
-    decay: Span | None = None
-    decay_shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "1-sqrt"
-    floor: Rate = Field(default=0.0, ge=0)
+    name: Literal["wsd", "cosine", "constant", "linear"] = Field(
+        description="warmup, then: stable and decay (wsd), a decay to the horizon, or constant"
+    )
+    peak: Rate = Field(gt=0, description="the rate after the warmup")
+    warmup: Span = Field(default=0, description="length of the linear rise from 0 to the peak")
+    decay: Span | None = Field(default=None, description="length of the decay at the end, of wsd")
+    decay_shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = Field(
+        default="1-sqrt", description="how wsd decays"
+    )
+    floor: Rate = Field(default=0.0, ge=0, description="the rate at the end of the decay")
 
     @model_validator(mode="after")
     def _consistent(self) -> LrShorthand:
@@ -88,13 +102,17 @@ class LrShorthand(Section):
 class BatchRamp(Section):
     """The batch size held at `from` until `start`, grown to `to` over `over`, then held."""
 
-    name: Literal["ramp"]
-    start_size: Count = Field(alias="from")
-    end_size: Count = Field(alias="to")
-    start: Span = 0
-    over: Span
-    shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = "linear"
-    multiple_of: Count = 1
+    name: Literal["ramp"] = Field(description="the only shorthand of batch sizes")
+    start_size: Count = Field(alias="from", description="samples a step at the start")
+    end_size: Count = Field(alias="to", description="samples a step after the ramp")
+    start: Span = Field(default=0, description="where the ramp begins")
+    over: Span = Field(description="length of the ramp")
+    shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = Field(
+        default="linear", description="how the size grows"
+    )
+    multiple_of: Count = Field(
+        default=1, description="a batch size is rounded down to such a multiple"
+    )
 
 
 def _form(value: Any) -> str:
@@ -120,9 +138,9 @@ BatchSpec = Annotated[
 class Past(Section):
     """What the schedule was up to a token count, with shares of the same horizon."""
 
-    until: PositiveTokens
-    lr: LrSpec
-    batch: BatchSpec
+    until: PositiveTokens = Field(description="token count up to which this was the schedule")
+    lr: LrSpec = Field(description="as schedule.lr")
+    batch: BatchSpec = Field(description="as schedule.batch")
 
 
 class ScheduleSection(Section):
@@ -137,7 +155,9 @@ class ScheduleSection(Section):
     batch: BatchSpec = Field(
         description="samples a step: a number, {name: ramp, …}, or a list of segments"
     )
-    history: list[Past] = Field(default_factory=list, description="what the schedule was before")
+    history: list[Past] = Field(
+        default_factory=list, description="what the schedule was before, in order"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> ScheduleSection:

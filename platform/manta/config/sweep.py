@@ -22,7 +22,9 @@ SWEEP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 class SweepSection(Section):
     """Which sweep this is. The name is the identity: the same name continues the sweep."""
 
-    name: str = Field(pattern=SWEEP_NAME)  # shorter than a run's, which is made from it
+    name: str = Field(  # shorter than a run's, which is made from it
+        pattern=SWEEP_NAME, description="name of the sweep and of its folder"
+    )
     storage: str = Field(
         default="runs", description="folder, or URL in an object store, of the sweeps and runs"
     )
@@ -31,15 +33,15 @@ class SweepSection(Section):
 class SearchSection(Section):
     """How trials are chosen from the space."""
 
-    type: Search
+    type: Search = Field(description="grid, random, or a searcher of Ray Tune")
     trials: int | None = Field(
         default=None,
         ge=1,
         description="how many are drawn; in a grid, of what is random at each of its points",
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of the draws")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws")
     options: dict[str, JsonValue] = Field(
-        default_factory=dict, description="more arguments for the searcher"
+        default_factory=dict, description="further arguments of the searcher"
     )
 
     @model_validator(mode="after")
@@ -67,7 +69,9 @@ class SchedulerSection(Section):
     parameters changed a little (Jaderberg et al., 2017).
     """
 
-    type: Literal["none", "halving", "pbt"] = "none"
+    type: Literal["none", "halving", "pbt"] = Field(
+        default="none", description="all run to their end, successive halving, or a population"
+    )
     rungs: list[Span] | None = Field(
         default=None, min_length=1, description="token counts or shares of the horizon, growing"
     )
@@ -76,15 +80,21 @@ class SchedulerSection(Section):
     )
     # Between 2, which trusts early losses too little to save much, and 4, the usual for long
     # runs of many trials: the value that minimises the theory's worst case is e.
-    factor: float = Field(default=3.0, gt=1, description="one in so many goes on")
+    factor: float = Field(default=3.0, gt=1, description="one in so many trials goes on at a rung")
     # Ten chances to change: fewer adapt nothing, more judge by noise.
-    interval: Span = Field(default="10%", description="between two comparisons")
+    interval: Span = Field(default="10%", description="tokens between two comparisons of pbt")
     quantile: float = Field(
-        default=0.25, gt=0, le=0.5, description="the share that is replaced by as many others"
+        default=0.25,
+        gt=0,
+        le=0.5,
+        description="share of the trials that is replaced by as many better ones",
     )
     # The factors are the paper's: a step that shows, without a jump. A fresh draw now and then,
     # as often as in Ray Tune, keeps the population from closing in on one corner.
-    factors: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.8, 1.2)
+    factors: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        default=(0.8, 1.2),
+        description="a parameter that is taken over is multiplied by one of them",
+    )
     resample: float = Field(
         default=0.25, ge=0, le=1, description="probability of a new draw instead of a factor"
     )
@@ -157,8 +167,10 @@ class SchedulerSection(Section):
 class WorkersSection(Section):
     """How many workers each trial has; in place of scaling.min and scaling.max of the base."""
 
-    min: int = Field(ge=1)
-    max: int | None = Field(default=None, ge=1, description="the same as min if left out")
+    min: int = Field(ge=1, description="workers that a trial needs to train")
+    max: int | None = Field(
+        default=None, ge=1, description="workers at most; the same as min if left out"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkersSection:
@@ -171,20 +183,38 @@ class SweepConfig(Section):
     """Everything that defines a sweep."""
 
     sweep: SweepSection
-    base: str = Field(description="the run config that all trials start from, from this file")
-    overrides: list[str] = Field(
-        default_factory=list, description="dotted.key=value changes of the base"
+    base: str = Field(
+        description="path, from the sweep's file, of the run config that all trials start from"
     )
-    space: str = Field(description="a file from this one, or a name in tune_spaces/: wsd_decay")
+    overrides: list[str] = Field(
+        default_factory=list, description="changes of the base, each as dotted.key=value"
+    )
+    space: str = Field(
+        description="path, from the sweep's file, of a search space, or a name in tune_spaces/"
+    )
     search: SearchSection = SearchSection(type="grid")
     scheduler: SchedulerSection = SchedulerSection()
-    workers: WorkersSection | None = None
-    concurrent: int = Field(default=1, ge=1, description="stages of training at the same time")
+    workers: WorkersSection | None = Field(
+        default=None, description="workers of each trial; else the base's scaling"
+    )
+    concurrent: int = Field(
+        default=1,
+        ge=1,
+        description="trials, or stages that trials share, that train at the same time",
+    )
     # These four replace what the space says.
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(default=None, min_length=1)
-    horizon: PositiveTokens | None = None
-    metric: str | None = Field(default=None, min_length=1)
-    mode: Literal["min", "max"] | None = None
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
+        default=None, min_length=1, description="each point of the space is trained with each"
+    )
+    horizon: PositiveTokens | None = Field(
+        default=None, description="tokens after which each trial ends; else the base's"
+    )
+    metric: str | None = Field(
+        default=None, min_length=1, description="what trials are compared by; else val_loss"
+    )
+    mode: Literal["min", "max"] | None = Field(
+        default=None, description="whether less or more of the metric is better; else min"
+    )
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> SweepConfig:

@@ -1,0 +1,209 @@
+"""The reference of all config keys, made from the sections that check them.
+
+A key's meaning and unit stand where the key is declared (`Field(description=…)`), so that what is
+printed by `manta keys`, what docs/config.md says and what a config is checked by is one text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from inspect import cleandoc
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import ConfigError
+from manta.config.model import Section
+from manta.config.run import RunConfig
+from manta.config.sweep import SweepConfig
+from manta.config.units import format_tokens, parse_span, parse_tokens
+
+# What each kind of config is called, and the command that takes it.
+CONFIGS: dict[str, type[Section]] = {
+    "Run: `manta train RUN.yaml`": RunConfig,
+    "Sweep: `manta sweep SWEEP.yaml`": SweepConfig,
+    "Corpus: `manta prepare CORPUS.yaml`": CorpusConfig,
+}
+BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a config.
+
+    Attributes:
+        name: dotted; `[]` stands for each entry of a list.
+        values: that it takes, in words.
+        default: as it would be written, or `required`.
+        meaning: what it does, with its unit.
+    """
+
+    name: str
+    values: str
+    default: str
+    meaning: str
+
+
+def config_keys(config: type[Section], prefix: str = "") -> list[Key]:
+    """The keys of a config, in their order.
+
+    Args:
+        config: kind of config.
+        prefix: those below or equal to it; a part of a name counts.
+    """
+    return [key for key in _keys(config, "") if key.name.startswith(prefix)]
+
+
+def _keys(section: type[Section], above: str) -> Iterator[Key]:
+    for field_name, field in section.model_fields.items():
+        name = above + (field.alias or field_name)
+        sections = list(_sections(field.annotation, name))
+        if not _is_plain_section(field.annotation):
+            yield Key(name, _values(field), _default(field), field.description or "")
+        if field.description and field.description.startswith("as "):
+            continue  # the same keys stand where it points
+        for inner, inner_name in sections:
+            yield from _keys(inner, f"{inner_name}.")
+
+
+def _is_plain_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _sections(annotation: Any, name: str) -> Iterator[tuple[type[Section], str]]:
+    """The sections that a value may be or hold, and what their keys begin with."""
+    if _is_plain_section(annotation):
+        yield annotation, name
+        return
+    inner_name = f"{name}[]" if get_origin(annotation) is list else name
+    for part in _parts(annotation):
+        yield from _sections(part, inner_name)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """What a type is made of; only the type of what is annotated."""
+    found = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ()
+    return found[:1] if get_origin(annotation) is Annotated else found
+
+
+def _values(field: FieldInfo) -> str:
+    return _words(field.annotation, tuple(field.metadata))
+
+
+def _words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    """The values of a type, in words."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _words(annotation.__origin__, (*annotation.__metadata__, *metadata))
+    if origin in (Union, UnionType):
+        return _choice(annotation, metadata)
+    if origin is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if origin is list:
+        return f"list of: {_words(get_args(annotation)[0])}"
+    if origin is tuple:
+        return " and ".join(map(_words, get_args(annotation)))
+    if origin is dict or annotation is dict:
+        return "mapping"
+    if _is_plain_section(annotation):
+        return "section"
+    return _scalar(annotation, metadata)
+
+
+def _choice(annotation: Any, metadata: tuple[Any, ...]) -> str:
+    parts = get_args(annotation)
+    if _reads_with(parse_span, metadata):
+        return "token count or share of the horizon (5%)"
+    shown = [_words(part, metadata) for part in parts if part is not NoneType]
+    return " or ".join([*dict.fromkeys(shown), *(["null"] if NoneType in parts else [])])
+
+
+def _scalar(annotation: Any, metadata: tuple[Any, ...]) -> str:
+    if _reads_with(parse_tokens, metadata):
+        words = "token count (2M)"
+    else:
+        words = PLAIN.get(annotation, "value")
+    found = [_bound(entry) for entry in _flat(metadata) if type(entry) in BOUNDS]
+    return ", ".join([words, *found])
+
+
+def _bound(entry: Any) -> str:
+    sign, attribute = BOUNDS[type(entry)]
+    limit = getattr(entry, attribute)
+    return f"{sign} {limit:.3g}" if limit > 10**9 else f"{sign} {limit:g}"
+
+
+def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
+    """The entries of metadata, those of a `Field` among them one by one."""
+    for entry in metadata:
+        yield from entry.metadata if isinstance(entry, FieldInfo) else (entry,)
+
+
+def _reads_with(function: Any, metadata: tuple[Any, ...]) -> bool:
+    return any(isinstance(m, BeforeValidator) and m.func is function for m in _flat(metadata))
+
+
+def _default(field: FieldInfo) -> str:
+    """A default as it would be written in a config."""
+    if field.is_required():
+        return REQUIRED
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, Section):
+        return "section"
+    if isinstance(value, int) and not isinstance(value, bool) and "token count" in _values(field):
+        return format_tokens(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def show_keys(prefix: str, console: Console) -> None:
+    """Print the keys below a prefix, by kind of config.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    found = {title: config_keys(config, prefix) for title, config in CONFIGS.items()}
+    if not any(found.values()):
+        known = [key.name for config in CONFIGS.values() for key in config_keys(config)]
+        near = difflib.get_close_matches(prefix, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"no config key begins with '{prefix}'{hint}")
+    for title, keys in found.items():
+        if keys:
+            table = Table(title=title.replace("`", ""), title_justify="left", box=None)
+            for heading in ("key", "default", "meaning", "values"):
+                table.add_column(heading, overflow="fold")
+            for key in keys:
+                table.add_row(*map(escape, (key.name, key.default, key.meaning, key.values)))
+            console.print(table)
+
+
+def as_markdown() -> str:
+    """The whole reference as a page, which docs/config.md is."""
+    lines = [
+        "# Config keys",
+        "",
+        "Made from the code by `make reference`; `manta keys [PREFIX]` prints the same. A token",
+        "count is written as `2000000`, `2M` or `1.5B` (powers of 1000). Any key may be changed",
+        "on the command line: `manta train run.yaml train.seq_len=512`.",
+    ]
+    for title, config in CONFIGS.items():
+        lines += ["", f"## {title}", "", cleandoc(config.__doc__ or "")]
+        lines += ["", "| key | values | default | meaning |", "| --- | --- | --- | --- |"]
+        for key in config_keys(config):
+            cells = (f"`{key.name}`", key.values, f"`{key.default}`", key.meaning)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
