@@ -23,6 +23,9 @@ CPU_ALLOCATOR = {
 # them is lost to fragmentation.
 GPU_ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 GPU_ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+# Torch asks the driver's library for management whether there are devices, and not CUDA, which
+# would start in this process before it knows which of them it may see.
+NO_EARLY_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 # Linux' request for the address of an interface.
 SIOCGIFADDR = 0x8915
 # Ray hides no device from a worker that asked for none, and Torch takes what it sees: ranks
@@ -35,7 +38,7 @@ def runtime_env_of(resources: Mapping[str, float]) -> dict[str, Any]:
     threads = str(max(1, int(resources.get("CPU", 1))))
     if resources.get("GPU", 0) > 0:
         chosen = any(name in os.environ for name in GPU_ALLOCATOR_NAMES)
-        own = {} if chosen else GPU_ALLOCATOR
+        own = NO_EARLY_CUDA if chosen else {**NO_EARLY_CUDA, **GPU_ALLOCATOR}
     else:
         own = {**CPU_ALLOCATOR, **NO_DEVICES}
     return {"env_vars": {"OMP_NUM_THREADS": threads, **own}}

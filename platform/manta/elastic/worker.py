@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
-from manta.elastic import keeper_vault, start
+from manta.elastic import devices, keeper_vault, start
 from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
 from manta.elastic.host_memory import host_memory, state_bytes
@@ -91,11 +91,11 @@ def _train(
     """Train; returns the run's outcome, or nothing if another group is to go on."""
     lap = _Lap()
     checked = _with_micro_batch(order.checked, here.micro_batch)
-    compute_here(int(os.environ["OMP_NUM_THREADS"]))
-    _join_group()
-    seconds["process_group"] = lap.read()
-    _forward_warnings(order.mailbox, dist.get_rank())
     config = checked.config
+    compute_here(int(os.environ["OMP_NUM_THREADS"]))
+    _forward_warnings(order.mailbox, int(os.environ["RANK"]))
+    _join_group(config.scaling.resources_per_worker.get("GPU", 0))
+    seconds["process_group"] = lap.read()
     tried = _tried(checked, order.mailbox) if here.first else None
     resolved = model_config.resolve(config, checked.manifest.vocabulary)
     engine = Engine(config, resolved, examine=tried is not None and not tried.whole)
@@ -153,14 +153,14 @@ def _from_the_command_on(order: Order, here: Start, seconds: dict[str, float]) -
     return {**order.before, "controller": controller, **seconds}
 
 
-def _join_group() -> None:
-    """Meet the other ranks.
+def _join_group(gpus: float) -> None:
+    """Meet the other ranks, on the device of this one.
 
     Here and not in Ray Train's backend, whose controller would wait, deaf, for ranks that
     may die on the way.
     """
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        devices.take_device(int(os.environ["LOCAL_RANK"]), gpus)
         os.environ.update(socket_names(ray.util.get_node_ip_address()))
         if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
             inductor.compile_threads = compile_threads(int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -297,6 +297,7 @@ class _MailHandler(logging.Handler):
 
 
 def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:
-    """What all ranks would say, from the first; what is of a rank's own node, from each."""
-    name = "manta" if rank == 0 else keeper_vault.__name__
-    logging.getLogger(name).handlers = [_MailHandler(mailbox)]
+    """What all ranks would say, from the first; what is of a rank's own place, from each."""
+    own = (devices.__name__, keeper_vault.__name__)
+    for name in ("manta",) if rank == 0 else own:
+        logging.getLogger(name).handlers = [_MailHandler(mailbox)]
