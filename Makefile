@@ -13,7 +13,7 @@ ARGS ?=
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic check test test-cluster host-packages soak models reference lint format bench bench-peers bench-smoke lock clean
+.PHONY: help demo demo-elastic check test test-cluster host-packages soak models same-run reference lint format bench bench-peers bench-smoke lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -49,6 +49,9 @@ soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
 
 models: $(INSTALLED) ## Train each type of causal model of Transformers, made small; writes docs/models.md
 	PYTHONPATH=tests/support $(BIN)/python tests/models/survey.py $(ARGS)
+
+same-run: $(INSTALLED) ## Does this tree train what COMMIT trains, to the bit? For changes that must change nothing
+	$(BIN)/python tests/golden/same_run.py $(or $(COMMIT),HEAD)
 
 reference: $(INSTALLED) ## Write docs/config.md, the reference of all config keys, from the code
 	$(BIN)/python -m manta.cli keys --markdown > docs/config.md

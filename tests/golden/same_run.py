@@ -1,0 +1,163 @@
+"""Does this working tree train what another commit trains, to the bit?
+
+    python tests/golden/same_run.py [COMMIT]        against that commit, or HEAD
+
+For changes that must change nothing: files that move, names, seams. Both versions make the same
+corpus and train the same run by the public command line: 200 steps in fp32 on two workers, with
+evaluations and checkpoints, a worker that is killed, and a Ctrl-C after which the same command goes
+on. Compared are loss, gradient norm and validation loss of each step as they were written, and the
+ledger's digests. Floating point differs between machines, so both run here, one after the other,
+and no value is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, SEQ_LEN, BATCH = 200, 16, 7
+STEP = SEQ_LEN * BATCH
+INTERRUPTED_AT = 120
+COMPARED = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")
+
+
+def run_config(folder: Path) -> dict[str, Any]:
+    """The config of the run, which lies in `folder` with its corpus."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    return {
+        "run": {"name": "golden", "storage": str(folder), "seed": 3},
+        "corpus": str(folder / "corpus"),
+        "model": {"type": "llama", "sizes": sizes},
+        "train": {"seq_len": SEQ_LEN, "micro_batch": 4},
+        "schedule": {
+            "horizon": STEPS * STEP,
+            "lr": {"name": "wsd", "peak": 1e-3, "warmup": "5%", "decay": "20%"},
+            "batch": BATCH,
+        },
+        "scaling": {"min": 2, "resources_per_worker": {"CPU": 0.5}},
+        "eval": {"every": 50 * STEP, "tokens": 20 * SEQ_LEN},
+        "checkpoint": {"every": 40 * STEP},
+        "wandb": {"mode": "disabled"},
+        "faults": [
+            {"kind": "kill", "rank": 1, "step": 70},
+            {"kind": "slow", "attempt": None, "seconds": 0.02},
+        ],
+    }
+
+
+def corpus_config(folder: Path) -> dict[str, Any]:
+    """The config of the corpus: a few thousand tokens of text that is made here."""
+    documents = folder / "documents"
+    documents.mkdir()
+    for number in range(60):
+        words = " ".join(f"word{(number * 7 + place * place) % 97}" for place in range(80))
+        (documents / f"{number}.txt").write_text(words)
+    return {
+        "out": str(folder / "corpus"),
+        "sources": [{"name": "made", "format": "text", "paths": [str(documents)]}],
+        "tokenizer": {"vocab_size": 300},
+        "split": {"train": 0.8, "validation": 0.2, "test": 0.0},
+    }
+
+
+def results(tree: Path, folder: Path) -> dict[str, Any]:
+    """Train the run with the package of `tree`; returns what is compared."""
+    folder.mkdir()
+    (folder / "corpus.yaml").write_text(yaml.safe_dump(corpus_config(folder)))
+    (folder / "run.yaml").write_text(yaml.safe_dump(run_config(folder)))
+    _manta(tree, folder, "prepare", "corpus.yaml").wait()
+    _interrupt_at(_manta(tree, folder, "train", "run.yaml"), folder / "golden/metrics.jsonl")
+    assert _manta(tree, folder, "train", "run.yaml").wait() == 0, (folder / "log").read_text()
+    ledger = pq.read_table(folder / "golden" / "ledger.parquet").to_pylist()
+    rows = [json.loads(line) for line in (folder / "golden/metrics.jsonl").open()]
+    assert max(row["step"] for row in rows) == STEPS
+    return {
+        "rows": [[row.get(key) for key in COMPARED] for row in rows],
+        "ledger": [[row["step"], row["digest"]] for row in ledger],
+        "attempts": len({row["attempt"] for row in ledger}),
+    }
+
+
+def _manta(tree: Path, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(tree / "platform"), "RAY_AUTH_MODE": "disabled"}
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "manta.cli", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _interrupt_at(process: subprocess.Popen[bytes], metrics: Path) -> None:
+    """Ctrl-C once the history is so long; it must be saved, and not be at its end."""
+    log = metrics.parents[1] / "log"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < INTERRUPTED_AT:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, log.read_text()
+
+
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """A folder with the files of a commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), commit], check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def digest(found: dict[str, Any]) -> str:
+    """Of all that is compared."""
+    return hashlib.sha256(json.dumps([found["rows"], found["ledger"]]).encode()).hexdigest()[:16]
+
+
+def main(commit: str) -> int:
+    """Compare; returns the exit status."""
+    with tempfile.TemporaryDirectory() as folder, checked_out(commit) as tree:
+        before = results(tree, Path(folder) / "before")
+        now = results(ROOT, Path(folder) / "now")
+    print(f"{commit}: {digest(before)}, {before['attempts']} worker groups")
+    print(f"working tree: {digest(now)}, {now['attempts']} worker groups")
+    for name in ("rows", "ledger"):
+        for old, new in zip(before[name], now[name], strict=False):
+            if old != new:
+                print(f"{name} differ first here:\n  {old}\n  {new}")
+                return 1
+        if len(before[name]) != len(now[name]):
+            print(f"{name}: {len(before[name])} before, {len(now[name])} now")
+            return 1
+    print("the same to the bit")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "HEAD"))
