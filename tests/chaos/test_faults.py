@@ -55,9 +55,7 @@ def test_without_snapshots_they_go_on_from_the_last_checkpoint(nodes, run, undis
         {"kind": "kill", "rank": 0, "step": 15},
         {"kind": "kill", "rank": 1, "at": "checkpoint", "step": 20, "attempt": 2},
     ]
-    off, gpus = {"snapshot_every": 0}, {"resources_per_worker": {"CPU": 1, "GPU": 1}}
-    disturbed = run(SLOW, *faults, checkpoint=off, scaling=gpus).begin().end()
-    assert disturbed.record()["groups"][0]["devices"] == 2
+    disturbed = run(SLOW, *faults, checkpoint={"snapshot_every": 0}).begin().end()
     assert disturbed.reasons() == [f"worker 0: {DIED}", f"worker 1: {DIED}"]
     first, second = disturbed.starts()
     assert first == ("checkpoint", 10)
@@ -140,9 +138,11 @@ def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -
 
 def test_a_run_waits_for_room(nodes, run, driver, undisturbed) -> None:
     nodes.have(1)
-    waiting = run(steps=12).begin()
-    driver.hear("waiting for 2 workers of 1 CPU each: there is room for 1")
+    gpus = {"resources_per_worker": {"CPU": 1, "GPU": 1}}  # as nodes here say that they have one
+    waiting = run(steps=12, scaling=gpus).begin()
+    driver.hear("waiting for 2 workers of 1 CPU, 1 GPU each: there is room for 1")
     nodes.add()
     waiting.end()
+    assert waiting.record()["groups"][0]["devices"] == 2
     assert [group["world_size"] for group in waiting.record()["groups"]] == [2]
     assert waiting.losses() == pytest.approx(undisturbed(2, 12))

@@ -93,7 +93,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -158,7 +158,7 @@ def test_spot_then_what_stands_in_for_it_and_a_drain(head):
             env=head.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert watch.returncode == 0, watch.stderr
     assert "drained the node" in watch.stderr

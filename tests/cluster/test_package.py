@@ -131,7 +131,7 @@ def python(*arguments: str, cwd: Path | None = None, **environment: str) -> str:
         env={**kept, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -125,7 +125,7 @@ def test_without_a_server_the_message_says_what_to_do(tmp_path: Path, command: s
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     said = f"checking {run} …\n" if command == "submit" else ""
     assert (done.returncode, done.stdout) == (1, said)

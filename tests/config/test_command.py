@@ -100,7 +100,7 @@ def test_a_file_where_a_folder_belongs_is_no_damage(write, manta, arguments, say
 def run_python(*arguments, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
 
 

@@ -217,7 +217,7 @@ def test_sigterm_ends_the_command_with_a_word(settings, tmp_path):
             assert child.poll() is None, child.communicate()
             time.sleep(0.05)
         child.terminate()
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=300)
     finally:
         child.kill()
         child.wait()

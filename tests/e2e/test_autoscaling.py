@@ -221,7 +221,7 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     for hold in HOLDS:
         (short.dir / hold["until"]).touch()
     let_grow(cluster, long)
-    said = process.communicate(timeout=200)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     gone = cluster.wait_until_empty()
     print(f"\nall nodes after {came:.1f} s, gone {gone:.1f} s after the end of the sweep")

@@ -110,7 +110,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
             interrupt(process, number)
         else:
             process.send_signal(number)  # a scheduler tells the driver alone
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=300)[0]
         assert process.returncode == 130, output
         assert "interrupted: saving a checkpoint" in output
         assert "the same command continues the run" in output
@@ -131,7 +131,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, corpus: Path) -> None:
     interrupt(process, signal.SIGINT)
     wait_for_line(process, "saving a checkpoint")
     interrupt(process, signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 130, output
     record = json.loads((tmp_path / "tiny" / "run.json").read_text())
     assert record["status"] == "interrupted"

@@ -20,7 +20,7 @@ from tiny_config import STEP, corpus_config, make_documents, run_config, write_y
 
 from manta.track.verify import verify
 
-LONG = 120.0
+LONG = 300.0
 # What only the processes of the cluster may know, as its owner put it there.
 PLANTED = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",

@@ -32,7 +32,7 @@ from manta.track.verify import verify
 from manta.train.export import generate
 from manta.train.saved import whole
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 STEPS = 60
 
 

@@ -119,7 +119,7 @@ def interrupt_as_it_goes_on(process: subprocess.Popen[str], runs: Path) -> tuple
     before = sum(trained(runs).values())
     wait_for(process, lambda: sum(trained(runs).values()) > before)
     os.killpg(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 130, output
     return read_sweep(runs), output
 
@@ -194,7 +194,7 @@ def test_another_base_under_the_same_name_is_refused(seen: Seen) -> None:
     base = yaml.safe_load((folder / "run.yaml").read_text())
     write_yaml(folder / "run.yaml", {**base, "optimizer": {"eps": 1e-7}})
     refused = start(folder / "sweep.yaml", seen.server)
-    output = refused.communicate(timeout=60)[0]
+    output = refused.communicate(timeout=300)[0]
     assert refused.returncode == 1
     assert "give another sweep.name" in output
 

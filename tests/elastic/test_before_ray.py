@@ -45,7 +45,7 @@ def refused(tmp_path: Path) -> Callable[..., str]:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 1, done.stderr
         assert "starting Ray" not in done.stdout
@@ -214,7 +214,7 @@ def test_a_command_speaks_before_it_imports(config: Path, tmp_path: Path, comman
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.stdout == f"checking {arguments[0]} …\n[]\n"
     assert "not-there" in done.stderr

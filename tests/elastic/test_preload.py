@@ -48,7 +48,7 @@ def run(program: Path, *arguments: str, **options: Any) -> subprocess.CompletedP
     """Run a program as Ray runs a worker's, by a shell."""
     command = f"exec {preload.python()} {shlex.join([str(program), *arguments])}"
     return subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=120, **options
+        ["bash", "-c", command], capture_output=True, text=True, timeout=300, **options
     )
 
 
@@ -101,8 +101,8 @@ def test_a_copy_that_is_stopped_ends_with_the_others(tmp_path: Path) -> None:
         copy = psutil.Process(int(asking.stdout.readline()))
         while copy.status() != psutil.STATUS_STOPPED:
             assert copy.is_running()
-    copy.wait(timeout=120)
-    asking.wait(timeout=120)
+    copy.wait(timeout=300)
+    asking.wait(timeout=300)
 
 
 @pytest.mark.usefixtures("imported")
@@ -126,7 +126,7 @@ def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> N
             while not psutil.Process(asking.pid).net_connections("unix"):
                 assert asking.poll() is None
             there.kill()
-            said = asking.communicate(timeout=120)[0]
+            said = asking.communicate(timeout=300)[0]
         else:
             there.wait()
             said = run(program).stdout
@@ -182,7 +182,7 @@ def test_it_ends_with_the_process_that_wanted_it() -> None:
     found = psutil.Process(int(owner.stdout.readline()))
     owner.kill()
     owner.wait()
-    found.wait(timeout=120)
+    found.wait(timeout=300)
 
 
 def test_workers_of_this_machine_are_copies_and_those_with_gpus_are_not(ray_local: None) -> None:

@@ -13,7 +13,7 @@ from manta.storage.courier import Courier, Parcel
 from manta.storage.place import place_of, tree
 from manta.storage.store import StorePath
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from manta.config.errors import RunError
 from manta.storage.lease import LEASE, Holder, Lease, refuse_if_held
 from manta.storage.store import StorePath
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 HOLD = (
     "import sys; from manta.storage.lease import Lease; from manta.storage.store import StorePath;"
     "Lease(StorePath.of(sys.argv[1])); print('held', flush=True); sys.stdin.read()"

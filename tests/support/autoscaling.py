@@ -20,7 +20,7 @@ from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
 
 HEAD = "f" * 51 + "00000"
-DEADLINE = 120.0
+DEADLINE = 300.0
 HERE = (NodeStatus.RUNNING, NodeStatus.IDLE)
 
 

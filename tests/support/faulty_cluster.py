@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from manta.train.saved import read_state, whole
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 # A process a node that passes on what workers print, for a twentieth of a core: nobody listens.
 QUIET = {"include_log_monitor": False}
 

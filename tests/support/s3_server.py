@@ -16,7 +16,7 @@ from manta.storage.place import tree
 from manta.storage.store import StorePath
 
 BUCKET = "bucket"
-DEADLINE = 60.0
+DEADLINE = 120.0
 # The server takes anybody in; the client insists on having credentials.
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "nobody",

@@ -206,7 +206,7 @@ def command(*words: object, columns: int = 160, cwd: Path) -> subprocess.Complet
         text=True,
         cwd=cwd,
         env={**os.environ, "COLUMNS": str(columns)},
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -260,5 +260,5 @@ def test_it_starts_without_ray_or_torch(sweep: Path) -> None:
         f"Path({str(sweep)!r}) / 'light.html');"
         "print([m for m in ('ray', 'torch', 'wandb', 'pandas', 'pyarrow') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr

@@ -28,7 +28,7 @@ from manta.track.wandb_facts import numbers
 from manta.track.wandb_log import MODES, START
 
 WANDB = Path(sys.executable).with_name("wandb")
-LONG = 60.0
+LONG = 300.0
 
 Open = Callable[..., Tracker]
 Row = Callable[[int], dict[str, Any]]
@@ -59,7 +59,7 @@ def state_of(tracker: Tracker) -> dict[str, Any]:
 
 def inspect(folder: Path, *options: str) -> str:
     command = [str(WANDB), "leet", "inspect", *options, "--json", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ def test_an_interrupted_sweep_says_so_and_is_the_same_run_when_it_goes_on(
 def inspect(folder: Path) -> list[dict[str, Any]]:
     """The records of an offline folder, by W&B's own reader."""
     command = [str(WANDB), "leet", "inspect", "--json", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -173,7 +173,7 @@ def test_offline_files_have_all_of_it_and_can_be_uploaded(
     shutil.copytree(folder, sweep / "t000" / "wandb" / folder.name)  # as a trial's own would be
     server = request.getfixturevalue("wandb_server")
     command = state.wandb.sync_command.replace("wandb sync", f"{WANDB} sync", 1)
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300)
     path = server.summary(state.wandb.id)["trials"]["path"]
     check_table(table_of(server.files[f"{state.wandb.id}/{path}"]), sweep)
     assert len(server.history(state.wandb.id)) == 1

@@ -37,7 +37,7 @@ def test_the_engine_needs_neither_ray_nor_wandb_nor_the_command_line() -> None:
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in (SOURCE / "manta" / "train").glob("*.py")} - {"__init__"}

@@ -46,7 +46,7 @@ def counted(others: str, call: str) -> list[int]:
     """Threads of the one that trains: asked for, begun; and those begun by others."""
     program = PROGRAM.format(others=OTHERS[others], compute_here=call)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]

@@ -12,7 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from manta.tune.sweep import LEG_BUNDLE
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 def holds_a_cpu_until_all_do(config: dict[str, Any]) -> dict[str, Any]:
