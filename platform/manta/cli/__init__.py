@@ -1,0 +1,22 @@
+"""The `manta` command: a thin door to the packages behind it.
+
+Nothing heavy is imported before a command needs it: help and config errors must answer at once.
+"""
+
+from manta.cli.application import app, main
+from manta.cli.corpus_commands import inspect, prepare
+from manta.cli.help_commands import doctor, keys
+from manta.cli.job_commands import logs, status, stop, submit
+from manta.cli.result_commands import compare, export, generate, verify
+from manta.cli.run_commands import schedule, sweep, train
+
+# In the order in which help lists them.
+for command in (
+    *(prepare, inspect, schedule, train, sweep),
+    *(submit, status, logs, stop),
+    *(verify, compare, export, generate),
+    *(keys, doctor),
+):
+    app.command()(command)
+
+__all__ = ["app", "main"]

@@ -1,0 +1,58 @@
+"""The `manta` command: what all its subcommands share, and how errors are told."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import manta
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"manta {manta.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Show it and stop."),
+    ] = False,
+) -> None:
+    """Elastic training and tuning of neural networks on Ray."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one message, anything else a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Else it looks through all packages that are installed for plugins, here and in each worker.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Imports make objects that stay: by default they are looked through again with each 700 more.
+    gc.set_threshold(50_000)
+    try:
+        app()
+    except Exception as error:
+        from manta.config import MantaError
+        from manta.config.credentials import without_credentials
+
+        if not isinstance(error, MantaError):
+            raise
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+        sys.exit(1)

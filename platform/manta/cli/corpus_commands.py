@@ -1,0 +1,61 @@
+"""`manta prepare`, `manta inspect`: from raw text to token shards."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
+
+
+def prepare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    address: Address = None,
+) -> None:
+    """Turn raw text into token shards."""
+    from manta.config import CorpusConfig, dump, load
+
+    loaded = load(config, CorpusConfig, overrides or ())
+    if print_config:
+        print(dump(loaded), end="")
+        return
+    say_checking(config)
+    from manta.corpus.inputs import open_inputs, open_output
+
+    try:
+        inputs = open_inputs(loaded)
+        manifest = open_output(loaded, inputs)
+        if manifest is not None:
+            print(f"{loaded.out}: already prepared from this config and input; nothing to do")
+        else:
+            from manta.cluster.session import ray_session
+
+            with ray_session(address):
+                from manta.corpus.prepare import prepare as run
+
+                manifest = run(loaded, inputs)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    from rich.console import Console
+
+    from manta.corpus.summary import show_summary
+
+    show_summary(manifest, loaded.out, Console())
+
+
+def inspect(
+    corpus: Annotated[str, typer.Argument(help="Folder of a prepared corpus.")],
+    samples: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+) -> None:
+    """Show what a prepared corpus holds and verify its checksums."""
+    from rich.console import Console
+
+    from manta.corpus.inspect import inspect as look
+    from manta.corpus.inspect import render
+
+    Console().print(render(look(corpus, samples=samples)))

@@ -1,0 +1,75 @@
+"""`manta verify`, `compare`, `export`, `generate`: what has been trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manta.cli.arguments import RunPlace
+
+
+def verify(
+    run: RunPlace,
+    no_shards: Annotated[
+        bool, typer.Option("--no-shards", help="Don't read the token shards again.")
+    ] = False,
+) -> None:
+    """Prove from config and manifest which samples a run was trained on."""
+    from manta.elastic.verifying import verify_run
+    from manta.storage.place import place_of
+
+    print("\n".join(verify_run(place_of(run), shards=not no_shards).lines()))
+
+
+def compare(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...|SWEEP", help="Folders or URLs of runs, or of one sweep."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write the HTML page; else compare.html.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to compare by: val_loss, loss; else the sweep's.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+) -> None:
+    """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
+    from manta.track.comparing import compare_places
+
+    compare_places(paths, metric=metric, output=output, top=top)
+
+
+def export(
+    run: RunPlace,
+    out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; else the newest.")] = None,
+) -> None:
+    """Write a run's model as a Hugging Face folder."""
+    from manta.storage.place import place_of
+    from manta.storage.probe import check_new_folder
+
+    check_new_folder(out)
+    from manta.track.model_card import CARD, model_card
+    from manta.track.state import RUN
+    from manta.train.export import export as run_export
+
+    place = place_of(run)
+    card = {CARD: model_card(place, step)} if (place / RUN).exists() else {}
+    print(f"model: {run_export(place, out, step, card)}")
+
+
+def generate(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Continue a text with a run's model."""
+    from manta.storage.place import place_of
+    from manta.train.export import generate as run_generate
+
+    print(run_generate(place_of(run), prompt, tokens=tokens, temperature=temperature, seed=seed))

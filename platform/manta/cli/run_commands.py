@@ -1,0 +1,110 @@
+"""`manta schedule`, `manta train`, `manta sweep`: what trains."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
+
+if TYPE_CHECKING:
+    from manta.config import RunConfig
+
+
+def schedule(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
+) -> None:
+    """Draw learning rate, batch size and steps over tokens."""
+    from rich.console import Console
+
+    from manta.config import RunConfig, load
+    from manta.schedule import Schedule
+    from manta.schedule.draw import draw_terminal
+    from manta.track.schedule_page import write_schedule
+
+    loaded = load(config, RunConfig, overrides or ())
+    resolved = Schedule.resolve(loaded.schedule, loaded.train.seq_len)
+    console = Console()
+    draw_terminal(resolved, console)
+    page = html or Path(f"schedule-{loaded.run.name}.html")
+    write_schedule(resolved, page, loaded.run.name)
+    console.print(f"page: {page}")
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Refuse to continue a run that exists.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Set aside what the run has, and start it anew.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train, or continue a run where its newest checkpoint is."""
+    submitted = time.time()
+    from manta.config import RunConfig, dump, load
+
+    loaded = load(config, RunConfig, overrides or ())
+    if not print_config:
+        say_checking(config)
+    from manta.elastic.preflight import absolute, refuse_existing, remarks_of
+
+    loaded = absolute(loaded)
+    if print_config:
+        print(dump(loaded), end="")
+        for remark in remarks_of(loaded):
+            print(f"note: {remark}", file=sys.stderr)
+        return
+    if fresh:
+        refuse_existing(loaded)
+    if restart:
+        _set_aside(loaded)
+    try:
+        from manta.elastic.command import run_training
+
+        run_training(loaded, address, submitted)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _set_aside(config: RunConfig) -> None:
+    from manta.track.aside import set_aside
+    from manta.track.opening import place_of_run
+
+    place = place_of_run(config)
+    if aside := set_aside(place):
+        print(f"--restart: what was in {place} is in {aside} now")
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be trained and what it costs, and stop.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train the trials of a search space, each shared beginning once."""
+    from manta.config.sweep import load_sweep
+
+    loaded = load_sweep(config, overrides or ())
+    if not plan:
+        say_checking(config)
+    from manta.tune.command import run_sweep, show_plan
+
+    if plan:
+        show_plan(loaded)
+        return
+    if not run_sweep(loaded, address):
+        print("interrupted; the same command continues the sweep", file=sys.stderr)
+        raise typer.Exit(130)
