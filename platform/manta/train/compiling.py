@@ -6,7 +6,7 @@ for each other number, and after some of them go on without compiling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,19 @@ def compile_module(module: nn.Module) -> None:
     """Have `module` compiled at its first forward pass, for one shape of its inputs."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     module.compile(dynamic=False)
+
+
+def compile_layers(layers: Sequence[nn.Module]) -> None:
+    """Have each layer compiled by itself; layers that are alike share a graph.
+
+    To be called before FSDP2 gets them: Torch does not look into FSDP's hooks, at each of which the
+    graph of a compiled model would break.
+    """
+    limit = torch._dynamo.config.recompile_limit
+    # At the worst each layer has its own graph for training, and its own for evaluations.
+    torch._dynamo.config.recompile_limit = max(limit, 2 * len(layers))
+    for layer in layers:
+        compile_module(layer)
 
 
 @contextmanager

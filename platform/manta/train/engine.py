@@ -14,8 +14,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PretrainedConfig
 
 from manta.config.errors import ConfigError, TrainingError
@@ -26,13 +24,14 @@ from manta.stream.shards import Samples
 from manta.train import attention, sees
 from manta.train import model as models
 from manta.train import optimizer as optimizers
-from manta.train.compiling import compile_module, no_fallback
+from manta.train.compiling import compile_layers, compile_module, no_fallback
 from manta.train.cross_entropy import IGNORE
 from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.guards import Guard
 from manta.train.loss import TokenLoss, fuse
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
+from manta.train.sharding import layers_of, shard
 from manta.train.timing import Point, StepClock, last_gradient
 
 NAME_BYTES = 64
@@ -40,6 +39,9 @@ NAME_BYTES = 64
 # limits, 10 minutes for NCCL, would end ranks that wait for one that compiles or writes.
 EXCHANGE_LIMIT = timedelta(days=1)
 CLIP_EPS = 1e-6  # as in Torch's clipping
+# MB of gradients that DDP exchanges at a time: Torch's default, and where the model is compiled.
+# Torch cuts a compiled graph where a bucket ends, with the default into dozens of small pieces.
+BUCKET, COMPILED_BUCKET = 25, 250
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Engine:
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
         self.lm = models.build(config, resolved).to(self.device)
+        # First, as it tries the model: attention by blocks would be compiled for that alone.
+        fuse(self.lm)
         attention.choose(
             self.lm,
             document_mask=config.data.document_mask,
@@ -93,10 +97,11 @@ class Engine:
         )
         if examine:
             sees.examine(config, self.lm, resolved.get_text_config().vocab_size)
-        fuse(self.lm)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:
-            _shard(self.lm, self.device, config.train.precision)
+            if config.train.compile:
+                compile_layers(layers_of(self.lm))
+            shard(self.lm, self.device, config.train.precision)
         self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
         # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
         # packages on disk at each step, and it would step a schedule once for each process.
@@ -121,7 +126,7 @@ class Engine:
             # No DDP around it where nothing is exchanged, or FSDP does it.
             bare = self.sharded or self.world_size == 1
             prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
-        if self.config.train.compile:
+        if self.config.train.compile and not self.sharded:
             compile_module(self.accelerator.unwrap_model(prepared, keep_torch_compile=True))
         return prepared
 
@@ -162,14 +167,18 @@ class Engine:
         return StepResult(loss_sum, valid, grad_norm, votes)
 
     def _accumulate(self, inputs: DeviceBatch, slices: list[slice], scale: Tensor) -> Tensor:
-        """The gradient of all micro-steps, summed; returns this rank's summed loss, scalar."""
+        """The gradient of all micro-steps, summed; returns this rank's summed loss, scalar.
+
+        Ranks that hold the whole model exchange the sum, with the last micro-step. A sharded one
+        exchanges in each, as its ranks would hold whole gradients until the last one.
+        """
         width = self._most_rows if self._compiles else 1
         loss_sum = torch.zeros((), device=self.device)
         for index, rows in enumerate(slices):
             last = index == len(slices) - 1
             if rows.start == rows.stop and not (last or self.sharded):
                 continue
-            with nullcontext() if last else self._without_sync():
+            with nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model):
                 micro_loss = self._forward(inputs, rows, width)
                 loss_sum += micro_loss.detach()
                 self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
@@ -257,12 +266,6 @@ class Engine:
         elif dropped.item():
             self.raw_optimizer.zero_grad(set_to_none=True)
 
-    def _without_sync(self) -> AbstractContextManager[None]:
-        """No gradient exchange in this micro-step."""
-        if self.sharded:
-            return _FsdpNoSync(self.lm)
-        return self.accelerator.no_sync(self.model)  # type: ignore[no-any-return]
-
     def _casting_once(self, micro_steps: int) -> AbstractContextManager[Any]:
         """In it, autocast casts each weight for all micro-steps, not in each of them.
 
@@ -341,7 +344,11 @@ def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
         mixed_precision=precision,
         # Buffers are functions of the config, the same on every rank: no need to send them.
         kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,
+                bucket_cap_mb=COMPILED_BUCKET if config.train.compile else BUCKET,
+            )
         ],
     )
     if accelerator.num_processes != world_size:
@@ -350,36 +357,3 @@ def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
             f"{world_size}: gradients would not be exchanged"
         )
     return accelerator
-
-
-def _shard(lm: nn.Module, device: torch.device, precision: str) -> None:
-    """FSDP2: each transformer layer is a unit, the rest is the root's.
-
-    Torch's own function and not Accelerate's plugin, which is ignored on a CPU.
-    """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    names = set(getattr(lm, "_no_split_modules", None) or ())
-    for module in list(lm.modules()):
-        if type(module).__name__ in names and not isinstance(module, nn.Embedding):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(lm, mesh=mesh, mp_policy=policy)
-
-
-class _FsdpNoSync(AbstractContextManager[None]):
-    """Gradients stay where they are until the last micro-step of a sharded model."""
-
-    def __init__(self, lm: nn.Module):
-        self._lm = lm
-
-    def __enter__(self) -> None:
-        self._set(False)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(True)
-
-    def _set(self, sync: bool) -> None:
-        assert isinstance(self._lm, FSDPModule)
-        self._lm.set_requires_gradient_sync(sync)

@@ -1,0 +1,33 @@
+"""A model split over all ranks by FSDP2, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+
+def layers_of(lm: nn.Module) -> list[nn.Module]:
+    """The layers of a model, which are gathered, and compiled, one at a time."""
+    names = set(getattr(lm, "_no_split_modules", None) or ())
+    return [
+        module
+        for module in lm.modules()
+        if type(module).__name__ in names and not isinstance(module, nn.Embedding)
+    ]
+
+
+def shard(lm: nn.Module, device: torch.device, precision: str) -> None:
+    """Split the parameters over ranks: each layer is a unit, the rest is the root's.
+
+    Torch's own function and not Accelerate's plugin, which is ignored on a CPU.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in layers_of(lm):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(lm, mesh=mesh, mp_policy=policy)
