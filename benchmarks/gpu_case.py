@@ -30,8 +30,7 @@ from manta.corpus.manifest import Vocabulary
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import RankBatch
-from manta.train import attention, model_config, throughput
-from manta.train import engine as engines
+from manta.train import assembly, attention, model_config, throughput
 from manta.train import optimizer as optimizers
 from manta.train.engine import Engine
 from manta.train.loss import TokenLoss, fuse
@@ -209,9 +208,11 @@ class EngineLoop:
 
     def __init__(self, case: Case, config: RunConfig):
         if case.options.full_logits:
-            engines.fuse = lambda lm: None
+            assembly.fuse = lambda lm, like=None: None
         if case.options.stock_attention:
-            engines.attention = SimpleNamespace(choose=lambda lm, **_: None)
+            assembly.attention = SimpleNamespace(
+                choose=lambda lm, **_: None, follow=lambda lm, like: None
+            )
         if not case.options.fused_optimizer:
             optimizers.FUSED_DEVICES = frozenset()
         vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))

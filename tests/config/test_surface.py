@@ -34,8 +34,8 @@ RUN_KEYS = """
     corpus
     model.type model.sizes model.pretrained
     data.document_mask
-    train.seq_len train.micro_batch train.precision train.clip_norm train.compile
-    train.activation_checkpointing
+    train.seq_len train.micro_batch train.precision train.matmul_precision
+    train.clip_norm train.compile train.activation_checkpointing
     parallel.shard
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all
     schedule.horizon

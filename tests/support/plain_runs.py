@@ -95,11 +95,12 @@ class Fault:
         engine.step, engine.model.forward = stepping, spoiled  # type: ignore[method-assign]
 
 
-def engine_of(checked: Checked) -> Engine:
-    """The engine of a run, in this process."""
+def engine_of(checked: Checked, *, empty: bool = False) -> Engine:
+    """The engine of a run, in this process; without values for its weights if `empty`."""
     # Accelerate keeps one state a process; these tests want engines of several precisions.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Engine(checked.config, model_config.resolve(checked.config, checked.manifest.vocabulary))
+    resolved = model_config.resolve(checked.config, checked.manifest.vocabulary)
+    return Engine(checked.config, resolved, empty=empty)
 
 
 def loop_of(
@@ -158,7 +159,7 @@ def _train_rank(
     snapshots: bool,
     fault: Callable[[Engine], None] | None,
 ) -> None:
-    engine = engine_of(checked)
+    engine = engine_of(checked, empty=True)
     vault = FileVault(memory_of(checked), engine.rank) if snapshots else None
     if fault is not None:
         fault(engine)

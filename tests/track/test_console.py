@@ -137,7 +137,9 @@ def test_the_head_says_what_is_trained_on_what(clock: Any) -> None:
     assert out.getvalue().count(said) == 1
     state.hardware["workers"] |= {"gpu": "NVIDIA H100", "trained_parameters": 1000}
     console.group_started(state)
-    assert "5.01M parameters, 1.00K trained; float32 on NVIDIA H100\n" in out.getvalue()
+    assert (
+        "5.01M parameters, 1.00K trained; float32 without TF32 on NVIDIA H100\n" in out.getvalue()
+    )
     state.hardware["workers"] |= {"host_memory": 2**30 - 1}
     console.group_started(state)
     assert out.getvalue().count("NVIDIA H100") == 1, "what is little is not said"

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from plain_runs import Fault, engine_of, loop_of, losses, streams_of, train
 
-from manta.config.errors import ConfigError, TrainingError
+from manta.config.errors import ConfigError, DivergedError, TrainingError
 from manta.config.load import load
 from manta.config.run import GuardsSection, RunConfig
 from manta.stream.ledger import Ledger
@@ -354,3 +354,18 @@ def test_keys_that_do_not_go_together(tmp_path: Path) -> None:
     assert load(path, RunConfig, ["guards.spike=off"]).guards.spike == "off"
     with pytest.raises(ConfigError, match=r"guards\.spike with train\.precision"):
         load(path, RunConfig, ["guards.spike=stop", "train.precision=fp16"])
+
+
+def test_an_fp16_run_whose_loss_stays_nan_stops(checked) -> None:
+    """Its scaler drops each bad update and goes on with half the scale, for ever."""
+
+    def scaled(engine) -> None:
+        Fault(tuple(range(4, 25)), NAN)(engine)
+        engine.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    run = checked({**LONG, "guards": {}})
+    with pytest.raises(
+        DivergedError, match=r"^step 6: the loss scale.*set train\.precision to bf16"
+    ):
+        train_here(run, scaled)
+    assert read_state(newest(run.run_dir / "checkpoints")).step == 3

@@ -191,3 +191,10 @@ def test_gradients_go_through_ddp_only_where_they_are_exchanged(checked, ranks) 
 
 def _assert_ddp(run: Checked, expected: bool) -> None:
     assert isinstance(engine_of(run).model, DistributedDataParallel) == expected
+
+
+def test_float32_products_are_as_precise_as_the_config_says(checked) -> None:
+    """Of each engine, also in a process that had another before."""
+    for precision in ("high", "highest"):
+        engine_of(checked({"train.matmul_precision": precision}))
+        assert torch.get_float32_matmul_precision() == precision

@@ -118,7 +118,11 @@ RUN = (
         "a run is called by run.name, also in Weights & Biases",
     ),
     (
-        "fp16 bf16 fp32 tf32 amp use_amp mixed_precision dtype torch_dtype param_dtype half "
+        "tf32 allow_tf32 use_tf32 float32_matmul_precision fp32_matmul_precision",
+        "TF32 on CUDA is train.matmul_precision: high",
+    ),
+    (
+        "fp16 bf16 fp32 amp use_amp mixed_precision dtype torch_dtype param_dtype half "
         "model_dtype precision_plugin",
         "it is train.precision: no (float32), bf16 or fp16",
     ),

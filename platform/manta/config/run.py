@@ -69,6 +69,10 @@ class TrainSection(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="number format of forward and backward pass (autocast); no: fp32"
     )
+    matmul_precision: Literal["highest", "high"] = Field(
+        default="highest",
+        description="torch.set_float32_matmul_precision: high computes fp32 products in TF32",
+    )
     clip_norm: float | None = Field(
         default=1.0,
         gt=0,

@@ -98,7 +98,8 @@ def _train(
     seconds["process_group"] = lap.read()
     tried = _tried(checked, order.mailbox) if here.first else None
     resolved = model_config.resolve(config, checked.manifest.vocabulary)
-    engine = Engine(config, resolved, examine=tried is not None and not tried.whole)
+    examine = tried is not None and not tried.whole
+    engine = Engine(config, resolved, examine=examine, empty=True)
     start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
     seconds["model"] = lap.read()
     if here.first:
@@ -275,6 +276,7 @@ def model(engine: Engine) -> dict[str, Any]:
         "parameters": total,
         "trained_parameters": trained,
         "precision": engine.config.train.precision,
+        "matmul_precision": engine.config.train.matmul_precision,
         "host_memory": host_memory(
             state_bytes(total, trained),
             engine.world_size,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # What `train.precision` means, as people call it.
 PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
 WORTH_SAYING = 2**30  # bytes
+# What stands behind float32 on a GPU: Torch's default is several times slower there.
+TF32, NO_TF32 = " with TF32", " without TF32"
 
 
 def plan_lines(plan: Plan, eval_samples: int) -> list[str]:
@@ -52,6 +54,8 @@ def model_line(state: RunState) -> str:
     which = "all trained" if trained == total else f"{figures.count(trained)} trained"
     device = workers.get("gpu") or f"CPU, {_threads(workers.get('threads', 1))} a worker"
     precision = PRECISIONS.get(workers["precision"], workers["precision"])
+    if workers["precision"] == "no" and workers.get("gpu"):
+        precision += TF32 if workers.get("matmul_precision") == "high" else NO_TF32
     model = f"{workers['model']}, {figures.count(total)} parameters, {which}"
     return f"{model}; {precision} on {device}{_host_memory(workers.get('host_memory', 0))}"
 

@@ -96,6 +96,13 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
         lm.set_attn_implementation(BLOCKS)
 
 
+def follow(lm: PreTrainedModel, like: PreTrainedModel) -> None:
+    """Set the attention implementation that was chosen for `like`, a model of the same kind."""
+    chosen = like.config._attn_implementation
+    if lm.config._attn_implementation != chosen:
+        lm.set_attn_implementation(chosen)
+
+
 def is_compiled(lm: PreTrainedModel) -> bool:
     """Whether attention is compiled, for each shape when it comes first."""
     return bool(lm.config._attn_implementation == BLOCKS)

@@ -21,14 +21,15 @@ from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
-from manta.train import attention, sees
+from manta.train import attention, sees, weights
 from manta.train import model as models
 from manta.train import optimizer as optimizers
+from manta.train.assembly import assemble
 from manta.train.compiling import compile_layers, compile_module, no_fallback
 from manta.train.cross_entropy import IGNORE
 from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.guards import Guard
-from manta.train.loss import TokenLoss, fuse
+from manta.train.loss import TokenLoss
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
 from manta.train.sharding import layers_of, shard
@@ -72,7 +73,12 @@ class Engine:
     """
 
     def __init__(
-        self, config: RunConfig, resolved: PretrainedConfig, *, examine: bool = False
+        self,
+        config: RunConfig,
+        resolved: PretrainedConfig,
+        *,
+        examine: bool = False,
+        empty: bool = False,
     ) -> None:
         """Make the model.
 
@@ -80,21 +86,15 @@ class Engine:
             config: the run.
             resolved: of its model.
             examine: look at what the model sees of a sample, as no small one of its kind was tried.
+            empty: leave the weights without values, for who loads them or calls `initialise`.
         """
-        self.config = config
+        self.config, self._resolved = config, resolved
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        torch.set_float32_matmul_precision(config.train.matmul_precision)
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
-        self.lm = models.build(config, resolved).to(self.device)
-        # First, as it tries the model: attention by blocks would be compiled for that alone.
-        fuse(self.lm)
-        attention.choose(
-            self.lm,
-            document_mask=config.data.document_mask,
-            seq_len=config.train.seq_len,
-            device=self.device,
-        )
+        self.lm = assemble(config, resolved, self.device, whole=examine)
         if examine:
             sees.examine(config, self.lm, resolved.get_text_config().vocab_size)
         self.sharded = config.parallel.shard and self.world_size > 1
@@ -102,6 +102,9 @@ class Engine:
             if config.train.compile:
                 compile_layers(layers_of(self.lm))
             shard(self.lm, self.device, config.train.precision)
+        self._empty = weights.without_values(self.lm)
+        if self._empty:
+            weights.give_memory(self.lm, self.device, sharded=self.sharded)
         self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
         # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
         # packages on disk at each step, and it would step a schedule once for each process.
@@ -118,6 +121,14 @@ class Engine:
         self.pause = PauseSwitch()
         exchanges = self.world_size > 1 and not self.sharded
         self.clock = StepClock(self.device, last_gradient(self.lm) if exchanges else None)
+        if not empty:
+            self.initialise()
+
+    def initialise(self) -> None:
+        """Give the model the weights that a run begins with. All ranks must call together."""
+        if self._empty:
+            weights.fill(self.lm, lambda: models.build(self.config, self._resolved))
+            self._empty = False
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
         with warnings.catch_warnings():

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # Bad steps within guards.window steps that are passed over; one more is no accident.
 MOST_SKIPS = 3
 MOST_IDS = 32
+# The factor of an fp16 loss starts at 65,536 and is halved at each step that overflows. Below this
+# one, far more steps in a row overflowed than a healthy run ever has: they are no numbers at all.
+LEAST_SCALE = 1.0
 # Whether a state was left behind by a rewind.
 IsVoid = Callable[[TrainState], bool]
 
@@ -76,6 +79,7 @@ class Healing:
             DivergedError: if training must stop: the update was not applied.
             Rewind: if it goes on from before the bad step.
         """
+        self._check_scale(state)
         for verdict in self._engine.guard.verdicts():
             if verdict.action == "stop":
                 self._stop(verdict, "The last checkpoint is good")
@@ -87,6 +91,19 @@ class Healing:
             if self._engine.rank == 0:
                 log.warning("%s; going on without it", self._described(verdict))
         return state
+
+    def _check_scale(self, state: TrainState) -> None:
+        """Stop an fp16 run whose scaler drops one update after the other. Waits for the device."""
+        scaler = self._engine.accelerator.scaler
+        if scaler is None or scaler.get_scale() >= LEAST_SCALE:
+            return
+        self._checkpoints.wait()
+        raise DivergedError(
+            f"step {state.step}: the loss scale of fp16 fell below {LEAST_SCALE:g}, as loss or "
+            "gradient of the last steps are not finite; their updates were not applied, and the "
+            "last checkpoint is good: set train.precision to bf16, or lower the learning rate or "
+            "inspect the samples of these steps, then continue under a new run.name"
+        )
 
     def _check_bound(self, verdict: Verdict, state: TrainState) -> None:
         window = self._section.window

@@ -197,6 +197,8 @@ class Loop:
                 self._saved_step = durable
                 return state
         state = self._checkpoints.load_newest(self._reached)
+        if state.step == 0:
+            self._engine.initialise()
         self._saved_step = state.step
         self._source = "checkpoint" if state.step else "start"
         self._carried = self._rows_beside(state)

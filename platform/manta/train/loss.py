@@ -83,11 +83,15 @@ class LossHead(nn.Linear):
         return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
 
 
-def fuse(lm: nn.Module) -> None:
+def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:
     """Have the output layer of `lm` compute the loss, so that logits are never held all at once.
 
     Left alone is a model that does more than to return what that layer gives, such as one that
     scales or caps its logits. To be called before the model is laid over ranks.
+
+    Args:
+        lm: whose layer is replaced.
+        like: a model of its kind that was here before, to do likewise; else `lm` itself is tried.
     """
     head = getattr(lm, "get_output_embeddings", lambda: None)()
     if type(head) is not nn.Linear:
@@ -95,8 +99,13 @@ def fuse(lm: nn.Module) -> None:
     name = next(name for name, module in lm.named_modules() if module is head)
     fused = LossHead(head)
     lm.set_submodule(name, fused)
-    if not _ends_with(lm, fused):
+    fits = _ends_with(lm, fused) if like is None else _is_fused(like)
+    if not fits:
         lm.set_submodule(name, head)
+
+
+def _is_fused(lm: nn.Module) -> bool:
+    return any(isinstance(module, LossHead) for module in lm.modules())
 
 
 @torch.no_grad()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from manta.config.run import RunConfig
 from manta.train.cross_entropy import IGNORE
 from manta.train.small import skeleton, weights
+from manta.train.weights import no_memory_for_parameters
 
 
 def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
@@ -36,6 +40,36 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
         lm = AutoModelForCausalLM.from_pretrained(config.model.pretrained, dtype=torch.float32)
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+    return _ready(config, lm)
+
+
+def build_without_weights(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
+    """As `build`, but parameters are on `meta`; buffers are on the CPU and have their values.
+
+    Raises:
+        ValueError: if buffers are random: only the whole sequence of draws gives them their values.
+            And whatever else the model's class raises.
+    """
+    before = torch.get_rng_state()
+    lm = _without_weights(resolved)
+    if not torch.equal(before, torch.get_rng_state()):
+        other = _without_weights(resolved)  # of other draws: here the generator has moved on
+        pairs = zip(lm.buffers(), other.buffers(), strict=True)
+        if not all(torch.equal(one, another) for one, another in pairs):
+            raise ValueError(f"{type(lm).__name__} has random numbers beside its weights")
+    return _ready(config, lm)
+
+
+def _without_weights(resolved: PretrainedConfig) -> PreTrainedModel:
+    with no_memory_for_parameters(), no_init_weights():
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(
+            copy.deepcopy(resolved), dtype=torch.float32
+        )
+    lm.init_weights()  # ties parameters; some buffers, too, get their values here
+    return lm
+
+
+def _ready(config: RunConfig, lm: PreTrainedModel) -> PreTrainedModel:
     train_all_embeddings(lm)
     if config.train.activation_checkpointing:
         lm.activation_checkpointing_enable({"use_reentrant": False})
