@@ -1,6 +1,6 @@
 """The engine on one GPU beside a bare loop: tokens/s, MFU, peak memory, where a step's time goes.
 
-    python benchmarks/gpu.py [--out FILE.json]          on a CUDA machine, about 40 minutes
+    python benchmarks/gpu.py [--out FILE.json]          on a CUDA machine, about two hours
     python benchmarks/gpu.py --columns compile --seq-lens 2048 --repeats 1       about 4 minutes
     python benchmarks/gpu.py --device cpu --quick       a micro model: does this script work?
 
@@ -20,6 +20,10 @@ Columns
     stock model     the same, and attention as Transformers chooses it
     AdamW foreach   compile, and AdamW not as a fused kernel
     checkpointing   compile, and activations computed again in backward
+    document mask   compile, and attention within documents of 1,024 tokens
+    log each step   compile, and loss and gradient norm read by the host after each step
+    snapshots       compile, and the engine's state copied to host memory each 5 steps
+    chunk 2 GiB     compile, and as much of the logits at a time in the fused loss
 
 MFU (model FLOPs utilisation) = tokens/s · FLOPs of a token / peak
     FLOPs of a token = 6 · N + 12 · layers · heads · head width · seq_len / 2

@@ -9,6 +9,7 @@ memory in bytes, the loss of the first step, and MFU for a rate of one token/s.
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -30,8 +31,10 @@ from manta.corpus.manifest import Vocabulary
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.plan import RankBatch
-from manta.train import assembly, attention, model_config, throughput
+from manta.train import assembly, attention, cross_entropy, layout, model_config, throughput
 from manta.train import optimizer as optimizers
+from manta.train.copying import DeviceCopy, HostCopy
+from manta.train.cross_entropy import IGNORE
 from manta.train.engine import Engine
 from manta.train.loss import TokenLoss, fuse
 from manta.train.model import labels_of
@@ -73,6 +76,10 @@ class Column:
     stock_attention: bool = False
     fused_optimizer: bool = True
     checkpointing: bool = False
+    document_mask: bool = False
+    reads_each_step: bool = False
+    snapshots: bool = False
+    chunk: int | None = None  # bytes of logits at a time; else what Manta takes
 
 
 COLUMNS = {
@@ -82,6 +89,10 @@ COLUMNS = {
     "stock model": Column(full_logits=True, stock_attention=True),
     "AdamW foreach": Column(fused_optimizer=False),
     "checkpointing": Column(checkpointing=True),
+    "document mask": Column(document_mask=True),
+    "log each step": Column(reads_each_step=True),
+    "snapshots": Column(snapshots=True),
+    "chunk 2 GiB": Column(chunk=2**31),
 }
 
 
@@ -130,6 +141,7 @@ def config_of(case: Case, corpus: Path) -> RunConfig:
             "run": {"name": "gpu"},
             "corpus": str(corpus),
             "model": {"type": "llama", "sizes": MICRO if case.quick else LLAMA_1B},
+            "data": {"document_mask": case.options.document_mask},
             "train": {
                 "seq_len": case.seq_len,
                 "micro_batch": case.micro_batch,
@@ -203,6 +215,29 @@ class Timed(nn.Module):
             return self._inner(*args)
 
 
+class Snapshotting:
+    """Copies of the training state into host memory now and then, as a run's snapshots are."""
+
+    EVERY = 5  # steps; the first one, which takes its memory, ends the warming up
+
+    def __init__(self, engine: Engine):
+        self._engine, self._steps = engine, 0
+        self._copy = DeviceCopy(engine) if engine.device.type == "cuda" else HostCopy()
+        self._buffers: list[memoryview] = []
+
+    def after_step(self) -> None:
+        """Begin a copy if one is due and the one before is done."""
+        self._steps += 1
+        if self._steps % self.EVERY or not self._copy.done():
+            return
+        pieces = layout.pieces_of(self._engine)
+        entries, size = layout.arrange(pieces)
+        if not self._buffers:
+            self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
+            self._copy.prepare(self._buffers)
+        self._copy.start(pieces, entries, self._buffers[self._steps // self.EVERY % 2])
+
+
 class EngineLoop:
     """`manta.train`, driven as its loop drives it."""
 
@@ -222,6 +257,8 @@ class EngineLoop:
         self.engine.model = Timed(self.engine.model, self.phases)
         self.engine._backward = self.phases.timed("backward", self.engine._backward)
         self._agreement = Agreement(self.device)
+        self._reads = case.options.reads_each_step
+        self._snapshots = Snapshotting(self.engine) if case.options.snapshots else None
 
     def batches(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
         """As the engine takes them."""
@@ -231,6 +268,10 @@ class EngineLoop:
         """One update; the mean loss, still on the device."""
         result = self.engine.step(batch)
         self._agreement.after(result.votes)
+        if self._snapshots is not None:
+            self._snapshots.after_step()
+        if self._reads:
+            _ = [value.item() for value in (result.loss_sum, result.grad_norm)]
         return result.loss_sum / result.valid_tokens
 
 
@@ -261,7 +302,8 @@ class BareLoop:
         self.lm.train()
         if case.options.checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
-        self._rows = case.micro_batch
+        self._rows, self._reads = case.micro_batch, case.options.reads_each_step
+        self._masks = case.options.document_mask
         self._model = _loss_of(self.lm, case, self.device)
         if case.options.compile:
             self._model.compile()
@@ -287,26 +329,33 @@ class BareLoop:
         if self.device.type == "cuda":
             host = host.pin_memory()
         tokens = host.to(self.device, non_blocking=True)
-        labels = labels_of(tokens, None)
-        valid = tokens.shape[0] * (tokens.shape[1] - 1)
+        positions = None
+        if self._masks:
+            positions = torch.from_numpy(batch.samples.position_ids()).to(self.device)
+        labels = labels_of(tokens, positions)
+        valid = (labels != IGNORE).sum()
         total = torch.zeros((), device=self.device)
         for first in range(0, len(tokens), self._rows):
             rows = slice(first, first + self._rows)
             with self.phases.of("forward"), torch.autocast(self.device.type, torch.bfloat16):
-                loss = self._model(tokens[rows], labels[rows], None)
+                places = None if positions is None else positions[rows]
+                loss = self._model(tokens[rows], labels[rows], places)
             total += loss.detach()
             with self.phases.of("backward"):
                 (loss / valid).backward()
         torch.nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._reads:
+            total.item()
         return total / valid
 
 
 def _loss_of(lm: nn.Module, case: Case, device: torch.device) -> nn.Module:
     """The model with attention and loss as the engine chooses them, or as Transformers has them."""
     if not case.options.stock_attention:
-        attention.choose(lm, document_mask=False, seq_len=case.seq_len, device=device)
+        mask = case.options.document_mask
+        attention.choose(lm, document_mask=mask, seq_len=case.seq_len, device=device)
     if case.options.full_logits:
         return FullLogits(lm)
     fuse(lm)
@@ -319,6 +368,8 @@ def _loss_of(lm: nn.Module, case: Case, device: torch.device) -> nn.Module:
 def measured(case: Case, corpus: Path) -> dict[str, Any]:
     """Warm up, time some stretches of steps, then take some steps apart."""
     config = config_of(case, corpus)
+    if case.options.chunk is not None:
+        cross_entropy.CHUNK = dict.fromkeys(cross_entropy.CHUNK, case.options.chunk)
     loop = EngineLoop(case, config) if case.loop == "engine" else BareLoop(case, config)
     batches = loop.batches(_batches(config, corpus))
     losses = [float(loop.step(batch)) for batch in islice(batches, WARMUP)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import threading
 import time
@@ -120,7 +121,7 @@ def test_a_second_place_without_memory_is_told_and_does_without(keepers, caplog)
         put(vault, Stamp(step, 1), step)
     assert set(KeeperVault(cramped, "a", 0).whole()) == {Stamp(2, 1), Stamp(3, 1)}
     assert [record.message for record in caplog.records] == [
-        "snapshots are on one node only: the next has no memory: [Errno 27] File too large"
+        "snapshots are on one node only, the next can't take them: [Errno 27] File too large"
     ]
 
 
@@ -159,6 +160,36 @@ def test_parts_of_several_nodes_make_one_snapshot(keepers) -> None:
     ray.kill(keepers["b"])
     assert KeeperVault(keepers, "a", 0).whole() == [Stamp(3, 1)]
     assert has(KeeperVault(keepers, "a", 0), Stamp(3, 1), [0, 1])
+
+
+class OnlyTogether(Keeper):
+    """Gives no part before two are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked, self._two = set[int](), asyncio.Event()
+
+    async def read(self, stamp: Stamp, number: int, offset: int, size: int):
+        self._asked.add(number)
+        if len(self._asked) == 2:
+            self._two.set()
+        await asyncio.wait_for(self._two.wait(), 20)
+        return await super().read(stamp, number, offset, size)
+
+
+@pytest.mark.parametrize("how", ["to a second place", "to go on from"])
+def test_parts_of_a_node_are_copied_at_once(keepers, how: str) -> None:
+    found = {"a": ray.remote(num_cpus=0)(OnlyTogether).remote(), "b": keepers["b"]}
+    known = found if how == "to a second place" else {"a": found["a"]}
+    ranks = [KeeperVault(known, "a", number) for number in range(2)]
+    for number, rank in enumerate(ranks):
+        until_free(rank)
+        np.frombuffer(rank.buffer(), dtype=np.uint8)[:SIZE] = content(number)
+        rank.commit(Stamp(3, 1), 2, f"header {number}".encode())
+    assert all(rank.settle(30) for rank in ranks)
+    assert has(KeeperVault(found, "b", 0), Stamp(3, 1), [0, 1])
+    ray.kill(found["a"])
+    assert has(KeeperVault(found, "b", 0), Stamp(3, 1), [0, 1])
 
 
 @ray.remote(num_cpus=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -29,10 +30,21 @@ T = TypeVar("T")
 
 SLACK = 2**20  # bytes that a buffer is larger than asked for: the ledger rows in it grow
 CHUNK = 2**25  # bytes a message between keepers
+# Chunks that a keeper has asked for at a time, of whatever parts: while one is written the others
+# travel. Each is in Ray's object store at both ends.
+CHUNKS_AT_A_TIME = 4
 # A keeper answers in milliseconds. One that does not is dead, or as good as dead.
 ANSWER_SECONDS = 1.0
 PING_SECONDS = 0.2
-TRANSFER_SECONDS = 300.0
+# One that copies for others answers late.
+DESCRIBE_SECONDS = 30.0
+# A part that comes more slowly than this is given up, be it one of many on a slow network.
+SLOWEST = 10e6  # bytes a second
+
+
+def transfer_seconds(size: float) -> float:
+    """How long so many bytes may take from node to node."""
+    return 30.0 + size / SLOWEST
 
 
 class Part(NamedTuple):
@@ -61,6 +73,7 @@ class Keeper:
         self._buffers: list[Buffer] = []
         self._held: dict[tuple[Stamp, int], _Held] = {}
         self._gathering = asyncio.Lock()
+        self._chunks = asyncio.Semaphore(CHUNKS_AT_A_TIME)
 
     # ------------------------------------------------------ from the workers here
 
@@ -106,9 +119,10 @@ class Keeper:
             return None
         try:
             copied = onward.target.copy.remote(onward.source, part, since)
-            await asyncio.wait_for(copied, TRANSFER_SECONDS)
+            # It looks at the time itself; this is for one that is stuck.
+            await asyncio.wait_for(copied, 2 * transfer_seconds(buffer.size))
         except RayTaskError as error:
-            return str(error.cause)
+            return "it took too long" if _is_late(error) else str(error.cause)
         except (RayError, TimeoutError) as error:
             # The group on that node has ended or will soon.
             log.warning("a snapshot has no second place (%s)", type(error).__name__)
@@ -144,13 +158,13 @@ class Keeper:
         stamp, number = part.stamp, part.number
         if (stamp, number) in self._held:
             return True
-        found = await source.describe.remote(stamp, number)
+        found = await asyncio.wait_for(source.describe.remote(stamp, number), DESCRIBE_SECONDS)
         if found is None:
             return False
         _, header, size = found
         buffer = await self._take(size, identity(os.getpid()))
         try:
-            await _fill(buffer, source, part)
+            await asyncio.wait_for(self._fill(buffer, source, part), transfer_seconds(size))
             held = _Held(part, header, buffer)
             if held.intact:
                 self._hold(held, since)
@@ -164,19 +178,35 @@ class Keeper:
     ) -> list[tuple[bytes, Place]]:
         """All parts of a snapshot, as far as they exist, in this node's memory."""
         async with self._gathering:
-            for other in others:
-                if not self._is_complete(stamp):
-                    await self._gather_from(other, stamp)
+            missing = {} if self._is_complete(stamp) else await self._sources(stamp, others)
+            await asyncio.gather(*(self._get(part, there) for part, there in missing.items()))
         return [(held.header, held.buffer.place) for held in self._parts(stamp)]
 
-    async def _gather_from(self, other: ActorHandle, stamp: Stamp) -> None:
-        try:
-            there = await asyncio.wait_for(other.held.remote(), ANSWER_SECONDS)
-            for part in there:
+    async def _sources(
+        self, stamp: Stamp, others: Sequence[ActorHandle]
+    ) -> dict[Part, list[ActorHandle]]:
+        """The parts of a snapshot that others have, each with all who have it."""
+        found: dict[Part, list[ActorHandle]] = defaultdict(list)
+        asked = (asyncio.wait_for(other.held.remote(), ANSWER_SECONDS) for other in others)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for other, held in zip(others, answers, strict=True):
+            if isinstance(held, BaseException):
+                log.warning("a keeper does not answer (%s)", type(held).__name__)
+                continue
+            for part in held:
                 if part.stamp == stamp:
-                    await asyncio.wait_for(self.copy(other, part, None), TRANSFER_SECONDS)
-        except (RayError, TimeoutError, OSError) as error:
-            log.warning("a part of a snapshot can't be had (%s: %s)", type(error).__name__, error)
+                    found[part].append(other)
+        return found
+
+    async def _get(self, part: Part, sources: Sequence[ActorHandle]) -> None:
+        """Have a part from the first that gives it."""
+        for source in sources:
+            try:
+                if await self.copy(source, part, None):
+                    return
+            except (RayError, TimeoutError, OSError) as error:
+                why = type(error).__name__
+                log.warning("part %d of a snapshot can't be had (%s)", part.number, why)
 
     def _parts(self, stamp: Stamp) -> list[_Held]:
         parts = [held for held in self._held.values() if held.part.stamp == stamp and held.intact]
@@ -185,6 +215,28 @@ class Keeper:
     def _is_complete(self, stamp: Stamp) -> bool:
         parts = self._parts(stamp)
         return bool(parts) and len(parts) == parts[0].part.parts
+
+    async def _fill(self, buffer: Buffer, source: ActorHandle, part: Part) -> None:
+        """Copy a part's buffer from another keeper, some chunks at a time."""
+        chunks = [
+            asyncio.create_task(self._chunk(buffer, source, part, offset, CHUNK))
+            for offset in range(HEAD.size, buffer.size, CHUNK)
+        ]
+        try:
+            await asyncio.gather(*chunks)
+        finally:
+            for chunk in chunks:  # none may write once this fails: the buffer is given back
+                chunk.cancel()
+        # The head last: if it is still the right one, nothing was rewritten meanwhile.
+        await self._chunk(buffer, source, part, 0, HEAD.size)
+
+    async def _chunk(
+        self, buffer: Buffer, source: ActorHandle, part: Part, offset: int, size: int
+    ) -> None:
+        async with self._chunks:
+            size = min(size, buffer.size - offset)
+            data = await source.read.remote(part.stamp, part.number, offset, size)
+            os.pwrite(buffer.fd, data, offset)
 
     # -------------------------------------------------------------------- memory
 
@@ -257,14 +309,8 @@ class Keepers:
         return dead(asked, PING_SECONDS)
 
 
-async def _fill(buffer: Buffer, source: ActorHandle, part: Part) -> None:
-    """Copy a part's buffer from another keeper, chunk by chunk."""
-    stamp, number, _ = part
-    for offset in range(HEAD.size, buffer.size, CHUNK):
-        size = min(CHUNK, buffer.size - offset)
-        os.pwrite(buffer.fd, await source.read.remote(stamp, number, offset, size), offset)
-    # The head last: if it is still the right one, nothing was rewritten meanwhile.
-    os.pwrite(buffer.fd, await source.read.remote(stamp, number, 0, HEAD.size), 0)
+def _is_late(error: RayTaskError) -> bool:
+    return isinstance(error.cause, TimeoutError)
 
 
 def _age(stamp: Stamp) -> tuple[int, int]:

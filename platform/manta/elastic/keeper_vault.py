@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from manta.elastic.answers import arrived, said
-from manta.elastic.keeper import ANSWER_SECONDS, CHUNK, SLACK, TRANSFER_SECONDS, Onward, Part
+from manta.elastic.keeper import ANSWER_SECONDS, CHUNK, SLACK, Onward, Part, transfer_seconds
 from manta.elastic.memory import HEAD, Mapped, Place, identity
 from manta.train.vault import Prepare, Shard, Stamp
 
@@ -79,7 +79,7 @@ class KeeperVault:
             self._pending = None
             if reason and not self._told:
                 self._told = True
-                log.warning("snapshots are on one node only: the next has no memory: %s", reason)
+                log.warning("snapshots are on one node only, the next can't take them: %s", reason)
         return self._pending is None
 
     def _has_room(self, size: int) -> bool:
@@ -167,8 +167,9 @@ class KeeperVault:
     def _mapped(self, stamp: Stamp) -> list[Shard]:
         """All parts, in the memory of this node's keeper."""
         assert self._mine is not None
+        most = sum(self._answers("used"))
         gathered = self._mine.gather.remote(stamp, self._others)
-        parts = ray.get(gathered, timeout=TRANSFER_SECONDS)
+        parts = ray.get(gathered, timeout=transfer_seconds(most))
         return [Shard(header, Mapped.of(place).data) for header, place in parts]
 
     def _fetched(self, stamp: Stamp) -> list[Shard]:
@@ -196,7 +197,7 @@ def _fetch(keeper: ActorHandle, part: Part) -> Shard:
     data = np.empty(size - HEAD.size, dtype=np.uint8)
     for offset in range(0, len(data), CHUNK):
         chunk = keeper.read.remote(stamp, number, HEAD.size + offset, CHUNK)
-        data[offset : offset + CHUNK] = ray.get(chunk, timeout=TRANSFER_SECONDS)
+        data[offset : offset + CHUNK] = ray.get(chunk, timeout=transfer_seconds(CHUNK))
     return Shard(header, data.data)
 
 
