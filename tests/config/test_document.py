@@ -178,7 +178,10 @@ def test_nothing_is_nothing(loaded):
     [
         ("wandb.mode=off", "wandb.mode = 'off': input should be 'auto', 'online', 'offline' or"),
         ("guards.spike=no", "guards.spike = 'no': input should be 'off', 'stop', 'skip' or"),
-        ("run.name=[a]", "run.name = '[a]': string should match pattern"),
+        (
+            "run.name=[a]",
+            "run.name = '[a]': a name has letters, digits, '.', '_' and '-' only, up to",
+        ),
         ("run.name=null", "run.name = nothing: input should be a valid string"),
         ("train.micro_batch=[2]", "train.micro_batch = [2]: input should be a valid integer"),
     ],

@@ -12,21 +12,21 @@ from manta.config import CorpusConfig, RunConfig, SweepConfig
 from manta.config.mistakes import keys
 
 COMMANDS = {
-    "prepare": "CONFIG.yaml [KEY=VALUE]... --print-config --address",
+    "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
     "inspect": "CORPUS --samples",
-    "schedule": "CONFIG.yaml [KEY=VALUE]... --html",
-    "train": "CONFIG.yaml [KEY=VALUE]... --print-config --fresh --restart --address",
-    "sweep": "SWEEP.yaml [KEY=VALUE]... --plan --address",
-    "submit": "CONFIG.yaml [KEY=VALUE]... --address --follow",
-    "status": "[JOB] --address",
+    "schedule": "CONFIG.yaml KEY=VALUE --html",
+    "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --address",
+    "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
+    "submit": "CONFIG.yaml KEY=VALUE --address --follow",
+    "status": "JOB --address",
     "logs": "JOB --follow --address",
     "stop": "JOB --address",
     "verify": "RUN --no-shards",
-    "compare": "RUN...|SWEEP --output --metric --top",
+    "compare": "RUN|SWEEP --output --metric --top",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
-    "keys": "[PREFIX] --markdown",
-    "doctor": "[CLUSTER.yaml] --config",
+    "keys": "PREFIX --markdown",
+    "doctor": "CLUSTER.yaml --config",
 }
 
 RUN_KEYS = """

@@ -1,7 +1,7 @@
 """Each type of causal language model of Transformers: is it trained right, or refused with reason?
 
     make models                                  # all types, some 10 minutes; writes docs/models.md
-    make models ARGS="--types mixtral bert"      # prints what is found, writes nothing
+    make models ARGS="--types mixtral bert"      # these types alone: their rows on the page
 
 Each type is made small, given to the same checks as any run, and trained for some steps, in a
 process of its own; what was trained is then looked at (`model_survey`). The exit code is 1 if a
@@ -43,8 +43,9 @@ def main() -> int:
             began = time.monotonic()
             found.append(apart(model_type, corpus))
             print(f"{found[-1].line()}  ({time.monotonic() - began:.1f} s)", flush=True)
-    if options.types == TYPES:
-        PAGE.write_text(models_page.page(found), encoding="utf-8")
+    others = [] if options.types == TYPES else models_page.read(PAGE.read_text(encoding="utf-8"))
+    rows = {one.type: one for one in [*others, *found]}
+    PAGE.write_text(models_page.page([rows[name] for name in sorted(rows)]), encoding="utf-8")
     wrong = [one for one in found if one.wrong]
     print(f"{len(found)} types, {len(wrong)} wrong: {', '.join(o.type for o in wrong) or 'none'}")
     return 1 if wrong else 0

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import model_survey
+import models_page
 import pytest
 import transformers
 from small_models import TYPES
@@ -18,6 +19,11 @@ def test_the_page_is_of_this_version_and_has_every_type() -> None:
     assert f"in Transformers {transformers.__version__}," in text, "write it anew: make models"
     rows = re.findall(r"^\| ([\w.-]+) \|", text, re.M)
     assert sorted(row for row in rows if row not in ("type", "---")) == TYPES
+
+
+def test_the_page_can_be_read_and_written_again() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert models_page.page(models_page.read(text)) == text
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2", "mixtral", "xlnet"])

@@ -129,8 +129,8 @@ def draws(lm: nn.Module, tokens: Tensor) -> bool:
 
 def _logits(lm: nn.Module, tokens: Tensor, positions: Tensor | None) -> Tensor:
     given: dict[str, Any] = {} if positions is None else {"position_ids": positions}
-    if hasattr(lm.config, "use_cache"):
-        lm.config.use_cache = False  # with a cache, Transformers doesn't look for documents
+    for config in (lm.config, lm.config.get_text_config()):
+        config.use_cache = False  # with a cache, Transformers doesn't look for documents
     logits: Tensor = lm(input_ids=tokens, **given).logits
     return logits
 
@@ -143,7 +143,8 @@ def _looked_up(lm: nn.Module, tokens: Tensor) -> Iterator[list[Tensor]]:
     def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         same = given and isinstance(given[0], Tensor) and torch.equal(given[0], tokens)
         # One of positions is given tokens too by some types; what it gives has no rows.
-        if same and output.shape[:2] == tokens.shape:
+        # Some types look tokens up without a gradient, too, in a part that is not trained.
+        if same and output.shape[:2] == tokens.shape and output.requires_grad:
             output.module = module  # type: ignore[attr-defined]
             outputs.append(output)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import transformers
 from made_corpus import write_corpus
 from models_page import Found
 from plain_runs import engine_of
-from small_models import sizes_of
+from small_models import merged, sizes_of
 from transformers import AutoModelForCausalLM
 
 from manta.config.errors import ConfigError
@@ -37,7 +38,7 @@ SEQ_LEN, STEPS = 16, 8
 VOCABULARY = Vocabulary(small_models.VOCABULARY, eos_id=0)
 MOST_WEIGHTS = 20_000_000
 # A remedy as messages have it: taken at its word.
-REMEDY = re.compile(r"model\.sizes\.(\w+): (\w+)")
+REMEDY = re.compile(r"model\.sizes\.([\w.]+): (\w+)")
 
 
 def make_corpus(folder: Path) -> Path:
@@ -70,11 +71,11 @@ def _found(model_type: str, sizes: dict[str, Any], corpus: Path) -> Found:
     tried = _tried(_config(model_type, sizes, corpus))
     wrong = _needless(tried, model_type, sizes, corpus)
     if isinstance(tried, str) and (settings := _remedy(tried)):
-        tried = _tried(_config(model_type, sizes | settings, corpus))
-        wrong += _needless(tried, model_type, sizes | settings, corpus)
+        tried = _tried(_config(model_type, merged(sizes, settings), corpus))
+        wrong += _needless(tried, model_type, merged(sizes, settings), corpus)
     if isinstance(tried, str):
         return Found(model_type, refused=tried, wrong=wrong)
-    sizes = sizes | settings
+    sizes = merged(sizes, settings)
     if not tried.whole and (refused := _examined(_config(model_type, sizes, corpus))):
         return Found(model_type, refused=refused, wrong=wrong)
     engine, more = _train(_config(model_type, sizes, corpus))
@@ -82,7 +83,7 @@ def _found(model_type: str, sizes: dict[str, Any], corpus: Path) -> Found:
     if draws != bool(tried.remarks):
         more += (f"draws random numbers: {draws}, said: {tried.remarks}",)
     apart, leak = _documents(model_type, sizes, corpus)
-    said = {key: json.dumps(value) for key, value in settings.items()}
+    said = {key: json.dumps(value) for key, value in _dotted(settings)}
     return Found(model_type, said, apart, draws, wrong=(*wrong, *more, *leak))
 
 
@@ -119,7 +120,22 @@ def _examined(config: RunConfig) -> str:
 
 
 def _remedy(refused: str) -> dict[str, Any]:
-    return {key: json.loads(value) for key, value in REMEDY.findall(refused)}
+    found: dict[str, Any] = {}
+    for dotted, value in REMEDY.findall(refused):
+        *sections, key = dotted.split(".")
+        within = found
+        for section in sections:
+            within = within.setdefault(section, {})
+        within[key] = json.loads(value)
+    return found
+
+
+def _dotted(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{below}", one) for below, one in _dotted(value))
+        else:
+            yield key, value
 
 
 def _needless(

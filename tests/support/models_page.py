@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import transformers
+
+SETTING = re.compile(r"`([\w.]+): (.+?)`")
 
 HEAD = """\
 # Types of models
@@ -107,6 +110,27 @@ def page(found: Sequence[Found]) -> str:
             *(f"| {one.type} | {_cell(one.untried)} |\n" for one in untried),
         ]
     )
+
+
+def read(text: str) -> list[Found]:
+    """What a page says, in the order of types."""
+    trained, refused, untried = (
+        [row for row in map(_cells, part.splitlines()) if row]
+        for part in re.split(r"^## .*$", text, flags=re.M)[1:]
+    )
+    found = [
+        Found(kind, dict(SETTING.findall(needs)), documents == "yes", draws == "yes")
+        for kind, needs, documents, draws in trained
+    ]
+    found += [Found(kind, refused=why) for kind, why in refused]
+    found += [Found(kind, untried=why) for kind, why in untried]
+    return sorted(found, key=lambda one: one.type)
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a row with a type, without what writing them adds."""
+    cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [] if not cells or cells[0] in ("type", "---") else cells
 
 
 def _cell(text: str) -> str:

@@ -36,18 +36,22 @@ USUAL: dict[str, Any] = {
 }
 # Types that count positions from the padding token on can't do without one: here it is one more
 # token, which the corpus has nowhere.
-_PADDED = {"pad_token_id": VOCABULARY, "vocab_size": VOCABULARY + 1, "max_position_embeddings": 256}
+_ONE_MORE = {"pad_token_id": VOCABULARY, "vocab_size": VOCABULARY + 1}
+_PADDED = {**_ONE_MORE, "max_position_embeddings": 256}
 _MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_chunk_size": 16}
+_PER_LAYER = {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8}
+_LAYERS = ("full_attention", "sliding_attention")
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ["camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"], _PADDED
     ),
-    **dict.fromkeys(["xlm-roberta-xl", "xmod", "prophetnet", "xlm"], _PADDED),
+    **dict.fromkeys(["xlm-roberta-xl", "prophetnet", "xlm"], _PADDED),
     **dict.fromkeys(["bamba", "granitemoehybrid"], _MAMBA2),
     "falcon_h1": {**_MAMBA2, "mamba_d_ssm": 128},
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "chunk_size": 16},
-    "gemma4_text": {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8},
+    "gemma4_text": _PER_LAYER,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "dots1": {"n_shared_experts": 1},
     "dots3_note_text": {"num_key_value_heads": 4},
@@ -63,8 +67,8 @@ MORE: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "reformer": {
         "is_decoder": True,
-        "axial_pos_shape": [8, 8],
-        "axial_pos_embds_dim": [16, 48],
+        "axial_pos_embds": False,  # with them only samples of one length can be trained on
+        "hash_seed": 0,
         "attn_layers": ["local", "lsh"],
         "attention_head_size": 16,
         "local_attn_chunk_length": 8,
@@ -73,15 +77,44 @@ MORE: dict[str, dict[str, Any]] = {
         "pad_token_id": VOCABULARY,
         "vocab_size": VOCABULARY + 1,
     },
+    "xmod": {**_PADDED, "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
-    "zamba": {"num_hidden_layers": 3},
+    "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 0},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "num_mem_blocks": 1},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": {"hidden_size_global": 64},
+        "decoder_config": {"hidden_size_global": 64},
+    },
+    "cohere_compass_text": {"rope_parameters": dict.fromkeys(_LAYERS, _ROPE)},
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0}},
+    "gemma4": {
+        "text_config": {**_PER_LAYER, **_ONE_MORE, "vocab_size_per_layer_input": VOCABULARY + 1}
+    },
+    "gemma4_unified": {"text_config": _ONE_MORE},
+    "longcat_flash": {"zero_expert_num": 2, "head_dim": 8, "expert_ffn_hidden_size": 32},
 }
 
 
 def sizes_of(model_type: str) -> dict[str, Any]:
     """`model.sizes` for a small model of a type."""
-    kind = type(AutoConfig.for_model(model_type))
-    return {**_usual(kind), **MORE.get(model_type, {})}
+    whole = AutoConfig.for_model(model_type)
+    sizes = _usual(type(whole))
+    for name in whole.sub_configs:  # of a model that has others inside, such as one for images
+        part = getattr(whole, name, None)
+        if isinstance(part, PretrainedConfig):
+            sizes[name] = {"model_type": part.model_type, **_usual(type(part))}
+    return merged(sizes, MORE.get(model_type, {}))
+
+
+def merged(sizes: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`sizes` with `more`, of parts within it as well."""
+    found = dict(sizes)
+    for key, value in more.items():
+        within = found.get(key)
+        both = isinstance(within, dict) and isinstance(value, dict)
+        found[key] = merged(within, value) if both else value
+    return found
 
 
 def _usual(kind: type[PretrainedConfig]) -> dict[str, Any]:

@@ -84,6 +84,16 @@ def test_a_schedule_of_another_form_is_one_difference(tmp_path: Path) -> None:
     assert comparison.told(comparison.trials[1].params) == "lr 0.001"
 
 
+def test_the_sizes_that_a_pretrained_model_lacks_are_one_difference(tmp_path: Path) -> None:
+    from_scratch = base(tmp_path, "scratch")
+    further = {**base(tmp_path, "further"), "model": {"pretrained": "models/first"}}
+    runs = [write_run(config, ends_at(3.0)) for config in (from_scratch, further)]
+    comparison = load_comparison(runs)
+    assert comparison.keys == ("model.type", "model.sizes", "model.pretrained")
+    labels = [comparison.told(one.params) for one in comparison.configurations]
+    assert "type –, sizes –, pretrained models/first" in labels
+
+
 def test_other_corpora_are_a_warning(tmp_path: Path) -> None:
     write_run(base(tmp_path, "a"), ends_at(3.0))
     write_run(base(tmp_path, "b"), ends_at(3.0), of=manifest(301))

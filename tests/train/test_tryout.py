@@ -32,7 +32,7 @@ def tried(checked):
         mask: bool = False,
         seq_len: int = 16,
     ) -> Tried:
-        made = {**small_models.sizes_of(model_type), **(sizes or {})}
+        made = small_models.merged(small_models.sizes_of(model_type), sizes or {})
         config = checked().config.model_dump(by_alias=True) | {
             "model": {"type": model_type, "sizes": made},
             "data": {"document_mask": mask},
@@ -69,6 +69,20 @@ def test_a_balance_loss_is_refused_unless_its_coefficient_is_nought(tried, model
     with pytest.raises(ConfigError, match=rf"{key} = 10.*set model\.sizes\.{key}: 0"):
         tried(model_type, {key: 10})
     assert tried(model_type, {key: 0}).whole
+
+
+def test_the_coefficient_of_a_model_within_another_is_named_by_its_section(tried) -> None:
+    with pytest.raises(
+        ConfigError, match=r"set model\.sizes\.text_config\.router_aux_loss_coef: 0 "
+    ):
+        tried("qwen3_5_moe", {"text_config": {"router_aux_loss_coef": 10}})
+    assert tried("qwen3_5_moe", {"text_config": {"router_aux_loss_coef": 0}}).whole
+
+
+def test_positions_that_are_counted_from_the_padding_token_stay_so(tried) -> None:
+    """ProphetNet's table of positions; what remains wrong with it is its loss over n-grams."""
+    with pytest.raises(ConfigError, match=r"'prophetnet': its own loss is more than the cross-ent"):
+        tried("prophetnet")
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "olmoe"])

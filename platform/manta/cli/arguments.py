@@ -10,7 +10,7 @@ import typer
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The config file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as train.seq_len=512."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides, such as train.seq_len=512."),
 ]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config and stop.")

@@ -10,7 +10,7 @@ import typer
 
 def keys(
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Those below it, such as schedule.lr.")
+        str, typer.Argument(metavar="PREFIX", help="Those below it, such as schedule.lr.")
     ] = "",
     markdown: Annotated[
         bool, typer.Option("--markdown", help="All of them as a page: docs/config.md.")
@@ -30,7 +30,7 @@ def keys(
 def doctor(
     cluster: Annotated[
         Path | None,
-        typer.Argument(metavar="[CLUSTER.yaml]", help="A cluster file; else this machine."),
+        typer.Argument(metavar="CLUSTER.yaml", help="A cluster file; else this machine."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A run's config, to see if it fits.")] = None,
 ) -> None:

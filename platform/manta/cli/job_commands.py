@@ -40,7 +40,7 @@ def submit(
 
 
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Else all.")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Else all.")] = None,
     address: Server = None,
 ) -> None:
     """Show the jobs of a cluster, or how one of them stands."""

@@ -26,7 +26,7 @@ def verify(
 def compare(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...|SWEEP", help="Folders or URLs of runs, or of one sweep."),
+        typer.Argument(metavar="RUN|SWEEP", help="Folders or URLs of runs, or of one sweep."),
     ],
     output: Annotated[
         Path | None, typer.Option(help="Where to write the HTML page; else compare.html.")

@@ -77,7 +77,10 @@ class TokenizerSection(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerSection:
         if (self.path is None) == (self.vocab_size is None):
-            raise ValueError("give either 'path' (to load) or 'vocab_size' (to train)")
+            raise ValueError(
+                "give either 'path' (to load) or 'vocab_size' (to train); a section given whole "
+                "takes the place of the file's: 'tokenizer={path: PATH}'"
+            )
         if self.eos is not None and self.path is None:
             raise ValueError("'eos' belongs to a tokenizer that is loaded by 'path'")
         if self.bos and self.path is None:

@@ -132,7 +132,8 @@ def _override(override: str, where: str) -> tuple[str, Document]:
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or any(not part for part in dotted.split(".")):
         raise ConfigError(
-            f"{where}: write an override as dotted.key=value, such as train.seq_len=512"
+            f"{where}: write an override as dotted.key=value, such as train.seq_len=512; if this "
+            "is a part of one with spaces in it, put the whole of that one in quotes"
         )
     try:
         return dotted, parse_value(text)

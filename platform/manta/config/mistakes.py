@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -41,7 +42,12 @@ def explain(
         parent = ".".join(map(str, path[:-1] if item["type"] == "invalid_key" else path[:-2]))
         return f"key {item['input']!r} in {parent or 'the config'}: a key is text; put it in quotes"
     if item["type"] in ("model_type", "dict_type"):
-        return f"{dotted} = {shown}: this is a section, with keys of its own"
+        return f"{dotted} = {shown}: this is a section, with keys of its own{_below(kind, dotted)}"
+    if item["type"] in ("list_type", "tuple_type"):
+        written = shown if isinstance(item["input"], dict) or written is None else written
+        return f"{dotted} = {shown}: a list belongs here: [{written}]"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{dotted} = {shown}: {_name_rule(item['ctx']['pattern'])}"
     message: str = item["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not dotted:
@@ -49,6 +55,25 @@ def explain(
     if isinstance(item["input"], dict | list | tuple) and not item["type"].endswith("_type"):
         return f"{dotted}: {message}"
     return f"{dotted} = {shown}: {message}"
+
+
+def _below(kind: type[BaseModel], dotted: str) -> str:
+    """The keys of a section, or nothing if it isn't known."""
+    start = f"{dotted}."
+    names = [
+        key.removeprefix(start).partition(".")[0] for key in keys(kind) if key.startswith(start)
+    ]
+    return f": {', '.join(dict.fromkeys(names))}" if names else ""
+
+
+def _name_rule(pattern: str) -> str:
+    """What may be a name, all of whose patterns are alike but for the length."""
+    most = re.search(r"\{0,(\d+)\}", pattern)
+    length = f" up to {int(most[1]) + 1} of them," if most else ""
+    return (
+        f"a name has letters, digits, '.', '_' and '-' only,{length} and begins with a letter or "
+        "a digit"
+    )
 
 
 def in_a_line(error: BaseException) -> str:

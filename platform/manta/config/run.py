@@ -45,7 +45,10 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:
         if (self.type is None) == (self.pretrained is None):
-            raise ValueError("give either 'type' (with 'sizes') or 'pretrained'")
+            raise ValueError(
+                "give either 'type' (with 'sizes') or 'pretrained'; a section given whole takes "
+                "the place of the file's: 'model={pretrained: PATH}'"
+            )
         if self.pretrained is not None and self.sizes:
             raise ValueError("'sizes' belongs to 'type'; a pretrained model has its own")
         return self

@@ -153,9 +153,10 @@ class Manifest(Section):
             content = _content(path)
             manifest = cls.model_validate_json(content)
         except (FileNotFoundError, NotADirectoryError):
-            raise CorpusError(
-                f"{path}: no prepared corpus here; make one with 'manta prepare CORPUS.yaml'"
-            ) from None
+            remedy = "make one with 'manta prepare CORPUS.yaml'"
+            if str(folder).endswith((".yaml", ".yml")):
+                remedy += ", and give the folder that it names as 'out', not the config"
+            raise CorpusError(f"{path}: no prepared corpus here; {remedy}") from None
         except (OSError, ValidationError) as error:
             raise CorpusError(f"{path}: can't be read as a manifest: {in_a_line(error)}") from None
         # Of what is in the file, which a dump of the manifest would only repeat.

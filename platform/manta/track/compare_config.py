@@ -14,10 +14,14 @@ IGNORED = ("run.name", "run.storage", SEED, "wandb", "faults")
 
 
 def differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Dotted keys at which plain values differ, as deep as all of them are mappings."""
+    """Dotted keys at which plain values differ, as deep as all of them are mappings.
+
+    A section that some leave empty differs as a whole, such as the sizes of a model where another
+    run takes a pretrained one.
+    """
     if all(value == values[0] for value in values):
         return
-    if not all(isinstance(value, Mapping) for value in values):
+    if not all(isinstance(value, Mapping) and value for value in values):
         yield at, list(values)
         return
     for key in dict.fromkeys(key for value in values for key in value):

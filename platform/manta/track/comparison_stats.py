@@ -209,7 +209,7 @@ def is_number(value: Any) -> bool:
 
 def short(value: Any) -> str:
     """A parameter's value in few characters."""
-    if value is None:
+    if value is None or value == {}:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -81,8 +81,9 @@ def train_all_embeddings(lm: nn.Module) -> None:
     """Let every token's embedding get its gradient.
 
     Samples are full, so that there is no padding in them; what a model takes for padding by its
-    config is a token of the corpus like any other.
+    config is a token of the corpus like any other. A table of positions has no tokens, and may
+    count from its padding index (ProphetNet's).
     """
     for module in lm.modules():
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding) and "Position" not in type(module).__name__:
             module.padding_idx = None

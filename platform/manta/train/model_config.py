@@ -55,9 +55,8 @@ def _from_sizes(model_type: str, sizes: dict[str, Any], vocabulary: Vocabulary) 
     valid = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
     refuse_unknown_keys(model_type, sizes, valid)
     made_of = {"vocab_size": vocabulary.size, **_special_tokens(kind, vocabulary), **sizes}
-    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     try:
-        resolved = kind(**{key: _as_number(types.get(key, ""), v) for key, v in made_of.items()})
+        resolved = kind(**_with_floats(kind, made_of))
     except Exception as error:  # each model's class has checks, and errors, of its own
         reason = error.__cause__ or error
         raise ConfigError(f"model.sizes: {model_type} refuses them: {reason}") from None
@@ -106,6 +105,17 @@ def _refuse_trained_padding(resolved: PretrainedConfig, vocabulary: Vocabulary) 
             f"model.sizes.pad_token_id to {vocabulary.size} and model.sizes.vocab_size above it, "
             "or take another model.type"
         )
+
+
+def _with_floats(kind: type[PretrainedConfig], sizes: dict[str, Any]) -> dict[str, Any]:
+    """`sizes` with floats where the type takes nothing else, also for the models within it."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    found = {key: _as_number(types.get(key, ""), value) for key, value in sizes.items()}
+    for name, part in kind.sub_configs.items():
+        within = found.get(name)
+        if isinstance(within, dict) and isinstance(part, type) and dataclasses.is_dataclass(part):
+            found[name] = _with_floats(part, within)
+    return found
 
 
 def _as_number(declared: str, value: Any) -> Any:

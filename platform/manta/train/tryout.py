@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
@@ -187,13 +187,22 @@ def _refuse_other_losses(config: RunConfig, lm: PreTrainedModel) -> None:
             "that is trained on here; take another model.type"
         )
     found = ", ".join(f"{key} = {settings[key]:g}" for key in keys)
-    where = "model.sizes." if config.model.type else "in the config.json of a copy, "
+    where = "in the config.json of a copy, "
+    if config.model.type:
+        where = f"model.sizes.{_text_section(config, lm)}"
     raise ConfigError(
         f"{named(config)}: its own loss has more to it than the cross-entropy of the next token "
         f"({found}): a balance of whole batches, which is no sum over samples and would depend on "
         f"the number of workers; set {' and '.join(f'{where}{key}: 0' for key in keys)} to train "
         "without it"
     )
+
+
+def _text_section(config: RunConfig, lm: PreTrainedModel) -> str:
+    """Where a language model has its settings that is a part of `model.type`; else ""."""
+    kind, text = CONFIG_MAPPING[config.model.type], type(lm.config.get_text_config())
+    parts = kind.sub_configs.items() if kind is not text else ()
+    return next((f"{name}." for name, part in parts if part is text), "")
 
 
 def _refuse_too_few_positions(config: RunConfig, lm: PreTrainedModel, vocabulary: int) -> None:
@@ -219,7 +228,7 @@ def _refuse_untaught_tokens(
 ) -> None:
     """Each token that another one follows has a row in each embedding that learns from it."""
     used = torch.unique(tokens[0, :-1])
-    weights = [table.weight for table in tables]
+    weights = [table.weight for table in tables if table.weight.requires_grad]
     gradients = torch.autograd.grad(loss, weights, materialize_grads=True) if weights else ()
     for gradient in gradients:
         untaught = used[gradient[used].abs().sum(-1) == 0].tolist()
