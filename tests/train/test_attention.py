@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from manta.train import attention
 from manta.train.loss import TokenLoss
@@ -190,3 +191,19 @@ def test_blocks_are_the_same_attention_as_the_mask(kind) -> None:
         blocks = lm(input_ids=tokens, position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(blocks, masked, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(plain, masked, rtol=1e-2)
+
+
+@torch.no_grad()
+def test_blocks_take_queries_and_keys_in_the_type_of_the_values() -> None:
+    """As rotary positions leave them under autocast; of mixed types Torch has no backward."""
+    torch.manual_seed(0)
+    module = model_of("llama", {}).model.layers[0].self_attn
+    wide = torch.randn(3, 1, 2, SEQ_LEN, 16)
+    query, key, value = wide.bfloat16()
+    causal = create_block_mask(lambda _, __, q, k: q >= k, 1, None, SEQ_LEN, SEQ_LEN, device="cpu")
+    attend = AttentionInterface()[attention.BLOCKS]
+    with torch.compiler.set_stance("force_eager"):
+        same, _ = attend(module, query, key, value, causal)
+        mixed, _ = attend(module, query.float(), key.float(), value, causal)
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed, same)

@@ -148,6 +148,22 @@ def test_rows_at_once_by_the_vocabulary(vocab, rows) -> None:
     assert cross_entropy.rows_at_once(torch.empty(vocab, 0)) == rows
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("memory", "chunk"), [(8, 0.5), (24, 0.6), (80, 2), (140, 2)])
+def test_an_accelerator_with_room_computes_more_logits_at_a_time(memory, chunk) -> None:
+    assert cross_entropy.chunk_of(memory * GIB) == pytest.approx(chunk * GIB)
+
+
+def test_a_sum_in_float32_of_products_in_bf16_is_asked_for_as_torch_takes_it() -> None:
+    """Without values: only CUDA computes it."""
+    total = torch.empty(50, 8, device="meta")
+    slope, hidden = (torch.empty(9, n, dtype=torch.bfloat16, device="meta") for n in (50, 8))
+    torch.addmm(total, slope.T, hidden, out_dtype=torch.float32, out=total)
+    assert not cross_entropy.adds_in_float32(torch.device("cpu"))
+
+
 def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
     arguments = inputs(9, 3, 50, False, 0.0)
     with torch.no_grad():

@@ -20,6 +20,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -29,7 +30,8 @@ from manta.train.loss import options_of
 CAUSAL = "sdpa_without_mask"
 # Torch's attention with Transformers' mask, in float32.
 MASKED = "sdpa_in_float32"
-# Knows documents by blocks, not by a mask of seq_len² elements.
+# Knows documents by blocks, not by a mask of seq_len² elements. Transformers' name, as some of its
+# models look for it.
 BLOCKS = "flex_attention"
 
 
@@ -65,6 +67,24 @@ def _forward_without_mask(
     return _forward(module, query, key, value, None, **kwargs)
 
 
+def _forward_in_blocks(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Transformers' attention by blocks, of matrices of one type: its backward takes no others.
+
+    Under autocast, rotary positions leave queries and keys in float32, and values in bf16.
+    """
+    found: tuple[Tensor, Tensor | None] = flex_attention_forward(
+        module, query.to(value.dtype), key.to(value.dtype), value, attention_mask, **kwargs
+    )
+    return found
+
+
 class MaskGiven(Exception):
     """A model has a mask of its own where none was made for it."""
 
@@ -72,6 +92,7 @@ class MaskGiven(Exception):
 AttentionInterface.register(CAUSAL, _forward_without_mask)
 AttentionInterface.register(MASKED, _forward)
 AttentionMaskInterface.register(MASKED, sdpa_mask)
+AttentionInterface.register(BLOCKS, _forward_in_blocks)
 
 
 def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: torch.device) -> None:

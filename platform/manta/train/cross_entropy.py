@@ -10,6 +10,7 @@ into it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ IGNORE = -100
 # whole gradient of the weight, which only many rows are worth (benchmarks/RESULTS.md).
 CHUNK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 LEAST_ROWS = 256
+# The most for an accelerator with room for it, and the share of its memory that it may be.
+LARGEST_CHUNK, SHARE = 2 * 2**30, 1 / 40
 
 
 def linear_cross_entropy(
@@ -112,6 +115,8 @@ class _Gradients:
         inputs = _by_row(self._inputs[rows], factor)
         if slope.dtype == torch.float32:
             self.weight.addmm_(slope.T, inputs)
+        elif not torch.compiler.is_compiling() and adds_in_float32(slope.device):
+            torch.addmm(self.weight, slope.T, inputs, out_dtype=torch.float32, out=self.weight)
         else:
             self.weight += slope.T @ inputs
 
@@ -165,3 +170,25 @@ def rows_at_once(weight: Tensor) -> int:
     """Of how many tokens the logits are held at once."""
     budget = CHUNK.get(weight.device.type, CHUNK["cuda"])
     return max(LEAST_ROWS, budget // (4 * weight.shape[0]))
+
+
+def chunk_of(memory: int) -> int:
+    """Bytes of logits at a time on an accelerator with so many bytes of memory."""
+    return max(CHUNK["cuda"], min(LARGEST_CHUNK, int(SHARE * memory)))
+
+
+@functools.cache
+def adds_in_float32(device: torch.device) -> bool:
+    """Whether a device adds a product of bf16 matrices to a float32 one without rounding it.
+
+    That saves writing the product, and reading it again. Tried, as not all versions of Torch do it.
+    """
+    if device.type != "cuda":
+        return False
+    ones, small = torch.ones((16, 16), dtype=torch.bfloat16, device=device), 2.0**-9
+    total = torch.full((16, 16), small, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 16 + small).all().item())

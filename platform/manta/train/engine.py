@@ -21,7 +21,7 @@ from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
-from manta.train import attention, sees, weights
+from manta.train import attention, cross_entropy, sees, weights
 from manta.train import model as models
 from manta.train import optimizer as optimizers
 from manta.train.assembly import assemble
@@ -32,7 +32,7 @@ from manta.train.guards import Guard
 from manta.train.loss import TokenLoss
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
-from manta.train.sharding import layers_of, shard
+from manta.train.sharding import layers_of, replicated, shard
 from manta.train.timing import Point, StepClock, last_gradient
 
 NAME_BYTES = 64
@@ -94,6 +94,9 @@ class Engine:
         torch.set_float32_matmul_precision(config.train.matmul_precision)
         self.accelerator = _accelerator(config, self.world_size)
         self.device = self.accelerator.device
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+            cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
         self.lm = assemble(config, resolved, self.device, whole=examine)
         if examine:
             sees.examine(config, self.lm, resolved.get_text_config().vocab_size)
@@ -248,7 +251,7 @@ class Engine:
         if self._takes_orders():
             # As it reads the gradient, which Torch's own clipping reads and writes once more.
             over = ((norm + CLIP_EPS) / limit).clamp(min=1)
-            self.raw_optimizer.grad_scale = over  # type: ignore[attr-defined]
+            self.raw_optimizer.grad_scale = self._order(over)  # type: ignore[attr-defined]
         else:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
@@ -260,7 +263,11 @@ class Engine:
         test_guards.py guard them.
         """
         fused: bool = self.raw_optimizer.defaults["fused"]
-        return fused and not self.sharded and self.accelerator.scaler is None
+        return fused and self.accelerator.scaler is None
+
+    def _order(self, value: Tensor) -> Tensor:
+        """A scalar that all ranks have, as the optimizer reads it beside split parameters."""
+        return replicated(value, self._trained[0]) if self.sharded else value
 
     def _guard(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Have the update dropped if the step is bad."""
@@ -273,7 +280,7 @@ class Engine:
             self.sum_over_ranks(values)
         dropped = self.guard.observe(step, values)
         if self._takes_orders():
-            self.raw_optimizer.found_inf = dropped  # type: ignore[attr-defined]
+            self.raw_optimizer.found_inf = self._order(dropped)  # type: ignore[attr-defined]
         elif dropped.item():
             self.raw_optimizer.zero_grad(set_to_none=True)
 

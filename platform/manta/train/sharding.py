@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
 
 
 def layers_of(lm: nn.Module) -> list[nn.Module]:
@@ -31,3 +32,10 @@ def shard(lm: nn.Module, device: torch.device, precision: str) -> None:
     for layer in layers_of(lm):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(lm, mesh=mesh, mp_policy=policy)
+
+
+def replicated(value: Tensor, beside: Tensor) -> Tensor:
+    """A tensor that every rank has whole, for operations together with the split `beside`."""
+    assert isinstance(beside, DTensor)
+    mesh = beside.device_mesh
+    return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
