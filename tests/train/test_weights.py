@@ -122,7 +122,9 @@ def _assert_share(run: Checked) -> None:
         taken = _resident(peak=True) - before
         whole = sum(4 * parameter.numel() for parameter in engine.lm.parameters())
         assert whole > 140e6
-        most = 0.2 if empty else 0.75 if engine.rank else 1.75
+        # Half of the model, tensors on their way, and what the allocator keeps of them; the rank
+        # that draws holds the whole beside that.
+        most = 0.2 if empty else 0.9 if engine.rank else 1.9
         assert taken < most * whole, (engine.rank, empty, taken / whole)
         assert engine.rank or empty or taken > whole  # what was measured is memory indeed
         del engine
