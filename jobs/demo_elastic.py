@@ -35,8 +35,9 @@ from rich.console import Console  # noqa: E402
 from manta.cluster.session import ray_session  # noqa: E402
 from manta.config import CorpusConfig, MantaError, RunConfig, load  # noqa: E402
 from manta.config.run import Fault  # noqa: E402
+from manta.storage.run_folder import METRICS  # noqa: E402
 from manta.track import figures, write_report  # noqa: E402
-from manta.track.history import METRICS, Tail  # noqa: E402
+from manta.track.history import Tail  # noqa: E402
 from manta.track.state import RunState, read_state  # noqa: E402
 
 CALM, DISTURBED = "demo-elastic-calm", "demo-elastic"

@@ -19,7 +19,8 @@ from tiny_config import STEP, run_config, write_yaml
 from manta.config import RunConfig, load
 from manta.config.sweep import load_sweep
 from manta.elastic.preflight import check
-from manta.track.sweep_state import SWEEP, SweepState, read_sweep
+from manta.storage.run_folder import SWEEP
+from manta.track.sweep_state import SweepState, read_sweep
 from manta.track.verify import verify
 from manta.train.saved import name_of
 from manta.tune.outline import Outline

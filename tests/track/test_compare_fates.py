@@ -17,10 +17,11 @@ from made_sweep import HORIZON, base, ends_at, trial, write_run, write_sweep
 from rich.console import Console
 
 from manta.config import RunConfig, load
+from manta.storage.run_folder import METRICS
 from manta.track.compare import load_comparison
 from manta.track.compare_page import write_page
 from manta.track.compare_table import print_comparison
-from manta.track.history import METRICS, Tail
+from manta.track.history import Tail
 from manta.track.hold import lives
 from manta.track.lock import LOCK, QUIET_SECONDS
 from manta.track.ranking import rank

@@ -16,7 +16,8 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
-from manta.track.history import METRICS, Tail
+from manta.storage.run_folder import METRICS
+from manta.track.history import Tail
 from manta.track.record import RunRecord
 from manta.track.report import write_report
 from manta.track.series import MOST_POINTS, read_series

@@ -8,7 +8,8 @@ import pytest
 from plain_runs import ledger, losses, train
 
 from manta.elastic.preflight import Checked
-from manta.train.saved import FOLDER, newest, read_state
+from manta.storage.run_folder import CHECKPOINTS
+from manta.train.saved import newest, read_state
 
 # What "the same curve" means at another world size, micro-batch or layout, in fp32: the
 # order of float additions differs and nothing else.
@@ -35,7 +36,7 @@ def newest_checkpoint(run: Checked) -> int:
     Saving goes on beside training, so which one that is depends on how fast each was; the
     first is whole before the second begins. Its own word came after it, or not at all.
     """
-    return read_state(newest(run.run_dir / FOLDER)).step
+    return read_state(newest(run.run_dir / CHECKPOINTS)).step
 
 
 @pytest.fixture(scope="module")

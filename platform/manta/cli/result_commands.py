@@ -52,8 +52,8 @@ def export(
     from manta.storage.probe import check_new_folder
 
     check_new_folder(out)
+    from manta.storage.run_folder import RUN
     from manta.track.model_card import CARD, model_card
-    from manta.track.state import RUN
     from manta.train.export import export as run_export
 
     place = place_of(run)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from manta.config.errors import RunError
 from manta.storage.place import Place
+from manta.storage.run_folder import CHECKPOINTS, RUN
 from manta.storage.store import reason
-from manta.track.state import RUN, read_state_if_any
-from manta.train.saved import FOLDER, RESTART, found_in
+from manta.track.state import read_state_if_any
+from manta.train.saved import RESTART, found_in
 from manta.train.skips import is_void, read_skips
 
 
@@ -20,7 +21,7 @@ def check_kept(run: Place) -> None:
     """
     try:
         state = read_state_if_any(run)
-        if state is None or state.checkpoint is None or found_in(run / FOLDER):
+        if state is None or state.checkpoint is None or found_in(run / CHECKPOINTS):
             return
     except OSError as error:
         raise RunError(f"{run}: can't be read: {reason(error)}") from None
@@ -28,6 +29,6 @@ def check_kept(run: Place) -> None:
     if is_void(step, (), read_skips(run)):
         return  # a rewind may have removed them all, and begins at the first step
     raise RunError(
-        f"{run / FOLDER}: there is no checkpoint, but {RUN} says that there was one of step "
+        f"{run / CHECKPOINTS}: there is no checkpoint, but {RUN} says that there was one of step "
         f"{step}: {RESTART}"
     )

@@ -8,8 +8,9 @@ from typing import Any
 
 from manta.config.errors import RunError
 from manta.storage.place import Place
+from manta.storage.run_folder import CHECKPOINTS, STATE
 from manta.track.verify import Saved, Verified, verify
-from manta.train.saved import FOLDER, Inventory, check_files, inventories, read_rows
+from manta.train.saved import Inventory, check_files, inventories, read_rows
 
 CHECKING_THREADS = 4
 
@@ -25,7 +26,7 @@ def verify_run(run: Place, *, shards: bool = True) -> Verified:
         RunError: naming the first file and step that differ, or what else does not fit.
         CorpusError: naming the shards that are missing or damaged.
     """
-    return verify(run, shards=shards, saved=_saved(run / FOLDER, content=shards))
+    return verify(run, shards=shards, saved=_saved(run / CHECKPOINTS, content=shards))
 
 
 def _saved(folder: Place, *, content: bool) -> Saved:
@@ -46,7 +47,7 @@ def _saved(folder: Place, *, content: bool) -> Saved:
         assert isinstance(inventory, Inventory)
         rows += read_rows(folder / name)
         if inventory.chain:
-            marks[str(folder / name / "state.json")] = (inventory.state.step, inventory.chain)
+            marks[str(folder / name / STATE)] = (inventory.state.step, inventory.chain)
         if not inventory.checksums:
             unchecked.append(f"{name}: an older version kept no checksums of its files")
     if found and not content:

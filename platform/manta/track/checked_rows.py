@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from manta.storage.place import Place
-from manta.track.history import METRICS, MOST_SHOWN, damaged_lines, is_whole, parse
+from manta.storage.run_folder import METRICS
+from manta.track.history import MOST_SHOWN, damaged_lines, is_whole, parse
 from manta.track.row_chain import Mark, MarkCheck, lines_in
 from manta.track.state import read_state_if_any
 

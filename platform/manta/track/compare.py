@@ -11,16 +11,15 @@ from typing import Any
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
 from manta.schedule import Schedule
+from manta.storage.run_folder import CONFIG, METRICS, RUN, SWEEP
 from manta.track.checked_rows import read_checked
 from manta.track.compare_config import IGNORED, as_yaml, differences, ignored, without
 from manta.track.comparison import LOST, Comparison, Trial
 from manta.track.curve import read_curve
-from manta.track.history import METRICS
 from manta.track.hold import lives
-from manta.track.opening import CONFIG
 from manta.track.param_names import SEED
-from manta.track.state import RUN, RunState, read_state
-from manta.track.sweep_state import SWEEP, SweepTrial, read_sweep
+from manta.track.state import RunState, read_state
+from manta.track.sweep_state import SweepTrial, read_sweep
 
 DEFAULT_METRIC = "val_loss"
 

@@ -29,8 +29,6 @@ from manta.track.verdict import (
     total_device_seconds,
 )
 
-PAGE = "compare.html"
-
 LONG_PARAM = 22
 CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
 READING = (

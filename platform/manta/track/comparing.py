@@ -11,10 +11,11 @@ from rich.console import Console
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, place_of
+from manta.storage.run_folder import COMPARISON
 from manta.storage.store import StorePath, reason
 from manta.storage.working import pull_all
 from manta.track.compare import load_comparison
-from manta.track.compare_page import PAGE, write_page
+from manta.track.compare_page import write_page
 from manta.track.compare_table import print_comparison
 from manta.track.hold import lives
 from manta.track.ranking import rank
@@ -28,7 +29,7 @@ def compare_places(
         given = [place_of(place) for place in places]
         paths = [_fetched(place, Path(folder)) for place in given]
         if isinstance(given[0], StorePath):
-            output = output or Path(PAGE)
+            output = output or Path(COMPARISON)
         alive = partial(_lives, dict(zip(paths, given, strict=True)))
         return compare(paths, metric=metric, output=output, top=top, alive=alive)
 
@@ -78,7 +79,7 @@ def compare(
     console = console or Console(highlight=False)
     comparison = load_comparison(paths, metric, alive)
     ranking = rank(comparison)
-    page = output or (paths[0] / PAGE if comparison.tokens else Path(PAGE))
+    page = output or (paths[0] / COMPARISON if comparison.tokens else Path(COMPARISON))
     write_page(comparison, ranking, page, top)
     print_comparison(comparison, ranking, console, top)
     console.print(f"\npage: {page}", soft_wrap=True)

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 
 from manta.config.errors import RunError
 from manta.storage.atomic import NO_SPACE, replacing
+from manta.storage.run_folder import DAMAGED, METRICS
 from manta.track.row_chain import LONGEST_LINE, Kind, Mark, MarkCheck, RowChain, lines_in
 
-METRICS = "metrics.jsonl"
 # Lines that were in it and are no rows.
-DAMAGED = "metrics.damaged"
 MOST_SHOWN = 8
 CHUNK = 2**20
 

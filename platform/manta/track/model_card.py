@@ -11,8 +11,8 @@ from manta.config import RunConfig, load
 from manta.config.credentials import without_credentials
 from manta.config.units import format_tokens
 from manta.storage.place import Place
+from manta.storage.run_folder import CONFIG
 from manta.track import figures as words
-from manta.track.opening import CONFIG
 from manta.track.state import RunState, read_state
 
 CARD = "README.md"

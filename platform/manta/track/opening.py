@@ -16,16 +16,12 @@ from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.place import Place, place_of, tree
+from manta.storage.run_folder import CHECKPOINTS, CONFIG, FORK, LEDGER, METRICS, RUN
 from manta.storage.seal import SEALED
 from manta.track import environment, identity
-from manta.track.history import METRICS
 from manta.track.hold import RunHold
 from manta.track.row_chain import Mark
-from manta.track.state import FORK, RUN, Results, RunState, WandbState, read_fork, utc_now
-
-LEDGER = "ledger.parquet"
-CONFIG = "config.yaml"
-CHECKPOINTS = "checkpoints"
+from manta.track.state import Results, RunState, WandbState, read_fork, utc_now
 
 
 def place_of_run(config: RunConfig) -> Place:

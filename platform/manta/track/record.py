@@ -21,15 +21,15 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.storage.atomic import NO_SPACE, replace_text
 from manta.storage.courier import Courier, Parcel
+from manta.storage.run_folder import CONFIG, METRICS, RUN
 from manta.storage.seal import seal_text
 from manta.storage.store import StorePath
 from manta.storage.working import push
 from manta.track import opening
-from manta.track.history import METRICS, History, Tail
+from manta.track.history import History, Tail
 from manta.track.hold import RunHold
 from manta.track.row_chain import Mark
 from manta.track.state import (
-    RUN,
     CheckpointState,
     Fork,
     Group,
@@ -112,7 +112,7 @@ class RunRecord:
             if old is None:
                 notes += opening.set_rows_aside(hold.place, run_dir)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
-            replace_text(run_dir / opening.CONFIG, opening.config_text(config))
+            replace_text(run_dir / CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
             record.notice(notes)
             record.take_eval_sample(eval_sample)
@@ -306,8 +306,8 @@ class RunRecord:
     def _parcel(self, run: str) -> Parcel:
         """The files as they are now, for the store."""
         file, size = self.history.snapshot()
-        config = (self.run_dir / opening.CONFIG).read_bytes()
-        contents = {opening.CONFIG: config, RUN: run.encode()}
+        config = (self.run_dir / CONFIG).read_bytes()
+        contents = {CONFIG: config, RUN: run.encode()}
         return Parcel(self._taken, contents, (METRICS, file, size))
 
     def publish(self, names: Sequence[str]) -> None:

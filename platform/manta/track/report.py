@@ -11,17 +11,16 @@ from manta.config import ConfigError, RunConfig, load
 from manta.config.units import format_tokens
 from manta.schedule import Schedule
 from manta.storage.atomic import replace_text
+from manta.storage.run_folder import CONFIG, REPORT
 from manta.track import figures as words
 from manta.track import page as html
 from manta.track.checked_rows import read_checked
 from manta.track.curve import SMOOTHED
-from manta.track.opening import CONFIG
 from manta.track.report_figures import draw_against, figures
 from manta.track.series import read_series
 from manta.track.state import RunState, read_state, utc_now
 from manta.track.summary import restarts_text, sizes_text
 
-REPORT = "report.html"
 MOST_EVENTS = 100
 MOST_STEPS = 20
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
+from manta.storage.run_folder import FORK, RUN
 from manta.storage.seal import read_sealed, seal_text
 from manta.stream.eval_sample import LOSS_OF
 from manta.track.figures import bits_per_byte
@@ -20,8 +21,6 @@ from manta.track.row_chain import Mark
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
-RUN = "run.json"
-FORK = "fork.json"
 MOST_EVENTS = 1000
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from manta.config.urls import is_url, join
+from manta.storage.run_folder import REPORT
 from manta.track import figures
 from manta.track.state import RunState, sync_command
 
@@ -103,5 +104,5 @@ def summary_rows(state: RunState, run_dir: str) -> list[tuple[str, str]]:
         rows.append(("Ledger", state.ledger_digest))
     if state.wandb.mode != "disabled":
         rows.append(("W&B", wandb_text(state)))
-    rows.append(("Report", short_path(join(run_dir, "report.html"))))
+    rows.append(("Report", short_path(join(run_dir, REPORT))))
     return rows

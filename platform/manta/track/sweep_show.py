@@ -14,9 +14,9 @@ from rich.tree import Tree
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
+from manta.storage.run_folder import CONFIG, METRICS
 from manta.track import figures as words
-from manta.track.history import METRICS, Tail
-from manta.track.opening import CONFIG
+from manta.track.history import Tail
 from manta.track.param_names import SEED, column_names, flat
 from manta.track.standing import standing
 from manta.track.state import read_state

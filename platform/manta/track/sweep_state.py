@@ -12,10 +12,10 @@ from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
+from manta.storage.run_folder import RUN, SWEEP
 from manta.storage.seal import read_sealed, seal_text
-from manta.track.state import RUN, WandbState
+from manta.track.state import WandbState
 
-SWEEP = "sweep.json"
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
 
 

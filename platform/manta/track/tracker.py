@@ -11,15 +11,15 @@ from manta.config import MantaError, RunConfig
 from manta.config.credentials import without_credentials
 from manta.corpus.manifest import Manifest
 from manta.storage.place import tree
+from manta.storage.run_folder import LEDGER, REPORT
 from manta.track.console import RunConsole
 from manta.track.context import RunContext
 from manta.track.record import RunRecord
-from manta.track.report import REPORT, write_report
+from manta.track.report import write_report
 from manta.track.state import GroupStart, Outcome, RunState, WandbState, sync_command
 from manta.track.wandb_facts import run_info, run_summary
 from manta.track.wandb_log import WandbLog, check_wandb
 
-LEDGER = "ledger.parquet"
 # Where W&B keeps what it could not send.
 WANDB, OFFLINE = "wandb", "offline-run-"
 # Why a run was left that is meant to go on, and need not.

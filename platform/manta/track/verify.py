@@ -11,17 +11,16 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.schedule import Schedule
 from manta.storage.place import Place
+from manta.storage.run_folder import CONFIG, LEDGER, METRICS, RUN
 from manta.stream.ledger import Ledger
 from manta.stream.plan import open_corpus, order_of
 from manta.stream.verify import Consumed, verify_ledger
 from manta.stream.verify_chain import Claims
 from manta.track import figures
-from manta.track.history import METRICS
 from manta.track.hold import is_free
 from manta.track.identity import FREE_KEYS, binding_of
-from manta.track.opening import CONFIG, LEDGER
 from manta.track.row_chain import Kind
-from manta.track.state import RUN, RunState, read_state
+from manta.track.state import RunState, read_state
 from manta.track.verify_metrics import MOST_SHOWN, Due, check_rows
 
 

@@ -10,8 +10,9 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule
 from manta.storage.place import Place
+from manta.storage.run_folder import METRICS
 from manta.track.checked_rows import TRIES, Line, RowReader
-from manta.track.history import METRICS, kind_of
+from manta.track.history import kind_of
 from manta.track.row_chain import Kind
 from manta.track.state import read_state
 

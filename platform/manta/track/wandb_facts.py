@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from manta.config import RunConfig
 from manta.config.credentials import without_credentials
 from manta.config.units import parse_span, span_tokens
+from manta.storage.run_folder import METRICS
 from manta.track.context import RunContext
-from manta.track.history import METRICS, Tail
+from manta.track.history import Tail
 from manta.track.metric_names import in_wandb
 from manta.track.standing import standing
 from manta.track.state import RunState

@@ -25,7 +25,8 @@ from pydantic import BaseModel
 
 from manta.config.errors import RunError
 from manta.config.mistakes import in_a_line
-from manta.track.history import METRICS, Tail
+from manta.storage.run_folder import METRICS
+from manta.track.history import Tail
 from manta.track.state import Event, read_state_if_any, sync_command
 from manta.track.wandb_session import RunInfo, Session, find_mode
 

@@ -15,6 +15,7 @@ from typing import Any
 from manta.config.credentials import without_credentials
 from manta.config.errors import MantaError
 from manta.config.run import WandbSection
+from manta.storage.run_folder import COMPARISON
 from manta.track.lock import RunLock
 from manta.track.sweep_show import figures_of, tree_page, trial_table
 from manta.track.sweep_state import SweepState, SweepWandb, read_sweep, write_sweep
@@ -24,7 +25,6 @@ from manta.track.wandb_report import try_report
 from manta.track.wandb_session import RunInfo, Session
 
 JOB_TYPE = "sweep"
-COMPARISON = "compare.html"
 START = "from manta.track.wandb_sweep import main; main()"
 REMEDY = "the sweep is not affected; give the same command again to send its summary to W&B."
 

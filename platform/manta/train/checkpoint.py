@@ -31,11 +31,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
 from manta.storage.place import ASIDE, Place, size_so_far, tree
+from manta.storage.run_folder import STATE
 from manta.train import saved
 from manta.train.dcp import Writer, share_of
 from manta.train.engine import EXCHANGE_LIMIT, Engine
 from manta.train.loading import content_of, load, quiet_alone, reason
-from manta.train.saved import STATE, Inventory, TrainState, name_of, read_state, whole
+from manta.train.saved import Inventory, TrainState, name_of, read_state, whole
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

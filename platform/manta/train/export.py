@@ -24,6 +24,7 @@ from manta.corpus.manifest import Manifest
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
+from manta.storage.run_folder import CHECKPOINTS, CONFIG
 from manta.train import model_config
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 from manta.train.loading import load_model
@@ -77,7 +78,7 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
     Raises:
         RunError: if there is no model, or nothing to begin from.
     """
-    if (where / "config.yaml").exists():
+    if (where / CONFIG).exists():
         config = load_run(where)
         lm = load_weights(where, config, None)
         tokenizer = load_tokenizer(config.corpus, Manifest.read(config.corpus))
@@ -125,7 +126,7 @@ def load_run(run_dir: Place) -> RunConfig:
     Raises:
         RunError: if there is no run.
     """
-    path = run_dir / "config.yaml"
+    path = run_dir / CONFIG
     if not path.exists():
         raise RunError(f"{run_dir}: not the directory of a run (there is no config.yaml in it)")
     return load(path, RunConfig)
@@ -138,7 +139,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         RunError: if there is no such checkpoint.
     """
     _quiet()
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     checkpoint = newest(folder) if step is None else folder / name_of(step)
     if not checkpoint.is_dir():
         there = ", ".join(str(read_state(path).step) for path in whole(folder))

@@ -15,6 +15,7 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
 from manta.storage.place import Place
+from manta.storage.run_folder import CHECKPOINTS, LEDGER
 from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, order_of
@@ -75,10 +76,10 @@ class Loop:
         self._config, self._schedule = job.config, job.schedule
         self._saves_at = self._steps_at(job.config.checkpoint.at)
         self._evaluates_at = self._steps_at(job.config.eval.at)
-        self._ledger = Ledger(job.place / "ledger.parquet", job.binding)
+        self._ledger = Ledger(job.place / LEDGER, job.binding)
         self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
-            job.place / "checkpoints",
+            job.place / CHECKPOINTS,
             engine,
             binding=job.binding,
             keep=job.config.checkpoint.keep,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, move, put, remove, tree
+from manta.storage.run_folder import METRICS, STATE
 from manta.storage.seal import SEALED, sealed, unsealed
 from manta.storage.store import CHUNK
 from manta.train.skips import Spans
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from manta.train.guards import Window
 
 log = logging.getLogger(__name__)
-FOLDER = "checkpoints"
-STATE = "state.json"
-METRICS = "metrics.jsonl"
 PREFIX = "step-"
 UNUSED = "unused-"
 RESTART = (

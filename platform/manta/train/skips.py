@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, put
+from manta.storage.run_folder import SKIPS
 from manta.storage.seal import SEALED, sealed, unsealed
 
-FILE = "skips.json"
 Span = tuple[int, int]
 Spans = tuple[Span, ...]
 
@@ -26,7 +26,7 @@ def read_skips(run: Place) -> Spans:
     Raises:
         RunError: if the file can't be understood.
     """
-    path = run / FILE
+    path = run / SKIPS
     try:
         content = json.loads(path.read_text())
         spans = content if isinstance(content, list) else unsealed(content)["spans"]
@@ -43,7 +43,7 @@ def read_skips(run: Place) -> Spans:
 def add_skip(run: Place, span: Span) -> None:
     """Add a span to the file, durably, whole or not at all."""
     content = {"format": SEALED, "spans": joined(read_skips(run), [span])}
-    put(run / FILE, json.dumps(sealed(content)).encode())
+    put(run / SKIPS, json.dumps(sealed(content)).encode())
 
 
 def joined(spans: Spans, more: Iterable[Span]) -> Spans:

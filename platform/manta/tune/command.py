@@ -26,13 +26,12 @@ from manta.elastic.preload import preloaded_for
 from manta.schedule import Schedule
 from manta.storage.place import place_of
 from manta.storage.probe import check_writable
+from manta.storage.run_folder import COMPARISON, SWEEP
 from manta.storage.store import StorePath, reason
 from manta.storage.working import push
 from manta.track import check_wandb
-from manta.track.compare_page import PAGE
 from manta.track.comparing import compare
 from manta.track.environment import SENT_ALONG, git_state
-from manta.track.sweep_state import SWEEP
 from manta.tune.outline import Outline
 from manta.tune.plan import plan
 from manta.tune.trials import in_wandb
@@ -132,9 +131,9 @@ def _publish(outline: Outline, say: Callable[[str], None]) -> None:
     """Have what was made of the sweep where the sweep is kept."""
     if isinstance(outline.place, StorePath):
         try:
-            push(outline.folder, outline.place, [SWEEP, PAGE])
+            push(outline.folder, outline.place, [SWEEP, COMPARISON])
         except OSError as error:
-            say(f"{SWEEP} and {PAGE} can't be written to {outline.place}: {reason(error)}")
+            say(f"{SWEEP} and {COMPARISON} can't be written to {outline.place}: {reason(error)}")
 
 
 def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None:

@@ -21,9 +21,10 @@ from manta.elastic.beside_driver import beside_driver
 from manta.elastic.slots import release_all_of
 from manta.elastic.wish import Wish
 from manta.storage.courier import Courier, Parcel
+from manta.storage.run_folder import SWEEP
 from manta.storage.store import StorePath
 from manta.track import figures
-from manta.track.sweep_state import SWEEP, SweepTrial, Takeover, write_sweep
+from manta.track.sweep_state import SweepTrial, Takeover, write_sweep
 from manta.tune.explore import explored
 from manta.tune.forks import Forks
 from manta.tune.halving import Halving

@@ -16,19 +16,19 @@ from pathlib import Path
 from manta.config.errors import RunError
 from manta.storage.atomic import sync_folder
 from manta.storage.place import Place, copy, tree, writing
+from manta.storage.run_folder import CHECKPOINTS, FORK, LEDGER, METRICS, STATE
 from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
 from manta.track.checked_rows import RowReader, read_checked
-from manta.track.history import METRICS, kind_of
+from manta.track.history import kind_of
 from manta.track.row_chain import Kind, Mark, RowChain
-from manta.track.state import FORK, Fork, read_fork, write_fork
-from manta.track.tracker import LEDGER
-from manta.train.saved import FOLDER, STATE, damage, name_of, read_state
+from manta.track.state import Fork, read_fork, write_fork
+from manta.train.saved import damage, name_of, read_state
 
 
 def can_fork(parent: Place, step: int) -> bool:
     """Whether the checkpoint after `step` is there and whole."""
-    return damage(parent / FOLDER / name_of(step)) is None
+    return damage(parent / CHECKPOINTS / name_of(step)) is None
 
 
 def is_forked(child: Place) -> bool:
@@ -52,12 +52,12 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
     if is_forked(child):
         return
     if not can_fork(parent, step):
-        raise RunError(f"{parent / FOLDER / name_of(step)}: no whole checkpoint to fork from")
+        raise RunError(f"{parent / CHECKPOINTS / name_of(step)}: no whole checkpoint to fork from")
     aside = child
     if isinstance(child, Path):
         aside = child.with_name(f".{child.name}.tmp")
         shutil.rmtree(aside, ignore_errors=True)
-    _copy_files(parent / FOLDER / name_of(step), aside / FOLDER / name_of(step))
+    _copy_files(parent / CHECKPOINTS / name_of(step), aside / CHECKPOINTS / name_of(step))
     Ledger(parent / LEDGER).copy_to(aside / LEDGER, step)
     history, problem = read_checked(
         working_folder(parent), lambda rows: _copy_rows(rows, aside / METRICS, step)
@@ -71,7 +71,7 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
             step=step,
             tokens=tokens,
             before=before,
-            eval_sample=read_state(parent / FOLDER / name_of(step)).eval_sample,
+            eval_sample=read_state(parent / CHECKPOINTS / name_of(step)).eval_sample,
             history=history.model_copy(update={"unproven": step}) if problem else history,
         ),
     )

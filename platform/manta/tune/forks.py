@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from manta.storage.place import Place
+from manta.storage.run_folder import CHECKPOINTS
 from manta.track.sweep_state import SweepTrial
-from manta.train.saved import FOLDER, discard, name_of
+from manta.train.saved import discard, name_of
 from manta.tune.fork import can_fork, fork, is_forked
 
 # How long a store's "not there" is believed.
@@ -58,5 +59,5 @@ class Forks:
     def remove(self, name: str, step: int) -> None:
         """Remove a checkpoint of a trial that nobody needs any more."""
         if (name, step) not in self._removed:
-            discard(self._place / name / FOLDER / name_of(step))
+            discard(self._place / name / CHECKPOINTS / name_of(step))
             self._removed.add((name, step))

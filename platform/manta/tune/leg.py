@@ -15,7 +15,8 @@ from manta.elastic.policy import Share
 from manta.elastic.preflight import Checked, check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
-from manta.track.history import METRICS, Tail
+from manta.storage.run_folder import METRICS
+from manta.track.history import Tail
 from manta.track.hold import is_free
 from manta.track.state import read_state_if_any
 from manta.tune.outline import Leg

@@ -12,11 +12,11 @@ from manta.config.run import RunConfig
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.storage.place import Place, place_of
+from manta.storage.run_folder import SWEEP
 from manta.storage.working import working_folder
 from manta.track.context import RunContext
 from manta.track.param_names import SEED, column_names, flat
 from manta.track.sweep_state import (
-    SWEEP,
     Suggestion,
     SweepState,
     SweepTokens,
