@@ -37,7 +37,7 @@ def refused(tmp_path: Path) -> Callable[..., str]:
     tried Ray is imported.
     """
 
-    def run(*arguments: object, imported: bool = False) -> str:
+    def run(*arguments: object, imported: bool = False, silent: bool = False) -> str:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
             [sys.executable, "-c", CODE, *map(str, arguments)],
@@ -49,8 +49,9 @@ def refused(tmp_path: Path) -> Callable[..., str]:
         )
         assert done.returncode == 1, done.stderr
         assert "starting Ray" not in done.stdout
+        said = "" if silent else f"checking {arguments[1]} …\n"
         ray = imported or arguments[0] == "sweep"
-        assert done.stdout.endswith("['ray']\n" if ray else f"checking {arguments[1]} …\n[]\n")
+        assert done.stdout.endswith("['ray']\n" if ray else f"{said}[]\n")
         return done.stderr
 
     return run
@@ -150,6 +151,15 @@ def test_a_folder_that_cannot_be_written_to(
     ):
         message = refused(*arguments)
         assert f"{key} = '{tmp_path / out}': can't be written to" in message
+
+
+@pytest.mark.parametrize("out", ["file", "file/model", "/proc/some/model"])
+def test_a_folder_that_an_export_cannot_make(
+    refused: Callable[..., str], tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "file").write_text("some text")
+    why = "exists already" if out == "file" else "can't be made ("
+    assert f"error: {out}: {why}" in refused("export", "not-there", out, silent=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -94,6 +94,8 @@ class Trials:
         try:
             found = pickle.loads(process.communicate(runs, timeout=LONGEST_SECONDS)[0])
         except (OSError, EOFError, pickle.UnpicklingError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
             return
         for index, finding in zip(self._unknown, found, strict=True):
             self._findings[index] = finding
@@ -112,9 +114,11 @@ def trying(runs: Sequence[Checked]) -> Iterator[Trials]:
 
 def _remembered(run: Checked) -> Tried | None:
     path = _place(run)
+    if path is None:
+        return None
     try:
-        kept = None if path is None else json.loads(path.read_bytes())
-        return kept and Tried(kept["weights"], kept["whole"], tuple(kept["remarks"]))
+        kept = json.loads(path.read_bytes())
+        return Tried(kept["weights"], kept["whole"], tuple(kept["remarks"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
