@@ -99,7 +99,8 @@ def compare(
     found: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
     for repeat in range(arguments.repeats):
         for loop in LOOPS if repeat % 2 == 0 else reversed(LOOPS):
-            case = Case(loop, column, seq_len, quick=arguments.quick, steps=arguments.steps)
+            sizes = {"quick": arguments.quick, "steps": arguments.steps}
+            case = Case(loop, column, seq_len, **sizes, eager=arguments.eager)
             result = run_case(case, arguments.device, folder)
             found[loop].append(result)
             shown = result.get("error") or f"{statistics.median(result['rates']):,.0f} tokens/s"
@@ -209,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="a micro model and few steps")
+    parser.add_argument("--eager", action="store_true", help="leave out compilation everywhere")
     parser.add_argument("--seq-lens", type=int, nargs="+")
     parser.add_argument("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS))
     parser.add_argument("--repeats", type=int, default=2)

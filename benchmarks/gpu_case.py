@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,11 +105,13 @@ class Case:
     seq_len: int
     quick: bool
     steps: int
+    eager: bool = False
 
     @property
     def options(self) -> Column:
-        """The options of its column."""
-        return COLUMNS[self.column]
+        """The options of its column, without compilation if it is to be left out."""
+        found = COLUMNS[self.column]
+        return replace(found, compile=False) if self.eager else found
 
     @property
     def micro_batch(self) -> int:

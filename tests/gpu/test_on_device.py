@@ -157,7 +157,7 @@ class InFloat64:
         ("no", False, False),
         ("bf16", False, False),
         pytest.param("fp16", False, False, marks=needs_cuda),
-        ("no", True, False),
+        pytest.param("no", True, False, marks=needs_cuda),  # tests/train compiles for a CPU
         ("no", False, True),
         ("bf16", False, True),
         pytest.param("bf16", True, True, marks=needs_cuda),
