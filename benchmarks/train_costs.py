@@ -41,7 +41,7 @@ from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.loop import Loop
 from manta.train.threads import compute_here
-from manta.train.vault import Shard, Stamp
+from manta.train.vault import SnapshotShard, Stamp
 
 STEP = BATCH * SEQ_LEN
 OFF = {"log.every": 10**12, "checkpoint.every": "null", "checkpoint.snapshot_every": 0}
@@ -78,7 +78,7 @@ class Memory:
     def whole(self) -> list[Stamp]:
         return []
 
-    def open(self, stamp: Stamp) -> list[Shard]:
+    def open(self, stamp: Stamp) -> list[SnapshotShard]:
         return []
 
     def settle(self, seconds: float) -> bool:

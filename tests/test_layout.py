@@ -86,6 +86,15 @@ def test_every_package_has_its_place():
     assert found <= set(chain.from_iterable(LAYERS)) | set(BESIDE)
 
 
+def test_no_public_class_name_stands_for_two_things():
+    where = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(name_of(path))
+    assert {name: places for name, places in where.items() if len(places) > 1} == {}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.name)
 def test_jobs_are_doors(path):
     check_direction(path, "jobs")

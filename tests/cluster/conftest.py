@@ -28,5 +28,7 @@ def laptop(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mock")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     # Google's library is not in the lock file: any other stands for it.
-    monkeypatch.setitem(check_software.LIBRARIES, check_software.Kind.GCP, ("yaml", "google"))
+    monkeypatch.setitem(
+        check_software.LIBRARIES, check_software.NodeProvider.GCP, ("yaml", "google")
+    )
     return tmp_path

@@ -9,7 +9,7 @@ from cluster_files import AWS, found, gpu_run
 from moto.server import ThreadedMotoServer
 
 from manta.cluster import check_access
-from manta.cluster.findings import Verdict
+from manta.cluster.findings import CheckResult
 
 pytestmark = pytest.mark.usefixtures("laptop")
 
@@ -33,13 +33,13 @@ def bucket(monkeypatch):
 
 
 def test_storage_that_can_be_written_to(bucket):
-    sound = found(AWS, Verdict.OK, stored("s3://there/runs"))
+    sound = found(AWS, CheckResult.OK, stored("s3://there/runs"))
     assert ("storage", "s3://there/runs: written to from here") in sound
     assert not [item.key for item in bucket.objects.all() if "probe" in item.key]
 
 
 def test_storage_that_can_not(bucket):
-    failed = found(AWS, Verdict.FAILED, stored("s3://nowhere/runs"))
+    failed = found(AWS, CheckResult.FAILED, stored("s3://nowhere/runs"))
     ((check, what),) = failed
     assert check == "storage"
     assert "run.storage = 's3://nowhere/runs': can't be written to: there is no such bucket" in what
@@ -50,14 +50,14 @@ def test_storage_that_is_silent(monkeypatch):
     monkeypatch.setattr(check_access, "check_writable", lambda place, key: released.wait())
     monkeypatch.setattr(check_access, "PROBE_SECONDS", 0.05)
     try:
-        failed = found(AWS, Verdict.FAILED, stored("s3://there/runs"))
+        failed = found(AWS, CheckResult.FAILED, stored("s3://there/runs"))
     finally:
         released.set()
     assert any("no answer in" in what for _, what in failed)
 
 
 def test_storage_of_one_node():
-    failed = found(AWS, Verdict.FAILED, stored("runs"))
+    failed = found(AWS, CheckResult.FAILED, stored("runs"))
     assert any("'runs' is a folder of one node" in what for _, what in failed)
 
 
@@ -66,11 +66,13 @@ def test_the_corpus(bucket):
         run = gpu_run(f"corpus={corpus}", "run.storage=/mnt/share/runs")
         return [what for check, what in found(AWS, verdict, run) if check == "corpus"]
 
-    assert "no manifest.json in it" in asked(Verdict.FAILED, "s3://there/corpora/one")[0]
+    assert "no manifest.json in it" in asked(CheckResult.FAILED, "s3://there/corpora/one")[0]
     bucket.put_object(Key="corpora/one/manifest.json", Body=b"{}")
-    assert asked(Verdict.OK, "s3://there/corpora/one") == ["s3://there/corpora/one: read from here"]
-    assert "'corpora/demo' is a folder of one node" in asked(Verdict.FAILED, "corpora/demo")[0]
-    assert "can't be seen from here" in asked(Verdict.WARNING, "/mnt/share/corpora")[0]
+    assert asked(CheckResult.OK, "s3://there/corpora/one") == [
+        "s3://there/corpora/one: read from here"
+    ]
+    assert "'corpora/demo' is a folder of one node" in asked(CheckResult.FAILED, "corpora/demo")[0]
+    assert "can't be seen from here" in asked(CheckResult.WARNING, "/mnt/share/corpora")[0]
 
 
 def test_this_machines_own_folders(tmp_path):
@@ -78,9 +80,9 @@ def test_this_machines_own_folders(tmp_path):
         run = gpu_run(f"corpus={corpus}", f"run.storage={tmp_path}/runs")
         return {f.check: f.verdict for f in check_access.check_data(None, run)}
 
-    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.FAILED}
+    assert checks(tmp_path) == {"storage": CheckResult.OK, "corpus": CheckResult.FAILED}
     (tmp_path / "manifest.json").touch()
-    assert checks(tmp_path) == {"storage": Verdict.OK, "corpus": Verdict.OK}
+    assert checks(tmp_path) == {"storage": CheckResult.OK, "corpus": CheckResult.OK}
 
 
 def test_wandb(monkeypatch):
@@ -88,9 +90,9 @@ def test_wandb(monkeypatch):
         run = stored("/mnt/share/runs", f"wandb.mode={mode}")
         return [what for check, what in found(AWS, verdict, run) if check == "W&B"]
 
-    assert "no API key" in asked(Verdict.FAILED, "online")[0]
-    assert "no API key" in asked(Verdict.WARNING, "auto")[0]
-    assert asked(Verdict.OK, "offline") == ["offline"]
+    assert "no API key" in asked(CheckResult.FAILED, "online")[0]
+    assert "no API key" in asked(CheckResult.WARNING, "auto")[0]
+    assert asked(CheckResult.OK, "offline") == ["offline"]
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
-    assert "can't be reached" in asked(Verdict.FAILED, "online")[0]
+    assert "can't be reached" in asked(CheckResult.FAILED, "online")[0]

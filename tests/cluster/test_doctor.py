@@ -9,7 +9,7 @@ import pytest
 from cluster_files import AWS, KUBERAY, ON_PREM, ROOT, SPOT_RESOURCES, edited, found, gpu_run
 
 from manta.cluster.doctor import diagnose
-from manta.cluster.findings import Verdict
+from manta.cluster.findings import CheckResult
 from manta.cluster.lock import read_lock
 from manta.config import ConfigError
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.usefixtures("laptop")
 
 @pytest.mark.parametrize("path", SHIPPED)
 def test_shipped_files_pass(path):
-    assert found(path, Verdict.FAILED) == {}
+    assert found(path, CheckResult.FAILED) == {}
 
 
 def test_the_file_for_aws_leaves_no_doubt():
-    assert found("cluster.yaml", Verdict.WARNING) == {}
+    assert found("cluster.yaml", CheckResult.WARNING) == {}
 
 
 def test_the_image_is_built_on_the_ray_of_the_lock_file():
@@ -223,14 +223,14 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_is_found(mistake, tmp_path):
     path, changes, (check, words) = MISTAKES[mistake]
-    failed = found(edited(tmp_path, path, *changes), Verdict.FAILED)
+    failed = found(edited(tmp_path, path, *changes), CheckResult.FAILED)
     (remedy,) = [do for (of, what), do in failed.items() if of == check and words in what]
     assert remedy
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):
     changes = [MISTAKES[name][1][0] for name in ("head with a GPU", "no lock", "token not sent")]
-    failed = found(edited(tmp_path, AWS, *changes), Verdict.FAILED)
+    failed = found(edited(tmp_path, AWS, *changes), CheckResult.FAILED)
     assert {check for check, _ in failed} == {"head", "packages", "token"}
 
 
@@ -246,7 +246,7 @@ def test_what_this_machine_lacks(laptop, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    failed = found(AWS, Verdict.FAILED)
+    failed = found(AWS, CheckResult.FAILED)
     assert {check for check, _ in failed} == {"tools", "token", "credentials"}
     assert "ray get-auth-token --generate > /dev/null" in failed.values()
 
@@ -278,8 +278,10 @@ def test_values_of_the_wrong_type_are_refused_together(tmp_path):
 
 def test_resources_that_only_aws_knows(tmp_path):
     copy = edited(tmp_path, AWS, (SPOT_RESOURCES, ""))
-    assert ("spot" in {check for check, _ in found(copy, Verdict.FAILED)}) is True
-    (what,) = [what for check, what in found(copy, Verdict.WARNING, gpu_run()) if check == "nodes"]
+    assert ("spot" in {check for check, _ in found(copy, CheckResult.FAILED)}) is True
+    (what,) = [
+        what for check, what in found(copy, CheckResult.WARNING, gpu_run()) if check == "nodes"
+    ]
     assert what.startswith("gpu-spot doesn't say what its nodes have")
 
 
@@ -288,22 +290,22 @@ def workers(verdict, run, path=AWS):
 
 
 def test_workers_have_room():
-    assert workers(Verdict.OK, gpu_run("scaling.min=1", "scaling.max=8")) == [
+    assert workers(CheckResult.OK, gpu_run("scaling.min=1", "scaling.max=8")) == [
         "1 to 8 of 1 CPU and 1 GPU: room for 8 (gpu-spot, gpu-on-demand)"
     ]
 
 
 def test_workers_that_no_node_type_holds():
     run = gpu_run("scaling.resources_per_worker.GPU=2")
-    (what,) = workers(Verdict.FAILED, run)
+    (what,) = workers(CheckResult.FAILED, run)
     assert "is 1 CPU and 2 GPU; the largest type gpu-spot has g6.2xlarge (8 CPU, 1 GPU)" in what
 
 
 def test_more_workers_than_nodes():
-    assert workers(Verdict.FAILED, gpu_run("scaling.min=9")) == [
+    assert workers(CheckResult.FAILED, gpu_run("scaling.min=9")) == [
         "scaling.min = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
     ]
-    assert workers(Verdict.WARNING, gpu_run("scaling.min=1", "scaling.max=9")) == [
+    assert workers(CheckResult.WARNING, gpu_run("scaling.min=1", "scaling.max=9")) == [
         "scaling.max = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
     ]
 

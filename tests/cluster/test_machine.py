@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from manta.cluster import check_machine
-from manta.cluster.findings import Verdict
+from manta.cluster.findings import CheckResult
 from manta.cluster.lock import find_lock, read_lock
 from manta.config import ConfigError
 
@@ -28,10 +28,10 @@ def test_this_machine_runs_the_tests_so_it_is_fit():
 @pytest.mark.parametrize(
     ("check", "amount", "verdict"),
     [
-        (check_machine._files, 1024, Verdict.WARNING),
-        (check_machine._files, 65536, Verdict.OK),
-        (check_machine._shared_memory, GIB // 16, Verdict.WARNING),
-        (check_machine._shared_memory, 8 * GIB, Verdict.OK),
+        (check_machine._files, 1024, CheckResult.WARNING),
+        (check_machine._files, 65536, CheckResult.OK),
+        (check_machine._shared_memory, GIB // 16, CheckResult.WARNING),
+        (check_machine._shared_memory, 8 * GIB, CheckResult.OK),
     ],
 )
 def test_limits(check, amount, verdict):
@@ -42,15 +42,15 @@ def test_limits(check, amount, verdict):
 def test_disk_and_memory(level, monkeypatch, tmp_path):
     monkeypatch.setattr(check_machine, f"DISK_{level}", 2**60)
     monkeypatch.setattr(check_machine, f"MEMORY_{level}", 2**60)
-    assert check_machine._disk(tmp_path).verdict is Verdict[level]
-    assert check_machine._memory().verdict is Verdict[level]
+    assert check_machine._disk(tmp_path).verdict is CheckResult[level]
+    assert check_machine._memory().verdict is CheckResult[level]
 
 
 def test_packages_that_differ_from_the_lock(tmp_path):
     lock = tmp_path / "requirements.lock"
     lock.write_text("# pinned\nray==0.0.1\nno-such-package==1.0\nPyYAML==6.0.3\n")
     (finding,) = check_machine._packages(lock)
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is CheckResult.FAILED
     assert "2 differ from requirements.lock: ray" in finding.found
     assert "no-such-package missing (1.0)" in finding.found
     assert f"pip install -r {lock}" in finding.remedy
@@ -69,7 +69,7 @@ def test_a_lock_that_pins_nothing_is_refused(tmp_path):
 
 def test_no_lock():
     (finding,) = check_machine._packages(None)
-    assert finding.verdict is Verdict.WARNING
+    assert finding.verdict is CheckResult.WARNING
 
 
 def test_a_torch_that_does_not_fit_the_gpu(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_torch_that_does_not_fit_the_gpu(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setattr(check_machine, "LOOK_AT_TORCH", f"print({answer!r})")
         finding = check_machine._torch()
-        assert finding.verdict is Verdict.FAILED
+        assert finding.verdict is CheckResult.FAILED
         assert words in finding.found
 
 
@@ -91,13 +91,13 @@ def test_a_torch_that_does_not_fit_the_gpu(tmp_path, monkeypatch):
 def test_what_does_not_start_says_why(check, program, monkeypatch):
     monkeypatch.setattr(check_machine, program, "raise OSError('no room')")
     finding = getattr(check_machine, check)()
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is CheckResult.FAILED
     assert "OSError: no room" in finding.found
 
 
 def test_a_pyarrow_without_object_stores(monkeypatch):
-    assert check_machine._schemes().verdict is Verdict.OK
+    assert check_machine._schemes().verdict is CheckResult.OK
     monkeypatch.setitem(check_machine.STORES, "s3", "NoSuchFileSystem")
     finding = check_machine._schemes()
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is CheckResult.FAILED
     assert "can't open s3://" in finding.found

@@ -34,7 +34,7 @@ from manta.train.copying import DeviceCopy, PageLocks
 from manta.train.cross_entropy import IGNORE, linear_cross_entropy
 from manta.train.engine import Engine
 from manta.train.journal import Journal
-from manta.train.loop import Job, Loop
+from manta.train.loop import Loop, TrainingJob
 from manta.train.model import labels_of
 from manta.train.saved import TrainState
 from manta.train.snapshot import Snapshots
@@ -307,7 +307,7 @@ class Rows:
 def test_a_row_of_the_log_says_what_the_device_did(folder: Path, tmp_path: Path) -> None:
     config = config_of(folder, precision="bf16")
     schedule, corpus, reporter = schedule_of(config), corpus_of(config), Rows()
-    job = Job(config, schedule, corpus, None, tmp_path, 1, "", "here")
+    job = TrainingJob(config, schedule, corpus, None, tmp_path, 1, "", "here")
     outcome = Loop(job, engine_of(config), reporter).run(
         lambda cursor: local_stream(corpus, schedule, cursor=cursor, rank=0, world_size=1)
     )

@@ -8,7 +8,7 @@ import os
 import struct
 from pathlib import Path
 
-from manta.train.vault import Prepare, Shard, Stamp
+from manta.train.vault import Prepare, SnapshotShard, Stamp
 
 HEAD = struct.Struct("qq48x")  # the stamp at the head of a buffer: zero while it is written
 
@@ -50,9 +50,9 @@ class FileVault:
             found.setdefault(stamp, []).append(parts)
         return [stamp for stamp, parts in found.items() if len(parts) == parts[0]]
 
-    def open(self, stamp: Stamp) -> list[Shard]:
+    def open(self, stamp: Stamp) -> list[SnapshotShard]:
         return [
-            Shard(header, memoryview(bytearray(path.read_bytes()))[HEAD.size :])
+            SnapshotShard(header, memoryview(bytearray(path.read_bytes()))[HEAD.size :])
             for path, this, _, header in self._shards()
             if this == stamp
         ]

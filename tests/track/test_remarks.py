@@ -8,7 +8,7 @@ import pytest
 
 from manta.config import RunConfig, load
 from manta.schedule import Schedule
-from manta.track.remarks import REMARKS, Plan, remarks
+from manta.track.remarks import REMARKS, PlannedRun, remarks
 
 DEMO = Path(__file__).parents[2] / "jobs/demo/run.yaml"
 
@@ -20,7 +20,7 @@ def said(make_corpus, make_config, tmp_path):
 
     def say(**sections):
         config = make_config(**sections)
-        return remarks(Plan(config, manifest, Schedule.resolve(config.schedule, 10)))
+        return remarks(PlannedRun(config, manifest, Schedule.resolve(config.schedule, 10)))
 
     return say
 
@@ -109,10 +109,10 @@ def test_the_demo_is_a_usual_plan(make_corpus, tmp_path):
     manifest = make_corpus(tmp_path / "corpus", {"train": [[10**6]]})
     config = load(DEMO, RunConfig)
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
-    assert remarks(Plan(config, manifest, schedule)) == []
+    assert remarks(PlannedRun(config, manifest, schedule)) == []
 
 
 def test_nothing_is_said_of_a_corpus_that_is_refused(make_corpus, make_config, tmp_path):
     manifest = make_corpus(tmp_path / "corpus", {"train": [[9]]})
     config = make_config()
-    assert remarks(Plan(config, manifest, Schedule.resolve(config.schedule, 10))) == []
+    assert remarks(PlannedRun(config, manifest, Schedule.resolve(config.schedule, 10))) == []

@@ -18,7 +18,7 @@ from manta.stream.ledger import Ledger
 from manta.train import layout
 from manta.train.journal import Journal
 from manta.train.saved import TrainState
-from manta.train.snapshot import BUDGET, FIRST, LONGEST, Pace, Snapshots
+from manta.train.snapshot import BUDGET, FIRST, LONGEST, SnapshotPace, Snapshots
 from manta.train.vault import Stamp
 
 STEP = 16 * 7  # tokens
@@ -281,7 +281,7 @@ def test_off_means_off(checked) -> None:
 def test_the_interval_follows_from_the_cost(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("manta.train.snapshot.time.perf_counter", lambda: now[0])
-    pace = Pace()
+    pace = SnapshotPace()
     pace.start(1)
     assert pace.interval() == FIRST
 

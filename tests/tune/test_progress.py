@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from manta.track.sweep_state import SweepState, SweepTrial
 from manta.tune.halving import Halving, survivors
-from manta.tune.progress import MOST_FAILURES, Progress, room, shares
+from manta.tune.progress import MOST_FAILURES, SweepProgress, room, shares
 
 END = 100
 
@@ -18,13 +18,13 @@ def trial(name: str, parent: str | None = None, fork: int = 0, end: int = END) -
     )
 
 
-def sweep(*trials: SweepTrial, rungs: tuple[int, ...] = ()) -> Progress:
+def sweep(*trials: SweepTrial, rungs: tuple[int, ...] = ()) -> SweepProgress:
     state = SweepState(name="s", status="running", trials=list(trials))
     progress = Halving(state, lambda t: progress[str(t.parent)].tokens >= t.fork_tokens, rungs)
     return progress
 
 
-def take(progress: Progress) -> str | None:
+def take(progress: SweepProgress) -> str | None:
     chosen = progress.next()
     if chosen is None:
         return None
@@ -116,7 +116,7 @@ def test_what_failed_is_tried_again_by_the_same_command() -> None:
 def test_a_killed_driver_leaves_nothing_running() -> None:
     progress = sweep(trial("a"))
     take(progress)
-    again = Progress(SweepState.model_validate_json(progress.state.model_dump_json()), bool)
+    again = SweepProgress(SweepState.model_validate_json(progress.state.model_dump_json()), bool)
     assert take(again) == "a"
 
 

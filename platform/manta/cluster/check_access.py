@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import Kind, Plan
+from manta.cluster.plan import ClusterPlan, NodeProvider
 from manta.config.errors import CorpusError
 from manta.config.run import RunConfig, WandbSection
 from manta.storage.probe import check_writable
@@ -26,7 +26,7 @@ WANDB = "https://api.wandb.ai"
 PLACEHOLDER = re.compile(r"YOUR-[A-Z-]+|FILESTORE-ADDRESS|\b192\.0\.2\.\d+")
 
 
-def check_placeholders(plan: Plan) -> Iterator[Finding]:
+def check_placeholders(plan: ClusterPlan) -> Iterator[Finding]:
     """What the file leaves to its user."""
     lines = [line.partition(" #")[0] for line in plan.text.splitlines() if line[:1] != "#"]
     left = sorted({word for line in lines for word in PLACEHOLDER.findall(line)})
@@ -36,9 +36,9 @@ def check_placeholders(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def check_credentials(plan: Plan) -> Iterator[Finding]:
+def check_credentials(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether the cloud would know this machine. Asks nobody."""
-    if plan.kind is not Kind.AWS:
+    if plan.kind is not NodeProvider.AWS:
         return
     try:
         import boto3
@@ -54,13 +54,13 @@ def check_credentials(plan: Plan) -> Iterator[Finding]:
         yield ok("credentials", "AWS")
 
 
-def check_data(plan: Plan | None, run: RunConfig) -> Iterator[Finding]:
+def check_data(plan: ClusterPlan | None, run: RunConfig) -> Iterator[Finding]:
     """Whether run.storage can be written to, the corpus is there, and all nodes see both."""
     yield _storage(plan, run.run.storage)
     yield _corpus(plan, run.corpus)
 
 
-def _storage(plan: Plan | None, storage: str) -> Finding:
+def _storage(plan: ClusterPlan | None, storage: str) -> Finding:
     if "://" not in storage:
         return _far_away(plan, "storage", "run.storage", storage) or _writable(storage)
     reason = _failure(lambda: check_writable(StorePath.of(storage), "run.storage"))
@@ -74,7 +74,7 @@ def _storage(plan: Plan | None, storage: str) -> Finding:
     return ok("storage", f"{storage}: written to from here")
 
 
-def _corpus(plan: Plan | None, corpus: str) -> Finding:
+def _corpus(plan: ClusterPlan | None, corpus: str) -> Finding:
     prepare = f"prepare it: manta prepare CONFIG.yaml out={corpus}"
     if "://" not in corpus:
         far = _far_away(plan, "corpus", "corpus", corpus)
@@ -89,11 +89,11 @@ def _corpus(plan: Plan | None, corpus: str) -> Finding:
     return ok("corpus", f"{corpus}: read from here")
 
 
-def _far_away(plan: Plan | None, check: str, key: str, path: str) -> Finding | None:
+def _far_away(plan: ClusterPlan | None, check: str, key: str, path: str) -> Finding | None:
     """What to say of a path on a cluster's nodes, which this machine can't see."""
     if plan is None:
         return None
-    if plan.kind in (Kind.AWS, Kind.GCP) and not path.startswith("/mnt/"):
+    if plan.kind in (NodeProvider.AWS, NodeProvider.GCP) and not path.startswith("/mnt/"):
         return failed(
             check,
             f"{key} = {path!r} is a folder of one node; others don't see it, and it goes with it",
@@ -138,7 +138,7 @@ def _failure(act: Callable[[], None]) -> str:
     return "".join(reasons)
 
 
-def check_wandb(plan: Plan | None, section: WandbSection) -> Iterator[Finding]:
+def check_wandb(plan: ClusterPlan | None, section: WandbSection) -> Iterator[Finding]:
     """Whether the run can log to W&B as its config says, as far as this machine can tell."""
     if section.mode in ("offline", "disabled"):
         yield ok("W&B", section.mode)
@@ -162,11 +162,11 @@ def check_wandb(plan: Plan | None, section: WandbSection) -> Iterator[Finding]:
         yield ok("W&B", f"key for {service}, which answers{_on_the_head(plan)}")
 
 
-def _on_the_head(plan: Plan | None) -> str:
+def _on_the_head(plan: ClusterPlan | None) -> str:
     """Drivers log from the head, and no secret travels with a job."""
     if plan is None:
         return ""
-    if plan.kind is Kind.KUBERAY:
+    if plan.kind is NodeProvider.KUBERAY:
         return "; for the cluster put the key into the secret that the head's envFrom names"
     return f"; for the cluster `ray attach {plan.path}`, then wandb login on the head"
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import Kind, NodeGroup, Plan
+from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.run import RunConfig
 
 # A worker that waits longer than this for work costs more than it saves.
 LONG_IDLE_MINUTES = 60
 
 
-def check_nodes(plan: Plan) -> Iterator[Finding]:
+def check_nodes(plan: ClusterPlan) -> Iterator[Finding]:
     """Numbers of nodes, the head's share, idle nodes, spot and what stands in for it."""
-    if plan.kind is Kind.LOCAL:
+    if plan.kind is NodeProvider.LOCAL:
         yield ok("nodes", f"{plan.machines} machines of your own, the head among them")
         return
     yield from _numbers(plan)
@@ -24,7 +24,7 @@ def check_nodes(plan: Plan) -> Iterator[Finding]:
     yield from _spot(plan)
 
 
-def _numbers(plan: Plan) -> Iterator[Finding]:
+def _numbers(plan: ClusterPlan) -> Iterator[Finding]:
     wrong = False
     for group in plan.workers:
         if group.least > group.most:
@@ -58,7 +58,7 @@ def _numbers(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _unsized(plan: Plan) -> Iterator[Finding]:
+def _unsized(plan: ClusterPlan) -> Iterator[Finding]:
     for group in plan.workers:
         if not group.resources:
             yield warning(
@@ -68,7 +68,7 @@ def _unsized(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _head(plan: Plan) -> Iterator[Finding]:
+def _head(plan: ClusterPlan) -> Iterator[Finding]:
     head = plan.head
     if head is None:
         yield failed("head", "no node type is the head's", "name one as head_node_type")
@@ -101,8 +101,8 @@ def _has_gpus(machine: str | None) -> bool:
     )
 
 
-def _idle(plan: Plan) -> Iterator[Finding]:
-    if plan.kind is Kind.KUBERAY:
+def _idle(plan: ClusterPlan) -> Iterator[Finding]:
+    if plan.kind is NodeProvider.KUBERAY:
         spec = plan.data["spec"]
         if not spec.get("enableInTreeAutoscaling"):
             yield failed(
@@ -132,7 +132,7 @@ def _idle(plan: Plan) -> Iterator[Finding]:
         yield ok("idle nodes", f"leave after {minutes:g} minutes")
 
 
-def _spot(plan: Plan) -> Iterator[Finding]:
+def _spot(plan: ClusterPlan) -> Iterator[Finding]:
     spot = [group for group in plan.workers if group.spot]
     if not spot:
         return
@@ -161,7 +161,7 @@ def _spot(plan: Plan) -> Iterator[Finding]:
             )
         elif other is not None:
             yield ok("spot", f"{group.name}; where there is none, {other.name} (to {other.most})")
-        elif others and plan.kind is Kind.KUBERAY:
+        elif others and plan.kind is NodeProvider.KUBERAY:
             yield ok(
                 "spot", f"{group.name}; pods that get no machine are tried as {others[0].name}"
             )
@@ -174,11 +174,11 @@ def _spot(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def check_run(plan: Plan, run: RunConfig) -> Iterator[Finding]:
+def check_run(plan: ClusterPlan, run: RunConfig) -> Iterator[Finding]:
     """Whether the workers that a run config asks for have room."""
     needs, scaling = run.scaling.resources_per_worker, run.scaling
     asked = " and ".join(f"{much:g} {name}" for name, much in needs.items() if much)
-    if plan.kind is Kind.LOCAL:
+    if plan.kind is NodeProvider.LOCAL:
         yield ok("workers", f"{scaling.min} of {asked}: what the machines have is seen at start")
         return
     if not all(group.resources for group in plan.workers):
@@ -219,7 +219,7 @@ def check_run(plan: Plan, run: RunConfig) -> Iterator[Finding]:
         )
 
 
-def _capacity(plan: Plan, fitting: list[tuple[NodeGroup, int]]) -> int:
+def _capacity(plan: ClusterPlan, fitting: list[tuple[NodeGroup, int]]) -> int:
     """Workers that have room when all nodes are there, the roomiest being launched first."""
     left, total = plan.most, 0
     for group, room in sorted(fitting, key=lambda pair: -pair[1]):

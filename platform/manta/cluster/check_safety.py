@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import Kind, Plan
+from manta.cluster.plan import ClusterPlan, NodeProvider
 
 STARTS = ("ray start", "start_worker.sh")  # what a command has that starts Ray
 TOKEN = "~/.ray/auth_token"
@@ -32,7 +32,7 @@ SECRETS = {
 SECRET_NAME = re.compile(r"(?i)(key|token|secret|password)$")
 
 
-def check_safety(plan: Plan) -> Iterator[Finding]:
+def check_safety(plan: ClusterPlan) -> Iterator[Finding]:
     """All that could let others in."""
     yield from _secrets(plan)
     yield from _kubernetes_token(plan) if not plan.launched else _token(plan)
@@ -40,7 +40,7 @@ def check_safety(plan: Plan) -> Iterator[Finding]:
     yield from _ports(plan)
 
 
-def _secrets(plan: Plan) -> Iterator[Finding]:
+def _secrets(plan: ClusterPlan) -> Iterator[Finding]:
     lines = [
         (number, what)
         for number, line in enumerate(plan.text.splitlines(), start=1)
@@ -87,7 +87,7 @@ def _plain_variables(content: Any) -> Iterator[str]:
         yield from _plain_variables(item)
 
 
-def _token(plan: Plan) -> Iterator[Finding]:
+def _token(plan: ClusterPlan) -> Iterator[Finding]:
     text = "\n".join(plan.start)
     starts = [command for command in plan.start if any(start in command for start in STARTS)]
     if "RAY_AUTH_MODE=disabled" in text:
@@ -129,7 +129,7 @@ def _token_here() -> Finding:
     return ok("token", "on, and the nodes get it")
 
 
-def _kubernetes_token(plan: Plan) -> Iterator[Finding]:
+def _kubernetes_token(plan: ClusterPlan) -> Iterator[Finding]:
     if (plan.data["spec"].get("authOptions") or {}).get("mode") != "token":
         yield failed(
             "token",
@@ -140,7 +140,7 @@ def _kubernetes_token(plan: Plan) -> Iterator[Finding]:
         yield ok("token", "on: the operator makes it and gives it to the pods")
 
 
-def _dashboard(plan: Plan) -> Iterator[Finding]:
+def _dashboard(plan: ClusterPlan) -> Iterator[Finding]:
     if not plan.launched:
         head = plan.data["spec"].get("headGroupSpec") or {}
         service = head.get("serviceType", "ClusterIP")
@@ -164,8 +164,8 @@ def _dashboard(plan: Plan) -> Iterator[Finding]:
         yield ok("dashboard", f"on loopback; reached by: ray dashboard {plan.path}")
 
 
-def _ports(plan: Plan) -> Iterator[Finding]:
-    if plan.kind is Kind.AWS:
+def _ports(plan: ClusterPlan) -> Iterator[Finding]:
+    if plan.kind is NodeProvider.AWS:
         group = (plan.data.get("provider") or {}).get("security_group") or {}
         open_ = [r for r in group.get("IpPermissions") or [] if _is_open(r)]
         for rule in open_:
@@ -176,7 +176,7 @@ def _ports(plan: Plan) -> Iterator[Finding]:
             )
         if not open_:
             yield ok("ports", "ssh alone")
-    elif plan.kind is Kind.LOCAL:
+    elif plan.kind is NodeProvider.LOCAL:
         yield warning(
             "ports",
             "whoever reaches these machines reaches Ray's ports; the token alone protects them",

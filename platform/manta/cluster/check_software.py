@@ -12,7 +12,7 @@ from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.kuberay import schema_errors as kuberay_errors
 from manta.cluster.launcher import schema_errors as launcher_errors
 from manta.cluster.lock import NAME, normal, read_lock
-from manta.cluster.plan import Kind, NodeGroup, Plan
+from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 
 PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^;&|\n]*)")
 OPTIONS_WITH_VALUE = {"-r", "-c", "--requirement", "--constraint", "-i", "--index-url", "-f"}
@@ -23,14 +23,14 @@ RAY_IMAGE = re.compile(r"rayproject/ray(?:-ml)?:|/ray:")
 VERSION = re.compile(r"(?<![\d.])(\d+\.\d+\.\d+)(?![\d.])")
 SHOWN = 50  # characters of an image's name
 LIBRARIES = {
-    Kind.AWS: ("boto3", "boto3"),
-    Kind.GCP: ("googleapiclient", "google-api-python-client"),
+    NodeProvider.AWS: ("boto3", "boto3"),
+    NodeProvider.GCP: ("googleapiclient", "google-api-python-client"),
 }
 
 
-def check_schema(plan: Plan) -> Iterator[Finding]:
+def check_schema(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether Ray, or the operator, takes the file."""
-    read = kuberay_errors if plan.kind is Kind.KUBERAY else launcher_errors
+    read = kuberay_errors if plan.kind is NodeProvider.KUBERAY else launcher_errors
     errors = read(plan)
     for error in errors:
         yield failed("schema", error, f"correct it in {plan.path}")
@@ -38,7 +38,7 @@ def check_schema(plan: Plan) -> Iterator[Finding]:
         yield ok("schema", f"{plan.path.name}: {plan.kind.value}")
 
 
-def check_tools(plan: Plan) -> Iterator[Finding]:
+def check_tools(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether this machine has what launches such a cluster."""
     programs = ["ssh", "rsync"] if plan.launched else ["kubectl"]
     missing = [name for name in programs if shutil.which(name) is None]
@@ -55,7 +55,7 @@ def check_tools(plan: Plan) -> Iterator[Finding]:
         yield ok("tools", ", ".join([*programs, *([library[1]] if library else [])]))
 
 
-def check_packages(plan: Plan, lock: Path) -> Iterator[Finding]:
+def check_packages(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
     """Whether setup installs what the lock file pins, and nothing beside it."""
     if not plan.launched:
         return  # the image has them; its tag is looked at below
@@ -73,14 +73,14 @@ def check_packages(plan: Plan, lock: Path) -> Iterator[Finding]:
     yield from _mounts(plan)
 
 
-def _installs_lock(plan: Plan) -> bool:
+def _installs_lock(plan: ClusterPlan) -> bool:
     sent = {Path(here).name: there for there, here in plan.mounts.items()}
     if NAME not in sent:
         return False
     return any("cluster/setup.sh" in c or f"-r {sent[NAME]}" in c for c in plan.setup)
 
 
-def _unpinned(plan: Plan, pins: dict[str, str]) -> Iterator[Finding]:
+def _unpinned(plan: ClusterPlan, pins: dict[str, str]) -> Iterator[Finding]:
     for command in plan.setup:
         for arguments in PIP_INSTALL.findall(command):
             for package in _packages(arguments):
@@ -108,7 +108,7 @@ def _packages(arguments: str) -> Iterator[str]:
             yield word
 
 
-def _mounts(plan: Plan) -> Iterator[Finding]:
+def _mounts(plan: ClusterPlan) -> Iterator[Finding]:
     missing = [here for here in plan.mounts.values() if not Path(here).expanduser().exists()]
     for here in missing:
         if here.endswith("auth_token"):
@@ -120,7 +120,7 @@ def _mounts(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def check_versions(plan: Plan, lock: Path) -> Iterator[Finding]:
+def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
     """Whether Ray is one version here, in the lock file and in the images."""
     locked, local = read_lock(lock).get("ray"), metadata.version("ray")
     wrong = False
@@ -131,7 +131,10 @@ def check_versions(plan: Plan, lock: Path) -> Iterator[Finding]:
             f"{local} here, {locked} in {NAME}, which the nodes get",
             f"install the lock file here: pip install -r {lock}",
         )
-    if plan.kind is Kind.KUBERAY and (said := str(plan.data["spec"].get("rayVersion"))) != locked:
+    if (
+        plan.kind is NodeProvider.KUBERAY
+        and (said := str(plan.data["spec"].get("rayVersion"))) != locked
+    ):
         wrong = True
         yield failed(
             "Ray version",
@@ -157,11 +160,11 @@ def check_versions(plan: Plan, lock: Path) -> Iterator[Finding]:
         yield ok("Ray version", f"{locked} here and on the nodes")
 
 
-def _is_container(plan: Plan, group: NodeGroup) -> bool:
+def _is_container(plan: ClusterPlan, group: NodeGroup) -> bool:
     return not plan.launched or bool((plan.data.get("docker") or {}).get("image"))
 
 
-def check_images(plan: Plan) -> Iterator[Finding]:
+def check_images(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether the GPU nodes' images have what GPUs need."""
     for group in plan.groups:
         if not group.gpus:

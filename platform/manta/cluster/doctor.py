@@ -25,7 +25,7 @@ from manta.cluster.findings import Finding, failed
 from manta.cluster.kuberay import is_kubernetes, read_kuberay
 from manta.cluster.launcher import read_launcher
 from manta.cluster.lock import NAME, find_lock
-from manta.cluster.plan import Plan
+from manta.cluster.plan import ClusterPlan
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 
@@ -44,7 +44,7 @@ def diagnose(cluster: Path | None, run: RunConfig | None) -> list[Finding]:
     return [*_of_cluster(plan), *(check_run(plan, run) if run else ()), *_outside(plan, run)]
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> ClusterPlan:
     """Read a cluster file of any kind.
 
     Raises:
@@ -59,7 +59,7 @@ def read_plan(path: Path) -> Plan:
     return read_kuberay(path, text) if is_kubernetes(text) else read_launcher(path, text)
 
 
-def _of_cluster(plan: Plan) -> Iterator[Finding]:
+def _of_cluster(plan: ClusterPlan) -> Iterator[Finding]:
     yield from check_schema(plan)
     yield from check_placeholders(plan)
     yield from check_nodes(plan)
@@ -75,7 +75,7 @@ def _of_cluster(plan: Plan) -> Iterator[Finding]:
     yield from check_credentials(plan)
 
 
-def _outside(plan: Plan | None, run: RunConfig | None) -> Iterator[Finding]:
+def _outside(plan: ClusterPlan | None, run: RunConfig | None) -> Iterator[Finding]:
     if run is not None:
         yield from check_data(plan, run)
         yield from check_wandb(plan, run.wandb)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-class Verdict(Enum):
+class CheckResult(Enum):
     """How a check came out; the value is how it is shown."""
 
     OK = "ok"
@@ -19,7 +19,7 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "bold red"}
+STYLES = {CheckResult.OK: "green", CheckResult.WARNING: "yellow", CheckResult.FAILED: "bold red"}
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,33 @@ class Finding:
         remedy: what to do about it; there is one unless all is well.
     """
 
-    verdict: Verdict
+    verdict: CheckResult
     check: str
     found: str
     remedy: str = ""
 
     def __post_init__(self) -> None:
-        assert self.remedy or self.verdict is Verdict.OK, f"{self.check}: say what to do"
+        assert self.remedy or self.verdict is CheckResult.OK, f"{self.check}: say what to do"
 
 
 def ok(check: str, found: str) -> Finding:
     """A check that found all well."""
-    return Finding(Verdict.OK, check, found)
+    return Finding(CheckResult.OK, check, found)
 
 
 def warning(check: str, found: str, remedy: str) -> Finding:
     """A check that found what works and may not be meant."""
-    return Finding(Verdict.WARNING, check, found, remedy)
+    return Finding(CheckResult.WARNING, check, found, remedy)
 
 
 def failed(check: str, found: str, remedy: str) -> Finding:
     """A check that found what can't work, or must not."""
-    return Finding(Verdict.FAILED, check, found, remedy)
+    return Finding(CheckResult.FAILED, check, found, remedy)
 
 
 def failures(findings: Iterable[Finding]) -> int:
     """How many of `findings` are wrong."""
-    return sum(finding.verdict is Verdict.FAILED for finding in findings)
+    return sum(finding.verdict is CheckResult.FAILED for finding in findings)
 
 
 def show(findings: list[Finding], console: Console) -> None:
@@ -71,5 +71,5 @@ def show(findings: list[Finding], console: Console) -> None:
         if finding.remedy:
             table.add_row("", "", Text(f"→ {finding.remedy}", style))
     console.print(table)
-    counts = [sum(f.verdict is verdict for f in findings) for verdict in Verdict]
+    counts = [sum(f.verdict is verdict for f in findings) for verdict in CheckResult]
     console.print(f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failed")

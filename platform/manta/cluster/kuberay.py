@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from manta.cluster.plan import Kind, NodeGroup, Plan
+from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
@@ -21,7 +21,7 @@ def is_kubernetes(text: str) -> bool:
     return re.search(r"^apiVersion:", text, re.MULTILINE) is not None
 
 
-def read_kuberay(path: Path, text: str) -> Plan:
+def read_kuberay(path: Path, text: str) -> ClusterPlan:
     """Read a file with a RayCluster, or a RayJob that brings its own.
 
     Raises:
@@ -35,10 +35,10 @@ def read_kuberay(path: Path, text: str) -> Plan:
     if spec is None:
         raise ConfigError(f"{path}: no RayCluster in it, and no RayJob with a rayClusterSpec")
     groups = tuple(_groups(spec))
-    return Plan(
+    return ClusterPlan(
         path=path,
         text=text,
-        kind=Kind.KUBERAY,
+        kind=NodeProvider.KUBERAY,
         data={"spec": spec, "objects": objects},
         groups=groups,
         most=sum(group.most for group in groups if not group.head),
@@ -94,7 +94,7 @@ def _amount(given: Any) -> float:
         return 0.0
 
 
-def schema_errors(plan: Plan) -> list[str]:
+def schema_errors(plan: ClusterPlan) -> list[str]:
     """What Ray's autoscaler would stumble over in the RayCluster, and jobs that name another."""
     errors = list(_lost_jobs(plan.data["objects"]))
     spec = plan.data["spec"]

@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manta.cluster.plan import Kind, NodeGroup, Plan
+from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.errors import ConfigError
 from manta.config.kinds import CLUSTER, mistaken
 from manta.config.load import read
 
-KINDS = {"aws": Kind.AWS, "gcp": Kind.GCP, "local": Kind.LOCAL}
+KINDS = {"aws": NodeProvider.AWS, "gcp": NodeProvider.GCP, "local": NodeProvider.LOCAL}
 SETUP = ("setup_commands", "head_setup_commands", "worker_setup_commands")
 START = ("head_start_ray_commands", "worker_start_ray_commands")
-OUR_PROVIDERS = {"manta.cluster.aws.SpotFirst": Kind.AWS}
+OUR_PROVIDERS = {"manta.cluster.aws.SpotFirst": NodeProvider.AWS}
 
 
-def read_launcher(path: Path, text: str) -> Plan:
+def read_launcher(path: Path, text: str) -> ClusterPlan:
     """Read a file of `ray up`, as far as it can be understood; `schema_errors` says the rest.
 
     Raises:
@@ -39,10 +39,12 @@ def read_launcher(path: Path, text: str) -> Plan:
             "a RayCluster"
         )
     _refuse_misshapen(path, data)
-    kind = KINDS.get(provider["type"]) or OUR_PROVIDERS.get(str(provider.get("module")), Kind.OTHER)
+    kind = KINDS.get(provider["type"]) or OUR_PROVIDERS.get(
+        str(provider.get("module")), NodeProvider.OTHER
+    )
     workers = provider.get("worker_ips") or []
     most = _whole(data.get("max_workers"), len(workers))
-    return Plan(
+    return ClusterPlan(
         path=path,
         text=text,
         kind=kind,
@@ -52,7 +54,7 @@ def read_launcher(path: Path, text: str) -> Plan:
         setup=tuple(_commands(data, *SETUP)),
         start=tuple(_commands(data, *START)),
         mounts=dict(data.get("file_mounts") or {}),
-        machines=1 + min(most, len(workers)) if kind is Kind.LOCAL else 0,
+        machines=1 + min(most, len(workers)) if kind is NodeProvider.LOCAL else 0,
     )
 
 
@@ -104,7 +106,7 @@ def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def schema_errors(plan: Plan) -> list[str]:
+def schema_errors(plan: ClusterPlan) -> list[str]:
     """What Ray would refuse in the file, all of it and not only the first."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -150,20 +152,20 @@ def _refuse_misshapen(path: Path, data: dict[str, Any]) -> None:
         raise ConfigError("\n".join(lines))
 
 
-def _missing(plan: Plan) -> Iterator[str]:
+def _missing(plan: ClusterPlan) -> Iterator[str]:
     # On AWS `ray up` asks for the resources of the instance types.
-    filled = ["'resources' is a required property"] if plan.kind is Kind.AWS else []
+    filled = ["'resources' is a required property"] if plan.kind is NodeProvider.AWS else []
     for error in _violations(plan.data):
         if error.validator == "required" and error.message not in filled:
             yield f"{_dotted(error.absolute_path)}{error.message}"
 
 
-def _unknown(plan: Plan) -> Iterator[str]:
+def _unknown(plan: ClusterPlan) -> Iterator[str]:
     """Keys that Ray doesn't know, with what was meant."""
     config, schema = plan.data, _schema()
     types = schema["properties"]["available_node_types"]["patternProperties"][".*"]["properties"]
     # Ray takes min_workers of machines of one's own, and moves it where its schema has it.
-    known = [*schema["properties"], *(["min_workers"] if plan.kind is Kind.LOCAL else [])]
+    known = [*schema["properties"], *(["min_workers"] if plan.kind is NodeProvider.LOCAL else [])]
     yield from _unknown_in("", config, known)
     for section in ("auth", "docker"):
         names = schema["properties"][section]["properties"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Kind(Enum):
+class NodeProvider(Enum):
     """Who launches the nodes."""
 
     AWS = "AWS"
@@ -57,7 +57,7 @@ class NodeGroup:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ClusterPlan:
     """A cluster file, read.
 
     Attributes:
@@ -75,7 +75,7 @@ class Plan:
 
     path: Path
     text: str
-    kind: Kind
+    kind: NodeProvider
     data: dict[str, Any]
     groups: tuple[NodeGroup, ...]
     most: int
@@ -97,9 +97,9 @@ class Plan:
     @property
     def launched(self) -> bool:
         """Whether `ray up` sets the nodes up, and not an image."""
-        return self.kind is not Kind.KUBERAY
+        return self.kind is not NodeProvider.KUBERAY
 
     @property
     def cloud(self) -> bool:
         """Whether nodes cost money by the hour."""
-        return self.kind is not Kind.LOCAL
+        return self.kind is not NodeProvider.LOCAL

@@ -12,7 +12,7 @@ from manta.config.credentials import without_credentials
 
 
 @dataclass(frozen=True)
-class Kind:
+class ConfigKind:
     """A kind of file.
 
     Attributes:
@@ -26,10 +26,10 @@ class Kind:
     marks: frozenset[str]
 
 
-RUN = Kind("a run", "manta train", frozenset({"run", "corpus", "model", "schedule"}))
-CORPUS = Kind("a corpus", "manta prepare", frozenset({"out", "sources", "tokenizer"}))
-SWEEP = Kind("a sweep", "manta sweep", frozenset({"sweep", "base", "space"}))
-CLUSTER = Kind(
+RUN = ConfigKind("a run", "manta train", frozenset({"run", "corpus", "model", "schedule"}))
+CORPUS = ConfigKind("a corpus", "manta prepare", frozenset({"out", "sources", "tokenizer"}))
+SWEEP = ConfigKind("a sweep", "manta sweep", frozenset({"sweep", "base", "space"}))
+CLUSTER = ConfigKind(
     "a cluster",
     "manta doctor",
     frozenset({"provider", "cluster_name", "available_node_types", "apiVersion"}),
@@ -37,13 +37,13 @@ CLUSTER = Kind(
 KINDS = (RUN, CORPUS, SWEEP, CLUSTER)
 
 
-def kind_of(keys: Collection[str]) -> Kind | None:
+def kind_of(keys: Collection[str]) -> ConfigKind | None:
     """The kind of a file with these top-level keys; None if none of them tells."""
     found = max(KINDS, key=lambda kind: len(kind.marks.intersection(keys)))
     return found if found.marks.intersection(keys) else None
 
 
-def mistaken(asked: Kind, keys: Collection[str], source: str) -> str | None:
+def mistaken(asked: ConfigKind, keys: Collection[str], source: str) -> str | None:
     """What to say if a file is of another kind than `asked`; None if it is not, or can't be told.
 
     Args:

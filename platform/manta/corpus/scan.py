@@ -23,7 +23,7 @@ from manta.corpus.documents import (
 )
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
 from manta.corpus.sources import InputFile
-from manta.corpus.units import Plan, identified, rows
+from manta.corpus.units import UnitPlan, identified, rows
 from manta.storage.atomic import whole_file, write_whole
 
 # More of the corpus is kept aside for the sample than it needs, because the share is reckoned
@@ -143,7 +143,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     return {"unit": order["unit"], "bytes": order["bytes"], "documents": len(hashes)}
 
 
-def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig) -> Scanned:
+def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> Scanned:
     """Put the results of all units together and find the duplicates."""
     hashes, sizes, empty = [], [], []
     problems = unusable_files(plan, files, config)
@@ -170,12 +170,12 @@ def collect(work: Path, plan: Plan, files: list[InputFile], config: CorpusConfig
     return Scanned(joined, all_sizes, first_occurrences(joined), begins, distinct, empty)
 
 
-def unusable_files(plan: Plan, files: list[InputFile], config: CorpusConfig) -> list[Located]:
+def unusable_files(plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> list[Located]:
     """The files that could not even be cut into parts."""
     return [_located(config, files[index], None, problem) for index, problem in plan.problems]
 
 
-def sample_bound(bytes_: int, plan: Plan, train_below: int) -> int:
+def sample_bound(bytes_: int, plan: UnitPlan, train_below: int) -> int:
     """Bound on a hash's first half below which a train document is kept for such a sample."""
     total = sum(unit.bytes for unit in plan.units) * train_below // 2**64
     wanted = int(bytes_ * SAMPLE_MARGIN)

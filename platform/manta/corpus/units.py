@@ -41,7 +41,7 @@ SHOWN_FILES = 3
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """A piece of a file: `start` to `stop` in bytes, row groups or batches; None: the end.
 
     Attributes:
@@ -61,7 +61,7 @@ class Unit:
 
     index: int
     source: int
-    parts: tuple[Part, ...]
+    parts: tuple[FilePart, ...]
 
     @property
     def bytes(self) -> int:
@@ -70,18 +70,18 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class UnitPlan:
     """All units, and the files that could not even be cut into parts."""
 
     units: list[Unit]
     problems: list[tuple[int, Problem]]
 
 
-def plan(config: CorpusConfig, files: list[InputFile]) -> Plan:
+def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
     """Cut `files` into units."""
     unit_bytes = _unit_bytes(config, sum(file.size for file in files))
 
-    def cut(index: int) -> list[Part] | Problem:
+    def cut(index: int) -> list[FilePart] | Problem:
         source = config.sources[files[index].source]
         try:
             return list(_parts(index, files[index], source, unit_bytes))
@@ -93,7 +93,7 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> Plan:
         results = list(threads.map(cut, range(len(files))))
     problems = [(i, result) for i, result in enumerate(results) if isinstance(result, Problem)]
     parts = [part for result in results if isinstance(result, list) for part in result]
-    return Plan(_pack(parts, files, unit_bytes), problems)
+    return UnitPlan(_pack(parts, files, unit_bytes), problems)
 
 
 def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str, Any]:
@@ -144,7 +144,9 @@ def _unit_bytes(config: CorpusConfig, total: int) -> int:
     return max(1, min(wanted, config.shard_tokens * BYTES_PER_TOKEN))
 
 
-def _parts(index: int, file: InputFile, source: SourceSection, unit_bytes: int) -> Iterator[Part]:
+def _parts(
+    index: int, file: InputFile, source: SourceSection, unit_bytes: int
+) -> Iterator[FilePart]:
     # A size of 0 may be one that the store does not tell.
     cut = source.format == "jsonl" and file.compression is None and file.size > 0
     if cut and file.size > unit_bytes:
@@ -152,24 +154,24 @@ def _parts(index: int, file: InputFile, source: SourceSection, unit_bytes: int) 
     if cut:
         for start in range(0, file.size, unit_bytes):
             stop = min(start + unit_bytes, file.size)
-            yield Part(index, start, stop, stop - start)
+            yield FilePart(index, start, stop, stop - start)
     elif source.format == "parquet":
         for group, size in enumerate(column_row_groups(file, source.text_column)):
-            yield Part(index, group, group + 1, size)
+            yield FilePart(index, group, group + 1, size)
     elif source.format == "arrow":
         count = arrow_batch_count(file)
         if count is None:
-            yield Part(index, 0, None, file.size)
+            yield FilePart(index, 0, None, file.size)
         for batch in range(count or 0):
-            yield Part(index, batch, batch + 1, file.size // (count or 1))
+            yield FilePart(index, batch, batch + 1, file.size // (count or 1))
     else:
-        yield Part(index, 0, None, file.size)
+        yield FilePart(index, 0, None, file.size)
 
 
-def _pack(parts: list[Part], files: list[InputFile], unit_bytes: int) -> list[Unit]:
+def _pack(parts: list[FilePart], files: list[InputFile], unit_bytes: int) -> list[Unit]:
     """Fill units with consecutive parts of one source, up to `unit_bytes` each."""
     units: list[Unit] = []
-    held: list[Part] = []
+    held: list[FilePart] = []
 
     def close() -> None:
         if held:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manta.corpus.scan import Located, Scanned
-from manta.corpus.units import Plan
+from manta.corpus.units import UnitPlan
 
 # A source of which no more than this share is left is named: hardly anyone means that.
 LITTLE = 0.5
@@ -58,7 +58,7 @@ class Yield:
         return f"source '{self.source}' is left with {left}: {'; '.join(reasons) or 'no input'}"
 
 
-def yields(scanned: Scanned, plan: Plan, sources: Sequence[str]) -> list[Yield]:
+def yields(scanned: Scanned, plan: UnitPlan, sources: Sequence[str]) -> list[Yield]:
     """What is left of each source, in the order of `sources`."""
     kept, duplicates, empty = np.zeros((3, len(sources)), dtype=np.int64)
     for unit in plan.units:

@@ -47,7 +47,7 @@ def transfer_seconds(size: float) -> float:
     return 30.0 + size / SLOWEST
 
 
-class Part(NamedTuple):
+class SnapshotPart(NamedTuple):
     """A rank's part of a snapshot, of `parts` in all."""
 
     stamp: Stamp
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Held:
-    part: Part
+    part: SnapshotPart
     header: bytes
     buffer: Buffer
 
@@ -97,7 +97,7 @@ class Keeper:
         self._sweep()
 
     async def commit(
-        self, part: Part, fd: int, header: bytes, since: Stamp | None, onward: Onward | None
+        self, part: SnapshotPart, fd: int, header: bytes, since: Stamp | None, onward: Onward | None
     ) -> str | None:
         """Hold what was written to a leased buffer; ends when it is held in its second place too.
 
@@ -130,7 +130,7 @@ class Keeper:
 
     # ------------------------------------------------------------- from anywhere
 
-    async def held(self) -> list[Part]:
+    async def held(self) -> list[SnapshotPart]:
         """The parts that are here and whole."""
         return [held.part for held in self._held.values() if held.intact]
 
@@ -138,7 +138,7 @@ class Keeper:
         """Bytes of memory that this keeper has taken."""
         return sum(buffer.size for buffer in self._buffers)
 
-    async def describe(self, stamp: Stamp, number: int) -> tuple[Part, bytes, int] | None:
+    async def describe(self, stamp: Stamp, number: int) -> tuple[SnapshotPart, bytes, int] | None:
         """A part, its header, and the size of its buffer with the head."""
         held = self._held.get((stamp, number))
         return None if held is None else (held.part, held.header, held.buffer.size)
@@ -149,7 +149,7 @@ class Keeper:
         data = b"" if held is None else os.pread(held.buffer.fd, size, offset)
         return np.frombuffer(data, dtype=np.uint8)
 
-    async def copy(self, source: ActorHandle, part: Part, since: Stamp | None) -> bool:
+    async def copy(self, source: ActorHandle, part: SnapshotPart, since: Stamp | None) -> bool:
         """Get a part from the keeper `source` and hold it too. False if it is no longer there.
 
         Raises:
@@ -184,9 +184,9 @@ class Keeper:
 
     async def _sources(
         self, stamp: Stamp, others: Sequence[ActorHandle]
-    ) -> dict[Part, list[ActorHandle]]:
+    ) -> dict[SnapshotPart, list[ActorHandle]]:
         """The parts of a snapshot that others have, each with all who have it."""
-        found: dict[Part, list[ActorHandle]] = defaultdict(list)
+        found: dict[SnapshotPart, list[ActorHandle]] = defaultdict(list)
         asked = (asyncio.wait_for(other.held.remote(), ANSWER_SECONDS) for other in others)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for other, held in zip(others, answers, strict=True):
@@ -198,7 +198,7 @@ class Keeper:
                     found[part].append(other)
         return found
 
-    async def _get(self, part: Part, sources: Sequence[ActorHandle]) -> None:
+    async def _get(self, part: SnapshotPart, sources: Sequence[ActorHandle]) -> None:
         """Have a part from the first that gives it."""
         for source in sources:
             try:
@@ -216,7 +216,7 @@ class Keeper:
         parts = self._parts(stamp)
         return bool(parts) and len(parts) == parts[0].part.parts
 
-    async def _fill(self, buffer: Buffer, source: ActorHandle, part: Part) -> None:
+    async def _fill(self, buffer: Buffer, source: ActorHandle, part: SnapshotPart) -> None:
         """Copy a part's buffer from another keeper, some chunks at a time."""
         chunks = [
             asyncio.create_task(self._chunk(buffer, source, part, offset, CHUNK))
@@ -231,7 +231,7 @@ class Keeper:
         await self._chunk(buffer, source, part, 0, HEAD.size)
 
     async def _chunk(
-        self, buffer: Buffer, source: ActorHandle, part: Part, offset: int, size: int
+        self, buffer: Buffer, source: ActorHandle, part: SnapshotPart, offset: int, size: int
     ) -> None:
         async with self._chunks:
             size = min(size, buffer.size - offset)

@@ -17,9 +17,16 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from manta.elastic.answers import arrived, said
-from manta.elastic.keeper import ANSWER_SECONDS, CHUNK, SLACK, Onward, Part, transfer_seconds
+from manta.elastic.keeper import (
+    ANSWER_SECONDS,
+    CHUNK,
+    SLACK,
+    Onward,
+    SnapshotPart,
+    transfer_seconds,
+)
 from manta.elastic.memory import HEAD, Mapped, Place, identity
-from manta.train.vault import Prepare, Shard, Stamp
+from manta.train.vault import Prepare, SnapshotShard, Stamp
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -126,7 +133,7 @@ class KeeperVault:
             return
         mapped = self._buffers[self._turn]
         mapped.stamp(stamp)
-        part = Part(stamp, self._rank, parts)
+        part = SnapshotPart(stamp, self._rank, parts)
         self._pending = self._mine.commit.remote(
             part, mapped.place.fd, header, self._since, self._onward
         )
@@ -134,12 +141,12 @@ class KeeperVault:
 
     def whole(self) -> list[Stamp]:
         """See `Vault`."""
-        found: dict[Stamp, set[Part]] = defaultdict(set)
+        found: dict[Stamp, set[SnapshotPart]] = defaultdict(set)
         for part in chain.from_iterable(self._answers("held")):
             found[part.stamp].add(part)
         return [stamp for stamp, parts in found.items() if len(parts) == min(parts).parts]
 
-    def open(self, stamp: Stamp) -> list[Shard]:
+    def open(self, stamp: Stamp) -> list[SnapshotShard]:
         """See `Vault`."""
         self._since = stamp
         try:
@@ -164,17 +171,17 @@ class KeeperVault:
         asked = [getattr(keeper, method).remote() for keeper in self._keepers.values()]
         return said(asked, ANSWER_SECONDS)
 
-    def _mapped(self, stamp: Stamp) -> list[Shard]:
+    def _mapped(self, stamp: Stamp) -> list[SnapshotShard]:
         """All parts, in the memory of this node's keeper."""
         assert self._mine is not None
         most = sum(self._answers("used"))
         gathered = self._mine.gather.remote(stamp, self._others)
         parts = ray.get(gathered, timeout=transfer_seconds(most))
-        return [Shard(header, Mapped.of(place).data) for header, place in parts]
+        return [SnapshotShard(header, Mapped.of(place).data) for header, place in parts]
 
-    def _fetched(self, stamp: Stamp) -> list[Shard]:
+    def _fetched(self, stamp: Stamp) -> list[SnapshotShard]:
         """All parts, in memory of this process."""
-        found: dict[int, Shard] = {}
+        found: dict[int, SnapshotShard] = {}
         for keeper in self._keepers.values():
             with suppress(RayError):
                 for part in ray.get(keeper.held.remote(), timeout=ANSWER_SECONDS):
@@ -191,14 +198,14 @@ def _in_a_thread(act: Callable[[], T]) -> Future[T]:
         with_one.shutdown(wait=False)
 
 
-def _fetch(keeper: ActorHandle, part: Part) -> Shard:
+def _fetch(keeper: ActorHandle, part: SnapshotPart) -> SnapshotShard:
     stamp, number, _ = part
     _, header, size = ray.get(keeper.describe.remote(stamp, number), timeout=ANSWER_SECONDS)
     data = np.empty(size - HEAD.size, dtype=np.uint8)
     for offset in range(0, len(data), CHUNK):
         chunk = keeper.read.remote(stamp, number, HEAD.size + offset, CHUNK)
         data[offset : offset + CHUNK] = ray.get(chunk, timeout=transfer_seconds(CHUNK))
-    return Shard(header, data.data)
+    return SnapshotShard(header, data.data)
 
 
 def _onward(keepers: Mapping[str, ActorHandle], node_id: str) -> Onward | None:

@@ -26,7 +26,7 @@ Message = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Progress:
+class GroupProgress:
     """How the newest group is getting on.
 
     Attributes:
@@ -160,14 +160,14 @@ class Mailbox:
             self._shown = share
         self._doing, self._begins = doing, share == 0
 
-    def progress(self) -> Progress:
+    def progress(self) -> GroupProgress:
         """How the newest attempt is getting on."""
         now = self._clock()
         pairs = list(zip(self._signs, list(self._signs)[1:], strict=False))
         times = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
         tokens = self._signs[-1][2] if self._signs else 0
         span = self._signs[-1][0] - self._signs[0][0] if pairs else 0.0
-        return Progress(
+        return GroupProgress(
             attempt=self._attempts,
             steps=self._steps,
             tokens=tokens,

@@ -44,7 +44,7 @@ CODE = Path(__file__).parents[1] / "train"
 LONGEST_SECONDS = 300.0
 
 
-class Trials:
+class ModelTrials:
     """Of the models of some runs, going on in the background."""
 
     def __init__(self, runs: Sequence[Checked]):
@@ -103,9 +103,9 @@ class Trials:
 
 
 @contextmanager
-def trying(runs: Sequence[Checked]) -> Iterator[Trials]:
+def trying(runs: Sequence[Checked]) -> Iterator[ModelTrials]:
     """Try the models of runs while the block goes on."""
-    trials = Trials(runs)
+    trials = ModelTrials(runs)
     try:
         yield trials
     finally:

@@ -15,7 +15,7 @@ from manta.elastic.preflight import Checked
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingOrder:
     """A run to train.
 
     Attributes:

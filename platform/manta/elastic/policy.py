@@ -45,7 +45,7 @@ RESTART_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """What a run may have of a cluster that others use too, from an actor that gives each its own.
 
     The actor answers ``share_of(name, useful)`` with a number of workers.
@@ -107,7 +107,7 @@ class Elasticity:
     owner: str
     pool: Spares | None
     begun: Spares | None
-    share: Share | None
+    share: WorkerShare | None
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
 

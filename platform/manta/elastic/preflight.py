@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from manta.stream.plan import Corpus
     from manta.track import Tracker
     from manta.track.context import RunContext
-    from manta.train.loop import Job
+    from manta.train.loop import TrainingJob
     from manta.train.tried import Tried
 
 
@@ -51,16 +51,16 @@ class Checked:
 
     def remarks(self) -> list[str]:
         """What is odd about the run without being wrong, one sentence each."""
-        from manta.track.remarks import Plan, remarks
+        from manta.track.remarks import PlannedRun, remarks
 
-        return remarks(Plan(self.config, self.manifest, self.schedule))
+        return remarks(PlannedRun(self.config, self.manifest, self.schedule))
 
     def head(self) -> list[str]:
         """What the run is, in a few lines, as far as it is known before workers are there."""
         from manta.track.header import plan_lines
-        from manta.track.remarks import Plan
+        from manta.track.remarks import PlannedRun
 
-        plan = Plan(self.config, self.manifest, self.schedule)
+        plan = PlannedRun(self.config, self.manifest, self.schedule)
         return plan_lines(plan, self.validation.samples if self.validation else 0)
 
     @property
@@ -86,11 +86,11 @@ class Checked:
             head=self.head(),
         )
 
-    def job(self, attempt: int, node: str) -> Job:
+    def job(self, attempt: int, node: str) -> TrainingJob:
         """What one rank of the group `attempt`, on the node of that name, trains."""
-        from manta.train.loop import Job
+        from manta.train.loop import TrainingJob
 
-        return Job(
+        return TrainingJob(
             config=self.config,
             schedule=self.schedule,
             corpus=self.corpus,
@@ -134,9 +134,11 @@ def remarks_of(config: RunConfig) -> list[str]:
     except CorpusError:
         return []
     from manta.schedule import Schedule
-    from manta.track.remarks import Plan, remarks
+    from manta.track.remarks import PlannedRun, remarks
 
-    return remarks(Plan(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len)))
+    return remarks(
+        PlannedRun(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len))
+    )
 
 
 def refuse_existing(config: RunConfig) -> None:

@@ -25,7 +25,7 @@ MODULES = ("pandas", "pyarrow.parquet", "manta.train.loop")
 
 
 @dataclass(frozen=True)
-class Order:
+class CopyRequest:
     """A program to run: what `preload_client` sends.
 
     Attributes:
@@ -64,7 +64,7 @@ def _remove(path: str) -> None:
         os.rmdir(os.path.dirname(path))
 
 
-def _serve(listener: socket.socket) -> Order | None:
+def _serve(listener: socket.socket) -> CopyRequest | None:
     """Fork for each that asks; returns what a copy is to be, or nothing once nobody may ask."""
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
@@ -92,14 +92,14 @@ def _preload(model_type: str | None) -> None:
     gc.enable()
 
 
-def _received(connection: socket.socket) -> Order:
+def _received(connection: socket.socket) -> CopyRequest:
     length, streams, _, _ = socket.recv_fds(connection, 8, 3)
     with connection.makefile("rb") as file:
         sent = json.loads(file.read(int.from_bytes(length, "big")))
-    return Order(**sent, streams=streams, asked_by=connection)
+    return CopyRequest(**sent, streams=streams, asked_by=connection)
 
 
-def _be(order: Order) -> None:
+def _be(order: CopyRequest) -> None:
     """Run the program in this process as if it had been started for it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

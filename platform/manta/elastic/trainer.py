@@ -22,7 +22,7 @@ from manta.elastic.environment import runtime_env_of
 from manta.elastic.follower import Follower, Watcher
 from manta.elastic.machine import refuse_too_much
 from manta.elastic.mailbox import open_mailbox
-from manta.elastic.order import Order, work
+from manta.elastic.order import TrainingOrder, work
 from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
@@ -31,7 +31,7 @@ from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
 
 if TYPE_CHECKING:
-    from manta.elastic.policy import Elasticity, Share
+    from manta.elastic.policy import Elasticity, WorkerShare
     from manta.elastic.spares import Spares
 
 # How often the driver looks: for messages, and at a group that has ended.
@@ -61,7 +61,7 @@ def train(
     spent: Mapping[str, float] | None = None,
     owner: str | None = None,
     watcher: Watcher | None = None,
-    share: Share | None = None,
+    share: WorkerShare | None = None,
     pool: Spares | None = None,
     begun: Spares | None = None,
     context: RunContext | None = None,
@@ -95,7 +95,9 @@ def train(
         with open_mailbox(tracker.attempts) as mailbox:
             owner = owner or f"manta-{uuid.uuid4().hex}"
             elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
-            order = Order(checked.without_shards(), mailbox, *_spent_before(submitted, spent))
+            order = TrainingOrder(
+                checked.without_shards(), mailbox, *_spent_before(submitted, spent)
+            )
             failure = _follow(checked, mailbox, follower, _Group(order, elasticity))
             diverged = ray.get(mailbox.diverged.remote())
     except KeyboardInterrupt:
@@ -198,7 +200,7 @@ class _Group(threading.Thread):
     The main thread stays free for messages and for Ctrl-C.
     """
 
-    def __init__(self, order: Order, elasticity: Elasticity):
+    def __init__(self, order: TrainingOrder, elasticity: Elasticity):
         super().__init__(name="manta-group", daemon=True)
         self.owner = elasticity.owner
         self._trainer = _trainer(order)
@@ -231,7 +233,7 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(order: Order) -> Any:
+def _trainer(order: TrainingOrder) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
@@ -272,7 +274,7 @@ def _elasticity(
     checked: Checked,
     mailbox: ActorHandle,
     owner: str,
-    share: Share | None,
+    share: WorkerShare | None,
     pool: Spares | None,
     begun: Spares | None,
 ) -> Elasticity:

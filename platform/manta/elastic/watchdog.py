@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from manta.elastic.mailbox import Progress
+from manta.elastic.mailbox import GroupProgress
 
 # A step may take this many times the usual one before it is called a hang.
 PATIENCE = 10.0
@@ -30,14 +30,14 @@ class Watchdog:
     def __init__(self, hang: float, attempt: int):
         self._hang, self._attempt = hang, attempt
 
-    def barks(self, progress: Progress) -> bool:
+    def barks(self, progress: GroupProgress) -> bool:
         """Whether the group has made no progress for too long."""
         if progress.attempt != self._attempt:
             return False  # the last group's: this one has not begun to train
         limit = BEGINNING * self._hang if progress.begins else self._hang
         return progress.silent > max(limit, PATIENCE * progress.step_seconds)
 
-    def culprits(self, group: Any, progress: Progress) -> dict[int, str]:
+    def culprits(self, group: Any, progress: GroupProgress) -> dict[int, str]:
         """The ranks that don't answer, or all if they do: they wait for each other then."""
         answers = {
             worker.actor.execute.remote(int): rank

@@ -23,7 +23,7 @@ from manta.elastic import devices, keeper_vault, start
 from manta.elastic.environment import socket_names
 from manta.elastic.faults import Faults
 from manta.elastic.host_memory import host_memory, state_bytes
-from manta.elastic.order import Order
+from manta.elastic.order import TrainingOrder
 from manta.elastic.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.elastic.preflight import Checked, try_model
 from manta.elastic.start import Regroup, Start
@@ -45,7 +45,7 @@ from manta.train.tried import Tried
 SIGN_SECONDS = 0.5
 
 
-def train(order: Order) -> None:
+def train(order: TrainingOrder) -> None:
     """Train as one rank of the group, from wherever the run's saved states end.
 
     Raises:
@@ -86,7 +86,7 @@ def clear() -> None:
 
 
 def _train(
-    order: Order, here: Start, seconds: dict[str, float], passes: ForwardPasses
+    order: TrainingOrder, here: Start, seconds: dict[str, float], passes: ForwardPasses
 ) -> str | None:
     """Train; returns the run's outcome, or nothing if another group is to go on."""
     lap = _Lap()
@@ -148,7 +148,9 @@ class _Lap:
         return self._since - before
 
 
-def _from_the_command_on(order: Order, here: Start, seconds: dict[str, float]) -> dict[str, float]:
+def _from_the_command_on(
+    order: TrainingOrder, here: Start, seconds: dict[str, float]
+) -> dict[str, float]:
     """The parts of a run's own start, which has a driver and a controller before it."""
     controller = here.began - here.seconds["processes"] - order.requested
     return {**order.before, "controller": controller, **seconds}

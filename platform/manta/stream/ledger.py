@@ -98,7 +98,7 @@ class LedgerRow:
     skipped: bool = False
 
 
-class Part(NamedTuple):
+class LedgerPart(NamedTuple):
     """A part file, its rows, and its link in the chain; none in those of older versions."""
 
     path: Place
@@ -115,7 +115,7 @@ class Part(NamedTuple):
         """The chain's digest at its end."""
         return self.link.after if self.link else START
 
-    def checked(self) -> Part:
+    def checked(self) -> LedgerPart:
         """This part, if its rows are those that its link was made of.
 
         Raises:
@@ -188,7 +188,7 @@ class Ledger:
         _check_runs_on(table, str(self.folder))
         return table
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[LedgerPart]:
         """The part files in order, one at a time, neither `checked` nor seen to run on.
 
         Raises:
@@ -229,7 +229,7 @@ class Ledger:
             end = last
             yield path
 
-    def newest(self) -> Part | None:
+    def newest(self) -> LedgerPart | None:
         """The newest part, if there is any.
 
         Raises:
@@ -344,7 +344,7 @@ def _span(path: Place) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _read_part(path: Place) -> Part:
+def _read_part(path: Place) -> LedgerPart:
     try:
         # As one file: given a path, pyarrow would take folder names like a=1 for columns.
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
@@ -356,7 +356,7 @@ def _read_part(path: Place) -> Part:
         table = table.select(SCHEMA.names).cast(SCHEMA)
         if not table.num_rows:
             raise ValueError("it has no rows")
-        return Part(path, table.replace_schema_metadata(None), link)
+        return LedgerPart(path, table.replace_schema_metadata(None), link)
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from manta.config.errors import RunError
 from manta.stream.chain import START, chained
-from manta.stream.ledger import Part
+from manta.stream.ledger import LedgerPart
 
 REMEDY = "put the ledger back as it was written, from a copy"
 
@@ -38,7 +38,7 @@ class ChainCheck:
         self._claims, self._chain = claims, START
         self.unsealed = 0
 
-    def take(self, part: Part) -> None:
+    def take(self, part: LedgerPart) -> None:
         """The next part.
 
         Raises:

@@ -14,7 +14,7 @@ from manta.schedule import Schedule
 from manta.storage.run_folder import CONFIG, METRICS, RUN, SWEEP
 from manta.track.checked_rows import read_checked
 from manta.track.compare_config import IGNORED, as_yaml, differences, ignored, without
-from manta.track.comparison import LOST, Comparison, Trial
+from manta.track.comparison import LOST, ComparedRun, Comparison
 from manta.track.curve import read_curve
 from manta.track.hold import lives
 from manta.track.param_names import SEED
@@ -83,7 +83,7 @@ def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -
     )
 
 
-def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str]) -> Trial:
+def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str]) -> ComparedRun:
     """A trial of a sweep. What can't be read of one is a warning: the others still count."""
     config = state = None
     if (folder / RUN).is_file():
@@ -94,7 +94,7 @@ def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str])
             warnings.append(f"trial {trial.name} is left out: {error}")
     elif trial.status not in ("waiting", "running") and not _shares_fate(trial):
         warnings.append(f"trial {trial.name} is left out: {folder} has no {RUN}")
-    return Trial(
+    return ComparedRun(
         name=trial.name,
         label=trial.label or trial.name,
         params={key: value for key, value in trial.params.items() if key != SEED},
@@ -114,7 +114,7 @@ def _shares_fate(trial: SweepTrial) -> bool:
     return not began and trial.status != "finished"
 
 
-def _with_beginning(trial: Trial, trials: Sequence[Trial]) -> Trial:
+def _with_beginning(trial: ComparedRun, trials: Sequence[ComparedRun]) -> ComparedRun:
     """The trial; if it has ended but has no history, with what others trained of it."""
     ends, above = trial.fork_tokens, trial
     while above.curve is None and above.parent is not None and trial.status != "waiting":
@@ -126,12 +126,12 @@ def _with_beginning(trial: Trial, trials: Sequence[Trial]) -> Trial:
     return replace(trial, curve=curve if curve.reached else None)
 
 
-def _unless_lost(trial: Trial, folder: Path, alive: Callable[[Path], bool]) -> Trial:
+def _unless_lost(trial: ComparedRun, folder: Path, alive: Callable[[Path], bool]) -> ComparedRun:
     lost = trial.status == "running" and not alive(folder)
     return replace(trial, status=LOST) if lost else trial
 
 
-def _different_params(trials: Sequence[Trial]) -> tuple[list[Trial], tuple[str, ...]]:
+def _different_params(trials: Sequence[ComparedRun]) -> tuple[list[ComparedRun], tuple[str, ...]]:
     """The trials with those parameters only in which some differ, and the keys of these."""
     keys = [
         key
@@ -167,7 +167,7 @@ def _of_runs(
     }
     names = [state.name for state in states]
     trials = [
-        Trial(
+        ComparedRun(
             name=str(path) if names.count(state.name) > 1 else state.name,
             label=str(path) if names.count(state.name) > 1 else state.name,
             params={key: values[index] for key, values in differing.items()},
@@ -223,12 +223,12 @@ def _recorded(
     }
 
 
-def _warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+def _warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
     rows = (f"{trial.name}: {trial.row_problem}" for trial in trials if trial.row_problem)
     return (*rows, *_corpus_warnings(trials), *_repeat_warnings(trials))
 
 
-def _corpus_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+def _corpus_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
     return _apart("trained on different corpora", [(t.fingerprint, t.name) for t in trials]) or (
         _apart("evaluated on different samples", [(t.eval_sample, t.name) for t in trials])
     )
@@ -250,7 +250,7 @@ def _apart(how: str, digests: Sequence[tuple[str | None, str]]) -> tuple[str, ..
     return (f"not comparable: {how}: {'; '.join(parts)}",)
 
 
-def _repeat_warnings(trials: Sequence[Trial]) -> tuple[str, ...]:
+def _repeat_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
     same: dict[tuple[str, int], list[str]] = {}
     for trial in trials:
         key = json.dumps(trial.params, sort_keys=True), trial.seed

@@ -12,7 +12,7 @@ from manta.schedule.lines import batch_line, lr_line
 from manta.track.charts import SOFT, TOKENS, Figure, lines, rows, series
 from manta.track.compare_params import importance_chart, parallel_chart
 from manta.track.compare_style import colour_of, cut, name_of, rounded, width_of
-from manta.track.comparison import Comparison, Configuration, Trial
+from manta.track.comparison import ComparedRun, Comparison, Configuration
 from manta.track.ranking import Ranking, View
 from manta.track.verdict import device_unit, place, value_text
 
@@ -102,7 +102,7 @@ def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Figure 
         return None
     size, unit = device_unit(max(trial.curve.seconds[-1] for trial in timed if trial.curve))
 
-    def hours(trial: Trial) -> list[float]:
+    def hours(trial: ComparedRun) -> list[float]:
         assert trial.curve is not None
         return [rounded(seconds / size) for seconds in trial.curve.seconds]
 
@@ -140,7 +140,7 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: An
     return data
 
 
-def _own_rows(trial: Trial, most: int, *, joined: bool) -> list[int]:
+def _own_rows(trial: ComparedRun, most: int, *, joined: bool) -> list[int]:
     """At most about `most` rows of a trial's curve, from the last one before its fork on."""
     assert trial.curve is not None
     tokens = trial.curve.tokens

@@ -15,7 +15,7 @@ from manta.track.compare_figures import charts
 from manta.track.compare_style import colour_of
 from manta.track.compare_table import STATUS, Column, columns
 from manta.track.compare_tree import tree
-from manta.track.comparison import Comparison, Configuration, Trial, short_keys
+from manta.track.comparison import ComparedRun, Comparison, Configuration, short_keys
 from manta.track.comparison_stats import short
 from manta.track.curve import SMOOTHED
 from manta.track.ranking import Ranking
@@ -238,7 +238,7 @@ def _trials(comparison: Comparison, ranking: Ranking) -> str:
     )
 
 
-def _trial_cells(trial: Trial) -> list[str]:
+def _trial_cells(trial: ComparedRun) -> list[str]:
     return [
         trial.label if trial.label == trial.name else f"{trial.label} ({trial.name})",
         str(trial.seed),

@@ -20,7 +20,7 @@ from manta.track.compare_style import (
 )
 from manta.track.comparison import Comparison, short_keys
 from manta.track.comparison_stats import is_number, short
-from manta.track.ranking import Entry, Ranking
+from manta.track.ranking import RankedConfig, Ranking
 from manta.track.verdict import place
 
 MOST_AXES = 10
@@ -119,7 +119,7 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
     }
 
 
-def _param(entry: Entry, key: str) -> Any:
+def _param(entry: RankedConfig, key: str) -> Any:
     return entry.configuration.params.get(key)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from manta.track import figures as words
 from manta.track.charts import GREY, INK, PALE, SOFT, TOKENS, Figure, rows
 from manta.track.compare_style import cut, metric_colour, metric_key, metric_range
-from manta.track.comparison import Comparison, Trial
+from manta.track.comparison import ComparedRun, Comparison
 from manta.track.ranking import Ranking
 
 # More names than this can't be read beside their bars.
@@ -80,18 +80,18 @@ def _note(comparison: Comparison) -> str:
     )
 
 
-def _label(trial: Trial, *, seeds: bool) -> str:
+def _label(trial: ComparedRun, *, seeds: bool) -> str:
     return cut(trial.label) + (f"  s{trial.seed}" if seeds else "")
 
 
-def in_tree_order(trials: Sequence[Trial], ranking: Ranking) -> list[Trial]:
+def in_tree_order(trials: Sequence[ComparedRun], ranking: Ranking) -> list[ComparedRun]:
     """The trials so that lines from parents to children don't cross: the latest fork first."""
     rank = {
         trial: number
         for number, configuration in enumerate(ranking.order)
         for trial in configuration.trials
     }
-    children: dict[str | None, list[Trial]] = {}
+    children: dict[str | None, list[ComparedRun]] = {}
     for trial in trials:
         children.setdefault(trial.parent, []).append(trial)
     found = []
@@ -104,7 +104,7 @@ def in_tree_order(trials: Sequence[Trial], ranking: Ranking) -> list[Trial]:
     return found
 
 
-def _about(comparison: Comparison, trial: Trial) -> str:
+def _about(comparison: Comparison, trial: ComparedRun) -> str:
     value = "no value yet" if trial.value is None else f"{comparison.metric} {trial.value:.4f}"
     lines = [f"{trial.label}, seed {trial.seed}", f"{trial.status}, {value}"]
     lines.append(
@@ -116,7 +116,7 @@ def _about(comparison: Comparison, trial: Trial) -> str:
     return "\n".join(lines)
 
 
-def _plans(trials: Sequence[Trial]) -> Iterator[Figure]:
+def _plans(trials: Sequence[ComparedRun]) -> Iterator[Figure]:
     """What trials have still to train, or never will."""
     for number, trial in enumerate(trials):
         begin = max(trial.reached, trial.fork_tokens)
@@ -125,14 +125,14 @@ def _plans(trials: Sequence[Trial]) -> Iterator[Figure]:
             yield {"points": points, "color": GREY, "width": 1.5, "dash": True}
 
 
-def _forks(trials: Sequence[Trial], place: dict[str, int]) -> Iterator[Figure]:
+def _forks(trials: Sequence[ComparedRun], place: dict[str, int]) -> Iterator[Figure]:
     for trial in trials:
         if trial.parent is not None:
             points = [(trial.fork_tokens, place[name]) for name in (trial.parent, trial.name)]
             yield {"points": points, "color": SOFT}
 
 
-def _shared(trials: Sequence[Trial], place: dict[str, int]) -> Iterator[Figure]:
+def _shared(trials: Sequence[ComparedRun], place: dict[str, int]) -> Iterator[Figure]:
     """The stretch of each trial that others went on from, as far as it was trained."""
     last: dict[str, int] = {}
     for trial in trials:
@@ -145,7 +145,7 @@ def _shared(trials: Sequence[Trial], place: dict[str, int]) -> Iterator[Figure]:
             yield {"points": [(trial.fork_tokens, row), (end, row)], "color": INK, "width": 2.5}
 
 
-def _signs(trials: Sequence[Trial]) -> Iterator[Figure]:
+def _signs(trials: Sequence[ComparedRun]) -> Iterator[Figure]:
     for number, trial in enumerate(trials):
         if trial.status in SIGNS:
             shape, color = SIGNS[trial.status]

@@ -18,7 +18,7 @@ LOST = "lost"
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class ComparedRun:
     """One run, as far as a comparison looks at it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Configuration:
 
     label: str
     params: Mapping[str, Any]
-    trials: tuple[Trial, ...]
+    trials: tuple[ComparedRun, ...]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Comparison:
     metric: str
     mode: str
     keys: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[ComparedRun, ...]
     shared: str
     tokens: SweepTokens | None
     warnings: tuple[str, ...]
@@ -118,7 +118,7 @@ class Comparison:
     @cached_property
     def configurations(self) -> tuple[Configuration, ...]:
         """Trials by what they are but for the seed, in the order of the input."""
-        groups: dict[str, list[Trial]] = {}
+        groups: dict[str, list[ComparedRun]] = {}
         for trial in self.trials:
             groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
         return tuple(
@@ -146,7 +146,7 @@ class Comparison:
         names = short_keys(self.keys)
         return ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
 
-    def _label(self, trials: Sequence[Trial]) -> str:
+    def _label(self, trials: Sequence[ComparedRun]) -> str:
         """What its trials are all called, if that is more than a name; else its parameters."""
         given = {trial.label for trial in trials}
         if len(given) == 1 and (self.tokens is None or trials[0].label != trials[0].name):

@@ -9,7 +9,7 @@ from manta.track import figures
 from manta.track.state import RunState
 
 if TYPE_CHECKING:
-    from manta.track.remarks import Plan
+    from manta.track.remarks import PlannedRun
 
 # What `train.precision` means, as people call it.
 PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
@@ -18,7 +18,7 @@ WORTH_SAYING = 2**30  # bytes
 TF32, NO_TF32 = " with TF32", " without TF32"
 
 
-def plan_lines(plan: Plan, eval_samples: int) -> list[str]:
+def plan_lines(plan: PlannedRun, eval_samples: int) -> list[str]:
     """What is known before workers are there.
 
     Args:
@@ -28,14 +28,14 @@ def plan_lines(plan: Plan, eval_samples: int) -> list[str]:
     return [_training(plan), *_evaluations(plan, eval_samples)]
 
 
-def _training(plan: Plan) -> str:
+def _training(plan: PlannedRun) -> str:
     sizes = [plateau.batch * plan.schedule.seq_len for plateau in plan.schedule.plateaus]
     least, most = (figures.count(size) for size in (min(sizes), max(sizes)))
     each = least if least == most else f"{least} to {most}"
     return f"{each} tokens a step, {plan.epochs:.3g} epochs over the corpus"
 
 
-def _evaluations(plan: Plan, samples: int) -> list[str]:
+def _evaluations(plan: PlannedRun, samples: int) -> list[str]:
     section = plan.config.eval
     if not samples:
         return ["no evaluations: eval.every is left out"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from manta.track.comparison import LOST, Comparison, Configuration, Trial
+from manta.track.comparison import LOST, ComparedRun, Comparison, Configuration
 from manta.track.comparison_stats import (
     Difference,
     Estimate,
@@ -30,7 +30,7 @@ UNFINISHED = ("running", "interrupted", "failed", LOST)
 
 
 @dataclass(frozen=True)
-class Entry:
+class RankedConfig:
     """A configuration at one place.
 
     `values` has one for each of `trials`, its seeds. `behind` is how much worse than the
@@ -38,7 +38,7 @@ class Entry:
     """
 
     configuration: Configuration
-    trials: tuple[Trial, ...]
+    trials: tuple[ComparedRun, ...]
     values: tuple[float, ...]
     estimate: Estimate
     behind: Difference | None
@@ -57,7 +57,7 @@ class View:
     kind: Kind
     at: float | None
     finished: bool
-    entries: tuple[Entry, ...]
+    entries: tuple[RankedConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Ranking:
     importance_view: View | None
     noise_share: float | None
 
-    def entry(self, view: View | None, configuration: Configuration) -> Entry | None:
+    def entry(self, view: View | None, configuration: Configuration) -> RankedConfig | None:
         """The entry of a configuration, if it is in `view`."""
         entries = view.entries if view else ()
         return next((e for e in entries if e.configuration is configuration), None)
@@ -121,7 +121,7 @@ def rank(comparison: Comparison) -> Ranking:
     )
 
 
-def _compared(comparison: Comparison) -> list[Trial]:
+def _compared(comparison: Comparison) -> list[ComparedRun]:
     """The trials that are compared where they stand."""
     with_values = [t for t in comparison.trials if t.value is not None and not too_short(t)]
     found = [trial for trial in with_values if trial.status in COMPARED]
@@ -130,21 +130,21 @@ def _compared(comparison: Comparison) -> list[Trial]:
     return [trial for trial in with_values if trial.status in (*COMPARED, *UNFINISHED)]
 
 
-def too_short(trial: Trial) -> bool:
+def too_short(trial: ComparedRun) -> bool:
     """Whether a trial that did not finish has but one value: that of where it began."""
     return trial.status not in ENDED and (trial.curve is None or len(trial.curve.values) < 2)
 
 
 def _matched(
-    comparison: Comparison, kind: Kind, trials: Sequence[Trial], *, finished: bool
+    comparison: Comparison, kind: Kind, trials: Sequence[ComparedRun], *, finished: bool
 ) -> View | None:
     """The comparison at the last place that all of `trials` reached."""
 
-    def places(trial: Trial) -> Sequence[float]:
+    def places(trial: ComparedRun) -> Sequence[float]:
         assert trial.curve is not None
         return trial.curve.tokens if kind == "tokens" else trial.curve.seconds
 
-    def value(trial: Trial) -> float | None:
+    def value(trial: ComparedRun) -> float | None:
         assert trial.curve is not None
         assert at is not None
         found = places(trial)
@@ -161,13 +161,13 @@ def _view(
     comparison: Comparison,
     kind: Kind,
     at: float | None,
-    trials: Sequence[Trial],
-    value: Callable[[Trial], float | None],
+    trials: Sequence[ComparedRun],
+    value: Callable[[ComparedRun], float | None],
     *,
     finished: bool,
 ) -> View | None:
     chosen = set(trials)
-    found: list[tuple[Configuration, tuple[Trial, ...], tuple[float, ...]]] = []
+    found: list[tuple[Configuration, tuple[ComparedRun, ...], tuple[float, ...]]] = []
     for configuration in comparison.configurations:
         pairs = [
             (trial, got)
@@ -188,7 +188,7 @@ def _view(
         at,
         finished,
         tuple(
-            Entry(
+            RankedConfig(
                 configuration,
                 here,
                 values,
@@ -200,9 +200,9 @@ def _view(
     )
 
 
-def _one_a_seed(trials: Sequence[Trial]) -> list[Trial]:
+def _one_a_seed(trials: Sequence[ComparedRun]) -> list[ComparedRun]:
     """The first of each seed: repeats of one run say nothing of the noise."""
-    found: dict[int, Trial] = {}
+    found: dict[int, ComparedRun] = {}
     for trial in trials:
         found.setdefault(trial.seed, trial)
     return list(found.values())

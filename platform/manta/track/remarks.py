@@ -20,7 +20,7 @@ MANY_EPOCHS = 4.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRun:
     """A run before it begins: its config, its corpus, and its resolved schedule."""
 
     config: RunConfig
@@ -43,14 +43,14 @@ class Plan:
         return self.schedule.horizon / (self.samples * self.schedule.seq_len)
 
 
-def remarks(plan: Plan) -> list[str]:
+def remarks(plan: PlannedRun) -> list[str]:
     """All that there is to say about a plan, one sentence each, without a line break."""
     if not plan.samples:
         return []  # the corpus is refused
     return [text for remark in REMARKS if (text := remark(plan)) is not None]
 
 
-def many_epochs(plan: Plan) -> str | None:
+def many_epochs(plan: PlannedRun) -> str | None:
     """Each sample is seen many times."""
     if plan.epochs <= MANY_EPOCHS:
         return None
@@ -62,7 +62,7 @@ def many_epochs(plan: Plan) -> str | None:
     )
 
 
-def batch_beyond_corpus(plan: Plan) -> str | None:
+def batch_beyond_corpus(plan: PlannedRun) -> str | None:
     """A step holds the same sample several times."""
     largest = max(plateau.batch for plateau in plan.schedule.plateaus)
     if largest <= plan.samples:
@@ -74,7 +74,7 @@ def batch_beyond_corpus(plan: Plan) -> str | None:
     )
 
 
-def one_step(plan: Plan) -> str | None:
+def one_step(plan: PlannedRun) -> str | None:
     """The horizon is reached by a single update."""
     if plan.schedule.steps > 1:
         return None
@@ -84,7 +84,7 @@ def one_step(plan: Plan) -> str | None:
     )
 
 
-def idle_workers(plan: Plan) -> str | None:
+def idle_workers(plan: PlannedRun) -> str | None:
     """Workers that get no sample, because a step has fewer samples than there are workers."""
     scaling, plateaus = plan.config.scaling, plan.schedule.plateaus
     largest = max(plateau.batch for plateau in plateaus)
@@ -105,7 +105,7 @@ def idle_workers(plan: Plan) -> str | None:
     return None
 
 
-def evaluated_tokens(plan: Plan) -> str | None:
+def evaluated_tokens(plan: PlannedRun) -> str | None:
     """Evaluations that read fewer tokens, or more, than the config asks for."""
     section, seq_len = plan.config.eval, plan.schedule.seq_len
     if (section.every is None and not section.at) or section.tokens == EvalSection().tokens:
@@ -122,7 +122,7 @@ def evaluated_tokens(plan: Plan) -> str | None:
     )
 
 
-def never_due(plan: Plan) -> str | None:
+def never_due(plan: PlannedRun) -> str | None:
     """Intervals longer than the run, and token counts beyond its end."""
     config = plan.config
     given = {

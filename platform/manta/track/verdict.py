@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manta.track import figures as words
-from manta.track.comparison import Comparison, Configuration, Trial
-from manta.track.ranking import Entry, Ranking, View, too_short, trained_equally
+from manta.track.comparison import ComparedRun, Comparison, Configuration
+from manta.track.ranking import RankedConfig, Ranking, View, too_short, trained_equally
 
 # How sure a sentence is: a difference beyond noise, within it, of unknown noise; or a plain fact.
 Sureness = Literal["clear", "noise", "unknown", "fact"]
@@ -112,13 +112,13 @@ def _under(view: View) -> str:
     return f"At equal compute ({device_time(view.at)}{among})"
 
 
-def value_text(entry: Entry) -> str:
+def value_text(entry: RankedConfig) -> str:
     """``3.1234 ± 0.0040``, or without the noise where it is unknown."""
     half = entry.estimate.half
     return f"{entry.estimate.mean:.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
-def behind_text(entry: Entry) -> str:
+def behind_text(entry: RankedConfig) -> str:
     """How much worse than the best; ``≈`` where that is within noise."""
     if entry.behind is None:
         return "best"
@@ -127,7 +127,7 @@ def behind_text(entry: Entry) -> str:
     return f"{sign}+{entry.behind.gap:.4f}{half}"
 
 
-def seeds_text(entry: Entry) -> str:
+def seeds_text(entry: RankedConfig) -> str:
     """Over how many seeds a mean goes."""
     count = entry.estimate.count
     return "one seed" if count == 1 else f"mean of {count} seeds"
@@ -224,7 +224,7 @@ def _unseen(comparison: Comparison) -> list[Configuration]:
     ]
 
 
-def _began(trial: Trial) -> bool:
+def _began(trial: ComparedRun) -> bool:
     return trial.device_seconds is not None
 
 

@@ -112,7 +112,7 @@ class RunLog:
 LOST = End(summary={"status": "interrupted", "reason": "the driver was killed"}, exit_code=1)
 
 
-class Follower:
+class RunMirror:
     """Keeps one W&B run up with a source.
 
     Args:
@@ -230,7 +230,7 @@ def serve(source: Callable[[RunInfo], Source]) -> None:
     info = RunInfo.model_validate_json(sys.stdin.readline())
     ends: queue.SimpleQueue[End] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, ends), daemon=True).start()
-    follower = Follower(info, answers, lambda: source(info))
+    follower = RunMirror(info, answers, lambda: source(info))
     try:
         follower.run(ends)
     except Exception as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manta.train.engine import Engine
-from manta.train.layout import Entry, Piece, capture
+from manta.train.layout import Piece, TensorRows, capture
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,9 @@ class HostCopy:
     def prepare(self, buffers: Sequence[memoryview]) -> None:
         """Nothing: host memory is written to as it is."""
 
-    def start(self, pieces: Sequence[Piece], entries: Sequence[Entry], memory: memoryview) -> None:
+    def start(
+        self, pieces: Sequence[Piece], entries: Sequence[TensorRows], memory: memoryview
+    ) -> None:
         """Copy `pieces` to their places in `memory`."""
         capture(pieces, entries, torch.frombuffer(memory, dtype=torch.uint8))
 
@@ -58,7 +60,9 @@ class DeviceCopy:
         """Page-lock these buffers, which take the place of those before. From any thread."""
         self._locks.replace(buffers)
 
-    def start(self, pieces: Sequence[Piece], entries: Sequence[Entry], memory: memoryview) -> None:
+    def start(
+        self, pieces: Sequence[Piece], entries: Sequence[TensorRows], memory: memoryview
+    ) -> None:
         """Begin to copy `pieces` to their places in `memory`."""
         target = torch.frombuffer(memory, dtype=torch.uint8)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))

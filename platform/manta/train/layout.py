@@ -44,7 +44,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorRows:
     """Where the rows [first, last) of a named tensor lie in a buffer; `offset` in bytes."""
 
     name: str
@@ -119,30 +119,30 @@ def _persistent_buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 # ------------------------------------------------------------------------- capture
 
 
-def arrange(pieces: Iterable[Piece]) -> tuple[list[Entry], int]:
+def arrange(pieces: Iterable[Piece]) -> tuple[list[TensorRows], int]:
     """Where each piece lies in a buffer, and the buffer's size in bytes."""
     entries, end = [], 0
     for one in pieces:
         dtype = str(one.local.dtype).removeprefix("torch.")
         last = one.first + one.local.shape[0]
-        entry = Entry(one.name, dtype, one.shape, one.first, last, _aligned(end))
+        entry = TensorRows(one.name, dtype, one.shape, one.first, last, _aligned(end))
         entries.append(entry)
         end = entry.end
     return entries, _aligned(end)
 
 
-def capture(pieces: Iterable[Piece], entries: Iterable[Entry], buffer: Tensor) -> None:
+def capture(pieces: Iterable[Piece], entries: Iterable[TensorRows], buffer: Tensor) -> None:
     """Copy pieces to their places in `buffer` (uint8, 1-D, on the host); one copy each."""
     for one, entry in zip(pieces, entries, strict=True):
         entry.view(buffer).copy_(one.local, non_blocking=True)
 
 
-def to_json(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+def to_json(entries: Iterable[TensorRows]) -> list[dict[str, Any]]:
     """Entries as plain values."""
     return [vars(entry) for entry in entries]
 
 
-def from_json(values: Sequence[Mapping[str, Any]], size: int) -> list[Entry]:
+def from_json(values: Sequence[Mapping[str, Any]], size: int) -> list[TensorRows]:
     """The reverse of `to_json`, for a buffer of `size` bytes.
 
     Raises:
@@ -151,7 +151,7 @@ def from_json(values: Sequence[Mapping[str, Any]], size: int) -> list[Entry]:
     entries = []
     for value in values:
         try:
-            entry = Entry(**{**value, "shape": tuple(value["shape"])})
+            entry = TensorRows(**{**value, "shape": tuple(value["shape"])})
             sound = 0 <= entry.first <= entry.last <= entry.shape[0]
             sound = sound and 0 <= entry.offset <= entry.end <= size
         except (TypeError, KeyError, IndexError, AttributeError) as error:
@@ -164,14 +164,14 @@ def from_json(values: Sequence[Mapping[str, Any]], size: int) -> list[Entry]:
 
 # ------------------------------------------------------------------------- restore
 
-Saved = dict[str, list[tuple[Entry, Tensor]]]  # by name: entries, each with its buffer
+Saved = dict[str, list[tuple[TensorRows, Tensor]]]  # by name: entries, each with its buffer
 Copy = tuple[Tensor, Tensor]  # to, from
 
 
 def create_optimizer_state(engine: Engine, saved: Saved) -> None:
     """Give a fresh optimizer the empty state that it would create for what was saved."""
     optimizer = engine.raw_optimizer
-    kinds: dict[str, dict[str, Entry]] = {}
+    kinds: dict[str, dict[str, TensorRows]] = {}
     for name, found in saved.items():
         if name.startswith(OPTIMIZER):
             parameter_name, _, kind = name.removeprefix(OPTIMIZER).rpartition("/")
@@ -181,7 +181,9 @@ def create_optimizer_state(engine: Engine, saved: Saved) -> None:
             optimizer.state[parameter][kind] = _empty(parameter, kind, entry, optimizer)
 
 
-def _empty(parameter: Tensor, kind: str, entry: Entry, optimizer: torch.optim.Optimizer) -> Tensor:
+def _empty(
+    parameter: Tensor, kind: str, entry: TensorRows, optimizer: torch.optim.Optimizer
+) -> Tensor:
     if kind != "step":
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
     # As torch.optim.Adam does it: on the device where the whole update is one kernel.
@@ -206,7 +208,7 @@ def plan(pieces: Iterable[Piece], saved: Saved) -> list[Copy]:
     return copies
 
 
-def _rows_of(one: Piece, found: Sequence[tuple[Entry, Tensor]]) -> Iterator[Copy]:
+def _rows_of(one: Piece, found: Sequence[tuple[TensorRows, Tensor]]) -> Iterator[Copy]:
     first, last = one.first, one.first + one.local.shape[0]
     missing = last - first
     for entry, buffer in found:

@@ -44,7 +44,7 @@ Passing = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What there is to train, the same on every rank."""
 
     config: RunConfig
@@ -65,7 +65,7 @@ class Loop:
 
     def __init__(
         self,
-        job: Job,
+        job: TrainingJob,
         engine: Engine,
         reporter: Reporter,
         vault: Vault | None = None,

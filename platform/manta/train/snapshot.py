@@ -29,7 +29,7 @@ from manta.train.engine import Engine
 from manta.train.journal import COLUMNS, NO_ROWS, Journal, RowTable
 from manta.train.layout import Piece, Saved
 from manta.train.saved import TrainState
-from manta.train.vault import Shard, Stamp, Vault
+from manta.train.vault import SnapshotShard, Stamp, Vault
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Snapshots:
         self._engine, self._attempt, self._passing = engine, attempt, passing
         self._vault = None if every == 0 else vault
         self._every = every
-        self._pace = Pace()
+        self._pace = SnapshotPace()
         self._next: int | None = None
         self._taken: int | None = None
         self._copy = DeviceCopy(engine) if engine.device.type == "cuda" else HostCopy()
@@ -282,7 +282,7 @@ class _Content:
     scaler: dict[str, Any] | None
 
     @classmethod
-    def read(cls, shards: Sequence[Shard], stamp: Stamp) -> _Content:
+    def read(cls, shards: Sequence[SnapshotShard], stamp: Stamp) -> _Content:
         """Put the parts together.
 
         Raises:
@@ -321,7 +321,7 @@ class _Content:
             )
 
 
-class Pace:
+class SnapshotPace:
     """How often a snapshot is worth its price, from what the last ones cost."""
 
     def __init__(self) -> None:

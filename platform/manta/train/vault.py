@@ -16,7 +16,7 @@ class Stamp(NamedTuple):
     attempt: int
 
 
-class Shard(NamedTuple):
+class SnapshotShard(NamedTuple):
     """A rank's part of a snapshot: its header, JSON, and its buffer."""
 
     header: bytes
@@ -58,7 +58,7 @@ class Vault(Protocol):
         """The snapshots of which every part is there. For the first rank."""
         ...
 
-    def open(self, stamp: Stamp) -> list[Shard]:
+    def open(self, stamp: Stamp) -> list[SnapshotShard]:
         """All parts of a snapshot; fewer where some are gone."""
         ...
 

@@ -30,7 +30,7 @@ from manta.tune.forks import Forks
 from manta.tune.halving import Halving
 from manta.tune.outline import Leg, Outline, suggestion
 from manta.tune.population import Population
-from manta.tune.progress import OVER, Outcome, Progress, room, shares
+from manta.tune.progress import OVER, Outcome, SweepProgress, room, shares
 from manta.tune.searchers import Suggester, searcher
 
 FINISHED = "finished"
@@ -70,7 +70,7 @@ class Conductor:
         self._may_grow = may_grow()
         self._save()
 
-    def _opened(self) -> Progress:
+    def _opened(self) -> SweepProgress:
         section, rungs = self._outline.config.scheduler, self._outline.rungs
         if self._outline.population:
             return Population(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from manta.track.sweep_state import SweepState, SweepTrial
-from manta.tune.progress import Progress
+from manta.tune.progress import SweepProgress
 
 
 def survivors(
@@ -33,11 +33,11 @@ def survivors(
     return set(sorted(scores, key=lambda name: (sign * scores[name], name))[:count])
 
 
-class Halving(Progress):
+class Halving(SweepProgress):
     """The trials of a sweep, which pause at rungs unless they are among the best there.
 
     Args:
-        state, forked, rungs: as `Progress`.
+        state, forked, rungs: as `SweepProgress`.
         factor: one in so many goes on at a rung.
     """
 

@@ -11,7 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
-from manta.elastic.policy import Share
+from manta.elastic.policy import WorkerShare
 from manta.elastic.preflight import Checked, check
 from manta.elastic.spares import Spares
 from manta.elastic.trainer import open_worker_pool, train
@@ -60,7 +60,7 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
         if leg.fork_step == checked.schedule.steps:
             _close_whole(checked, leg)
             return "finished", ""
-        share = Share(watcher.conductor, watcher.name)
+        share = WorkerShare(watcher.conductor, watcher.name)
         pool = _pool(tuple(sorted(leg.config.scaling.resources_per_worker.items())))
         result = train(
             checked,

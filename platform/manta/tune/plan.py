@@ -11,7 +11,7 @@ from rich.tree import Tree as RichTree
 
 from manta.corpus.manifest import Manifest
 from manta.track import figures
-from manta.track.remarks import Plan, remarks
+from manta.track.remarks import PlannedRun, remarks
 from manta.tune.outline import Outline
 from manta.tune.tree import Stage
 
@@ -45,10 +45,10 @@ def _note_rows(outline: Outline, manifest: Manifest) -> Iterator[tuple[str, str]
     """What is odd about trials without being wrong, each once, and of how many trials it is."""
     count: Counter[str] = Counter()
     for trial in outline.trials:
-        count.update(remarks(Plan(trial.config, manifest, trial.training.schedule)))
+        count.update(remarks(PlannedRun(trial.config, manifest, trial.training.schedule)))
     if not outline.trials:
         base = outline.base
-        count.update(remarks(Plan(base.config, manifest, base.schedule)))
+        count.update(remarks(PlannedRun(base.config, manifest, base.schedule)))
     for text, trials in count.most_common(MOST_NOTES):
         some = 0 < trials < len(outline.trials)
         yield "Note", f"{text} ({trials} of {len(outline.trials)} trials)" if some else text

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from manta.track.sweep_state import SweepState, SweepTrial
-from manta.tune.progress import OVER, Progress
+from manta.tune.progress import OVER, SweepProgress
 
 # What a product of two floats may be off, before it is rounded up.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MarkDecision:
     """What becomes of those that came to a mark: all of them best first.
 
     Attributes:
@@ -39,7 +39,7 @@ class Verdict:
     donors: tuple[str, ...] = ()
 
 
-def verdict(came: Sequence[str], coming: int, quantile: float) -> Verdict:
+def verdict(came: Sequence[str], coming: int, quantile: float) -> MarkDecision:
     """Compare a population at a mark.
 
     Args:
@@ -52,18 +52,18 @@ def verdict(came: Sequence[str], coming: int, quantile: float) -> Verdict:
     count = min(math.ceil(members * quantile - ROUNDING), members // 2)
     certain = max(0, len(came) - count)
     if coming:
-        return Verdict(tuple(came[:certain]))
-    return Verdict(tuple(came[:certain]), tuple(came[certain:]), tuple(came[:count]))
+        return MarkDecision(tuple(came[:certain]))
+    return MarkDecision(tuple(came[:certain]), tuple(came[certain:]), tuple(came[:count]))
 
 
-class Population(Progress):
+class Population(SweepProgress):
     """The trials of a population.
 
     A trial that shares its training at a mark with others is a member like each of them, with
     the same score: it may be replaced before it has a run of its own.
 
     Args:
-        state, forked: as `Progress`.
+        state, forked: as `SweepProgress`.
         marks: token counts at which trials are compared, growing.
         quantile: the share that is replaced.
         take_over: puts a trial into the state that goes on from one of `donors` at a mark, in
@@ -82,7 +82,7 @@ class Population(Progress):
         self._quantile, self._take_over = quantile, take_over
 
     def scored(self, name: str, rung: int, value: float) -> bool:
-        """As `Progress.scored`; a trial that comes first makes room for those behind it."""
+        """As `SweepProgress.scored`; a trial that comes first makes room for those behind it."""
         came = rung not in self[name].scores
         goes_on = super().scored(name, rung, value)
         return goes_on and not (came and any(_stands(one) < rung for one in self._ready()))

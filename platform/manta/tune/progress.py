@@ -19,7 +19,7 @@ OVER = ("finished", "stopped", "diverged", "failed")
 MOST_FAILURES = 3
 
 
-class Progress:
+class SweepProgress:
     """The trials of a sweep, and which of them may train. Here nobody pauses at a rung.
 
     Args:

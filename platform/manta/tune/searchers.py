@@ -42,7 +42,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Branch:
+class StructureChoice:
     """Stands where one of several structures belongs, by its suggested number."""
 
     name: str
@@ -124,7 +124,7 @@ def _taken_apart(name: str, value: Any, parameters: dict[str, Any]) -> Any:
             for number, option in enumerate(value.categories)
         )
         parameters[name] = tune.choice(list(range(len(options))))
-        return Branch(name, options)
+        return StructureChoice(name, options)
     parameters[name] = value
     return Pick(name)
 
@@ -132,7 +132,7 @@ def _taken_apart(name: str, value: Any, parameters: dict[str, Any]) -> Any:
 def _assembled(shape: Any, picks: Mapping[str, Any]) -> Any:
     if isinstance(shape, Pick):
         return picks[shape.name]
-    if isinstance(shape, Branch):
+    if isinstance(shape, StructureChoice):
         return _assembled(shape.options[picks[shape.name]], picks)
     if isinstance(shape, dict):
         return {key: _assembled(item, picks) for key, item in shape.items()}
