@@ -13,10 +13,12 @@ import os
 import struct
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manta.cluster.free_memory import free_memory
 from manta.train.vault import Stamp
@@ -51,6 +53,11 @@ class Buffer:
     def stamp(self) -> Stamp:
         """The snapshot that lies in it."""
         return Stamp(*HEAD.unpack(os.pread(self.fd, HEAD.size, 0)))
+
+    @cached_property
+    def content(self) -> NDArray[np.uint8]:
+        """All of it, head included, to be read; it stays as long as somebody holds a part."""
+        return np.frombuffer(mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ), dtype=np.uint8)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Slots:
         self._owner, self._requested = owner, 0
         self._resources = bundle_of(resources)
         self._note, self._accelerator = note, accelerator
+        self._told: set[str] = set()
         self._held: dict[str, _Holding] = {}
 
     @property
@@ -171,11 +172,19 @@ class Slots:
         if holding.anchor is None:
             self._ask(holding)
         if died(holding.devices):
-            self._note("a process that was to find a worker's GPUs died: asking for another place")
+            self._tell_once(
+                "a process that was to find a worker's GPUs died: asking for another place"
+            )
             self._release(holding)
             self._request_one()
             return None
         return ray.get(holding.devices) if arrived([holding.devices]) else None
+
+    def _tell_once(self, message: str) -> None:
+        """Where all of them die, as on a node that is broken, it is said once."""
+        if message not in self._told:
+            self._told.add(message)
+            self._note(message)
 
     def _ask(self, holding: _Holding) -> None:
         needs = dict(self._resources)
