@@ -207,6 +207,8 @@ def test_a_corpus_of_the_first_format_means_what_it_did(tmp_path, make_corpus):
     content = json.loads((folder / "manifest.json").read_text())
     for name in ("bos_id", "pad_id", "tokenizer_config_sha256"):
         del content[name]
+    for counts in content["counts"]["train"].values():
+        del counts["bytes"]
     sha256 = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
     content |= {"format": 1, "eos_id": 2, "tokenizer_sha256": sha256}
     del content["fingerprint"]
