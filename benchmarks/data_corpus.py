@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
+import types
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -88,9 +90,18 @@ def _manta(folder: Path, samples: int) -> None:
     write_manifest(folder, made, VOCAB_SIZE)
 
 
-def _mosaic(folder: Path, samples: int) -> None:
-    from data_rows import import_streaming
+def import_streaming() -> Any:
+    """MosaicML Streaming, without its image datasets where torchvision doesn't fit Torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        sys.modules.setdefault("streaming.vision", types.ModuleType("streaming.vision"))
+    import streaming
 
+    return streaming
+
+
+def _mosaic(folder: Path, samples: int) -> None:
     columns = {"tokens": f"ndarray:uint16:{SEQ_LEN}"}
     writer = import_streaming().MDSWriter(out=str(folder), columns=columns, size_limit=SHARD_BYTES)
     with writer:

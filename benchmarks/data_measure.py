@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from data_corpus import SEQ_LEN, ids_of, quiet, tokens_of
-from data_rows import BATCH, ROWS, Place, Row, expected_ids, import_streaming
+from data_corpus import SEQ_LEN, ids_of, import_streaming, quiet, tokens_of
+from data_rows import BATCH, ROWS, Place, Row, expected_ids
 from torch import Tensor
 
 WHOLE_CHECKS = 32  # batches of which each token is checked, at the beginning

@@ -6,8 +6,6 @@ rank and, where there is one, the state that another process left.
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from data_corpus import SEQ_LEN
+from data_corpus import SEQ_LEN, import_streaming
 from torch import Tensor
 
 BATCH = 8
@@ -105,17 +103,6 @@ def _manta(place: Place, with_ray: bool) -> Reading:
 
 
 # ---------------------------------------------------------------------------- peers
-
-
-def import_streaming() -> Any:
-    """MosaicML Streaming, without its image datasets where torchvision doesn't fit Torch."""
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        sys.modules.setdefault("streaming.vision", types.ModuleType("streaming.vision"))
-    import streaming
-
-    return streaming
 
 
 class _Widened:
