@@ -81,6 +81,14 @@ def test_imports_run_one_way(path):
         assert not list(modules_of(path)), "importing manta must load none of its packages"
 
 
+def test_no_modules_import_each_other():
+    """Not in a circle either, wherever in a file the import stands."""
+    known = {name_of(path): set(modules_of(path)) - {name_of(path)} for path in MODULES}
+    while leaves := {name for name, needs in known.items() if not needs & known.keys()}:
+        known = {name: needs for name, needs in known.items() if name not in leaves}
+    assert not known, f"circles among: {', '.join(sorted(known))}"
+
+
 def test_every_package_has_its_place():
     found = {package_of(name_of(path)) for path in MODULES} - ANYONES
     assert found <= set(chain.from_iterable(LAYERS)) | set(BESIDE)

@@ -24,7 +24,7 @@ from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 
-from manta.elastic import answers, nodes, preload, start
+from manta.elastic import answers, nodes, preload, start, worker_calls
 from manta.elastic.slots import Slot
 from manta.elastic.spares import Spares
 from manta.elastic.start import Start
@@ -259,7 +259,9 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         """Ray Train's word for the end of a group that has done its work."""
         if self.placing.recycle and not self.lost:
             for actor, slot in zip(self._actors, self.placing.slots, strict=True):
-                self.placing.spares.give(slot.node, actor, actor.execute.remote(start.retire))
+                self.placing.spares.give(
+                    slot.node, actor, actor.execute.remote(worker_calls.retire)
+                )
             self._actors = []
         self.end()
 
@@ -277,7 +279,7 @@ def start_worker(
 ) -> tuple[ActorHandle, Any]:
     """A worker process on a node that begins to import; with a reference to when it has."""
     actor = open_worker(node, runtime_env, resources)
-    return actor, actor.execute.remote(start.warm)
+    return actor, actor.execute.remote(worker_calls.warm)
 
 
 def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:

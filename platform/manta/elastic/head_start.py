@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from manta.config.errors import ConfigError
-from manta.elastic import nodes, start
+from manta.elastic import nodes, worker_calls
 from manta.elastic.environment import runtime_env_of
 from manta.elastic.group import open_worker
 from manta.elastic.policy import open_pool
@@ -53,8 +53,8 @@ def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
     model = None
     if checked.tried is None:
         # Before its other imports: what the driver then has left to do goes on beside them.
-        model = first.execute.remote(start.try_model, checked.without_shards())
-    workers.give(node, first, first.execute.remote(start.warm))
+        model = first.execute.remote(worker_calls.try_model, checked.without_shards())
+    workers.give(node, first, first.execute.remote(worker_calls.warm))
     workers.fill(room)
     return _tried(checked, model), workers
 

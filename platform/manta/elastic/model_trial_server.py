@@ -16,7 +16,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no part of the answer
     runs = pickle.load(sys.stdin.buffer)
-    from manta.elastic.start import try_model
+    from manta.elastic.worker_calls import try_model
 
     found = [try_model(run) for run in runs]
     with os.fdopen(answer, "wb") as file:

@@ -1,4 +1,4 @@
-"""What the driver sends to its workers, and where they start.
+"""What the driver sends to its workers.
 
 Light to import: Ray Train's controller unpickles it too, and would else import the whole
 training stack, for nothing, before it starts the first worker.
@@ -7,7 +7,6 @@ training stack, for nothing, before it starts the first worker.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ray.actor import ActorHandle
 
@@ -29,10 +28,3 @@ class TrainingOrder:
     mailbox: ActorHandle
     before: dict[str, float]
     requested: float
-
-
-def work(order: dict[str, Any]) -> None:
-    """Train as one rank of the group; the entry point that Ray Train calls."""
-    from manta.elastic.worker import train
-
-    train(order["order"])

@@ -5,20 +5,11 @@ Light to import: it is unpickled in Ray Train's controller as well.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from manta.config.errors import ConfigError
-
-if TYPE_CHECKING:
-    from manta.elastic.preflight import Checked
-    from manta.train.tried import Tried
+from typing import Any
 
 
 class Regroup(Exception):
@@ -63,11 +54,8 @@ def begin(start: Start) -> None:
     _Worker.start = start
 
 
-def retire() -> None:
-    """Forget the run that has ended, so that this process can be a worker of another."""
-    from manta.elastic.worker import clear
-
-    clear()
+def forget() -> None:
+    """Forget the run that has ended."""
     _Worker.start, _Worker.pause, _Worker.on_pause = None, 0, None
 
 
@@ -96,34 +84,3 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("", 0))
         return int(free.getsockname()[1])
-
-
-def warm() -> float:
-    """Import what training needs; returns the seconds it took."""
-    began = time.time()
-    with _without_gc():
-        import manta.elastic.worker  # noqa: F401
-    # Half a million objects that stay: to look for garbage among them, again and again while
-    # they are made, is a fourth of the time, and each later look would be as long.
-    gc.freeze()
-    return time.time() - began
-
-
-def try_model(checked: Checked) -> Tried | str:
-    """What is known of the model of a run, or what is wrong; imports what it takes to know."""
-    with _without_gc():
-        from manta.elastic import preflight
-
-        try:
-            return preflight.try_model(checked)
-        except ConfigError as error:
-            return str(error)
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -22,10 +22,11 @@ from manta.elastic.environment import runtime_env_of
 from manta.elastic.follower import Follower, Watcher
 from manta.elastic.machine import refuse_too_much
 from manta.elastic.mailbox import open_mailbox
-from manta.elastic.order import TrainingOrder, work
+from manta.elastic.order import TrainingOrder
 from manta.elastic.preflight import Checked
 from manta.elastic.signals import stop_signals
 from manta.elastic.slots import release_all_of
+from manta.elastic.worker_calls import work
 from manta.track import Tracker
 from manta.track.context import RunContext
 from manta.track.tracker import PAUSED
