@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
 
 from manta.train import attention
+from manta.train.forward import DOCUMENTS, blocks_of, documents_of
 from manta.train.loss import TokenLoss
 from manta.train.model import labels_of
 
@@ -163,12 +166,14 @@ def test_on_a_cpu_attention_is_in_float32_whatever_the_precision(document_mask, 
 @pytest.mark.parametrize(
     ("kind", "sizes", "device", "expected"),
     [
-        ("llama", {}, CUDA, attention.BLOCKS),
+        ("llama", {}, CUDA, DOCUMENTS),
+        ("qwen3", {"head_dim": 16}, CUDA, DOCUMENTS),
+        ("mistral", {"sliding_window": 8}, CUDA, attention.BLOCKS),
         ("llama", {}, CPU, attention.MASKED),
         ("llama", {"attention_dropout": 0.1}, CUDA, "sdpa"),
         ("gpt2", {}, CUDA, "sdpa"),
     ],
-    ids=["cuda", "cpu", "dropout", "dropout of gpt2"],
+    ids=["cuda", "cuda, other", "cuda, window", "cpu", "dropout", "dropout of gpt2"],
 )
 def test_documents_are_told_apart_by_blocks_where_that_is_a_kernel(
     kind, sizes, device, expected
@@ -178,19 +183,71 @@ def test_documents_are_told_apart_by_blocks_where_that_is_a_kernel(
     assert implementation(lm) == expected
 
 
+class Waits(TorchDispatchMode):
+    """Counts values that the host asks for: for each it would wait for an accelerator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
-def test_blocks_are_the_same_attention_as_the_mask(kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sizes", "expected"),
+    [
+        ("llama", {}, DOCUMENTS),
+        ("qwen3", {"head_dim": 16}, DOCUMENTS),
+        ("mistral", {"sliding_window": 64}, DOCUMENTS),
+        ("mistral", {"sliding_window": 8}, attention.BLOCKS),
+    ],
+    ids=["llama", "qwen3", "mistral", "window"],
+)
+def test_blocks_are_the_same_attention_as_the_mask(kind, sizes, expected) -> None:
     """Of the forward pass, without the kernel: on a CPU Torch has no backward of it."""
-    lm, (tokens, positions) = model_of(kind, MODELS[kind]), packed()
+    lm, (tokens, positions) = model_of(kind, sizes), packed()
     masked = lm(input_ids=tokens, position_ids=positions, use_cache=False).logits
     plain = lm(input_ids=tokens, use_cache=False).logits
     choose(lm, document_mask=True, device=CUDA)
-    assert implementation(lm) == attention.BLOCKS
+    assert implementation(lm) == expected
+    loss = TokenLoss(lm)
     with torch.compiler.set_stance("force_eager"):
-        blocks = lm(input_ids=tokens, position_ids=positions, use_cache=False).logits
+        blocks = lm(input_ids=tokens, use_cache=False, **documents_of(lm, positions)).logits
     torch.testing.assert_close(blocks, masked, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(plain, masked, rtol=1e-2)
+    labels = labels_of(tokens, positions)
+    with torch.compiler.set_stance("force_eager"):
+        mine = loss(tokens, labels, positions)
+    theirs = F.cross_entropy(masked.flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
+
+
+def test_documents_are_told_apart_without_a_look_at_their_positions() -> None:
+    """Transformers makes the same mask, but first asks whether there are several documents."""
+    lm, (tokens, positions) = model_of("llama", {}), packed()
+    lm.set_attn_implementation(attention.BLOCKS)
+    embedded = lm.get_input_embeddings()(tokens)
+    with torch.compiler.set_stance("force_eager"):
+        with Waits() as mine:
+            blocks = blocks_of(positions)
+        with Waits() as theirs:
+            same = create_causal_mask(lm.config, embedded, None, None, positions)
+    assert torch.equal(blocks.to_dense(), same.to_dense())
+    assert theirs.count > mine.count == 0
+
+
+def test_a_model_that_knows_documents_by_blocks_compiles_as_one_graph() -> None:
+    """The forward pass, without the kernel. Transformers' own making of blocks breaks the graph."""
+    lm, (tokens, positions) = model_of("llama", {}).requires_grad_(False), packed()
+    choose(lm, document_mask=True, device=CUDA)
+    loss, labels = TokenLoss(lm), labels_of(tokens, positions)
+    with torch.compiler.set_stance("force_eager"):
+        expected = loss(tokens, labels, positions)
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(tokens, labels, positions), expected, rtol=1e-5, atol=0)
+    torch.compiler.reset()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -24,7 +25,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from manta.train.loss import options_of
+from manta.train.forward import DOCUMENTS, documents_of, options_of
 
 # Torch's attention, and nobody makes a mask for it: without one it is causal.
 CAUSAL = "sdpa_without_mask"
@@ -85,14 +86,29 @@ def _forward_in_blocks(
     return found
 
 
+def _forward_in_documents(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """As `_forward_in_blocks`, by the blocks that the model was given and no others."""
+    if not isinstance(attention_mask, BlockMask):
+        raise MaskGiven
+    return _forward_in_blocks(module, query, key, value, attention_mask, **kwargs)
+
+
 class MaskGiven(Exception):
-    """A model has a mask of its own where none was made for it."""
+    """A model has a mask of its own, or none, where it was to have what it was given."""
 
 
 AttentionInterface.register(CAUSAL, _forward_without_mask)
 AttentionInterface.register(MASKED, _forward)
 AttentionMaskInterface.register(MASKED, sdpa_mask)
 AttentionInterface.register(BLOCKS, _forward_in_blocks)
+AttentionInterface.register(DOCUMENTS, _forward_in_documents)
 
 
 def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: torch.device) -> None:
@@ -115,6 +131,8 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
         lm.set_attn_implementation(MASKED)
     elif document_mask and _has_blocks(lm, device):
         lm.set_attn_implementation(BLOCKS)
+        if attends_to_everything(lm.config, seq_len) and _takes_documents(lm):
+            lm.set_attn_implementation(DOCUMENTS)
 
 
 def follow(lm: PreTrainedModel, like: PreTrainedModel) -> None:
@@ -126,7 +144,7 @@ def follow(lm: PreTrainedModel, like: PreTrainedModel) -> None:
 
 def is_compiled(lm: PreTrainedModel) -> bool:
     """Whether attention is compiled, for each shape when it comes first."""
-    return bool(lm.config._attn_implementation == BLOCKS)
+    return lm.config._attn_implementation in (BLOCKS, DOCUMENTS)
 
 
 @torch.no_grad()
@@ -138,6 +156,30 @@ def _needs_no_mask(lm: PreTrainedModel) -> bool:
     except MaskGiven:
         return False
     return True
+
+
+@torch.no_grad()
+def _takes_documents(lm: PreTrainedModel) -> bool:
+    """Whether a model does with a mask of blocks as with its own: tried, without a kernel."""
+    device = next(lm.parameters()).device
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2]], device=device)
+    tokens = torch.arange(8, device=device)[None] % lm.get_input_embeddings().weight.shape[0]
+    chosen, was_training = lm.config._attn_implementation, lm.training
+    lm.eval()
+    found = []
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            for name in (BLOCKS, DOCUMENTS):
+                lm.set_attn_implementation(name)
+                documents = documents_of(lm, positions)
+                found.append(lm(input_ids=tokens, **documents, **options_of(lm)).logits)
+    except Exception:  # each model's class has errors of its own
+        return False
+    finally:
+        lm.set_attn_implementation(chosen)
+        lm.train(was_training)
+    own, given = found
+    return torch.allclose(own, given, rtol=1e-4, atol=1e-5 * float(own.abs().max()))
 
 
 def attends_to_everything(config: PretrainedConfig, seq_len: int) -> bool:

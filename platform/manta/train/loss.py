@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manta.train.cross_entropy import IGNORE, linear_cross_entropy
+from manta.train.forward import documents_of, options_of
 
 
 class TokenLoss(nn.Module):
@@ -39,20 +37,13 @@ class TokenLoss(nn.Module):
         fused = self._head is not None and not _is_half(tokens.device)
         if self._head is not None:
             self._head[0].labels = labels if fused else None
-        positions = {} if position_ids is None else {"position_ids": position_ids}
-        out: Tensor = self.lm(input_ids=tokens, **positions, **self._options).logits
+        documents = documents_of(self.lm, position_ids)
+        out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
         if fused:
             return out
         return F.cross_entropy(
             out.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
         )
-
-
-def options_of(lm: nn.Module) -> dict[str, Any]:
-    """What a model is told at each forward pass: to keep no cache, if it knows of any."""
-    taken = inspect.signature(lm.forward).parameters.values()
-    knows = any(one.name == "use_cache" or one.kind is one.VAR_KEYWORD for one in taken)
-    return {"use_cache": False} if knows else {}
 
 
 def _is_half(device: torch.device) -> bool:

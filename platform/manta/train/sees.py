@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.train import attention
-from manta.train.loss import options_of
+from manta.train.forward import documents_of, options_of
 from manta.train.model import train_all_embeddings
 from manta.train.small import skeleton, small_of
 
@@ -142,8 +142,8 @@ def sample_rows(lm: PreTrainedModel, vocabulary: int) -> Tensor:
 
 def logits_of(lm: PreTrainedModel, tokens: Tensor, positions: Tensor | None) -> Tensor:
     """Logits, (rows, tokens, vocabulary), as in training."""
-    given = {} if positions is None else {"position_ids": positions}
-    logits: Tensor = lm(input_ids=tokens, **given, **options_of(lm)).logits
+    documents = documents_of(lm, positions)
+    logits: Tensor = lm(input_ids=tokens, **documents, **options_of(lm)).logits
     return logits
 
 

@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.train import attention, randomness
-from manta.train.loss import options_of
+from manta.train.forward import options_of
 from manta.train.sees import (
     ROW,
     evaluating,
