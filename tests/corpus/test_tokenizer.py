@@ -179,6 +179,9 @@ def test_what_is_no_tokenizer(tmp_path):
 
     with pytest.raises(CorpusError, match=r"t\.json: not a tokenizer\.json"):
         load(TokenizerSection(path=str(tmp_path / "t.json")))
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CorpusError, match=rf"this is a run, .*: manta export {tmp_path} FOLDER"):
+        load(TokenizerSection(path=str(tmp_path)))
 
 
 def test_hugging_face_finds_and_gives_the_same_tokenizer(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from plain_runs import engine_of, run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig
 
 from manta.config.errors import ConfigError
 from manta.config.run import OptimizerSection
@@ -74,6 +75,18 @@ def test_norms_biases_and_embeddings_do_not_decay(checked) -> None:
     (everything,) = optimizer.build(OptimizerSection(decay_all=True), lm).param_groups
     assert everything["weight_decay"] == 0.1
     assert len(everything["params"]) == len(names)
+
+
+def test_of_a_pretrained_model_no_size_is_to_be_changed(checked, tmp_path) -> None:
+    LlamaConfig(vocab_size=64, max_position_embeddings=8).save_pretrained(tmp_path)
+    pretrained = {"type": None, "sizes": {}, "pretrained": str(tmp_path)}
+    config = checked().config
+    config = config.model_copy(update={"model": config.model.model_copy(update=pretrained)})
+    with pytest.raises(ConfigError, match=r"the model's context is 8; lower it$"):
+        model_config.resolve(config, VOCABULARY)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match="neither a folder with a config"):
+        model_config.resolve(config, VOCABULARY)
 
 
 @pytest.mark.parametrize(

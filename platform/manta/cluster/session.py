@@ -11,6 +11,7 @@ from pathlib import Path
 
 from manta.cluster.grace import ask_for_time_to_save
 from manta.cluster.hush import handlers_kept, hushed, raylets_unheard
+from manta.cluster.last_words import watched
 from manta.cluster.reach import RAY_ADDRESS, check_head
 from manta.cluster.waiting import told
 from manta.config.errors import RunError
@@ -35,11 +36,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     cluster = cluster_of(address)
     _quiet()
-    with hushed() as said, ExitStack() as stack:
+    with watched() as watch, hushed() as said, ExitStack() as stack:
         what = f"connecting to Ray at {cluster}" if cluster else "starting Ray"
         with told(what), handlers_kept(), raylets_unheard():
             stack.enter_context(_connected(cluster, address) if cluster else _embedded())
         said.move_to(_logs() / f"manta-driver-{os.getpid()}.err")
+        watch.logs_are_in(str(_logs()))
         yield
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -308,6 +309,11 @@ def _from_hub(name: str) -> Path:
 
 def _unusable(name: str, error: Exception) -> CorpusError:
     lines = str(error).splitlines() or [type(error).__name__]
+    if (Path(name) / "run.json").exists():
+        return CorpusError(
+            f"tokenizer {name}: this is a run, which has its corpus's tokenizer: give the folder "
+            f"of that corpus, or the model's: manta export {shlex.quote(name)} FOLDER"
+        )
     return CorpusError(
         f"tokenizer {name}: neither a tokenizer.json, nor a folder with one, nor a "
         f"Hugging Face tokenizer that can be loaded: {lines[0]}"

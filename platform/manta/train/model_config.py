@@ -39,7 +39,11 @@ def resolve(config: RunConfig, vocabulary: Vocabulary) -> PretrainedConfig:
         try:
             resolved = AutoConfig.from_pretrained(section.pretrained)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"model.pretrained = {section.pretrained!r}: {error}") from None
+            why = " ".join(str(error).split())
+            raise ConfigError(
+                f"model.pretrained = {section.pretrained!r}: neither a folder with a config.json, "
+                f"as 'manta export' writes it, nor a model of Hugging Face's that can be had: {why}"
+            ) from None
     else:
         resolved = _from_sizes(section.type or "", section.sizes, vocabulary)
     names = ("vocab_size", "max_position_embeddings")

@@ -76,16 +76,18 @@ def refuse_too_small(config: RunConfig, vocab_size: int, sizes: dict[str, Any]) 
         sizes: of the model; those that are missing, or None, are not looked at.
     """
     vocabulary, context = sizes.get("vocab_size"), sizes.get("max_position_embeddings")
+    made = config.model.pretrained is None
     if isinstance(vocabulary, int) and vocabulary < vocab_size:
+        larger = f"set model.sizes.vocab_size to at least {vocab_size} or " if made else ""
         raise ConfigError(
-            f"model: its vocabulary has {vocabulary} entries, but the corpus was "
-            f"tokenized with {vocab_size}: set model.sizes.vocab_size to at least {vocab_size} "
-            "or prepare the corpus with this model's tokenizer (tokenizer.path)"
+            f"model: its vocabulary has {vocabulary} entries, but the corpus was tokenized with "
+            f"{vocab_size}: {larger}prepare the corpus with this model's tokenizer (tokenizer.path)"
         )
     if isinstance(context, int) and 0 < context < config.train.seq_len:  # -1: without a limit
+        longer = ", or raise model.sizes.max_position_embeddings" if made else ""
         raise ConfigError(
             f"train.seq_len = {config.train.seq_len}: the model's context is {context}; lower "
-            "it, or raise model.sizes.max_position_embeddings"
+            f"it{longer}"
         )
 
 
