@@ -23,7 +23,7 @@ Columns
     document mask   compile, and attention within documents of 1,024 tokens
     log each step   compile, and loss and gradient norm read by the host after each step
     snapshots       compile, and the engine's state copied to host memory each 5 steps
-    chunk 2 GiB     compile, and as much of the logits at a time in the fused loss
+    chunk 512 MiB   compile, and less of the logits at a time in the fused loss
 
 MFU (model FLOPs utilisation) = tokens/s · FLOPs of a token / peak
     FLOPs of a token = 6 · N + 12 · layers · heads · head width · seq_len / 2

@@ -92,7 +92,7 @@ COLUMNS = {
     "document mask": Column(document_mask=True),
     "log each step": Column(reads_each_step=True),
     "snapshots": Column(snapshots=True),
-    "chunk 2 GiB": Column(chunk=2**31),
+    "chunk 512 MiB": Column(chunk=2**29),
 }
 
 
@@ -372,6 +372,7 @@ def measured(case: Case, corpus: Path) -> dict[str, Any]:
     config = config_of(case, corpus)
     if case.options.chunk is not None:
         cross_entropy.CHUNK = dict.fromkeys(cross_entropy.CHUNK, case.options.chunk)
+        cross_entropy.LARGEST_CHUNK = case.options.chunk
     loop = EngineLoop(case, config) if case.loop == "engine" else BareLoop(case, config)
     batches = loop.batches(_batches(config, corpus))
     losses = [float(loop.step(batch)) for batch in islice(batches, WARMUP)]
