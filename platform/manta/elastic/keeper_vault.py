@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -51,7 +51,6 @@ class KeeperVault:
         self._others = [keeper for node, keeper in keepers.items() if node != node_id]
         self._onward = _onward(keepers, node_id)
         self._writer = identity(os.getpid())
-        self._leases: list[Any] = []
         self._prepare: Prepare = lambda buffers: None
         self._coming: Future[list[Mapped]] | None = None
         self._buffers: list[Mapped] = []
@@ -90,26 +89,28 @@ class KeeperVault:
         return self._pending is None
 
     def _has_room(self, size: int) -> bool:
-        assert self._mine is not None
-        if self._asked < size and not self._leases and self._coming is None:
+        if self._asked < size and self._coming is None:
             self._asked = size + SLACK
             wanted = HEAD.size + self._asked
-            self._leases = [self._mine.lease.remote(wanted, self._writer) for _ in range(2)]
-        if self._leases and arrived(self._leases):
-            places, self._leases = ray.get(self._leases), []
-            if reasons := [place for place in places if isinstance(place, str)]:
-                self._mine.release.remote([one.fd for one in places if isinstance(one, Place)])
-                raise NoMemory(reasons[0])
-            self._coming = _in_a_thread(lambda: self._prepared(places))
+            self._coming = _in_a_thread(lambda: self._leased(wanted))
         if self._coming is not None:
             if not self._coming.done():
                 return False
-            self._take(self._coming.result())
-            self._coming = None
+            coming, self._coming = self._coming, None
+            self._take(coming.result())
         return bool(self._buffers) and size <= self._size
 
-    def _prepared(self, places: Sequence[Place]) -> list[Mapped]:
-        """Buffers that can be written to without a wait: it takes seconds for what is large."""
+    def _leased(self, size: int) -> list[Mapped]:
+        """Two buffers that can be written to without a wait: it takes seconds for what is large.
+
+        Raises:
+            NoMemory: if the node has none.
+        """
+        assert self._mine is not None
+        places = ray.get([self._mine.lease.remote(size, self._writer) for _ in range(2)])
+        if reasons := [place for place in places if isinstance(place, str)]:
+            self._mine.release.remote([one.fd for one in places if isinstance(one, Place)])
+            raise NoMemory(reasons[0])
         buffers = [Mapped.of(place) for place in places]
         self._prepare([mapped.data for mapped in buffers])
         return buffers
