@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 from manta.config.errors import CorpusError
 from manta.corpus import shards
 from manta.corpus.documents import SPLITS
-from manta.corpus.encode import piece_file
+from manta.corpus.leftovers import piece_file, read_record, sealed_json, shard_record
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.workspace import Workspace
 from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
@@ -103,12 +102,17 @@ class Assembler:
 def _shard(workspace: Workspace, split: Split, name: str, units: list[int]) -> Shard:
     """Write one shard, or find it finished by an earlier attempt; then drop its pieces."""
     work, final = workspace.work, workspace.out / name
-    record = work / f"{name}.json"
+    record = shard_record(work, name)
     pieces = [piece_file(work, unit, split) for unit in units]
     if record.exists() and final.exists():
-        shard = Shard.model_validate_json(record.read_bytes())
+        shard = Shard.model_validate(read_record(record)["shard"])
     else:
-        shard = _join(pieces, split, final, lambda made: write_whole(record, _dumped(made)), work)
+
+        def note(made: Shard) -> None:
+            content = {"shard": made.model_dump(mode="json"), "units": units}
+            write_whole(record, sealed_json(content))
+
+        shard = _join(pieces, split, final, note, work)
     for piece in pieces:
         piece.unlink(missing_ok=True)
     return shard
@@ -144,7 +148,3 @@ def _join(
     except OSError as error:
         raise unwritable(final, error) from None
     return shard
-
-
-def _dumped(shard: Shard) -> bytes:
-    return json.dumps(shard.model_dump(mode="json")).encode()

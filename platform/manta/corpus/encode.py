@@ -7,7 +7,6 @@ workers make in parallel; `assemble` joins them into shards of the size asked fo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,12 @@ from manta.config.errors import CorpusError
 from manta.corpus import shards
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
+from manta.corpus.leftovers import piece_file, record_file, sealed_json
 from manta.corpus.manifest import Split
 from manta.corpus.tokenizer import ENCODE_BYTES, CorpusTokenizer, encoder
 from manta.corpus.units import identified, rows
 from manta.corpus.workspace import Workspace
 from manta.storage.atomic import whole_file, write_whole
-
-
-def piece_file(work: Path, unit: int, split: Split) -> Path:
-    """Where the piece of a unit lies; there is none if the unit has no document in the split."""
-    return work / f"unit-{unit:06d}.{split}.arrow"
-
-
-def record_file(work: Path, unit: int) -> Path:
-    """Where the unit's counts lie once all its pieces are written."""
-    return work / f"unit-{unit:06d}.json"
 
 
 def settings(
@@ -86,14 +76,15 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
             "run the same command again"
         )
     kept = hashes[[i for i in range(len(hashes)) if i not in left_out]]
-    counts = _write_pieces(order, tokens, kept)
+    counts, pieces = _write_pieces(order, tokens, kept)
     record = {
         "unit": order["unit"],
         "source": order["source"],
         "splits": counts,
+        "pieces": pieces,
         "has_padding": _stands_in(order["pad_id"], tokens),
     }
-    write_whole(record_file(Path(order["work"]), order["unit"]), json.dumps(record).encode())
+    write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
     return {**record, "bytes": order["bytes"]}
 
 
@@ -125,9 +116,14 @@ def _batches(
 
 def _write_pieces(
     order: dict[str, Any], tokens: list[Any], hashes: Hashes
-) -> dict[Split, list[int]]:
-    """Write the unit's pieces; returns documents and tokens of each split that has any."""
+) -> tuple[dict[Split, list[int]], dict[Split, str]]:
+    """Write the unit's pieces, one for each split that has documents.
+
+    Returns:
+        Documents and tokens of each split, and the SHA-256 of its piece.
+    """
     counts: dict[Split, list[int]] = {}
+    pieces: dict[Split, str] = {}
     split = split_of(hashes, order["bounds"])
     for index, name in enumerate(SPLITS):
         members = np.flatnonzero(split == index).tolist()
@@ -141,6 +137,6 @@ def _write_pieces(
             order["dtype"],
         )
         with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
-            shards.write(file, table)
+            pieces[name] = shards.write(file, table)[1]
         counts[name] = [len(members), sum(len(tokens[member]) for member in members)]
-    return counts
+    return counts, pieces

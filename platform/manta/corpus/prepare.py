@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import tokenizers
 import manta
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
-from manta.corpus import engine, scan, units
+from manta.corpus import engine, leftovers, scan, units
 from manta.corpus.assemble import Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.cuts import cuts_of
 from manta.corpus.documents import SPLITS, split_bounds, split_of
-from manta.corpus.encode import digest, encode_unit, record_file, settings
+from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress import PrepareProgress, short
@@ -95,6 +95,7 @@ class _Preparation:
 
     def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
         self.tell_unusable_files()
+        self.check_leftovers()
         section = self.config.tokenizer
         scanned = self.scan(COMPARED_BYTES if tokenizer else section.sample_bytes)
         try:
@@ -121,6 +122,17 @@ class _Preparation:
         for problem in scan.unusable_files(self.plan, self.files, self.config)[:SHOWN_PROBLEMS]:
             self.bar.say(f"can't be used: {problem}")
 
+    def check_leftovers(self) -> None:
+        """Go on with what an earlier attempt has done only as far as it is as it was written."""
+        work, found = self.workspace.work, [unit.index for unit in self.plan.units]
+        damaged = leftovers.remove_damaged(self.workspace.out, work, found)
+        if damaged:
+            more = ", …" if len(damaged) > SHOWN_PROBLEMS else ""
+            self.bar.say(
+                f"{len(damaged)} files of the interrupted attempt are damaged or gone, and are "
+                f"made anew: {', '.join(damaged[:SHOWN_PROBLEMS])}{more}"
+            )
+
     def scan(self, sample_bytes: int) -> Scanned:
         """The first pass, without the units that an earlier attempt has done."""
         work = self.workspace.work
@@ -130,7 +142,7 @@ class _Preparation:
             "train_below": train_below,
             "sample_below": scan.sample_bound(sample_bytes, self.plan, train_below),
         }
-        todo = [u for u in self.plan.units if not scan.scan_file(work, u.index).exists()]
+        todo = [u for u in self.plan.units if not leftovers.scan_file(work, u.index).exists()]
         phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
         phase.found(sum(u.bytes for u in self.plan.units) - sum(u.bytes for u in todo), 0)
         orders = [units.order(unit, self.files, self.config) | common for unit in todo]
@@ -166,7 +178,7 @@ class _Preparation:
     def trained(self, scanned: Scanned) -> CorpusTokenizer:
         """A tokenizer trained on a sample, by this attempt or an earlier one."""
         section = self.config.tokenizer
-        if (self.workspace.tokenizer / "done").exists():
+        if (self.workspace.tokenizer / leftovers.DONE).exists():
             return stored(self.workspace.tokenizer, TRAINED_EOS)
         self.bar.say(f"training a tokenizer of {section.vocab_size} tokens …")
         texts = scan.sample_texts(self.workspace.work, scanned, self.bounds, section.sample_bytes)
@@ -175,14 +187,15 @@ class _Preparation:
     def keep(self, tokenizer: CorpusTokenizer) -> CorpusTokenizer:
         """Put the tokenizer where the workers find it."""
         folder = self.workspace.tokenizer
-        if not (folder / "done").exists():
+        if not (folder / leftovers.DONE).exists():
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise unwritable(folder, error) from None
             for name, content in tokenizer.files.items():
                 write_whole(folder / name, content)
-            write_whole(folder / "done", b"")
+            sums = {name: hashlib.sha256(it).hexdigest() for name, it in tokenizer.files.items()}
+            write_whole(folder / leftovers.DONE, leftovers.sealed_json({"files": sums}))
         return tokenizer
 
     def compare(self, tokenizer: CorpusTokenizer, scanned: Scanned) -> None:
@@ -220,9 +233,9 @@ class _Preparation:
             common = settings(self.workspace, tokenizer, self.bounds, self.sources)
             before = np.zeros(3, dtype=np.int64)
             for unit in self.plan.units:
-                record = record_file(self.workspace.work, unit.index)
+                record = leftovers.record_file(self.workspace.work, unit.index)
                 if record.exists():
-                    before += [unit.bytes, *take(json.loads(record.read_bytes()))]
+                    before += [unit.bytes, *take(leftovers.read_record(record))]
                 else:
                     orders.append(self.order(unit, scanned) | common)
             phase.found(*before.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from manta.corpus.documents import (
     sample_priority,
     split_of,
 )
+from manta.corpus.leftovers import sample_file, scan_file
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
 from manta.corpus.sources import InputFile
 from manta.corpus.units import UnitPlan, identified, rows
@@ -99,11 +101,6 @@ class Scanned:
         return self.hashes[span], self.kept[span], self.sizes[span]
 
 
-def scan_file(work: Path, unit: int) -> Path:
-    """Where the result of a unit's scan lies once it is done."""
-    return work / f"unit-{unit:06d}.scan.npz"
-
-
 def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     """The task of one unit: hash its documents, note its problems, keep its share of the sample.
 
@@ -129,16 +126,18 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
         hashes.append(identity[0])
         sizes.append(identity[1])
     work = Path(order["work"])
+    notes: dict[str, Any] = {"problems": problems, "rows": counted, "empty": empty, "sample": None}
     if sample:
-        write_whole(_sample_file(work, order["unit"]), json.dumps(sample).encode())
-    notes = json.dumps({"problems": problems, "rows": counted, "empty": empty}).encode()
+        content = json.dumps(sample).encode()
+        write_whole(sample_file(work, order["unit"]), content)
+        notes["sample"] = hashlib.sha256(content).hexdigest()
     # The last file to be written: it says that the unit is done.
     with whole_file(scan_file(work, order["unit"])) as file:
         np.savez(
             file,
             hashes=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
             sizes=np.array(sizes, np.uint64),
-            notes=np.frombuffer(notes, np.uint8),
+            notes=np.frombuffer(json.dumps(notes).encode(), np.uint8),
         )
     return {"unit": order["unit"], "bytes": order["bytes"], "documents": len(hashes)}
 
@@ -192,15 +191,11 @@ def sample_texts(work: Path, scanned: Scanned, bounds: list[int], bytes_: int) -
     wanted = np.zeros(len(chosen), dtype=bool)
     wanted[places[before < bytes_]] = True
     for unit, begin in enumerate(scanned.begins[:-1].tolist()):
-        path = _sample_file(work, unit)
+        path = sample_file(work, unit)
         if path.exists():
             for index, text in json.loads(path.read_bytes()):
                 if wanted[begin + index]:
                     yield text
-
-
-def _sample_file(work: Path, unit: int) -> Path:
-    return work / f"unit-{unit:06d}.sample.json"
 
 
 def _sampled(identity: bytes, sample_below: int, train_below: int) -> bool:
