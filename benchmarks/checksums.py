@@ -1,14 +1,18 @@
-"""What checksums of checkpoints cost: seconds of saving and loading, with and without them.
+"""What checksums of checkpoints cost, beside the same save and load without them.
 
     python benchmarks/checksums.py --megabytes 256
 
-Saving is the writing thread's time beside training; loading is what a start waits for.
+Each turn saves and loads one state in four ways, in an order that is turned round from turn to
+turn; read the ratios, which are of the same turn. A lone rank's save holds training until it is
+written: its seconds are those that training waits, and what checksums add to them is the only cost
+in a step. More ranks save in a thread beside training, by the same code. A load is what a start
+waits for. The last line says how far apart saves must be for that cost to stay below 1 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import shutil
 import statistics
 import tempfile
 import time
@@ -17,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch.distributed.checkpoint import (
     FileSystemReader,
     FileSystemWriter,
@@ -25,73 +31,99 @@ from torch.distributed.checkpoint import (
 )
 
 from manta.train.dcp import METADATA, Planner, Reader, Writer
-from manta.train.loading import quiet_alone
+from manta.train.loading import CHECKING_THREADS, quiet_alone
+
+Content = dict[str, dict[str, torch.Tensor]]
+SHARE = 0.01
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tensor", type=int, default=2**20, help="bytes of each tensor")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--folder", help="on the disk to measure; else that of temporary files")
     args = parser.parse_args()
-    tensors = {f"t{i}": torch.randn(2**18) for i in range(args.megabytes)}
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), {"model": tensors}, args.repeats)
+    count = args.megabytes * 2**20 // args.tensor
+    content = {"model": {f"t{i}": torch.randn(args.tensor // 4) for i in range(count)}}
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        turns = [turn(Path(folder), content, odd=bool(n % 2)) for n in range(-1, args.turns)]
+    show(turns[1:])  # the first one warms up
 
 
-def measure(folder: Path, content: dict[str, dict[str, torch.Tensor]], repeats: int) -> None:
-    """Print medians of interleaved repeats."""
-    spent: dict[str, list[float]] = {}
-    for number in range(repeats):
-        measure_once(folder / str(number), content, spent)
-    data = (folder / "0" / "ours" / "__0_0.distcp").read_bytes()
-    note(spent, "SHA-256 alone", lambda: hashlib.sha256(data).hexdigest())
-    for name, seconds in spent.items():
-        print(f"{name:24}{statistics.median(seconds):8.3f} s")
-
-
-def measure_once(
-    folder: Path, content: dict[str, dict[str, torch.Tensor]], spent: dict[str, list[float]]
-) -> None:
-    """One save and load of each kind."""
+def turn(folder: Path, content: Content, *, odd: bool) -> dict[str, float]:
+    """Seconds of one save and load of each kind."""
     plain, ours = folder / "plain", folder / "ours"
-    plain.mkdir(parents=True)
-    ours.mkdir()
-    note(spent, "save, plain", lambda: save(content, FileSystemWriter(str(plain))))
+    for each in (plain, ours):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir()
     writer = Writer(ours)
-    note(spent, "save, with checksums", lambda: save(content, writer))
-    reader = Reader(ours, "", writer.checksums)
-    note(spent, "load, plain", lambda: load(content, FileSystemReader(str(plain))))
-    note(spent, "load, with checksums", lambda: checked(content, reader))
+    saves = {
+        "save": lambda: save(content, FileSystemWriter(str(plain))),
+        "save, checksums": lambda: save(content, writer),
+    }
+    loads = {
+        "load": lambda: load(content, FileSystemReader(str(plain))),
+        "load, checksums": lambda: checked(content, Reader(ours, "", writer.checksums)),
+    }
+    spent = {}
+    for acts in (saves, loads):
+        for name in sorted(acts, reverse=odd):
+            spent[name] = seconds(acts[name])
+    return spent
 
 
-def note(spent: dict[str, list[float]], name: str, act: Callable[[], object]) -> None:
-    """Add the seconds that `act` takes."""
+def seconds(act: Callable[[], object]) -> float:
+    """What `act` takes."""
     began = time.perf_counter()
     act()
-    spent.setdefault(name, []).append(time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
-def save(content: dict[str, dict[str, torch.Tensor]], writer: FileSystemWriter) -> None:
-    """Write a checkpoint in this process."""
+def save(content: Content, writer: FileSystemWriter) -> None:
+    """Write a checkpoint in this thread, as a lone rank does."""
     with quiet_alone():
         state_dict_saver.save(content, storage_writer=writer, no_dist=True)
 
 
-def load(content: dict[str, dict[str, torch.Tensor]], reader: FileSystemReader) -> None:
+def load(content: Content, reader: FileSystemReader) -> None:
     """Read a checkpoint in this process."""
     with quiet_alone():
         state_dict_loader.load(content, storage_reader=reader, planner=Planner(), no_dist=True)
 
 
-def checked(content: dict[str, dict[str, torch.Tensor]], reader: Reader) -> None:
+def checked(content: Content, reader: Reader) -> None:
     """The same, with the checksums compared beside it, as a start does."""
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         checks = [threads.submit(reader.check, name) for name in reader.checksums]
         load(content, reader)
         for check in checks:
             check.result()
     assert METADATA in reader.checksums
+
+
+def show(turns: list[dict[str, float]]) -> None:
+    """Print medians and ranges over the turns."""
+    table = Table("", "s without", "s with", "ratio", "range of ratios")
+    for name in ("save", "load"):
+        pairs = [(one[name], one[f"{name}, checksums"]) for one in turns]
+        ratios = sorted(with_ / without for without, with_ in pairs)
+        without, with_ = (statistics.median(column) for column in zip(*pairs, strict=True))
+        table.add_row(
+            name,
+            f"{without:.3f}",
+            f"{with_:.3f}",
+            f"{statistics.median(ratios):.3f}",
+            f"{ratios[0]:.3f} to {ratios[-1]:.3f}",
+        )
+    console = Console()
+    console.print(table)
+    added = statistics.median(one["save, checksums"] - one["save"] for one in turns)
+    apart = f"{max(0.0, added) / SHARE:.1f} s"
+    console.print(
+        f"A save waits {added:+.3f} s for checksums: {SHARE:.0%} if saves are {apart} apart"
+    )
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import io
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint._traverse import set_element
@@ -39,6 +39,7 @@ from manta.config.errors import RunError
 from manta.storage.cache import Cache, Held
 from manta.storage.place import Place
 from manta.storage.store import CHUNK, StorePath
+from manta.train.hashing import hashed
 
 METADATA = ".metadata"
 # All that the metadata of a checkpoint of ours is made of, beside numbers, texts and containers.
@@ -269,33 +270,6 @@ class Writer(FileSystemWriter):
         super().finish(metadata, results)
 
 
-class _HashingStream:
-    """A stream that is written from begin to end, and its checksum so far."""
-
-    def __init__(self, stream: io.IOBase):
-        self._stream = stream
-        self.sha256 = hashlib.sha256()
-
-    def write(self, content: Any) -> int:
-        self.sha256.update(content)
-        written: int = self._stream.write(content)
-        return written
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def _hashed(
-    opened: AbstractContextManager[io.IOBase], path: str | os.PathLike[str], into: dict[str, str]
-) -> Iterator[io.IOBase]:
-    """A stream whose checksum is put `into` a mapping, by the file's name, once it is written."""
-    with opened as stream:
-        hashing = _HashingStream(stream)
-        yield cast(io.IOBase, hashing)
-    into[os.path.basename(os.fspath(path)).removesuffix(".tmp")] = hashing.sha256.hexdigest()
-
-
 class _WrittenFiles(FileSystem):
     """Files of a folder."""
 
@@ -304,7 +278,7 @@ class _WrittenFiles(FileSystem):
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
-        with _hashed(super().create_stream(path, mode), path, self.checksums) as stream:
+        with hashed(super().create_stream(path, mode), path, self.checksums) as stream:
             yield stream
 
 
@@ -320,7 +294,7 @@ class _StreamedFiles(_StoredFiles):
         assert mode == "wb", "a checkpoint is only written here"
         # What is written aside and then renamed, for a disk's sake, appears whole here anyway.
         file = self._checkpoint / os.fspath(path).removesuffix(".tmp")
-        with _hashed(file.open_output(), path, self.checksums) as stream:
+        with hashed(file.open_output(), path, self.checksums) as stream:
             yield stream
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
