@@ -7,10 +7,10 @@ each case; what is called is what `manta train` and `manta verify` call.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,79 +19,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from damages import DAMAGES, damaged
-from made_corpus import write_corpus
-from plain_runs import engine_of
+from plain_runs import Fault
+from small_runs import STEP, check_goes_on, config_of, end_of, make_corpus_here, opened
 from whole_runs import train_whole
 
-from manta.config import MantaError
 from manta.config import load as load_config
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
-from manta.elastic.preflight import Checked, check, check_continues
+from manta.elastic.preflight import Checked, check
 from manta.elastic.verifying import verify_run
-from manta.stream.ledger import Ledger
 from manta.track import Tracker
-from manta.track.verify import Verified
-from manta.train.loading import load
-from manta.train.saved import name_of, newest
+from manta.train.saved import name_of
+from manta.tune.fork import fork
 
-STEP = 16 * 7  # tokens
 KILLED = 9
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-
-
-def config_of(name: str = "run", **changes: Any) -> RunConfig:
-    """The config of the run `name` in the current folder, which has a corpus too."""
-    return RunConfig.model_validate(
-        {
-            "run": {"name": name, "storage": ".", "seed": 3},
-            "corpus": "corpus",
-            "model": {"type": "llama", "sizes": SIZES},
-            "train": {"seq_len": 16, "micro_batch": 4},
-            "schedule": {"horizon": STEP * 12, "lr": 1e-3, "batch": 7},
-            "checkpoint": {"every": 4 * STEP, "keep": 2},
-            "eval": {"every": 4 * STEP, "tokens": 160},
-            "log": {"every": 0},
-            "wandb": {"mode": "disabled"},
-            **changes,
-        }
-    )
-
-
-def opened(config: RunConfig) -> Checked:
-    """All that is looked at before anything starts."""
-    checked = check(config)
-    check_continues(checked)
-    return checked
-
-
-def end_of(checked: Checked) -> tuple[dict[str, torch.Tensor], Any, Any]:
-    """Weights at the end, what each step consumed, if its ledger can be read, and the losses."""
-    engine = engine_of(checked)
-    load(newest(checked.place / "checkpoints"), engine)
-    weights = {name: p.detach().clone() for name, p in engine.lm.named_parameters()}
-    try:
-        rows = Ledger(checked.place / "ledger.parquet").read().to_pylist()
-    except MantaError:
-        return weights, None, curve_of(checked.run_dir)
-    consumed = [(row["step"], row["digest"], row["skipped"]) for row in rows]
-    return weights, consumed, curve_of(checked.run_dir)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, an undisturbed run, and one that was killed after step 9."""
     home = tmp_path_factory.mktemp("made")
-    layout = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
-    write_corpus(home / "corpus", layout, vocab_size=61)  # type: ignore[arg-type]
     with chdir(home):
+        make_corpus_here()
         train_whole(opened(config_of("whole")))
         train_whole(opened(config_of()), until=KILLED)
     return home
@@ -108,7 +57,8 @@ FILES = [
     *(f"ledger.parquet/{0}", f"ledger.parquet/{1}"),
     *(f"checkpoints/1/{name}" for name in ("state.json", ".metadata", "__0_0.distcp")),
     *("checkpoints/1/metrics.jsonl", "checkpoints/0/__0_0.distcp"),
-    *("../corpus/manifest.json", "../corpus/train-00000.arrow"),
+    *("../corpus/manifest.json", "../corpus/train-00000.arrow", "../corpus/tokenizer.json"),
+    "../corpus/validation-00000.arrow",
 ]
 
 
@@ -131,39 +81,72 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_of_a_run(home: Path, expected: Any, name: str, damage: str) -> None:
-    run = home / "run"
-    path = _file(run, name)
-    if not damaged(path, damage):
-        return
-    said = [said_by(lambda: verify_run(run))]
-    try:
-        checked = opened(config_of())
-        said += train_whole(checked)
-    except MantaError:
-        return  # refused, told
-    weights, consumed, curve = end_of(checked)
-    assert weights.keys() == expected[0].keys()
-    assert all(torch.equal(weights[key], expected[0][key]) for key in weights)
-    if (consumed, curve) != expected[1:]:
-        said.append(said_by(lambda: verify_run(run)))
-        told = Path(name).parent.name if name.startswith("ledger") else path.name
-        assert told in "\n".join(said)
-    assert consumed in (expected[1], None), "what can be read of a ledger is right"
-    assert curve.items() <= expected[2].items() or "metrics.jsonl was changed" in "\n".join(said)
+    path = _file(home / "run", name)
+    if damaged(path, damage):
+        check_goes_on(config_of(), path, expected)
 
 
-def curve_of(run: Path) -> dict[tuple[int, bool], float]:
-    """The losses of a run by step, those of evaluations apart."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {(row["step"], "loss" in row): row.get("loss", row.get("val_loss")) for row in rows}
+# ------------------------------------------------------- a run that went back, and a fork
+
+# Bad at step 6: back to step 4, and steps 5 and 6 are passed over.
+BAD = Fault((6,), math.nan)
 
 
-def said_by(act: Callable[[], Verified]) -> str:
-    """What `manta verify` prints, or why it refuses."""
-    try:
-        return "\n".join(act().lines())
-    except MantaError as error:
-        return str(error)
+def healed(name: str) -> RunConfig:
+    return config_of(name, guards={"nonfinite": "rewind", "rewind": 1})
+
+
+@pytest.fixture(scope="module")
+def went_back(made: Path) -> Any:
+    """What becomes of a run that went back; beside it is one that was killed soon after."""
+    with chdir(made):
+        for name, until in (("healed-whole", None), ("healed", 7)):
+            train_whole(opened(healed(name)), fault=BAD)
+            train_whole(opened(healed(name)), until=until)
+        return end_of(opened(healed("healed-whole")))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_skips(made: Path, went_back: Any, tmp_path: Path, damage: str) -> None:
+    for name in ("healed", "corpus"):
+        shutil.copytree(made / name, tmp_path / name)
+    path = tmp_path / "healed" / "skips.json"
+    with chdir(tmp_path):
+        if not damaged(path, damage):
+            return
+        with pytest.raises(RunError, match="skips"):
+            verify_run(Path("healed"))
+        check_goes_on(healed("healed"), path, went_back)
+        if damage == "missing":
+            assert verify_run(Path("healed")).consumed.skipped == [5, 6]
+
+
+FORKED = 8
+
+
+@pytest.fixture(scope="module")
+def forked(made: Path) -> Any:
+    """A fork that was not trained, one that was killed, and what becomes of them."""
+    with chdir(made):
+        for name, until in (("child-whole", None), ("child-begun", FORKED + 1)):
+            fork(Path("whole"), FORKED, FORKED * STEP, Path(name))
+            train_whole(opened(config_of(name)), until=until)
+        fork(Path("whole"), FORKED, FORKED * STEP, Path("child"))
+        return end_of(opened(config_of("child-whole")))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["child", "child-begun"])
+@pytest.mark.parametrize("file", ["fork.json", "metrics.jsonl"])
+def test_a_damaged_file_of_a_fork(
+    made: Path, forked: Any, tmp_path: Path, file: str, name: str, damage: str
+) -> None:
+    for each in (name, "corpus"):
+        shutil.copytree(made / each, tmp_path / each)
+    path = tmp_path / name / file
+    with chdir(tmp_path):
+        if damaged(path, damage):
+            check_goes_on(config_of(name), path, forked)
 
 
 def test_an_undisturbed_run_is_verified_and_goes_on(home: Path, expected: Any) -> None:

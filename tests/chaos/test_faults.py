@@ -128,6 +128,7 @@ def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -
     assert "step 9: loss or gradient is not finite" in disturbed.notes()
     assert len(disturbed.record()["groups"]) == 2
     assert verify(disturbed.dir).consumed.skipped == [8, 9]
+    assert disturbed.record()["skips"] == [[8, 9]]
     rows = disturbed.rows()
     assert [row["step"] for row in rows] == list(range(1, 15))
     assert [row["step"] for row in rows if row.get("skipped")] == [8, 9]

@@ -29,6 +29,7 @@ from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.loop import Loop
 from manta.train.saved import TrainState
+from manta.train.skips import Spans
 from manta.train.vault import Vault
 
 # Beside this module: what is imported late, by what it calls.
@@ -50,7 +51,7 @@ class Rows:
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: str) -> None:
         self._write({"resumed": state.step, "source": source, "carried": rows})
 
-    def rewound(self, step: int) -> None:
+    def rewound(self, step: int, skips: Spans) -> None:
         self._write({"rewound": step})
 
     def recorded(self) -> int:

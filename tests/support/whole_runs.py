@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from plain_runs import engine_of, streams_of
 
 from manta.elastic.preflight import Checked
 from manta.track import GroupStart, Tracker
+from manta.train.engine import Engine
+from manta.train.guards import Rewind
 from manta.train.loop import Loop
 from manta.train.saved import TrainState
+from manta.train.skips import Spans
 
 
 class Killed(BaseException):
@@ -32,8 +35,8 @@ class Teller(logging.Handler):
         start = GroupStart(1, attempt, state.step, state.tokens, hardware={}, source=source)
         self._tracker.group_started(start)
 
-    def rewound(self, step: int) -> None:
-        self._tracker.rewound(step)
+    def rewound(self, step: int, skips: Spans) -> None:
+        self._tracker.rewound(step, skips)
 
     def recorded(self) -> int:
         return self._tracker.recorded
@@ -56,10 +59,13 @@ class Teller(logging.Handler):
         self._tracker.note(record.getMessage())
 
 
-def train_whole(checked: Checked, *, until: int | None = None) -> list[str]:
+def train_whole(
+    checked: Checked, *, until: int | None = None, fault: Callable[[Engine], None] | None = None
+) -> list[str]:
     """Train, as `manta train` does, on one rank; returns the run's events.
 
-    With `until`, all is killed after that step, when its successor is asked for.
+    With `until`, all is killed after that step, when its successor is asked for; with a fault
+    that makes the run go back, at that.
     """
     tracker = checked.tracker(console=False)
     teller, logger = Teller(tracker), logging.getLogger("manta")
@@ -73,10 +79,13 @@ def train_whole(checked: Checked, *, until: int | None = None) -> list[str]:
 
     try:
         job = checked.job(tracker.attempts + 1, "here")
-        outcome = Loop(job, engine_of(checked), teller).run(streams)
+        engine = engine_of(checked)
+        if fault is not None:
+            fault(engine)
+        outcome = Loop(job, engine, teller).run(streams)
         assert outcome != "paused"
         tracker.finish(outcome)
-    except Killed:
+    except (Killed, Rewind):
         tracker._record.close()
     except Exception as error:
         tracker.finish("failed", reason=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,21 +88,28 @@ def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
 
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         damaged = [said for said in threads.map(problem, manifest.shards) if said]
-    for name, checksum in manifest.tokenizer_files.items():
-        try:
-            if checksum not in (None, _sha256(folder / name)):
-                damaged.append(f"{folder / name}: damaged: its checksum is not the manifest's")
-        except OSError as error:
-            damaged.append(f"{folder / name}: can't be read: {error.strerror}")
+    damaged += _damaged_tokenizer(folder, manifest)
     if damaged:
         raise CorpusError("\n".join([*damaged, f"prepare the corpus in {folder} again"]))
 
 
+def _damaged_tokenizer(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the files of the tokenizer in `folder`."""
+    for name, checksum in manifest.tokenizer_files.items():
+        if not checksum:
+            continue  # format 1 has none of the second file
+        try:
+            if _sha256(folder / name) != checksum:
+                yield f"{folder / name}: damaged: its checksum is not the manifest's"
+        except OSError as error:
+            yield f"{folder / name}: can't be read: {error.strerror}"
+
+
 def check_shards(folder: str, manifest: Manifest) -> None:
-    """Read every shard of a corpus, a path or URL, and compare it with the manifest.
+    """Read all files of a corpus, a path or URL, and compare them with the manifest.
 
     Raises:
-        CorpusError: naming every shard that is missing or damaged.
+        CorpusError: naming every file that is missing or damaged.
     """
 
     def problem(shard: Shard) -> str | None:
@@ -117,6 +125,7 @@ def check_shards(folder: str, manifest: Manifest) -> None:
 
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         damaged = [said for said in threads.map(problem, manifest.shards) if said]
+    damaged += _damaged_tokenizer(remote.tokenizer_folder(folder, manifest), manifest)
     if damaged:
         remedy = f"prepare the corpus in {folder} again"
         if is_url(folder):

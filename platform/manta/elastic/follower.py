@@ -54,7 +54,7 @@ class Follower:
         self._tracker.group_timed(seconds)
 
     def _rewound(self, content: dict[str, Any]) -> None:
-        self._tracker.rewound(content["step"])
+        self._tracker.rewound(content["step"], content["skips"])
 
     def _snapshot_memory(self, content: dict[str, Any]) -> None:
         self._tracker.group_snapshots(content["bytes"])

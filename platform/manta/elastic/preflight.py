@@ -13,8 +13,10 @@ from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.storage.place import Place, place_of
 from manta.storage.probe import check_writable
+from manta.storage.run_folder import SKIPS
 from manta.storage.working import working_folder
 from manta.train.model_names import check_names
+from manta.train.skips import read_skips, restore_skips
 
 if TYPE_CHECKING:
     from manta.schedule import Schedule
@@ -74,7 +76,7 @@ class Checked:
         """What keeps the run's record; as `Tracker.open`."""
         from manta.track import Tracker
 
-        return Tracker.open(
+        tracker = Tracker.open(
             self.config,
             self.manifest,
             total_steps=self.schedule.steps,
@@ -85,6 +87,13 @@ class Checked:
             remarks=self.remarks(),
             head=self.head(),
         )
+        if lost := restore_skips(self.place, tracker.skips):
+            spans = ", ".join(f"{first} to {last}" for first, last in lost)
+            tracker.note(
+                f"{SKIPS} was missing, or lacked the steps {spans}, which the run leaves out by "
+                "its record: they were put back"
+            )
+        return tracker
 
     def job(self, attempt: int, node: str) -> TrainingJob:
         """What one rank of the group `attempt`, on the node of that name, trains."""
@@ -162,6 +171,7 @@ def check_continues(checked: Checked) -> None:
 
     state = read_state_if_any(checked.place)
     check_same_run(checked.place, state, checked.config, checked.manifest)
+    read_skips(checked.place)
 
 
 def check_model(checked: Checked) -> Checked:

@@ -8,9 +8,10 @@ from typing import Any
 
 from manta.config.errors import RunError
 from manta.storage.place import Place
-from manta.storage.run_folder import CHECKPOINTS, STATE
+from manta.storage.run_folder import CHECKPOINTS, SKIPS, STATE
 from manta.track.verify import Saved, Verified, verify
 from manta.train.saved import Inventory, check_files, inventories, read_rows
+from manta.train.skips import lost_skips
 
 CHECKING_THREADS = 4
 
@@ -26,7 +27,14 @@ def verify_run(run: Place, *, shards: bool = True) -> Verified:
         RunError: naming the first file and step that differ, or what else does not fit.
         CorpusError: naming the shards that are missing or damaged.
     """
-    return verify(run, shards=shards, saved=_saved(run / CHECKPOINTS, content=shards))
+    found = verify(run, shards=shards, saved=_saved(run / CHECKPOINTS, content=shards))
+    if lost := lost_skips(run, found.state.skips):
+        raise RunError(
+            f"{run / SKIPS}: it is missing, or lacks {len(lost)} of the stretches of steps that "
+            "the run leaves out by its record: put it back from a copy, or give the command that "
+            "trains the run: it puts them back"
+        )
+    return found
 
 
 def _saved(folder: Place, *, content: bool) -> Saved:

@@ -37,6 +37,7 @@ from manta.train.loop import Loop
 from manta.train.pause import Pause
 from manta.train.reporter import Source
 from manta.train.saved import TrainState
+from manta.train.skips import Spans
 from manta.train.threads import compute_here
 from manta.train.tried import Tried
 
@@ -216,9 +217,9 @@ class _MailReporter:
         rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
         return rows
 
-    def rewound(self, step: int) -> None:
-        """Rows after `step` are void."""
-        self._put("rewound", step=step)
+    def rewound(self, step: int, skips: Spans) -> None:
+        """Rows after `step` are void, and the steps in `skips` are left out."""
+        self._put("rewound", step=step, skips=skips)
 
     def stepped(self, state: TrainState) -> None:
         """A step is done: a sign of life, now and then."""

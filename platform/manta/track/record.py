@@ -249,8 +249,14 @@ class RunRecord:
         self.history.sync()
         self.save()
 
-    def rewound(self, step: int) -> None:
-        """Training goes back to `step` or before: what was recorded after it is void."""
+    def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
+        """Training goes back to `step` or before: what was recorded after it is void.
+
+        Args:
+            step: the last whose rows hold.
+            skips: the steps that rewinds have left out so far, first and last of each.
+        """
+        self.state.skips = sorted({*self.state.skips, *skips})
         self.recheck_history()
         # Its rows must not pass for damaged if a crash comes before they are recorded again.
         self.save(mark=Mark(unproven=self.history.unproven))

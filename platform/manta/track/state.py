@@ -188,6 +188,9 @@ class RunState(BaseModel):
     events: list[Event] = Field(default_factory=list)
     final: dict[str, Any] = Field(default_factory=dict)
     fork: Fork | None = None
+    skips: list[tuple[int, int]] = Field(
+        default_factory=list, description="steps left out by rewinds: first and last of each"
+    )
     wandb: WandbState
     history: Mark = Field(default_factory=Mark)
 

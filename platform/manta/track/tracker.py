@@ -149,13 +149,18 @@ class Tracker:
         self._record.checkpoint(step=step, tokens=tokens, path=path, seconds=seconds)
         self._hear_disk()
 
-    def rewound(self, step: int) -> None:
+    @property
+    def skips(self) -> list[tuple[int, int]]:
+        """The steps that rewinds have left out, first and last of each, as far as recorded."""
+        return self._record.state.skips
+
+    def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
         """Training goes back to `step` or before: rows after it are void and come again.
 
         W&B's steps can't go back: there the void rows stay, and steps up to the last of them
         are not sent again. The files and the report show what the run became.
         """
-        self._record.rewound(step)
+        self._record.rewound(step, skips)
         self.note(f"went back: what was recorded after step {step:,} is void")
 
     def note(self, message: str) -> None:

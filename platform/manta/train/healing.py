@@ -14,7 +14,7 @@ from manta.train.engine import Engine
 from manta.train.guards import Rewind, Verdict
 from manta.train.journal import Journal
 from manta.train.saved import TrainState
-from manta.train.skips import add_skip, is_void, joined, read_skips
+from manta.train.skips import Spans, add_skip, is_void, joined, read_skips
 
 log = logging.getLogger(__name__)
 # Bad steps within guards.window steps that are passed over; one more is no accident.
@@ -44,14 +44,14 @@ class Healing:
         self._run = checkpoints.folder.parent
 
     def resume(
-        self, load: Callable[[IsVoid], TrainState], rewound: Callable[[int], None]
+        self, load: Callable[[IsVoid], TrainState], rewound: Callable[[int, Spans], None]
     ) -> TrainState:
         """Load a state that no rewind has left behind, and tell it of the rewinds.
 
         Args:
             load: loads the newest state that is not void, and returns it.
-            rewound: called on the first rank with the last step whose history still holds, if
-                the state comes from before a rewind.
+            rewound: called on the first rank with the last step whose history still holds and
+                the spans of all rewinds, if the state comes from before a rewind.
         """
         rewinds = self._checkpoints.agreed(read_skips(self._run) if self._engine.rank == 0 else ())
 
@@ -63,7 +63,7 @@ class Healing:
         self._engine.guard.restore(state.window)
         unknown = [span for span in rewinds if span not in state.skips]
         if unknown and self._engine.rank == 0:
-            rewound(min(unknown)[0] - 1)
+            rewound(min(unknown)[0] - 1, rewinds)
         return replace(state, skips=joined(state.skips, rewinds))
 
     def saved(self, state: TrainState) -> TrainState:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from manta.storage.place import Place
 from manta.train.saved import TrainState
+from manta.train.skips import Spans
 
 # What a group of workers goes on from.
 Source = Literal["snapshot", "checkpoint", "start"]
@@ -18,8 +19,13 @@ class Reporter(Protocol):
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """Training starts from `state`; `rows` of metrics may not be on the driver's disk."""
 
-    def rewound(self, step: int) -> None:
-        """Training starts again from a state at or before `step`: rows after it are void."""
+    def rewound(self, step: int, skips: Spans) -> None:
+        """Training starts again from a state at or before `step`: rows after it are void.
+
+        Args:
+            step: the last whose rows hold.
+            skips: the steps that rewinds leave out, as spans of their numbers.
+        """
 
     def recorded(self) -> int:
         """How many rows told so far, those of `resumed` among them, are on disk for good."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
 from manta.config.errors import RunError
 from manta.storage.place import Place, put
@@ -44,6 +45,31 @@ def add_skip(run: Place, span: Span) -> None:
     """Add a span to the file, durably, whole or not at all."""
     content = {"format": SEALED, "spans": joined(read_skips(run), [span])}
     put(run / SKIPS, json.dumps(sealed(content)).encode())
+
+
+def lost_skips(run: Place, known: Iterable[Span]) -> Spans:
+    """Those of the spans that the run's record knows that the file lacks.
+
+    Raises:
+        RunError: if the file can't be understood.
+    """
+    return tuple(sorted(set(known) - set(read_skips(run))))
+
+
+def restore_skips(run: Place, known: Iterable[Span]) -> Spans:
+    """Put spans that the run's record knows back into the file; returns those that it lacked.
+
+    A file that can't be understood is left alone: who reads it says so.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    with suppress(RunError):
+        lost = lost_skips(run, known)
+        for span in lost:
+            add_skip(run, span)
+        return lost
+    return ()
 
 
 def joined(spans: Spans, more: Iterable[Span]) -> Spans:

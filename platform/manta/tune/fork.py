@@ -22,7 +22,7 @@ from manta.stream.ledger import Ledger
 from manta.track.checked_rows import RowReader, read_checked
 from manta.track.history import kind_of
 from manta.track.row_chain import Kind, Mark, RowChain
-from manta.track.state import Fork, read_fork, write_fork
+from manta.track.state import Fork, read_fork, read_state_if_any, write_fork
 from manta.train.saved import damage, name_of, read_state
 
 
@@ -62,7 +62,8 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
     history, problem = read_checked(
         working_folder(parent), lambda rows: _copy_rows(rows, aside / METRICS, step)
     )
-    above = read_fork(parent)
+    recorded = read_state_if_any(parent)
+    above = recorded.fork if recorded else read_fork(parent)
     before = [*above.before, above.model_copy(update={"before": []})] if above else []
     write_fork(
         aside,
