@@ -162,7 +162,7 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
     before = len(head.client.list_jobs())
     for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "another"}):
         done = manta("submit", config, **wrong)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (1, f"checking {config} …\n")
         assert "it wants its token" in done.stderr
         assert "Traceback" not in done.stderr
     with pytest.raises(Exception, match=r"401|[Aa]uthentication"):
