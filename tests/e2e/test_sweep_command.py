@@ -18,7 +18,7 @@ import yaml
 from tiny_config import STEP, run_config, write_yaml
 from wandb_server import API_KEY, WandbServer
 
-from manta.track.metric_names import in_wandb
+from manta.config.metrics import in_wandb
 from manta.track.state import read_state
 from manta.track.sweep_state import SweepState, SweepTrial, read_sweep
 from manta.track.verify import verify

@@ -19,9 +19,9 @@ from typing import Any, get_args
 import pytest
 
 from manta.config import ConfigError, RunConfig
+from manta.config.metrics import in_wandb
 from manta.corpus.manifest import Counts, Manifest
 from manta.track import GroupStart, Tracker
-from manta.track.metric_names import in_wandb
 from manta.track.state import read_state
 from manta.track.summary import summary_rows, wandb_text
 from manta.track.wandb_facts import numbers

@@ -36,6 +36,14 @@ def test_what_is_left_out_has_defaults(sweep):
     assert space.question == ""
 
 
+def test_which_direction_is_better_follows_from_the_metric(sweep):
+    """Unless somebody says it: the fastest trial of a sweep over throughput is the best."""
+    assert sweep("space = {}\nmetric = 'tokens_per_s'").space.mode == "max"
+    assert sweep("space = {}", metric="tokens_per_s").space.mode == "max"
+    assert sweep("space = {}\nmode = 'min'\nmetric = 'tokens_per_s'").space.mode == "min"
+    assert sweep("space = {}\nmetric = 'tokens_per_s'", metric="loss").space.mode == "min"
+
+
 def test_the_docstring_is_the_question(tmp_path):
     (tmp_path / "s.py").write_text('"""What?"""\nspace = {}\n')
     assert load_space(tmp_path / "s.py").question == "What?"

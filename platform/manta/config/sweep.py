@@ -213,7 +213,8 @@ class SweepConfig(Section):
         default=None, min_length=1, description="what trials are compared by; else val_loss"
     )
     mode: Literal["min", "max"] | None = Field(
-        default=None, description="whether less or more of the metric is better; else min"
+        default=None,
+        description="whether less or more of the metric is better; else as the metric has it",
     )
 
     @model_validator(mode="after")

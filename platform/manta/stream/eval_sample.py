@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 VERSION = "manta.eval.v1"
 # Not the run's seed: runs that differ in it alone are compared by these losses.
 SEED = 0
-# Before a source's name: the metric of its loss.
-LOSS_OF = "val_loss/"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
+from manta.config.metrics import COMPARABLE, VAL_LOSS
 from manta.schedule import Schedule
 from manta.storage.run_folder import CONFIG, METRICS, RUN, SWEEP
 from manta.track.checked_rows import read_checked
@@ -20,8 +21,6 @@ from manta.track.hold import lives
 from manta.track.param_names import SEED
 from manta.track.state import RunState, read_state
 from manta.track.sweep_state import SweepTrial, read_sweep
-
-DEFAULT_METRIC = "val_loss"
 
 
 def load_comparison(
@@ -61,7 +60,7 @@ def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -
     sweep = read_sweep(folder)
     metric, mode = (metric or sweep.metric), sweep.mode
     if metric != sweep.metric:
-        mode = "min"  # of another metric nothing is known, and most are losses
+        mode = COMPARABLE.get(metric, "min")
     warnings: list[str] = []
     trials = [_of_trial(folder / trial.name, trial, metric, warnings) for trial in sweep.trials]
     trials = [_with_beginning(trial, trials) for trial in trials]
@@ -156,7 +155,7 @@ def _of_runs(
     folders = list(given)
     if len(folders) < 2:
         raise RunError(f"{paths[0]}: one run is nothing to compare; give two or more, or a sweep")
-    metric = metric or DEFAULT_METRIC
+    metric = metric or VAL_LOSS
     configs = [load(folder / CONFIG, RunConfig) for folder in folders]
     states = [read_state(folder) for folder in folders]
     same_corpus = len({state.corpus_fingerprint for state in states}) == 1
@@ -191,7 +190,7 @@ def _of_runs(
         question="",
         status="",
         metric=metric,
-        mode="min",
+        mode=COMPARABLE.get(metric, "min"),
         keys=tuple(differing),
         trials=tuple(trials),
         shared=as_yaml(without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),

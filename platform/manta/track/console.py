@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from manta.config.metrics import VAL_LOSS
 from manta.track.header import model_line
 from manta.track.live_line import LiveLine
 from manta.track.state import RunState
@@ -94,9 +95,9 @@ class RunConsole:
         self._line.update(row)
         self._unshown = True
         pause = TERMINAL_SECONDS if self._live else PLAIN_SECONDS
-        if row["step"] == self._last_step and "val_loss" not in row and not self._live:
+        if row["step"] == self._last_step and VAL_LOSS not in row and not self._live:
             return  # one line for the last step, with the validation loss if one follows
-        if "val_loss" in row or self._clock() - self._shown >= pause:
+        if VAL_LOSS in row or self._clock() - self._shown >= pause:
             self._show()
 
     def busy(self, doing: str, share: float) -> None:

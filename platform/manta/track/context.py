@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from manta.config.metrics import VAL_LOSS
+
 
 class RunContext(BaseModel):
     """Said in W&B beside the run's own config and results.
@@ -23,5 +25,5 @@ class RunContext(BaseModel):
     job_type: str
     config: dict[str, Any]
     label: str = ""
-    metric: str = "val_loss"
+    metric: str = VAL_LOSS
     mode: Literal["min", "max"] = "min"

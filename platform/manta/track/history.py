@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from manta.config.errors import RunError
+from manta.config.metrics import LOSS, VAL_LOSS
 from manta.storage.atomic import NO_SPACE, replacing
 from manta.storage.run_folder import DAMAGED, METRICS
 from manta.track.row_chain import LONGEST_LINE, Kind, Mark, MarkCheck, RowChain, lines_in
@@ -39,7 +40,7 @@ class _Line(NamedTuple):
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
     """Which of the two histories `row` belongs to."""
-    return "training" if "loss" in row or "val_loss" not in row else "validation"
+    return "training" if LOSS in row or VAL_LOSS not in row else "validation"
 
 
 class _Found(NamedTuple):

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from manta.config.metrics import VAL_LOSS
 from manta.track import figures
 
 # The time left is judged by the last so many rows: enough to even out evaluations and
@@ -72,7 +73,7 @@ class LiveLine:
     def _roomy(self) -> list[str]:
         row = self._row
         share = f" ({row['tokens'] / self._total_tokens:.1%})" if self._total_tokens else ""
-        val_loss = row.get("val_loss")
+        val_loss = row.get(VAL_LOSS)
         return [
             f"step {row['step']:,}/{self._total_steps:,}{share}",
             f"{figures.count(row['tokens'])} tokens",

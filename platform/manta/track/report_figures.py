@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from manta.config.metrics import VAL_LOSS
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
 from manta.track.charts import (
@@ -89,7 +90,7 @@ def draw_against(loss: Figure, name: str, other: Series) -> None:
 def _loss(training: Series, validation: Series, restarts: list[dict[str, Any]]) -> Figure:
     data = [_curve("Training", training, "loss", BLUE)]
     if len(validation):
-        data.append({**_curve("Validation", validation, "val_loss", ORANGE), "dots": True})
+        data.append({**_curve("Validation", validation, VAL_LOSS, ORANGE), "dots": True})
         data[-1]["width"] = 2.2
     labelled = restarts if len(restarts) <= MOST_LABELS else [{"x": one["x"]} for one in restarts]
     return lines(

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from manta.config.metrics import VAL_LOSS
 from manta.track.history import kind_of
 
 COLUMNS = (
@@ -87,7 +88,7 @@ class Series:
 
 def read_series(rows: Iterable[Mapping[str, Any]]) -> tuple[Series, Series]:
     """The training rows and the validation rows."""
-    training, validation = Series(COLUMNS), Series(("step", "tokens", "val_loss"))
+    training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS))
     for row in rows:
         (training if kind_of(row) == "training" else validation).add(row)
     return training, validation

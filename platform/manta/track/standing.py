@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from manta.config.metrics import VAL_LOSS
 from manta.config.run import RunConfig
 from manta.track.curve import read_curve
 from manta.track.state import RunState
@@ -42,7 +43,7 @@ def standing(
     state: RunState,
     config: RunConfig,
     rows: Iterable[Mapping[str, Any]],
-    metric: str = "val_loss",
+    metric: str = VAL_LOSS,
     mode: Literal["min", "max"] = "min",
 ) -> Standing:
     """How a run stands by its record.

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
 from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put
 from manta.storage.run_folder import FORK, RUN
 from manta.storage.seal import read_sealed, seal_text
-from manta.stream.eval_sample import LOSS_OF
 from manta.track.figures import bits_per_byte
 from manta.track.row_chain import Mark
 
@@ -213,13 +213,13 @@ class RunState(BaseModel):
         results = self.results
         if row.get("loss") is not None:
             results.loss = row["loss"]
-        value = row.get("val_loss")
+        value = row.get(VAL_LOSS)
         if value is not None and row["step"] >= self.eval_from:
             results.val_loss = value
             results.val_loss_by_source = {
-                key.removeprefix(LOSS_OF): loss
+                key.removeprefix(VAL_LOSS_OF): loss
                 for key, loss in row.items()
-                if key.startswith(LOSS_OF) and loss is not None
+                if key.startswith(VAL_LOSS_OF) and loss is not None
             }
             if results.best_val_loss is None or value < results.best_val_loss:
                 results.best_val_loss, results.best_val_step = value, row["step"]

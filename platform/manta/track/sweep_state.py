@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from manta.config.errors import RunError
+from manta.config.metrics import VAL_LOSS
 from manta.config.mistakes import in_a_line
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
@@ -90,7 +91,7 @@ class SweepState(BaseModel):
     format: Literal[1, 2] = 2
     name: str
     question: str = ""
-    metric: str = "val_loss"
+    metric: str = VAL_LOSS
     mode: Literal["min", "max"] = "min"
     status: Literal["running", "finished", "interrupted", "failed"]
     base: dict[str, Any] = Field(default_factory=dict)

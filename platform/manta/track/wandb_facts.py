@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from manta.config import RunConfig
 from manta.config.credentials import without_credentials
+from manta.config.metrics import LOSS, VAL_LOSS, in_wandb
 from manta.config.units import parse_span, span_tokens
 from manta.storage.run_folder import METRICS
 from manta.track.context import RunContext
 from manta.track.history import Tail
-from manta.track.metric_names import in_wandb
 from manta.track.standing import standing
 from manta.track.state import RunState
 from manta.track.wandb_session import RunInfo
@@ -52,7 +52,7 @@ def run_info(
         "hardware": state.hardware,
     }
     name, section = state.name, config.wandb
-    best: dict[str, Literal["min", "max"]] = {"val_loss": "min"}
+    best: dict[str, Literal["min", "max"]] = {VAL_LOSS: "min"}
     if context is None:
         tags = dict.fromkeys([*section.tags, _kind(config)[:LONGEST_TAG]])
         section = section.model_copy(update={"tags": list(tags)})
@@ -135,7 +135,7 @@ def run_summary(
     state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
 ) -> dict[str, Any]:
     """How the run ended, for the summary of its run in W&B."""
-    results = state.results.model_dump(exclude={"loss", "val_loss"}, exclude_none=True)
+    results = state.results.model_dump(exclude={LOSS, VAL_LOSS}, exclude_none=True)
     stands = _standing(state, config, run_dir, context)
     found = {
         "status": state.status,
@@ -153,7 +153,7 @@ def run_summary(
         best = {context.mode: stands["best_metric"], "last": stands["metric"]}
         found[in_wandb(context.metric)] = best
     if (value := state.results.best_val_loss) is not None:
-        found[in_wandb("val_loss")] = {"min": value, "last": state.results.val_loss}
+        found[in_wandb(VAL_LOSS)] = {"min": value, "last": state.results.val_loss}
     return found
 
 

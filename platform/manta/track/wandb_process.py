@@ -24,6 +24,7 @@ from typing import Any, Protocol, TextIO
 from pydantic import BaseModel
 
 from manta.config.errors import RunError
+from manta.config.metrics import LOSS, VAL_LOSS
 from manta.config.mistakes import in_a_line
 from manta.storage.run_folder import METRICS
 from manta.track.history import Tail
@@ -97,7 +98,7 @@ class RunLog:
         """What is new since the last call; `row` is the newest one, if there are new ones."""
         found = []
         if row is not None:
-            values = [f"{key} {row[key]:.4f}" for key in ("loss", "val_loss") if row.get(key)]
+            values = [f"{key} {row[key]:.4f}" for key in (LOSS, VAL_LOSS) if row.get(key)]
             found.append(" ".join([f"step {row['step']:,}, {row['tokens']:,} tokens", *values]))
         with suppress(RunError):  # being replaced; the next call sees it
             state = read_state_if_any(self._run_dir)

@@ -12,7 +12,7 @@ import queue
 import threading
 from typing import Any
 
-from manta.track.metric_names import in_wandb
+from manta.config.metrics import in_wandb
 from manta.track.param_names import SEED, column_names
 from manta.track.sweep_state import SweepState
 from manta.track.wandb_session import RunInfo

@@ -22,9 +22,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from manta.config import ConfigError
+from manta.config.metrics import VAL_LOSS, in_wandb
 from manta.config.run import WandbSection
 from manta.track.figures import bits_per_byte
-from manta.track.metric_names import in_wandb
 
 Mode = Literal["online", "offline", "disabled"]
 # W&B's own limits are 90 s and none. Theirs can be set in the environment; so can ours.
@@ -128,7 +128,7 @@ class Session:
             return  # at the server, or void there since the run went back: W&B's steps can't
         self._last = row["step"]
         values = {in_wandb(k): v for k, v in row.items() if k != "step" and v is not None}
-        ratio, val_loss = self._info.val_tokens_per_byte, row.get("val_loss")
+        ratio, val_loss = self._info.val_tokens_per_byte, row.get(VAL_LOSS)
         if ratio is not None and val_loss is not None:
             values[in_wandb("bits_per_byte")] = bits_per_byte(val_loss, ratio)
         self._run.log(values, step=row["step"])

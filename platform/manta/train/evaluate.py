@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manta.stream.eval_sample import LOSS_OF, EvalSample
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
+from manta.stream.eval_sample import EvalSample
 from manta.stream.plan import reader_of
 from manta.train.engine import Engine
 
@@ -28,8 +29,8 @@ class Evaluation:
 
     def as_row(self) -> dict[str, float]:
         """What it adds to a row of metrics."""
-        by_source = {LOSS_OF + source: loss for source, loss in self.by_source.items()}
-        return {"val_loss": self.loss, **by_source}
+        by_source = {VAL_LOSS_OF + source: loss for source, loss in self.by_source.items()}
+        return {VAL_LOSS: self.loss, **by_source}
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from typing import Any
 
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, change
+from manta.config.metrics import VAL_LOSS
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig, read_base
 from manta.schedule import Schedule
@@ -38,7 +39,7 @@ class Base:
             values = {"schedule.horizon": space.horizon}
             written = change(written, values, {"schedule.horizon": "horizon of the sweep"})
         run = build(written, RunConfig)
-        if space.metric == "val_loss" and run.eval.every is None:
+        if space.metric == VAL_LOSS and run.eval.every is None:
             raise ConfigError(
                 f"{config.base}: eval.every is missing: trials are compared by val_loss; add it, "
                 "or to the sweep's overrides, such as eval.every=1M"

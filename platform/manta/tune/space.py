@@ -19,12 +19,12 @@ from types import ModuleType
 from typing import Any, Literal
 
 from manta.config.errors import ConfigError, MantaError
+from manta.config.metrics import COMPARABLE, VAL_LOSS
 from manta.config.sweep import SweepConfig, is_file
 from manta.config.units import parse_tokens
 from manta.tune.samplers import check_value
 
 SHIPPED = Path(__file__).parents[3] / "tune_spaces"
-METRICS = ("val_loss", "loss", "grad_norm", "tokens_per_s")
 # A trial's name and place follow from the sweep's.
 IDENTITY = ("run", "run.name", "run.storage")
 NAMES = {"space", "metric", "mode", "horizon", "seeds"}
@@ -38,7 +38,8 @@ class Space:
         path: the file.
         question: its docstring.
         values: a sampler, value or structure of them, by dotted key.
-        metric, mode: what is compared, and whether the smallest or the largest is best.
+        metric: what is compared.
+        mode: whether the smallest or the largest is best.
         horizon: tokens of each trial; None for the base's.
         seeds: each trial is run with each of them; None for the base's one.
         lines: where keys and names stand in the file.
@@ -47,7 +48,7 @@ class Space:
     path: Path
     question: str
     values: dict[str, Any]
-    metric: str = "val_loss"
+    metric: str = VAL_LOSS
     mode: Literal["min", "max"] = "min"
     horizon: int | None = None
     seeds: tuple[int, ...] | None = None
@@ -72,10 +73,12 @@ def open_space(config: SweepConfig) -> Space:
     space = load_space(find_space(config.space))
     if config.metric is not None:
         _check_metric(config.metric, "metric of the sweep")
+    metric = config.metric or space.metric
+    mode = space.mode if metric == space.metric else COMPARABLE[metric]
     space = replace(
         space,
-        metric=config.metric or space.metric,
-        mode=config.mode or space.mode,
+        metric=metric,
+        mode=config.mode or mode,
         horizon=config.horizon or space.horizon,
         seeds=tuple(config.seeds) if config.seeds else space.seeds,
     )
@@ -194,12 +197,12 @@ def _metric(space: Space, module: ModuleType) -> str:
 
 
 def _check_metric(metric: Any, where: str) -> None:
-    if metric not in METRICS:
-        raise ConfigError(f"{where} = {metric!r}: unknown{_nearest(str(metric), METRICS)}")
+    if metric not in COMPARABLE:
+        raise ConfigError(f"{where} = {metric!r}: unknown{_nearest(str(metric), COMPARABLE)}")
 
 
 def _mode(space: Space, module: ModuleType) -> Literal["min", "max"]:
-    mode = getattr(module, "mode", space.mode)
+    mode = getattr(module, "mode", COMPARABLE[_metric(space, module)])
     if mode == "min":
         return "min"
     if mode == "max":
