@@ -7,13 +7,21 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.keeper import Keeper, open_keeper
+from manta.elastic.keeper import (
+    FETCHES,
+    ChangedBytesError,
+    Chunk,
+    Keeper,
+    SnapshotPart,
+    open_keeper,
+)
 from manta.elastic.keeper_vault import KeeperVault
 from manta.elastic.memory import HEAD
 from manta.train.vault import Stamp
@@ -148,6 +156,50 @@ def test_a_torn_write_leaves_the_one_before(keepers) -> None:
     vault.buffer()[: SIZE // 2] = bytes(SIZE // 2)
     assert KeeperVault(alone, "a", 0).whole() == [Stamp(4, 1)]
     assert has(vault, Stamp(4, 1), [4])
+
+
+class Disturbed(Keeper):
+    """A keeper on a bad line: some of what it sends has one bit changed on its way."""
+
+    _left = 0
+
+    async def disturb(self, messages: int) -> None:
+        """Change a bit of so many messages."""
+        self._left = messages
+
+    async def read(self, *place: Any) -> Chunk:
+        sent = await super().read(*place)
+        if not self._left:
+            return sent
+        self._left -= 1
+        data = sent.data.copy()
+        data[len(data) // 2] ^= 4
+        return Chunk(data, sent.crc32)
+
+
+@pytest.mark.parametrize("changed", [0, 1, FETCHES - 1, FETCHES])
+def test_bytes_that_change_between_nodes_are_asked_for_again_or_not_taken(
+    keepers: dict[str, ActorHandle], changed: int
+) -> None:
+    sender = ray.remote(num_cpus=0)(Disturbed).remote()
+    put(KeeperVault({"a": sender}, "a", 0), Stamp(5, 1), 1)
+    if changed:  # where there is no keeper, a rank asks itself
+        ray.get(sender.disturb.remote(changed))
+        there = KeeperVault({"a": sender}, "elsewhere", 0)
+        assert has(there, Stamp(5, 1), [1] * (changed < FETCHES))
+        ray.get(sender.disturb.remote(changed))
+    copying = keepers["b"].copy.remote(sender, SnapshotPart(Stamp(5, 1), 0, 1), None)
+    copied = changed < FETCHES
+    if copied:
+        assert ray.get(copying)
+    else:
+        with pytest.raises(ChangedBytesError, match="bytes were changed on their way"):
+            ray.get(copying)
+    ray.kill(sender)
+    vault = KeeperVault(keepers, "b", 0)
+    assert vault.whole() == [Stamp(5, 1)] * copied
+    assert has(vault, Stamp(5, 1), [1] * copied)
+    assert total(keepers) == BUFFER * copied
 
 
 def test_parts_of_several_nodes_make_one_snapshot(keepers) -> None:

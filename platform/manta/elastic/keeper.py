@@ -2,7 +2,8 @@
 
 Workers on its node map a keeper's memory and copy their snapshots straight into it: no bytes
 pass through Ray, and however a keeper dies, the kernel takes the memory back. What is
-committed is copied on, in the keepers' processes, to the keeper of the next node.
+committed is copied on, in the keepers' processes, to the keeper of the next node; each message
+of it has a checksum (why the memory itself has none is said in `memory`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 SLACK = 2**20  # bytes that a buffer is larger than asked for: the ledger rows in it grow
 CHUNK = 2**25  # bytes a message between keepers
+FETCHES = 3  # of a chunk that arrives changed
 # Chunks that a keeper has asked for at a time, of whatever parts: while one is written the others
 # travel. Each is in Ray's object store at both ends.
 CHUNKS_AT_A_TIME = 8
@@ -53,6 +56,38 @@ class SnapshotPart(NamedTuple):
     stamp: Stamp
     number: int
     parts: int
+
+
+class ChangedBytesError(OSError):
+    """Bytes arrived from another node that are not those that were sent."""
+
+
+class Chunk(NamedTuple):
+    """Bytes on their way to another node, and their checksum.
+
+    TCP's own checksum is 16 bits wide, and network cards compute it, after which the bytes still
+    pass through the memory of both nodes. A buffer that its writer begins to write to anew on the
+    way may fail the comparison too: then its snapshot is void in any case.
+    """
+
+    data: NDArray[np.uint8]
+    crc32: int
+
+    @classmethod
+    async def of(cls, data: NDArray[np.uint8]) -> Chunk:
+        """These bytes; their checksum is computed in a thread, as a keeper must answer at once."""
+        return cls(data, await asyncio.to_thread(zlib.crc32, data.data))
+
+    def checked(self) -> memoryview:
+        """The bytes, as they were sent.
+
+        Raises:
+            ChangedBytesError: if they are others.
+        """
+        data = self.data.data
+        if zlib.crc32(data) != self.crc32:
+            raise ChangedBytesError(f"{len(data):,} bytes were changed on their way")
+        return data
 
 
 @dataclass(frozen=True)
@@ -138,24 +173,27 @@ class Keeper:
         """Bytes of memory that this keeper has taken."""
         return sum(buffer.size for buffer in self._buffers)
 
-    async def describe(self, stamp: Stamp, number: int) -> tuple[SnapshotPart, bytes, int] | None:
-        """A part, its header, and the size of its buffer with the head."""
+    async def describe(self, stamp: Stamp, number: int) -> tuple[Chunk, int] | None:
+        """A part's header, and the size of its buffer with the head."""
         held = self._held.get((stamp, number))
-        return None if held is None else (held.part, held.header, held.buffer.size)
+        if held is None:
+            return None
+        header = np.frombuffer(held.header, dtype=np.uint8)
+        return await Chunk.of(header), held.buffer.size
 
-    async def read(self, stamp: Stamp, number: int, offset: int, size: int) -> NDArray[np.uint8]:
+    async def read(self, stamp: Stamp, number: int, offset: int, size: int) -> Chunk:
         """Up to `size` bytes of a part's buffer from `offset` on; none if it is not here."""
         held = self._held.get((stamp, number))
         if held is None:
-            return np.empty(0, dtype=np.uint8)
+            return await Chunk.of(np.empty(0, dtype=np.uint8))
         # Not a copy: Ray makes one, straight from these pages into its object store.
-        return held.buffer.content[offset : offset + size]
+        return await Chunk.of(held.buffer.content[offset : offset + size])
 
     async def copy(self, source: ActorHandle, part: SnapshotPart, since: Stamp | None) -> bool:
         """Get a part from the keeper `source` and hold it too. False if it is no longer there.
 
         Raises:
-            OSError: if there is no memory for it.
+            OSError: if there is no memory for it, or it arrives changed each time.
         """
         stamp, number = part.stamp, part.number
         if (stamp, number) in self._held:
@@ -163,11 +201,11 @@ class Keeper:
         found = await asyncio.wait_for(source.describe.remote(stamp, number), DESCRIBE_SECONDS)
         if found is None:
             return False
-        _, header, size = found
+        header, size = found
         buffer = await self._take(size, identity(os.getpid()))
         try:
+            held = _Held(part, header.checked().tobytes(), buffer)
             await asyncio.wait_for(self._fill(buffer, source, part), transfer_seconds(size))
-            held = _Held(part, header, buffer)
             if held.intact:
                 self._hold(held, since)
             return held.intact
@@ -237,8 +275,7 @@ class Keeper:
     ) -> None:
         async with self._chunks:
             size = min(size, buffer.size - offset)
-            data = await source.read.remote(part.stamp, part.number, offset, size)
-            os.pwrite(buffer.fd, data, offset)
+            os.pwrite(buffer.fd, await _fetched(source, part, offset, size), offset)
 
     # -------------------------------------------------------------------- memory
 
@@ -309,6 +346,23 @@ class Keepers:
     def _dead(self) -> list[str]:
         asked = {keeper.used.remote(): node for node, keeper in self.handles.items()}
         return dead(asked, PING_SECONDS)
+
+
+async def _fetched(source: ActorHandle, part: SnapshotPart, offset: int, size: int) -> memoryview:
+    """Bytes of a part from another keeper; asked for again if they arrive changed.
+
+    Raises:
+        ChangedBytesError: if they do each time.
+    """
+    left = FETCHES
+    while True:
+        chunk: Chunk = await source.read.remote(part.stamp, part.number, offset, size)
+        try:
+            return await asyncio.to_thread(chunk.checked)
+        except ChangedBytesError:
+            left -= 1
+            if not left:
+                raise
 
 
 def _is_late(error: RayTaskError) -> bool:

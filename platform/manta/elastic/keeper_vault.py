@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -20,7 +19,10 @@ from manta.elastic.answers import arrived, said
 from manta.elastic.keeper import (
     ANSWER_SECONDS,
     CHUNK,
+    FETCHES,
     SLACK,
+    ChangedBytesError,
+    Chunk,
     Onward,
     SnapshotPart,
     transfer_seconds,
@@ -184,10 +186,14 @@ class KeeperVault:
         """All parts, in memory of this process."""
         found: dict[int, SnapshotShard] = {}
         for keeper in self._keepers.values():
-            with suppress(RayError):
+            try:
                 for part in ray.get(keeper.held.remote(), timeout=ANSWER_SECONDS):
                     if part.stamp == stamp and part.number not in found:
                         found[part.number] = _fetch(keeper, part)
+            except RayError:
+                continue
+            except ChangedBytesError as error:
+                log.warning("the snapshot of step %d can't be had: %s", stamp.step, error)
         return [found[number] for number in sorted(found)]
 
 
@@ -200,13 +206,34 @@ def _in_a_thread(act: Callable[[], T]) -> Future[T]:
 
 
 def _fetch(keeper: ActorHandle, part: SnapshotPart) -> SnapshotShard:
-    stamp, number, _ = part
-    _, header, size = ray.get(keeper.describe.remote(stamp, number), timeout=ANSWER_SECONDS)
+    """A part that another node's keeper holds.
+
+    Raises:
+        RayError: if the keeper does not answer.
+        ChangedBytesError: if the part is not here as it is there.
+    """
+    found = ray.get(keeper.describe.remote(part.stamp, part.number), timeout=ANSWER_SECONDS)
+    if found is None:
+        raise ChangedBytesError("it was let go")
+    header, size = found
     data = np.empty(size - HEAD.size, dtype=np.uint8)
     for offset in range(0, len(data), CHUNK):
-        chunk = keeper.read.remote(stamp, number, HEAD.size + offset, CHUNK)
-        data[offset : offset + CHUNK] = ray.get(chunk, timeout=transfer_seconds(CHUNK))
-    return SnapshotShard(header, data.data)
+        data[offset : offset + CHUNK] = _fetched(keeper, part, HEAD.size + offset)
+    return SnapshotShard(header.checked().tobytes(), data.data)
+
+
+def _fetched(keeper: ActorHandle, part: SnapshotPart, offset: int) -> memoryview:
+    """Bytes of a part; asked for again if they arrive changed."""
+    left = FETCHES
+    while True:
+        sent = keeper.read.remote(part.stamp, part.number, offset, CHUNK)
+        chunk: Chunk = ray.get(sent, timeout=transfer_seconds(CHUNK))
+        try:
+            return chunk.checked()
+        except ChangedBytesError:
+            left -= 1
+            if not left:
+                raise
 
 
 def _onward(keepers: Mapping[str, ActorHandle], node_id: str) -> Onward | None:

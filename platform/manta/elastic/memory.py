@@ -4,6 +4,13 @@ A buffer is a memfd of the process that allocates it; others map it through
 ``/proc/<pid>/fd``. It begins with the stamp of the snapshot in it, zero while it is being
 written. So whoever finds the stamp that he looks for finds all of that snapshot, whenever
 its writer died.
+
+There is no checksum of what lies here. It is as safe as the weights that are trained, from which it
+was copied a moment ago and to which it goes back: no checksum covers those either, and one of
+the copy would say nothing of them. Reading it all once more would cost as much as copying it. What
+can go wrong here and not there is told: a write that was torn by the stamp, and bytes that went
+over a network by the keepers, which compare a checksum of each message. What is to last lies in
+checkpoints, whose files have checksums.
 """
 
 from __future__ import annotations
