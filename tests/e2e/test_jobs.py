@@ -114,6 +114,7 @@ def endless(shared: Path, name: str, **sections: Any) -> dict[str, Any]:
         shared / "corpus",
         schedule={"horizon": 10**6 * STEP},
         faults=[SLOW_TO_SAVE, SLOW_TO_TRAIN],
+        scaling={"min": 1, "spares": 0},
         **sections,
     )
     config["run"]["name"] = name
@@ -174,7 +175,11 @@ def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     """From a folder that is no checkout; each run finishes as if it were alone."""
     go = shared / "both-have-begun"
     hold = {"kind": "hold", "step": 5, "until": str(go)}
-    sections: dict[str, Any] = {"schedule": {"horizon": 20 * STEP}, "scaling": {"min": 1}}
+    sections: dict[str, Any] = {
+        "schedule": {"horizon": 20 * STEP},
+        "scaling": {"min": 1, "spares": 0},
+        "wandb": {"mode": "disabled"},
+    }
     made = run_config(shared, shared / "corpus", faults=[hold], **sections)
     config = write_yaml(shared / "half.yaml", made)
     jobs = {
