@@ -38,6 +38,7 @@ from manta.corpus.cuts import cuts_of, encoded
 from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
 from manta.corpus.shards import TokenDtype, token_dtype
+from manta.storage.run_folder import RUN
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +310,7 @@ def _from_hub(name: str) -> Path:
 
 def _unusable(name: str, error: Exception) -> CorpusError:
     lines = str(error).splitlines() or [type(error).__name__]
-    if (Path(name) / "run.json").exists():
+    if (Path(name) / RUN).exists():
         return CorpusError(
             f"tokenizer {name}: this is a run, which has its corpus's tokenizer: give the folder "
             f"of that corpus, or the model's: manta export {shlex.quote(name)} FOLDER"
