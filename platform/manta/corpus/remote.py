@@ -45,9 +45,10 @@ def tokenizer_folder(folder: str, manifest: Manifest) -> Path:
         return Path(folder)
     # Two corpora may share one of the files and not the other.
     there = node_folder() / "tokenizers" / manifest.fingerprint
-    for name, checksum in manifest.tokenizer_files.items():
-        # A corpus of tokens alone, without a tokenizer, has an empty checksum in its place.
-        if checksum != "" and not (there / name).exists():
+    # A corpus of tokens alone, without a tokenizer, has an empty checksum in its place.
+    files = manifest.tokenizer_files if manifest.tokenizer_sha256 else {}
+    for name, checksum in files.items():
+        if not (there / name).exists():
             there.mkdir(parents=True, exist_ok=True)
             with whole_file(there / name) as out:
                 _fetch(join(folder, name), out, checksum)
