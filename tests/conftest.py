@@ -51,7 +51,10 @@ SLOW_PLACES = {
     *("e2e", "chaos", "test_smoke.py", "test_gpu_benchmark.py"),
     *("test_aws.py", "test_doctor.py", "test_embedded.py", "test_machine.py", "test_package.py"),
     *("test_setup.py", "test_submit.py", "test_full_disk.py", "test_restart.py"),
-    *("test_preload.py", "test_threads.py"),
+    *("test_preload.py", "test_threads.py", "test_before_ray.py", "test_leftovers.py"),
+    *("test_damage.py", "test_exact.py", "test_guards.py", "test_snapshot.py", "test_store.py"),
+    *("test_sharding.py", "test_compiling.py", "test_pages_in_a_browser.py"),
+    *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
 }
 
 
