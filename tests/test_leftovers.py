@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_disk import FILLER, NoMounts, SmallDisk
+from small_disk import FILLER, SmallDisk, small_disk
 from small_runs import config_of, end_of, make_corpus_here, opened
 from whole_runs import train_whole
 
@@ -87,14 +87,8 @@ def test_two_kills_in_a_row(home: Path, expected: Any, name: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        found = SmallDisk(tmp_path / "disk")
-    except NoMounts as error:
-        pytest.skip(str(error))
-    try:
+    with small_disk(tmp_path / "disk") as found:
         yield found
-    finally:
-        found.remove()
 
 
 # Of a checkpoint's 76 KB: none fits, its first file does, and it does but for its last ones.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_disk import NoMounts, SmallDisk
+from small_disk import SmallDisk, small_disk
 
 from manta.track.verify import verify
 from manta.train.saved import name_of
@@ -21,14 +21,8 @@ SLOW = {"kind": "slow", "attempt": None}
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A small disk as the run's storage."""
-    try:
-        found = SmallDisk(tmp_path)
-    except NoMounts as error:
-        pytest.skip(str(error))
-    try:
+    with small_disk(tmp_path) as found:
         yield found
-    finally:
-        found.remove()
 
 
 def closed_port() -> str:

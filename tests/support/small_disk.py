@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 FILLER = "filler"
 
@@ -47,6 +51,19 @@ class SmallDisk:
     def remove(self) -> None:
         """Unmount it."""
         subprocess.run(["umount", "--lazy", str(self.folder)], check=False, capture_output=True)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[SmallDisk]:
+    """A small disk at `folder` for a test, which is skipped where none can be mounted."""
+    try:
+        found = SmallDisk(folder)
+    except NoMounts as error:
+        pytest.skip(str(error))
+    try:
+        yield found
+    finally:
+        found.remove()
 
 
 def _writes(file: object, size: int) -> bool:

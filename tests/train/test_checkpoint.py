@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plain_runs import engine_of, ledger, loop_of, losses, streams_of
-from small_disk import NoMounts, SmallDisk
+from small_disk import SmallDisk, small_disk
 from whole_runs import train_whole
 
 from manta.config.errors import RunError
@@ -244,12 +244,8 @@ def test_a_finished_run_is_left_alone(checked) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        found = SmallDisk(tmp_path / "disk")
-    except NoMounts as error:
-        pytest.skip(str(error))
-    yield found
-    found.remove()
+    with small_disk(tmp_path / "disk") as found:
+        yield found
 
 
 def train_on(disk: SmallDisk, run, at: dict[int, str]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from rich.table import Table
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote, shards
+from manta.corpus.leftovers import checksum
 from manta.corpus.manifest import Manifest, Shard, Split
 from manta.corpus.summary import bos_rule, counts_table
 from manta.corpus.tokenizer import decode
 
 CHECKING_THREADS = 4
-CHUNK = 1 << 22
 SHOWN_TEXT = 600
 
 
@@ -95,11 +94,11 @@ def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
 
 def _damaged_tokenizer(folder: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the files of the tokenizer in `folder`."""
-    for name, checksum in manifest.tokenizer_files.items():
-        if not checksum:
+    for name, expected in manifest.tokenizer_files.items():
+        if not expected:
             continue  # format 1 has none of the second file
         try:
-            if _sha256(folder / name) != checksum:
+            if checksum(folder / name) != expected:
                 yield f"{folder / name}: damaged: its checksum is not the manifest's"
         except OSError as error:
             yield f"{folder / name}: can't be read: {error.strerror}"
@@ -139,7 +138,7 @@ def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str |
         size = path.stat().st_size
         if size != shard.bytes:
             return f"{path}: damaged: {size} bytes, but the manifest says {shard.bytes}"
-        if verify and _sha256(path) != shard.sha256:
+        if verify and checksum(path) != shard.sha256:
             return f"{path}: damaged: its checksum is not the manifest's"
         wrong = _wrong_content(shards.read(path), shard, manifest) if verify else None
     except OSError as error:
@@ -164,14 +163,6 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     if any((tokens[starts] != bos).any() for bos in manifest.begins_with):
         return f"not all of its documents begin with token {manifest.bos_id}, the BOS"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
