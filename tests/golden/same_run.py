@@ -1,6 +1,6 @@
 """Does this working tree train what another commit trains, to the bit?
 
-    python tests/golden/same_run.py [COMMIT]        against that commit, or HEAD
+    make same-run COMMIT=main        against that commit; else against HEAD
 
 For changes that must change nothing: files that move, names, seams. Both versions make the same
 corpus and train the same run by the public command line: 200 steps in fp32 on two workers, with
@@ -26,66 +26,48 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import yaml
+from tiny_config import (
+    SEQ_LEN,
+    STEP,
+    corpus_config,
+    make_documents,
+    run_config,
+    write_yaml,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, SEQ_LEN, BATCH = 200, 16, 7
-STEP = SEQ_LEN * BATCH
+STEPS = 200
 INTERRUPTED_AT = 120
 COMPARED = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")
 
 
-def run_config(folder: Path) -> dict[str, Any]:
+def golden_run(folder: Path) -> dict[str, Any]:
     """The config of the run, which lies in `folder` with its corpus."""
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-    }
-    return {
-        "run": {"name": "golden", "storage": str(folder), "seed": 3},
-        "corpus": str(folder / "corpus"),
-        "model": {"type": "llama", "sizes": sizes},
-        "train": {"seq_len": SEQ_LEN, "micro_batch": 4},
-        "schedule": {
+    config = run_config(
+        folder,
+        folder / "corpus",
+        schedule={
             "horizon": STEPS * STEP,
             "lr": {"name": "wsd", "peak": 1e-3, "warmup": "5%", "decay": "20%"},
-            "batch": BATCH,
         },
-        "scaling": {"min": 2, "resources_per_worker": {"CPU": 0.5}},
-        "eval": {"every": 50 * STEP, "tokens": 20 * SEQ_LEN},
-        "checkpoint": {"every": 40 * STEP},
-        "wandb": {"mode": "disabled"},
-        "faults": [
+        eval={"every": 50 * STEP, "tokens": 20 * SEQ_LEN},
+        checkpoint={"every": 40 * STEP},
+        wandb={"mode": "disabled"},
+        faults=[
             {"kind": "kill", "rank": 1, "step": 70},
             {"kind": "slow", "attempt": None, "seconds": 0.02},
         ],
-    }
-
-
-def corpus_config(folder: Path) -> dict[str, Any]:
-    """The config of the corpus: a few thousand tokens of text that is made here."""
-    documents = folder / "documents"
-    documents.mkdir()
-    for number in range(60):
-        words = " ".join(f"word{(number * 7 + place * place) % 97}" for place in range(80))
-        (documents / f"{number}.txt").write_text(words)
-    return {
-        "out": str(folder / "corpus"),
-        "sources": [{"name": "made", "format": "text", "paths": [str(documents)]}],
-        "tokenizer": {"vocab_size": 300},
-        "split": {"train": 0.8, "validation": 0.2, "test": 0.0},
-    }
+    )
+    config["run"]["name"] = "golden"
+    return config
 
 
 def results(tree: Path, folder: Path) -> dict[str, Any]:
     """Train the run with the package of `tree`; returns what is compared."""
     folder.mkdir()
-    (folder / "corpus.yaml").write_text(yaml.safe_dump(corpus_config(folder)))
-    (folder / "run.yaml").write_text(yaml.safe_dump(run_config(folder)))
+    documents = make_documents(folder / "documents")
+    write_yaml(folder / "corpus.yaml", corpus_config(folder / "corpus", documents))
+    write_yaml(folder / "run.yaml", golden_run(folder))
     _manta(tree, folder, "prepare", "corpus.yaml").wait()
     _interrupt_at(_manta(tree, folder, "train", "run.yaml"), folder / "golden/metrics.jsonl")
     assert _manta(tree, folder, "train", "run.yaml").wait() == 0, (folder / "log").read_text()
