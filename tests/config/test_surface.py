@@ -36,7 +36,7 @@ RUN_KEYS = """
     data.document_mask
     train.seq_len train.micro_batch train.precision train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
-    parallel.shard
+    parallel.shard parallel.reduce_dtype
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all
     schedule.horizon
     schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.decay

@@ -148,6 +148,11 @@ RUN = (
         "parameters are split over workers with parallel.shard (FSDP2); else each worker has all",
     ),
     (
+        "gradient_compression grad_compression compress compression comm_hook ddp_comm_hook "
+        "grad_reduce_dtype communication_data_type mixed_precision_reduce",
+        "gradients are exchanged in parallel.reduce_dtype: fp32, or bf16 in half the bytes",
+    ),
+    (
         "tensor_parallel tensor_parallel_size tp tp_size pipeline_parallel pp pp_size "
         "context_parallel cp expert_parallel ep",
         "there is no such thing: a model is laid over workers by data, or with parallel.shard",

@@ -94,6 +94,11 @@ class ParallelSection(Section):
     """How the model is laid over the workers."""
 
     shard: bool = Field(default=False, description="FSDP2: parameters split over workers")
+    reduce_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="number format in which workers exchange and sum gradients; bf16: rounded, in "
+        "half the bytes",
+    )
 
 
 class OptimizerSection(Section):

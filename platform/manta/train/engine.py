@@ -14,6 +14,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PretrainedConfig
 
 from manta.config.errors import ConfigError, TrainingError
@@ -28,6 +29,7 @@ from manta.train.assembly import assemble
 from manta.train.compiling import compile_layers, compile_module, no_fallback
 from manta.train.cross_entropy import IGNORE
 from manta.train.device_batch import DeviceBatch, to_device
+from manta.train.exchange import exchange_in_bf16
 from manta.train.guards import Guard
 from manta.train.loss import TokenLoss
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
@@ -104,7 +106,7 @@ class Engine:
         if self.sharded:
             if config.train.compile:
                 compile_layers(layers_of(self.lm))
-            shard(self.lm, self.device, config.train.precision)
+            shard(self.lm, self.device, config)
         self._empty = weights.without_values(self.lm)
         if self._empty:
             weights.give_memory(self.lm, self.device, sharded=self.sharded)
@@ -140,6 +142,9 @@ class Engine:
             # No DDP around it where nothing is exchanged, or FSDP does it.
             bare = self.sharded or self.world_size == 1
             prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
+        if not bare and self.config.parallel.reduce_dtype == "bf16":
+            assert isinstance(prepared, DistributedDataParallel)
+            exchange_in_bf16(prepared)
         if self.config.train.compile and not self.sharded:
             compile_module(self.accelerator.unwrap_model(prepared, keep_torch_compile=True))
         return prepared

@@ -9,6 +9,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
+from manta.config.run import RunConfig
+
+# By `parallel.reduce_dtype`.
+REDUCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def layers_of(lm: nn.Module) -> list[nn.Module]:
     """The layers of a model, which are gathered, and compiled, one at a time."""
@@ -20,15 +25,16 @@ def layers_of(lm: nn.Module) -> list[nn.Module]:
     ]
 
 
-def shard(lm: nn.Module, device: torch.device, precision: str) -> None:
+def shard(lm: nn.Module, device: torch.device, config: RunConfig) -> None:
     """Split the parameters over ranks: each layer is a unit, the rest is the root's.
 
     Torch's own function and not Accelerate's plugin, which is ignored on a CPU.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if config.train.precision == "bf16" else None,
+        reduce_dtype=REDUCE_DTYPES[config.parallel.reduce_dtype],
+    )
     for layer in layers_of(lm):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(lm, mesh=mesh, mp_policy=policy)
