@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,15 @@ STEPS = 40
 MOST = 3  # nodes beside the head
 # Said to be so slow that growth pays as long as there is anything left to train.
 THROUGHPUT = 1
-# A group of fewer workers than there could be stands before this step until a test lets it go.
-HELD = 6
+# The steps before which the groups stand, first to last, until the test lets them go: each after
+# a step of its own, and further on than the group before it can have come once it was let go.
+HELD = (2, 6, 10, 14, 18)
+HOLDS = [
+    {"kind": "hold", "step": step, "attempt": attempt, "until": f"go-{attempt}"}
+    for attempt, step in enumerate(HELD, 1)
+]
+# What is told of a group that is to leave for a larger one, or for a smaller one.
+REPLACED = re.compile(r"^growing from |workers: others need the rest$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -78,58 +85,51 @@ def config(folder: Path, corpus: Path, **scaling: Any) -> dict[str, Any]:
     )
 
 
-# One for each group that may have to grow before it has as many workers as there can be.
-HOLDS = [
-    {"kind": "hold", "step": HELD, "attempt": attempt, "until": f"go-{attempt}"}
-    for attempt in range(1, MOST)
-]
-# What a group has measured of itself by then: it tells of its steps twice a second.
-MEASURED = {"kind": "slow", "step": HELD - 1, "seconds": 0.6, "attempt": None}
+def standing(*runs: Run) -> bool:
+    """Whether the newest group of each run stands, and is not about to be replaced.
 
-
-def let_grow(cluster: AutoscaledCluster, run: Run) -> float:
-    """Let each held group go once it has been told to grow; returns the seconds until the last."""
-    began = time.monotonic()
-    for hold in HOLDS:
-        run.groups_reach(hold["attempt"])
-        if (size := run.record()["groups"][-1]["world_size"]) < MOST:
-            growing = f"growing from {size} to "
-            cluster.wait_until(lambda text=growing: text in run.notes(), growing)
-        (run.dir / hold["until"]).touch()
-    return time.monotonic() - began
-
-
-def let_both_begin(cluster: AutoscaledCluster, *trials: Run) -> None:
-    """Return once both train; one that began on all nodes, alone, is let go to make room.
-
-    A held group answers nobody, so it can't give a worker back before its hold has ended.
+    One that is held can't leave, so that those that are to be replaced are let go here.
     """
+    found = True
+    for run in runs:
+        record = run.record()
+        groups = len(record.get("groups", []))
+        told = len(REPLACED.findall(run.notes())) if groups else 0
+        if 0 < groups <= told:
+            (run.dir / f"go-{groups}").touch()
+        found = found and told < groups
+    return found
 
-    def both() -> bool:
-        for trial in trials:
-            groups = trial.record().get("groups", [])
-            if groups and groups[-1]["world_size"] == MOST:
-                (trial.dir / f"go-{len(groups)}").touch()
-        return all(trial.record().get("groups") for trial in trials)
 
-    cluster.wait_until(both, "both trials train")
+def has_all(run: Run) -> bool:
+    """Whether a group with a worker on each node stands; others are let go as `standing` says."""
+    return standing(run) and run.record()["groups"][-1]["world_size"] == MOST
+
+
+def let_go(run: Run) -> None:
+    """Hold no group of the run any more."""
+    for hold in HOLDS:
+        (run.dir / str(hold["until"])).touch()
 
 
 def test_nodes_come_for_a_run_and_go_after_it(
     cluster: AutoscaledCluster, driver: Driver, tmp_path: Path, corpus: Path
 ) -> None:
     wanted = config(tmp_path, corpus, min=1, max=MOST, spares=0)
-    run = Run(driver, {**wanted, "faults": [MEASURED, *HOLDS]}).begin()
-    asked = cluster.wait_until(lambda: cluster.demand() == MOST, "demand for all workers")
-    came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")
-    grew = let_grow(cluster, run)
+    with cluster.at_most(1):
+        run = Run(driver, {**wanted, "faults": HOLDS}).begin()
+        asked = cluster.wait_until(lambda: cluster.demand() == MOST, "demand for all workers")
+        came = cluster.wait_until(lambda: len(cluster.nodes()) > 0, "a node")
+        run.groups_reach(1)
+    grew = cluster.wait_until(lambda: has_all(run), "a worker on each node")
+    let_go(run)
     run.end()
     gone = cluster.wait_until_empty()
     print(f"\nasked {asked:.1f} s, node {came:.1f} s, grown {grew:.1f} s later, ", end="")
     print(f"gone {gone:.1f} s after the end")
 
     sizes = list(run.sizes().values())
-    assert sizes[0] < sizes[-1] == MOST, "it started on what was there, and grew"
+    assert (sizes[0], sizes[-1]) == (1, MOST), "it started on what was there, and grew"
     assert verify(run.dir).consumed.steps == STEPS
     alone = check(RunConfig.model_validate({**wanted, "run": elsewhere(tmp_path)}))
     assert run.losses() == pytest.approx(plain_runs.losses(plain_runs.train(alone, 1)), rel=1e-5)
@@ -188,7 +188,7 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
 ) -> None:
     base = config(tmp_path, corpus, min=1)
     base["schedule"]["lr"] = {"name": "wsd", "peak": 1e-2, "warmup": "10%", "decay": "20%"}
-    base["faults"] = [MEASURED, *HOLDS]
+    base["faults"] = HOLDS
     write_yaml(tmp_path / "run.yaml", base)
     lengths = f'{{"schedule.horizon": tune.grid_search([{20 * STEP}, {60 * STEP}])}}'
     (tmp_path / "space.py").write_text(f"from ray import tune\n\nspace = {lengths}\n")
@@ -217,10 +217,10 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     short, long = (
         Run(driver, {"run": {"storage": str(folder), "name": name}}) for name in ("t000", "t001")
     )
-    let_both_begin(cluster, short, long)
-    for hold in HOLDS:
-        (short.dir / hold["until"]).touch()
-    let_grow(cluster, long)
+    cluster.wait_until(lambda: standing(short, long), "both trials train")
+    let_go(short)
+    cluster.wait_until(lambda: has_all(long), "a worker of the long trial on each node")
+    let_go(long)
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     gone = cluster.wait_until_empty()
@@ -230,6 +230,6 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
     assert {trial.status for trial in trials.values()} == {"finished"}
     assert trials[short.dir.name].end_tokens < trials[long.dir.name].end_tokens
     assert list(short.sizes().values())[-1] < MOST, "the other has a place, too"
-    assert max(long.sizes().values()) == MOST, "it has all once the short one has ended"
+    assert list(long.sizes().values())[-1] == MOST, "it has all once the short one has ended"
     for run in (short, long):
         verify(run.dir)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ class AutoscaledCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         port = _free_port()
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
-        config = self._folder / "autoscaler.json"
-        config.write_text(json.dumps(_config(self.address, most, idle_seconds)))
+        self._most, self._idle_seconds = most, idle_seconds
+        self._config = self._folder / "autoscaler.json"
+        self._allow(most)
         self._log = self._folder / "head.log"
         with self._log.open("w") as log:
             self._head = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                    *(f"--port={port}", f"--autoscaling-config={config}"),
+                    *(f"--port={port}", f"--autoscaling-config={self._config}"),
                     *("--num-cpus=0", "--num-gpus=0", "--object-store-memory=80000000"),
                     *("--include-dashboard=false", "--dashboard-agent-listen-port=0"),
                     "--include-log-monitor=false",
@@ -55,6 +57,21 @@ class AutoscaledCluster:
                 env={**os.environ, **ENVIRONMENT},
             )
         self._gcs: Any = None
+
+    def _allow(self, most: int) -> None:
+        """Write the autoscaler's config, which it reads anew with each of its updates."""
+        written = self._folder / "autoscaler.new"
+        written.write_text(json.dumps(_config(self.address, most, self._idle_seconds)))
+        written.replace(self._config)
+
+    @contextmanager
+    def at_most(self, most: int) -> Iterator[None]:
+        """For the time of a block, no more nodes come than this."""
+        self._allow(most)
+        try:
+            yield
+        finally:
+            self._allow(self._most)
 
     def wait_until_up(self) -> None:
         """Return once its autoscaler works."""

@@ -339,12 +339,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)
-        if not progress.rate or self.known.largest <= workers:
+        rate = self.known.rate or progress.rate / workers
+        if not rate or self.known.largest <= workers:
             return
         growth = Growth(
             workers=workers,
             possible=len(possible),
-            rate=self.known.rate or progress.rate / workers,
+            rate=rate,
             remaining=self.known.total_tokens - progress.tokens,
             stay=self.known.node_stay,
             restart=max(self._restarts[-3:], default=RESTART_SECONDS),
