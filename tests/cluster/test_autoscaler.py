@@ -121,7 +121,7 @@ def head(tmp_path):
             env=laptop.environment,
             check=True,
             capture_output=True,
-            timeout=240,
+            timeout=300,
         )
         folder.mkdir()
         head = Head(laptop, aws, folder)

@@ -21,7 +21,7 @@ RAY = Path(sys.executable).with_name("ray")
 
 def run_ray(laptop, *words):
     done = subprocess.run(
-        [RAY, *words], cwd=ROOT, env=laptop.environment, capture_output=True, text=True, timeout=240
+        [RAY, *words], cwd=ROOT, env=laptop.environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -27,7 +27,7 @@ def ended(by: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=300,
     ).stderr
 
 

@@ -35,7 +35,7 @@ class Node:
             env={"HOME": str(self.home), "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=300,
         )
 
 

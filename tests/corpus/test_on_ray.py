@@ -158,7 +158,7 @@ def _meeting(order: dict) -> dict:
     """Waits until two workers are at work at once."""
     worker, folder = ray.get_runtime_context().get_actor_id(), Path(order["folder"])
     (folder / worker).touch()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     return {"worker": worker}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import threading
 import time
@@ -23,11 +24,12 @@ from manta.elastic.keeper import (
     open_keeper,
 )
 from manta.elastic.keeper_vault import KeeperVault
-from manta.elastic.memory import HEAD
+from manta.elastic.memory import HEAD, identity, is_alive
 from manta.train.vault import Stamp
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SIZE = 3_000_000
+DEADLINE = 300.0  # it only ends what hangs
 BUFFER = HEAD.size + SIZE + 2**20
 
 
@@ -43,9 +45,17 @@ def keepers() -> Iterator[dict[str, ActorHandle]]:
 
 
 def until_free(vault: KeeperVault, size: int = SIZE) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + DEADLINE
     while not vault.free(size):
         assert time.monotonic() < end, "nothing becomes free"
+        time.sleep(0.005)
+
+
+def until_dead(process: str) -> None:
+    """Return once a process is gone: what it could write to is its own until then."""
+    end = time.monotonic() + DEADLINE
+    while is_alive(process):
+        assert time.monotonic() < end, "it does not die"
         time.sleep(0.005)
 
 
@@ -81,7 +91,7 @@ def test_a_snapshot_outlives_the_node_it_was_taken_on(keepers) -> None:
     on_a = KeeperVault(keepers, "a", 0)
     while on_a._mine is not None:
         assert not on_a.free(SIZE)  # no more snapshots from there, and nothing hangs
-        assert time.monotonic() < began + 10
+        assert time.monotonic() < began + DEADLINE
 
 
 def test_buffers_are_prepared_beside_training_before_the_first_is_written(keepers) -> None:
@@ -90,7 +100,7 @@ def test_buffers_are_prepared_beside_training_before_the_first_is_written(keeper
     def prepare(buffers) -> None:
         prepared.append((threading.current_thread(), [len(buffer) for buffer in buffers]))
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(DEADLINE)
 
     vault = KeeperVault({"a": keepers["a"]}, "a", 0)
     vault.prepare_with(prepare)
@@ -106,7 +116,7 @@ def test_buffers_are_prepared_beside_training_before_the_first_is_written(keeper
 
 def test_memory_that_a_node_has_not_is_not_taken(keepers, caplog) -> None:
     vault = KeeperVault({"a": keepers["a"]}, "a", 0)
-    end = time.monotonic() + 20
+    end = time.monotonic() + DEADLINE
     while vault._mine is not None:
         assert not vault.free(2**50)
         assert time.monotonic() < end
@@ -225,7 +235,7 @@ class OnlyTogether(Keeper):
         self._asked.add(number)
         if len(self._asked) == 2:
             self._two.set()
-        await asyncio.wait_for(self._two.wait(), 20)
+        await asyncio.wait_for(self._two.wait(), DEADLINE)
         return await super().read(stamp, number, offset, size)
 
 
@@ -238,7 +248,7 @@ def test_parts_of_a_node_are_copied_at_once(keepers, how: str) -> None:
         until_free(rank)
         np.frombuffer(rank.buffer(), dtype=np.uint8)[:SIZE] = content(number)
         rank.commit(Stamp(3, 1), 2, f"header {number}".encode())
-    assert all(rank.settle(30) for rank in ranks)
+    assert all(rank.settle(DEADLINE) for rank in ranks)
     assert has(KeeperVault(found, "b", 0), Stamp(3, 1), [0, 1])
     ray.kill(found["a"])
     assert has(KeeperVault(found, "b", 0), Stamp(3, 1), [0, 1])
@@ -250,6 +260,10 @@ class Writer:
 
     def __init__(self, keepers: dict[str, ActorHandle], attempt: int):
         self._vault, self._attempt = KeeperVault(keepers, "a", 0), attempt
+
+    def identity(self) -> str | None:
+        """Of its process."""
+        return identity(os.getpid())
 
     def put(self, step: int) -> None:
         """Take a snapshot of a step."""
@@ -266,7 +280,9 @@ def test_each_group_goes_on_from_the_last_ones_memory(keepers) -> None:
         worker = Writer.remote(alone, attempt)
         before = KeeperVault(alone, "a", 0).whole()
         ray.get([worker.put.remote(step), worker.put.remote(step + 1), worker.tear.remote()])
+        process = ray.get(worker.identity.remote())
         ray.kill(worker)
+        until_dead(process)
         # The group before has nothing left, be it further on than this one.
         assert KeeperVault(alone, "a", 0).whole() == [Stamp(step + 1, attempt)] != before
     vault = KeeperVault(alone, "a", 0)

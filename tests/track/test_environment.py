@@ -12,7 +12,7 @@ from manta.track import environment
 
 def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, timeout=30)
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, timeout=300)
 
 
 def test_git_commit_and_dirty_flag(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def seen(page: Path, width: int, profile: Path) -> dict[str, object]:
         [CHROMIUM, *options.split(), f"--user-data-dir={profile}", copy.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
     assert found, done.stderr

@@ -102,7 +102,7 @@ def test_a_store_that_fails_is_told_of_and_does_not_stop_the_run(
     (tmp_path / "store").write_text("in the way")
     clock.now += SAVE_SECONDS
     record.add(training_row(1))
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while not (said := record.messages()):
         assert time.time() < deadline, "nobody is told"
         time.sleep(0.01)
