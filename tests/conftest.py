@@ -54,6 +54,7 @@ SLOW_PLACES = {
     *("test_preload.py", "test_threads.py", "test_before_ray.py", "test_leftovers.py"),
     *("test_damage.py", "test_exact.py", "test_guards.py", "test_snapshot.py", "test_store.py"),
     *(
+        "test_kept.py",
         "test_sharding.py",
         "test_reduce_dtype.py",
         "test_compiling.py",

@@ -16,6 +16,7 @@ from manta.train.guards import Rewind
 from manta.train.loop import Loop
 from manta.train.saved import TrainState
 from manta.train.skips import Spans
+from manta.train.vault import Vault
 
 
 class Killed(BaseException):
@@ -60,12 +61,16 @@ class Teller(logging.Handler):
 
 
 def train_whole(
-    checked: Checked, *, until: int | None = None, fault: Callable[[Engine], None] | None = None
+    checked: Checked,
+    *,
+    until: int | None = None,
+    fault: Callable[[Engine], None] | None = None,
+    vault: Vault | None = None,
 ) -> list[str]:
     """Train, as `manta train` does, on one rank; returns the run's events.
 
     With `until`, all is killed after that step, when its successor is asked for; with a fault
-    that makes the run go back, at that.
+    that makes the run go back, at that. With a `vault`, there are snapshots in it.
     """
     tracker = checked.tracker(console=False)
     teller, logger = Teller(tracker), logging.getLogger("manta")
@@ -82,7 +87,7 @@ def train_whole(
         engine = engine_of(checked)
         if fault is not None:
             fault(engine)
-        outcome = Loop(job, engine, teller).run(streams)
+        outcome = Loop(job, engine, teller, vault).run(streams)
         assert outcome != "paused"
         tracker.finish(outcome)
     except (Killed, Rewind):
