@@ -60,7 +60,13 @@ SLOW_PLACES = {
         "test_compiling.py",
         "test_pages_in_a_browser.py",
     ),
-    *("test_model.py", "test_loss.py", "test_checkpoint.py", "test_compare_page.py"),
+    *(
+        "test_log_rows.py",
+        "test_model.py",
+        "test_loss.py",
+        "test_checkpoint.py",
+        "test_compare_page.py",
+    ),
     *("test_imports.py", "test_devices.py", "test_fork.py", "test_export.py"),
     *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
 }

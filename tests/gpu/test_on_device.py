@@ -321,6 +321,30 @@ def test_a_row_of_the_log_says_what_the_device_did(folder: Path, tmp_path: Path)
     assert (tmp_path / "checkpoints" / f"step-{STEPS:012d}" / "state.json").exists()
 
 
+@needs_cuda
+def test_a_step_that_logs_waits_for_none_of_its_values(folder: Path, tmp_path: Path) -> None:
+    """Torch raises where the host would wait for what it has queued."""
+    config = config_of(folder, precision="bf16")
+    schedule, corpus, reporter = schedule_of(config), corpus_of(config), Rows()
+    job = TrainingJob(config, schedule, corpus, None, tmp_path, 1, "", "here")
+    loop = Loop(job, engine_of(config), reporter)
+    advance, watched = loop._advance, []
+
+    def advancing(batch: RankBatch) -> None:
+        if 1 < batch.step.number < STEPS:  # the first row waits, and the last
+            watched.append(batch.step.number)
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            advance(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    loop._advance = advancing  # type: ignore[method-assign]
+    loop.run(lambda cursor: local_stream(corpus, schedule, cursor=cursor, rank=0, world_size=1))
+    assert watched == [2, 3]
+    assert [row["step"] for row in reporter.rows if "loss" in row] == list(range(1, STEPS + 1))
+
+
 def test_labels_begin_anew_with_each_document() -> None:
     tokens, positions = torch.arange(6)[None], torch.tensor([[0, 1, 2, 0, 1, 2]])
     assert labels_of(tokens.to(DEVICE), positions.to(DEVICE))[0, 2].item() == IGNORE

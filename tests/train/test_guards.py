@@ -311,11 +311,11 @@ def test_the_guard_looks_upwards_and_needs_values_first() -> None:
     assert _judge(guard, 13, 4.0, 8.0)
     assert _judge(guard, 14, 5.0, 1.0)
     assert not _judge(guard, 15, 4.01, 1.0)
-    assert [(v.step, v.kind, v.action) for v in guard.verdicts()] == [
+    assert [(v.step, v.kind, v.action) for v in guard.judgements().verdicts()] == [
         (13, "spike", "skip"),
         (14, "spike", "skip"),
     ]
-    assert guard.verdicts() == []
+    assert guard.judgements().verdicts() == []
 
 
 def test_the_window_survives_json_to_the_last_bit() -> None:
@@ -339,7 +339,7 @@ def test_after_a_step_that_is_not_just_skipped_every_update_is_dropped() -> None
     assert not _judge(guard, 1, 1.0, 1.0)
     assert _judge(guard, 2, 1.0, NAN)
     assert _judge(guard, 3, 1.0, 1.0)
-    assert [v.step for v in guard.verdicts()] == [2]
+    assert [v.step for v in guard.judgements().verdicts()] == [2]
 
 
 def test_keys_that_do_not_go_together(tmp_path: Path) -> None:

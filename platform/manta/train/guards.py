@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manta.config.run import GuardsSection
+from manta.train.arriving import Arriving
 
 # Of the window, before spikes are looked for: the median of a few values says little.
 SHARE_NEEDED, FEWEST_NEEDED = 0.5, 8
@@ -69,7 +70,7 @@ class Guard:
     """Judges each step and drops the update of a bad one.
 
     After a bad step that is not just skipped, every update is dropped, until the host has
-    looked at `verdicts` and acted.
+    looked at `judgements` and acted.
 
     The window holds loss and gradient norm of the last updates that were applied. It is a
     function of the training so far, and part of its state.
@@ -143,19 +144,29 @@ class Guard:
         """Whether so many steps are unread that the host should look."""
         return len(self._unread) >= MOST_UNREAD
 
-    def verdicts(self) -> list[Verdict]:
-        """The bad steps since the last call, up to the first that is not just skipped.
+    def judgements(self) -> Judgements:
+        """What was observed since the last call, on its way to the host."""
+        unread, self._unread = self._unread, []
+        return Judgements(self._section, unread)
 
-        Waits for the device.
+
+class Judgements:
+    """What a guard found at some steps, for when the host wants to know."""
+
+    def __init__(self, section: GuardsSection, judged: list[tuple[int, Tensor]]):
+        self._section, self._steps = section, [step for step, _ in judged]
+        values = [judgement for _, judgement in judged]
+        self._values = Arriving(torch.stack(values)) if values else None
+
+    def verdicts(self) -> list[Verdict]:
+        """The bad steps among them, up to the first that is not just skipped.
+
+        Waits for the last of these steps, and for none after it.
         """
-        if not self._unread:
-            return []
-        steps = [step for step, _ in self._unread]
-        judged = torch.stack([judgement for _, judgement in self._unread]).tolist()
-        self._unread = []
+        judged = self._values.read() if self._values else []
         return [
             self._verdict(step, KINDS[int(kind)], (loss, norm))
-            for step, (kind, loss, norm) in zip(steps, judged, strict=True)
+            for step, (kind, loss, norm) in zip(self._steps, judged, strict=True)
             if kind
         ]
 

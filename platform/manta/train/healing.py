@@ -11,7 +11,7 @@ from manta.schedule import Schedule
 from manta.stream.plan import Corpus, order_of
 from manta.train.checkpoint import Checkpoints
 from manta.train.engine import Engine
-from manta.train.guards import Rewind, Verdict
+from manta.train.guards import Judgements, Rewind, Verdict
 from manta.train.journal import Journal
 from manta.train.saved import TrainState
 from manta.train.skips import Spans, add_skip, is_void, joined, read_skips
@@ -70,17 +70,21 @@ class Healing:
         """The state with what the guard knows, as it goes into a checkpoint."""
         return replace(state, window=self._engine.guard.window)
 
-    def check(self, state: TrainState) -> TrainState:
-        """Act on bad steps up to this one; returns the state that knows of them.
+    def check(self, state: TrainState, judgements: Judgements) -> TrainState:
+        """Act on the bad steps among those judged; returns the state that knows of them.
 
-        Waits for the device.
+        Waits for these steps; in fp16, for all that the device has to do.
+
+        Args:
+            state: after the last of these steps.
+            judgements: those that were not checked yet.
 
         Raises:
             DivergedError: if training must stop: the update was not applied.
             Rewind: if it goes on from before the bad step.
         """
         self._check_scale(state)
-        for verdict in self._engine.guard.verdicts():
+        for verdict in judgements.verdicts():
             if verdict.action == "stop":
                 self._stop(verdict, "The last checkpoint is good")
             self._check_bound(verdict, state)

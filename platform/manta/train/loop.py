@@ -9,8 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
@@ -18,20 +16,20 @@ from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS, LEDGER
 from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
-from manta.stream.plan import Corpus, RankBatch, order_of
-from manta.train import throughput
+from manta.stream.plan import Corpus, RankBatch
 from manta.train.checkpoint import Checkpoints
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
+from manta.train.guards import Judgements
 from manta.train.healing import Healing
 from manta.train.journal import Journal
+from manta.train.log_rows import AwaitedRow, LogRows
 from manta.train.pause import Agreement, Pause
 from manta.train.reporter import Reporter, Source
 from manta.train.saved import TrainState, name_of, read_rows
 from manta.train.skips import is_skipped
 from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
-from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
 from manta.train.vault import Stamp, Vault
 
 log = logging.getLogger(__name__)
@@ -58,6 +56,14 @@ class TrainingJob:
     """Digest of the config and corpus that the run is trained by."""
     node: str
     """Where this rank runs: the one thing that ranks need not agree on."""
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """What the device was asked for after a step, and the host has not read yet."""
+
+    judgements: Judgements
+    row: AwaitedRow | None
 
 
 class Loop:
@@ -92,9 +98,8 @@ class Loop:
             engine, vault, job.attempt, every, lambda step: passing("snapshot", step)
         )
         self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
-        self._meter = Meter()
-        self._peak = throughput.peak_flops(engine.device, job.config.train.precision)
-        self._stragglers: Stragglers | None = None
+        self._rows = LogRows(engine, job.corpus, job.node)
+        self._awaited: _Awaited | None = None
         self._state = TrainState()
         self._saved_step = self._reached = 0
         self._source: Source = "start"
@@ -102,6 +107,8 @@ class Loop:
         self._agreement = Agreement(engine.device)
         self._pause = Pause.NONE
         self._looks_each_step = engine.device.type == "cpu"  # elsewhere it would cost a wait
+        # The scale of an fp16 loss, which is looked at too, is the host's only after a wait.
+        self._looks_late = engine.accelerator.scaler is None
 
     @property
     def pause(self) -> Pause:
@@ -120,7 +127,7 @@ class Loop:
         with closing(streams(self._state.cursor)) as batches:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
-            self._meter = Meter()  # what came before was not training
+            self._rows.meter = Meter()  # what came before was not training
             self._reporter.busy("beginning to train")
             for batch in self._engine.clock.waited(batches):
                 if self._out_of_patience:
@@ -135,6 +142,7 @@ class Loop:
 
     def _leave(self) -> None:
         """Save what the next group, or the next run, goes on from."""
+        self._take_in()
         self._saving()
         kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
             self._healing.saved(self._state), self._journal
@@ -229,17 +237,11 @@ class Loop:
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
-        step, result = batch.step, None
-        self._passing("step", step.number)
-        self._journal.consumed(batch)
-        if is_skipped(step.number, self._state.skips):
-            self._journal.skip(step.number)
-        else:
-            if self._engine.compiles_for("step"):
-                self._reporter.busy("compiling")
-            result = self._engine.step(batch)
-            self._pause = self._agreement.after(result.votes)
-            self._meter.add(step.tokens_after - step.tokens)
+        step, result = batch.step, self._trained_on(batch)
+        # What the step before left to be read, now that the device has this one to do.
+        self._take_in()
+        if result is not None:
+            self._rows.meter.add(step.tokens_after - step.tokens)
         self._state = replace(
             self._state,
             step=step.number,
@@ -253,11 +255,12 @@ class Loop:
         evaluates = self._evaluates and (last or self._evaluation_due(step))
         saves = last or self._checkpoint_due(step)
         snaps = not last and self._snapshots.due(step.number)
-        due = logs or evaluates or saves or snaps or self._engine.guard.wants_reading
-        if due or self._pause or self._looks_each_step:
-            self._state = self._healing.check(self._state)
-        if logs:
-            self._log(step, result)
+        waits = evaluates or saves or snaps or self._must_wait(logs)
+        if logs or waits:
+            row = self._rows.queue(step, result, waits=waits) if logs else None
+            self._awaited = _Awaited(self._engine.guard.judgements(), row)
+        if waits:
+            self._take_in()
         if evaluates:
             self._evaluate()
         if saves or (evaluates and self._state.evals_since_best == 0):
@@ -265,6 +268,42 @@ class Loop:
         if snaps:
             self._snapshots.take(self._healing.saved(self._state), self._journal)
         self._checkpoints.poll()
+
+    def _trained_on(self, batch: RankBatch) -> StepResult | None:
+        """The step of a batch; None if it is passed over."""
+        number = batch.step.number
+        self._passing("step", number)
+        self._journal.consumed(batch)
+        if is_skipped(number, self._state.skips):
+            self._journal.skip(number)
+            return None
+        if self._engine.compiles_for("step"):
+            self._reporter.busy("compiling")
+        result = self._engine.step(batch)
+        self._pause = self._agreement.after(result.votes)
+        return result
+
+    def _must_wait(self, logs: bool) -> bool:
+        """Whether bad steps, and the row of one that `logs`, are looked for before the next step.
+
+        Also wherever something is kept or evaluated, which must know of every bad step before it.
+        """
+        first = logs and not (self._rows.begun and self._looks_late)
+        return (
+            first or self._looks_each_step or bool(self._pause or self._engine.guard.wants_reading)
+        )
+
+    def _take_in(self) -> None:
+        """Read what the device was asked for, if anything: act on bad steps, tell the row."""
+        awaited, self._awaited = self._awaited, None
+        if awaited is None:
+            return
+        self._state = self._healing.check(self._state, awaited.judgements)
+        if awaited.row is not None:
+            row = self._rows.read(awaited.row)
+            if is_skipped(row["step"], self._state.skips):
+                row = {**_finite(row), "skipped": True}
+            self._tell(row)
 
     def _due(self, every: int | None, step: Step) -> bool:
         """Whether a multiple of `every` tokens lies in the step. Zero: in each step."""
@@ -285,69 +324,16 @@ class Loop:
 
     # -------------------------------------------------------------- what is due
 
-    def _log(self, step: Step, result: StepResult | None) -> None:
-        row: dict[str, Any] = {
-            "step": step.number,
-            "tokens": step.tokens_after,
-            "lr": step.lr,
-            "batch_size": step.batch_size,
-            "world_size": self._engine.world_size,
-            "epoch": order_of(self._job.corpus).epoch(step.first_position),
-        }
-        if result is not None:
-            row |= self._measured(result)
-        if is_skipped(step.number, self._state.skips):
-            row = {**_finite(row), "skipped": True}
-        self._tell(row)
-
-    def _measured(self, result: StepResult) -> dict[str, float]:
-        """What only a step that was computed adds to its row."""
-        # All of it in one exchange; it waits for the device, so the rate below is a true one.
-        times = torch.tensor(as_numbers(self._engine.clock.read()), dtype=torch.float64)
-        mine = torch.cat([result.loss_sum.double()[None], times.to(self._engine.device)])
-        table = self._engine.gathered(mine).tolist()
-        tokens_per_s = self._meter.read()
-        ranks = [StepTimes(*numbers) for _, *numbers in table]
-        self._warn_of_stragglers(ranks)
-        valid = int(result.valid_tokens) or math.nan
-        return {
-            "loss": sum(loss_sum for loss_sum, *_ in table) / valid,
-            "grad_norm": float(result.grad_norm),
-            "tokens_per_s": tokens_per_s,
-            **as_row(ranks),
-            **self._device_row(tokens_per_s),
-        }
-
-    def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
-        if self._stragglers is None:
-            self._stragglers = Stragglers(self._engine.named(self._job.node))
-        for message in self._stragglers.observe(ranks):
-            if self._engine.rank == 0:
-                log.warning(message)
-
-    def _device_row(self, tokens_per_s: float) -> dict[str, float]:
-        """What an accelerator adds to a row: memory in bytes, model FLOPs utilisation."""
-        engine = self._engine
-        if engine.device.type != "cuda":
-            return {}
-        row = {"peak_memory": float(torch.cuda.max_memory_allocated(engine.device))}
-        if self._peak:
-            flops = throughput.flops_per_token(
-                engine.lm, engine.lm.config, self._job.corpus.seq_len
-            )
-            row["mfu"] = tokens_per_s * flops / (self._peak * engine.world_size)
-        return row
-
     @property
     def _evaluates(self) -> bool:
         return self._job.validation is not None
 
     def _evaluate(self) -> None:
         assert self._job.validation is not None
-        self._meter.pause()
+        self._rows.meter.pause()
         found = evaluate(self._engine, self._job.validation, self._evaluating)
         loss = found.loss
-        self._meter.resume()
+        self._rows.meter.resume()
         best, threshold = self._state.best_val_loss, self._config.eval.min_delta
         better = best is None or loss < best - threshold
         self._state = replace(
@@ -381,11 +367,11 @@ class Loop:
         if self._state.step == self._saved_step:
             return
         self._saved_step = self._state.step
-        self._meter.pause()
+        self._rows.meter.pause()
         self._saving()
         self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
         self._passing("checkpoint", self._state.step)
-        self._meter.resume()
+        self._rows.meter.resume()
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # Ray Train's controller imports this too, and not Torch
     import torch
     from torch import Tensor
 
+    from manta.train.arriving import Arriving
+
 
 class Pause(IntEnum):
     """What is asked for; where ranks differ, the highest counts.
@@ -51,35 +53,14 @@ class Agreement:
 
     def __init__(self, device: torch.device):
         self._lag = 0 if device.type == "cpu" else self.LAG
-        self._coming: deque[_Coming] = deque()
+        self._coming: deque[Arriving] = deque()
 
     def after(self, votes: Tensor) -> Pause:
         """What is agreed on after the step that summed `votes`. Call once a step."""
-        self._coming.append(_Coming(votes))
+        from manta.train.arriving import Arriving
+
+        self._coming.append(Arriving(votes))
         if len(self._coming) <= self._lag:
             return Pause.NONE
         counts = self._coming.popleft().read()
         return max(kind for kind in Pause if not kind or counts[kind - 1])
-
-
-class _Coming:
-    """Votes on their way to the host.
-
-    The copy is queued at once: one that is asked for later waits in the device's stream for
-    all steps that were queued before it, however long the votes have been computed.
-    """
-
-    def __init__(self, votes: Tensor):
-        self._arrived: torch.cuda.Event | None = None
-        self._votes = votes.to("cpu", non_blocking=True)  # of a GPU's: into pinned memory
-        if votes.is_cuda:
-            import torch
-
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-
-    def read(self) -> list[int]:
-        """The votes; waits for the step that summed them, and for none after it."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._votes.tolist()

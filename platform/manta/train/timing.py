@@ -77,7 +77,9 @@ class StepClock:
     def __init__(self, device: torch.device, last: nn.Parameter | None):
         self._on_cuda = device.type == "cuda"
         self._marks: list[Any] = [None] * len(Point)
-        self._steps: deque[tuple[list[Any], int]] = deque(maxlen=MOST_STEPS)
+        # Points and rows of each step since the last reading, the last of them; no points where
+        # one was passed over. And how many steps there were.
+        self._steps: deque[tuple[list[Any] | None, int]] = deque(maxlen=MOST_STEPS)
         self._count = 0
         if last is not None:
             last.register_post_accumulate_grad_hook(self._gradient_is_there)  # type: ignore[no-untyped-call]
@@ -111,15 +113,21 @@ class StepClock:
         self.mark(Point.END)
         marks, self._marks = self._marks, [None] * len(Point)
         marks[Point.GRADIENT] = marks[Point.GRADIENT] or marks[Point.EXCHANGED]
-        if all(mark is not None for mark in marks):
-            self._steps.append((marks, rows))
+        whole = all(mark is not None for mark in marks)
+        self._steps.append((marks if whole else None, rows))
         self._count += 1
 
-    def read(self) -> StepTimes:
-        """The times since the last reading. Waits for the device."""
-        steps, count = list(self._steps), self._count
-        self._steps.clear()
-        self._count = 0
+    def read(self, *, besides_last: bool = False) -> StepTimes:
+        """The times since the last reading. Waits for the device.
+
+        Args:
+            besides_last: leave the last step to the next reading, and don't wait for it.
+        """
+        kept = [self._steps.pop()] if besides_last and self._steps else []
+        steps = [(marks, rows) for marks, rows in self._steps if marks is not None]
+        count = self._count - len(kept)
+        self._steps = deque(kept, maxlen=MOST_STEPS)
+        self._count = len(kept)
         if not steps:
             return StepTimes(steps=count)
         if self._on_cuda:
@@ -145,7 +153,12 @@ def as_numbers(times: StepTimes) -> list[float]:
 
 
 def as_row(ranks: Sequence[StepTimes]) -> dict[str, float]:
-    """What a metrics row says: seconds a step, the mean over ranks, so that they add up."""
+    """What a metrics row says: seconds a step, the mean over ranks, so that they add up.
+
+    Nothing, if no step was timed.
+    """
+    if not any(times.steps for times in ranks):
+        return {}
     return {
         f"time_{phase}": sum(getattr(times, phase) for times in ranks) / len(ranks)
         for phase in ("data", "compute", "communication", "optimizer")

@@ -1,0 +1,117 @@
+"""Rows of metrics of training steps: queued behind a step on its device, read when they are there.
+
+A row that is read in its own step makes the host wait for the device, and the device then wait for
+the host's next step. Read one step later, its values have come while the device was busy.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from manta.schedule import Step
+from manta.stream.plan import Corpus, order_of
+from manta.train import throughput
+from manta.train.arriving import Arriving
+from manta.train.device_batch import to_device
+from manta.train.engine import Engine, StepResult
+from manta.train.throughput import Meter
+from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AwaitedRow:
+    """A row of a step as far as the host knows it.
+
+    Attributes:
+        known: without waiting.
+        values: of all ranks: for each its summed loss and times, then valid tokens and gradient
+            norm; None for a step that was passed over.
+    """
+
+    known: dict[str, Any]
+    values: Arriving | None
+
+
+class LogRows:
+    """Makes the rows of training steps, on one rank. All ranks must call together.
+
+    Attributes:
+        meter: of the tokens that the rows until now and the next one are about.
+        begun: whether a row with values was queued.
+    """
+
+    def __init__(self, engine: Engine, corpus: Corpus, node: str):
+        self.meter, self.begun = Meter(), False
+        self._engine, self._corpus, self._node = engine, corpus, node
+        self._peak = throughput.peak_flops(engine.device, engine.config.train.precision)
+        self._stragglers: Stragglers | None = None
+
+    def queue(self, step: Step, result: StepResult | None, *, waits: bool) -> AwaitedRow:
+        """Ask the device for what the row of a step needs.
+
+        Args:
+            step: which one.
+            result: of it; None if it was passed over.
+            waits: whether the row is read at once. If not, the times in it end with the step
+                before, which the device is done with or at.
+        """
+        known: dict[str, Any] = {
+            "step": step.number,
+            "tokens": step.tokens_after,
+            "lr": step.lr,
+            "batch_size": step.batch_size,
+            "world_size": self._engine.world_size,
+            "epoch": order_of(self._corpus).epoch(step.first_position),
+        }
+        if result is None:
+            return AwaitedRow(known, None)
+        self.begun = True
+        times = as_numbers(self._engine.clock.read(besides_last=not waits))
+        on_device = to_device(torch.tensor(times, dtype=torch.float64), self._engine.device)
+        table = self._engine.gathered(torch.cat([result.loss_sum.double()[None], on_device]))
+        shared = torch.stack([result.valid_tokens.double(), result.grad_norm.double()])
+        if self._engine.device.type == "cuda":
+            known["peak_memory"] = float(torch.cuda.max_memory_allocated(self._engine.device))
+        return AwaitedRow(known, Arriving(torch.cat([table.flatten(), shared])))
+
+    def read(self, row: AwaitedRow) -> dict[str, Any]:
+        """The whole row. Waits for its step, whose tokens `meter` has and none after them."""
+        if row.values is None:
+            return row.known
+        *table, valid, grad_norm = row.values.read()
+        # The device is done with the step: over the time until now, the rate is a true one.
+        tokens_per_s = self.meter.read()
+        width = len(table) // self._engine.world_size
+        ranks = [table[first : first + width] for first in range(0, len(table), width)]
+        times = [StepTimes(*numbers) for _, *numbers in ranks]
+        self._warn_of_stragglers(times)
+        return {
+            **row.known,
+            "loss": sum(loss_sum for loss_sum, *_ in ranks) / (valid or math.nan),
+            "grad_norm": grad_norm,
+            "tokens_per_s": tokens_per_s,
+            **as_row(times),
+            **self._utilisation(tokens_per_s),
+        }
+
+    def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
+        if self._stragglers is None:
+            self._stragglers = Stragglers(self._engine.named(self._node))
+        for message in self._stragglers.observe(ranks):
+            if self._engine.rank == 0:
+                log.warning(message)
+
+    def _utilisation(self, tokens_per_s: float) -> dict[str, float]:
+        """Model FLOPs utilisation, where the device's peak is known."""
+        if not self._peak:
+            return {}
+        engine = self._engine
+        flops = throughput.flops_per_token(engine.lm, engine.lm.config, self._corpus.seq_len)
+        return {"mfu": tokens_per_s * flops / (self._peak * engine.world_size)}
