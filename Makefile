@@ -1,10 +1,12 @@
 # Everything runs from .venv, which the first target that needs it creates from
-# requirements.lock. `make help` lists the targets.
+# requirements.lock, and from requirements-test.lock where tests need more. `make help` lists
+# the targets.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTED := $(VENV)/.installed-test
 PEERS := .venv-peers
 # The peers are optional: without them their rows say so.
 MEASURING = $(or $(wildcard $(PEERS)/bin/python),$(BIN)/python)
@@ -13,17 +15,21 @@ ARGS ?=
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic check test test-cluster host-packages soak models same-run reference lint format bench bench-peers bench-smoke lock clean
+.PHONY: help demo demo-elastic check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-smoke lock weight clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock cluster/cuda.lock cluster/install.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Manta needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python cluster/install.py requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TESTED): $(INSTALLED) requirements-test.lock
+	$(BIN)/python cluster/install.py requirements-test.lock
 	@touch $@
 
 demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=value ..." overrides)
@@ -35,33 +41,36 @@ demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go
 check: lint ## Check format, style and types, and run the tests that need neither Ray nor a server
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
-test: $(INSTALLED) ## Run the tests (ARGS="tests/e2e -k store", PROCESSES=0 for one process)
+test: $(TESTED) ## Run the tests (ARGS="tests/e2e -k store", PROCESSES=0 for one process)
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-cluster: $(INSTALLED) ## `ray up` on three hosts with an sshd each, made of namespaces (as root)
+test-cluster: $(TESTED) ## `ray up` on three hosts with an sshd each, made of namespaces (as root)
 	$(BIN)/python -m pytest -rs -s tests/e2e/test_hosts.py $(ARGS)
 
 host-packages: ## Install what test-cluster needs of Debian or Ubuntu (as root)
 	.ci/host-packages
 
-soak: $(INSTALLED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
+soak: $(TESTED) ## Random faults on real runs (ARGS="--minutes 20 --seed 7")
 	PYTHONPATH=tests/support $(BIN)/python tests/chaos/soak.py $(ARGS)
 
-models: $(INSTALLED) ## Train each type of causal model of Transformers, made small; writes docs/models.md
+models: $(TESTED) ## Train each type of causal model of Transformers, made small; writes docs/models.md
 	PYTHONPATH=tests/support $(BIN)/python tests/models/survey.py $(ARGS)
 
-same-run: $(INSTALLED) ## Does this tree train what COMMIT trains, to the bit? For changes that must change nothing
+same-run: $(TESTED) ## Does this tree train what COMMIT trains, to the bit? For changes that must change nothing
 	PYTHONPATH=tests/support $(BIN)/python tests/golden/same_run.py $(or $(COMMIT),HEAD)
 
 reference: $(INSTALLED) ## Write docs/config.md, the reference of all config keys, from the code
 	$(BIN)/python -m manta.cli keys --markdown > docs/config.md
 
-lint: $(INSTALLED) ## Check format, style and types
+lint: $(TESTED) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## Format the code
+hooks: $(TESTED) ## Have git check format, style and types before each commit
+	$(BIN)/pre-commit install
+
+format: $(TESTED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -94,14 +103,15 @@ bench-peers: $(INSTALLED) ## Install what the benchmarks compare Manta with, in 
 bench-smoke: $(INSTALLED) ## Has something become slow? Ratios only, in about a minute
 	$(BIN)/python benchmarks/smoke.py $(ARGS)
 
-lock: ## Pin anew what pyproject.toml allows, in a fresh environment
+lock: ## Resolve what pyproject.toml allows into the lock files (ARGS=--upgrade, CPU_TORCH=PLACE)
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet torch==2.13.0
-	.venv-lock/bin/python -m pip install --quiet setuptools ".[dev]"
-	.venv-lock/bin/python -m pip list --format=freeze \
-		| grep -v -i -E '^(manta-train|pip|nvidia-.*|triton|cuda-.*)==' \
-		| sed 's/^\(torch==[^+]*\)+.*/\1/' | sort -f > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	PATH=$(CURDIR)/.venv-lock/bin:$$PATH .venv-lock/bin/python .ci/make_locks.py \
+		$(if $(CPU_TORCH),--cpu-torch $(CPU_TORCH)) $(ARGS)
 	rm -rf .venv-lock
+
+weight: $(INSTALLED) ## How heavy an installation is: packages, megabytes, imports
+	$(BIN)/python benchmarks/weight.py
 
 clean: ## Remove the environment and caches; runs and corpora stay
 	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis

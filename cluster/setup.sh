@@ -29,7 +29,7 @@ make_environment() {
     fi
     rm -rf "$env"
     "$python" -m venv "$env"
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check -r "$lock"
+    "$env/bin/python" "$here/cluster/install.py" "$lock"
     cp "$lock" "$env/installed.lock" # last: its presence says that all went well
 }
 

@@ -53,12 +53,19 @@ def test_packages_that_differ_from_the_lock(tmp_path):
     assert finding.verdict is CheckResult.FAILED
     assert "2 differ from requirements.lock: ray" in finding.found
     assert "no-such-package missing (1.0)" in finding.found
-    assert f"pip install -r {lock}" in finding.remedy
+    assert finding.remedy == f"{sys.executable} {tmp_path}/cluster/install.py {lock}"
 
 
 def test_a_builds_own_mark_is_no_other_version():
     pins = read_lock(find_lock(ROOT / "cluster.yaml"))
     assert not [name for name, _ in check_machine.differing(pins) if name == "torch"]
+
+
+def test_a_lock_is_read_with_the_checksums_of_its_files(tmp_path):
+    (tmp_path / "requirements.lock").write_text(
+        "# head\nRay==2.60.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\npyyaml==6.0.3\n"
+    )
+    assert read_lock(tmp_path / "requirements.lock") == {"ray": "2.60.0", "pyyaml": "6.0.3"}
 
 
 def test_a_lock_that_pins_nothing_is_refused(tmp_path):

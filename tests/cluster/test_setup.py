@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,44 @@ def test_a_failed_installation_does_not_count(node, tmp_path):
     other.home, other.manta = tmp_path, tmp_path / "manta"
     assert other.run("bash ~/manta/cluster/setup.sh").returncode != 0
     assert not (other.manta / "env" / "installed.lock").exists()
+
+
+def make_wheel(folder, version):
+    """A wheel of a package called torch, with nothing in it; returns the line of a lock."""
+    folder.mkdir(exist_ok=True)
+    path, info = folder / f"torch-{version}-py3-none-any.whl", f"torch-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")
+    return f"--hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+INSTALL = "PIP_NO_INDEX=1 PIP_FIND_LINKS={} ~/manta/env/bin/python ~/manta/cluster/install.py {}"
+
+
+def test_the_build_of_torch_is_the_one_that_the_machine_offers(node, tmp_path):
+    """The higher one, as pip takes it without checksums, which it prefers to know beforehand."""
+    sums = [make_wheel(tmp_path / "wheels", version) for version in ("2.13.0", "2.13.0+cpu")]
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"torch==2.13.0 \\\n    {sums[0]} \\\n    {sums[1]}\n")
+    done = node.run(INSTALL.format(tmp_path / "wheels", lock))
+    assert done.returncode == 0, done.stderr
+    show = "from importlib.metadata import version; print(version('torch'))"
+    assert node.run(f'~/manta/env/bin/python -c "{show}"').stdout == "2.13.0+cpu\n"
+
+
+def test_a_file_that_was_not_locked_is_refused(node, tmp_path):
+    known = make_wheel(tmp_path / "locked", "2.12.0")
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"torch==2.12.0 {known}\n")
+    with zipfile.ZipFile(tmp_path / "locked" / "torch-2.12.0-py3-none-any.whl", "a") as file:
+        file.writestr("torch.py", "print('something else')\n")
+    done = node.run(INSTALL.format(tmp_path / "locked", lock))
+    assert done.returncode != 0
+    assert "not installed" in done.stderr
+    assert "HASH" in done.stderr.upper()

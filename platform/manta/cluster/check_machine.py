@@ -15,7 +15,7 @@ from pathlib import Path
 
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.free_memory import total_memory
-from manta.cluster.lock import NAME, normal, read_lock
+from manta.cluster.lock import NAME, installs, normal, read_lock
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
@@ -77,7 +77,7 @@ def _packages(lock: Path | None) -> Iterator[Finding]:
     yield failed(
         "packages",
         f"{len(other)} differ from {NAME}: {shown}{more}",
-        f"{sys.executable} -m pip install -r {lock}",
+        installs(lock),
     )
 
 

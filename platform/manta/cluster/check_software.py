@@ -11,7 +11,7 @@ from pathlib import Path
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.kuberay import schema_errors as kuberay_errors
 from manta.cluster.launcher import schema_errors as launcher_errors
-from manta.cluster.lock import NAME, normal, read_lock
+from manta.cluster.lock import NAME, installs, normal, read_lock
 from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 
 PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^;&|\n]*)")
@@ -129,7 +129,7 @@ def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
         yield failed(
             "Ray version",
             f"{local} here, {locked} in {NAME}, which the nodes get",
-            f"install the lock file here: pip install -r {lock}",
+            f"install the lock file here: {installs(lock)}",
         )
     if (
         plan.kind is NodeProvider.KUBERAY

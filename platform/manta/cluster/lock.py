@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from manta.config.errors import ConfigError
@@ -22,11 +23,12 @@ def read_lock(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     pins = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+        pin = line.rstrip("\\").strip()  # what follows are the checksums of its files
+        if not pin or pin.startswith(("#", "--hash=")):
             continue
-        name, equals, version = line.partition("==")
+        name, equals, version = pin.partition("==")
         if not equals:
-            raise ConfigError(f"{path}:{number}: {line!r} pins no version; make it anew: make lock")
+            raise ConfigError(f"{path}:{number}: {pin!r} pins no version; make it anew: make lock")
         pins[normal(name)] = version.strip()
     return pins
 
@@ -34,6 +36,11 @@ def read_lock(path: Path) -> dict[str, str]:
 def normal(name: str) -> str:
     """A package's name as pip compares it."""
     return re.sub(r"[-_.]+", "-", name.strip().split("[")[0]).lower()
+
+
+def installs(lock: Path) -> str:
+    """The command that installs a lock file for this Python."""
+    return f"{sys.executable} {lock.parent / 'cluster' / 'install.py'} {lock}"
 
 
 def find_lock(near: Path) -> Path | None:
