@@ -30,8 +30,8 @@ from torch.distributed.checkpoint import (
     state_dict_saver,
 )
 
-from manta.train.dcp import METADATA, Planner, Reader, Writer
-from manta.train.loading import CHECKING_THREADS, quiet_alone
+from manta.state.dcp import METADATA, Planner, Reader, Writer
+from manta.state.loading import CHECKING_THREADS, quiet_alone
 
 Content = dict[str, dict[str, torch.Tensor]]
 SHARE = 0.01

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.corpus.manifest import Counts, Manifest, Shard
 
 
@@ -22,10 +22,12 @@ def write_shard(
         documents: tokens of each, uint16 or uint32 throughout, at least one document.
         names: of the documents.
     """
-    dtype: shards.TokenDtype = "uint16" if documents[0].dtype == np.uint16 else "uint32"
+    dtype: shard_table.TokenDtype = "uint16" if documents[0].dtype == np.uint16 else "uint32"
     name = f"train-{number:05d}.arrow"
     with (folder / name).open("wb") as file:
-        size, digest = shards.write(file, shards.batch(documents, names, 0, ["made"], dtype))
+        size, digest = shard_table.write(
+            file, shard_table.batch(documents, names, 0, ["made"], dtype)
+        )
     return Shard(
         file=name,
         split="train",
@@ -41,7 +43,7 @@ def write_manifest(folder: Path, made: list[Shard], vocab_size: int) -> Manifest
     documents, tokens = sum(s.documents for s in made), sum(s.tokens for s in made)
     manifest = Manifest(
         manta_version="benchmark",
-        token_dtype=shards.token_dtype(vocab_size),
+        token_dtype=shard_table.token_dtype(vocab_size),
         vocab_size=vocab_size,
         eos_id=0,
         tokenizer_file="tokenizer.json",

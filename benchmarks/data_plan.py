@@ -32,7 +32,7 @@ from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.order import SampleOrder
-from manta.stream.verify import verify_ledger
+from manta.stream.verify_ledger import verify_ledger
 
 SEQ_LEN = 2048
 REPEATS = 5

@@ -28,16 +28,18 @@ from transformers import AutoModelForCausalLM
 
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
+from manta.model import assembly, attention, cross_entropy, hf_config
+from manta.model.cross_entropy import IGNORE
+from manta.model.language_model import labels_of
+from manta.model.loss import TokenLoss, fuse
 from manta.schedule import Schedule
+from manta.state import tensor_layout
+from manta.state.copying import DeviceCopy, HostCopy
 from manta.stream import plan
 from manta.stream.plan import RankBatch
-from manta.train import assembly, attention, cross_entropy, layout, model_config, throughput
 from manta.train import optimizer as optimizers
-from manta.train.copying import DeviceCopy, HostCopy
-from manta.train.cross_entropy import IGNORE
+from manta.train import throughput
 from manta.train.engine import Engine
-from manta.train.loss import TokenLoss, fuse
-from manta.train.model import labels_of
 from manta.train.pause import Agreement
 
 LOOPS = ("engine", "bare")
@@ -232,8 +234,8 @@ class Snapshotting:
         self._steps += 1
         if self._steps % self.EVERY or not self._copy.done():
             return
-        pieces = layout.pieces_of(self._engine)
-        entries, size = layout.arrange(pieces)
+        pieces = tensor_layout.pieces_of(self._engine)
+        entries, size = tensor_layout.arrange(pieces)
         if not self._buffers:
             self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
             self._copy.prepare(self._buffers)
@@ -253,7 +255,7 @@ class EngineLoop:
         if not case.options.fused_optimizer:
             optimizers.FUSED_DEVICES = frozenset()
         vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))
-        self.engine = Engine(config, model_config.resolve(config, vocabulary))
+        self.engine = Engine(config, hf_config.resolve(config, vocabulary))
         self.lm, self.device = self.engine.lm, self.engine.device
         self.phases = Phases(self.device)
         self.engine.model = Timed(self.engine.model, self.phases)
@@ -298,7 +300,7 @@ class BareLoop:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.phases = Phases(self.device)
         torch.manual_seed(config.run.seed)
-        self.lm = AutoModelForCausalLM.from_config(model_config.resolve(config, vocabulary)).to(
+        self.lm = AutoModelForCausalLM.from_config(hf_config.resolve(config, vocabulary)).to(
             self.device
         )
         self.lm.train()

@@ -21,8 +21,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from manta.track.history import METRICS, History, as_line
-from manta.track.row_chain import Mark, RowChain
+from manta.record.history import METRICS, History, as_line
+from manta.record.row_chain import Mark, RowChain
 
 AFTER = 20  # rows that a driver wrote after it last saved its record
 

@@ -321,11 +321,11 @@ def _write_tokens(corpus: Path, file: Path, count: int) -> None:
     """The first tokens of a corpus as an array, which is what a script by hand would read."""
     import numpy as np
 
-    from manta.corpus import shards
+    from manta.corpus import shard_table
     from manta.corpus.manifest import Manifest
 
     first = Manifest.read(str(corpus)).shards_of("train")[0]
-    np.save(file, shards.document_tokens(shards.read(corpus / first.file))[0][:count])
+    np.save(file, shard_table.document_tokens(shard_table.read(corpus / first.file))[0][:count])
 
 
 def _environment() -> dict[str, str]:

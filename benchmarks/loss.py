@@ -28,7 +28,7 @@ def measure(way: str, tokens: int, width: int, vocab: int) -> dict[str, float]:
     import torch
     import torch.nn.functional as F
 
-    from manta.train import cross_entropy
+    from manta.model import cross_entropy
 
     if way.startswith("manta "):
         rows = int(way.split()[1]) * 2**20 // (4 * vocab)

@@ -51,16 +51,18 @@ def write_inputs(corpus: Path, folder: Path) -> None:
     import numpy as np
 
     from manta.config import RunConfig, load
-    from manta.corpus import shards
+    from manta.corpus import shard_table
     from manta.corpus.manifest import Manifest
-    from manta.train import model_config
+    from manta.model import hf_config
 
     config, manifest = load(CONFIG, RunConfig), Manifest.read(corpus)
     files = [corpus / shard.file for shard in manifest.shards_of("train")]
-    tokens = np.concatenate([shards.document_tokens(shards.read(file))[0] for file in files])
+    tokens = np.concatenate(
+        [shard_table.document_tokens(shard_table.read(file))[0] for file in files]
+    )
     seq_len = config.train.seq_len
     np.save(folder / "tokens.npy", tokens[: len(tokens) // seq_len * seq_len].reshape(-1, seq_len))
-    model_config.resolve(config, manifest.vocabulary).save_pretrained(folder / "model")
+    hf_config.resolve(config, manifest.vocabulary).save_pretrained(folder / "model")
 
 
 def run_case(system: str, fault: str, inputs: Path, corpus: Path) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def ray_train(folder: Path, corpus: Path) -> Iterator[Case]:
 def manta(folder: Path, corpus: Path) -> Iterator[Case]:
     """Manta, observed by the lines of `StepLog`; else it is `manta train`."""
     from manta.config import RunConfig, load
-    from manta.elastic import trainer
-    from manta.elastic.preflight import check, check_model
+    from manta.elastic.checks.preflight import check, check_model
+    from manta.elastic.driver import trainer
 
     step = BATCH * SEQ_LEN
     overrides = [
@@ -162,19 +162,20 @@ def manta(folder: Path, corpus: Path) -> Iterator[Case]:
 
 def observed(order: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step."""
-    from manta.elastic import start, worker
+    from manta.elastic.messages import group_start
+    from manta.elastic.worker import train_function
 
     log = StepLog(
-        Path(os.environ["RECOVERY_FOLDER"]), int(os.environ["RANK"]), start.current().node
+        Path(os.environ["RECOVERY_FOLDER"]), int(os.environ["RANK"]), group_start.current().node
     )
-    stepped = worker._MailReporter.stepped
+    stepped = train_function._MailReporter.stepped
 
     def logged(self: Any, state: Any) -> None:
         log.stepped(state.step)
         stepped(self, state)
 
-    worker._MailReporter.stepped = logged
-    worker.train(order["order"])
+    train_function._MailReporter.stepped = logged
+    train_function.train(order["order"])
 
 
 class _Spares:
@@ -190,7 +191,7 @@ class _Spares:
         if time.time() - self._looked < 2.0:
             return False
         self._looked = time.time()
-        training = {worker["pid"] for worker in read(self._folder).workers}
+        training = {train_function["pid"] for train_function in read(self._folder).workers}
         found = {p.pid: p for p in _ray_workers() if p.pid not in training}
         self._seen = {pid: self._seen.get(pid, process) for pid, process in found.items()}
         # The share of a core since the last look; zero at the first look at a process.
@@ -215,9 +216,9 @@ def _parts(folder: Path, fault: float) -> dict[str, float]:
     until = time.time() + 5.0
     while time.time() < until:
         group = json.loads((folder / "runs/case/run.json").read_text())["groups"][-1]
-        start = group["start"]
-        if (group["noticed"] or 0.0) > fault and "data_and_first_step" in start:
-            return {"detect": group["noticed"] - fault, **start}
+        group_start = group["start"]
+        if (group["noticed"] or 0.0) > fault and "data_and_first_step" in group_start:
+            return {"detect": group["noticed"] - fault, **group_start}
         time.sleep(0.2)
     return {}
 

@@ -23,9 +23,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "platform")]
 import numpy as np  # noqa: E402
 import ray  # noqa: E402
 
-from manta.elastic.keeper import open_keeper  # noqa: E402
-from manta.elastic.keeper_vault import KeeperVault  # noqa: E402
-from manta.train.vault import Stamp  # noqa: E402
+from manta.elastic.snapshot_memory.keeper import open_keeper  # noqa: E402
+from manta.elastic.snapshot_memory.keeper_vault import KeeperVault  # noqa: E402
+from manta.state.vault import Stamp  # noqa: E402
 
 
 def measured(parts: int, size: int) -> tuple[float, float]:

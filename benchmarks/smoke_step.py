@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
+from manta.model import hf_config
 from manta.schedule import Schedule
 from manta.stream import plan
-from manta.train import model_config
 from manta.train.engine import Engine
 
 SEQ_LEN, BATCH, VOCABULARY = 128, 8, 512
@@ -55,7 +55,7 @@ def _median_ratio(folder: Path) -> float:
     schedule = Schedule.resolve(config.schedule, SEQ_LEN)
     corpus = plan.open_corpus(str(folder), manifest, "train", SEQ_LEN, config.run.seed)
     batches = plan.local_stream(corpus, schedule, cursor=0, rank=0, world_size=1)
-    resolved = model_config.resolve(config, Vocabulary(VOCABULARY))
+    resolved = hf_config.resolve(config, Vocabulary(VOCABULARY))
     engine, model = Engine(config, resolved), AutoModelForCausalLM.from_config(resolved)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     ratios = []

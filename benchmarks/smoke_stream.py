@@ -25,7 +25,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from manta.cluster.session import ray_session
 from manta.config.schedule import ScheduleSection
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.schedule import Schedule
 from manta.stream import pipeline, plan
 from manta.stream.plan import Corpus, RankBatch
@@ -66,7 +66,9 @@ class Gather:
     """The limit: rows of a matrix that lies in a memory-mapped Arrow file, and nothing else."""
 
     def __init__(self, corpus: Corpus):
-        tokens, _ = shards.document_tokens(shards.read(Path(corpus.folder) / "train-00000.arrow"))
+        tokens, _ = shard_table.document_tokens(
+            shard_table.read(Path(corpus.folder) / "train-00000.arrow")
+        )
         rows = len(tokens) // corpus.seq_len
         self._matrix = tokens[: rows * corpus.seq_len].reshape(rows, corpus.seq_len)
 

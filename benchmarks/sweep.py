@@ -174,8 +174,8 @@ class _CpuSeconds(threading.Thread):
 
 def _of_tree(file: Path, trials: Mapping[str, sweep_log.Logged]) -> Row:
     """What the sweep's and the runs' records say, and what forks cost."""
-    from manta.track.state import read_state
-    from manta.track.sweep_state import read_sweep
+    from manta.record.run_state import read_state
+    from manta.record.sweep_state import read_sweep
 
     folder = file.parent / "runs/bench"
     state = read_sweep(folder)
@@ -206,7 +206,7 @@ def _of_tree(file: Path, trials: Mapping[str, sweep_log.Logged]) -> Row:
 def _of_stock(file: Path, trials: Mapping[str, sweep_log.Logged]) -> Row:
     """What the trials' lines say; only trials that came to their end have a value."""
     from manta.config import load_sweep
-    from manta.tune.outline import Outline
+    from manta.tune.sweep_plan import Outline
 
     known = Outline(load_sweep(file)).trials
     return {

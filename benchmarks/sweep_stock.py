@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sweep_log import TrialLog
 
 if TYPE_CHECKING:
-    from manta.elastic.preflight import Checked
+    from manta.elastic.checks.preflight import Checked
 
 # A trial asks Tune for a little, which two workers of a whole CPU would leave nothing of.
 TRIAL_CPUS, WORKER_CPUS = 0.01, 0.95
@@ -42,7 +42,7 @@ class PlainEngine:
         import torch
         import torch.nn.functional as F
 
-        from manta.train.model import IGNORE, labels_of
+        from manta.model.language_model import IGNORE, labels_of
 
         tokens = torch.from_numpy(samples.tokens.astype("int64"))
         labels = labels_of(tokens, None)
@@ -75,13 +75,14 @@ def work(given: dict[str, Any]) -> None:
     """Train one trial as the one worker of a TorchTrainer."""
     import torch
 
+    from manta.model import hf_config, language_model
     from manta.stream.plan import local_stream
-    from manta.train import model, model_config, optimizer
+    from manta.train import optimizer
 
     checked: Checked = given["checked"]
     config, schedule = checked.config, checked.schedule
     log = TrialLog(config.run.name)
-    lm = model.build(config, model_config.resolve(config, checked.manifest.vocabulary))
+    lm = language_model.build(config, hf_config.resolve(config, checked.manifest.vocabulary))
     adamw = optimizer.build(config.optimizer, lm)
     engine = PlainEngine(config, lm)
     validated = _validation(checked, engine, log)
@@ -122,7 +123,7 @@ def trial(config: dict[str, Any], checked: dict[str, Checked], folder: str) -> N
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from manta.elastic.environment import CPU_ALLOCATOR
+    from manta.elastic.worker.environment import CPU_ALLOCATOR
 
     name = config["trial"]
     log = TrialLog(name)
@@ -148,8 +149,8 @@ def run(kind: str, file: Path, folder: Path) -> None:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     from manta.config import load_sweep
-    from manta.elastic.preflight import check
-    from manta.tune.outline import Outline
+    from manta.elastic.checks.preflight import check
+    from manta.tune.sweep_plan import Outline
 
     outline = Outline(load_sweep(file))
     checked = {one.name: check(one.config) for one in outline.trials}

@@ -13,16 +13,16 @@ from sweep_log import TrialLog
 def run(file: Path) -> None:
     """`manta sweep FILE`, in this process."""
     from manta.cli import main
-    from manta.tune import sweep
+    from manta.tune import run_sweep
 
-    sweep.run_leg = observed_leg
+    run_sweep.run_leg = observed_leg
     sys.argv = ["manta", "sweep", str(file)]
     main()
 
 
 def observed_leg(config: dict[str, Any], conductor: Any) -> None:
     """Manta's own leg, with a line when it begins and ends."""
-    from manta.elastic import trainer
+    from manta.elastic.driver import trainer
     from manta.tune.leg import run_leg
 
     log = TrialLog(config["trial"])
@@ -34,19 +34,19 @@ def observed_leg(config: dict[str, Any], conductor: Any) -> None:
 
 def observed_work(order: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step and evaluation."""
-    from manta.elastic import worker
+    from manta.elastic.worker import train_function
     from manta.train import loop
 
     log = TrialLog(order["order"].checked.config.run.name)
-    stepped = worker._MailReporter.stepped
+    stepped = train_function._MailReporter.stepped
 
     def logged(self: Any, state: Any) -> None:
         log.stepped(state.tokens)
         stepped(self, state)
 
-    worker._MailReporter.stepped = logged
+    train_function._MailReporter.stepped = logged
     loop.evaluate = log.timed(loop.evaluate)
-    worker.train(order["order"])
+    train_function.train(order["order"])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 # Before Torch begins to allocate: as Manta's workers do it.
 if "MALLOC_ARENA_MAX" not in os.environ:
-    from manta.elastic.environment import CPU_ALLOCATOR
+    from manta.elastic.worker.environment import CPU_ALLOCATOR
 
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **CPU_ALLOCATOR})
 
@@ -34,14 +34,14 @@ import torch.distributed as dist
 from train_loop_case import BATCH, CONFIG, MODELS, ROOT, SEQ_LEN, Case
 
 from manta.config import RunConfig, load
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
+from manta.model import hf_config
+from manta.state.vault import SnapshotShard, Stamp
 from manta.stream.ledger import digest
 from manta.stream.plan import local_stream
-from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.loop import Loop
 from manta.train.threads import compute_here
-from manta.train.vault import SnapshotShard, Stamp
 
 STEP = BATCH * SEQ_LEN
 OFF = {"log.every": 10**12, "checkpoint.every": "null", "checkpoint.snapshot_every": 0}
@@ -120,7 +120,7 @@ def halves(case: Case, thing: str) -> list[tuple[float, float]]:
     overrides = [f"{name}={value}" for name, value in {**OFF, key: period * unit}.items()]
     checked = check(load(CONFIG, RunConfig, [*case.overrides(folder), *overrides]))
     checked.run_dir.mkdir()
-    resolved = model_config.resolve(checked.config, checked.manifest.vocabulary)
+    resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
     clock = Clock()
     job = checked.job(1, "here")
     loop = Loop(job, Engine(checked.config, resolved), clock, Memory())

@@ -43,7 +43,7 @@ class Case:
         corpus: a prepared corpus.
     """
 
-    model: str
+    language_model: str
     precision: str
     accumulate: int
     world_size: int
@@ -99,9 +99,10 @@ class Work:
 def work_of(case: Case, rank: int = 0) -> Work:
     """Model, optimizer and data of one rank."""
     from manta.config import RunConfig, load
-    from manta.elastic.preflight import check
+    from manta.elastic.checks.preflight import check
+    from manta.model import hf_config, language_model
     from manta.stream.plan import local_stream
-    from manta.train import model, model_config, optimizer
+    from manta.train import optimizer
 
     torch.set_num_threads(case.threads)
     checked = check(load(CONFIG, RunConfig, case.overrides("/tmp")))
@@ -109,8 +110,8 @@ def work_of(case: Case, rank: int = 0) -> Work:
         checked.corpus, checked.schedule, cursor=0, rank=rank, world_size=case.world_size
     )
     rows = np.stack([batch.samples.tokens for batch in batches])
-    resolved = model_config.resolve(checked.config, checked.manifest.vocabulary)
-    lm = model.build(checked.config, resolved)
+    resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
+    lm = language_model.build(checked.config, resolved)
     adamw = optimizer.build(checked.config.optimizer, lm)
     for group in adamw.param_groups:
         group["lr"] = LEARNING_RATE

@@ -271,7 +271,7 @@ def _ray_loop(config: dict[str, str]) -> None:
 
 def allocator() -> dict[str, str]:
     """How every process here keeps its memory: as Manta's workers do, which is faster."""
-    from manta.elastic.environment import CPU_ALLOCATOR
+    from manta.elastic.worker.environment import CPU_ALLOCATOR
 
     return CPU_ALLOCATOR
 

@@ -39,8 +39,8 @@ def main(overrides: list[str]) -> None:
 def prepare_and_train(corpus: CorpusConfig, run: RunConfig) -> None:
     """Both heavy steps, on one Ray."""
     from manta.corpus.prepare import prepare
-    from manta.elastic.preflight import absolute, check, check_model
-    from manta.elastic.trainer import train
+    from manta.elastic.checks.preflight import absolute, check, check_model
+    from manta.elastic.driver.trainer import train
 
     console.rule("manta prepare jobs/demo/corpus.yaml")
     prepare(corpus)
@@ -51,7 +51,7 @@ def prepare_and_train(corpus: CorpusConfig, run: RunConfig) -> None:
 
 def export_anew(run_dir: Path) -> Path:
     """The newest model of the run as a Hugging Face folder."""
-    from manta.track.model_card import CARD, model_card
+    from manta.show.model_card import CARD, model_card
     from manta.train.export import export
 
     out = run_dir / "model"

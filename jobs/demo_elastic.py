@@ -35,10 +35,11 @@ from rich.console import Console  # noqa: E402
 from manta.cluster.session import ray_session  # noqa: E402
 from manta.config import CorpusConfig, MantaError, RunConfig, load  # noqa: E402
 from manta.config.run import Fault  # noqa: E402
+from manta.record import number_format  # noqa: E402
+from manta.record.history import Tail  # noqa: E402
+from manta.record.run_state import RunState, read_state  # noqa: E402
+from manta.show.report.run_report import write_report  # noqa: E402
 from manta.storage.run_folder import METRICS  # noqa: E402
-from manta.track import figures, write_report  # noqa: E402
-from manta.track.history import Tail  # noqa: E402
-from manta.track.state import RunState, read_state  # noqa: E402
 
 CALM, DISTURBED = "demo-elastic-calm", "demo-elastic"
 # Long enough for a pool to change in, short enough to wait for; a group settles soon.
@@ -155,8 +156,8 @@ def _prepare() -> None:
 
 def _train(config: RunConfig, pool: Pool | None = None) -> None:
     """Train to the end; with a pool, change it on the way."""
-    from manta.elastic import trainer
-    from manta.elastic.preflight import absolute, check, check_model
+    from manta.elastic.checks.preflight import absolute, check, check_model
+    from manta.elastic.driver import trainer
 
     trainer.WARM_AFTER_SECONDS = WARM_AFTER_SECONDS
     checked = check_model(check(absolute(config)))
@@ -213,7 +214,7 @@ def _disturb(run: threading.Thread, progress: _Progress, pool: Pool) -> None:
 
 def show(disturbed: Path, calm: Path) -> bool:
     """Compare the two runs and say whether they are the same training."""
-    from manta.track.verify import verify
+    from manta.record.verify_run import verify
 
     console.rule("is it the same training?")
     state = read_state(disturbed)
@@ -244,7 +245,7 @@ def trained_again(state: RunState) -> str:
     """What was lost at the restarts."""
     groups = zip(state.groups, state.groups[1:], strict=False)
     steps = sum(before.last_step - after.step for before, after in groups)
-    return f"{steps} steps, {figures.count(state.totals.tokens_again)} tokens"
+    return f"{steps} steps, {number_format.count(state.totals.tokens_again)} tokens"
 
 
 def largest_difference(one: Path, other: Path) -> tuple[int, float]:

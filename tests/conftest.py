@@ -92,7 +92,7 @@ def copies() -> Iterator[None]:
 
     Also for commands, which otherwise have one each, for four seconds of processor time.
     """
-    from manta.elastic.preload import preloaded
+    from manta.elastic.worker.preload import preloaded
 
     with preloaded({"CPU": 1}, "llama"):
         yield

@@ -26,10 +26,10 @@ from whole_runs import train_whole
 from manta.config import load as load_config
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
-from manta.elastic.preflight import Checked, check
-from manta.elastic.verifying import verify_run
-from manta.track import Tracker
-from manta.train.saved import name_of
+from manta.elastic.checks.preflight import Checked, check
+from manta.elastic.checks.verifying import verify_run
+from manta.show.tracker import Tracker
+from manta.state.checkpoint_files import name_of
 from manta.tune.fork import fork
 
 KILLED = 9

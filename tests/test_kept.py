@@ -25,12 +25,12 @@ from manta.config import load as load_config
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.corpus.tokenizer import of_corpus
-from manta.elastic.preflight import check
-from manta.elastic.verifying import verify_run
+from manta.elastic.checks.preflight import check
+from manta.elastic.checks.verifying import verify_run
+from manta.state.checkpoint_files import newest
+from manta.state.loading import load
+from manta.state.vault import Stamp
 from manta.train.engine import Engine
-from manta.train.loading import load
-from manta.train.saved import newest
-from manta.train.vault import Stamp
 
 RUN = Path("runs/run")
 

@@ -20,8 +20,8 @@ from whole_runs import train_whole
 
 from manta.config import MantaError
 from manta.config.run import RunConfig
-from manta.elastic.verifying import verify_run
-from manta.train.saved import whole
+from manta.elastic.checks.verifying import verify_run
+from manta.state.checkpoint_files import whole
 
 SUPPORT = Path(__file__).parent / "support"
 # The second of two kills comes while the first one's leftovers are being cleared up, soon after,

@@ -14,7 +14,7 @@ from faulty_cluster import Driver, Nodes, Run
 from tiny_config import STEP, run_config
 
 from manta.config import RunConfig
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
 
 STEPS = 40
 MOST_STEPS = {1: 400, 2: 100}  # of runs of so many workers

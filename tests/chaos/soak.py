@@ -35,9 +35,9 @@ from small_disk import NoMounts, SmallDisk
 from tiny_config import STEP, run_config
 
 from manta.config import MantaError, RunConfig
-from manta.elastic.preflight import check
-from manta.track.verify import verify
-from manta.train.saved import name_of
+from manta.elastic.checks.preflight import check
+from manta.record.verify_run import verify
+from manta.state.checkpoint_files import name_of
 
 STEPS = 600
 MOST_NODES = 3

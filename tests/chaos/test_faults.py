@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_config import SEQ_LEN, STEP
 
-from manta.track.verify import verify
+from manta.record.verify_run import verify
 
 SLOW = {"kind": "slow", "attempt": None}
 SNAPSHOTS = {"snapshot_every": 4}

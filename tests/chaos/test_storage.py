@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from small_disk import SmallDisk, small_disk
 
-from manta.track.verify import verify
-from manta.train.saved import name_of
+from manta.record.verify_run import verify
+from manta.state.checkpoint_files import name_of
 
 SLOW = {"kind": "slow", "attempt": None}
 

@@ -10,7 +10,7 @@ from cluster_files import AWS, KUBERAY, ON_PREM, ROOT, SPOT_RESOURCES, edited, f
 
 from manta.cluster.doctor import diagnose
 from manta.cluster.findings import CheckResult
-from manta.cluster.lock import read_lock
+from manta.cluster.lockfile import read_lock
 from manta.config import ConfigError
 
 SHIPPED = ["cluster.yaml", "cluster/gcp.yaml", "cluster/on-prem.yaml", "cluster/kuberay.yaml"]

@@ -10,7 +10,7 @@ import pytest
 
 from manta.cluster import check_machine
 from manta.cluster.findings import CheckResult
-from manta.cluster.lock import find_lock, read_lock
+from manta.cluster.lockfile import find_lock, read_lock
 from manta.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus.inspect import inspect
 from manta.corpus.prepare import prepare
-from manta.corpus.progress import PrepareProgress
+from manta.corpus.progress_bar import PrepareProgress
 
 WORK = ".prepare"
 FILES = [

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from manta.config.errors import CorpusError
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.corpus.inspect import inspect, render
 from manta.corpus.manifest import Manifest
 
@@ -91,14 +91,16 @@ def test_a_shard_that_breaks_the_contract_is_found(corpus):
     """Checksums alone would pass: the manifest was made for this shard."""
     manifest = Manifest.read(corpus)
     shard = manifest.shards[0]
-    table = shards.read(corpus / shard.file)
-    tokens, ends = shards.document_tokens(table)
+    table = shard_table.read(corpus / shard.file)
+    tokens, ends = shard_table.document_tokens(table)
     broken = tokens.copy()
     broken[ends[0] - 1] = 299  # the first document loses its EOS
     rows = [broken[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     ids = table.column("doc_id").to_pylist()
     with (corpus / shard.file).open("wb") as file:
-        size, sha256 = shards.write(file, shards.batch(rows, ids, 0, ["one", "two"], "uint16"))
+        size, sha256 = shard_table.write(
+            file, shard_table.batch(rows, ids, 0, ["one", "two"], "uint16")
+        )
     changed = shard.model_copy(update={"bytes": size, "sha256": sha256})
     sealed = manifest.model_copy(update={"shards": [changed, *manifest.shards[1:]]}).sealed()
     sealed.write(corpus)

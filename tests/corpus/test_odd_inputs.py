@@ -20,11 +20,11 @@ import pytest
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
-from manta.corpus import engine, readers
+from manta.corpus import readers, worker_pool
 from manta.corpus.documents import Problem
 from manta.corpus.prepare import prepare
 from manta.corpus.sources import resolve
-from manta.corpus.units import order, plan, rows
+from manta.corpus.work_units import order, plan, rows
 
 LINES = b'{"text": "one"}\n{"text": "zwei \xc3\xbc"}\n'
 TEXTS = ["one", "zwei ü"]
@@ -302,8 +302,8 @@ def test_an_array_is_told_before_anything_is_read(config, jsonl, capsys, monkeyp
         assert f"can't be used: {path}: {ARRAY}\n" in capsys.readouterr().err
         return run(*_)
 
-    run = engine.run
-    monkeypatch.setattr(engine, "run", reading)
+    run = worker_pool.run
+    monkeypatch.setattr(worker_pool, "run", reading)
 
     with pytest.raises(CorpusError) as caught:
         prepare(config(jsonl(["x"]), source))

@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from manta.config.errors import CorpusError, RunError
-from manta.corpus import engine
+from manta.corpus import worker_pool
 from manta.corpus.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -92,14 +92,14 @@ def test_workers_hand_over_input_errors_and_raise_defects():
     def bad_input(_: dict) -> dict:
         raise CorpusError("said")
 
-    assert engine.Worker(bad_input).work({}) == {"error": "said"}
+    assert worker_pool.Worker(bad_input).work({}) == {"error": "said"}
     with pytest.raises(ZeroDivisionError):
-        engine.Worker(lambda _: 1 // 0).work({})
+        worker_pool.Worker(lambda _: 1 // 0).work({})
 
 
 def test_all_cpus_work(tmp_path):
     orders = [{"folder": str(tmp_path)} for _ in range(10)]
-    workers = {done["worker"] for done in engine.run(_meeting, orders)}
+    workers = {done["worker"] for done in worker_pool.run(_meeting, orders)}
 
     assert len(workers) == 2
 
@@ -110,7 +110,7 @@ def test_a_worker_that_dies_again_and_again_stops_with_what_it_died_at(tmp_path)
 
     done = []
     with pytest.raises(CorpusError) as caught:
-        done.extend(result["unit"] for result in engine.run(_dying, orders))
+        done.extend(result["unit"] for result in worker_pool.run(_dying, orders))
 
     assert sorted(done) == [0, 1, 2, 4, 5, 6, 7]  # all the others, before the last try
     assert str(caught.value).startswith(
@@ -124,20 +124,20 @@ def test_a_worker_that_dies_again_and_again_stops_with_what_it_died_at(tmp_path)
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     orders = [_order(tmp_path, unit, deaths=1 if unit in (1, 5) else 0) for unit in range(8)]
 
-    done = [result["unit"] for result in engine.run(_dying, orders)]
+    done = [result["unit"] for result in worker_pool.run(_dying, orders)]
 
     assert sorted(done) == list(range(8))
     assert {len((tmp_path / f"{unit}").read_text()) for unit in (1, 5)} == {2}
 
 
 def test_workers_that_can_not_start_are_no_fault_of_the_input(monkeypatch):
-    class Broken(engine.Worker):
+    class Broken(worker_pool.Worker):
         def __init__(self, _: object):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(engine, "Worker", Broken)
+    monkeypatch.setattr(worker_pool, "Worker", Broken)
     with pytest.raises(RunError, match="3 workers died one after the other as they started"):
-        list(engine.run(_meeting, [{"i": 0}]))
+        list(worker_pool.run(_meeting, [{"i": 0}]))
 
 
 def _order(folder: Path, unit: int, deaths: int) -> dict:

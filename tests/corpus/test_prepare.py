@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manta.config.errors import CorpusError
-from manta.corpus import engine, scan
+from manta.corpus import scan, worker_pool
 from manta.corpus.documents import content_hash
 from manta.corpus.manifest import Manifest
 from manta.corpus.prepare import prepare
@@ -150,13 +150,13 @@ def test_the_order_in_which_units_are_done_changes_nothing(
     config, jsonl, contents, monkeypatch, tmp_path
 ):
     settings = config(jsonl(TEXTS), shard_tokens=300)
-    straight = engine.run
+    straight = worker_pool.run
     prepare(settings, progress=False)
     expected = contents(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
 
     monkeypatch.setattr(
-        engine, "run", lambda task, orders: straight(task, sorted(orders, key=str)[::-1])
+        worker_pool, "run", lambda task, orders: straight(task, sorted(orders, key=str)[::-1])
     )
     prepare(settings, progress=False)
 
@@ -181,7 +181,7 @@ def test_the_fingerprint_follows_content_not_place(make, jsonl, tmp_path):
 def test_a_finished_corpus_is_returned_at_once(config, jsonl, capsys, monkeypatch, tmp_path):
     settings = config(jsonl(TEXTS))
     manifest = prepare(settings, progress=False)
-    monkeypatch.setattr(engine, "run", None)
+    monkeypatch.setattr(worker_pool, "run", None)
 
     assert prepare(settings, progress=True) == manifest
     assert "already prepared" in capsys.readouterr().err

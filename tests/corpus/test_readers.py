@@ -16,7 +16,7 @@ from manta.config.corpus import CorpusConfig
 from manta.corpus.documents import Problem
 from manta.corpus.readers import read
 from manta.corpus.sources import InputFile, resolve
-from manta.corpus.units import order, plan, rows
+from manta.corpus.work_units import order, plan, rows
 
 
 def file(path: Path) -> InputFile:

@@ -105,7 +105,7 @@ def test_killed_just_after_the_manifest(settings, expected, contents, tmp_path, 
 
 
 def test_finished_units_are_not_done_again(settings, expected, monkeypatch, tmp_path, renames):
-    from manta.corpus import engine
+    from manta.corpus import worker_pool
 
     killed_at(settings, int(renames * 0.6))  # shards are joined beside, sooner or later
     work = tmp_path / "out" / ".prepare"
@@ -113,13 +113,13 @@ def test_finished_units_are_not_done_again(settings, expected, monkeypatch, tmp_
     encoded = len([p for p in work.glob("unit-*.json") if "sample" not in p.name])
     assert 0 < encoded < scanned
     orders: list[tuple[str, int]] = []
-    real = engine.run
+    real = worker_pool.run
 
     def counting(task, given):
         orders.append((task.__name__, len(given)))
         return real(task, given)
 
-    monkeypatch.setattr(engine, "run", counting)
+    monkeypatch.setattr(worker_pool, "run", counting)
     prepare(settings, progress=False)
 
     assert orders == [("scan_unit", 0), ("encode_unit", scanned - encoded)]

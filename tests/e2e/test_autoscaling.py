@@ -18,10 +18,10 @@ from faulty_cluster import Driver, Run
 from tiny_config import SEQ_LEN, STEP, run_config, write_yaml
 
 from manta.config import RunConfig
-from manta.elastic.preflight import check
-from manta.elastic.residents import RESIDENTS
-from manta.track.sweep_state import read_sweep
-from manta.track.verify import verify
+from manta.elastic.checks.preflight import check
+from manta.elastic.cluster_state.ray_data_actors import RESIDENTS
+from manta.record.sweep_state import read_sweep
+from manta.record.verify_run import verify
 
 STEPS = 40
 MOST = 3  # nodes beside the head

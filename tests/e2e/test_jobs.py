@@ -18,7 +18,7 @@ from ray.job_submission import JobSubmissionClient
 from ray_head import ROOT, TOKEN, Head, ray_head
 from tiny_config import STEP, corpus_config, make_documents, run_config, write_yaml
 
-from manta.track.verify import verify
+from manta.record.verify_run import verify
 
 LONG = 300.0
 # What only the processes of the cluster may know, as its owner put it there.

@@ -8,9 +8,9 @@ import pytest
 from kept import check_came_to, expected, unpack
 
 from manta.config.sweep import load_sweep
-from manta.track.sweep_state import read_sweep
-from manta.tune.outline import Outline
-from manta.tune.sweep import sweep
+from manta.record.sweep_state import read_sweep
+from manta.tune.run_sweep import sweep
+from manta.tune.sweep_plan import Outline
 
 
 def test_a_sweep_of_an_older_version_goes_on(

@@ -20,17 +20,17 @@ from tiny_config import STEP, run_config, write_yaml
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
+from manta.record.run_state import read_state
+from manta.record.sweep_state import read_sweep
+from manta.record.verify_run import verify
+from manta.show.compare.comparing import compare_places
+from manta.state.checkpoint_files import whole
+from manta.storage.exclusive import RunHold
 from manta.storage.place import place_of, tree
 from manta.storage.store import StorePath
 from manta.stream.ledger import Ledger
-from manta.track.comparing import compare_places
-from manta.track.hold import RunHold
-from manta.track.state import read_state
-from manta.track.sweep_state import read_sweep
-from manta.track.verify import verify
 from manta.train.export import generate
-from manta.train.saved import whole
 
 DEADLINE = 300.0
 STEPS = 60

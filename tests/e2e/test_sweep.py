@@ -18,13 +18,13 @@ from tiny_config import STEP, run_config, write_yaml
 
 from manta.config import RunConfig, load
 from manta.config.sweep import load_sweep
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
+from manta.record.sweep_state import SweepState, read_sweep
+from manta.record.verify_run import verify
+from manta.state.checkpoint_files import name_of
 from manta.storage.run_folder import SWEEP
-from manta.track.sweep_state import SweepState, read_sweep
-from manta.track.verify import verify
-from manta.train.saved import name_of
-from manta.tune.outline import Outline
-from manta.tune.sweep import sweep
+from manta.tune.run_sweep import sweep
+from manta.tune.sweep_plan import Outline
 
 # A fan of decays for each of two batch schedules.
 FAN = """

@@ -19,9 +19,9 @@ from tiny_config import STEP, run_config, write_yaml
 from wandb_server import API_KEY, WandbServer
 
 from manta.config.metrics import in_wandb
-from manta.track.state import read_state
-from manta.track.sweep_state import SweepState, SweepTrial, read_sweep
-from manta.track.verify import verify
+from manta.record.run_state import read_state
+from manta.record.sweep_state import SweepState, SweepTrial, read_sweep
+from manta.record.verify_run import verify
 
 STEPS = 200
 DECAYS = ["50%", "25%", "12.5%"]

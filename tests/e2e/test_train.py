@@ -19,12 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from manta.config import RunConfig, load
 from manta.config.errors import MantaError, RunError, TrainingError
-from manta.elastic import group, head_start, trainer
-from manta.elastic.group import open_worker
-from manta.elastic.preflight import Checked, absolute, check, check_model
-from manta.elastic.spares import Spares
+from manta.elastic.checks.preflight import Checked, absolute, check, check_model
+from manta.elastic.controller import group
+from manta.elastic.controller.group import open_worker
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.driver import early_workers, trainer
+from manta.state.checkpoint_files import newest, read_state
 from manta.train.export import export, generate, load_weights
-from manta.train.saved import newest, read_state
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -173,9 +174,9 @@ def test_workers_that_began_before_the_run_are_those_that_train(
         started.append(open_worker(*arguments))
         return started[-1]
 
-    for module in (group, head_start):
+    for module in (group, early_workers):
         monkeypatch.setattr(module, "open_worker", noted)
-    checked, begun = head_start.begin_workers(checked)
+    checked, begun = early_workers.begin_workers(checked)
     assert len(started) == 2
     run = trainer.train(checked, console=False, begun=begun)
     assert run.status == "finished"
@@ -198,7 +199,7 @@ def test_workers_that_began_find_what_is_wrong(
 ) -> None:
     checked = check(RunConfig.model_validate(run_config(tmp_path, corpus, **section)))
     with pytest.raises(MantaError, match=says):
-        head_start.begin_workers(checked)
+        early_workers.begin_workers(checked)
     assert not checked.run_dir.exists()
 
 
@@ -207,12 +208,12 @@ def test_where_no_worker_has_room_the_driver_looks_at_the_model(
 ) -> None:
     wrong = {"model": {"sizes": {"num_attention_heads": 3}}}
     checked = check(RunConfig.model_validate(run_config(tmp_path, corpus, **wrong)))
-    monkeypatch.delattr(head_start, "open_worker")
+    monkeypatch.delattr(early_workers, "open_worker")
     taken = placement_group([{"CPU": 2}])
     ray.get(taken.ready())
     try:
         with pytest.raises(MantaError, match="is not a multiple of"):
-            head_start.begin_workers(checked)
+            early_workers.begin_workers(checked)
     finally:
         remove_placement_group(taken)
 

@@ -15,8 +15,8 @@ from tiny_config import run_config, write_yaml
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
-from manta.elastic import machine
-from manta.track.record import RunRecord
+from manta.elastic.checks import machine
+from manta.record.run_record import RunRecord
 
 ROOT = Path(__file__).parents[2]
 CODE = """

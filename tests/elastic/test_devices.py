@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from manta.elastic.devices import wait_until_free, wrong_device
-from manta.elastic.environment import runtime_env_of
+from manta.elastic.worker.devices import wait_until_free, wrong_device
+from manta.elastic.worker.environment import runtime_env_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -20,7 +20,7 @@ A, B = "dd8a8d3b-0000-1111-2222-333344445555", "0badcafe-0000-1111-2222-33334444
 def test_memory_of_the_group_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([(8 * GIB, 80 * GIB), (9 * GIB, 80 * GIB), (79 * GIB, 80 * GIB)])
     paused: list[float] = []
-    monkeypatch.setattr("manta.elastic.devices.time.sleep", paused.append)
+    monkeypatch.setattr("manta.elastic.worker.devices.time.sleep", paused.append)
     assert wait_until_free(lambda: next(looks)) is None
     assert len(paused) == 2
 
@@ -59,7 +59,7 @@ import torch
 asked = []
 for name in ("is_available", "device_count", "_lazy_init"):
     setattr(torch.cuda, name, lambda name=name: asked.append(name) or 0)
-import manta.elastic.worker, transformers.models.llama.modeling_llama
+import manta.elastic.worker.train_function, transformers.models.llama.modeling_llama
 assert not torch.cuda.is_initialized()
 print(asked)
 torch.cuda.is_available()

@@ -7,8 +7,8 @@ import os
 import pytest
 import ray
 
-from manta.elastic import preload
-from manta.elastic.environment import interface_of, runtime_env_of, socket_names
+from manta.elastic.worker import preload
+from manta.elastic.worker.environment import interface_of, runtime_env_of, socket_names
 
 
 def seen() -> str | None:
@@ -60,13 +60,13 @@ def test_workers_meet_at_the_address_of_their_node(monkeypatch: pytest.MonkeyPat
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("192.0.2.1") is None  # an address for documentation
     assert socket_names("127.0.0.1") == {}
-    monkeypatch.setattr("manta.elastic.environment.interface_of", lambda address: "eth7")
+    monkeypatch.setattr("manta.elastic.worker.environment.interface_of", lambda address: "eth7")
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     assert socket_names("10.0.0.7") == {"GLOO_SOCKET_IFNAME": "eth7"}
 
 
 def test_workers_of_a_node_share_its_processors_when_they_compile() -> None:
-    from manta.elastic.worker import compile_threads
+    from manta.elastic.worker.train_function import compile_threads
 
     cpus = len(os.sched_getaffinity(0))
     assert compile_threads(1) == min(32, cpus)

@@ -10,9 +10,9 @@ from typing import Any
 from tiny_config import STEP, run_config
 
 from manta.config import RunConfig
-from manta.elastic.follower import Follower
-from manta.elastic.mailbox import open_mailbox
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
+from manta.elastic.driver.follower import Follower
+from manta.elastic.messages.mailbox import open_mailbox
 
 
 class Heard:

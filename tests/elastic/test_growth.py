@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manta.elastic.growth import Growth
+from manta.elastic.controller.growth import Growth
 
 HOUR = 3600.0
 BASE = Growth(

@@ -1,7 +1,7 @@
 """What Manta uses of Ray Train's inside, named: a new version that changes it fails here.
 
 The lock file pins Ray. If this fails after an upgrade, read the new sources of what is named
-below before changing `elastic/controller.py`, `elastic/policy.py` and `elastic/group.py`.
+below before changing `elastic/controller/train_controller.py`, `elastic/controller/policy.py` and `elastic/controller/group.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker,
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from manta.elastic.autoscaler import may_grow, outlook
-from manta.elastic.controller import ElasticTrainer, SlotController
-from manta.elastic.group import SlotWorkerGroup
-from manta.elastic.policy import SlotPolicy
+from manta.elastic.cluster_state.autoscaler import may_grow, outlook
+from manta.elastic.controller.group import SlotWorkerGroup
+from manta.elastic.controller.policy import SlotPolicy
+from manta.elastic.controller.train_controller import ElasticTrainer, SlotController
 
 
 def parameters(function: object) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.keeper import (
+from manta.elastic.snapshot_memory.keeper import (
     FETCHES,
     ChangedBytesError,
     Chunk,
@@ -23,9 +23,9 @@ from manta.elastic.keeper import (
     SnapshotPart,
     open_keeper,
 )
-from manta.elastic.keeper_vault import KeeperVault
-from manta.elastic.memory import HEAD, identity, is_alive
-from manta.train.vault import Stamp
+from manta.elastic.snapshot_memory.keeper_vault import KeeperVault
+from manta.elastic.snapshot_memory.shared_buffer import HEAD, identity, is_alive
+from manta.state.vault import Stamp
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SIZE = 3_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manta.elastic.mailbox import FUTILE_ATTEMPTS, Mailbox
+from manta.elastic.messages.mailbox import FUTILE_ATTEMPTS, Mailbox
 
 
 def test_messages_come_once_and_in_order() -> None:

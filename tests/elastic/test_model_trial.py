@@ -11,8 +11,8 @@ import pytest
 from tiny_config import run_config
 
 from manta.config import ConfigError, RunConfig
-from manta.elastic.model_trial import FOLDER, trying
-from manta.elastic.preflight import Checked, check
+from manta.elastic.checks.preflight import Checked, check
+from manta.elastic.driver.model_trial import FOLDER, trying
 
 
 @pytest.fixture

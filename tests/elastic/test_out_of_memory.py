@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from manta.elastic.out_of_memory import ForwardPasses, is_out_of_memory
+from manta.elastic.worker.out_of_memory import ForwardPasses, is_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from manta.elastic.autoscaler import Outlook
+from manta.elastic.cluster_state.autoscaler import Outlook
 
 
 @pytest.mark.parametrize(

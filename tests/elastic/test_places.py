@@ -11,9 +11,10 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
-from manta.elastic import nodes, slots
-from manta.elastic.slots import Slots, release_all_of
-from manta.elastic.spares import Spares
+from manta.elastic.cluster_state import nodes
+from manta.elastic.controller import slots
+from manta.elastic.controller.slots import Slots, release_all_of
+from manta.elastic.controller.warm_workers import Spares
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SECONDS = 30.0

@@ -17,9 +17,10 @@ import psutil
 import pytest
 import ray
 
-from manta.elastic import nodes, preload
-from manta.elastic.environment import runtime_env_of
-from manta.elastic.group import open_worker
+from manta.elastic.cluster_state import nodes
+from manta.elastic.controller.group import open_worker
+from manta.elastic.worker import preload
+from manta.elastic.worker.environment import runtime_env_of
 
 # Says what it finds, and ends as it is told to.
 PROGRAM = """
@@ -169,7 +170,7 @@ def test_where_it_can_not_be_started_there_is_none(
 def test_it_ends_with_the_process_that_wanted_it() -> None:
     program = (
         "import psutil, time\n"
-        "from manta.elastic.preload import preloaded\n"
+        "from manta.elastic.worker.preload import preloaded\n"
         "with preloaded({'CPU': 1}, None):\n"
         "    print(psutil.Process().children()[0].pid, flush=True)\n"
         "    time.sleep(600)\n"

@@ -11,11 +11,11 @@ from plain_runs import Rows, engine_of, streams_of
 from tiny_config import STEP, run_config
 
 from manta.config import RunConfig
-from manta.elastic.mailbox import Mailbox
-from manta.elastic.preflight import Checked, check
-from manta.elastic.watchdog import BEGINNING, Watchdog
+from manta.elastic.checks.preflight import Checked, check
+from manta.elastic.controller.watchdog import BEGINNING, Watchdog
+from manta.elastic.messages.mailbox import Mailbox
+from manta.state.checkpoint_files import TrainState
 from manta.train.loop import Loop
-from manta.train.saved import TrainState
 
 HANG = 120.0
 

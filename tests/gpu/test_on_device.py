@@ -25,20 +25,21 @@ from transformers import AutoModelForCausalLM
 
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest, Vocabulary
+from manta.model import hf_config
+from manta.model.cross_entropy import IGNORE, linear_cross_entropy
+from manta.model.language_model import labels_of
 from manta.schedule import Schedule
+from manta.state import tensor_layout
+from manta.state.checkpoint_files import TrainState
+from manta.state.copying import DeviceCopy, PageLocks
+from manta.state.journal import Journal
+from manta.state.snapshot import Snapshots
+from manta.state.vault import Stamp
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, local_stream, open_corpus
-from manta.train import layout, model_config
 from manta.train import optimizer as optimizers
-from manta.train.copying import DeviceCopy, PageLocks
-from manta.train.cross_entropy import IGNORE, linear_cross_entropy
 from manta.train.engine import Engine
-from manta.train.journal import Journal
 from manta.train.loop import Loop, TrainingJob
-from manta.train.model import labels_of
-from manta.train.saved import TrainState
-from manta.train.snapshot import Snapshots
-from manta.train.vault import Stamp
 
 pytestmark = pytest.mark.gpu
 ON_CUDA = torch.cuda.is_available()
@@ -82,7 +83,7 @@ def config_of(folder: Path, **train: Any) -> RunConfig:
 
 def engine_of(config: RunConfig) -> Engine:
     AcceleratorState._reset_state(reset_partial_state=True)  # several precisions in one process
-    return Engine(config, model_config.resolve(config, Vocabulary(VOCAB)))
+    return Engine(config, hf_config.resolve(config, Vocabulary(VOCAB)))
 
 
 def corpus_of(config: RunConfig) -> Corpus:
@@ -113,7 +114,7 @@ class InFloat64:
 
     def __init__(self, engine: Engine, config: RunConfig):
         self._config = config
-        resolved = model_config.resolve(config, Vocabulary(VOCAB))
+        resolved = hf_config.resolve(config, Vocabulary(VOCAB))
         self._lm = AutoModelForCausalLM.from_config(resolved, attn_implementation="eager").double()
         self._lm.load_state_dict({k: v.cpu() for k, v in engine.lm.state_dict().items()})
         self._optimizer = optimizers.build(config.optimizer, self._lm)
@@ -198,7 +199,7 @@ def test_a_bad_step_changes_nothing(folder: Path) -> None:
     engine.step(first)
 
     def everything() -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in layout._named_tensors(engine)}
+        return {name: value.clone() for name, value in tensor_layout._named_tensors(engine)}
 
     before, forward = everything(), engine.model.forward
     engine.model.forward = lambda *inputs: forward(*inputs) * float("nan")
@@ -246,7 +247,7 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     for batch in islice(batches, 2):
         engine.step(batch)
         journal.consumed(batch)
-    wanted = {name: value.clone() for name, value in layout._named_tensors(engine)}
+    wanted = {name: value.clone() for name, value in tensor_layout._named_tensors(engine)}
     state = TrainState(step=2, cursor=16, tokens=16 * SEQ_LEN)
     assert snapshots.take(state, journal)
     engine.step(next(batches))
@@ -257,7 +258,7 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     restored = found.restore(Stamp(2, 1), 0)
     assert restored is not None
     assert restored.state == state
-    for name, value in layout._named_tensors(other):
+    for name, value in tensor_layout._named_tensors(other):
         assert torch.equal(value, wanted[name]), name
 
 
@@ -275,8 +276,8 @@ def test_memory_that_cannot_be_locked_twice_does_not_fail_the_next_kernel(caplog
 @needs_cuda
 def test_page_locked_memory_is_copied_to_beside_the_host(folder: Path) -> None:
     copy = DeviceCopy(engine_of(config_of(folder)))
-    one = layout.piece("x", torch.randn(2**22, device=DEVICE))
-    entries, size = layout.arrange([one])
+    one = tensor_layout.piece("x", torch.randn(2**22, device=DEVICE))
+    entries, size = tensor_layout.arrange([one])
     buffer = memoryview(bytearray(size))
     copy.prepare([buffer])
     copy.start([one], entries, buffer)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manta.config.errors import CorpusError
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.stream import shards as readers
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
@@ -39,7 +39,7 @@ def whole(folder, manifest, split="train"):
     """All tokens of a split, and which of them begin a document: read without the reader."""
     tokens, starts = [], []
     for shard in manifest.shards_of(split):
-        for document in shards.read(Path(folder) / shard.file).column("tokens").to_pylist():
+        for document in shard_table.read(Path(folder) / shard.file).column("tokens").to_pylist():
             starts += [True] + [False] * (len(document) - 1)
             tokens += document
     return np.array(tokens), np.array(starts)
@@ -220,7 +220,7 @@ def test_shard_of_another_content_is_named(corpus):
     with pytest.raises(CorpusError, match=f"{other / told.shards[0].file}: its content is not"):
         ShardReader(other, ShardTable.of(lie, "train"), 5).read(np.array([0]))
     path = folder / manifest.shards[0].file
-    with pa.ipc.new_file(path, shards.schema("uint16")):
+    with pa.ipc.new_file(path, shard_table.schema("uint16")):
         pass  # no record batch at all
     shard = manifest.shards[0].model_copy(update={"bytes": path.stat().st_size})
     with pytest.raises(CorpusError, match=f"{path}: 0 record batches, not one"):

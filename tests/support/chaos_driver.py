@@ -13,10 +13,10 @@ from functools import cache
 
 from manta.cluster.session import ray_session
 from manta.config import MantaError, RunConfig
-from manta.elastic.preflight import absolute, check, check_model
-from manta.elastic.preload import preloaded
-from manta.elastic.spares import Spares
-from manta.elastic.trainer import open_worker_pool, train
+from manta.elastic.checks.preflight import absolute, check, check_model
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.driver.trainer import open_worker_pool, train
+from manta.elastic.worker.preload import preloaded
 
 
 @cache

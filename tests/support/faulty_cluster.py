@@ -19,7 +19,7 @@ import chaos_driver
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from manta.train.saved import read_state, whole
+from manta.state.checkpoint_files import read_state, whole
 
 DEADLINE = 300.0
 # A process a node that passes on what workers print, for a twentieth of a core: nobody listens.

@@ -8,7 +8,7 @@ import os
 import struct
 from pathlib import Path
 
-from manta.train.vault import Prepare, SnapshotShard, Stamp
+from manta.state.vault import Prepare, SnapshotShard, Stamp
 
 HEAD = struct.Struct("qq48x")  # the stamp at the head of a buffer: zero while it is written
 

@@ -16,6 +16,6 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
         for order in orders:
             yield json.loads(json.dumps(task(json.loads(json.dumps(order)))))
 
-    patch.setattr("manta.corpus.engine.run", run)
+    patch.setattr("manta.corpus.worker_pool.run", run)
     patch.setattr("ray.is_initialized", lambda: True)
     patch.setenv("TOKENIZERS_PARALLELISM", "false")  # restored afterwards

@@ -16,7 +16,7 @@ import pytest
 from arithmetic import arithmetic
 from plain_runs import streams_of
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 COLUMNS = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")

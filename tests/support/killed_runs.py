@@ -20,7 +20,7 @@ from typing import Any
 from whole_runs import train_whole
 
 from manta.config.run import RunConfig
-from manta.elastic.preflight import check, check_continues
+from manta.elastic.checks.preflight import check, check_continues
 
 
 def dying_at(rename: int, moment: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 
 
@@ -29,7 +29,7 @@ def write_corpus(
         sources: whose the shards of each split are; the last one's are those that are left.
     """
     random = np.random.default_rng(seed)
-    dtype = shards.token_dtype(vocab_size)
+    dtype = shard_table.token_dtype(vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Shard] = []
     counts: dict[Split, dict[str, Counts]] = {}
@@ -41,10 +41,10 @@ def write_corpus(
                 document[-1] = 0
             names = [f"{split}-{number}-{i}" for i in range(len(documents))]
             source = min(number, len(sources) - 1)
-            table = shards.batch(documents, names, source, sources, dtype)
+            table = shard_table.batch(documents, names, source, sources, dtype)
             name = f"{split}-{number:05d}.arrow"
             with (folder / name).open("wb") as file:
-                size, digest = shards.write(file, table)
+                size, digest = shard_table.write(file, table)
             written.append(
                 Shard(
                     file=name,

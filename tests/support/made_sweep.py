@@ -15,9 +15,9 @@ from typing import Any
 
 from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
+from manta.record.run_record import RunRecord
+from manta.record.run_state import GroupStart
 from manta.schedule import Schedule
-from manta.track.record import RunRecord
-from manta.track.state import GroupStart
 
 SEQ_LEN = 1024
 HORIZON = 2_000_000_000

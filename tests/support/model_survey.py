@@ -25,14 +25,14 @@ from transformers import AutoModelForCausalLM
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
-from manta.elastic.preflight import check, try_model
+from manta.elastic.checks.preflight import check, try_model
+from manta.model import hf_config
+from manta.model.language_model import labels_of
+from manta.model.loss import TokenLoss
+from manta.model.small import skeleton, weights
+from manta.model.trial_result import Tried
 from manta.stream.plan import local_stream
-from manta.train import model_config
 from manta.train.engine import Engine
-from manta.train.loss import TokenLoss
-from manta.train.model import labels_of
-from manta.train.small import skeleton, weights
-from manta.train.tried import Tried
 
 SEQ_LEN, STEPS = 16, 8
 VOCABULARY = Vocabulary(small_models.VOCABULARY, eos_id=0)
@@ -54,7 +54,7 @@ def look_at(model_type: str, corpus: Path) -> Found:
     try:
         sizes = sizes_of(model_type)
         config = _config(model_type, sizes, corpus)
-        resolved = model_config.resolve(config, VOCABULARY)
+        resolved = hf_config.resolve(config, VOCABULARY)
         count = weights(skeleton(resolved))
     except Exception as error:  # most often for the sizes that we took
         return Found(model_type, untried=" ".join(str(error).split()) or type(error).__name__)
@@ -113,7 +113,7 @@ def _tried(config: RunConfig) -> Tried | str:
 def _examined(config: RunConfig) -> str:
     """As a worker does it where no small model could be tried: why the model is refused."""
     try:
-        Engine(config, model_config.resolve(config, VOCABULARY), examine=True)
+        Engine(config, hf_config.resolve(config, VOCABULARY), examine=True)
     except ConfigError as error:
         return str(error)
     return ""
@@ -156,7 +156,7 @@ def _needless(
 def _train(config: RunConfig) -> tuple[Engine, tuple[str, ...]]:
     """A model after some steps on the same samples, and what is wrong with it."""
     checked = check(config)
-    resolved = model_config.resolve(config, VOCABULARY)
+    resolved = hf_config.resolve(config, VOCABULARY)
     engine = engine_of(checked)
     batch = next(local_stream(checked.corpus, checked.schedule, cursor=0, rank=0, world_size=1))
     results = [engine.step(batch) for _ in range(STEPS)]
@@ -186,6 +186,6 @@ def _documents(
 
 
 def _fresh(config: RunConfig) -> torch.nn.Module:
-    resolved = model_config.resolve(config, VOCABULARY)
+    resolved = hf_config.resolve(config, VOCABULARY)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     return lm.eval()

@@ -23,14 +23,14 @@ import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from file_vault import FileVault
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
+from manta.model import hf_config
+from manta.state.checkpoint_files import TrainState
+from manta.state.skips import Spans
+from manta.state.vault import Vault
 from manta.stream.plan import RankBatch, local_stream
-from manta.train import model_config
 from manta.train.engine import Engine
 from manta.train.loop import Loop
-from manta.train.saved import TrainState
-from manta.train.skips import Spans
-from manta.train.vault import Vault
 
 # Beside this module: what is imported late, by what it calls.
 IMPORTED_BY_RANKS = [
@@ -100,7 +100,7 @@ def engine_of(checked: Checked, *, empty: bool = False) -> Engine:
     """The engine of a run, in this process; without values for its weights if `empty`."""
     # Accelerate keeps one state a process; these tests want engines of several precisions.
     AcceleratorState._reset_state(reset_partial_state=True)
-    resolved = model_config.resolve(checked.config, checked.manifest.vocabulary)
+    resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
     return Engine(checked.config, resolved, empty=empty)
 
 

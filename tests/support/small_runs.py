@@ -16,12 +16,12 @@ from whole_runs import train_whole
 from manta.config import MantaError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
-from manta.elastic.preflight import Checked, check, check_continues
-from manta.elastic.verifying import verify_run
+from manta.elastic.checks.preflight import Checked, check, check_continues
+from manta.elastic.checks.verifying import verify_run
+from manta.record.verify_run import Verified
+from manta.state.checkpoint_files import newest
+from manta.state.loading import load
 from manta.stream.ledger import Ledger
-from manta.track.verify import Verified
-from manta.train.loading import load
-from manta.train.saved import newest
 
 STEP = 16 * 7  # tokens
 SIZES = {

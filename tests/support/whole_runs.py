@@ -9,14 +9,15 @@ from typing import Any
 
 from plain_runs import engine_of, streams_of
 
-from manta.elastic.preflight import Checked
-from manta.track import GroupStart, Tracker
+from manta.elastic.checks.preflight import Checked
+from manta.record.run_state import GroupStart
+from manta.show.tracker import Tracker
+from manta.state.checkpoint_files import TrainState
+from manta.state.skips import Spans
+from manta.state.vault import Vault
 from manta.train.engine import Engine
 from manta.train.guards import Rewind
 from manta.train.loop import Loop
-from manta.train.saved import TrainState
-from manta.train.skips import Spans
-from manta.train.vault import Vault
 
 
 class Killed(BaseException):

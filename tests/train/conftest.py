@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from manta.config.run import RunConfig
-from manta.elastic.preflight import Checked, check
+from manta.elastic.checks.preflight import Checked, check
 
 SIZES = {
     "hidden_size": 32,

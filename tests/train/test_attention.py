@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
-from manta.train import attention
-from manta.train.forward import DOCUMENTS, blocks_of, documents_of
-from manta.train.loss import TokenLoss
-from manta.train.model import labels_of
+from manta.model import attention
+from manta.model.forward import DOCUMENTS, blocks_of, documents_of
+from manta.model.language_model import labels_of
+from manta.model.loss import TokenLoss
 
 SEQ_LEN, VOCAB = 24, 61
 SIZES = {

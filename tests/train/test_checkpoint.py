@@ -15,12 +15,12 @@ from small_disk import SmallDisk, small_disk
 from whole_runs import train_whole
 
 from manta.config.errors import RunError
-from manta.elastic.preflight import check
+from manta.elastic.checks.preflight import check
+from manta.record.aside import set_aside
+from manta.state import checkpoint_files
+from manta.state.checkpoint_files import name_of, newest, read_state, whole
+from manta.state.dcp import Reader
 from manta.stream.ledger import Ledger
-from manta.track.aside import set_aside
-from manta.train import saved
-from manta.train.dcp import Reader
-from manta.train.saved import name_of, newest, read_state, whole
 
 STEP = 16 * 7  # tokens
 
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(checked, caplog, damage) ->
     # Steps 9 to 12 came twice, with the same losses (`losses` sees to that).
     assert losses(rows_of(run)) == reference
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
-    assert saved.damage(paths[-1]) is None
+    assert checkpoint_files.damage(paths[-1]) is None
     assert paths[-1].name == name_of(12)
 
 
@@ -228,7 +228,7 @@ def test_no_checkpoint_is_an_error_for_who_needs_one(tmp_path) -> None:
 def test_metric_rows_travel_with_the_checkpoint(checked) -> None:
     run = checked({"checkpoint.every": 4 * STEP})
     train_here(run)
-    carried = saved.read_rows(run.run_dir / "checkpoints" / name_of(12))
+    carried = checkpoint_files.read_rows(run.run_dir / "checkpoints" / name_of(12))
     assert [row["step"] for row in carried] == list(range(1, 13))
     train_here(run)
     assert rows_of(run)[-1] == {"resumed": 12, "source": "checkpoint", "carried": carried}
@@ -278,9 +278,9 @@ def test_training_goes_on_past_a_checkpoint_for_which_there_is_no_room(
     assert "No space left" in warning
     assert steps == [3, 9, 12]
     assert [row["step"] for row in ledger(run)] == list(range(1, 13))
-    assert [row["step"] for row in saved.read_rows(newest(run.run_dir / "checkpoints"))] == (
-        list(range(1, 13))
-    )
+    assert [
+        row["step"] for row in checkpoint_files.read_rows(newest(run.run_dir / "checkpoints"))
+    ] == (list(range(1, 13)))
     assert not list((run.run_dir / "checkpoints").glob(".tmp-*"))
 
 

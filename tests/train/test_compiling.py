@@ -15,7 +15,7 @@ from plain_runs import engine_of
 from torch._dynamo.utils import counters
 
 from manta.config.errors import TrainingError
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
 from manta.stream.plan import local_stream, reader_of
 from manta.train.engine import Engine
 from manta.train.evaluate import evaluate

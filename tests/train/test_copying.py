@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from manta.train.copying import PageLocks
+from manta.state.copying import PageLocks
 
 OUT_OF_MEMORY, ALREADY_REGISTERED, NOT_REGISTERED = 2, 712, 713
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manta.train import cross_entropy
-from manta.train.cross_entropy import IGNORE, linear_cross_entropy
+from manta.model import cross_entropy
+from manta.model.cross_entropy import IGNORE, linear_cross_entropy
 
 REL = 1e-6
 ROUNDINGS = 16 * torch.finfo(torch.float32).eps

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from plain_runs import ledger, losses, train
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
+from manta.state.checkpoint_files import newest, read_state
 from manta.storage.run_folder import CHECKPOINTS
-from manta.train.saved import newest, read_state
 
 # What "the same curve" means at another world size, micro-batch or layout, in fp32: the
 # order of float additions differs and nothing else.

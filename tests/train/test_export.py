@@ -22,7 +22,7 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.corpus.prepare import prepare
-from manta.elastic.preflight import Checked, check
+from manta.elastic.checks.preflight import Checked, check
 from manta.train import export_tokenizer
 from manta.train.export import export, generate
 

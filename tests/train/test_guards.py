@@ -16,13 +16,13 @@ from plain_runs import Fault, engine_of, loop_of, losses, streams_of, train
 from manta.config.errors import ConfigError, DivergedError, TrainingError
 from manta.config.load import load
 from manta.config.run import GuardsSection, RunConfig
+from manta.state.checkpoint_files import newest, read_state, whole
+from manta.state.loading import load as load_checkpoint
+from manta.state.skips import add_skip, is_void, read_skips
 from manta.stream.ledger import Ledger
 from manta.stream.plan import order_of
-from manta.stream.verify import verify_ledger
+from manta.stream.verify_ledger import verify_ledger
 from manta.train.guards import Guard, Rewind
-from manta.train.loading import load as load_checkpoint
-from manta.train.saved import newest, read_state, whole
-from manta.train.skips import add_skip, is_void, read_skips
 
 STEP = 16 * 7
 NAN, SPIKE = math.nan, 50.0

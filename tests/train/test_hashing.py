@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint import state_dict_saver
 
-from manta.train import hashing
-from manta.train.dcp import Writer
-from manta.train.hashing import MOST_WAITING, PIECE, HashingStream, hashed
-from manta.train.loading import quiet_alone
+from manta.state import hashing
+from manta.state.dcp import Writer
+from manta.state.hashing import MOST_WAITING, PIECE, HashingStream, hashed
+from manta.state.loading import quiet_alone
 
 
 @pytest.mark.parametrize(

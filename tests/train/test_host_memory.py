@@ -14,14 +14,14 @@ from plain_runs import engine_of, run_ranks, streams_of
 from torch.distributed.checkpoint import FileSystemWriter, filesystem, state_dict_saver
 from torch.distributed.tensor import DTensor
 
-from manta.elastic.host_memory import HostMemory, host_memory, state_bytes
+from manta.elastic.worker.host_memory import HostMemory, host_memory, state_bytes
+from manta.state.checkpoint import Checkpoints
+from manta.state.checkpoint_files import TrainState
+from manta.state.dcp import Writer, share_of
+from manta.state.journal import Journal
+from manta.state.loading import content_of, quiet_alone
+from manta.state.snapshot import Snapshots
 from manta.stream.ledger import Ledger
-from manta.train.checkpoint import Checkpoints
-from manta.train.dcp import Writer, share_of
-from manta.train.journal import Journal
-from manta.train.loading import content_of, quiet_alone
-from manta.train.saved import TrainState
-from manta.train.snapshot import Snapshots
 
 # Large enough that a ledger's rows and alignment are nothing beside the tensors.
 LARGER = {"model.sizes.hidden_size": 128, "model.sizes.intermediate_size": 512}

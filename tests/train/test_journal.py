@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from plain_runs import engine_of
 
+from manta.state.checkpoint_files import read_rows
+from manta.state.journal import Journal
 from manta.stream.ledger import Ledger
-from manta.train.journal import Journal
-from manta.train.saved import read_rows
 
 
 def test_rows_are_carried_until_they_are_recorded(checked, tmp_path) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from manta.config.errors import DivergedError
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
+from manta.state.checkpoint_files import read_state, whole
 from manta.storage.run_folder import CHECKPOINTS
 from manta.train.arriving import Arriving
 from manta.train.pause import Pause
-from manta.train.saved import read_state, whole
 
 STEP = 16 * 7
 # Steps that only log, and others that also save, evaluate or take a snapshot; two bad ones.

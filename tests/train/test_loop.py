@@ -12,9 +12,9 @@ import torch
 from plain_runs import engine_of, loop_of, run_ranks, streams_of
 
 from manta.config.errors import TrainingError
+from manta.state.checkpoint_files import read_state, whole
 from manta.stream.plan import order_of, reader_of
 from manta.train.evaluate import evaluate
-from manta.train.saved import read_state, whole
 from manta.train.throughput import Meter
 
 STEP = 16 * 7

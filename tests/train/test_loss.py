@@ -10,8 +10,8 @@ from plain_runs import losses, train
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from manta.train.cross_entropy import IGNORE
-from manta.train.loss import LossHead, TokenLoss, fuse
+from manta.model.cross_entropy import IGNORE
+from manta.model.loss import LossHead, TokenLoss, fuse
 
 VOCAB = 61
 SIZES = {

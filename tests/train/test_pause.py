@@ -9,7 +9,7 @@ import plain_runs
 import torch
 from plain_runs import engine_of, ledger, loop_of, losses, streams_of
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
 from manta.stream.plan import RankBatch
 from manta.train.pause import Agreement, Pause, PauseSwitch
 

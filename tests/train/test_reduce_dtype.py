@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 from plain_runs import engine_of, losses, run_ranks, train
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
 from manta.stream.plan import local_stream
 
 STEP = 16 * 7

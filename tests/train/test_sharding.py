@@ -12,9 +12,9 @@ from torch._dynamo import lookup_backend
 from torch._dynamo.utils import counters
 from torch.distributed.fsdp import FSDPModule
 
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
+from manta.model import cross_entropy
 from manta.stream.plan import local_stream
-from manta.train import cross_entropy
 from manta.train import engine as engines
 from manta.train.engine import Engine
 from manta.train.evaluate import evaluate

@@ -14,12 +14,12 @@ from file_vault import HEAD, FileVault
 from plain_runs import engine_of, ledger, loop_of, losses, memory_of, run_ranks, streams_of, train
 from torch.distributed.tensor import DTensor
 
+from manta.state import tensor_layout
+from manta.state.checkpoint_files import TrainState
+from manta.state.journal import Journal
+from manta.state.snapshot import BUDGET, FIRST, LONGEST, SnapshotPace, Snapshots
+from manta.state.vault import Stamp
 from manta.stream.ledger import Ledger
-from manta.train import layout
-from manta.train.journal import Journal
-from manta.train.saved import TrainState
-from manta.train.snapshot import BUDGET, FIRST, LONGEST, SnapshotPace, Snapshots
-from manta.train.vault import Stamp
 
 STEP = 16 * 7  # tokens
 EVERY_2 = {"checkpoint": {"every": 5 * STEP, "snapshot_every": 2}}
@@ -51,7 +51,7 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 def _everything(engine) -> dict[str, torch.Tensor]:
     """Whole tensors of the model and its optimizer by name, on every rank."""
-    return {name: _full(tensor) for name, tensor in layout._named_tensors(engine)}
+    return {name: _full(tensor) for name, tensor in tensor_layout._named_tensors(engine)}
 
 
 def _take_rank(run, memory: Path, out: Path) -> None:
@@ -280,7 +280,7 @@ def test_off_means_off(checked) -> None:
 
 def test_the_interval_follows_from_the_cost(monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("manta.train.snapshot.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("manta.state.snapshot.time.perf_counter", lambda: now[0])
     pace = SnapshotPace()
     pace.start(1)
     assert pace.interval() == FIRST

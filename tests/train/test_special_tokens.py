@@ -13,11 +13,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
-from manta.train import model as models
-from manta.train import model_config
-from manta.train.loss import TokenLoss
-from manta.train.model import labels_of
-from manta.train.model_config import FIND_PADDING
+from manta.model import hf_config
+from manta.model import language_model as models
+from manta.model.hf_config import FIND_PADDING
+from manta.model.language_model import labels_of
+from manta.model.loss import TokenLoss
 
 SIZE = 61
 EOS_ONLY = Vocabulary(SIZE, eos_id=5)
@@ -69,16 +69,16 @@ def language_model(resolved: PretrainedConfig) -> PretrainedConfig:
 def test_a_model_from_scratch_has_the_special_tokens_of_its_corpus(checked_module, model_type):
     config = run_of(checked_module().config, type=model_type)
 
-    resolved = model_config.resolve(config, ALL)
+    resolved = hf_config.resolve(config, ALL)
     assert [getattr(language_model(resolved), name) for name in IDS] == [3, 5, 7]
     made = GenerationConfig.from_model_config(language_model(resolved))
     assert [getattr(made, name) for name in IDS] == [3, 5, 7]
 
     if model_type in FIND_PADDING:
         with pytest.raises(ConfigError, match=r"would find none: .*tokenizer that has a pad_token"):
-            model_config.resolve(config, EOS_ONLY)
+            hf_config.resolve(config, EOS_ONLY)
         return
-    resolved = language_model(model_config.resolve(config, EOS_ONLY))
+    resolved = language_model(hf_config.resolve(config, EOS_ONLY))
     assert resolved.eos_token_id == 5
     assert resolved.bos_token_id == (5 if model_type in INSIST_ON_BOS else None)
     assert resolved.pad_token_id == (5 if model_type in INSIST_ON_PADDING else None)
@@ -86,10 +86,10 @@ def test_a_model_from_scratch_has_the_special_tokens_of_its_corpus(checked_modul
 
 def test_what_the_sizes_say_counts(checked):
     config = run_of(checked().config, type="llama", sizes={"bos_token_id": 9, "eos_token_id": 8})
-    resolved = model_config.resolve(config, ALL)
+    resolved = hf_config.resolve(config, ALL)
     assert [getattr(resolved, name) for name in IDS] == [9, 8, 7]
     inner = {"text_config": {"vocab_size": SIZE, "eos_token_id": 8}}
-    text = model_config.resolve(run_of(config, type="gemma3", sizes=inner), ALL).text_config
+    text = hf_config.resolve(run_of(config, type="gemma3", sizes=inner), ALL).text_config
     assert [getattr(text, name) for name in IDS] == [3, 8, 7]
 
 
@@ -99,14 +99,14 @@ def test_no_trained_token_is_padding_where_padding_is_looked_for(checked, paddin
     config = run_of(checked().config, type="roberta", sizes=sizes)
     if padding < SIZE:
         with pytest.raises(ConfigError, match="token 4, which is trained like any other"):
-            model_config.resolve(config, EOS_ONLY)
+            hf_config.resolve(config, EOS_ONLY)
     else:
-        assert model_config.resolve(config, EOS_ONLY).pad_token_id == SIZE
+        assert hf_config.resolve(config, EOS_ONLY).pad_token_id == SIZE
 
 
 def untrained(config: RunConfig) -> list[int]:
     """The tokens whose embedding has no gradient, though each is in the batch."""
-    lm = models.build(config, model_config.resolve(config, EOS_ONLY))
+    lm = models.build(config, hf_config.resolve(config, EOS_ONLY))
     tokens = torch.arange(SIZE).repeat(2)[None]
     loss = TokenLoss(lm)(tokens[:, :64], labels_of(tokens[:, :64], None), None)
     loss.backward()
@@ -125,7 +125,7 @@ def test_every_token_is_trained(checked, model_type):
 def test_every_token_of_a_pretrained_model_is_trained(checked, tmp_path: Path):
     sizes = {**PADDING["olmo2"], "tie_word_embeddings": False, "pad_token_id": 1}
     scratch = run_of(checked().config, type="olmo2", sizes=sizes)
-    resolved = model_config.resolve(scratch, EOS_ONLY)
+    resolved = hf_config.resolve(scratch, EOS_ONLY)
     AutoModelForCausalLM.from_config(resolved).save_pretrained(tmp_path / "olmo")
     assert untrained(run_of(scratch, pretrained=str(tmp_path / "olmo"))) == []
 
@@ -135,7 +135,7 @@ def test_weights_at_the_start_are_those_of_the_types_defaults(checked):
     config = run_of(checked().config, type="olmo2", sizes=PADDING["olmo2"])
     default = run_of(config, type="olmo2", sizes={**PADDING["olmo2"], "pad_token_id": 1})
     now, before = (
-        models.build(run, model_config.resolve(run, EOS_ONLY)).state_dict()
+        models.build(run, hf_config.resolve(run, EOS_ONLY)).state_dict()
         for run in (config, default)
     )
     differ = [name for name in now if not torch.equal(now[name], before[name])]

@@ -22,13 +22,13 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from manta.config.errors import RunError
-from manta.elastic.preflight import Checked
+from manta.elastic.checks.preflight import Checked
+from manta.state import checkpoint_files
+from manta.state.checkpoint_files import Inventory, name_of, read_state, whole
+from manta.state.dcp import METADATA, Planner
 from manta.storage.place import Place, tree
 from manta.stream.ledger import Ledger
-from manta.train import saved
-from manta.train.dcp import METADATA, Planner
 from manta.train.export import load_weights
-from manta.train.saved import Inventory, name_of, read_state, whole
 
 STEP = 16 * 7  # tokens
 
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
     table = Ledger(run.place / "ledger.parquet").read()
     assert table["step"].to_pylist() == list(range(1, 13))
     assert [path.name for path in paths] == [name_of(8), name_of(12)]
-    carried = saved.read_rows(run.place / "checkpoints" / name_of(12))
+    carried = checkpoint_files.read_rows(run.place / "checkpoints" / name_of(12))
     assert [row["step"] for row in carried] == list(range(1, 13))
 
 

@@ -15,10 +15,10 @@ from transformers import GPT2Config, LlamaConfig, PretrainedConfig, Qwen3MoeConf
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
+from manta.model import hf_config, tryout, visibility
+from manta.model.small import LIMIT, skeleton, small_of, weights
+from manta.model.trial_result import Tried
 from manta.stream.plan import local_stream
-from manta.train import model_config, sees, tryout
-from manta.train.small import LIMIT, skeleton, small_of, weights
-from manta.train.tried import Tried
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def tried(checked):
         }
         vocabulary = Vocabulary(small_models.VOCABULARY, eos_id=0)
         run = RunConfig.model_validate(config)
-        return tryout.try_out(run, model_config.resolve(run, vocabulary), vocabulary.size)
+        return tryout.try_out(run, hf_config.resolve(run, vocabulary), vocabulary.size)
 
     return build
 
@@ -147,7 +147,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_refused(checked) -> None:
             return rows - rows.mean(dim=0, keepdim=True)
 
     with pytest.raises(ConfigError, match="depends on others in the same forward pass"):
-        sees.examine(checked().config, Mixing(), 61)
+        visibility.examine(checked().config, Mixing(), 61)
 
 
 def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
@@ -155,9 +155,9 @@ def test_a_model_that_ignores_position_ids_is_refused(checked) -> None:
         def see(self, rows: torch.Tensor) -> torch.Tensor:
             return rows.cumsum(dim=1)
 
-    sees.examine(checked().config, Leaky(), 61)
+    visibility.examine(checked().config, Leaky(), 61)
     with pytest.raises(ConfigError, match="across document boundaries"):
-        sees.examine(checked({"data.document_mask": True}).config, Leaky(), 61)
+        visibility.examine(checked({"data.document_mask": True}).config, Leaky(), 61)
 
 
 class Made(nn.Module):
@@ -178,9 +178,9 @@ def test_a_row_of_the_embedding_without_gradient_is_found(checked, monkeypatch) 
     def padded(lm: nn.Module) -> None:
         lm.model.embed_tokens.padding_idx = 0
 
-    monkeypatch.setattr(sees, "train_all_embeddings", padded)
+    monkeypatch.setattr(visibility, "train_all_embeddings", padded)
     run = checked({"model.sizes.pad_token_id": 0, "model.sizes.tie_word_embeddings": True})
-    resolved = model_config.resolve(run.config, run.manifest.vocabulary)
+    resolved = hf_config.resolve(run.config, run.manifest.vocabulary)
     with pytest.raises(ConfigError, match="token 0 would never be learned"):
         tryout.try_out(run.config, resolved, 61)
 

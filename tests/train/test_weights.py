@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from manta.corpus.manifest import Vocabulary
-from manta.elastic.preflight import Checked
-from manta.train import model as models
-from manta.train import model_config, weights
-from manta.train.assembly import assemble
+from manta.elastic.checks.preflight import Checked
+from manta.model import hf_config, weights
+from manta.model import language_model as models
+from manta.model.assembly import assemble
 
 CPU = torch.device("cpu")
 # Rotary tables, learned positions, ALiBi, scaled embeddings, experts, a state-space model, a model
@@ -51,7 +51,7 @@ def test_a_model_made_without_weights_is_filled_as_one_that_is_built(
     config = checked().config
     section = config.model.model_copy(update={"type": model_type, "sizes": sizes})
     config = config.model_copy(update={"model": section})
-    resolved = model_config.resolve(config, Vocabulary(VOCABULARY, eos_id=0))
+    resolved = hf_config.resolve(config, Vocabulary(VOCABULARY, eos_id=0))
 
     built = models.build(config, copy.deepcopy(resolved))
     lm = assemble(config, resolved, CPU)
@@ -80,7 +80,7 @@ def test_any_number_of_ranks_begins_with_the_same_weights(checked) -> None:
 
 def _assert_as_built(runs: list[Checked]) -> None:
     for run in runs:
-        resolved = model_config.resolve(run.config, run.manifest.vocabulary)
+        resolved = hf_config.resolve(run.config, run.manifest.vocabulary)
         expected = dict(models.build(run.config, resolved).named_parameters())
         for name, parameter in engine_of(run).lm.named_parameters():
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

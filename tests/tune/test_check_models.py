@@ -3,9 +3,9 @@
 import pytest
 
 from manta.config.errors import ConfigError
-from manta.elastic.preflight import check
-from manta.tune.command import check_models
-from manta.tune.outline import Outline
+from manta.elastic.checks.preflight import check
+from manta.tune.sweep_command import check_models
+from manta.tune.sweep_plan import Outline
 
 RUN = """\
 run: {name: base}
@@ -39,7 +39,7 @@ def test_a_later_trial_whose_model_cannot_be_trained_is_named(outline):
 
 def test_a_model_that_several_trials_have_is_tried_once(outline, monkeypatch):
     tried = []
-    monkeypatch.setattr("manta.tune.command.try_model", tried.append)
+    monkeypatch.setattr("manta.tune.sweep_command.try_model", tried.append)
     found, first = outline(
         "space = {'model.sizes.num_hidden_layers': tune.grid_search([2, 3]),"
         " 'schedule.batch': tune.grid_search([4, 8])}"

@@ -6,8 +6,8 @@ import pytest
 from damages import DAMAGES, damaged
 
 from manta.config.errors import RunError
-from manta.track.sweep_state import read_sweep, write_sweep
-from manta.tune.outline import Outline
+from manta.record.sweep_state import read_sweep, write_sweep
+from manta.tune.sweep_plan import Outline
 
 GRID = "space = {'schedule.batch': tune.grid_search([4, 8])}"
 

@@ -10,9 +10,9 @@ from tiny_config import STEP, run_config, write_yaml
 
 from manta.config.errors import ConfigError
 from manta.config.sweep import load_sweep
-from manta.track.sweep_state import SweepState, Takeover, write_sweep
+from manta.record.sweep_state import SweepState, Takeover, write_sweep
 from manta.tune.explore import explored
-from manta.tune.outline import Outline
+from manta.tune.sweep_plan import Outline
 
 SPACE = """
     "_growth": tune.choice([1, 2, 4]),

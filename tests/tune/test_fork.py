@@ -14,11 +14,11 @@ from tiny_config import STEP, run_config
 
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
-from manta.elastic.preflight import Checked, check
-from manta.track.record import RunRecord
-from manta.track.state import read_fork
-from manta.track.verify import verify
-from manta.train.saved import name_of, read_state, whole
+from manta.elastic.checks.preflight import Checked, check
+from manta.record.run_record import RunRecord
+from manta.record.run_state import read_fork
+from manta.record.verify_run import verify
+from manta.state.checkpoint_files import name_of, read_state, whole
 from manta.tune.fork import can_fork, fork
 
 WSD = {"name": "wsd", "peak": 1e-2, "warmup": STEP}

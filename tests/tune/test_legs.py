@@ -10,7 +10,7 @@ import pytest
 from ray import tune
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from manta.tune.sweep import LEG_BUNDLE
+from manta.tune.run_sweep import LEG_BUNDLE
 
 DEADLINE = 120.0
 

@@ -3,8 +3,8 @@
 import pytest
 
 from manta.config import ConfigError
-from manta.tune.command import show_plan
-from manta.tune.outline import Outline
+from manta.tune.sweep_command import show_plan
+from manta.tune.sweep_plan import Outline
 
 GRID = "space = {'schedule.batch': tune.grid_search([8, 16, 32])}\nseeds = [1, 2]"
 OPTUNA = {"type": "optuna", "trials": 5}

@@ -10,10 +10,10 @@ from manta.config import SweepConfig, load_sweep
 from manta.config.mistakes import keys
 from manta.schedule import Schedule
 from manta.tune.base import Base
+from manta.tune.parameters import variants
 from manta.tune.searchers import searcher
 from manta.tune.space import NAMES, load_space, open_space
 from manta.tune.trial import trial_config
-from manta.tune.variants import variants
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "jobs/demo/sweep.yaml"

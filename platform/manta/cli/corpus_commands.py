@@ -43,7 +43,7 @@ def prepare(
         raise typer.Exit(130) from None
     from rich.console import Console
 
-    from manta.corpus.summary import show_summary
+    from manta.corpus.corpus_summary import show_summary
 
     show_summary(manifest, loaded.out, Console())
 

@@ -17,7 +17,7 @@ def verify(
     ] = False,
 ) -> None:
     """Prove from config and manifest which samples a run was trained on."""
-    from manta.elastic.verifying import verify_run
+    from manta.elastic.checks.verifying import verify_run
     from manta.storage.place import place_of
 
     print("\n".join(verify_run(place_of(run), shards=not no_shards).lines()))
@@ -37,7 +37,7 @@ def compare(
     top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
-    from manta.track.comparing import compare_places
+    from manta.show.compare.comparing import compare_places
 
     compare_places(paths, metric=metric, output=output, top=top)
 
@@ -52,8 +52,8 @@ def export(
     from manta.storage.probe import check_new_folder
 
     check_new_folder(out)
+    from manta.show.model_card import CARD, model_card
     from manta.storage.run_folder import RUN
-    from manta.track.model_card import CARD, model_card
     from manta.train.export import export as run_export
 
     place = place_of(run)

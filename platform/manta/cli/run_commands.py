@@ -26,7 +26,7 @@ def schedule(
     from manta.config import RunConfig, load
     from manta.schedule import Schedule
     from manta.schedule.draw import draw_terminal
-    from manta.track.schedule_page import write_schedule
+    from manta.show.pages.schedule_page import write_schedule
 
     loaded = load(config, RunConfig, overrides or ())
     resolved = Schedule.resolve(loaded.schedule, loaded.train.seq_len)
@@ -56,7 +56,7 @@ def train(
     loaded = load(config, RunConfig, overrides or ())
     if not print_config:
         say_checking(config)
-    from manta.elastic.preflight import absolute, refuse_existing, remarks_of
+    from manta.elastic.checks.preflight import absolute, refuse_existing, remarks_of
 
     loaded = absolute(loaded)
     if print_config:
@@ -69,7 +69,7 @@ def train(
     if restart:
         _set_aside(loaded)
     try:
-        from manta.elastic.command import run_training
+        from manta.elastic.driver.train_command import run_training
 
         run_training(loaded, address, submitted)
     except KeyboardInterrupt:
@@ -78,8 +78,8 @@ def train(
 
 
 def _set_aside(config: RunConfig) -> None:
-    from manta.track.aside import set_aside
-    from manta.track.opening import place_of_run
+    from manta.record.aside import set_aside
+    from manta.record.opening import place_of_run
 
     place = place_of_run(config)
     if aside := set_aside(place):
@@ -100,7 +100,7 @@ def sweep(
     loaded = load_sweep(config, overrides or ())
     if not plan:
         say_checking(config)
-    from manta.tune.command import run_sweep, show_plan
+    from manta.tune.sweep_command import run_sweep, show_plan
 
     if plan:
         show_plan(loaded)

@@ -12,8 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from manta.cluster.cluster_file import ClusterPlan, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import ClusterPlan, NodeProvider
 from manta.config.errors import CorpusError
 from manta.config.run import RunConfig, WandbSection
 from manta.storage.probe import check_writable

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.free_memory import total_memory
-from manta.cluster.lock import NAME, installs, normal, read_lock
+from manta.cluster.lockfile import NAME, installs, normal, read_lock
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.run import RunConfig
 
 # A worker that waits longer than this for work costs more than it saves.

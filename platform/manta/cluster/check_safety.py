@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from manta.cluster.cluster_file import ClusterPlan, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
-from manta.cluster.plan import ClusterPlan, NodeProvider
 
 STARTS = ("ray start", "start_worker.sh")  # what a command has that starts Ray
 TOKEN = "~/.ray/auth_token"

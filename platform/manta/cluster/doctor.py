@@ -21,11 +21,11 @@ from manta.cluster.check_software import (
     check_tools,
     check_versions,
 )
+from manta.cluster.cluster_file import ClusterPlan
 from manta.cluster.findings import Finding, failed
 from manta.cluster.kuberay import is_kubernetes, read_kuberay
 from manta.cluster.launcher import read_launcher
-from manta.cluster.lock import NAME, find_lock
-from manta.cluster.plan import ClusterPlan
+from manta.cluster.lockfile import NAME, find_lock
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
+from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.errors import ConfigError
 
 GPU = "nvidia.com/gpu"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from manta.cluster.plan import ClusterPlan, NodeGroup, NodeProvider
+from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 from manta.config.errors import ConfigError
 from manta.config.kinds import CLUSTER, mistaken
 from manta.config.load import read

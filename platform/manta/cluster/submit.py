@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manta.cluster import client as server
-from manta.cluster import places
+from manta.cluster import local_paths
 from manta.cluster.package import Package, advice, pack
 from manta.config.corpus import CorpusConfig
 from manta.config.load import build, read
@@ -85,15 +85,15 @@ def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
         sweep = load_sweep(path, overrides)
         by = read_base(sweep)
         base = build(by, RunConfig)
-        places.check_sweep(sweep, written, base, by)
+        local_paths.check_sweep(sweep, written, base, by)
         named = {key: str(written.data[key]) for key in ("base", "space")}
         return Work("sweep", path, given, sweep, base, named)
     if written.data.keys() & {"sources", "out"}:
         corpus = build(written, CorpusConfig)
-        places.check_corpus(corpus, written)
+        local_paths.check_corpus(corpus, written)
         return Work("prepare", path, given, corpus)
     run = build(written, RunConfig)
-    places.check_run(run, written)
+    local_paths.check_run(run, written)
     return Work("train", path, given, run)
 
 

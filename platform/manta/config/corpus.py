@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from manta.config.model import Section
+from manta.config.section import Section
 from manta.config.units import PositiveTokens
 from manta.config.urls import is_url
 

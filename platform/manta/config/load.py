@@ -16,7 +16,7 @@ from manta.config.document import Document, KeyPath, RefusedError, parse, parse_
 from manta.config.errors import ConfigError
 from manta.config.kinds import kind_of, mistaken
 from manta.config.mistakes import explain, show
-from manta.config.model import Section
+from manta.config.section import Section
 
 C = TypeVar("C", bound=Section)
 COMMAND_LINE = "command line"

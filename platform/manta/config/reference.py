@@ -23,8 +23,8 @@ from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
-from manta.config.model import Section
 from manta.config.run import RunConfig
+from manta.config.section import Section
 from manta.config.sweep import SweepConfig
 from manta.config.units import format_tokens, parse_span, parse_tokens
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from manta.config.model import Section
 from manta.config.schedule import ScheduleSection
+from manta.config.section import Section
 from manta.config.units import PositiveTokens, Tokens
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from manta.config.model import Section
+from manta.config.section import Section
 from manta.config.units import PositiveTokens, Span
 
 Shape = Literal["constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic"]

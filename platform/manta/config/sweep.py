@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, change, read
-from manta.config.model import Section
+from manta.config.section import Section
 from manta.config.units import PositiveTokens, Span, format_tokens, span_tokens
 
 # The searchers are Ray Tune's, but for bohb, which works only with a scheduler of its own.

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from manta.config.errors import CorpusError
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
 from manta.corpus.leftovers import piece_file, record_file, sealed_json
 from manta.corpus.manifest import Split
 from manta.corpus.tokenizer import ENCODE_BYTES, CorpusTokenizer, encoder
-from manta.corpus.units import identified, rows
+from manta.corpus.work_units import identified, rows
 from manta.corpus.workspace import Workspace
 from manta.storage.atomic import whole_file, write_whole
 
@@ -129,7 +129,7 @@ def _write_pieces(
         members = np.flatnonzero(split == index).tolist()
         if not members:
             continue
-        table = shards.batch(
+        table = shard_table.batch(
             [tokens[member] for member in members],
             [hashes[member].tobytes().hex() for member in members],
             order["source"],
@@ -137,6 +137,6 @@ def _write_pieces(
             order["dtype"],
         )
         with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
-            pieces[name] = shards.write(file, table)[1]
+            pieces[name] = shard_table.write(file, table)[1]
         counts[name] = [len(members), sum(len(tokens[member]) for member in members)]
     return counts, pieces

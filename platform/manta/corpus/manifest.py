@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manta.config.errors import CorpusError
 from manta.config.mistakes import in_a_line
-from manta.config.model import Section
+from manta.config.section import Section
 from manta.config.urls import is_url, join
 from manta.storage.atomic import write_whole
 

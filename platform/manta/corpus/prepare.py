@@ -13,7 +13,7 @@ import tokenizers
 import manta
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
-from manta.corpus import engine, leftovers, scan, units
+from manta.corpus import leftovers, scan, work_units, worker_pool
 from manta.corpus.assemble import Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.cuts import cuts_of
@@ -21,7 +21,7 @@ from manta.corpus.documents import SPLITS, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
-from manta.corpus.progress import PrepareProgress, short
+from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.sources import InputFile
@@ -88,7 +88,7 @@ class _Preparation:
         self.files = files
         self.workspace = workspace
         self.bar = bar
-        self.plan = units.plan(config, files)
+        self.plan = work_units.plan(config, files)
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
         self.has_padding = False  # whether the token for padding stands in a document
@@ -145,8 +145,8 @@ class _Preparation:
         todo = [u for u in self.plan.units if not leftovers.scan_file(work, u.index).exists()]
         phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
         phase.found(sum(u.bytes for u in self.plan.units) - sum(u.bytes for u in todo), 0)
-        orders = [units.order(unit, self.files, self.config) | common for unit in todo]
-        for done in engine.run(scan.scan_unit, orders):
+        orders = [work_units.order(unit, self.files, self.config) | common for unit in todo]
+        for done in worker_pool.run(scan.scan_unit, orders):
             phase.advance(done["bytes"], done["documents"])
         phase.done()
         return scan.collect(work, self.plan, self.files, self.config)
@@ -239,7 +239,7 @@ class _Preparation:
                 else:
                     orders.append(self.order(unit, scanned) | common)
             phase.found(*before.tolist())
-            for done in engine.run(encode_unit, orders):
+            for done in worker_pool.run(encode_unit, orders):
                 phase.advance(done["bytes"], *take(done))
             phase.done()
             shards = assembler.finish()
@@ -267,10 +267,10 @@ class _Preparation:
                 f"{short(WHOLE_COST * largest)}B of memory; cut it yourself if that is too much"
             )
 
-    def order(self, unit: units.Unit, scanned: Scanned) -> dict[str, Any]:
+    def order(self, unit: work_units.Unit, scanned: Scanned) -> dict[str, Any]:
         """What the second pass must know of one unit."""
         hashes, kept, sizes = scanned.of_unit(unit.index)
-        return units.order(unit, self.files, self.config) | {
+        return work_units.order(unit, self.files, self.config) | {
             "source": unit.source,
             "duplicates": np.flatnonzero(~kept).tolist(),
             "digest": digest(hashes),

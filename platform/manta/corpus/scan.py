@@ -25,7 +25,7 @@ from manta.corpus.documents import (
 from manta.corpus.leftovers import sample_file, scan_file
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
 from manta.corpus.sources import InputFile
-from manta.corpus.units import UnitPlan, identified, rows
+from manta.corpus.work_units import UnitPlan, identified, rows
 from manta.storage.atomic import whole_file, write_whole
 
 # More of the corpus is kept aside for the sample than it needs, because the share is reckoned

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manta.corpus.scan import Located, Scanned
-from manta.corpus.units import UnitPlan
+from manta.corpus.work_units import UnitPlan
 
 # A source of which no more than this share is left is named: hardly anyone means that.
 LITTLE = 0.5

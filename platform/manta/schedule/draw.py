@@ -12,7 +12,7 @@ from rich.text import Text
 from manta.config.units import format_tokens
 from manta.schedule.canvas import draw_curve
 from manta.schedule.lines import HEADINGS, LR, TITLES, Floats, segment_rows, steps_line, totals
-from manta.schedule.schedule import Schedule
+from manta.schedule.steps import Schedule
 
 HEIGHT = 6  # of a terminal panel, in lines
 MARGIN = 10  # columns for the labels of its axis

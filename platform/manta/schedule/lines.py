@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manta.config.units import format_tokens
-from manta.schedule.schedule import Schedule
 from manta.schedule.segment import Segment
+from manta.schedule.steps import Schedule
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from bisect import bisect_left
 
 import numpy as np
 
-from manta.schedule.schedule import Schedule
 from manta.schedule.segment import Segment
+from manta.schedule.steps import Schedule
 
 # Steps compared at once: few at first, as the first difference is mostly near, then more and
 # more, up to what fills a cache.

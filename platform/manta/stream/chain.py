@@ -1,7 +1,7 @@
 """The chain of a ledger: a digest of all its rows, and of what each was trained by.
 
 Link by link, a row's digest covers the one before it, the row with every column, and the
-*binding* of the run that trained it (see `manta.track.identity`). So the digest of the last row
+*binding* of the run that trained it (see `manta.record.identity`). So the digest of the last row
 stands for all of them: none can be changed, left out or taken away at the end, and no config put
 in the place of another, without a trace. Each part of a ledger says the digests at its begin and
 end; a checkpoint says that of its step. It detects accidents; who wants to deceive can make it

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
-from manta.corpus import remote, shards
+from manta.corpus import remote, shard_table
 from manta.corpus.manifest import Shard
 from manta.storage.cache import Held
 from manta.stream.table import ShardTable
@@ -132,7 +132,7 @@ class _MappedShard:
                 f"{path}: {size} bytes, but the manifest says {shard.bytes}; "
                 "the shard is damaged: prepare the corpus again"
             )
-        column = shards.read(path).column("tokens")
+        column = shard_table.read(path).column("tokens")
         # Mapped like the tokens: a copy in memory would add up over many shards.
         offsets = column.offsets.to_numpy()
         self._base, self._starts = int(offsets[0]), offsets[:-1]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manta.model.cross_entropy import IGNORE
+from manta.model.language_model import labels_of
 from manta.stream.shards import Samples
-from manta.train.cross_entropy import IGNORE
-from manta.train.model import labels_of
 
 
 @dataclass(frozen=True)

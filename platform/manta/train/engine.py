@@ -19,22 +19,22 @@ from transformers import PretrainedConfig
 
 from manta.config.errors import ConfigError, TrainingError
 from manta.config.run import RunConfig
+from manta.model import attention, cross_entropy, visibility, weights
+from manta.model import language_model as models
+from manta.model.assembly import assemble
+from manta.model.compiling import compile_layers, compile_module, no_fallback
+from manta.model.cross_entropy import IGNORE
+from manta.model.loss import TokenLoss
+from manta.parallel.sharding import layers_of, replicated, shard
 from manta.schedule import Schedule, Step
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
-from manta.train import attention, cross_entropy, sees, weights
-from manta.train import model as models
 from manta.train import optimizer as optimizers
-from manta.train.assembly import assemble
-from manta.train.compiling import compile_layers, compile_module, no_fallback
-from manta.train.cross_entropy import IGNORE
 from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.exchange import exchange_in_bf16
 from manta.train.guards import Guard
-from manta.train.loss import TokenLoss
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
-from manta.train.sharding import layers_of, replicated, shard
 from manta.train.timing import Point, StepClock, last_gradient
 
 NAME_BYTES = 64
@@ -101,7 +101,7 @@ class Engine:
             cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
         self.lm = assemble(config, resolved, self.device, whole=examine)
         if examine:
-            sees.examine(config, self.lm, resolved.get_text_config().vocab_size)
+            visibility.examine(config, self.lm, resolved.get_text_config().vocab_size)
         self.sharded = config.parallel.shard and self.world_size > 1
         if self.sharded:
             if config.train.compile:
@@ -264,7 +264,7 @@ class Engine:
         """Whether the optimizer can be told to skip an update, or to divide the gradient.
 
         By `found_inf` and `grad_scale`, which are internal to Torch: a fused optimizer has
-        them from GradScaler, which uses them itself in fp16. tests/train/test_model.py and
+        them from GradScaler, which uses them itself in fp16. tests/train/test_language_model.py and
         test_guards.py guard them.
         """
         fused: bool = self.raw_optimizer.defaults["fused"]

@@ -21,14 +21,14 @@ from transformers.utils import logging as transformers_logging
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
+from manta.model import hf_config
+from manta.state.checkpoint_files import name_of, newest, read_state, whole
+from manta.state.loading import load_model
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
-from manta.train import model_config
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
-from manta.train.loading import load_model
-from manta.train.saved import name_of, newest, read_state, whole
 
 
 def export(
@@ -145,7 +145,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
     manifest = Manifest.read(config.corpus)
-    resolved = model_config.resolve(config, manifest.vocabulary)
+    resolved = hf_config.resolve(config, manifest.vocabulary)
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
     if config.model.pretrained is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from manta.config.errors import CorpusError, RunError
-from manta.corpus import shards
+from manta.corpus import shard_table
 from manta.corpus.canonical import CONFIG_FILE, TOKENIZER_FILE
 from manta.corpus.manifest import Manifest
 from manta.corpus.reloaded import difference
@@ -89,7 +89,7 @@ def _documents(folder: Path, corpus: str, manifest: Manifest) -> list[str]:
     try:
         held = local_shard(corpus, shard)
         try:
-            column = shards.read(held.path).column("tokens")
+            column = shard_table.read(held.path).column("tokens")
             rows = [row.as_py()[:COMPARED_TOKENS] for row in column[:COMPARED]]
         finally:
             held.release()

@@ -12,25 +12,25 @@ from typing import Any, Literal
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule, Step
+from manta.state.checkpoint import Checkpoints
+from manta.state.checkpoint_files import TrainState, name_of, read_rows
+from manta.state.journal import Journal
+from manta.state.skips import is_skipped
+from manta.state.snapshot import Snapshots
+from manta.state.vault import Stamp, Vault
 from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS, LEDGER
 from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch
-from manta.train.checkpoint import Checkpoints
+from manta.train.bad_steps import Healing
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.guards import Judgements
-from manta.train.healing import Healing
-from manta.train.journal import Journal
 from manta.train.log_rows import AwaitedRow, LogRows
 from manta.train.pause import Agreement, Pause
 from manta.train.reporter import Reporter, Source
-from manta.train.saved import TrainState, name_of, read_rows
-from manta.train.skips import is_skipped
-from manta.train.snapshot import Snapshots
 from manta.train.throughput import Meter
-from manta.train.vault import Stamp, Vault
 
 log = logging.getLogger(__name__)
 # `paused`: left at a step boundary because someone asked; the run is not at its end.

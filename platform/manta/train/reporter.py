@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
+from manta.state.checkpoint_files import TrainState
+from manta.state.skips import Spans
 from manta.storage.place import Place
-from manta.train.saved import TrainState
-from manta.train.skips import Spans
 
 # What a group of workers goes on from.
 Source = Literal["snapshot", "checkpoint", "start"]

@@ -16,9 +16,9 @@ from ray.tune.search.sample import Domain
 from manta.config.errors import ConfigError
 from manta.config.sweep import SchedulerSection
 from manta.tune.base import Base
+from manta.tune.parameters import Params, derived
 from manta.tune.samplers import Later, any_within, draw, grids_as_choices, is_random, postponed
 from manta.tune.space import Space
-from manta.tune.variants import Params, derived
 
 
 def check_space(space: Space) -> None:

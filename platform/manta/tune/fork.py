@@ -14,16 +14,16 @@ import shutil
 from pathlib import Path
 
 from manta.config.errors import RunError
+from manta.record.checked_rows import RowReader, read_checked
+from manta.record.history import kind_of
+from manta.record.row_chain import Kind, Mark, RowChain
+from manta.record.run_state import Fork, read_fork, read_state_if_any, write_fork
+from manta.state.checkpoint_files import damage, name_of, read_state
 from manta.storage.atomic import sync_folder
 from manta.storage.place import Place, copy, tree, writing
 from manta.storage.run_folder import CHECKPOINTS, FORK, LEDGER, METRICS, STATE
 from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
-from manta.track.checked_rows import RowReader, read_checked
-from manta.track.history import kind_of
-from manta.track.row_chain import Kind, Mark, RowChain
-from manta.track.state import Fork, read_fork, read_state_if_any, write_fork
-from manta.train.saved import damage, name_of, read_state
 
 
 def can_fork(parent: Place, step: int) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from manta.record.sweep_state import SweepTrial
+from manta.state.checkpoint_files import discard, name_of
 from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS
-from manta.track.sweep_state import SweepTrial
-from manta.train.saved import discard, name_of
 from manta.tune.fork import can_fork, fork, is_forked
 
 # How long a store's "not there" is believed.

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from manta.track.sweep_state import SweepState, SweepTrial
-from manta.tune.progress import SweepProgress
+from manta.record.sweep_state import SweepState, SweepTrial
+from manta.tune.scheduler import SweepProgress
 
 
 def survivors(

@@ -11,16 +11,16 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
-from manta.elastic.policy import WorkerShare
-from manta.elastic.preflight import Checked, check
-from manta.elastic.spares import Spares
-from manta.elastic.trainer import open_worker_pool, train
+from manta.elastic.checks.preflight import Checked, check
+from manta.elastic.controller.policy import WorkerShare
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.driver.trainer import open_worker_pool, train
+from manta.record.history import Tail
+from manta.record.run_state import read_state_if_any
+from manta.storage.exclusive import is_free
 from manta.storage.run_folder import METRICS
-from manta.track.history import Tail
-from manta.track.hold import is_free
-from manta.track.state import read_state_if_any
-from manta.tune.outline import Leg
-from manta.tune.progress import Outcome
+from manta.tune.scheduler import Outcome
+from manta.tune.sweep_plan import Leg
 
 # How often a leg asks whether the sweep is to be left, and tells how far it has come.
 ASK_SECONDS = 0.5

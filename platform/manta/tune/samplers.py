@@ -3,7 +3,7 @@
 Ray Tune resolves functions (``tune.sample_from``) in the same pass as draws. There a function
 can be shown a choice that is not made yet (a nested grid, or a key further down), and answers
 with the sampler itself, which is then drawn a second time: the two places disagree. So Ray
-Tune draws here, and functions are called afterwards (`manta.tune.variants`).
+Tune draws here, and functions are called afterwards (`manta.tune.parameters`).
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from ray.tune.search.sample import Categorical, Domain, Quantized
 from manta.config.errors import ConfigError
 from manta.config.sweep import SearchSection
 from manta.tune.base import Base
+from manta.tune.parameters import Params, derived
 from manta.tune.samplers import PLAIN, grids_as_choices, is_random, postponed
 from manta.tune.space import Space
-from manta.tune.variants import Params, derived
 
 log = logging.getLogger(__name__)
 

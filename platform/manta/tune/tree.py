@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import cmp_to_key
 
 from manta.schedule import Schedule
-from manta.schedule.schedule import Step
 from manta.schedule.sharing import shared_steps
+from manta.schedule.steps import Step
 
 
 @dataclass(frozen=True)

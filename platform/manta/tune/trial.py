@@ -12,8 +12,8 @@ from manta.config.run import RunConfig
 from manta.config.sweep import SearchSection, SweepConfig
 from manta.schedule import Schedule
 from manta.tune.base import Base
+from manta.tune.parameters import variants
 from manta.tune.space import Space
-from manta.tune.variants import variants
 
 # Draws that stand for those of a searcher: nearly sure to take every branch once.
 REHEARSED = 32

@@ -17,10 +17,10 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig, WandbSection
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
-from manta.elastic.preflight import absolute
+from manta.elastic.checks.preflight import absolute
+from manta.record.param_names import SEED
+from manta.show.compare.comparison_stats import short
 from manta.storage.place import place_of
-from manta.track.comparison_stats import short
-from manta.track.param_names import SEED
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training

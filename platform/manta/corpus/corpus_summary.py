@@ -1,0 +1,104 @@
+"""A corpus in a few lines: what `manta prepare` ends with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from manta.corpus.documents import SPLITS
+from manta.corpus.manifest import Manifest
+from manta.corpus.progress_bar import short
+from manta.corpus.workspace import QUARANTINE
+
+
+def show_summary(manifest: Manifest, folder: str, console: Console) -> None:
+    """Print what the corpus in `folder` holds, and what to do with it next."""
+    # Lines rather than a table, which would break a path in two where the window is narrow.
+    for name, value in summary_rows(manifest, folder):
+        _print(f"{name:<10} {value}", console)
+    console.print(counts_table(manifest))
+    for purpose, command in next_commands(folder):
+        _print(f"{purpose}: {command}", console)
+
+
+def _print(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
+    """The facts, by name."""
+    size = sum(shard.bytes for shard in manifest.shards)
+    documents = sum(shard.documents for shard in manifest.shards)
+    tokens = sum(shard.tokens for shard in manifest.shards)
+    return [
+        ("corpus", f"{folder} (fingerprint {manifest.fingerprint[:12]})"),
+        ("documents", f"{documents:,}"),
+        ("left out", _left_out(manifest, folder)),
+        ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
+        *_text(manifest),
+        ("tokenizer", _tokenizer(manifest)),
+        ("bos", bos_rule(manifest)),
+    ]
+
+
+def _text(manifest: Manifest) -> list[tuple[str, str]]:
+    """The size of the documents' texts, if the manifest says it."""
+    sizes = [counts.bytes for split in manifest.counts.values() for counts in split.values()]
+    if None in sizes:
+        return []
+    total = sum(size or 0 for size in sizes)
+    tokens = sum(shard.tokens for shard in manifest.shards)
+    return [("text", f"{short(total)}B, {total / tokens:.2f} bytes a token")]
+
+
+def bos_rule(manifest: Manifest) -> str:
+    """What documents begin with, and so the prompts of a model trained on them."""
+    for token in manifest.begins_with:
+        return f"true: documents begin with token {token}, and so does each prompt"
+    return "false: nothing stands before the text of a document, or of a prompt"
+
+
+def next_commands(folder: str) -> list[tuple[str, str]]:
+    """What a user of a new corpus does next, by purpose."""
+    return [
+        ("look at it", f"manta inspect {shlex.quote(folder)}"),
+        ("train on it", f"manta train RUN.yaml {shlex.quote(f'corpus={folder}')}"),
+    ]
+
+
+def counts_table(manifest: Manifest) -> Table:
+    """Documents and tokens of each source in each split."""
+    table = Table("source", title="documents / tokens", title_justify="left")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))
+    for name in names:
+        cells = [manifest.counts[split][name] for split in SPLITS]
+        shown = [f"{cell.documents:,} / {cell.tokens:,}" for cell in cells]
+        table.add_row(escape(name), *shown)
+    totals = []
+    for split in SPLITS:
+        documents = sum(shard.documents for shard in manifest.shards_of(split))
+        totals.append(f"{documents:,} / {manifest.tokens_of(split):,}")
+    table.add_section()
+    table.add_row("all", *totals)
+    table.add_row("shards", *[str(len(manifest.shards_of(split))) for split in SPLITS])
+    return table
+
+
+def _left_out(manifest: Manifest, folder: str) -> str:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
+    if not manifest.dropped.get("quarantined"):
+        return dropped
+    return f"{dropped} (why is in {Path(folder) / QUARANTINE})"
+
+
+def _tokenizer(manifest: Manifest) -> str:
+    section = manifest.config.get("tokenizer", {})
+    origin = section.get("path") or "trained on a sample of this corpus"
+    size = f"{manifest.vocab_size:,} tokens ({manifest.token_dtype})"
+    return f"{size}, EOS is {manifest.eos_id}; {origin}"

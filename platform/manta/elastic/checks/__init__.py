@@ -1,0 +1,1 @@
+"""What is checked before a worker is held, and after a run."""

@@ -1,0 +1,262 @@
+"""Everything that can be wrong is looked at on the driver, before a worker is held."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manta.config.errors import ConfigError, CorpusError
+from manta.config.run import RunConfig
+from manta.config.urls import is_url
+from manta.corpus.manifest import Manifest
+from manta.model.source import check_names
+from manta.state.skips import read_skips, restore_skips
+from manta.storage.place import Place, place_of
+from manta.storage.probe import check_writable
+from manta.storage.run_folder import SKIPS
+from manta.storage.working import working_folder
+
+if TYPE_CHECKING:
+    from manta.model.trial_result import Tried
+    from manta.record.context import RunContext
+    from manta.schedule import Schedule
+    from manta.show.tracker import Tracker
+    from manta.stream.eval_sample import EvalSample
+    from manta.stream.plan import Corpus
+    from manta.train.loop import TrainingJob
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A config that was found sound, and what was resolved on the way."""
+
+    config: RunConfig
+    manifest: Manifest
+    schedule: Schedule
+    corpus: Corpus
+    validation: EvalSample | None
+    place: Place
+    """Where the run is kept."""
+    tried: Tried | None = None
+    """What is known of the model, once it was tried."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder in which a driver on this node works on the run."""
+        return working_folder(self.place)
+
+    def without_shards(self) -> Checked:
+        """The same, to be sent to workers: they have the shards from their node, by fingerprint."""
+        return replace(self, manifest=self.manifest.model_copy(update={"shards": []}))
+
+    def remarks(self) -> list[str]:
+        """What is odd about the run without being wrong, one sentence each."""
+        from manta.show.console.remarks import PlannedRun, remarks
+
+        return remarks(PlannedRun(self.config, self.manifest, self.schedule))
+
+    def head(self) -> list[str]:
+        """What the run is, in a few lines, as far as it is known before workers are there."""
+        from manta.show.console.header import plan_lines
+        from manta.show.console.remarks import PlannedRun
+
+        plan = PlannedRun(self.config, self.manifest, self.schedule)
+        return plan_lines(plan, self.validation.samples if self.validation else 0)
+
+    @property
+    def binding(self) -> str:
+        """Digest of what the run is trained by: config and corpus."""
+        from manta.record.identity import binding_of
+
+        return binding_of(self.config, self.manifest.fingerprint)
+
+    def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
+        """What keeps the run's record; as `Tracker.open`."""
+        from manta.show.tracker import Tracker
+
+        tracker = Tracker.open(
+            self.config,
+            self.manifest,
+            total_steps=self.schedule.steps,
+            total_tokens=self.schedule.positions * self.schedule.seq_len,
+            eval_sample=self.validation.digest if self.validation else "",
+            console=console,
+            context=context,
+            remarks=self.remarks(),
+            head=self.head(),
+        )
+        if lost := restore_skips(self.place, tracker.skips):
+            spans = ", ".join(f"{first} to {last}" for first, last in lost)
+            tracker.note(
+                f"{SKIPS} was missing, or lacked the steps {spans}, which the run leaves out by "
+                "its record: they were put back"
+            )
+        return tracker
+
+    def job(self, attempt: int, node: str) -> TrainingJob:
+        """What one rank of the group `attempt`, on the node of that name, trains."""
+        from manta.train.loop import TrainingJob
+
+        return TrainingJob(
+            config=self.config,
+            schedule=self.schedule,
+            corpus=self.corpus,
+            validation=self.validation,
+            place=self.place,
+            attempt=attempt,
+            binding=self.binding,
+            node=node,
+        )
+
+
+def check(config: RunConfig) -> Checked:
+    """Check a run against its corpus, storage and devices. Answers within a moment.
+
+    Raises:
+        MantaError: naming what is wrong and what to do.
+    """
+    manifest = Manifest.read(config.corpus)
+    check_names(config, manifest.vocab_size)
+    from manta.schedule import Schedule  # NumPy: a fifth of a second that most mistakes don't need
+
+    schedule = Schedule.resolve(config.schedule, config.train.seq_len)
+    _check_devices(config)
+    from manta.show.wandb.uploader import check_environment
+
+    check_environment(config.wandb)
+    storage = place_of(config.run.storage)
+    check_writable(storage, "run.storage")
+    place = storage / config.run.name
+    from manta.elastic.checks.kept_state import check_kept
+
+    check_kept(place)
+    corpus, validation = _open_splits(config, manifest)
+    return Checked(config, manifest, schedule, corpus, validation, place)
+
+
+def remarks_of(config: RunConfig) -> list[str]:
+    """What is odd about a run that isn't checked yet; nothing if its corpus isn't there."""
+    try:
+        manifest = Manifest.read(config.corpus)
+    except CorpusError:
+        return []
+    from manta.schedule import Schedule
+    from manta.show.console.remarks import PlannedRun, remarks
+
+    return remarks(
+        PlannedRun(config, manifest, Schedule.resolve(config.schedule, config.train.seq_len))
+    )
+
+
+def refuse_existing(config: RunConfig) -> None:
+    """Raise ConfigError if the run is there already."""
+    folder = place_of(config.run.storage) / config.run.name
+    if folder.exists():
+        raise ConfigError(
+            f"--fresh: the run {folder} exists; give another run.name, or leave --fresh out to "
+            "continue it"
+        )
+
+
+def check_continues(checked: Checked) -> None:
+    """Refuse what can't be the continuation of a run that is there already.
+
+    Raises:
+        RunError: naming what is different.
+    """
+    from manta.record.opening import check_same_run
+    from manta.record.run_state import read_state_if_any
+
+    state = read_state_if_any(checked.place)
+    check_same_run(checked.place, state, checked.config, checked.manifest)
+    read_skips(checked.place)
+
+
+def check_model(checked: Checked) -> Checked:
+    """Try the model before it is trained, and check W&B.
+
+    Takes seconds of imports: run it while Ray starts.
+
+    Returns:
+        The same run with what is known of its model.
+
+    Raises:
+        ConfigError: naming what is wrong and what to do.
+    """
+    from manta.show.wandb.uploader import check_wandb
+
+    tried = checked.tried or try_model(checked)
+    check_wandb(checked.config.wandb)
+    return replace(checked, tried=tried)
+
+
+def try_model(checked: Checked) -> Tried:
+    """Make the model of a run, or a small one of its kind, and try it.
+
+    Raises:
+        ConfigError: naming what is wrong and what to do.
+    """
+    from manta.model import hf_config, tryout
+
+    vocabulary = checked.manifest.vocabulary
+    resolved = hf_config.resolve(checked.config, vocabulary)
+    return tryout.try_out(checked.config, resolved, vocabulary.size)
+
+
+def _check_devices(config: RunConfig) -> None:
+    scaling = config.scaling
+    gpus = scaling.resources_per_worker.get("GPU", 0)
+    if gpus > 1:
+        raise ConfigError(
+            f"scaling.resources_per_worker.GPU = {gpus:g}: a worker trains on one GPU, the others "
+            "would idle; take GPU: 1 and more workers (scaling.min, scaling.max)"
+        )
+    if 0 < gpus < 1 < scaling.upper:
+        raise ConfigError(
+            f"scaling.resources_per_worker.GPU = {gpus:g} with up to {scaling.upper} workers: two "
+            "of them on one GPU can't exchange gradients; take GPU: 1, or scaling.max = 1 to share "
+            "a GPU with other runs"
+        )
+    if config.train.precision == "fp16" and not gpus:
+        raise ConfigError(
+            "train.precision = 'fp16' needs a GPU: set scaling.resources_per_worker.GPU, or "
+            "take 'bf16' or 'no'"
+        )
+    if config.train.precision == "fp16" and config.parallel.shard:
+        raise ConfigError("parallel.shard with train.precision = 'fp16': take 'bf16' instead")
+
+
+def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSample | None]:
+    from manta.stream.eval_sample import SEED, draw
+    from manta.stream.plan import open_corpus
+
+    seq_len, seed = config.train.seq_len, config.run.seed
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed)
+    if config.eval.every is None and not config.eval.at:
+        return corpus, None
+    if manifest.tokens_of("validation") < seq_len:
+        raise ConfigError(
+            f"evaluations are asked for, but the validation split of {config.corpus} has "
+            f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
+            "prepare the corpus with a larger split.validation, or leave eval.every and eval.at out"
+        )
+    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED)
+    return corpus, draw(validation, manifest, config.eval.tokens)
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The config with its local paths made absolute, so that it means the same anywhere."""
+    run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
+    model = config.model
+    if model.pretrained and os.path.isdir(model.pretrained):
+        model = model.model_copy(update={"pretrained": absolute_path(model.pretrained)})
+    return config.model_copy(
+        update={"run": run, "model": model, "corpus": absolute_path(config.corpus)}
+    )
+
+
+def absolute_path(path: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,1 @@
+"""What the cluster has and is asked for: nodes, actors, demand, the autoscaler."""

@@ -1,0 +1,316 @@
+"""A worker group of Ray Train that starts in held slots, from warm processes.
+
+Built on internals of Ray Train 2.60, as is `controller`; tests/elastic/test_internals.py
+says which, and fails clearly when a new version changes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.context import DistributedContext
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    PlacementGroupHandle,
+)
+from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
+from ray.train.v2._internal.execution.worker_group.state import WorkerGroupStateBuilder
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+
+from manta.elastic.cluster_state import actor_replies, nodes
+from manta.elastic.controller.slots import Slot
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.messages import group_start
+from manta.elastic.messages.group_start import Start
+from manta.elastic.worker import preload, worker_calls
+
+# Imports from a slow shared disk may take minutes; a start that takes longer is given up.
+START_SECONDS = 600.0
+# A process that is up answers in milliseconds, if it is not stuck.
+ANSWER_SECONDS = 10.0
+# A worker that has not answered a poll for this long may be on a node that is gone.
+SILENT_SECONDS = 1.0
+# How long a group that failed is asked who of it died.
+LAST_WORDS_SECONDS = 0.2
+DIED = "its process died"
+
+
+class WorkerLost(RuntimeError):
+    """A worker is gone or does nothing; says how that was seen."""
+
+
+@dataclass
+class Placing:
+    """Where and with what a group starts.
+
+    Attributes:
+        slots: one a worker, in the order of ranks.
+        spares: where the workers come from.
+        keepers: of snapshots, by node.
+        attempt: the group's number.
+        micro_batch: most rows in a forward pass.
+        first: whether it is the first group of its driver.
+        seconds: what was spent on the restart before the start, by parts.
+        began: when the start began, seconds since the epoch.
+        hang_seconds: how long a worker's process may not answer.
+        recycle: whether workers that have done their work become spares, for another run.
+    """
+
+    slots: list[Slot]
+    spares: Spares
+    keepers: dict[str, ActorHandle]
+    attempt: int
+    micro_batch: int
+    first: bool
+    seconds: dict[str, float]
+    began: float
+    hang_seconds: float
+    recycle: bool
+
+
+class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
+    """The slots belong to the run, not to one of its groups: there is nothing to do."""
+
+    placement_group = None
+
+    def ready(self) -> Any:
+        raise NotImplementedError("slots are ready before a group is started")
+
+    def wait(self, timeout_seconds: float = 30) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        pass
+
+
+class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
+    """One attempt at the run."""
+
+    placing: Placing
+    lost: dict[int, str]
+
+    def _start_impl(self, worker_group_state_builder: WorkerGroupStateBuilder) -> None:
+        """Start the workers; raises so that Ray Train tries again if one dies meanwhile."""
+        self.lost = {}
+        try:
+            workers = self._adopt()
+            self._instruct(workers)
+            self._worker_group_state = (
+                worker_group_state_builder.with_placement_group_handle(_HeldElsewhere())
+                .with_sync_actor(workers[0].actor)  # never used: nothing is reported to it
+                .with_workers(workers)
+                .build()
+            )
+            train_fn = self._worker_group_context.train_fn_ref
+            self._get([worker.actor.run_train_fn.remote(train_fn) for worker in workers])
+        except RayError as error:
+            self.end()
+            raise WorkerGroupStartupFailedError(
+                f"a worker died while its group started: {error}"
+            ) from error
+
+    def _adopt(self) -> list[Worker]:
+        slots = self.placing.slots
+        warm = self.placing.spares.suffice(Counter(slot.node for slot in slots))
+        self._actors = self.placing.spares.take([slot.node for slot in slots])
+        asked = [actor.get_metadata.remote() for actor in self._actors]
+        metadata = self._get(asked, ANSWER_SECONDS if warm else START_SECONDS)
+        resources = self._worker_group_context.resources_per_worker
+        self._replica_groups: list[Any] = []
+        workers = [Worker(a, m, resources) for a, m in zip(self._actors, metadata, strict=True)]
+        _number(workers)
+        return workers
+
+    def _instruct(self, workers: list[Worker]) -> None:
+        """Give each worker Ray Train's context and ours."""
+        port = self._get([workers[0].actor.execute.remote(group_start.free_port)])[0]
+        address = (workers[0].metadata.node_ip, port)
+        contexts = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=None,
+                storage_context=self._storage_context,
+                worker_callbacks=[],
+                controller_actor=None,  # of use to `ray.train.report` alone
+            )
+            for worker in workers
+        ]
+        begun = [
+            worker.actor.execute.remote(group_start.begin, self._start_of(worker, slot, address))
+            for worker, slot in zip(workers, self.placing.slots, strict=True)
+        ]
+        self._get([*contexts, *begun])
+
+    def _get(self, references: list[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
+        """All answers, as long as the nodes are there from which they must come.
+
+        Raises:
+            RayError: if a worker is gone, or takes too long.
+        """
+        deadline = time.monotonic() + seconds
+        places = {slot.node for slot in self.placing.slots}
+        while len(ray.wait(references, num_returns=len(references), timeout=1.0)[0]) < len(
+            references
+        ):
+            if gone := nodes.lost(places):
+                raise RayError(f"node {min(gone)[:8]} went away")
+            if time.monotonic() > deadline:
+                raise RayError(f"no answer for {seconds:.0f} s")
+        found: list[Any] = ray.get(references)
+        return found
+
+    def _start_of(self, worker: Worker, slot: Slot, address: tuple[str, int]) -> Start:
+        placing = self.placing
+        return Start(
+            attempt=placing.attempt,
+            node=slot.node,
+            keepers=placing.keepers,
+            micro_batch=placing.micro_batch,
+            first=placing.first,
+            seconds={**placing.seconds, "processes": time.time() - placing.began},
+            began=time.time(),
+            environment=self._environment(worker.distributed_context, slot, address),
+        )
+
+    def _environment(
+        self, context: DistributedContext, slot: Slot, address: tuple[str, int]
+    ) -> dict[str, str]:
+        """What torch.distributed, CUDA and Accelerate go by, as with torchrun."""
+        found = {
+            "MASTER_ADDR": address[0],
+            "MASTER_PORT": str(address[1]),
+            "RANK": str(context.world_rank),
+            "WORLD_SIZE": str(context.world_size),
+            "LOCAL_RANK": str(context.local_rank),
+            "LOCAL_WORLD_SIZE": str(context.local_world_size),
+            "NODE_RANK": str(context.node_rank),
+        }
+        if slot.devices:
+            # Workers of a node see each other's devices, so that NCCL can go directly.
+            shared = sorted(
+                {d for s in self.placing.slots if s.node == slot.node for d in s.devices}
+            )
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(shared)
+            found["LOCAL_RANK"] = str(shared.index(slot.devices[0]))
+        return found
+
+    # ---------------------------------------------------------------- while it runs
+
+    def ask_pause(self, pause: int) -> None:
+        """Ask all workers to leave their loops at a step boundary."""
+        for worker in self.get_workers():
+            worker.actor.execute.remote(group_start.ask_pause, pause)
+
+    def declare_lost(self, ranks: dict[int, str]) -> None:
+        """Say of workers that they are lost, and why: the next poll reports it."""
+        self.lost.update(ranks)
+
+    def _poll_workers_and_collect_errors(self, timeout: float | None) -> list[WorkerStatus]:
+        """Ray Train's poll, which by itself would wait long for a worker that is silent."""
+        statuses: list[WorkerStatus] = super()._poll_workers_and_collect_errors(timeout)
+        self._look_at_silent()
+        for rank, why in self.lost.items():
+            statuses[rank] = WorkerStatus(running=False, error=WorkerLost(why))
+        return statuses
+
+    def _look_at_silent(self) -> None:
+        """Tell nodes that are gone, and processes that are stuck, from ones that are busy."""
+        now = time.monotonic()
+        silent = {
+            rank: now - poll.start_time
+            for rank, poll in self._world_rank_to_ongoing_poll.items()
+            if now - poll.start_time > SILENT_SECONDS and rank not in self.lost
+        }
+        if not silent:
+            return
+        gone = nodes.lost({self.placing.slots[rank].node for rank in silent})
+        for rank, seconds in silent.items():
+            node = self.placing.slots[rank].node
+            if node in gone:
+                self.lost[rank] = _gone(node)
+            elif seconds > self.placing.hang_seconds:
+                self.lost[rank] = f"its process has not answered for {seconds:.0f} s"
+
+    def find_lost(self) -> dict[int, str]:
+        """The ranks that are gone, asked anew: what others say of it came first."""
+        actors = enumerate(self._actors)
+        asked = {actor.execute.remote(int): rank for rank, actor in actors}
+        dead = dict.fromkeys(actor_replies.dead(asked, LAST_WORDS_SECONDS), DIED)
+        gone = nodes.lost({slot.node for slot in self.placing.slots})
+        slots = enumerate(self.placing.slots)
+        left = {rank: _gone(slot.node) for rank, slot in slots if slot.node in gone}
+        return {**dead, **left}
+
+    # -------------------------------------------------------------------- its end
+
+    def end(self) -> None:
+        """Kill all workers at once. Their collectives end with them; nobody waits."""
+        for actor in getattr(self, "_actors", []):
+            ray.kill(actor)
+        self._clear_state()
+
+    def shutdown(self) -> None:
+        """Ray Train's word for the end of a group that has done its work."""
+        if self.placing.recycle and not self.lost:
+            for actor, slot in zip(self._actors, self.placing.slots, strict=True):
+                self.placing.spares.give(
+                    slot.node, actor, actor.execute.remote(worker_calls.retire)
+                )
+            self._actors = []
+        self.end()
+
+    def abort(self) -> None:
+        """Ray Train's word for it, when the controller is told to stop."""
+        self.end()
+
+
+def _gone(node: str) -> str:
+    return f"its node {node[:8]} is gone"
+
+
+def start_worker(
+    node: str, runtime_env: dict[str, Any], resources: dict[str, float]
+) -> tuple[ActorHandle, Any]:
+    """A worker process on a node that begins to import; with a reference to when it has."""
+    actor = open_worker(node, runtime_env, resources)
+    return actor, actor.execute.remote(worker_calls.warm)
+
+
+def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
+    """A worker process on a node. It asks for no resources: those of its slot are held already."""
+    python = preload.python()
+    if python is not None and not resources.get("GPU") and nodes.is_here(node):
+        runtime_env = {**runtime_env, "py_executable": python}
+    options = {
+        "num_cpus": 0,
+        "label_selector": {"ray.io/node-id": node},
+        # Not that of the driver: a leg of a sweep has a placement group on its own node.
+        "scheduling_strategy": "DEFAULT",
+        "runtime_env": runtime_env,
+    }
+    return ray.remote(RayTrainWorker).options(**options).remote()
+
+
+def _number(workers: list[Worker]) -> None:
+    """Ranks in the order of the workers, which is by node."""
+    by_node: dict[str, list[Worker]] = defaultdict(list)
+    for worker in workers:
+        by_node[worker.metadata.node_id].append(worker)
+    order = list(by_node)
+    for rank, worker in enumerate(workers):
+        peers = by_node[worker.metadata.node_id]
+        worker.distributed_context = DistributedContext(
+            world_rank=rank,
+            world_size=len(workers),
+            local_rank=peers.index(worker),
+            local_world_size=len(peers),
+            node_rank=order.index(worker.metadata.node_id),
+        )

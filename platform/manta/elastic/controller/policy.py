@@ -1,0 +1,393 @@
+"""Where the workers of a run are, how many, and when that changes, for Ray Train's controller.
+
+`ScalingPolicy` is internal to Ray Train 2.60; tests/elastic/test_internals.py guards it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.scaling_policy import (
+    NoopDecision,
+    ResizeDecision,
+    ScalingPolicy,
+)
+
+from manta.elastic.cluster_state import nodes
+from manta.elastic.cluster_state.autoscaler import Shortage, may_grow
+from manta.elastic.cluster_state.ray_data_actors import settle
+from manta.elastic.controller.group import Placing, SlotWorkerGroup, start_worker
+from manta.elastic.controller.growth import Growth
+from manta.elastic.controller.slots import Slot, Slots
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.watchdog import Watchdog
+from manta.elastic.snapshot_memory.keeper import Keepers
+from manta.train.pause import Pause
+
+# How long a group that has its minimum waits for slots that may come at once.
+GRACE_SECONDS = 0.4
+# How often the cluster is looked at while a group trains.
+LOOK_SECONDS = 1.0
+# How often the memory of snapshots is looked at.
+WEIGH_SECONDS = 30.0
+# What starting Ray Data's actors on the head takes, at most.
+SETTLE_SECONDS = 30.0
+# Until a restart has been measured.
+RESTART_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """What a run may have of a cluster that others use too, from an actor that gives each its own.
+
+    The actor answers ``share_of(name, useful)`` with a number of workers.
+    """
+
+    arbiter: ActorHandle
+    name: str
+
+    def workers(self, useful: int) -> int:
+        """How many workers the run may have now.
+
+        Args:
+            useful: more than these would be of no use to it.
+
+        Raises:
+            RayError: if the actor is gone.
+        """
+        found: int = ray.get(self.arbiter.share_of.remote(self.name, useful))
+        return found
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """What the controller must know of a run.
+
+    Attributes:
+        smallest: number of workers.
+        largest: number of workers.
+        resources: of one worker.
+        micro_batch: most rows in a forward pass.
+        total_tokens: of the run.
+        node_stay: seconds that a node usually stays.
+        rate: tokens a second of one worker, if it is not to be measured.
+        settle: seconds that a group trains at least before it grows.
+        hang: seconds without a sign of life before the workers are replaced.
+        snapshots: whether they are kept in memory.
+        spares: warm workers on each node; as many as it has workers if None.
+        warm_after: seconds of training before spares are started.
+        owner: a name of its own for what the run holds in the cluster.
+        pool: warm workers that outlive the run, for runs one after the other; else its own.
+        begun: warm workers, or ones that are on the way, that are the run's own from now on.
+        share: what it may have, if there are others beside it; else as much as `largest`.
+        mailbox: the run's mailbox.
+        runtime_env: of the workers.
+    """
+
+    smallest: int
+    largest: int
+    resources: dict[str, float]
+    micro_batch: int
+    total_tokens: int
+    node_stay: float
+    rate: float | None
+    settle: float
+    hang: float
+    snapshots: bool
+    spares: int | None
+    warm_after: float
+    owner: str
+    pool: Spares | None
+    begun: Spares | None
+    share: WorkerShare | None
+    mailbox: ActorHandle
+    runtime_env: dict[str, Any]
+
+
+def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
+    """Warm workers for runs with the same needs; empty at first."""
+    return Spares(lambda node: start_worker(node, runtime_env, resources))
+
+
+class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
+    """How many workers, from the slots that are there. `stop` may be called from any thread."""
+
+    def __init__(self, scaling_config: Any, elasticity: Elasticity):
+        super().__init__(scaling_config)
+        self.known = elasticity
+        self._mail = elasticity.mailbox
+        self._slots = Slots(elasticity.resources, elasticity.owner, note=self._note)
+        self._spares = (
+            elasticity.pool
+            or elasticity.begun
+            or open_pool(elasticity.resources, elasticity.runtime_env)
+        )
+        self._keepers = Keepers()
+        self._group: SlotWorkerGroup | None = None
+        self._stop = False
+        self._looked = self._weighed = -math.inf
+        self._shortage = Shortage(elasticity.smallest, elasticity.resources)
+        self._settled: Any = None
+        self._paused = 0
+        self._refused: int | None = None
+        self._groups = 0
+        self._noticed: float | None = None
+        self._restarts: list[float] = []
+        self._largest = self._useful = elasticity.largest
+
+    # ------------------------------------------------------- for the controller
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for slots. Ray Train's own policy would ask its autoscaling coordinator."""
+        if may_grow():
+            self._settled = settle()
+        self._ask_share()
+        self._slots.request(self._largest)
+
+    async def before_controller_shutdown(self) -> None:
+        """Give everything back."""
+        self.release()
+
+    def before_controller_abort(self) -> None:
+        """Give everything back."""
+        self.release()
+
+    def release(self) -> None:
+        """Give everything back."""
+        if self.known.pool is None:
+            self._spares.release()
+        self._keepers.release()
+        self._slots.release()
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self.known.largest
+
+    # ------------------------------------------------------------ without a group
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """Take what is there now; wait only while it is less than the minimum."""
+        if (reason := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(reason)
+        if self._stop:
+            raise RuntimeError("stopped while no worker group was there")
+        slots = self._usable()
+        if len(slots) < self.known.smallest:
+            if (news := self._shortage.news(len(slots))) is not None:
+                self._note(news)
+            time.sleep(0.1)  # the controller would ask again without a pause
+            return NoopDecision()
+        return ResizeDecision(len(slots), self.known.resources)
+
+    def _usable(self) -> list[Slot]:
+        """Slots on nodes that are there and stay."""
+        unusable = self._unusable()
+        self._slots.refresh(unusable)
+        self._keepers.forget(unusable)
+        self._ask_share()
+        self._slots.keep(self._slots.ready[: self._largest])
+        self._slots.request(self._largest)
+        self._slots.wait(self._largest, GRACE_SECONDS, lambda: self._stop)
+        return self._slots.ready
+
+    def _ask_share(self) -> None:
+        """How many workers the run may have may have changed."""
+        if self.known.share is None:
+            return
+        with suppress(RayError):  # gone with the driver, and so are we
+            may = min(self.known.share.workers(self._useful), self.known.largest)
+            self._largest = max(may, self.known.smallest)
+
+    def _unusable(self) -> set[str]:
+        ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
+        return nodes.lost(ours) | set(nodes.draining())
+
+    def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
+        """What a group of that many workers starts with."""
+        began = time.time()
+        attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
+        if (reason := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(reason)
+        self._wait_until_settled()
+        taken = self._slots.ready[:slots]
+        self._keep_on(taken)
+        return Placing(
+            slots=taken,
+            spares=self._spares,
+            keepers=self._keepers.handles,
+            attempt=attempt,
+            micro_batch=micro_batch or self.known.micro_batch,
+            first=self._groups == 0,
+            seconds=seconds,
+            began=began,
+            hang_seconds=self.known.hang,
+            recycle=self.known.pool is not None,
+        )
+
+    def _wait_until_settled(self) -> None:
+        """Nobody reads before Ray Data's own actors are where they may stay."""
+        if self._settled is not None:
+            with suppress(RayError):  # the run can do without
+                ray.get(self._settled, timeout=SETTLE_SECONDS)
+            self._settled = None
+
+    def _keep_on(self, slots: list[Slot]) -> None:
+        """Have keepers of snapshots where workers are, or soon will be."""
+        if self.known.snapshots:
+            self._keepers.open({slot.node for slot in slots})
+
+    # --------------------------------------------------------------- with a group
+
+    def group_started(self, group: SlotWorkerGroup) -> None:
+        """A group is on its way."""
+        self._groups += 1
+        self._group, self._paused, self._refused = group, 0, None
+        self._useful = self.known.largest
+        self._watchdog = Watchdog(self.known.hang, group.placing.attempt)
+
+    def group_ended(self, noticed: float) -> None:
+        """The group is gone; what follows until the next one trains is a restart."""
+        self._group, self._noticed = None, noticed
+
+    def stop(self) -> None:
+        """End the run at a step boundary; the controller's thread sees to it."""
+        self._stop = True
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> Any:
+        """Never a resize from here: workers leave by themselves, at a step boundary."""
+        now = time.monotonic()
+        if self._stop:
+            self._ask_pause(Pause.STOP)
+        if self._group is not None and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._look(self._group)
+        return NoopDecision()
+
+    def _look(self, group: SlotWorkerGroup) -> None:
+        progress = ray.get(self._mail.progress.remote())
+        if self._watchdog.barks(progress):
+            group.declare_lost(self._watchdog.culprits(group, progress))
+            return
+        self._slots.refresh()
+        if self._paused:
+            return
+        leaving = nodes.leaving(slot.node for slot in self._slots.ready)
+        ours = {slot.node for slot in group.placing.slots}
+        if going := {node: at for node, at in leaving.items() if node in ours}:
+            self._leave(going)
+            return
+        if self._exceeds_share(group):
+            return
+        if progress.steps and progress.attempt == group.placing.attempt:
+            if self._noticed is not None:
+                self._restarts.append(progress.first_step - self._noticed)
+                self._noticed = None
+            self._keep_on(self._slots.ready)
+            self._weigh_snapshots()
+            self._warm_up(progress.seconds)
+            staying = [slot for slot in self._slots.ready if slot.node not in leaving]
+            self._consider_growth(group, progress, staying)
+
+    def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
+        """Give back, or ask for, what the run's share says; whether the group has to shrink."""
+        before = self._largest
+        self._ask_share()
+        if self._largest == before:
+            return False
+        workers = len(group.placing.slots)
+        if self._largest < workers:
+            self._note(f"{workers} → {self._largest} workers: others need the rest")
+            self._ask_pause(Pause.REGROUP)
+            return True
+        others = [slot for slot in self._slots.ready if slot not in group.placing.slots]
+        self._slots.keep([*group.placing.slots, *others[: self._largest - workers]])
+        self._slots.request(self._largest)
+        return False
+
+    def _weigh_snapshots(self) -> None:
+        """Tell, now and then, how much memory the snapshots take."""
+        if time.monotonic() - self._weighed >= WEIGH_SECONDS:
+            self._weighed = time.monotonic()
+            self._mail.put.remote("snapshot_memory", {"bytes": self._keepers.used()})
+
+    def _leave(self, going: dict[str, float | None]) -> None:
+        for node, deadline in going.items():
+            when = "" if deadline is None else f" in {max(0.0, deadline - time.time()):.0f} s"
+            self._note(f"node {node[:8]} goes away{when}: leaving it at the next step")
+        self._ask_pause(Pause.LEAVE)
+
+    def _warm_up(self, running: float) -> None:
+        """Have spares where a group may need them next."""
+        if running >= self.known.warm_after:
+            self._spares.fill(self._spares_for(self._slots.ready))
+
+    def _spares_for(self, slots: list[Slot]) -> Counter[str]:
+        """How many spares a group in these slots is to have on each node."""
+        places = Counter(slot.node for slot in slots)
+        if self.known.spares is None:
+            return places
+        return Counter({node: min(count, self.known.spares) for node, count in places.items()})
+
+    def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
+        workers = len(group.placing.slots)
+        rate = self.known.rate or progress.rate / workers
+        if not rate or self.known.largest <= workers:
+            return
+        growth = Growth(
+            workers=workers,
+            possible=len(possible),
+            rate=rate,
+            remaining=self.known.total_tokens - progress.tokens,
+            stay=self.known.node_stay,
+            restart=max(self._restarts[-3:], default=RESTART_SECONDS),
+            running=progress.seconds,
+            settle=self.known.settle,
+        )
+        if len(possible) > workers:
+            self._weigh(growth, possible)
+        if not self._paused:
+            self._ask_while_useful(group, growth)
+
+    def _ask_while_useful(self, group: SlotWorkerGroup, growth: Growth) -> None:
+        """Want no nodes, and hold none, that come too late for the run to gain by them."""
+        most = replace(growth, possible=self.known.largest)
+        if growth.running < growth.settle or most.worthwhile:
+            self._useful = self.known.largest
+            self._slots.request(self._largest)
+            return
+        self._useful = growth.workers
+        self._slots.keep(group.placing.slots)
+        self._slots.request(growth.workers)
+        # The group's own keepers may hold snapshots in nodes without a slot.
+        needed = {slot.node for slot in group.placing.slots} | group.placing.keepers.keys()
+        self._keepers.forget(self._keepers.handles.keys() - needed)
+
+    def _weigh(self, growth: Growth, possible: list[Slot]) -> None:
+        if growth.worthwhile and not self._spares.suffice(self._spares_for(possible)):
+            return
+        self._decide(growth)
+
+    def _decide(self, growth: Growth) -> None:
+        if growth.worthwhile:
+            self._note(growth.explained())
+            self._ask_pause(Pause.REGROUP)
+        elif growth.running >= growth.settle and self._refused != growth.possible:
+            self._refused = growth.possible
+            self._note(growth.explained())
+
+    def _ask_pause(self, pause: int) -> None:
+        if self._group is not None and pause > self._paused:
+            self._paused = pause
+            self._group.ask_pause(int(pause))
+
+    def _note(self, message: str) -> None:
+        self._mail.put.remote("note", {"message": message})

@@ -1,0 +1,147 @@
+"""Ray Train's controller with our decisions, and groups that are killed at once.
+
+Everything here that begins with an underscore in Ray is internal to Ray Train 2.60. It is
+used in this module, in `policy` and in `group` only; tests/elastic/test_internals.py guards it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from manta.elastic.controller.group import DIED, SlotWorkerGroup, WorkerLost
+from manta.elastic.controller.policy import Elasticity, SlotPolicy
+from manta.elastic.messages.group_start import Regroup
+
+# Ray Train's controller reads these when it is made.
+CONTROLLER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # it looks at its workers each 2 s by default
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # draining nodes are our policy's business
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its files would be the driver's
+}
+
+
+class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train's trainer with our controller in the place of its own."""
+
+    elasticity: Elasticity
+    controller: SlotController | None = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """None: they set up what `SlotWorkerGroup` does itself."""
+        return []
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        """Run the controller in this thread.
+
+        Ray Train gives it an actor, on the driver's node: a process more to start, and to import
+        Ray Train in, before the first worker is asked for.
+        """
+        policy = SlotPolicy(self.scaling_config, self.elasticity)
+        os.environ.update(CONTROLLER_ENVIRONMENT)
+        self.controller = SlotController(**{**controller_init_kwargs, "scaling_policy": policy})
+        try:
+            asyncio.run(self.controller.run())
+            return self.controller.get_result()
+        finally:
+            self.controller.abandon()
+
+
+class SlotController(TrainController):  # type: ignore[misc]
+    """Ray Train's control loop, with groups that are killed at once and started in slots."""
+
+    _scaling_policy: SlotPolicy
+    _worker_group: SlotWorkerGroup | None
+    # Parts of the restart that is going on, in seconds, and since when the last one runs.
+    _down: dict[str, float] | None = None
+
+    async def _run_control_loop_iteration(self) -> None:
+        """Ray Train's, and a moment for other calls: while a run waits for room it has none."""
+        await super()._run_control_loop_iteration()
+        await asyncio.sleep(0)
+
+    def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, Any]) -> None:
+        policy = self._scaling_policy
+        seconds = self._lap() if self._down else {}
+        context = WorkerGroupContext(
+            run_attempt_id=self._get_run_attempt_id(),
+            train_fn_ref=self._train_fn_ref,
+            num_workers=num_workers,
+            resources_per_worker=resources_per_worker,
+        )
+        # No callbacks: they serve `ray.train.report`, which Manta does not use.
+        group = SlotWorkerGroup(self._train_run_context, context, [])
+        group.placing = policy.placing(num_workers, seconds)
+        group._start()
+        self._worker_group = group
+        policy.group_started(group)
+
+    def _lap(self) -> dict[str, float]:
+        """Parts of the restart until now, in seconds."""
+        assert self._down is not None
+        parts, self._down = dict(self._down), None
+        at = parts.pop("at")
+        return {**parts, "place": time.time() - at}
+
+    def _execute_failure_decision(
+        self, failure_decision: Any, training_failed_error: Any, **more: Any
+    ) -> Any:
+        """Tell the driver, and kill what is left of the group before anything else."""
+        noticed = time.time()
+        policy = self._scaling_policy
+        self._tell(training_failed_error)
+        if self._worker_group is not None:
+            self._worker_group.end()
+            self._worker_group = None
+        policy.group_ended(noticed)
+        self._down = {"noticed": noticed, "stop": time.time() - noticed, "at": time.time()}
+        return super()._execute_failure_decision(failure_decision, training_failed_error, **more)
+
+    def _tell(self, error: Any) -> None:
+        """Let the driver know why the group ended."""
+        failures = getattr(error, "worker_failures", None) or {0: error}
+        asked = all(isinstance(_cause(failure), Regroup) for failure in failures.values())
+        reasons = {rank: _in_a_line(_cause(failure)) for rank, failure in failures.items()}
+        # A worker that was lost makes the others fail: it is the one to name.
+        lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
+        if not lost and not asked and self._worker_group is not None:
+            lost = self._worker_group.find_lost()
+        content = {"reasons": lost or reasons, "asked": asked}
+        self._scaling_policy.known.mailbox.put.remote("ended", content)
+
+    def stop(self) -> None:
+        """End the run at a step boundary; workers make a checkpoint first. From any thread."""
+        self._scaling_policy.stop()
+
+    def abandon(self) -> None:
+        """End what is left of the run, and the control loop with it. From any thread."""
+        self._scaling_policy.stop()
+        if self._worker_group is not None:
+            self._worker_group.end()
+        self._scaling_policy.release()
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What a worker raised, without Ray Train's wrapping."""
+    inner = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", None)
+    return inner if isinstance(inner, BaseException) else failure
+
+
+def _is_loss(failure: BaseException) -> bool:
+    return isinstance(_cause(failure), (RayError, WorkerLost))
+
+
+def _in_a_line(cause: BaseException) -> str:
+    """Why a worker ended, without the paragraphs that Ray adds."""
+    if isinstance(cause, ActorUnavailableError):
+        return "its process can't be reached"
+    if isinstance(cause, ActorDiedError):
+        return DIED
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1].strip()

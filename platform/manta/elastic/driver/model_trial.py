@@ -1,0 +1,152 @@
+"""Models tried before a Ray is started on this machine, in another process.
+
+To try a model takes Torch and Transformers, which the driver is spared: a copy of the process that
+has imported them for the workers does it (`preload`), or a Python of its own where workers have
+accelerators. What was found fit is remembered on this node, so that only the first start of a
+model waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manta.cluster.waiting import told
+from manta.config.errors import ConfigError
+from manta.elastic.worker.preload import ROOT, python
+from manta.model.trial_result import Tried
+from manta.storage.atomic import replace_text
+from manta.storage.cache import node_folder
+
+if TYPE_CHECKING:
+    from manta.elastic.checks.preflight import Checked
+
+# A model that was found fit; what is wrong with it; or nothing, if that could not be found out.
+Finding = Tried | str | None
+
+SCRIPT = Path(__file__).with_name("model_trial_server.py")
+FOLDER = "tried"
+# Beside a run's config, these decide how its model is tried.
+LIBRARIES = ("torch", "transformers")
+CODE = Path(__file__).parents[1] / "train"
+# A trial takes a second once everything is imported; a worker will make it in the end.
+LONGEST_SECONDS = 300.0
+
+
+class ModelTrials:
+    """Of the models of some runs, going on in the background."""
+
+    def __init__(self, runs: Sequence[Checked]):
+        self._runs = list(runs)
+        self._findings: list[Finding] = [_remembered(run) for run in runs]
+        self._unknown = [index for index, found in enumerate(self._findings) if found is None]
+        self._process = self._start() if self._unknown else None
+
+    def checked(self, index: int) -> Checked:
+        """A run with what is known of its model; waits for it, and says so.
+
+        Raises:
+            ConfigError: naming what is wrong and what to do.
+        """
+        if self._process is not None:
+            with told("trying the model" if len(self._unknown) == 1 else "trying the models"):
+                self._take(self._process)
+            self._process = None
+        found = self._findings[index]
+        if isinstance(found, str):
+            raise ConfigError(found)
+        return self._runs[index] if found is None else replace(self._runs[index], tried=found)
+
+    def end(self) -> None:
+        """Wait for nothing more."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        command = [*shlex.split(python() or shlex.join([sys.executable, "-P"])), str(SCRIPT)]
+        path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is for the driver
+            )
+        except OSError:  # no room for a process: a worker will try it
+            return None
+
+    def _take(self, process: subprocess.Popen[bytes]) -> None:
+        runs = pickle.dumps([self._runs[index].without_shards() for index in self._unknown])
+        try:
+            found = pickle.loads(process.communicate(runs, timeout=LONGEST_SECONDS)[0])
+        except (OSError, EOFError, pickle.UnpicklingError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
+            return
+        for index, finding in zip(self._unknown, found, strict=True):
+            self._findings[index] = finding
+            _remember(self._runs[index], finding)
+
+
+@contextmanager
+def trying(runs: Sequence[Checked]) -> Iterator[ModelTrials]:
+    """Try the models of runs while the block goes on."""
+    trials = ModelTrials(runs)
+    try:
+        yield trials
+    finally:
+        trials.end()
+
+
+def _remembered(run: Checked) -> Tried | None:
+    path = _place(run)
+    if path is None:
+        return None
+    try:
+        kept = json.loads(path.read_bytes())
+        return Tried(kept["weights"], kept["whole"], tuple(kept["remarks"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(run: Checked, found: Finding) -> None:
+    path = _place(run)
+    if path is None or not isinstance(found, Tried):
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(asdict(found)))
+    except OSError:  # then it is tried again at the next start
+        pass
+
+
+def _place(run: Checked) -> Path | None:
+    """Where is kept what was found, under all that decides it.
+
+    None for a pretrained model: what lies under its name may change.
+    """
+    config = run.config
+    if config.model.pretrained is not None:
+        return None
+    code = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in CODE.glob("*.py")]
+    decides = [
+        *(config.model.model_dump(mode="json"), config.data.model_dump(mode="json")),
+        *(config.train.seq_len, asdict(run.manifest.vocabulary)),
+        *(sys.version, [version(name) for name in LIBRARIES], sorted(code)),
+    ]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return node_folder() / FOLDER / f"{digest}.json"

@@ -1,0 +1,50 @@
+"""The `manta train` command: check, start Ray, train."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from manta.cluster.session import cluster_of, ray_session
+from manta.config.run import RunConfig
+from manta.elastic.checks.machine import check_machine
+from manta.elastic.checks.preflight import check, check_continues
+from manta.elastic.driver.model_trial import trying
+from manta.elastic.worker.preload import preloaded_for
+
+
+def run_training(config: RunConfig, address: str | None, submitted: float) -> None:
+    """Train a run to its end, or go on with it.
+
+    What can go on beside something else does: imports of workers and driver, Ray's start.
+
+    Args:
+        config: with absolute paths.
+        address: of a Ray cluster; else an embedded Ray is started.
+        submitted: when the user asked for it, seconds since the epoch.
+
+    Raises:
+        MantaError: naming what is wrong and what to do; most of it before Ray is started.
+        KeyboardInterrupt: when interrupted; the run is saved first.
+    """
+    here = cluster_of(address) is None
+    if here:
+        check_machine(config)
+    with preloaded_for(config, address):
+        checked = check(config)
+        check_continues(checked)
+        with trying([checked] if here else []) as trials, ThreadPoolExecutor(1) as background:
+            for remark in checked.remarks():
+                print(f"note: {remark}", flush=True)
+            from manta.elastic.driver.trainer import load_controller, train
+
+            loading = background.submit(load_controller)
+            checked = trials.checked(0) if here else checked
+            spent = {"checks": time.time() - submitted}
+            with ray_session(address):
+                spent["ray"] = time.time() - submitted - spent["checks"]
+                loading.result()
+                from manta.elastic.driver.early_workers import begin_workers
+
+                checked, begun = begin_workers(checked)
+                train(checked, submitted=submitted, spent=spent, begun=begun)

@@ -1,0 +1,1 @@
+"""Memory that outlives the workers, in which their snapshots lie."""

@@ -1,0 +1,310 @@
+"""What runs in each Ray Train worker."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import platform
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import ray
+import torch
+import torch._inductor.config as inductor
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from ray.actor import ActorHandle
+
+from manta.config.errors import DivergedError, MantaError
+from manta.elastic.checks.preflight import Checked, try_model
+from manta.elastic.messages import group_start
+from manta.elastic.messages.assignment import TrainingOrder
+from manta.elastic.messages.group_start import Regroup, Start
+from manta.elastic.snapshot_memory import keeper_vault
+from manta.elastic.worker import devices
+from manta.elastic.worker.environment import socket_names
+from manta.elastic.worker.faults import Faults
+from manta.elastic.worker.host_memory import host_memory, state_bytes
+from manta.elastic.worker.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
+from manta.model import hf_config
+from manta.model.trial_result import Tried
+from manta.state.checkpoint_files import TrainState
+from manta.state.skips import Spans
+from manta.storage.place import Place
+from manta.stream import pipeline
+from manta.stream.plan import RankBatch
+from manta.train.engine import EXCHANGE_LIMIT, Engine
+from manta.train.guards import Rewind
+from manta.train.loop import Loop
+from manta.train.pause import Pause
+from manta.train.reporter import Source
+from manta.train.threads import compute_here
+
+# How often the first rank tells that it is alive. A message takes a millisecond or two at both
+# ends, of cores that may be training.
+SIGN_SECONDS = 0.5
+
+
+def train(order: TrainingOrder) -> None:
+    """Train as one rank of the group, from wherever the run's saved states end.
+
+    Raises:
+        Regroup: when another group is to go on from here.
+        MantaError: which the driver has been told, so that nobody tries again.
+    """
+    entered, here = time.time(), group_start.current()
+    seconds = {**here.seconds, "imports": entered - here.began}
+    passes = ForwardPasses()
+    try:
+        outcome = _train(order, here, seconds, passes)
+    except MantaError as error:
+        # Trying again would meet the same: say so before the group falls apart.
+        diverged = isinstance(error, DivergedError)
+        ray.get(order.mailbox.fail.remote(str(error), diverged))
+        raise
+    except Rewind as rewind:
+        raise Regroup(str(rewind)) from rewind
+    except RuntimeError as error:
+        # Before the first step a smaller forward pass would not help: a failure like others.
+        if passes.rows is None or not is_out_of_memory(error):
+            raise
+        halve_micro_batch(order.mailbox, here.micro_batch, passes.rows)
+        raise Regroup("out of memory") from error
+    if outcome is None:
+        raise Regroup("asked to leave")
+    if dist.get_rank() == 0:
+        ray.get(order.mailbox.put.remote("outcome", {"outcome": outcome}))
+
+
+def clear() -> None:
+    """Leave nothing of a run that has ended in this process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    # Accelerate remembers the number of processes; only its tests' way makes it forget.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    gc.collect()
+
+
+def _train(
+    order: TrainingOrder, here: Start, seconds: dict[str, float], passes: ForwardPasses
+) -> str | None:
+    """Train; returns the run's outcome, or nothing if another group is to go on."""
+    lap = _Lap()
+    checked = _with_micro_batch(order.checked, here.micro_batch)
+    config = checked.config
+    compute_here(int(os.environ["OMP_NUM_THREADS"]))
+    _forward_warnings(order.mailbox, int(os.environ["RANK"]))
+    _join_group(config.scaling.resources_per_worker.get("GPU", 0))
+    seconds["process_group"] = lap.read()
+    tried = _tried(checked, order.mailbox) if here.first else None
+    resolved = hf_config.resolve(config, checked.manifest.vocabulary)
+    examine = tried is not None and not tried.whole
+    engine = Engine(config, resolved, examine=examine, empty=True)
+    group_start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
+    seconds["model"] = lap.read()
+    if here.first:
+        seconds = _from_the_command_on(order, here, seconds)
+    reporter = _MailReporter(order.mailbox, here.attempt, engine, seconds)
+    faults = Faults(config.faults, engine.rank, here.attempt, checked.run_dir)
+    faults.spoil(engine.model)
+
+    def streams(cursor: int) -> Generator[RankBatch, None, None]:
+        batches = pipeline.stream(
+            checked.corpus,
+            checked.schedule,
+            cursor=cursor,
+            rank=engine.rank,
+            world_size=engine.world_size,
+        )
+        return passes.watching(batches, engine.largest_pass)
+
+    vault = keeper_vault.KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
+    job = checked.job(here.attempt, here.node[:8])
+    loop = Loop(job, engine, reporter, vault, faults.at)
+    outcome = loop.run(streams)
+    if outcome != "paused":
+        return outcome
+    return "interrupted" if loop.pause == Pause.STOP else None
+
+
+def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
+    """What is known of the run's model; what there is to say of it goes to the run's record."""
+    tried = checked.tried or try_model(checked)
+    if dist.get_rank() == 0:
+        for remark in tried.remarks:
+            mailbox.put.remote("note", {"message": remark})
+    return tried
+
+
+class _Lap:
+    """Measures one part after the other."""
+
+    def __init__(self) -> None:
+        self._since = time.time()
+
+    def read(self) -> float:
+        """Seconds since the last call."""
+        before, self._since = self._since, time.time()
+        return self._since - before
+
+
+def _from_the_command_on(
+    order: TrainingOrder, here: Start, seconds: dict[str, float]
+) -> dict[str, float]:
+    """The parts of a run's own start, which has a driver and a controller before it."""
+    controller = here.began - here.seconds["processes"] - order.requested
+    return {**order.before, "controller": controller, **seconds}
+
+
+def _join_group(gpus: float) -> None:
+    """Meet the other ranks, on the device of this one.
+
+    Here and not in Ray Train's backend, whose controller would wait, deaf, for ranks that
+    may die on the way.
+    """
+    if torch.cuda.is_available():
+        devices.take_device(int(os.environ["LOCAL_RANK"]), gpus)
+        os.environ.update(socket_names(ray.util.get_node_ip_address()))
+        if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+            inductor.compile_threads = compile_threads(int(os.environ["LOCAL_WORLD_SIZE"]))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=EXCHANGE_LIMIT)
+
+
+def compile_threads(workers: int) -> int:
+    """Processes that compile for one of so many workers of this node, which start together.
+
+    Torch takes up to 32 for each of them.
+    """
+    return max(1, min(32, len(os.sched_getaffinity(0)) // workers))
+
+
+def _with_micro_batch(checked: Checked, rows: int) -> Checked:
+    train = checked.config.train.model_copy(update={"micro_batch": rows})
+    return replace(checked, config=checked.config.model_copy(update={"train": train}))
+
+
+class _MailReporter:
+    """The engine's reporter, by mail to the driver."""
+
+    def __init__(
+        self, mailbox: ActorHandle, attempt: int, engine: Engine, starts: dict[str, float]
+    ):
+        self._mailbox, self._attempt, self._world_size = mailbox, attempt, engine.world_size
+        self._model = model(engine)
+        self._starts, self._logged = starts, False
+        self._lap = _Lap()
+        self._steps, self._told, self._doing = 0, 0.0, ""
+
+    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
+        """The group is formed and knows where it goes on."""
+        self._starts["state"] = self._lap.read()
+        content = {
+            "world_size": self._world_size,
+            "attempt": self._attempt,
+            "step": state.step,
+            "tokens": state.tokens,
+            "source": source,
+            "rows": rows,
+            "hardware": {**hardware(), **self._model},
+            "starts": self._starts,
+        }
+        self._mailbox.put_rows.remote(self._attempt, len(rows), "started", content)
+
+    def recorded(self) -> int:
+        """How many rows are on the driver's disk. A round trip, once a checkpoint."""
+        rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
+        return rows
+
+    def rewound(self, step: int, skips: Spans) -> None:
+        """Rows after `step` are void, and the steps in `skips` are left out."""
+        self._put("rewound", step=step, skips=skips)
+
+    def stepped(self, state: TrainState) -> None:
+        """A step is done: a sign of life, now and then."""
+        self._steps += 1
+        if self._is_due(""):
+            self._mailbox.stepped.remote(self._attempt, self._steps, state.tokens)
+
+    def busy(self, doing: str, share: float = 0.0) -> None:
+        """Something else than a step goes on: a sign of life, now and then."""
+        if self._is_due(doing) or share == 1:
+            self._mailbox.busy.remote(self._attempt, doing, share)
+
+    def _is_due(self, doing: str) -> bool:
+        """Whether a sign of life is: at once if it is of another kind than the last."""
+        now = time.monotonic()
+        if doing == self._doing and now - self._told < SIGN_SECONDS:
+            return False
+        self._doing, self._told = doing, now
+        return True
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics."""
+        if "loss" in row and not self._logged:
+            self._logged = True
+            self._put("first_step", data_and_first_step=self._lap.read())
+        elif not self._logged:
+            self._put("first_step", first_evaluation=self._lap.read())
+        self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
+
+    def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
+        """A checkpoint is whole."""
+        self._put("checkpoint", state=asdict(state), path=str(path), seconds=seconds)
+
+    def _put(self, kind: str, **content: Any) -> None:
+        self._mailbox.put.remote(kind, content)
+
+
+def hardware() -> dict[str, Any]:
+    """What this worker computes on."""
+    found: dict[str, Any] = {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def model(engine: Engine) -> dict[str, Any]:
+    """What this worker trains: type, size, and precision of the model, and memory for its state."""
+    sizes = [(p.numel(), p.requires_grad) for p in engine.lm.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    return {
+        "model": engine.lm.config.model_type,
+        "parameters": total,
+        "trained_parameters": trained,
+        "precision": engine.config.train.precision,
+        "matmul_precision": engine.config.train.matmul_precision,
+        "host_memory": host_memory(
+            state_bytes(total, trained),
+            engine.world_size,
+            int(os.environ["LOCAL_WORLD_SIZE"]),
+            sharded=engine.sharded,
+            snapshots=engine.config.checkpoint.snapshot_every != 0,
+        ).most,
+    }
+
+
+class _MailHandler(logging.Handler):
+    """Warnings of the engine, to the person at the driver."""
+
+    def __init__(self, mailbox: ActorHandle):
+        super().__init__(logging.WARNING)
+        self._mailbox = mailbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._mailbox.put.remote("note", {"message": record.getMessage()})
+
+
+def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:
+    """What all ranks would say, from the first; what is of a rank's own place, from each."""
+    own = (devices.__name__, keeper_vault.__name__)
+    for name in ("manta",) if rank == 0 else own:
+        logging.getLogger(name).handlers = [_MailHandler(mailbox)]

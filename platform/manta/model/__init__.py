@@ -1,0 +1,1 @@
+"""The model of a run: found, tried, built, and what is computed in its forward pass."""

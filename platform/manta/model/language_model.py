@@ -1,0 +1,89 @@
+"""The language model: any Hugging Face causal LM, and what it is to predict."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from manta.config.run import RunConfig
+from manta.model.cross_entropy import IGNORE
+from manta.model.small import skeleton, weights
+from manta.model.weights import no_memory_for_parameters
+
+
+def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
+    """The next token of each token within its window, IGNORE where there is none.
+
+    With `position_ids`, the first token of a document is nobody's label: the document
+    before it says nothing about it.
+    """
+    labels = torch.full_like(tokens, IGNORE)
+    labels[:, :-1] = tokens[:, 1:]
+    if position_ids is not None:
+        labels[:, :-1].masked_fill_(position_ids[:, 1:] == 0, IGNORE)
+    return labels
+
+
+def parameters_of(resolved: PretrainedConfig) -> int:
+    """How many weights the model has; none of them is made."""
+    return weights(skeleton(resolved))
+
+
+def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
+    """The model in fp32 on the CPU. The same seed gives the same weights on every rank."""
+    torch.manual_seed(config.run.seed)
+    if config.model.pretrained is not None:
+        lm = AutoModelForCausalLM.from_pretrained(config.model.pretrained, dtype=torch.float32)
+    else:
+        lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+    return _ready(config, lm)
+
+
+def build_without_weights(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
+    """As `build`, but parameters are on `meta`; buffers are on the CPU and have their values.
+
+    Raises:
+        ValueError: if buffers are random: only the whole sequence of draws gives them their values.
+            And whatever else the model's class raises.
+    """
+    before = torch.get_rng_state()
+    lm = _without_weights(resolved)
+    if not torch.equal(before, torch.get_rng_state()):
+        other = _without_weights(resolved)  # of other draws: here the generator has moved on
+        pairs = zip(lm.buffers(), other.buffers(), strict=True)
+        if not all(torch.equal(one, another) for one, another in pairs):
+            raise ValueError(f"{type(lm).__name__} has random numbers beside its weights")
+    return _ready(config, lm)
+
+
+def _without_weights(resolved: PretrainedConfig) -> PreTrainedModel:
+    with no_memory_for_parameters(), no_init_weights():
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(
+            copy.deepcopy(resolved), dtype=torch.float32
+        )
+    lm.init_weights()  # ties parameters; some buffers, too, get their values here
+    return lm
+
+
+def _ready(config: RunConfig, lm: PreTrainedModel) -> PreTrainedModel:
+    train_all_embeddings(lm)
+    if config.train.activation_checkpointing:
+        lm.activation_checkpointing_enable({"use_reentrant": False})
+    lm.train()
+    return lm
+
+
+def train_all_embeddings(lm: nn.Module) -> None:
+    """Let every token's embedding get its gradient.
+
+    Samples are full, so that there is no padding in them; what a model takes for padding by its
+    config is a token of the corpus like any other. A table of positions has no tokens, and may
+    count from its padding index (ProphetNet's).
+    """
+    for module in lm.modules():
+        if isinstance(module, nn.Embedding) and "Position" not in type(module).__name__:
+            module.padding_idx = None

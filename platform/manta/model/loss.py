@@ -1,0 +1,110 @@
+"""The loss of a language model: the summed cross-entropy of its tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manta.model.cross_entropy import IGNORE, linear_cross_entropy
+from manta.model.forward import documents_of, options_of
+
+
+class TokenLoss(nn.Module):
+    """A causal LM that returns the summed cross-entropy of its tokens.
+
+    The sum, not the mean: the divisor is the count of valid tokens in the whole step,
+    which one micro-batch of one rank can't know.
+    """
+
+    def __init__(self, lm: nn.Module):
+        super().__init__()
+        self.lm = lm
+        heads = [module for module in lm.modules() if isinstance(module, LossHead)]
+        # Not a submodule of this one too: its parameters have one name.
+        self._head = heads or None
+        self._options = options_of(lm)
+
+    def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Sum of the cross-entropy in nats over labels that are not IGNORE.
+
+        Args:
+            tokens: int64 (rows, seq_len).
+            labels: int64 (rows, seq_len), already shifted: label i is token i + 1.
+            position_ids: int64 (rows, seq_len), restarting at each document, to keep
+                attention within documents; None for plain causal attention.
+        """
+        fused = self._head is not None and not _is_half(tokens.device)
+        if self._head is not None:
+            self._head[0].labels = labels if fused else None
+        documents = documents_of(self.lm, position_ids)
+        out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
+        if fused:
+            return out
+        return F.cross_entropy(
+            out.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+
+
+def _is_half(device: torch.device) -> bool:
+    """Whether products are in fp16, where gradients vanish unless the loss is scaled before."""
+    return (
+        torch.is_autocast_enabled(device.type)
+        and torch.get_autocast_dtype(device.type) == torch.float16
+    )
+
+
+class LossHead(nn.Linear):
+    """The output layer of a language model; given labels, it returns their loss, not logits.
+
+    It has the parameters of the layer that it replaces, by the same names.
+    """
+
+    def __init__(self, head: nn.Linear):
+        with torch.device("meta"):
+            super().__init__(head.in_features, head.out_features, bias=head.bias is not None)
+        self.weight, self.bias = head.weight, head.bias
+        self.labels: Tensor | None = None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits, (…, vocabulary), or the summed loss of `labels`, scalar."""
+        if self.labels is None:
+            return super().forward(hidden)
+        labels, self.labels = self.labels, None
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
+
+
+def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:
+    """Have the output layer of `lm` compute the loss, so that logits are never held all at once.
+
+    Left alone is a model that does more than to return what that layer gives, such as one that
+    scales or caps its logits. To be called before the model is laid over ranks.
+
+    Args:
+        lm: whose layer is replaced.
+        like: a model of its kind that was here before, to do likewise; else `lm` itself is tried.
+    """
+    head = getattr(lm, "get_output_embeddings", lambda: None)()
+    if type(head) is not nn.Linear:
+        return
+    name = next(name for name, module in lm.named_modules() if module is head)
+    fused = LossHead(head)
+    lm.set_submodule(name, fused)
+    fits = _ends_with(lm, fused) if like is None else _is_fused(like)
+    if not fits:
+        lm.set_submodule(name, head)
+
+
+def _is_fused(lm: nn.Module) -> bool:
+    return any(isinstance(module, LossHead) for module in lm.modules())
+
+
+@torch.no_grad()
+def _ends_with(lm: nn.Module, head: nn.Module) -> bool:
+    """Whether what `head` gives is what `lm` returns: tried, not assumed."""
+    given: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    tokens = torch.zeros((1, 2), dtype=torch.int64, device=next(lm.parameters()).device)
+    returned = lm(input_ids=tokens, **options_of(lm)).logits
+    hook.remove()
+    return len(given) == 1 and returned is given[0]

@@ -1,0 +1,31 @@
+"""Setting a run aside, so that its name is free for a new beginning."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from manta.config.errors import RunError
+from manta.storage.exclusive import is_free
+from manta.storage.place import Place, move
+from manta.storage.store import reason
+
+
+def set_aside(run: Place) -> Place | None:
+    """Give all that a run has another name beside it; returns where it is then.
+
+    None if there was nothing.
+
+    Raises:
+        RunError: if a driver is at work on it, or the storage fails.
+    """
+    try:
+        if not run.exists():
+            return None
+        if not is_free(run):
+            raise RunError(f"{run}: another driver is at work on this run: stop it first")
+        names = (run.parent / f"{run.name}.before-{number}" for number in count(1))
+        target = next(place for place in names if not place.exists())
+        move(run, target)
+    except OSError as error:
+        raise RunError(f"{run}: can't be set aside: {reason(error)}") from None
+    return target

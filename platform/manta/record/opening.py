@@ -1,0 +1,255 @@
+"""Taking up a run: is the directory free, is it the same run, and what to begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import manta
+from manta.config import ConfigError, RunConfig, dump, load
+from manta.config.credentials import without_credentials
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.record import identity, provenance
+from manta.record.row_chain import Mark
+from manta.record.run_state import Results, RunState, WandbState, read_fork, utc_now
+from manta.storage.exclusive import RunHold
+from manta.storage.place import Place, place_of, tree
+from manta.storage.run_folder import CHECKPOINTS, CONFIG, FORK, LEDGER, METRICS, RUN
+from manta.storage.seal import SEALED
+
+
+def place_of_run(config: RunConfig) -> Place:
+    """Where the run that `config` names is kept."""
+    storage = place_of(config.run.storage)
+    if isinstance(storage, Path):
+        storage = storage.expanduser().absolute()
+    return storage / config.run.name
+
+
+def take_hold(config: RunConfig) -> RunHold:
+    """The run's folder, made if it isn't there, and nobody else's now."""
+    place = place_of_run(config)
+    if isinstance(place, Path):
+        try:
+            (place / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{place}: can't be made: {error.strerror}; "
+                "set run.storage to a folder that you may write"
+            ) from None
+    return RunHold(place)
+
+
+def check_same_run(
+    run_dir: Place, old: RunState | None, config: RunConfig, manifest: Manifest
+) -> list[str]:
+    """Is the run in `run_dir` the one that is asked for? Returns what is to be said of it.
+
+    What a run is trained by stands in its config, and its digest in its record, its checkpoints
+    and its ledger: whichever of these was lost or changed, the others tell.
+
+    Args:
+        run_dir: the run's folder, or its place in a store.
+        old: its record, if there is one.
+        config: that is asked for.
+        manifest: of the corpus that is asked for.
+
+    Raises:
+        RunError: naming what is different, or what is missing that would tell.
+    """
+    binding = identity.binding_of(config, manifest.fingerprint)
+    if old is None:
+        return _check_unrecorded(run_dir, binding)
+    if old.corpus_fingerprint != manifest.fingerprint:
+        raise RunError(
+            f"{run_dir}: this run was started on another corpus: fingerprint "
+            f"{old.corpus_fingerprint[:12]}…, but {without_credentials(config.corpus)} has "
+            f"{manifest.fingerprint[:12]}…; point 'corpus' at the old one, or choose another "
+            "run.name"
+        )
+    path = run_dir / CONFIG
+    before, problem = _config_before(path)
+    if before and old.binding and identity.binding_of(before, manifest.fingerprint) != old.binding:
+        problem = "it was changed after it was written"
+    if before is None or problem:
+        if not old.binding:
+            raise RunError(
+                f"{path}: the config that this run was started with can't be read: {problem}\n"
+                "Go on with the version of Manta that started it, or choose another run.name."
+            )
+        if binding != old.binding:
+            raise RunError(
+                f"{path}: not the config that this run was started with: {problem}. Nor is that "
+                f"the config which is given, by the digest in {RUN}: put {CONFIG} back from a "
+                "copy, give the config that the run was started with, or choose another run.name"
+            )
+        return [f"{CONFIG} was written anew, as the run was started with it: {problem}"]
+    found = identity.check_free_changes_only(run_dir, before, _redacted(config))
+    return [f"config: {change}" for change in found]
+
+
+def _config_before(path: Place) -> tuple[RunConfig | None, str]:
+    """The config in a run's folder, or why it can't be read."""
+    if not path.exists():
+        return None, "it is missing"
+    try:
+        return load(path, RunConfig), ""
+    except (ConfigError, OSError, ValueError) as error:
+        return None, f"it can't be read: {error}"
+
+
+def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
+    """Refuse to go on with a history that has no record, unless its ledger says whose it is."""
+    from manta.stream.ledger import Ledger  # heavy, and most runs have a record
+
+    newest = Ledger(run_dir / LEDGER).newest()
+    fork = read_fork(run_dir)
+    if newest is None or (fork is not None and newest.last.step <= fork.step):
+        return []
+    found = newest.link.binding if newest.link else ""
+    if found != binding:
+        why = "was trained by another config or corpus than are given" if found else "is older"
+        raise RunError(
+            f"{run_dir}: {RUN} is missing, and the run's history, {newest.last.step} steps by its "
+            f"ledger, {why}: put {RUN} back from a copy; or give the command again with "
+            "--restart, which sets all that the run has aside and starts it anew"
+        )
+    return [
+        f"{RUN} was missing and is made anew: what the run did and cost before is not known; by "
+        "its ledger it is the same run"
+    ]
+
+
+def carried_rows(place: Place) -> list[dict[str, Any]]:
+    """The rows of metrics that a run's checkpoints carry, as far as they can be read."""
+    rows = []
+    folder = place / CHECKPOINTS
+    for name in sorted(tree(folder)):
+        if name.endswith(f"/{METRICS}"):
+            with suppress(OSError, ValueError):
+                rows += [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return rows
+
+
+def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
+    """Keep rows apart that nothing else is left of, so that they don't pass for the run's."""
+    rows = run_dir / METRICS
+    if not rows.exists():
+        return []
+    from manta.stream.ledger import Ledger
+
+    told_elsewhere = (place / FORK).exists() or Ledger(place / LEDGER).newest()
+    if told_elsewhere or not rows.stat().st_size:
+        return []
+    target = rows.with_name(f"{METRICS}.unknown")
+    os.replace(rows, target)
+    return [f"{METRICS} had rows of a run of which nothing else is left: they are in {target.name}"]
+
+
+def _redacted(config: RunConfig) -> RunConfig:
+    """The config without passwords in its URLs: what is written down."""
+    return config.model_copy(update={"corpus": without_credentials(config.corpus)})
+
+
+def config_text(config: RunConfig) -> str:
+    return dump(_redacted(config))
+
+
+def take_up(
+    run_dir: Path,
+    old: RunState | None,
+    config: RunConfig,
+    manifest: Manifest,
+    total_steps: int,
+    total_tokens: int,
+) -> RunState:
+    """The state to begin with: the old one taken up again, or a new one."""
+    now = utc_now()
+    hardware = provenance.driver_hardware()
+    fresh: dict[str, Any] = {
+        "status": "running",
+        "reason": "",
+        "format": SEALED,
+        "binding": identity.binding_of(config, manifest.fingerprint),
+        "ended": None,
+        "final": {},
+        "manta_version": manta.__version__,
+        "corpus": without_credentials(config.corpus),
+        "total_steps": total_steps,
+        "total_tokens": total_tokens,
+        "val_tokens_per_byte": manifest.tokens_per_byte("validation"),
+        "git": provenance.git_state(Path.cwd()),
+        "packages": provenance.package_versions(),
+        "hardware": hardware,
+        "updated": now,
+    }
+    if old is None:
+        fork = read_fork(run_dir)
+        return RunState(
+            name=config.run.name,
+            created=now,
+            corpus_fingerprint=manifest.fingerprint,
+            fork=fork,
+            eval_sample=fork.eval_sample if fork else "",
+            history=fork.history if fork else Mark(),
+            wandb=WandbState(id=secrets.token_hex(4)),
+            **fresh,
+        )
+    state = old.model_copy(update={**fresh, "drivers": old.drivers + 1})
+    state.hardware = {**old.hardware, **hardware}
+    _close_last_group(state)
+    _note_changed_code(old, state)
+    return state
+
+
+def take_eval_sample(state: RunState, eval_sample: str, last: int | None) -> str | None:
+    """Have a run go on with another sample for its evaluations; returns what to say of it.
+
+    Args:
+        state: of the run, which is changed.
+        eval_sample: digest of the samples; "" if there are no evaluations.
+        last: the last step with a validation loss, if there is one.
+    """
+    if not eval_sample or eval_sample == state.eval_sample:
+        return None
+    state.eval_sample = eval_sample
+    if last is None:
+        return None
+    state.eval_from = last + 1
+    state.results = Results(loss=state.results.loss, skipped_steps=state.results.skipped_steps)
+    return (
+        f"validation losses from step {last + 1:,} on are of other samples than those up to step "
+        f"{last:,}, as this version of Manta draws them from all sources: the two can't be "
+        "compared, so the best loss and early stopping begin anew"
+    )
+
+
+def _close_last_group(state: RunState) -> None:
+    """A group that a killed driver left open ended with it, when it was last heard of."""
+    if state.groups and state.groups[-1].ended is None:
+        group = state.groups[-1]
+        heard = datetime.fromisoformat(group.started) + timedelta(seconds=group.seconds)
+        group.ended = heard.isoformat(timespec="seconds")
+        group.reason = "the driver was killed"
+
+
+def _note_changed_code(old: RunState, new: RunState) -> None:
+    """Other code or packages may give other values: say so in the run."""
+    if old.git != new.git:
+        new.add_event(f"code: {_commit(old)} → {_commit(new)}")
+    for package in sorted(old.packages.keys() | new.packages.keys()):
+        before, after = old.packages.get(package), new.packages.get(package)
+        if before != after:
+            new.add_event(f"package: {package} {before} → {after}")
+
+
+def _commit(state: RunState) -> str:
+    if state.git is None:
+        return "no git"
+    return f"{state.git['commit'][:12]}{' (dirty)' if state.git['dirty'] else ''}"

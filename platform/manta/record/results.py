@@ -1,0 +1,86 @@
+"""How far a run came, and at what cost: flat figures that runs are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from manta.config.metrics import VAL_LOSS
+from manta.config.run import RunConfig
+from manta.record.curve import read_curve
+from manta.record.run_state import RunState
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The figures of one run.
+
+    `tokens` and `compute_hours` are those of the whole history, as if the run had been trained
+    alone; the `own` ones are less what another run trained. Compute is the device time of steps
+    alone. `device_hours` and `cost` are the record's: all that the run held devices for, with
+    starts, evaluations and work that was done twice. `manta compare` has the same figures.
+    `metric` is the last value, `best_metric` the best.
+    """
+
+    metric: float | None
+    best_metric: float | None
+    tokens: int
+    own_tokens: int
+    compute_hours: float | None
+    own_compute_hours: float | None
+    device_hours: float
+    cost: float | None
+    path: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """What is known, by name."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return {**known, "path": list(self.path)}
+
+
+def standing(
+    state: RunState,
+    config: RunConfig,
+    rows: Iterable[Mapping[str, Any]],
+    metric: str = VAL_LOSS,
+    mode: Literal["min", "max"] = "min",
+) -> Standing:
+    """How a run stands by its record.
+
+    Args:
+        state: of the run.
+        config: of the run.
+        rows: its history, from the first on.
+        metric: a key of the rows.
+        mode: which of its values is the best.
+    """
+    devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    curve = read_curve(rows, metric, devices)
+    tokens = curve.reached or state.totals.tokens
+    forked = min(tokens, state.fork.tokens) if state.fork else 0
+    hours = _hours(curve.device_seconds)
+    shared = _hours(curve.seconds_at(forked)) if forked else 0.0
+    own = None if hours is None or shared is None else hours - shared
+    best = min if mode == "min" else max
+    return Standing(
+        metric=curve.values[-1] if curve.values else None,
+        best_metric=best(curve.values) if curve.values else None,
+        tokens=tokens,
+        own_tokens=tokens - forked,
+        compute_hours=hours,
+        own_compute_hours=own,
+        device_hours=state.totals.device_seconds / 3600,
+        cost=state.totals.cost,
+        path=path_of(state, tokens),
+    )
+
+
+def path_of(state: RunState, tokens: int) -> tuple[str, ...]:
+    """Who trained the history, and up to where, from its first step on: ``t000@4096``."""
+    forks = [*state.fork.before, state.fork] if state.fork else []
+    return (*(f"{fork.run}@{fork.tokens}" for fork in forks), f"{state.name}@{tokens}")
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 3600

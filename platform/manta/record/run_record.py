@@ -1,0 +1,426 @@
+"""The files of a run directory: `config.yaml`, `run.json`, `metrics.jsonl`.
+
+The record knows neither W&B nor a console. It is opened by one driver at a time, takes
+what happens in the order in which it happens, and leaves nothing half-written: a driver
+that is killed at any moment leaves a directory that the next one goes on with. A full disk
+does not end the run: what can't be written is kept, and written once there is room.
+
+The files of a run that is kept in a store lie in a folder of this node, and a courier carries
+them there. Only what is in the store counts as recorded: this node's disk may go with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from manta.config import RunConfig
+from manta.config.credentials import without_credentials
+from manta.config.errors import RunError
+from manta.corpus.manifest import Manifest
+from manta.record import opening
+from manta.record.history import History, Tail
+from manta.record.row_chain import Mark
+from manta.record.run_state import (
+    CheckpointState,
+    Fork,
+    Group,
+    GroupStart,
+    Outcome,
+    Results,
+    RunState,
+    read_state_if_any,
+    utc_now,
+)
+from manta.storage.atomic import NO_SPACE, replace_text
+from manta.storage.courier import Courier, Parcel
+from manta.storage.exclusive import RunHold
+from manta.storage.run_folder import CONFIG, METRICS, RUN
+from manta.storage.seal import seal_text
+from manta.storage.store import StorePath
+from manta.storage.working import push
+
+# run.json is small: so often it costs nothing, and a killed driver loses no more time.
+SAVE_SECONDS = 5.0
+# A driver that was interrupted should end soon.
+HAND_OVER_SECONDS = 15.0
+
+
+class RunRecord:
+    """One run's files, held by this process until `close`."""
+
+    def __init__(
+        self,
+        hold: RunHold,
+        state: RunState,
+        config: RunConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        """Use `open`."""
+        self.run_dir, self.place = hold.folder, hold.place
+        self.state = state
+        self._hold = hold
+        self._taken = self._recorded = 0
+        self._behind: str | None = None
+        self._config = config
+        self._clock = clock
+        self._opened = self._saved = clock()
+        self._wall_before = state.totals.wall_seconds
+        self._group_began: float | None = None
+        self._position = state.totals.tokens
+        self._full = False
+        self._messages: list[str] = []
+        self.history = History(self.run_dir / METRICS, state.history)
+        if not state.groups:
+            self._take_beginning(state.fork)
+        self._hear_history()
+        if not hold.exclusive:
+            self.event("the file system knows no locks: nothing keeps a second driver out")
+        self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        manifest: Manifest,
+        *,
+        total_steps: int,
+        total_tokens: int,
+        eval_sample: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RunRecord:
+        """Create or continue ``<run.storage>/<run.name>/``.
+
+        Args:
+            config: the resolved config.
+            manifest: of the corpus to train on.
+            total_steps: optimizer steps in the whole run.
+            total_tokens: tokens in the whole run.
+            eval_sample: digest of the samples that evaluations read; "" without evaluations.
+            clock: seconds that only grow.
+
+        Raises:
+            RunError: if the directory is another run's, in use, damaged or not writable.
+        """
+        hold = opening.take_hold(config)
+        run_dir = hold.folder
+        record: RunRecord | None = None
+        try:
+            old = read_state_if_any(run_dir)
+            notes = opening.check_same_run(hold.place, old, config, manifest)
+            if old is None:
+                notes += opening.set_rows_aside(hold.place, run_dir)
+            state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
+            replace_text(run_dir / CONFIG, opening.config_text(config))
+            record = cls(hold, state, config, clock)
+            record.notice(notes)
+            record.take_eval_sample(eval_sample)
+            record.save()
+            record.check_saved()
+        except OSError as error:
+            (record.close if record else hold.release)()
+            raise RunError(
+                f"{run_dir}: can't be written to: {error.strerror}; free some room or mend the "
+                "storage, then give the same command again"
+            ) from None
+        except BaseException:
+            (record.close if record else hold.release)()
+            raise
+        return record
+
+    def notice(self, notes: Sequence[str]) -> None:
+        """Keep what was found when the run was taken up; people hear of what they did not do."""
+        for note in notes:
+            if note.startswith("config: "):
+                self.event(note)
+            else:
+                self._messages.append(note)
+
+    def _hear_history(self) -> None:
+        """What was found wrong with the rows; fill what is missing from checkpoints."""
+        self._messages += self.history.notes
+        self.history.notes.clear()
+        if self.history.changed:
+            self._fill_gaps()
+            self.history.changed = False
+
+    def recheck_history(self) -> None:
+        """Read all rows: those before the last start are read at no other time."""
+        try:
+            self.history.recheck()
+            self._hear_history()
+        except OSError as error:
+            self._messages.append(f"{METRICS} is damaged, and can't be mended: {error}")
+
+    def _fill_gaps(self) -> None:
+        """Take the rows that are missing from the checkpoints that carry them."""
+        rows = opening.carried_rows(self.place)
+        if count := self.history.fill(rows):
+            self._messages.append(f"{METRICS}: {count} missing rows were taken from checkpoints")
+
+    def _take_beginning(self, fork: Fork | None) -> None:
+        """Rows that are here are another run's, whose cost is not ours, or an earlier record's."""
+        for row in Tail(self.history.path).rows():
+            self.state.take_results(row)
+            self._reached(int(row["step"]), int(row["tokens"]))
+        if fork is not None:
+            self._reached(fork.step, fork.tokens)
+            self.event(f"forked from {fork.run} after step {fork.step:,}")
+
+    def take_eval_sample(self, eval_sample: str) -> None:
+        """Evaluations read the samples with this digest from now on."""
+        last = self.history.last("validation")
+        if changed := opening.take_eval_sample(self.state, eval_sample, last):
+            self._messages.append(changed)
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take a row of metrics.
+
+        Returns:
+            The row as it was written, or nothing if its step was there already.
+        """
+        self._taken += 1
+        self._reached(int(row["step"]), int(row["tokens"]))
+        written = self.history.append(row)
+        if written is not None:
+            self.state.take_results(written)
+        if self.history.waiting:
+            self._note_full()
+        if self._clock() - self._saved >= SAVE_SECONDS:
+            self.save()
+        return written
+
+    def group_started(self, start: GroupStart) -> None:
+        """A worker group begins to train."""
+        self.group_ended(reason="replaced")
+        again = max(0, self._position - start.tokens)
+        self.state.totals.tokens_again += again
+        self._position = start.tokens
+        if start.hardware:
+            self.state.hardware["workers"] = dict(start.hardware)
+        self.state.groups.append(
+            Group(
+                attempt=start.attempt,
+                world_size=start.world_size,
+                devices=start.world_size * self._devices_per_worker(),
+                step=start.step,
+                tokens=start.tokens,
+                last_step=start.step,
+                last_tokens=start.tokens,
+                started=utc_now(),
+                source=start.source,
+                noticed=start.noticed,
+            )
+        )
+        self._group_began = self._clock()
+        self.save()
+
+    def group_ended(self, *, reason: str) -> None:
+        """The worker group is gone. Harmless when there is none."""
+        if self._group_began is None:
+            return
+        self._measure()
+        group = self.state.groups[-1]
+        group.ended, group.reason = utc_now(), reason
+        self._group_began = None
+        self.save()
+
+    def group_snapshots(self, size: int) -> None:
+        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        self.state.groups[-1].snapshot_bytes = size
+
+    def group_timed(self, seconds: Mapping[str, float]) -> None:
+        """More of what the start of the newest group took, in seconds by parts."""
+        self.state.groups[-1].start.update(seconds)
+
+    def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
+        """A checkpoint is whole; the history up to it is made as durable as it is."""
+        before = self.state.checkpoint
+        self.state.checkpoint = CheckpointState(
+            step=step,
+            tokens=tokens,
+            path=path,
+            seconds=seconds,
+            count=before.count + 1 if before else 1,
+        )
+        self._reached(step, tokens)
+        self.history.write()
+        self.history.sync()
+        self.save()
+
+    def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
+        """Training goes back to `step` or before: what was recorded after it is void.
+
+        Args:
+            step: the last whose rows hold.
+            skips: the steps that rewinds have left out so far, first and last of each.
+        """
+        self.state.skips = sorted({*self.state.skips, *skips})
+        self.recheck_history()
+        # Its rows must not pass for damaged if a crash comes before they are recorded again.
+        self.save(mark=Mark(unproven=self.history.unproven))
+        self.history.rewind(step)
+        self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
+        for row in Tail(self.history.path).rows():
+            self.state.take_results(row)
+        if self.state.checkpoint and self.state.checkpoint.step > step:
+            self.state.checkpoint = None
+        self.save()
+
+    def event(self, message: str) -> None:
+        """Keep one line for the readers of the run."""
+        self.state.add_event(without_credentials(message))
+
+    def finish(self, status: Outcome, *, reason: str, final: Mapping[str, Any]) -> None:
+        """The last word on the run, until a driver takes it up again."""
+        self.group_ended(reason=status)
+        self.state.status = status
+        self.state.reason = without_credentials(reason)
+        self.state.ended = utc_now()
+        self.state.final = dict(final)
+        self.history.sync()
+        self.save()
+
+    def save(self, *, mark: Mark | None = None) -> None:
+        """Bring `run.json` up to date, and the history; on a full disk, later.
+
+        Args:
+            mark: what is said of the history, in place of where it stands.
+
+        Raises:
+            RunError: if the files can't be written for another reason, or are another driver's.
+        """
+        self._hold.check()
+        self._measure()
+        self.state.updated = utc_now()
+        self._saved = self._clock()
+        self.history.write()
+        self.state.history = mark or self.history.mark
+        text = seal_text(self.state.model_dump_json(fallback=str))
+        try:
+            replace_text(self.run_dir / RUN, text)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise RunError(f"{self.run_dir / RUN}: can't be written: {error}") from None
+            self._note_full()
+        else:
+            self._note_room()
+        if self._courier is not None and self.up_to_date:
+            self._courier.send(self._parcel(text))
+
+    def _parcel(self, run: str) -> Parcel:
+        """The files as they are now, for the store."""
+        file, size = self.history.snapshot()
+        config = (self.run_dir / CONFIG).read_bytes()
+        contents = {CONFIG: config, RUN: run.encode()}
+        return Parcel(self._taken, contents, (METRICS, file, size))
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Have other files of the folder where the run is kept, too.
+
+        Raises:
+            OSError: if the store fails.
+        """
+        if isinstance(self.place, StorePath) and names:
+            push(self.run_dir, self.place, names)
+
+    @property
+    def recorded(self) -> int:
+        """How many of the rows taken so far are kept for good."""
+        if self._courier is not None:
+            return self._courier.delivered
+        if self.up_to_date:
+            self._recorded = self._taken
+        return self._recorded
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether all that was taken is in the files, or was when they were last written."""
+        return not self._full and not self.history.waiting
+
+    def check_saved(self) -> None:
+        """Refuse to go on with files that are not up to date.
+
+        Raises:
+            RunError: if the disk was full, or the store could not be reached.
+        """
+        if self._courier is not None and not self._courier.flush():
+            raise RunError(
+                f"{self.place}: {RUN} and {METRICS} can't be brought up to date "
+                f"({self._courier.problem or 'it takes too long'}); mend the storage, then give "
+                "the same command again: nothing that a checkpoint has is lost"
+            )
+        if not self.up_to_date:
+            raise RunError(
+                f"{self.run_dir}: the disk is full: {RUN} and {METRICS} can't be brought up to "
+                "date; free some room, then give the same command again"
+            )
+
+    def hand_over(self) -> None:
+        """Give the files some time to get to where they are kept, for a run that goes on later."""
+        if self._courier is not None:
+            self._courier.flush(HAND_OVER_SECONDS)
+
+    def messages(self) -> list[str]:
+        """What people should hear of the storage, once."""
+        if self._courier is not None:
+            self._note_store(self._courier.problem)
+        taken, self._messages = self._messages, []
+        return taken
+
+    def _note_store(self, problem: str | None) -> None:
+        if problem is not None and self._behind is None:
+            self._messages.append(
+                f"{RUN} and {METRICS} can't be written to {self.place} ({problem}): they are kept "
+                "on this node, and go there once that works again. Mend the storage"
+            )
+        if problem is None and self._behind is not None:
+            self._messages.append(f"{RUN} and {METRICS} are up to date in {self.place} again")
+        self._behind = problem
+
+    def _note_full(self) -> None:
+        if not self._full:
+            self._full = True
+            self._messages.append(
+                f"the disk is full: {RUN} and {METRICS} can't be written to {self.run_dir}; "
+                "their content is kept in memory until there is room. Free some"
+            )
+
+    def _note_room(self) -> None:
+        if self._full and not self.history.waiting:
+            self._full = False
+            self._messages.append(f"there is room again: {RUN} and {METRICS} are up to date")
+
+    def close(self) -> None:
+        """Let go of the directory. Harmless when called again."""
+        if self._courier is not None:
+            self._courier.close()
+        self.history.close()
+        self._hold.release()
+
+    def _reached(self, step: int, tokens: int) -> None:
+        """The workers have trained to here, for the first time or again."""
+        self._position = max(self._position, tokens)
+        totals = self.state.totals
+        totals.steps = max(totals.steps, step)
+        totals.tokens = max(totals.tokens, tokens)
+        totals.samples = totals.tokens // self._config.train.seq_len
+        if self._group_began is not None:
+            group = self.state.groups[-1]
+            group.last_step = max(group.last_step, step)
+            group.last_tokens = max(group.last_tokens, tokens)
+
+    def _measure(self) -> None:
+        """Add the time since the last look to the sums."""
+        now, totals = self._clock(), self.state.totals
+        totals.wall_seconds = self._wall_before + now - self._opened
+        if self._group_began is not None:
+            self.state.groups[-1].seconds = now - self._group_began
+        totals.device_seconds = sum(g.seconds * g.devices for g in self.state.groups)
+        price = self._config.cost.per_device_hour
+        totals.cost = None if price is None else price * totals.device_seconds / 3600
+
+    def _devices_per_worker(self) -> float:
+        """GPUs that a worker holds; without any, the worker itself is the device."""
+        return self._config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0

@@ -1,0 +1,291 @@
+"""The contents of `run.json`: what is known about a run, in one typed document."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from manta.config.errors import RunError
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
+from manta.config.mistakes import in_a_line
+from manta.record.number_format import bits_per_byte
+from manta.record.row_chain import Mark
+from manta.storage.place import Place, put
+from manta.storage.run_folder import FORK, RUN
+from manta.storage.seal import read_sealed, seal_text
+
+Outcome = Literal["finished", "stopped", "failed", "interrupted"]
+Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+MOST_EVENTS = 1000
+
+
+def utc_now() -> str:
+    """This moment, as run records write it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class GroupStart:
+    """A worker group that begins to train.
+
+    Attributes:
+        world_size: workers in it.
+        attempt: its number in the run.
+        step: updates done before it.
+        tokens: consumed before it.
+        hardware: what its workers compute on.
+        source: what it goes on from: `start`, `checkpoint` or `snapshot`.
+        noticed: when the end of the group before was noticed, seconds since the epoch.
+    """
+
+    world_size: int
+    attempt: int
+    step: int
+    tokens: int
+    hardware: Mapping[str, Any]
+    source: str = "start"
+    noticed: float | None = None
+
+
+class Group(BaseModel):
+    """One worker group from its start to its end. The list of them is the world size over time.
+
+    `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
+    it came; the next group begins before that point if something was lost. `start` has the
+    seconds that its start took, by parts, `noticed` when the end of the group before was seen
+    (seconds since the epoch), `source` what it went on from, `snapshot_bytes` the
+    memory that snapshots took on all nodes together.
+    """
+
+    attempt: int
+    world_size: int
+    devices: float
+    step: int
+    tokens: int
+    last_step: int
+    last_tokens: int
+    started: str
+    ended: str | None = None
+    seconds: float = 0.0
+    reason: str = ""
+    start: dict[str, float] = Field(default_factory=dict)
+    source: str = "start"
+    noticed: float | None = None
+    snapshot_bytes: int = 0
+
+
+class Totals(BaseModel):
+    """Sums over the whole run, all drivers and worker groups together.
+
+    Steps, tokens and samples are positions in the training, so work that was done twice
+    counts once; `tokens_again` says how much that was. Seconds and cost count everything.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    samples: int = 0
+    tokens_again: int = 0
+    wall_seconds: float = 0.0
+    device_seconds: float = 0.0
+    cost: float | None = None
+
+
+class Results(BaseModel):
+    """The losses worth a glance, in nats a token, and the steps whose update was dropped."""
+
+    loss: float | None = None
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    best_val_step: int | None = None
+    val_loss_by_source: dict[str, float] = Field(default_factory=dict)
+    skipped_steps: list[int] = Field(default_factory=list)
+
+
+class CheckpointState(BaseModel):
+    """The newest checkpoint, and how many were written."""
+
+    step: int
+    tokens: int
+    path: str
+    seconds: float
+    count: int = 1
+
+
+class Event(BaseModel):
+    """Something that a reader of the run should know."""
+
+    time: str
+    step: int
+    tokens: int
+    message: str
+
+
+class WandbState(BaseModel):
+    """The Weights & Biases run. Its id is chosen once and kept for good."""
+
+    id: str
+    mode: str = "starting"
+    url: str | None = None
+    folder: str | None = None
+    sync_command: str | None = None
+    problem: str | None = Field(default=None, description="why it was given up")
+
+
+def sync_command(folder: str) -> str:
+    """What uploads the offline files of a W&B run."""
+    return f"wandb sync {shlex.quote(folder)}"
+
+
+class Fork(BaseModel):
+    """Where the beginning of a run comes from: another run trained it up to `step`.
+
+    `before` has the forks of that run, from the root on: who trained its beginning.
+    """
+
+    run: str
+    step: int
+    tokens: int
+    before: list[Fork] = Field(default_factory=list)
+    eval_sample: str = Field(default="", description="digest of the samples of evaluations")
+    history: Mark = Field(default_factory=Mark, description="of the rows up to there")
+
+
+class RunState(BaseModel):
+    """The whole document."""
+
+    format: Literal[1, 2] = 2
+    name: str
+    status: Status = "running"
+    reason: str = ""
+    created: str
+    updated: str
+    ended: str | None = None
+    drivers: int = Field(default=1, description="how often a driver took the run up")
+    manta_version: str
+    corpus: str
+    corpus_fingerprint: str
+    binding: str = Field(default="", description="digest of config and corpus; see identity")
+    ledger_digest: str | None = None
+    eval_sample: str = Field(default="", description="digest of the samples of evaluations")
+    eval_from: int = Field(default=0, description="step from which on they are these samples")
+    total_steps: int
+    total_tokens: int
+    val_tokens_per_byte: float | None = Field(
+        default=None, description="of the validation split, where the bytes of its text are known"
+    )
+    git: dict[str, Any] | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    totals: Totals = Field(default_factory=Totals)
+    results: Results = Field(default_factory=Results)
+    groups: list[Group] = Field(default_factory=list)
+    checkpoint: CheckpointState | None = None
+    events: list[Event] = Field(default_factory=list)
+    final: dict[str, Any] = Field(default_factory=dict)
+    fork: Fork | None = None
+    skips: list[tuple[int, int]] = Field(
+        default_factory=list, description="steps left out by rewinds: first and last of each"
+    )
+    wandb: WandbState
+    history: Mark = Field(default_factory=Mark)
+
+    @property
+    def restarts(self) -> int:
+        """How often the workers were started again."""
+        return max(0, len(self.groups) - 1)
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """World sizes in the order in which they were, without repeats in a row."""
+        sizes: list[int] = []
+        for group in self.groups:
+            if not sizes or sizes[-1] != group.world_size:
+                sizes.append(group.world_size)
+        return sizes
+
+    def take_results(self, row: Mapping[str, Any]) -> None:
+        """Note the losses of a row of metrics."""
+        results = self.results
+        if row.get("loss") is not None:
+            results.loss = row["loss"]
+        value = row.get(VAL_LOSS)
+        if value is not None and row["step"] >= self.eval_from:
+            results.val_loss = value
+            results.val_loss_by_source = {
+                key.removeprefix(VAL_LOSS_OF): loss
+                for key, loss in row.items()
+                if key.startswith(VAL_LOSS_OF) and loss is not None
+            }
+            if results.best_val_loss is None or value < results.best_val_loss:
+                results.best_val_loss, results.best_val_step = value, row["step"]
+
+    def bits_per_byte(self, val_loss: float | None) -> float | None:
+        """A validation loss as bits a byte of text; None where either is unknown."""
+        if val_loss is None or self.val_tokens_per_byte is None:
+            return None
+        return bits_per_byte(val_loss, self.val_tokens_per_byte)
+
+    def add_event(self, message: str) -> None:
+        """Keep `message` with the place in the training at which it came."""
+        event = Event(
+            time=utc_now(), step=self.totals.steps, tokens=self.totals.tokens, message=message
+        )
+        self.events = [*self.events, event][-MOST_EVENTS:]
+
+
+def write_fork(run_dir: Place, fork: Fork) -> None:
+    """Say, in a folder that will be a run, where its beginning comes from."""
+    put(run_dir / FORK, seal_text(fork.model_dump_json()).encode())
+
+
+def read_fork(run_dir: Place) -> Fork | None:
+    """What `write_fork` said, if it did.
+
+    Raises:
+        RunError: if it can't be understood.
+    """
+    path = run_dir / FORK
+    try:
+        return Fork.model_validate_json(read_sealed(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: can't be read: {in_a_line(error)}; remove the run's folder"
+        ) from None
+
+
+def read_state(run_dir: Place) -> RunState:
+    """The `run.json` of the run in `run_dir`.
+
+    Raises:
+        RunError: if it is missing or can't be understood.
+    """
+    state = read_state_if_any(run_dir)
+    if state is None:
+        raise RunError(f"{run_dir}: no run here: there is no {RUN}; give the folder of a run")
+    return state
+
+
+def read_state_if_any(run_dir: Place) -> RunState | None:
+    """The `run.json` in `run_dir`, or nothing if there is none.
+
+    Raises:
+        RunError: if it can't be understood.
+    """
+    path = run_dir / RUN
+    try:
+        return RunState.model_validate_json(read_sealed(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # Pydantic's error is a ValueError
+        raise RunError(
+            f"{path}: can't be read as a run record: {in_a_line(error)}; it was changed or made "
+            "by another version: put it back from a copy, or choose another run.name. Without "
+            "it, which you may remove, the run goes on too, but its times and costs are lost"
+        ) from None

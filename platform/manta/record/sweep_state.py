@@ -1,0 +1,156 @@
+"""The contents of `sweep.json`: what a sweep asked, and how each of its trials stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, JsonValue, model_validator
+
+from manta.config.errors import RunError
+from manta.config.metrics import VAL_LOSS
+from manta.config.mistakes import in_a_line
+from manta.record.run_state import WandbState
+from manta.storage.atomic import replace_text
+from manta.storage.place import Place
+from manta.storage.run_folder import RUN, SWEEP
+from manta.storage.seal import read_sealed, seal_text
+
+TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "diverged", "failed"]
+
+
+class SweepTokens(BaseModel):
+    """Tokens if each trial were trained alone, with sharing as planned, and trained so far."""
+
+    apart: int = 0
+    shared: int = 0
+    trained: int = 0
+
+
+class Takeover(BaseModel):
+    """A trial that began with the weights of `donor` at a token count, in the place of `loser`."""
+
+    donor: str
+    loser: str
+    at: int
+
+
+class SweepTrial(BaseModel):
+    """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one.
+
+    `digest` is one of all that it trains. `tokens` is how many of its whole history are
+    trained, `value` the metric at its end, `failures` how often its training broke off since it
+    last came forward. `scores` has the metric at the rungs of a sweep that pauses trials, by
+    their token counts, and `passed` the rungs after which it went on. `takeover` says whose
+    weights it took when, in a population.
+    """
+
+    name: str
+    digest: str = ""
+    label: str = ""
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    seed: int = 0
+    parent: str | None = None
+    fork_step: int = 0
+    fork_tokens: int = 0
+    end_tokens: int = 0
+    tokens: int = 0
+    value: float | None = None
+    failures: int = 0
+    scores: dict[int, float] = Field(default_factory=dict)
+    passed: list[int] = Field(default_factory=list)
+    takeover: Takeover | None = None
+    status: TrialStatus
+    reason: str = ""
+
+
+class Suggestion(BaseModel):
+    """What a searcher suggested after it had been told `told` results, and its trials."""
+
+    params: dict[str, JsonValue]
+    trials: list[str]
+    told: int
+
+
+class SweepWandb(WandbState):
+    """The sweep's own run in W&B, and the report there, if one could be made."""
+
+    report: str | None = None
+
+
+class SweepState(BaseModel):
+    """The whole document.
+
+    `suggestions` are those of a searcher that learns, `told` the order in which it was told how
+    they ended: the number of the suggestion, and the metric, or nothing if it came to none. A
+    searcher that is asked and told the same in the same order is the same searcher, so that it
+    need not be saved.
+    """
+
+    format: Literal[1, 2] = 2
+    name: str
+    question: str = ""
+    metric: str = VAL_LOSS
+    mode: Literal["min", "max"] = "min"
+    status: Literal["running", "finished", "interrupted", "failed"]
+    base: dict[str, Any] = Field(default_factory=dict)
+    tokens: SweepTokens = SweepTokens()
+    trials: list[SweepTrial] = Field(default_factory=list)
+    suggestions: list[Suggestion] = Field(default_factory=list)
+    told: list[tuple[int, float | None]] = Field(default_factory=list)
+    wandb: SweepWandb | None = None
+
+    @model_validator(mode="after")
+    def _known_parents(self) -> SweepState:
+        parents = {trial.name: trial.parent for trial in self.trials}
+        if len(parents) < len(self.trials):
+            counts = Counter(trial.name for trial in self.trials)
+            twice = sorted(name for name, count in counts.items() if count > 1)
+            raise ValueError(f"trials that are there twice: {', '.join(twice)}")
+        rooted: set[str] = set()
+        for name, parent in parents.items():
+            if parent is not None and parent not in parents:
+                raise ValueError(f"trial {name}: there is no trial '{parent}'")
+            way = {name}
+            while parent is not None and parent not in rooted:
+                if parent in way:
+                    raise ValueError(f"trial {name}: it is forked from itself")
+                way.add(parent)
+                parent = parents.get(parent)
+            rooted |= way
+        return self
+
+
+def write_sweep(folder: Path, state: SweepState) -> str:
+    """Write `sweep.json`, whole or not at all; returns what is in it.
+
+    Raises:
+        OSError: if the disk won't take it.
+    """
+    text = seal_text(state.model_dump_json())
+    replace_text(folder / SWEEP, text)
+    return text
+
+
+def trials_in(folder: Place) -> list[str]:
+    """The names of the trials that have begun in the folder of a sweep."""
+    if not isinstance(folder, Path):
+        return sorted(name for name in folder.folders() if (folder / name / RUN).exists())
+    return sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))
+
+
+def read_sweep(folder: Place) -> SweepState:
+    """The `sweep.json` of the sweep in `folder`.
+
+    Raises:
+        RunError: if it is missing or can't be understood.
+    """
+    path = folder / SWEEP
+    try:
+        return SweepState.model_validate_json(read_sealed(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: can't be read as a sweep: {in_a_line(error)}; restore it, or compare the "
+            f"runs in {folder} by their own folders"
+        ) from None

@@ -1,0 +1,157 @@
+"""Are the rows of `metrics.jsonl` those that a run must have, and do they say what they must?"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from manta.config.errors import RunError
+from manta.config.run import RunConfig
+from manta.record.checked_rows import TRIES, Line, RowReader
+from manta.record.history import kind_of
+from manta.record.row_chain import Kind
+from manta.record.run_state import read_state
+from manta.schedule import Schedule
+from manta.storage.place import Place
+from manta.storage.run_folder import METRICS
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# As many steps without a row are kept, and one more, by which it is seen that there are more.
+MOST_SHOWN = 8
+
+
+class Due:
+    """The steps that must have a row by the config, held against those that have one."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        schedule: Schedule,
+        steps: range,
+        carried: Iterable[Mapping[str, Any]],
+    ):
+        """Before the first row.
+
+        Args:
+            config: of the run.
+            schedule: of the run.
+            steps: numbers of the steps that were trained, and must have rows.
+            carried: rows that checkpoints carry: where these are known, none is missing.
+        """
+        self._config, self._schedule = config, schedule
+        self._carried = {(kind_of(row), int(row["step"])) for row in carried}
+        self._coming = {kind: self._steps(kind, steps) for kind in KINDS}
+        self._next = {kind: next(coming, None) for kind, coming in self._coming.items()}
+        self.missing: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+
+    def _steps(self, kind: Kind, steps: range) -> Iterator[int]:
+        config, schedule = self._config, self._schedule
+        end = schedule.positions * schedule.seq_len
+        ends = {schedule.reaching(tokens) for tokens in config.eval.at if tokens <= end}
+        every = config.log.every if kind == "training" else config.eval.every
+        if kind == "validation" and every is None and not config.eval.at:
+            return
+        for number in steps:
+            step = schedule.step(number - 1)
+            also = number == 1 if kind == "training" else number in ends
+            if number == schedule.steps or also or _due(every, step.tokens, step.tokens_after):
+                yield number
+
+    def take(self, kind: Kind, step: int) -> None:
+        """The next row: of a later step than the one of this kind before it."""
+        self._pass(kind, step)
+        if self._next[kind] == step:
+            self._next[kind] = next(self._coming[kind], None)
+
+    def close(self) -> None:
+        """There are no more rows."""
+        for kind in KINDS:
+            self._pass(kind, None)
+
+    def _pass(self, kind: Kind, until: int | None) -> None:
+        while (due := self._next[kind]) is not None and (until is None or due < until):
+            if (kind, due) not in self._carried and len(self.missing[kind]) <= MOST_SHOWN:
+                self.missing[kind].append(due)
+            self._next[kind] = next(self._coming[kind], None)
+
+
+def check_rows(
+    run: Place, schedule: Schedule, after: int, due: Callable[[], Due]
+) -> dict[Kind, list[int]]:
+    """Compare a run's rows with its record and its schedule, from the first to the last.
+
+    Args:
+        run: the run's folder, or its place in a store.
+        schedule: its schedule.
+        after: rows up to this step are another run's, by another schedule.
+        due: makes what the rows are to be held against.
+
+    Returns:
+        The first steps of each kind that must have a row and have none.
+
+    Raises:
+        RunError: naming the first line that differs, and how.
+    """
+    for left in reversed(range(TRIES)):
+        mark, missing = read_state(run).history, due()
+        problem = _problem(RowReader(run, mark), run, schedule, after, missing)
+        if not problem:
+            return missing.missing
+        if not left or read_state(run).history == mark:
+            break
+    raise RunError(
+        f"{run / METRICS}: {problem}; put the file back from a copy, or give the command that "
+        "trains the run: it takes the rows as they are, and those that a checkpoint has, and notes "
+        "it in the run"
+    )
+
+
+def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due: Due) -> str:
+    last: dict[Kind, int] = {}
+    for line in reader.lines():
+        kind, step = _checked(line, run / METRICS, schedule, after)
+        if step <= last.get(kind, -1):
+            raise RunError(
+                f"{run / METRICS}:{line.number}: step {step}: its place is before that of the row "
+                "before it"
+            )
+        last[kind] = step
+        due.take(kind, step)
+    due.close()
+    return reader.problem()
+
+
+def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[Kind, int]:
+    """The kind and step of a row, which must be what the schedule gives."""
+    row = line.row
+    try:
+        step = operator.index(row["step"]) if row is not None else -1
+    except TypeError:
+        step = -1
+    if row is None or step < 0:
+        raise RunError(
+            f"{path}:{line.number}: not a row of metrics: put the file back from a copy, or give "
+            "the command that trains the run: it sets the line aside"
+        )
+    kind, where = kind_of(row), f"{path}:{line.number}: step {step}"
+    if step > schedule.steps:
+        raise RunError(f"{where}: the schedule ends with step {schedule.steps}")
+    done = schedule.step(step - 1) if step else None
+    expected: dict[str, Any] = {"tokens": done.tokens_after if done else 0}
+    if kind == "training" and done is not None:
+        expected["batch_size"] = done.batch_size
+        if step > after:
+            expected["lr"] = done.lr
+    for key, value in expected.items():
+        if row.get(key, value) != value:
+            raise RunError(
+                f"{where}: {key} is {row[key]}, but the config gives {value}: the row was "
+                "changed, or is another run's; put the file back from a copy"
+            )
+    return kind, step
+
+
+def _due(every: int | None, tokens: int, after: int) -> bool:
+    """As the loop has it: whether a multiple of `every` tokens lies in a step."""
+    return every is not None and (every == 0 or tokens // every < after // every)

@@ -1,0 +1,1 @@
+"""Runs and trials side by side: who is best, by how much, how sure."""

@@ -1,0 +1,146 @@
+"""What is odd about a plan without being wrong: said before anything runs.
+
+A remark is a pure function of a plan that returns a sentence or nothing. To add one, write it
+below and put it into `REMARKS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from manta.config.run import EvalSection, RunConfig
+from manta.config.units import format_tokens
+from manta.corpus.manifest import Manifest
+from manta.record import number_format
+from manta.schedule import Schedule
+
+# Up to four epochs, repeated tokens are nearly worth new ones (Muennighoff et al., 2023).
+MANY_EPOCHS = 4.0
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run before it begins: its config, its corpus, and its resolved schedule."""
+
+    config: RunConfig
+    manifest: Manifest
+    schedule: Schedule
+
+    @cached_property
+    def samples(self) -> int:
+        """Samples in the train split."""
+        return self.manifest.tokens_of("train") // self.schedule.seq_len
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run ends at; its last step may pass the horizon."""
+        return self.schedule.positions * self.schedule.seq_len
+
+    @property
+    def epochs(self) -> float:
+        """How often the run goes through the train split up to its horizon."""
+        return self.schedule.horizon / (self.samples * self.schedule.seq_len)
+
+
+def remarks(plan: PlannedRun) -> list[str]:
+    """All that there is to say about a plan, one sentence each, without a line break."""
+    if not plan.samples:
+        return []  # the corpus is refused
+    return [text for remark in REMARKS if (text := remark(plan)) is not None]
+
+
+def many_epochs(plan: PlannedRun) -> str | None:
+    """Each sample is seen many times."""
+    if plan.epochs <= MANY_EPOCHS:
+        return None
+    size = number_format.count(plan.manifest.tokens_of("train"))
+    return (
+        f"schedule.horizon = {format_tokens(plan.schedule.horizon)} is {plan.epochs:.3g} epochs of "
+        f"the corpus, whose train split has {size} tokens: beyond some {MANY_EPOCHS:g} epochs, "
+        "training longer teaches less and less"
+    )
+
+
+def batch_beyond_corpus(plan: PlannedRun) -> str | None:
+    """A step holds the same sample several times."""
+    largest = max(plateau.batch for plateau in plan.schedule.plateaus)
+    if largest <= plan.samples:
+        return None
+    return (
+        f"schedule.batch: a step of {largest:,} samples is more than the {plan.samples:,} that the "
+        f"train split has at train.seq_len = {plan.schedule.seq_len}: it holds samples several "
+        "times; lower schedule.batch, or prepare a larger corpus"
+    )
+
+
+def one_step(plan: PlannedRun) -> str | None:
+    """The horizon is reached by a single update."""
+    if plan.schedule.steps > 1:
+        return None
+    return (
+        f"schedule.horizon = {format_tokens(plan.schedule.horizon)} is reached by one step of "
+        f"{format_tokens(plan.tokens)} tokens (schedule.batch × train.seq_len)"
+    )
+
+
+def idle_workers(plan: PlannedRun) -> str | None:
+    """Workers that get no sample, because a step has fewer samples than there are workers."""
+    scaling, plateaus = plan.config.scaling, plan.schedule.plateaus
+    largest = max(plateau.batch for plateau in plateaus)
+    short = [plateau for plateau in plateaus if plateau.batch < scaling.min]
+    if short:
+        steps = sum(plateau.steps for plateau in short)
+        which = "each step" if steps == plan.schedule.steps else f"{steps:,} steps"
+        return (
+            f"scaling.min = {scaling.min}, but schedule.batch is only "
+            f"{min(plateau.batch for plateau in short)} in {which}: workers without a sample do "
+            "nothing there; lower scaling.min or raise schedule.batch"
+        )
+    if largest < scaling.upper:
+        return (
+            f"scaling.max = {scaling.upper}, but schedule.batch is at most {largest}: more workers "
+            f"than that have nothing to do; lower scaling.max to {largest}"
+        )
+    return None
+
+
+def evaluated_tokens(plan: PlannedRun) -> str | None:
+    """Evaluations that read fewer tokens, or more, than the config asks for."""
+    section, seq_len = plan.config.eval, plan.schedule.seq_len
+    if (section.every is None and not section.at) or section.tokens == EvalSection().tokens:
+        return None  # the default is an upper bound that small corpora need not reach
+    asked = f"eval.tokens = {format_tokens(section.tokens)}"
+    there = plan.manifest.tokens_of("validation")
+    if section.tokens < seq_len:
+        return f"{asked} is less than one sample of train.seq_len = {seq_len}: one is read"
+    if there < seq_len or section.tokens // seq_len <= there // seq_len:
+        return None
+    return (
+        f"{asked}, but the validation split has {number_format.count(there)} tokens: an evaluation reads "
+        f"all of it, {there // seq_len:,} samples of {seq_len}"
+    )
+
+
+def never_due(plan: PlannedRun) -> str | None:
+    """Intervals longer than the run, and token counts beyond its end."""
+    config = plan.config
+    given = {
+        "eval.every": [config.eval.every or 0],
+        "eval.at": config.eval.at,
+        "checkpoint.every": [config.checkpoint.every or 0],
+        "checkpoint.at": config.checkpoint.at,
+        "log.every": [config.log.every],
+    }
+    late = [
+        f"{key} = {format_tokens(count)}"
+        for key, counts in given.items()
+        for count in counts
+        if count > plan.tokens
+    ]
+    if not late:
+        return None
+    return f"never reached, for the run ends at {format_tokens(plan.tokens)}: {', '.join(late)}"
+
+
+REMARKS = (many_epochs, batch_beyond_corpus, one_step, idle_workers, evaluated_tokens, never_due)

@@ -1,0 +1,108 @@
+"""A run in a few lines: what is said before it begins and after it ended."""
+
+from __future__ import annotations
+
+import os
+
+from manta.config.urls import is_url, join
+from manta.record import number_format
+from manta.record.run_state import RunState, sync_command
+from manta.storage.run_folder import REPORT
+
+MOST_SIZES = 6
+
+
+def header_lines(state: RunState) -> list[str]:
+    """What people want to see before they look away."""
+    again = f", taken up again at step {state.totals.steps:,}" if state.drivers > 1 else ""
+    return [
+        f"Manta {state.manta_version}: run {state.name}{again}",
+        f"  {state.total_steps:,} steps, {number_format.count(state.total_tokens)} tokens; "
+        f"corpus {state.corpus} ({state.corpus_fingerprint[:12]})",
+    ]
+
+
+def status_text(state: RunState) -> str:
+    """How the run stands, and why if there is a reason."""
+    return f"{state.status}: {state.reason}" if state.reason else state.status
+
+
+def loss_rows(state: RunState) -> list[tuple[str, str]]:
+    """The losses that were measured, in nats a token, and what the last one is otherwise."""
+    results = state.results
+    rows = []
+    if results.loss is not None:
+        rows.append(("Loss", number_format.loss(results.loss)))
+    if results.val_loss is not None:
+        best = f"best {number_format.loss(results.best_val_loss)} at step {results.best_val_step:,}"
+        rows.append(("Validation loss", f"{number_format.loss(results.val_loss)} ({best})"))
+        rows.append(("Perplexity", number_format.perplexity(results.val_loss)))
+        if (bits := state.bits_per_byte(results.val_loss)) is not None:
+            rows.append(("Bits per byte", number_format.loss(bits)))
+    return rows
+
+
+def total_rows(state: RunState) -> list[tuple[str, str]]:
+    """What was done and what it took."""
+    totals = state.totals
+    again = f" (+ {number_format.count(totals.tokens_again)} again)" if totals.tokens_again else ""
+    rows = [
+        ("Steps", f"{totals.steps:,} of {state.total_steps:,}"),
+        ("Tokens", f"{number_format.count(totals.tokens)}{again}"),
+        ("Samples", number_format.count(totals.samples)),
+        ("Wall time", number_format.duration(totals.wall_seconds)),
+        ("Device time", number_format.duration(totals.device_seconds)),
+    ]
+    if totals.wall_seconds > 0:
+        speed = number_format.count(totals.tokens / totals.wall_seconds)
+        rows.append(("Throughput", f"{speed} tokens/s overall"))
+    if totals.cost is not None:
+        rows.append(("Cost", number_format.money(totals.cost)))
+    if state.results.skipped_steps:
+        rows.append(("Skipped", f"{len(state.results.skipped_steps):,} steps"))
+    rows.append(("Workers", f"{sizes_text(state)} ({restarts_text(state)})"))
+    return rows
+
+
+def sizes_text(state: RunState) -> str:
+    """World sizes over time: ``4 → 3 → 4``; of many, the first and the last ones."""
+    sizes = [str(size) for size in state.world_sizes]
+    if len(sizes) > MOST_SIZES:
+        sizes = [sizes[0], "…", *sizes[-MOST_SIZES + 2 :]]
+    return " → ".join(sizes) or "none"
+
+
+def restarts_text(state: RunState) -> str:
+    """How often workers were started again."""
+    return f"{state.restarts or 'no'} restart{'' if state.restarts == 1 else 's'}"
+
+
+def short_path(path: str) -> str:
+    """`path` as seen from here, if that is not longer; a URL as it is."""
+    if is_url(path):
+        return path
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def wandb_text(state: RunState) -> str:
+    """Where the W&B run is, or how to upload it."""
+    wandb = state.wandb
+    if wandb.sync_command and wandb.folder:
+        return f"offline; upload with: {sync_command(short_path(wandb.folder))}"
+    if wandb.problem:
+        return f"failed: {wandb.problem}"
+    return wandb.url if wandb.mode == "online" and wandb.url else wandb.mode
+
+
+def summary_rows(state: RunState, run_dir: str) -> list[tuple[str, str]]:
+    """The whole table."""
+    rows = [("Run", f"{state.name}, {status_text(state)}"), *loss_rows(state), *total_rows(state)]
+    if state.checkpoint:
+        rows.append(("Checkpoint", short_path(state.checkpoint.path)))
+    if state.ledger_digest:
+        rows.append(("Ledger", state.ledger_digest))
+    if state.wandb.mode != "disabled":
+        rows.append(("W&B", wandb_text(state)))
+    rows.append(("Report", short_path(join(run_dir, REPORT))))
+    return rows

@@ -1,0 +1,132 @@
+"""A page: HTML around figures and tables, in the one style of all. Everything is escaped here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from manta.show.pages.charts import Figure
+
+HERE = Path(__file__).parent
+LONG_CELL = 40
+MOST_COLUMNS = 6
+# Of a figure on a page, what the page says of it and the script that draws it doesn't need.
+SAID = ("note", "whole", "min_width")
+
+
+def page(title: str, body: str, figures: Sequence[Figure]) -> str:
+    """The whole document. It needs nothing else: neither a file beside it nor a network."""
+    style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "charts.js"))
+    drawn = [{key: figure[key] for key in figure if key not in SAID} for figure in figures]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script type="application/json" id="figures">{_json(drawn)}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def header(name: str, status: str, lines: Iterable[str]) -> str:
+    """A name, how it stands if that is known, and what must be said at once."""
+    below = "<br>".join(escape(line) for line in lines)
+    badge = f'<span class="badge {escape(status)}">{escape(status)}</span>' if status else ""
+    return f'<header><h1>{escape(name)}</h1>{badge}</header>\n<p class="sub">{below}</p>'
+
+
+def tiles(items: Iterable[tuple[str, str, str]]) -> str:
+    """Figures to see from afar: name, value, and a word more."""
+    items = list(items)
+    columns = ceil(len(items) / ceil(len(items) / MOST_COLUMNS)) if items else 1
+    drawn = "\n".join(
+        f'<div class="tile"><div class="name">{escape(name)}</div>'
+        f'<div class="value">{escape(value)}</div><div class="more">{escape(more)}</div></div>'
+        for name, value, more in items
+    )
+    return f'<div class="tiles" style="--columns:{columns}">\n{drawn}\n</div>'
+
+
+def charts(figures: Sequence[Figure]) -> str:
+    """A card for each figure, with the place that the page's script draws into.
+
+    Beside what is drawn, a figure may have a `note` below its title, be as wide as the page
+    (`whole`), and be scrolled rather than squeezed below a `min_width` in pixels.
+    """
+    cards, alone = [], _alone(figures)
+    for number, figure in enumerate(figures):
+        note = f'<p class="note">{escape(figure["note"])}</p>' if figure.get("note") else ""
+        narrow = f' style="min-width:{figure["min_width"]}px"' if figure.get("min_width") else ""
+        cards.append(
+            f'<div class="card{" whole" if figure.get("whole") or number in alone else ""}">'
+            f"<h2>{escape(figure['title'])}</h2>{note}"
+            f'<div class="scrolled"><div id="chart-{number}"{narrow}></div></div></div>'
+        )
+    without = '<noscript><p class="note">The charts need JavaScript.</p></noscript>'
+    return f'{without}<div class="grid">\n{"".join(cards)}\n</div>'
+
+
+def _alone(figures: Sequence[Figure]) -> set[int]:
+    """The narrow figures that would have nothing beside them."""
+    found, row = set(), 0
+    for number, figure in enumerate([*figures, {"whole": True}]):
+        if figure.get("whole"):
+            found |= {number - 1} if row % 2 else set()
+            row = 0
+        else:
+            row += 1
+    return found
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A card with names and values."""
+    drawn = "\n".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows
+    )
+    return f'<div class="card"><h2>{escape(title)}</h2><table class="facts">{drawn}</table></div>'
+
+
+def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A card with a table."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    drawn = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return (
+        f'<div class="card"><h2>{escape(title)}</h2><div class="wide"><table>'
+        f"<tr>{head}</tr>\n{drawn}</table></div></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    return f"<td{' class=long' if len(text) > LONG_CELL else ''}>{escape(text)}</td>"
+
+
+def folded(title: str, text: str) -> str:
+    """A card that opens on a click."""
+    return (
+        f'<div class="card"><details><summary>{escape(title)}</summary>'
+        f"<pre>{escape(text)}</pre></details></div>"
+    )
+
+
+def footer(text: str) -> str:
+    """The last line."""
+    return f"<footer>{escape(text)}</footer>"
+
+
+def _json(value: Any) -> str:
+    """JSON that can't end the script element that it stands in."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c")

@@ -1,0 +1,100 @@
+"""The metrics of a run as columns, thinned out for drawing."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from manta.config.metrics import VAL_LOSS
+from manta.record.history import kind_of
+
+COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "lr",
+    "batch_size",
+    "tokens_per_s",
+    "world_size",
+    "grad_norm",
+    "mfu",
+    "peak_memory",
+    "time_data",
+    "time_communication",
+)
+WHOLE = {"step", "tokens", "batch_size", "world_size", "peak_memory"}
+# More points than a screen has columns can't be seen; this many draw at once.
+MOST_POINTS = 1000
+
+
+class Series:
+    """Rows as columns of numbers, missing values as NaN; 8 bytes a value."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._columns = {name: array("d") for name in names}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in one row."""
+        for name, column in self._columns.items():
+            value = row.get(name)
+            column.append(math.nan if value is None else value)
+
+    def __len__(self) -> int:
+        return len(self._columns["step"])
+
+    def has(self, name: str) -> bool:
+        """True if some row has a value of `name`."""
+        return any(not math.isnan(value) for value in self._columns[name])
+
+    def values(self, name: str, rows: Iterable[int]) -> list[float | int | None]:
+        """The values of `name` in `rows`, as they stand in the file."""
+        column = self._columns[name]
+        return [_shown(column[row], whole=name in WHOLE) for row in rows]
+
+    def thinned(self, measure: str) -> list[int]:
+        """Rows that look the same as all of them: first, last, every extreme of `measure`.
+
+        Rows are left out, never averaged: each point drawn is a row of the file.
+        """
+        if len(self) <= MOST_POINTS:
+            return list(range(len(self)))
+        column = self._columns[measure]
+        kept = {0, len(self) - 1, *self._changes("batch_size"), *self._changes("world_size")}
+        stretch = math.ceil(len(self) / (MOST_POINTS // 2))
+        for begin in range(0, len(self), stretch):
+            rows = range(begin, min(begin + stretch, len(self)))
+            kept.add(min(rows, key=lambda row: (math.isnan(column[row]), column[row])))
+            kept.add(max(rows, key=lambda row: (not math.isnan(column[row]), column[row])))
+        return sorted(kept)
+
+    def last_mean(self, name: str, share: float) -> float | None:
+        """The mean of `name` over the last `share` of the tokens; nothing without a value."""
+        tokens, column = self._columns["tokens"], self._columns[name]
+        begin = (1 - share) * tokens[-1] if tokens else 0.0
+        known = [row for row in range(len(self)) if not math.isnan(column[row])]
+        last = [column[row] for row in known if tokens[row] > begin] or [
+            column[row] for row in known[-1:]
+        ]
+        return sum(last) / len(last) if last else None
+
+    def _changes(self, name: str) -> list[int]:
+        """Where the steps of a staircase are, unless it is a slope rather than one."""
+        column = self._columns.get(name, array("d"))
+        found = [row for row in range(1, len(column)) if column[row] != column[row - 1]]
+        return found if len(found) <= MOST_POINTS // 8 else []
+
+
+def read_series(rows: Iterable[Mapping[str, Any]]) -> tuple[Series, Series]:
+    """The training rows and the validation rows."""
+    training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS))
+    for row in rows:
+        (training if kind_of(row) == "training" else validation).add(row)
+    return training, validation
+
+
+def _shown(value: float, *, whole: bool) -> float | int | None:
+    if math.isnan(value):
+        return None
+    return int(value) if whole else value

@@ -1,0 +1,273 @@
+"""What a training run tells the world: one object for record, W&B, console and report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from manta.config import MantaError, RunConfig
+from manta.config.credentials import without_credentials
+from manta.corpus.manifest import Manifest
+from manta.record.context import RunContext
+from manta.record.run_record import RunRecord
+from manta.record.run_state import GroupStart, Outcome, RunState, WandbState, sync_command
+from manta.show.console.terminal import RunConsole
+from manta.show.report.run_report import write_report
+from manta.show.wandb.run_facts import run_info, run_summary
+from manta.show.wandb.uploader import WandbLog, check_wandb
+from manta.storage.place import tree
+from manta.storage.run_folder import LEDGER, REPORT
+
+# Where W&B keeps what it could not send.
+WANDB, OFFLINE = "wandb", "offline-run-"
+# Why a run was left that is meant to go on, and need not.
+PAUSED = "paused"
+
+
+class Tracker:
+    """Takes the events of a run, in order, from one thread."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        wandb: WandbLog,
+        console: RunConsole,
+        summarise: Callable[[RunState], dict[str, Any]],
+    ) -> None:
+        """Use `open`."""
+        self.run_dir: Path = record.run_dir
+        self.place = record.place
+        self._summarise = summarise
+        self._record = record
+        self._wandb = wandb
+        self._console = console
+        self._finished = False
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        manifest: Manifest,
+        *,
+        total_steps: int,
+        total_tokens: int,
+        eval_sample: str = "",
+        console: bool = True,
+        context: RunContext | None = None,
+        remarks: Sequence[str] = (),
+        head: Sequence[str] = (),
+    ) -> Tracker:
+        """Create or continue the run that `config` names.
+
+        Args:
+            config: the resolved config.
+            manifest: of the corpus to train on.
+            total_steps: optimizer steps in the whole run.
+            total_tokens: tokens in the whole run.
+            eval_sample: digest of the samples that evaluations read; "" without evaluations.
+            console: show the run on standard output.
+            context: what it is a part of, for W&B.
+            remarks: on its plan, from `manta.show.console.remarks`, to be kept with it.
+            head: from `manta.show.console.header`, to be shown before it begins.
+
+        Raises:
+            RunError: if the run's directory is another run's, in use, damaged or not
+                writable.
+            ConfigError: if the config insists on W&B online and there is no API key.
+        """
+        check_wandb(config.wandb)
+        record = RunRecord.open(
+            config,
+            manifest,
+            total_steps=total_steps,
+            total_tokens=total_tokens,
+            eval_sample=eval_sample,
+        )
+        known = {event.message for event in record.state.events}
+        for remark in remarks:
+            if remark not in known:
+                record.event(remark)
+        wandb = WandbLog(run_info(config, record.state, record.run_dir, context))
+
+        def summarise(state: RunState) -> dict[str, Any]:
+            return run_summary(state, config, record.run_dir, context)
+
+        tracker = cls(
+            record, wandb, RunConsole(record.state, enabled=console, head=head), summarise
+        )
+        tracker._hear_disk()
+        return tracker
+
+    @property
+    def attempts(self) -> int:
+        """Worker groups that the run had so far, those of earlier drivers included."""
+        return len(self._record.state.groups)
+
+    def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the rows that a checkpoint carries; those already there are left alone."""
+        for row in rows:
+            self._record.add(row)
+
+    def group_started(self, start: GroupStart) -> None:
+        """A worker group begins to train."""
+        self._record.group_started(start)
+        self._console.group_started(self._record.state)
+
+    def group_snapshots(self, size: int) -> None:
+        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        self._record.group_snapshots(size)
+
+    def group_timed(self, seconds: Mapping[str, float]) -> None:
+        """More of what the start of the newest group took, in seconds by parts."""
+        self._record.group_timed(seconds)
+
+    def group_ended(self, *, reason: str) -> None:
+        """The worker group is gone."""
+        self._record.group_ended(reason=reason)
+        self._console.group_ended(reason)
+
+    def busy(self, doing: str, share: float) -> None:
+        """The workers do something else than a step; "" once they don't. See `RunConsole.busy`."""
+        self._console.busy(doing, share)
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """Take a training row, or a validation row (``step``, ``tokens``, ``val_loss``)."""
+        self._record.add(row)
+        self._console.row(row)
+        self._hear_wandb()
+        self._hear_disk()
+
+    @property
+    def recorded(self) -> int:
+        """How many of the rows given so far are in the run's files, where they are kept."""
+        return self._record.recorded
+
+    def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
+        """A checkpoint is whole, after `seconds` of work."""
+        self._record.checkpoint(step=step, tokens=tokens, path=path, seconds=seconds)
+        self._hear_disk()
+
+    @property
+    def skips(self) -> list[tuple[int, int]]:
+        """The steps that rewinds have left out, first and last of each, as far as recorded."""
+        return self._record.state.skips
+
+    def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
+        """Training goes back to `step` or before: rows after it are void and come again.
+
+        W&B's steps can't go back: there the void rows stay, and steps up to the last of them
+        are not sent again. The files and the report show what the run became.
+        """
+        self._record.rewound(step, skips)
+        self.note(f"went back: what was recorded after step {step:,} is void")
+
+    def note(self, message: str) -> None:
+        """Show `message` on a line of its own and keep it with the run."""
+        self._record.event(message)
+        self._record.save()  # a run that waits brings no row by which it would be saved
+        self._console.note(without_credentials(message))
+
+    def finish(
+        self,
+        status: Outcome,
+        *,
+        reason: str = "",
+        final: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the last record, the report and the summary. W&B can't make it raise.
+
+        Harmless when called again.
+
+        Args:
+            status: how the run ended.
+            reason: why, if there is something to say.
+            final: last figures to keep with the run.
+
+        Raises:
+            RunError: if a run without an error can't be written down, for want of room.
+        """
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            # First of all, so that the record is true whatever happens below.
+            self._record.finish(status, reason=reason, final=final or {})
+            self._read_ledger()
+            self._record.recheck_history()
+            self._hear_disk()
+            self._finish_wandb(status)
+            self._publish_wandb()
+            self._record.save()
+            self._write_report()
+            self._console.summary(self._record.state, str(self.place))
+            if status in ("finished", "stopped"):
+                self._record.check_saved()
+            else:
+                self._record.hand_over()
+        finally:
+            self._console.close()
+            self._record.close()
+
+    def _hear_wandb(self) -> None:
+        """Take over what the W&B thread has found out."""
+        status, known = self._wandb.status, self._record.state.wandb
+        if known.mode != status.mode:
+            self._record.state.wandb = WandbState(
+                id=known.id,
+                mode=status.mode,
+                url=status.url,
+                folder=status.folder,
+                sync_command=(
+                    sync_command(status.folder)
+                    if status.mode == "offline" and status.folder
+                    else None
+                ),
+            )
+            if status.url is not None:
+                self._console.note(f"W&B: {status.url}")
+        for message in self._wandb.messages():
+            if self._wandb.status.mode == "failed":
+                self._record.state.wandb.problem = message.partition("; ")[0]
+            self.note(message)
+
+    def _hear_disk(self) -> None:
+        for message in self._record.messages():
+            self.note(message)
+
+    def _finish_wandb(self, status: Outcome) -> None:
+        state = self._record.state
+        on_purpose = status in ("finished", "stopped") or state.reason == PAUSED
+        summary = self._summarise(state) if self._wandb.status.mode != "disabled" else {}
+        self._wandb.finish(summary, exit_code=0 if on_purpose else 1)
+        self._hear_wandb()
+
+    def _publish_wandb(self) -> None:
+        """What W&B has not got goes where the run is kept, to be uploaded from anywhere."""
+        kept = sorted(name for name in tree(self.run_dir / WANDB) if name.startswith(OFFLINE))
+        try:
+            self._record.publish([f"{WANDB}/{name}" for name in kept])
+        except OSError as error:
+            self.note(f"W&B's offline files can't be written to {self.place}: {error}")
+
+    def _read_ledger(self) -> None:
+        folder = self.place / LEDGER
+        from manta.stream.ledger import Ledger
+
+        try:
+            if not folder.exists():
+                return
+            ledger = Ledger(folder)
+            self._record.state.ledger_digest = ledger.digest()
+            self._record.state.results.skipped_steps = ledger.skipped_steps()
+        except (MantaError, OSError) as error:
+            self.note(f"the ledger can't be read: {error}")
+
+    def _write_report(self) -> None:
+        try:
+            write_report(self.run_dir)
+            self._record.publish([REPORT])
+        except (MantaError, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.note(f"the report can't be written: {error}")

@@ -1,0 +1,240 @@
+"""The W&B client's own process: it follows `metrics.jsonl` and shows it to W&B.
+
+The driver has nothing to wait for, nothing that hangs when it exits, and no second copy
+of a row to get wrong. A driver that is killed closes the pipe; this process then sends
+what is on the disk and ends.
+
+Standard input: a line with the `RunInfo`, and at the end a line with an `End`.
+Standard output: `Report`s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from pydantic import BaseModel
+
+from manta.config.errors import RunError
+from manta.config.metrics import LOSS, VAL_LOSS
+from manta.config.mistakes import in_a_line
+from manta.storage.run_folder import METRICS
+from manta.record.history import Tail
+from manta.record.run_state import Event, read_state_if_any, sync_command
+from manta.show.wandb.wandb_run import RunInfo, Session, find_mode
+
+LOCK = ".wandb.lock"
+LOCK_SECONDS = 60.0
+POLL_SECONDS = 1.0
+
+
+class End(BaseModel):
+    """The last word of the driver."""
+
+    summary: dict[str, Any]
+    exit_code: int
+
+
+class Report(BaseModel):
+    """Where the W&B run stands, and what people should be told about it.
+
+    `page` is the address of a page in W&B that was made beside the run; `last` says that
+    nothing will follow.
+    """
+
+    mode: str
+    url: str | None = None
+    folder: str | None = None
+    message: str | None = None
+    page: str | None = None
+    last: bool = False
+
+
+class Source(Protocol):
+    """What a W&B run is filled with."""
+
+    page: str | None
+
+    def send(self, session: Session) -> None:
+        """Send what came since the last call."""
+
+
+class Rows:
+    """The rows of a `metrics.jsonl`, from the first on."""
+
+    page: str | None = None
+
+    def __init__(self, info: RunInfo) -> None:
+        """Begin before the first row."""
+        self._tail = Tail(info.run_dir / METRICS)
+        self._log = RunLog(info.run_dir) if info.section.console else None
+
+    def send(self, session: Session) -> None:
+        """Send the rows that came since the last call."""
+        row = None
+        for row in self._tail.rows():
+            session.log(row)
+        if self._log is not None:
+            for line in self._log.lines(row):
+                session.say(line)
+
+
+class RunLog:
+    """What happens in a run, in lines: where it stands, and the events of its record."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._told: Event | None = None
+
+    def lines(self, row: Mapping[str, Any] | None) -> list[str]:
+        """What is new since the last call; `row` is the newest one, if there are new ones."""
+        found = []
+        if row is not None:
+            values = [f"{key} {row[key]:.4f}" for key in (LOSS, VAL_LOSS) if row.get(key)]
+            found.append(" ".join([f"step {row['step']:,}, {row['tokens']:,} tokens", *values]))
+        with suppress(RunError):  # being replaced; the next call sees it
+            state = read_state_if_any(self._run_dir)
+            events = state.events if state else []
+            first = events.index(self._told) + 1 if self._told in events else 0
+            found += [f"{one.time} step {one.step:,}: {one.message}" for one in events[first:]]
+            self._told = events[-1] if events else None
+        return found
+
+
+# What is said on behalf of a driver that was killed.
+LOST = End(summary={"status": "interrupted", "reason": "the driver was killed"}, exit_code=1)
+
+
+class RunMirror:
+    """Keeps one W&B run up with a source.
+
+    Args:
+        info: of the run.
+        answers: where answers go, one JSON document a line.
+        source: makes the source anew: an offline copy gets all of it.
+    """
+
+    def __init__(self, info: RunInfo, answers: TextIO, source: Callable[[], Source]) -> None:
+        self._info, self._answers, self._source = info, answers, source
+        self._said = Report(mode="starting")
+
+    def run(self, ends: queue.SimpleQueue[End]) -> None:
+        """Open the W&B run, follow the source until there is an end in `ends`, close it."""
+        mode = find_mode(self._info.section)
+        if mode == "disabled":
+            self.say(Report(mode="disabled", last=True))
+            return
+        _wait_for_predecessor(self._info.run_dir)
+        session = self._open_offline() if mode == "offline" else self._open_online()
+        source = self._source()
+        while (end := _heard(ends)) is None:
+            source.send(session)
+        try:
+            source.send(session)
+            session.finish(end.summary, end.exit_code)
+        except Exception as error:
+            if session.mode == "offline":
+                raise
+            # The connection was lost on the way. A copy with everything in it can be
+            # uploaded at any time, whatever part of it the server already has.
+            session = self._open_offline(error)
+            source = self._source()
+            source.send(session)
+            session.finish(end.summary, end.exit_code)
+        session.remove_earlier()
+        self.say(self._said.model_copy(update={"message": None, "page": source.page, "last": True}))
+
+    def _open_online(self) -> Session:
+        try:
+            session = Session(self._info, "online")
+        except Exception as error:
+            return self._open_offline(error)
+        self.say(Report(mode="online", url=session.url, folder=str(session.folder)))
+        return session
+
+    def _open_offline(self, why: Exception | None = None) -> Session:
+        if why is not None:
+            import wandb
+
+            # The client would refuse the id as in use: only a new one forgets the old run.
+            wandb.teardown()
+        session = Session(self._info, "offline")
+        message = None
+        if why is not None:
+            message = (
+                f"W&B can't be reached ({_first_line(why)}); the run is kept offline. "
+                f"Upload it later with: {sync_command(str(session.folder))}"
+            )
+        self.say(Report(mode="offline", folder=str(session.folder), message=message))
+        return session
+
+    def say(self, report: Report) -> None:
+        """Tell the driver."""
+        self._said = report
+        # A driver that was killed doesn't hear it.
+        with suppress(OSError):
+            print(report.model_dump_json(), file=self._answers, flush=True)
+
+
+def _heard(ends: queue.SimpleQueue[End]) -> End | None:
+    """The driver's last word, if it comes before the file should be looked at again."""
+    try:
+        return ends.get(timeout=POLL_SECONDS)
+    except queue.Empty:
+        return None
+
+
+def _listen(words: TextIO, ends: queue.SimpleQueue[End]) -> None:
+    line = words.readline()
+    ends.put(End.model_validate_json(line) if line else LOST)
+
+
+def _wait_for_predecessor(run_dir: Path) -> None:
+    """Let the process of a killed driver finish: two clients would log the same rows."""
+    file = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            # Held until this process ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            return
+
+
+def _first_line(error: BaseException) -> str:
+    text = in_a_line(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".:")
+
+
+def main() -> None:
+    """Serve the driver of a run at the other end of the pipes."""
+    serve(Rows)
+
+
+def serve(source: Callable[[RunInfo], Source]) -> None:
+    """Fill the W&B run that is asked for on standard input, to its end."""
+    answers = sys.stdout
+    # Whatever a library prints must not be taken for an answer. It is not sys.stderr itself: W&B
+    # wraps both, and would show each line twice.
+    sys.stdout = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    info = RunInfo.model_validate_json(sys.stdin.readline())
+    ends: queue.SimpleQueue[End] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin, ends), daemon=True).start()
+    follower = RunMirror(info, answers, lambda: source(info))
+    try:
+        follower.run(ends)
+    except Exception as error:
+        why = f"W&B was given up ({_first_line(error)})"
+        follower.say(Report(mode="failed", message=why, last=True))
+        raise

@@ -1,0 +1,160 @@
+"""Loading a checkpoint: all of it as it was written, or none.
+
+Torch reads tensors straight into model and optimizer, for which there is no second room on a
+device. Beside it, threads read each file once and compare it with its checksum. Only if nothing
+is wrong on any rank does the checkpoint count as loaded; else what the engine holds is void, and
+the next checkpoint replaces all of it, or the run stops.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from manta.config.errors import RunError
+from manta.state.checkpoint_files import Inventory
+from manta.state.dcp import Planner, Reader
+from manta.storage.place import Place
+from manta.train.engine import Engine
+
+CHECKING_THREADS = 4
+# What went wrong on this rank → what went wrong on any.
+Settle = Callable[[str | None], str | None]
+
+
+def content_of(engine: Engine) -> dict[str, Any]:
+    """All that a checkpoint saves of an engine, as it stands there."""
+    model, optimizer = get_state_dict(engine.lm, engine.raw_optimizer)
+    content: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    if engine.accelerator.scaler is not None:
+        content["scaler"] = engine.accelerator.scaler.state_dict()
+    return content
+
+
+def load(
+    checkpoint: Place,
+    engine: Engine,
+    inventory: Inventory | None = None,
+    settle: Settle = lambda problem: problem,
+) -> None:
+    """Load model and optimizer from a checkpoint made at any world size, in place.
+
+    All ranks must call together, and end alike.
+
+    Args:
+        checkpoint: its folder.
+        engine: must not train before a checkpoint is loaded, if this fails.
+        inventory: of the checkpoint; read if None.
+        settle: tells all ranks what went wrong on one of them.
+
+    Raises:
+        RunError: saying what is wrong with the checkpoint.
+    """
+    inventory = inventory or _inventory_of(checkpoint)
+    content = content_of(engine)
+    _fill(content, checkpoint, inventory, settle, engine.rank, engine.world_size)
+
+    def take() -> None:
+        set_state_dict(
+            engine.lm,
+            engine.raw_optimizer,
+            model_state_dict=content["model"],
+            optim_state_dict=content["optimizer"],
+        )
+        if engine.accelerator.scaler is not None:
+            engine.accelerator.scaler.load_state_dict(content["scaler"])
+
+    _refuse(settle(_problem(take)))
+
+
+def load_model(checkpoint: Place, lm: nn.Module) -> None:
+    """Load the weights alone into an unsharded model, in this one process.
+
+    Raises:
+        RunError: if the checkpoint can't be loaded.
+    """
+    weights = get_model_state_dict(lm, options=StateDictOptions())
+    try:
+        _fill({"model": weights}, checkpoint, _inventory_of(checkpoint), lambda problem: problem)
+    except RunError as error:
+        raise RunError(f"{checkpoint}: can't be loaded: {error}; take another checkpoint") from None
+    lm.load_state_dict(weights)
+
+
+def _inventory_of(checkpoint: Place) -> Inventory:
+    try:
+        return Inventory.read(checkpoint)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
+def _fill(
+    content: dict[str, Any],
+    checkpoint: Place,
+    inventory: Inventory,
+    settle: Settle,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Fill the tensors of `content`, on each rank, and see that the files are as written."""
+    reader = Reader(checkpoint, inventory.stamp, inventory.checksums)
+    # First of all and on all ranks: Torch's ranks don't part well where one can't read it.
+    _refuse(settle(_problem(reader.read_metadata)))
+    with ThreadPoolExecutor(CHECKING_THREADS, "manta-checksums") as threads:
+        # Each rank checks its share: together they have read every byte once.
+        checks = threads.map(
+            lambda name: _problem(lambda: reader.check(name)),
+            sorted(inventory.checksums)[rank::ranks],
+        )
+        problem = _problem(lambda: _read(content, reader, alone=ranks == 1))
+        # A checksum says more than what a changed file made Torch stumble over.
+        problem = next((found for found in checks if found), problem)
+    _refuse(settle(problem))
+
+
+def _read(content: dict[str, Any], reader: Reader, *, alone: bool) -> None:
+    with quiet_alone():
+        state_dict_loader.load(content, storage_reader=reader, planner=Planner(), no_dist=alone)
+
+
+def _problem(act: Callable[[], object]) -> str | None:
+    try:
+        act()
+    except (Exception, CheckpointException) as error:  # a damaged file raises nearly anything
+        return reason(error)
+    return None
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise RunError(problem)
+
+
+def reason(error: BaseException) -> str:
+    """Why a save or load failed, in one line; Torch collects the failures of all ranks."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = min(error.failures.items())[1][0]
+    text = str(error).splitlines()[0] if str(error) else ""
+    known = isinstance(error, (RunError, ValueError)) and text
+    return text if known else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def quiet_alone() -> Iterator[None]:
+    """Torch warns of a save or load in a single process; here it is meant so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield

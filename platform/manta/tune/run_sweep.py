@@ -1,0 +1,127 @@
+"""`manta sweep`: from a sweep config to trained, comparable trials."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Literal
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune.execution import class_cache
+
+from manta.config.errors import TrainingError
+from manta.elastic.driver.signals import stop_signals
+from manta.record.sweep_state import SweepState, read_sweep
+from manta.storage.exclusive import RunHold, pull_trials
+from manta.tune.coordinator import open_conductor
+from manta.tune.leg import run_leg
+from manta.tune.ray_tune import Beat, ReadyStages
+from manta.tune.sweep_plan import Outline
+
+# Ray Tune's own files: nothing in them is needed to go on.
+TUNE_FOLDER = ".tune"
+# A leg's process only waits for its workers. Ray Tune wants it to ask for something: a byte. A
+# thousandth of a CPU would leave a machine of two no room for two workers of one CPU each, and
+# legs that may train at once would train one after the other.
+LEG_BUNDLE = {"memory": 1}
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+}
+
+
+def sweep(
+    outline: Outline, show: Callable[[str], None] = lambda line: None
+) -> tuple[SweepState, Literal["finished", "interrupted"]]:
+    """Train all trials of a sweep on the Ray that this process is connected to.
+
+    Continues where the sweep was left, if it was there.
+
+    Args:
+        outline: of the sweep; its folder must not be in use.
+        show: takes a line for each event.
+
+    Raises:
+        RunError: when the folder is another sweep's, or in use.
+        TrainingError: when no trial came to its end.
+        KeyboardInterrupt: when interrupted a second time.
+    """
+    folder = outline.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    hold = RunHold(outline.place)
+    try:
+        pull_trials(outline.place)
+        status = _run(outline, show)
+    finally:
+        hold.release()
+    state = read_sweep(folder)
+    if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
+        reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
+        raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
+    return state, status
+
+
+def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
+    with open_conductor(outline, uuid.uuid4().hex[:12]) as conductor:
+        asked_to_stop = threading.Event()
+        with stop_signals(asked_to_stop):
+            _fit(conductor, outline, asked_to_stop, show)
+        status: Literal["finished", "interrupted"] = (
+            "interrupted" if asked_to_stop.is_set() else "finished"
+        )
+        ray.get(conductor.close.remote(status))
+    return status
+
+
+def _leg_place() -> tune.PlacementGroupFactory:
+    """Where legs run: on the driver's node, whose folder they work in.
+
+    On a worker's node a leg would go with it, or hold it when it is idle.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return tune.PlacementGroupFactory([LEG_BUNDLE], bundle_label_selector=[here])
+
+
+def _fit(
+    conductor: ActorHandle,
+    outline: Outline,
+    asked_to_stop: threading.Event,
+    show: Callable[[str], None],
+) -> None:
+    os.environ.update(TUNE_ENVIRONMENT)
+    _keep_keys_here()
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
+    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), _leg_place())
+    tuner = tune.Tuner(
+        leg,
+        tune_config=tune.TuneConfig(
+            search_alg=ReadyStages(conductor), num_samples=-1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(outline.folder.absolute() / TUNE_FOLDER),
+            callbacks=[Beat(conductor, asked_to_stop, show)],
+            verbose=0,
+        ),
+    )
+    # Ray Tune prints a banner of its own, whatever its verbosity.
+    with redirect_stdout(io.StringIO()):
+        tuner.fit()
+
+
+def _keep_keys_here() -> None:
+    """Don't let Ray Tune copy the driver's keys of a store into each trial's runtime environment.
+
+    It is logged there, and shown to whoever may see the cluster. Nodes have keys of their own.
+    """
+    # Internal to Ray 2.60; the keys planted in tests/e2e/test_jobs.py guard it.
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}

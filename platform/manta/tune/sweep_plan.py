@@ -1,0 +1,325 @@
+"""A sweep before anything runs: its trials, its stage tree, who trains what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from manta.config.errors import ConfigError, RunError
+from manta.config.run import RunConfig
+from manta.config.schedule import Past
+from manta.config.sweep import SweepConfig
+from manta.record.context import RunContext
+from manta.record.param_names import SEED, column_names, flat
+from manta.record.sweep_state import (
+    Suggestion,
+    SweepState,
+    SweepTokens,
+    SweepTrial,
+    read_sweep,
+    trials_in,
+)
+from manta.storage.place import Place, place_of
+from manta.storage.run_folder import SWEEP
+from manta.storage.working import working_folder
+from manta.tune.base import Base
+from manta.tune.explore import check_space
+from manta.tune.parameters import Params, seeded, variants
+from manta.tune.searchers import searcher
+from manta.tune.space import Space, open_space
+from manta.tune.tree import Branch, Stage, attach, branches, grow
+from manta.tune.trial import rehearse
+from manta.tune.trials import Trial, Trials, joints
+
+MOST_TRIALS = 10_000
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What a trial's training needs to know of the sweep.
+
+    Attributes:
+        config: of the run.
+        rungs: token counts at which it is compared, growing, by the step that reaches them.
+        metric: what is compared.
+        fork_step: the step after which it leaves its parent; 0 if it trains from the start.
+        context: what W&B shows of the sweep in it.
+    """
+
+    config: RunConfig
+    rungs: dict[int, list[int]]
+    metric: str
+    fork_step: int
+    context: RunContext
+
+
+class Outline:
+    """The trials of a sweep and how they share; trials of a searcher that learns come later.
+
+    Raises:
+        ConfigError: when config, space or any trial can't be.
+    """
+
+    def __init__(self, config: SweepConfig):
+        self.config = config
+        self.space: Space
+        self.base: Base
+        self.trials: list[Trial] = []
+        self.branches: dict[str, Branch] = {}
+        self._by_name: dict[str, Trial] = {}
+        self._joints: dict[str, set[int]] = {}
+        self.open()
+        if self.population:
+            check_space(self.space)
+        self.count = rehearse(config, self.space, self.base) if self.learns else self._draw()
+
+    def open(self) -> None:
+        """Read space and base; to be called again where the outline was sent to."""
+        self.space = open_space(self.config)
+        self.base = Base.open(self.config, self.space)
+        self._trials = Trials(self.config, self.space, self.base, self.trials)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `open` reads: a space has functions, which can't always be sent."""
+        left_out = ("space", "base", "_trials", "forest")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
+
+    def _draw(self) -> int:
+        """Make all trials; says how many there are."""
+        for params in variants(self.space, self.config.search, self.base):
+            if len(self.trials) == MOST_TRIALS:
+                raise ConfigError(
+                    f"{self.space.path}: more than {MOST_TRIALS} trials; take search.type = "
+                    "'random' with search.trials, or a smaller space"
+                )
+            self._append(self._trials.make(params))
+        self.branches = {branch.trial: branch for branch in branches(self.forest)}
+        return len(self.trials)
+
+    @property
+    def learns(self) -> bool:
+        """Whether trials are suggested one by one, from what those before came to."""
+        return self.config.search.type not in ("grid", "random")
+
+    def ask_searcher(self) -> None:
+        """Have a searcher that learns make a suggestion, which is thrown away.
+
+        Raises:
+            ConfigError: when it isn't installed here, or naming what it can't search.
+        """
+        if self.learns:
+            searcher(self.space, self.config.search, self.base)
+
+    @property
+    def place(self) -> Place:
+        """Where the sweep and its trials' runs are kept."""
+        return place_of(self.config.sweep.storage) / self.config.sweep.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's driver works on them, on its node."""
+        return working_folder(self.place)
+
+    @cached_property
+    def forest(self) -> tuple[Stage, ...]:
+        """The stage tree of the trials that were drawn."""
+        return grow(trial.training for trial in self.trials)
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """Token counts at which trials are compared, if they pause."""
+        return self.config.scheduler.marks_at(self.base.horizon)
+
+    @property
+    def population(self) -> bool:
+        """Whether the worst go on from the best."""
+        return self.config.scheduler.type == "pbt"
+
+    # ------------------------------------------------------------------ the trials
+
+    def __getitem__(self, name: str) -> Trial:
+        """A trial by its name."""
+        return self._by_name[name]
+
+    def suggest(self, params: Params) -> list[Trial]:
+        """Take up what a searcher suggested: a trial for each seed, attached to the tree."""
+        found = []
+        for each in seeded(self.space, params):
+            trial = self._trials.make(each)
+            others = [other.training for other in self.trials]
+            known, saved = self.branches, self._joints
+            self.branches[trial.name] = attach(trial.training, others, known, saved)
+            self._joints[trial.name] = joints(trial.training)
+            self._append(trial)
+            found.append(trial)
+        return found
+
+    def take_over(self, donor: str, at: int, params: Params) -> Trial:
+        """A new trial that goes on from a donor's checkpoint at a mark, with other parameters."""
+        taken = self[donor]
+        step = taken.training.schedule.reaching(at)
+        until = taken.training.tokens_after(step)
+        was = taken.config.schedule
+        history = [*was.history, Past(until=until, lr=was.lr, batch=was.batch)]
+        trial = self._trials.make(params, history, taken.seed)
+        tokens = trial.end_tokens - until
+        self.branches[trial.name] = Branch(trial.name, donor, step, tokens)
+        self._append(trial)
+        return trial
+
+    def _append(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._by_name[trial.name] = trial
+
+    def leg(self, name: str) -> Leg:
+        """What the training of a trial needs to know."""
+        trial = self[name]
+        checkpoint = trial.config.checkpoint
+        at = self.saves(name).values()
+        # A trial that ends where this one goes on reads its last evaluation off it.
+        ends = {
+            trial.training.tokens_after(branch.fork)
+            for branch in self.branches.values()
+            if branch.parent == name and not branch.tokens
+        }
+        config = trial.config.model_copy(
+            update={
+                "checkpoint": checkpoint.model_copy(update={"at": sorted({*checkpoint.at, *at})}),
+                "eval": trial.config.eval.model_copy(
+                    update={"at": sorted({*trial.config.eval.at, *ends})}
+                ),
+            }
+        )
+        fork = self.branches[name].fork
+        return Leg(config, self.rungs_of(name), self.space.metric, fork, self._context(trial))
+
+    def rungs_of(self, name: str) -> dict[int, list[int]]:
+        """Where a trial is compared once it trains by itself: token counts by step."""
+        schedule, fork = self[name].training.schedule, self.branches[name].fork
+        found: dict[int, list[int]] = {}
+        for tokens in self.rungs:
+            if (step := schedule.reaching(tokens)) > fork:
+                found.setdefault(step, []).append(tokens)
+        return found
+
+    def _context(self, trial: Trial) -> RunContext:
+        """What W&B shows of the sweep in a trial: flat, so that its own plots can use it."""
+        names = column_names(key for key in self.space.values if key != SEED)
+        shown = {"name": self.config.sweep.name, "label": trial.label, "seed": trial.seed}
+        return RunContext(
+            job_type="trial",
+            label=trial.label,
+            config={"sweep": {**shown, **flat(trial.params, names)}},
+            metric=self.space.metric,
+            mode=self.space.mode,
+        )
+
+    def saves(self, name: str) -> dict[int, int]:
+        """Steps after which a trial saves for those that may fork from it, with their tokens."""
+        training = self[name].training
+        fork = self.branches[name].fork
+        if self.learns:
+            steps = self._joints[name]
+        elif self.population:
+            steps = set(self.rungs_of(name))
+        else:
+            steps = {b.fork for b in self.branches.values() if b.parent == name}
+        return {step: training.tokens_after(step) for step in sorted(steps) if step > fork}
+
+    # ------------------------------------------------------------------- the state
+
+    def state(self) -> SweepState:
+        """The sweep's state on storage, with the trials that came later, or a new one.
+
+        Raises:
+            RunError: if the folder holds another sweep, or something else.
+        """
+        if not (self.place / SWEEP).exists():
+            if trials := trials_in(self.place):
+                raise RunError(
+                    f"{self.place}: {SWEEP} is missing, but there are trials ({', '.join(trials)}) "
+                    "whose scores and places it knew: put it back from a copy, or choose another "
+                    "sweep.name"
+                )
+            return self._new_state()
+        state = read_sweep(self.place)
+        for suggestion in state.suggestions:
+            if suggestion.trials[0] not in self._by_name:
+                self.suggest(suggestion.params)
+        for trial in state.trials:
+            if trial.takeover is not None and trial.name not in self._by_name:
+                self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
+        self._check_same(state)
+        state.status = "running"
+        return state
+
+    def _new_state(self) -> SweepState:
+        state = SweepState(
+            name=self.config.sweep.name,
+            question=self.space.question,
+            metric=self.space.metric,
+            mode=self.space.mode,
+            status="running",
+            base=self.base.config.model_dump(mode="json", by_alias=True, exclude_none=True),
+        )
+        self.add(state, self.trials)
+        return state
+
+    def add(self, state: SweepState, trials: list[Trial]) -> None:
+        """Put trials into the state."""
+        state.trials += [self._entry(trial) for trial in trials]
+        state.tokens = SweepTokens(
+            apart=sum(trial.end_tokens for trial in state.trials),
+            shared=sum(trial.end_tokens - trial.fork_tokens for trial in state.trials),
+            trained=state.tokens.trained,
+        )
+
+    def _entry(self, trial: Trial) -> SweepTrial:
+        branch = self.branches[trial.name]
+        return SweepTrial(
+            name=trial.name,
+            digest=trial.training.digest,
+            label=trial.label,
+            params=trial.params,
+            seed=trial.seed,
+            parent=branch.parent,
+            fork_step=branch.fork,
+            fork_tokens=trial.training.tokens_after(branch.fork),
+            end_tokens=trial.end_tokens,
+            status="waiting",
+        )
+
+    def _check_same(self, state: SweepState) -> None:
+        """The trials on storage are those of the config, or it is another sweep."""
+        new = self._new_state()
+        mine = [_essence(trial) for trial in new.trials]
+        theirs = [_essence(trial) for trial in state.trials]
+        if mine != theirs or (new.metric, new.mode) != (state.metric, state.mode):
+            raise RunError(
+                f"{self.place}: this sweep was started with other trials: "
+                f"{_difference(state, new)}; to go on with it, use the old config and space; else "
+                "give another sweep.name"
+            )
+
+
+def _essence(trial: SweepTrial) -> tuple[object, ...]:
+    return trial.name, trial.digest, trial.parent, trial.fork_step
+
+
+def _difference(old: SweepState, new: SweepState) -> str:
+    if (old.metric, old.mode) != (new.metric, new.mode):
+        return f"metric {old.metric} ({old.mode}), now {new.metric} ({new.mode})"
+    if len(old.trials) != len(new.trials):
+        return f"{len(old.trials)} trials, now {len(new.trials)}"
+    for before, now in zip(old.trials, new.trials, strict=True):
+        if _essence(before) != _essence(now):
+            change = "" if before.label == now.label else f", now {now.label}"
+            return f"{before.name} was {before.label}{change or ' on another base'}"
+    return "none"
+
+
+def suggestion(params: Params, trials: list[Trial], told: int) -> Suggestion:
+    """A record of what a searcher suggested."""
+    return Suggestion(params=params, trials=[trial.name for trial in trials], told=told)

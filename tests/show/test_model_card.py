@@ -1,0 +1,66 @@
+"""The card of an exported model says what its run's record says, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_sweep import HORIZON, base, ends_at, write_run
+
+from manta.config.errors import RunError
+from manta.record.run_state import read_state
+from manta.show.model_card import model_card
+
+Facts = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(base(tmp_path_factory.mktemp("runs"), "a"), ends_at(3.0))
+
+
+def split(card: str) -> tuple[Facts, str]:
+    _, facts, text = card.split("---\n", 2)
+    return yaml.safe_load(facts), text
+
+
+def test_it_is_a_card_with_the_facts_of_the_record(run_dir: Path) -> None:
+    facts, text = split(model_card(run_dir))
+    assert facts == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["manta"],
+    }
+    state = read_state(run_dir)
+    assert text.startswith("\n# a\n")
+    for part in (
+        "| Model | llama, from scratch |",
+        "| Validation loss | 3.0200 nats per token |",
+        "| Perplexity | 20.49 |",
+        "| Horizon | 2B tokens |",
+        f"| Corpus fingerprint | `{state.corpus_fingerprint}` |",
+        "| Seed | 0 |",
+    ):
+        assert part in text
+
+
+def test_an_earlier_checkpoint_is_not_given_the_last_losses(run_dir: Path) -> None:
+    text = model_card(run_dir, step=50)
+    assert "| Step | 50 of" in text
+    assert "Validation loss" not in text
+    assert "Tokens" not in text
+
+
+def test_a_model_that_was_trained_further_names_what_it_comes_from(tmp_path: Path) -> None:
+    config = base(tmp_path, "b")
+    config["model"] = {"pretrained": "models/first"}
+    facts, text = split(model_card(write_run(config, ends_at(3.0), until=HORIZON // 2)))
+    assert facts["base_model"] == "models/first"
+    assert "trained further from models/first" in text
+
+
+def test_without_a_run_there_is_no_card(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run here"):
+        model_card(tmp_path)

@@ -1,0 +1,43 @@
+"""The plan of a sweep says what is odd about its trials, before anything runs."""
+
+import pytest
+from rich.console import Console
+
+from manta.tune.plan_report import plan
+from manta.tune.sweep_plan import Outline
+
+GRID = "space = {'schedule.batch': tune.grid_search([1, 8, 4000])}"
+OPTUNA = {"type": "optuna", "trials": 5}
+
+
+@pytest.fixture
+def planned(sweep, make_corpus, tmp_path, capsys):
+    """What is printed of a sweep on 16 tokens × 3,000 samples of training text."""
+    manifest = make_corpus(tmp_path / "shards", {"train": [[48_000]], "validation": [[100]]})
+
+    def show(space, **sections):
+        outline = Outline(sweep(space, **sections).config)
+        Console(highlight=False, width=400).print(plan(outline, manifest=manifest))
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+def test_what_is_odd_is_said_once_with_the_number_of_trials(planned):
+    notes = [line for line in planned(GRID, workers={"min": 2}) if line.startswith("Note")]
+    assert len(notes) == 3
+    assert notes[0].startswith("Note          schedule.horizon = 1M is ")
+    assert "trials)" not in notes[0]
+    assert "scaling.min = 2, but schedule.batch is only 1 in each step" in notes[1]
+    assert "(1 of 3 trials)" in notes[1]
+    assert "a step of 4,000 samples is more than the 3,000" in notes[2]
+
+
+def test_of_trials_that_nobody_knows_yet_the_base_is_looked_at(planned):
+    (note,) = (line for line in planned(GRID, search=OPTUNA) if line.startswith("Note"))
+    assert "schedule.horizon = 1M is 20.8 epochs" in note
+
+
+def test_nothing_is_said_of_usual_trials(planned):
+    space = "space = {'schedule.horizon': tune.grid_search(['150K'])}"
+    assert not [line for line in planned(space) if line.startswith("Note")]
