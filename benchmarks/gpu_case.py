@@ -234,7 +234,7 @@ class Snapshotting:
         self._steps += 1
         if self._steps % self.EVERY or not self._copy.done():
             return
-        pieces = tensor_layout.pieces_of(self._engine)
+        pieces = tensor_layout.pieces_of(self._engine.trained)
         entries, size = tensor_layout.arrange(pieces)
         if not self._buffers:
             self._buffers = [memoryview(mmap.mmap(-1, size)) for _ in range(2)]
@@ -256,7 +256,7 @@ class EngineLoop:
             optimizers.FUSED_DEVICES = frozenset()
         vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))
         self.engine = Engine(config, hf_config.resolve(config, vocabulary))
-        self.lm, self.device = self.engine.lm, self.engine.device
+        self.lm, self.device = self.engine.trained.lm, self.engine.device
         self.phases = Phases(self.device)
         self.engine.model = Timed(self.engine.model, self.phases)
         self.engine._backward = self.phases.timed("backward", self.engine._backward)

@@ -30,12 +30,13 @@ GRACE, FACTOR = 40, 3
 class PlainEngine:
     """What `manta.train.evaluate` asks of an engine, on one rank."""
 
-    rank, world_size = 0, 1
-
     def __init__(self, config: Any, lm: Any):
         import torch
 
+        from manta.parallel.ranks import Ranks
+
         self.config, self.lm, self.device = config, lm, torch.device("cpu")
+        self.ranks = Ranks(self.device)
 
     def losses(self, samples: Any) -> tuple[Any, Any]:
         """Summed loss and count of labels."""
@@ -65,10 +66,6 @@ class PlainEngine:
             found = self.losses(samples)
         self.lm.train()
         return found
-
-    def sum_over_ranks(self, value: Any) -> Any:
-        """There is one."""
-        return value
 
 
 def work(given: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def run(file: Path) -> None:
     main()
 
 
-def observed_leg(config: dict[str, Any], conductor: Any) -> None:
+def observed_leg(config: dict[str, Any], coordinator: Any) -> None:
     """Manta's own leg, with a line when it begins and ends."""
     from manta.elastic.driver import trainer
     from manta.tune.leg import run_leg
@@ -28,7 +28,7 @@ def observed_leg(config: dict[str, Any], conductor: Any) -> None:
     log = TrialLog(config["trial"])
     log.began()
     trainer.work = observed_work
-    run_leg(config, conductor)
+    run_leg(config, coordinator)
     log.ended()
 
 

@@ -75,9 +75,9 @@ def test_a_corpus_of_manifest_format_1_is_read_as_before(then: Any, tmp_path: Pa
 
 def state_of(engine: Engine) -> str:
     """A digest of weights and of the optimizer's state."""
-    named: dict[str, torch.Tensor] = dict(engine.lm.named_parameters())
-    for name, parameter in engine.lm.named_parameters():
-        for kind, value in engine.raw_optimizer.state[parameter].items():
+    named: dict[str, torch.Tensor] = dict(engine.trained.lm.named_parameters())
+    for name, parameter in engine.trained.lm.named_parameters():
+        for kind, value in engine.trained.optimizer.state[parameter].items():
             named[f"{name}/{kind}"] = value
     return digest_of(named)
 
@@ -87,15 +87,15 @@ def check_ended(then: Any) -> None:
     alike = check_came_to(RUN, then["run"], then["arithmetic"])
     if alike:
         engine = engine_of(check(kept_config()))
-        load(newest(RUN / "checkpoints"), engine)
-        assert digest_of(dict(engine.lm.named_parameters())) == then["run"]["weights"]
+        load(newest(RUN / "checkpoints"), engine.trained)
+        assert digest_of(dict(engine.trained.lm.named_parameters())) == then["run"]["weights"]
     assert verify_run(RUN).consumed.steps == 12
 
 
 def test_a_run_goes_on_from_its_checkpoint(then: Any) -> None:
     checked = opened(kept_config())
     engine = engine_of(checked)
-    load(newest(RUN / "checkpoints"), engine)
+    load(newest(RUN / "checkpoints"), engine.trained)
     assert state_of(engine) == then["run"]["checkpoint"], "loaded otherwise than it was saved"
     train_whole(checked)
     assert sources() == ["start", "checkpoint"]

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from layers import BESIDE, LAYERS
+from layers import BESIDE, LAYERS, ROOMS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "platform"
@@ -81,6 +81,26 @@ def test_imports_run_one_way(path):
         assert not list(modules_of(path)), "importing manta must load none of its packages"
 
 
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_of_a_package_import_one_way(package):
+    rows = {room: row for row, rooms in enumerate(ROOMS[package]) for room in rooms}
+    for path in sorted((MANTA / package).rglob("*.py")):
+        here = room_of(name_of(path), package)
+        for module in modules_of(path):
+            if package_of(module) == package and (there := room_of(module, package)) != here:
+                assert rows[here] < rows[there], (
+                    f"{path.relative_to(ROOT)} imports {module}: {here or package} may import only "
+                    f"{sorted(room for room, row in rows.items() if row > rows[here])}"
+                )
+
+
+def room_of(module, package):
+    """The room of a package in which a module is, "" if in none: "driver", "pages", …"""
+    below = module.split(".")[2:]
+    is_room = bool(below) and (MANTA / package / below[0]).is_dir()
+    return below[0] if is_room else ""
+
+
 def test_no_modules_import_each_other():
     """Not in a circle either, wherever in a file the import stands."""
     known = {name_of(path): set(modules_of(path)) - {name_of(path)} for path in MODULES}
@@ -100,6 +120,14 @@ def test_no_public_class_name_stands_for_two_things():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where.setdefault(node.name, []).append(name_of(path))
+    assert {name: places for name, places in where.items() if len(places) > 1} == {}
+
+
+def test_no_file_name_stands_for_two_things():
+    where = {}
+    for path in MODULES:
+        if not path.name.startswith("__"):
+            where.setdefault(path.name, []).append(name_of(path))
     assert {name: places for name, places in where.items() if len(places) > 1} == {}
 
 
@@ -131,7 +159,12 @@ def file_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@pytest.mark.parametrize("path", sorted((MANTA / "train").glob("*.py")), ids=name_of)
+ENGINE = [
+    path for path in MODULES if package_of(name_of(path)) in {"train", "state", "model", "parallel"}
+]
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=name_of)
 def test_the_engine_knows_neither_ray_nor_wandb(path):
     assert not outsiders_of(path) & {"ray", "wandb"}
 

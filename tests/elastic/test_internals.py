@@ -1,7 +1,7 @@
 """What Manta uses of Ray Train's inside, named: a new version that changes it fails here.
 
 The lock file pins Ray. If this fails after an upgrade, read the new sources of what is named
-below before changing `elastic/controller/train_controller.py`, `elastic/controller/policy.py` and `elastic/controller/group.py`.
+below before changing `train_controller.py`, `policy.py` and `group.py` in `elastic/controller/`.
 """
 
 from __future__ import annotations

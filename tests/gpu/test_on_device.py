@@ -116,7 +116,7 @@ class InFloat64:
         self._config = config
         resolved = hf_config.resolve(config, Vocabulary(VOCAB))
         self._lm = AutoModelForCausalLM.from_config(resolved, attn_implementation="eager").double()
-        self._lm.load_state_dict({k: v.cpu() for k, v in engine.lm.state_dict().items()})
+        self._lm.load_state_dict({k: v.cpu() for k, v in engine.trained.lm.state_dict().items()})
         self._optimizer = optimizers.build(config.optimizer, self._lm)
 
     def loss(self, batch: RankBatch) -> Tensor:
@@ -170,13 +170,13 @@ def test_losses_are_those_of_float64(
     config = config_of(folder, precision=precision, compile=compiled, document_mask=masked)
     engine = engine_of(config)
     assert engine.device.type == DEVICE.type
-    assert (engine.accelerator.scaler is not None) == (precision == "fp16")
+    assert (engine.trained.scaler is not None) == (precision == "fp16")
     reference = InFloat64(engine, config)
     assert losses_of(engine, config) == pytest.approx(reference.losses(), rel=CLOSE[precision])
 
 
 def moments(engine: Engine) -> Tensor:
-    state = engine.raw_optimizer.state.values()
+    state = engine.trained.optimizer.state.values()
     return torch.cat([one["exp_avg"].detach().flatten().double().cpu() for one in state])
 
 
@@ -241,8 +241,8 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     """While the next step runs, whose update has to wait for the copy."""
     config = config_of(folder, precision="bf16")
     engine, memory = engine_of(config), tmp_path / "memory"
-    journal = Journal(engine, Ledger(tmp_path / "ledger"), 1, lambda: 0)
-    snapshots = Snapshots(engine, FileVault(memory, 0), 1, 1)
+    journal = Journal(engine.ranks, Ledger(tmp_path / "ledger"), 1, lambda: 0)
+    snapshots = Snapshots(engine.trained, FileVault(memory, 0), 1, 1)
     batches = batches_of(config)
     for batch in islice(batches, 2):
         engine.step(batch)
@@ -253,7 +253,7 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     engine.step(next(batches))
     assert snapshots._settle()
     other = engine_of(config)
-    found = Snapshots(other, FileVault(memory, 0), 2, 1)
+    found = Snapshots(other.trained, FileVault(memory, 0), 2, 1)
     assert found.newest() == [Stamp(2, 1)]
     restored = found.restore(Stamp(2, 1), 0)
     assert restored is not None
@@ -275,7 +275,7 @@ def test_memory_that_cannot_be_locked_twice_does_not_fail_the_next_kernel(caplog
 
 @needs_cuda
 def test_page_locked_memory_is_copied_to_beside_the_host(folder: Path) -> None:
-    copy = DeviceCopy(engine_of(config_of(folder)))
+    copy = DeviceCopy(engine_of(config_of(folder)).trained)
     one = tensor_layout.piece("x", torch.randn(2**22, device=DEVICE))
     entries, size = tensor_layout.arrange([one])
     buffer = memoryview(bytearray(size))

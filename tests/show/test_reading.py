@@ -264,8 +264,10 @@ def test_an_error_is_one_message(tmp_path: Path) -> None:
 
 def test_it_starts_without_ray_or_torch(sweep: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from manta.show.compare.reading import load_comparison;"
-        "from manta.show.compare.ranking import rank; from manta.show.compare.comparison_page import write_page;"
+        "import sys; from pathlib import Path;"
+        "from manta.show.compare.reading import load_comparison;"
+        "from manta.show.compare.ranking import rank;"
+        "from manta.show.compare.comparison_page import write_page;"
         f"c = load_comparison([Path({str(sweep)!r})]); write_page(c, rank(c), "
         f"Path({str(sweep)!r}) / 'light.html');"
         "print([m for m in ('ray', 'torch', 'wandb', 'pandas', 'pyarrow') if m in sys.modules])"

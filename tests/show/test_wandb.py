@@ -393,7 +393,8 @@ DRIVER = """
 import sys
 from manta.config import RunConfig
 from manta.corpus.manifest import Counts, Manifest
-from manta.track import GroupStart, Tracker
+from manta.record.run_state import GroupStart
+from manta.show.tracker import Tracker
 config = RunConfig.model_validate_json(sys.argv[1])
 manifest = Manifest.model_validate_json(sys.argv[2])
 tracker = Tracker.open(config, manifest, total_steps=40, total_tokens=400, console=False)

@@ -17,7 +17,7 @@ import os, signal, sys, threading
 from pathlib import Path
 import ray
 from manta.config.corpus import CorpusConfig
-from manta.corpus import engine
+from manta.corpus import worker_pool
 from manta.corpus.prepare import prepare
 
 left = int(sys.argv[2])
@@ -36,7 +36,7 @@ def dying(real):
     return rename
 
 os.replace, os.rename = dying(os.replace), dying(os.rename)
-engine.run = lambda task, orders: map(task, orders)
+worker_pool.run = lambda task, orders: map(task, orders)
 ray.is_initialized = lambda: True
 prepare(CorpusConfig.model_validate_json(sys.argv[1]), progress=False)
 print("renames:", -left)

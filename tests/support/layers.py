@@ -6,11 +6,24 @@ LAYERS = [
     {"cli"},
     {"tune"},
     {"elastic"},
-    {"train", "track"},
-    {"stream"},
+    {"train", "show"},
+    {"state", "record"},
+    {"stream", "model", "parallel"},
     {"schedule", "corpus"},
     {"storage"},
     {"config"},
 ]
 # Packages beside the layers: who knows them is said above, what they know is said here.
 BESIDE = {"cluster": {"config", "storage"}}
+# The rooms of a package that has some, from the top down likewise. "" has its own modules.
+ROOMS = {
+    "elastic": [
+        {"driver"},
+        {"controller"},
+        {"worker"},
+        {"messages"},
+        {"checks", "snapshot_memory"},
+        {"cluster_state"},
+    ],
+    "show": [{""}, {"compare", "report", "wandb"}, {"console", "pages"}],
+}

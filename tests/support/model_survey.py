@@ -79,7 +79,7 @@ def _found(model_type: str, sizes: dict[str, Any], corpus: Path) -> Found:
     if not tried.whole and (refused := _examined(_config(model_type, sizes, corpus))):
         return Found(model_type, refused=refused, wrong=wrong)
     engine, more = _train(_config(model_type, sizes, corpus))
-    draws = model_oracle.draws(engine.lm, torch.arange(SEQ_LEN)[None])
+    draws = model_oracle.draws(engine.trained.lm, torch.arange(SEQ_LEN)[None])
     if draws != bool(tried.remarks):
         more += (f"draws random numbers: {draws}, said: {tried.remarks}",)
     apart, leak = _documents(model_type, sizes, corpus)
@@ -167,7 +167,7 @@ def _train(config: RunConfig) -> tuple[Engine, tuple[str, ...]]:
         with torch.no_grad():
             return TokenLoss.forward(engine.model, tokens, labels_of(tokens, None), None)
 
-    wrong += model_oracle.wrong(engine.lm, resolved, loss_sum, VOCABULARY.size)
+    wrong += model_oracle.wrong(engine.trained.lm, resolved, loss_sum, VOCABULARY.size)
     return engine, tuple(wrong)
 
 
@@ -177,7 +177,7 @@ def _documents(
     """Whether documents can be kept apart, and whether that is true."""
     config = _config(model_type, sizes, corpus, mask=True)
     tried = _tried(config)
-    lm = engine_of(check(config)).lm
+    lm = engine_of(check(config)).trained.lm
     leaks = model_oracle.sees_other_documents(lm, VOCABULARY.size)
     apart = not isinstance(tried, str) and (tried.whole or not _examined(config))
     if apart == leaks:

@@ -36,7 +36,7 @@ from manta.train.loop import Loop
 IMPORTED_BY_RANKS = [
     "plain_runs",
     "pandas",
-    "manta.track",
+    "manta.show.tracker",
     "transformers.models.llama.modeling_llama",
     "pytest",
 ]
@@ -161,10 +161,10 @@ def _train_rank(
     fault: Callable[[Engine], None] | None,
 ) -> None:
     engine = engine_of(checked, empty=True)
-    vault = FileVault(memory_of(checked), engine.rank) if snapshots else None
+    vault = FileVault(memory_of(checked), engine.ranks.rank) if snapshots else None
     if fault is not None:
         fault(engine)
-    streams = streams_of(checked, engine.rank, engine.world_size, die_after)
+    streams = streams_of(checked, engine.ranks.rank, engine.ranks.world_size, die_after)
     loop_of(checked, engine, rows, attempt, vault).run(streams)
 
 

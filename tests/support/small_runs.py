@@ -62,8 +62,8 @@ def opened(config: RunConfig) -> Checked:
 def end_of(checked: Checked) -> tuple[dict[str, torch.Tensor], Any, Any]:
     """Weights at the end, what each step consumed, if its ledger can be read, and the losses."""
     engine = engine_of(checked)
-    load(newest(checked.place / "checkpoints"), engine)
-    weights = {name: p.detach().clone() for name, p in engine.lm.named_parameters()}
+    load(newest(checked.place / "checkpoints"), engine.trained)
+    weights = {name: p.detach().clone() for name, p in engine.trained.lm.named_parameters()}
     try:
         rows = Ledger(checked.place / "ledger.parquet").read().to_pylist()
     except MantaError:

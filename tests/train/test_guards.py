@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def train_here(run, fault=None, attempt: int = 1, watch=None) -> list[dict[str, 
         step = engine.step
 
         def watched(batch):
-            state = engine.raw_optimizer.state_dict()["state"]
+            state = engine.trained.optimizer.state_dict()["state"]
             watch[batch.step.number] = (
-                [p.detach().clone() for p in engine.lm.parameters()],
+                [p.detach().clone() for p in engine.trained.lm.parameters()],
                 [torch.as_tensor(v).clone() for s in state.values() for v in s.values()],
             )
             return step(batch)
@@ -83,8 +84,8 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 def weights_at_end(run) -> list[torch.Tensor]:
     engine = engine_of(run)
-    load_checkpoint(newest(run.run_dir / "checkpoints"), engine)
-    return [p.detach() for p in engine.lm.parameters()]
+    load_checkpoint(newest(run.run_dir / "checkpoints"), engine.trained)
+    return [p.detach() for p in engine.trained.lm.parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +362,8 @@ def test_an_fp16_run_whose_loss_stays_nan_stops(checked) -> None:
 
     def scaled(engine) -> None:
         Fault(tuple(range(4, 25)), NAN)(engine)
-        engine.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        engine.trained = replace(engine.trained, scaler=scaler)
 
     run = checked({**LONG, "guards": {}})
     with pytest.raises(

@@ -69,7 +69,7 @@ def size_of(content: Any) -> int:
 
 
 def test_ranks_share_what_all_of_them_have(checked) -> None:
-    content = content_of(engine_of(checked(LARGER)))
+    content = content_of(engine_of(checked(LARGER)).trained)
     shares = [share_of(content, rank, 3) for rank in range(3)]
     whole = sorted(map(id, leaves(content)))
     assert sorted(id(leaf) for share in shares for leaf in leaves(share)) == whole
@@ -80,10 +80,10 @@ def test_ranks_share_what_all_of_them_have(checked) -> None:
 def _measure_rank(run, folder: Path) -> None:
     """What one rank takes of host memory, in bytes for each parameter of the model."""
     engine = engine_of(run)
-    parameters = sum(parameter.numel() for parameter in engine.lm.parameters())
-    batches = streams_of(run, engine.rank, engine.world_size)(0)
-    journal = Journal(engine, Ledger(folder / "ledger"), 1, lambda: 0)
-    snapshots = Snapshots(engine, FileVault(folder / "memory", engine.rank), 1, 1)
+    parameters = sum(parameter.numel() for parameter in engine.trained.lm.parameters())
+    batches = streams_of(run, engine.ranks.rank, engine.ranks.world_size)(0)
+    journal = Journal(engine.ranks, Ledger(folder / "ledger"), 1, lambda: 0)
+    snapshots = Snapshots(engine.trained, FileVault(folder / "memory", engine.ranks.rank), 1, 1)
     for step in (1, 2):
         batch = next(batches)
         engine.step(batch)
@@ -94,15 +94,15 @@ def _measure_rank(run, folder: Path) -> None:
     stage = Writer.stage
     Writer.stage = lambda self, content: staged.append(stage(self, content)) or staged[-1]
     place = folder / "checkpoints"
-    saving = Checkpoints(place, engine, binding="", keep=1, on_done=lambda *_: None)
+    saving = Checkpoints(place, engine.trained, binding="", keep=1, on_done=lambda *_: None)
     saving.save(state, lambda _: "")
     assert saving.problem() is None
-    buffers = (folder / "memory").glob(f"{engine.rank}-*.data")
+    buffers = (folder / "memory").glob(f"{engine.ranks.rank}-*.data")
     found = {
         "snapshots": sum(buffer.stat().st_size - HEAD.size for buffer in buffers) / parameters,
         "staged": sum(map(size_of, staged)) / parameters,
     }
-    (folder / f"{engine.rank}.json").write_text(json.dumps(found))
+    (folder / f"{engine.ranks.rank}.json").write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize("shard", [False, True])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "platform"
+PACKAGES = ("manta.train", "manta.state", "manta.model", "manta.parallel")
 # Of what Manta depends on, all that the engine can do without.
 ABSENT = ("optuna", "plotly", "ray", "rich", "typer", "wandb")
 
@@ -24,10 +25,11 @@ class Without(PathFinder):
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 assert all(importlib.util.find_spec(name) is None for name in {ABSENT})
 
-import manta.config, manta.schedule, manta.stream.plan, manta.train
-for module in pkgutil.iter_modules(manta.train.__path__):
-    importlib.import_module("manta.train." + module.name)
-    print(module.name)
+import manta.config, manta.schedule, manta.stream.plan
+for package in {PACKAGES}:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+        importlib.import_module(module.name)
+        print(module.name)
 """
 
 
@@ -40,5 +42,10 @@ def test_the_engine_needs_neither_ray_nor_wandb_nor_the_command_line() -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    names = {path.stem for path in (SOURCE / "manta" / "train").glob("*.py")} - {"__init__"}
+    names = {
+        f"{package}.{path.stem}"
+        for package in PACKAGES
+        for path in SOURCE.joinpath(*package.split(".")).glob("*.py")
+        if path.stem != "__init__"
+    }
     assert set(done.stdout.split()) == names

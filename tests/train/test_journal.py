@@ -12,7 +12,7 @@ from manta.stream.ledger import Ledger
 def test_rows_are_carried_until_they_are_recorded(checked, tmp_path) -> None:
     recorded = 0
     ledger = Ledger(tmp_path / "ledger.parquet")
-    journal = Journal(engine_of(checked()), ledger, 1, lambda: recorded)
+    journal = Journal(engine_of(checked()).ranks, ledger, 1, lambda: recorded)
 
     def carried() -> list[int]:
         journal.seal().write(tmp_path)

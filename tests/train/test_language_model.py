@@ -169,13 +169,15 @@ def test_weights_are_cast_once_for_all_micro_steps(checked, recomputed) -> None:
     engine, other = engine_of(run), engine_of(run)
     other._casting_once = lambda _: nullcontext()
     batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
-    layers = [p for p in engine.lm.model.layers.parameters() if p.ndim == 2]
+    layers = [p for p in engine.trained.lm.model.layers.parameters() if p.ndim == 2]
     with Casts(layers) as casts:
         mine = engine.step(batch)
     theirs = other.step(batch)
     assert set(casts.counts.values()) == {8 if recomputed else 1}
     assert mine.loss_sum == theirs.loss_sum
-    for one, another in zip(engine.lm.parameters(), other.lm.parameters(), strict=True):
+    for one, another in zip(
+        engine.trained.lm.parameters(), other.trained.lm.parameters(), strict=True
+    ):
         assert torch.equal(one, another)
 
 
@@ -186,7 +188,7 @@ def test_the_gradient_is_clipped_to_the_norm(checked) -> None:
         engine = engine_of(run)
         batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
         norm = float(engine.step(batch).grad_norm)
-        moments = [s["exp_avg"].norm() for s in engine.raw_optimizer.state.values()]
+        moments = [s["exp_avg"].norm() for s in engine.trained.optimizer.state.values()]
         after = float(torch.stack(moments).norm()) / (1 - 0.9)
         return after / norm
 

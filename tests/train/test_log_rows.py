@@ -46,10 +46,10 @@ def trained(
     engine = engine_of(run, empty=True)
     if fault is not None:
         fault(engine)
-    vault = FileVault(memory_of(run), engine.rank)
+    vault = FileVault(memory_of(run), engine.ranks.rank)
     loop = loop_of(run, engine, run.run_dir / "rows.jsonl", attempt, vault)
     loop._looks_each_step = not late
-    loop.run(streams_of(run, engine.rank, engine.world_size, die_after))
+    loop.run(streams_of(run, engine.ranks.rank, engine.ranks.world_size, die_after))
 
 
 def train_rank(run: Checked, attempt: int, die_after: int | None) -> None:

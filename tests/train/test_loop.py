@@ -24,7 +24,9 @@ def _evaluate_rank(run, out) -> None:
     engine = engine_of(run)
     found = evaluate(engine, run.validation)
     losses = [found.loss, *found.by_source.values()]
-    (out / f"{engine.world_size}-{engine.rank}").write_text(" ".join(map(float.hex, losses)))
+    (out / f"{engine.ranks.world_size}-{engine.ranks.rank}").write_text(
+        " ".join(map(float.hex, losses))
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"parallel.shard": True}], ids=["replicated", "sharded"])
@@ -128,7 +130,7 @@ def test_a_bad_value_stops_before_the_update(checked, monkeypatch, bad) -> None:
     step = engine.step
 
     def watched(batch):
-        weights[batch.step.number] = [p.detach().clone() for p in engine.lm.parameters()]
+        weights[batch.step.number] = [p.detach().clone() for p in engine.trained.lm.parameters()]
         return step(batch)
 
     monkeypatch.setattr(engine, "step", watched)
@@ -137,8 +139,8 @@ def test_a_bad_value_stops_before_the_update(checked, monkeypatch, bad) -> None:
     ids = order_of(run.corpus).ids(28, 35)
     assert f"sample ids {', '.join(map(str, ids))}." in str(caught.value)
     # The weights are those before step 5, and the checkpoint of step 4 is whole.
-    assert all(map(torch.equal, weights[5], engine.lm.parameters()))
-    assert not all(map(torch.equal, weights[4], engine.lm.parameters()))
+    assert all(map(torch.equal, weights[5], engine.trained.lm.parameters()))
+    assert not all(map(torch.equal, weights[4], engine.trained.lm.parameters()))
     assert read_state(whole(run.run_dir / "checkpoints")[-1]).step == 4
     rows = [json.loads(line) for line in (run.run_dir / "rows.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows if "loss" in row) == 4

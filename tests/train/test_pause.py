@@ -33,12 +33,12 @@ def test_an_accelerator_reads_votes_late_but_none_is_lost() -> None:
 def _ask_once(checked: Checked, rows: Path, attempt: int) -> None:
     """One rank; the second of two asks for a pause while it waits for its third batch."""
     engine = engine_of(checked)
-    base = streams_of(checked, engine.rank, engine.world_size)
+    base = streams_of(checked, engine.ranks.rank, engine.ranks.world_size)
 
     def streams(cursor: int):  # type: ignore[no-untyped-def]
         for batch in base(cursor):
             assert isinstance(batch, RankBatch)
-            if attempt == 1 and engine.rank == 1 and batch.step.number == 3:
+            if attempt == 1 and engine.ranks.rank == 1 and batch.step.number == 3:
                 engine.pause.ask(Pause.STOP)
             yield batch
 

@@ -35,11 +35,15 @@ def trained(engine: Engine, run: Checked) -> list[float]:
     """Loss and gradient norm of each step, and the loss of an evaluation after them."""
     values = []
     batches = local_stream(
-        run.corpus, run.schedule, cursor=0, rank=engine.rank, world_size=engine.world_size
+        run.corpus,
+        run.schedule,
+        cursor=0,
+        rank=engine.ranks.rank,
+        world_size=engine.ranks.world_size,
     )
     for batch in batches:
         result = engine.step(batch)
-        loss = float(engine.sum_over_ranks(result.loss_sum) / result.valid_tokens)
+        loss = float(engine.ranks.sum(result.loss_sum) / result.valid_tokens)
         values += [loss, float(result.grad_norm)]
     return [*values, evaluate(engine, run.validation).loss]
 
@@ -48,7 +52,7 @@ def whole_gradients(engine: Engine) -> int:
     """Elements of gradients that are not split, which a rank of a sharded model holds now."""
     groups = [
         group
-        for module in engine.lm.modules()
+        for module in engine.trained.lm.modules()
         if isinstance(module, FSDPModule)
         for group in module._get_fsdp_state()._fsdp_param_groups
     ]
@@ -75,12 +79,12 @@ def _assert_split_gradients(runs: list[tuple[Checked, str]], expected: list[floa
 
         def watched(loss: Tensor, engine=engine, backward=backward, passes=passes) -> None:
             backward(loss)
-            split = [p.grad.to_local().numel() for p in engine._trained if p.grad is not None]
+            split = [p.grad.to_local().numel() for p in engine._parameters if p.grad is not None]
             passes.append((whole_gradients(engine), sum(split)))
 
         engine._backward = watched
         found = trained(engine, run)
-        mine = sum(parameter.to_local().numel() for parameter in engine._trained)
+        mine = sum(parameter.to_local().numel() for parameter in engine._parameters)
         assert passes == [(0, mine)] * 6
         assert found == pytest.approx(expected, rel=1e-5 if precision == "no" else 2e-2)
 

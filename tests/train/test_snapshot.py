@@ -51,27 +51,27 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
 
 def _everything(engine) -> dict[str, torch.Tensor]:
     """Whole tensors of the model and its optimizer by name, on every rank."""
-    return {name: _full(tensor) for name, tensor in tensor_layout._named_tensors(engine)}
+    return {name: _full(tensor) for name, tensor in tensor_layout._named_tensors(engine.trained)}
 
 
 def _take_rank(run, memory: Path, out: Path) -> None:
     engine = engine_of(run)
-    batches = streams_of(run, engine.rank, engine.world_size)(0)
-    journal = Journal(engine, Ledger(memory / "ledger"), 1, lambda: 0)
+    batches = streams_of(run, engine.ranks.rank, engine.ranks.world_size)(0)
+    journal = Journal(engine.ranks, Ledger(memory / "ledger"), 1, lambda: 0)
     for _ in range(3):
         batch = next(batches)
         engine.step(batch)
         journal.consumed(batch)
-    snapshots = Snapshots(engine, FileVault(memory, engine.rank), 1, 1)
+    snapshots = Snapshots(engine.trained, FileVault(memory, engine.ranks.rank), 1, 1)
     assert snapshots.take(TrainState(step=3, cursor=21, tokens=336), journal)
     whole = _everything(engine)
-    if engine.rank == 0:
+    if engine.ranks.rank == 0:
         torch.save(whole, out)
 
 
 def _restore_rank(run, memory: Path, expected: Path) -> None:
     engine = engine_of(run)
-    snapshots = Snapshots(engine, FileVault(memory, engine.rank), 2, 1)
+    snapshots = Snapshots(engine.trained, FileVault(memory, engine.ranks.rank), 2, 1)
     stamps = snapshots.newest()
     assert stamps == [Stamp(3, 1)]
     restored = snapshots.restore(stamps[0], 0)
@@ -83,7 +83,7 @@ def _restore_rank(run, memory: Path, expected: Path) -> None:
     for name, tensor in saved.items():
         assert torch.equal(whole[name], tensor), name
     # It is what the optimizer would have made itself.
-    for state in engine.raw_optimizer.state.values():
+    for state in engine.trained.optimizer.state.values():
         assert {kind: type(value) for kind, value in state.items()}["step"] is torch.Tensor
         assert state["step"].item() == 3
 
@@ -253,8 +253,8 @@ def test_no_snapshot_while_the_one_before_is_copied(checked) -> None:
     busy = memory_of(run) / "busy"
     vault = FileVault(memory_of(run), 0)
     engine = engine_of(run)
-    snapshots = Snapshots(engine, vault, 1, 2)
-    journal = Journal(engine, Ledger(run.run_dir / "ledger.parquet"), 1, lambda: 0)
+    snapshots = Snapshots(engine.trained, vault, 1, 2)
+    journal = Journal(engine.ranks, Ledger(run.run_dir / "ledger.parquet"), 1, lambda: 0)
     taken = []
     for batch in streams_of(run)(0):
         step = batch.step.number
@@ -306,7 +306,7 @@ def test_the_interval_follows_from_the_cost(monkeypatch) -> None:
 def test_the_journal_keeps_rows_until_they_are_in_the_ledger(checked, tmp_path) -> None:
     run = checked()
     engine, disk = engine_of(run), Ledger(tmp_path / "ledger")
-    journal = Journal(engine, disk, 1, lambda: 0)
+    journal = Journal(engine.ranks, disk, 1, lambda: 0)
     batches = streams_of(run)(0)
 
     def consume(count: int) -> None:
@@ -330,7 +330,7 @@ def test_the_journal_keeps_rows_until_they_are_in_the_ledger(checked, tmp_path) 
     assert (disk.last_step(), steps()) == (5, [6])
     table, votes = journal.peek((3, 2**40))
     assert votes == [3, 2**40]
-    again = Journal(engine, disk, 2, lambda: 0)
+    again = Journal(engine.ranks, disk, 2, lambda: 0)
     again.prime(np.array(table))
     again.consumed(next(batches))
     again.seal().write(tmp_path)

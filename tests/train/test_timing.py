@@ -103,12 +103,12 @@ class SlowRank:
     warnings: Path
 
     def __call__(self, engine: Any) -> None:
-        if engine.rank == 0:
+        if engine.ranks.rank == 0:
             handler = logging.FileHandler(self.warnings)
             handler.setLevel(logging.WARNING)
             logging.getLogger("manta").addHandler(handler)
-        if engine.rank == self.rank:
-            engine.lm.register_forward_hook(lambda *_: time.sleep(self.seconds))
+        if engine.ranks.rank == self.rank:
+            engine.trained.lm.register_forward_hook(lambda *_: time.sleep(self.seconds))
 
 
 def test_a_slow_rank_in_a_group(checked, tmp_path) -> None:

@@ -82,7 +82,7 @@ def _assert_as_built(runs: list[Checked]) -> None:
     for run in runs:
         resolved = hf_config.resolve(run.config, run.manifest.vocabulary)
         expected = dict(models.build(run.config, resolved).named_parameters())
-        for name, parameter in engine_of(run).lm.named_parameters():
+        for name, parameter in engine_of(run).trained.lm.named_parameters():
             whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
             assert torch.equal(whole, expected.pop(name)), name
         assert not expected
@@ -97,7 +97,7 @@ def test_nothing_is_drawn_for_a_run_that_goes_on(checked, monkeypatch) -> None:
     def train() -> list[Tensor]:
         engine = engine_of(run, empty=True)
         loop_of(run, engine, run.run_dir / "rows.jsonl").run(streams_of(run))
-        return [parameter.detach().clone() for parameter in engine.lm.parameters()]
+        return [parameter.detach().clone() for parameter in engine.trained.lm.parameters()]
 
     trained = train()
     assert drawn == [1]
@@ -120,13 +120,13 @@ def _assert_share(run: Checked) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         engine = engine_of(run, empty=empty)
         taken = _resident(peak=True) - before
-        whole = sum(4 * parameter.numel() for parameter in engine.lm.parameters())
+        whole = sum(4 * parameter.numel() for parameter in engine.trained.lm.parameters())
         assert whole > 140e6
         # Half of the model, tensors on their way, and what the allocator keeps of them; the rank
         # that draws holds the whole beside that.
-        most = 0.2 if empty else 0.9 if engine.rank else 1.9
-        assert taken < most * whole, (engine.rank, empty, taken / whole)
-        assert engine.rank or empty or taken > whole  # what was measured is memory indeed
+        most = 0.2 if empty else 0.9 if engine.ranks.rank else 1.9
+        assert taken < most * whole, (engine.ranks.rank, empty, taken / whole)
+        assert engine.ranks.rank or empty or taken > whole  # what was measured is memory indeed
         del engine
 
 

@@ -50,7 +50,7 @@ def digest(hashes: Hashes) -> str:
 def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
     """The task of one unit.
 
-    `order` is that of `units.order`, with the pass's `settings`, `source` (index),
+    `order` is that of `work_units.order`, with the pass's `settings`, `source` (index),
     `duplicates` (indices of documents to leave out) and `digest` (of the first pass).
 
     Raises:

@@ -104,7 +104,7 @@ class Scanned:
 def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     """The task of one unit: hash its documents, note its problems, keep its share of the sample.
 
-    `order` is that of `units.order`, with `work` (folder), `sample_below` and `train_below`
+    `order` is that of `work_units.order`, with `work` (folder), `sample_below` and `train_below`
     (bounds on the two halves of a hash; see `documents`).
     """
     hashes: list[bytes] = []

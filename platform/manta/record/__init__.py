@@ -1,1 +1,1 @@
-"""What is true of a run or a sweep: its folder's files, read, written, and held against one another."""
+"""What is true of a run or a sweep: the files of its folder, and what they claim, recomputed."""

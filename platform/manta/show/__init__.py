@@ -1,1 +1,1 @@
-"""How people see a run or a sweep: console, pages, comparison, W&B. Views of what `record` keeps."""
+"""What people see of a run or a sweep: console, pages, comparison, W&B. Views of `record`."""

@@ -1,1 +1,1 @@
-"""The training state outside of a process: checkpoints, snapshots, and rows that are not on disk yet."""
+"""The training state outside of a process: checkpoints, snapshots, rows not on disk yet."""

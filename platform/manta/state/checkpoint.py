@@ -22,24 +22,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from manta.config.errors import RunError
+from manta.parallel.ranks import BackgroundRanks
 from manta.state import checkpoint_files
 from manta.state.checkpoint_files import Inventory, TrainState, name_of, read_state, whole
 from manta.state.dcp import Writer, share_of
 from manta.state.loading import content_of, load, quiet_alone, reason
+from manta.state.trained import Trained
 from manta.storage.atomic import sync_folder
 from manta.storage.place import ASIDE, Place, size_so_far, tree
 from manta.storage.run_folder import STATE
-from manta.train.engine import EXCHANGE_LIMIT, Engine
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 # How often a save that is waited for is looked at.
 LOOK_SECONDS = 5.0
 # Called with the folder of a checkpoint before it counts: writes what belongs to it, and returns
@@ -61,7 +60,7 @@ class Checkpoints:
 
     Args:
         folder: ``<run>/checkpoints``, on storage that all ranks share.
-        engine: whose state is saved and loaded.
+        trained: whose state is saved and loaded.
         binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
@@ -73,7 +72,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Place,
-        engine: Engine,
+        trained: Trained,
         *,
         binding: str,
         keep: int,
@@ -81,17 +80,18 @@ class Checkpoints:
         on_done: Callable[[TrainState, Place, float], None],
         on_progress: Callable[[], None] = lambda: None,
     ):
-        self.folder, self._engine, self._keep = folder, engine, keep
+        self.folder, self._trained, self._keep = folder, trained, keep
         self._binding = binding
         self._pinned = {name_of(step) for step in pinned}
         self._on_done, self._on_progress = on_done, on_progress
         self._pending: _Pending | None = None
         self._problem: str | None = None
-        self._group = _background_group() if dist.is_initialized() else None
+        self._ranks = trained.ranks
+        self._beside = BackgroundRanks(trained.ranks)
         self._background = ThreadPoolExecutor(1, "manta-commit")
-        if engine.rank == 0:
+        if trained.ranks.first:
             self._remove_leftovers()
-        self._barrier()
+        self._beside.barrier()
 
     def _remove_leftovers(self) -> None:
         """What a group that died was writing. Its workers are gone, or will fail to finish it."""
@@ -119,7 +119,7 @@ class Checkpoints:
         folder = self._written_in(state.step)
         writer = Writer(folder)
         done = self._write(self._mine(), folder, writer)
-        if self._engine.rank == 0:
+        if self._ranks.first:
             done = self._then(
                 done, folder, lambda: self._commit(state, before_commit, folder, writer.checksums)
             )
@@ -128,8 +128,9 @@ class Checkpoints:
 
     def _mine(self) -> dict[str, Any]:
         """What this rank saves: what FSDP gave it, or its share of what all have."""
-        content, engine = content_of(self._engine), self._engine
-        return content if engine.sharded else share_of(content, engine.rank, engine.world_size)
+        content, ranks = content_of(self._trained), self._ranks
+        whole_here = not self._trained.sharded
+        return share_of(content, ranks.rank, ranks.world_size) if whole_here else content
 
     def _written_in(self, step: int) -> Place:
         """The folder to which a checkpoint's files are written."""
@@ -138,9 +139,9 @@ class Checkpoints:
 
     def _write(self, content: dict[str, Any], folder: Place, writer: Writer) -> Future[Any]:
         """Write `content` into a new folder; all ranks end with the same error if one fails."""
-        if self._group is not None:
+        if self._beside.group is not None:
             saving = state_dict_saver.async_save(
-                content, storage_writer=writer, process_group=self._group
+                content, storage_writer=writer, process_group=self._beside.group
             )
             assert isinstance(saving, Future)  # the other kind belongs to an async stager
             return saving
@@ -166,7 +167,7 @@ class Checkpoints:
                 self._clear(folder)
                 raise
 
-        if self._group is not None:
+        if self._beside.group is not None:
             return self._background.submit(finish)
         done: Future[Any] = Future()
         try:
@@ -191,7 +192,7 @@ class Checkpoints:
             self._await(pending)
         except (OSError, CheckpointException) as error:
             self._problem = reason(error)
-        if self._engine.rank != 0:
+        if not self._ranks.first:
             return
         if self._problem is not None:
             self._give_up(pending.state.step)
@@ -211,7 +212,7 @@ class Checkpoints:
     def problem(self) -> str | None:
         """Why the newest save failed, if it did. Waits for it; all ranks must call together."""
         self.wait()
-        return self.agreed(self._problem)
+        return self._beside.agreed(self._problem)
 
     def _give_up(self, step: int) -> None:
         log.warning(
@@ -248,7 +249,7 @@ class Checkpoints:
             stamp=uuid.uuid4().hex,
             binding=self._binding,
             chain=chain,
-        ).write(folder, self._engine.world_size)
+        ).write(folder, self._ranks.world_size)
         if isinstance(folder, Path):
             final = folder.with_name(name_of(state.step))
             if final.exists():  # damaged, or it would have been resumed from
@@ -283,13 +284,13 @@ class Checkpoints:
         Raises:
             RunError: if there are checkpoints and none can be loaded.
         """
-        found = self.agreed(self._inventories(reached))
+        found = self._beside.agreed(self._inventories(reached))
         problems = {}
         for name, inventory in reversed(found.items()):
             try:
                 if isinstance(inventory, str):
                     raise RunError(inventory)
-                load(self.folder / name, self._engine, inventory, self._settled)
+                load(self.folder / name, self._trained, inventory, self._beside.first_of)
             except RunError as error:
                 problems[name] = str(error)
                 self._pass_over(name, str(error))
@@ -305,13 +306,13 @@ class Checkpoints:
         return TrainState()
 
     def _pass_over(self, name: str, problem: str) -> None:
-        if self._engine.rank == 0:
+        if self._ranks.first:
             path = self.folder / name
             log.warning("checkpoint %s can't be used (%s): trying the one before", path, problem)
 
     def _set_aside(self, names: Iterable[str]) -> None:
         """Have those that were passed over neither counted nor read again, and keep them."""
-        if self._engine.rank == 0:
+        if self._ranks.first:
             for name in names:
                 checkpoint_files.set_aside(self.folder / name)
 
@@ -320,13 +321,13 @@ class Checkpoints:
 
         All ranks must call together; `reached` is as for `load_newest`.
         """
-        found = self.agreed(self._inventories(reached))
+        found = self._beside.agreed(self._inventories(reached))
         steps = (one.state.step for one in found.values() if isinstance(one, Inventory))
         return max(steps, default=0)
 
     def _inventories(self, reached: int) -> dict[str, Inventory | str]:
         """The checkpoints by name, oldest first, or why one can't be gone on from."""
-        if self._engine.rank != 0:
+        if not self._ranks.first:
             return {}
         return {
             name: f"the ledger ends with step {reached}: its later parts are lost"
@@ -335,16 +336,8 @@ class Checkpoints:
             for name, found in checkpoint_files.inventories(self.folder).items()
         }
 
-    def _settled(self, problem: str | None) -> str | None:
-        """What went wrong on any rank, on all of them."""
-        if self._group is None:
-            return problem
-        problems: list[str | None] = [None] * self._engine.world_size
-        dist.all_gather_object(problems, problem, group=self._group)
-        return next((found for found in problems if found), None)
-
     def _candidates(self) -> list[Place]:
-        return whole(self.folder) if self._engine.rank == 0 else []
+        return whole(self.folder) if self._ranks.first else []
 
     def step_before(self, wanted: int, bad: int) -> int:
         """The step of the newest whole checkpoint up to `wanted`.
@@ -353,7 +346,7 @@ class Checkpoints:
         ranks must call together.
         """
         steps = [read_state(path).step for path in self._candidates()]
-        return self.agreed(
+        return self._beside.agreed(
             max(
                 (step for step in steps if step <= wanted),
                 default=min((step for step in steps if step < bad), default=0),
@@ -362,33 +355,11 @@ class Checkpoints:
 
     def discard(self, void: Callable[[TrainState], bool]) -> None:
         """Remove the checkpoints whose state is void. All ranks must call together."""
-        if self._engine.rank == 0:
+        if self._ranks.first:
             for path in whole(self.folder):
                 if void(read_state(path)):
                     checkpoint_files.discard(path)
-        self._barrier()
-
-    def agreed(self, value: T) -> T:
-        """The first rank's value, on all ranks."""
-        if self._group is None:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
-    def _barrier(self) -> None:
-        if self._group is not None:
-            dist.barrier(self._group)
-
-
-def _background_group() -> dist.ProcessGroup:
-    """For what saving has to say among ranks beside training, whose exchanges it must not meet."""
-    everyone = dist.group.WORLD
-    assert everyone is not None
-    if everyone.size() == 1 and dist.get_backend() == "gloo":
-        # Alone there are no others to meet, and each group of Gloo's wakes 100 times a second.
-        return everyone
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=EXCHANGE_LIMIT))
+        self._beside.barrier()
 
 
 def _sha256(file: Place) -> str:

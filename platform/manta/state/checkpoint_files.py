@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manta.config.errors import RunError
 from manta.state.skips import Spans
@@ -21,10 +21,9 @@ from manta.storage.run_folder import METRICS, STATE
 from manta.storage.seal import SEALED, sealed, unsealed
 from manta.storage.store import CHUNK
 
-if TYPE_CHECKING:
-    from manta.train.guards import Window
-
 log = logging.getLogger(__name__)
+# Loss and gradient norm of the last updates, oldest first.
+Window = tuple[tuple[float, float], ...]
 PREFIX = "step-"
 UNUSED = "unused-"
 RESTART = (

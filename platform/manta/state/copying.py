@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manta.state.tensor_layout import Piece, TensorRows, capture
-from manta.train.engine import Engine
+from manta.state.trained import Trained
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,16 @@ class DeviceCopy:
         seconds: how long the last copy took on the device, once it is done.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, trained: Trained):
         self.seconds = 0.0
-        self._device = engine.device
-        self._stream = torch.cuda.Stream(engine.device)  # type: ignore[no-untyped-call]
+        self._device = trained.ranks.device
+        self._stream = torch.cuda.Stream(trained.ranks.device)  # type: ignore[no-untyped-call]
         self._began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._running = False
-        self._locks = PageLocks(engine.device)
+        self._locks = PageLocks(trained.ranks.device)
         # Forward and backward only read what is being copied.
-        engine.raw_optimizer.register_step_pre_hook(self._hold_update)
+        trained.optimizer.register_step_pre_hook(self._hold_update)
 
     def prepare(self, buffers: Sequence[memoryview]) -> None:
         """Page-lock these buffers, which take the place of those before. From any thread."""

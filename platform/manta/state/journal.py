@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from manta.parallel.ranks import Ranks
 from manta.schedule import Step
 from manta.state.checkpoint_files import write_rows
 from manta.storage.place import Place
 from manta.stream.ledger import Ledger, LedgerRow, digest
 from manta.stream.plan import RankBatch
-from manta.train.engine import Engine
 
 # Ledger rows as int64 (rows, fields of LedgerRow); a digest is there as its two's complement.
 RowTable = NDArray[np.int64]
@@ -39,8 +39,8 @@ class Journal:
     combined twice. Rows are kept until they are in the ledger on disk.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger, attempt: int, recorded: Callable[[], int]):
-        self._engine, self._ledger, self._attempt = engine, ledger, attempt
+    def __init__(self, ranks: Ranks, ledger: Ledger, attempt: int, recorded: Callable[[], int]):
+        self._ranks, self._ledger, self._attempt = ranks, ledger, attempt
         self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
         self._skipped: set[int] = set()
@@ -77,10 +77,10 @@ class Journal:
         first keep no rows and get none.
         """
         local = np.array([*self._digests, *(vote % 2**64 for vote in votes)], dtype=np.uint64)
-        summed = torch.from_numpy(local.view(np.int64).copy()).to(self._engine.device)
+        summed = torch.from_numpy(local.view(np.int64).copy()).to(self._ranks.device)
         # Two's complement: a sum modulo 2^64, whatever the sign.
-        totals: RowTable = self._engine.sum_over_ranks(summed).cpu().numpy()
-        if self._engine.rank == 0 and self._steps:
+        totals: RowTable = self._ranks.sum(summed).cpu().numpy()
+        if self._ranks.first and self._steps:
             fresh = [self._row(*pair) for pair in zip(self._steps, totals, strict=False)]
             self._combined = np.concatenate([self._combined, np.array(fresh, dtype=np.int64)])
         self._combined = self._combined[self._combined[:, 0] > self._in_ledger]
@@ -95,7 +95,7 @@ class Journal:
             first_position=step.first_position,
             last_position=last,
             tokens=step.tokens_after,
-            world_size=self._engine.world_size,
+            world_size=self._ranks.world_size,
             attempt=self._attempt,
             digest=int(total),
             skipped=step.number in self._skipped,
@@ -124,7 +124,7 @@ class Journal:
 
     def unrecorded(self) -> list[Mapping[str, Any]]:
         """The metric rows that the driver may not have; none on other ranks than the first."""
-        if self._engine.rank != 0:
+        if not self._ranks.first:
             return []
         recorded = self._recorded()
         del self._metrics[: recorded - self._forgotten]

@@ -2,7 +2,7 @@
 
 Torch reads tensors straight into model and optimizer, for which there is no second room on a
 device. Beside it, threads read each file once and compare it with its checksum. Only if nothing
-is wrong on any rank does the checkpoint count as loaded; else what the engine holds is void, and
+is wrong on any rank does the checkpoint count as loaded; else what the rank holds is void, and
 the next checkpoint replaces all of it, or the run stops.
 """
 
@@ -27,26 +27,26 @@ from torch.distributed.checkpoint.state_dict import (
 from manta.config.errors import RunError
 from manta.state.checkpoint_files import Inventory
 from manta.state.dcp import Planner, Reader
+from manta.state.trained import Trained
 from manta.storage.place import Place
-from manta.train.engine import Engine
 
 CHECKING_THREADS = 4
 # What went wrong on this rank → what went wrong on any.
 Settle = Callable[[str | None], str | None]
 
 
-def content_of(engine: Engine) -> dict[str, Any]:
-    """All that a checkpoint saves of an engine, as it stands there."""
-    model, optimizer = get_state_dict(engine.lm, engine.raw_optimizer)
+def content_of(trained: Trained) -> dict[str, Any]:
+    """All that a checkpoint saves of what is trained, as it stands there."""
+    model, optimizer = get_state_dict(trained.lm, trained.optimizer)
     content: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    if engine.accelerator.scaler is not None:
-        content["scaler"] = engine.accelerator.scaler.state_dict()
+    if trained.scaler is not None:
+        content["scaler"] = trained.scaler.state_dict()
     return content
 
 
 def load(
     checkpoint: Place,
-    engine: Engine,
+    trained: Trained,
     inventory: Inventory | None = None,
     settle: Settle = lambda problem: problem,
 ) -> None:
@@ -56,7 +56,7 @@ def load(
 
     Args:
         checkpoint: its folder.
-        engine: must not train before a checkpoint is loaded, if this fails.
+        trained: must not train before a checkpoint is loaded, if this fails.
         inventory: of the checkpoint; read if None.
         settle: tells all ranks what went wrong on one of them.
 
@@ -64,18 +64,18 @@ def load(
         RunError: saying what is wrong with the checkpoint.
     """
     inventory = inventory or _inventory_of(checkpoint)
-    content = content_of(engine)
-    _fill(content, checkpoint, inventory, settle, engine.rank, engine.world_size)
+    content = content_of(trained)
+    _fill(content, checkpoint, inventory, settle, trained.ranks.rank, trained.ranks.world_size)
 
     def take() -> None:
         set_state_dict(
-            engine.lm,
-            engine.raw_optimizer,
+            trained.lm,
+            trained.optimizer,
             model_state_dict=content["model"],
             optim_state_dict=content["optimizer"],
         )
-        if engine.accelerator.scaler is not None:
-            engine.accelerator.scaler.load_state_dict(content["scaler"])
+        if trained.scaler is not None:
+            trained.scaler.load_state_dict(content["scaler"])
 
     _refuse(settle(_problem(take)))
 

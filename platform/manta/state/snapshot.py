@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from manta.state import tensor_layout
 from manta.state.checkpoint_files import TrainState
 from manta.state.copying import DeviceCopy, HostCopy
 from manta.state.journal import COLUMNS, NO_ROWS, Journal, RowTable
 from manta.state.tensor_layout import Piece, Saved
+from manta.state.trained import Trained
 from manta.state.vault import SnapshotShard, Stamp, Vault
-from manta.train.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +74,20 @@ class Snapshots:
 
     def __init__(
         self,
-        engine: Engine,
+        trained: Trained,
         vault: Vault | None,
         attempt: int,
         every: int | None,
         passing: Callable[[int], None] = lambda step: None,
     ):
-        self._engine, self._attempt, self._passing = engine, attempt, passing
+        self._trained, self._attempt, self._passing = trained, attempt, passing
+        self._ranks = trained.ranks
         self._vault = None if every == 0 else vault
         self._every = every
         self._pace = SnapshotPace()
         self._next: int | None = None
         self._taken: int | None = None
-        self._copy = DeviceCopy(engine) if engine.device.type == "cuda" else HostCopy()
+        self._copy = DeviceCopy(trained) if self._ranks.device.type == "cuda" else HostCopy()
         if self._vault is not None:
             self._vault.prepare_with(self._copy.prepare)
         self._commit: tuple[Stamp, bytes] | None = None
@@ -115,7 +115,7 @@ class Snapshots:
         self._pace.hold(state.step)
         tensors = tensor_layout.arrange(self._pieces(NO_ROWS))[1]
         busy = not self._is_free(tensors + 8 * len(COLUMNS) * len(journal) + tensor_layout.ALIGN)
-        vote = self._pace.interval() if self._engine.rank == 0 else 0
+        vote = self._pace.interval() if self._ranks.first else 0
         rows, (waiting, interval) = journal.peek((int(busy), vote))
         if not waiting:
             self._write(state, rows, journal.unrecorded())
@@ -139,7 +139,7 @@ class Snapshots:
                 self.due(state.step)
             if not self.take(state, journal):
                 return False
-        return not self._any_rank(not self._settle())
+        return not self._ranks.any(not self._settle())
 
     def _settle(self) -> bool:
         """Wait for the last snapshot; False if it is lost."""
@@ -154,18 +154,18 @@ class Snapshots:
 
     @property
     def _contributes(self) -> bool:
-        return self._engine.rank == 0 or self._engine.sharded
+        return self._ranks.first or self._trained.sharded
 
     @property
     def _parts(self) -> int:
-        return self._engine.world_size if self._engine.sharded else 1
+        return self._ranks.world_size if self._trained.sharded else 1
 
     def _pieces(self, rows: RowTable) -> list[Piece]:
         """What this rank gives: its own rows; of what all have, the first rank's."""
         if not self._contributes:
             return []
-        pieces = tensor_layout.pieces_of(self._engine)
-        if self._engine.rank == 0:
+        pieces = tensor_layout.pieces_of(self._trained)
+        if self._ranks.first:
             return [*pieces, tensor_layout.piece(LEDGER, torch.from_numpy(rows))]
         return [piece for piece in pieces if piece.split]
 
@@ -185,11 +185,11 @@ class Snapshots:
             "format": FORMAT,
             "state": asdict(state),
             "parts": self._parts,
-            "first": self._engine.rank == 0,
+            "first": self._ranks.first,
             "size": size,
             "entries": tensor_layout.to_json(entries),
             "metrics": metrics,
-            "scaler": _scaler_state(self._engine),
+            "scaler": _scaler_state(self._trained),
         }
         self._copy.start(pieces, entries, self._vault.buffer())
         self._passing(state.step)
@@ -210,8 +210,8 @@ class Snapshots:
         """The whole snapshots, newest first; the same on all ranks, which must call together."""
         if self._vault is None:
             return []
-        found = sorted(self._vault.whole(), reverse=True) if self._engine.rank == 0 else []
-        return agreed(found, self._engine)
+        found = sorted(self._vault.whole(), reverse=True) if self._ranks.first else []
+        return self._ranks.agreed(found)
 
     def restore(
         self,
@@ -235,39 +235,25 @@ class Snapshots:
             content = _Content.read(self._vault.open(stamp), stamp)
             if void(content.state):
                 raise ValueError("it was left behind by a rewind")
-            if self._engine.rank == 0:
+            if self._ranks.first:
                 content.check_joins(ledger_end)
-            tensor_layout.create_optimizer_state(self._engine, content.saved)
-            copies = tensor_layout.plan(tensor_layout.pieces_of(self._engine), content.saved)
+            tensor_layout.create_optimizer_state(self._trained, content.saved)
+            copies = tensor_layout.plan(tensor_layout.pieces_of(self._trained), content.saved)
         except (ValueError, LookupError, TypeError, RuntimeError) as error:
             problem = f"{type(error).__name__}: {error}"
             log.warning("the snapshot of step %d can't be used (%s)", stamp.step, problem)
-        if self._any_rank(problem is not None) or content is None:
-            self._engine.raw_optimizer.state.clear()
+        if self._ranks.any(problem is not None) or content is None:
+            self._trained.optimizer.state.clear()
             return None
         for target, source in copies:
             target.copy_(source)
-        if content.scaler is not None and self._engine.accelerator.scaler is not None:
-            self._engine.accelerator.scaler.load_state_dict(content.scaler)
+        if content.scaler is not None and self._trained.scaler is not None:
+            self._trained.scaler.load_state_dict(content.scaler)
         return Restored(content.state, content.ledger, content.metrics)
 
-    def _any_rank(self, flag: bool) -> bool:
-        count = torch.tensor(int(flag), device=self._engine.device)
-        return bool(self._engine.sum_over_ranks(count).item())
 
-
-def agreed(stamps: list[Stamp], engine: Engine) -> list[Stamp]:
-    """The first rank's list, on all ranks."""
-    if engine.world_size == 1:
-        return stamps
-    box: list[Any] = [stamps]
-    dist.broadcast_object_list(box, src=0, device=engine.device)
-    found: list[Stamp] = box[0]
-    return found
-
-
-def _scaler_state(engine: Engine) -> dict[str, Any] | None:
-    scaler = engine.accelerator.scaler
+def _scaler_state(trained: Trained) -> dict[str, Any] | None:
+    scaler = trained.scaler
     return None if scaler is None else scaler.state_dict()
 
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from manta.train.engine import Engine
+from manta.state.trained import Trained
 
 ALIGN = 64  # bytes: a cache line, and what every dtype divides
 MODEL, OPTIMIZER = "model/", "optimizer/"
@@ -88,29 +88,29 @@ def piece(name: str, tensor: Tensor) -> Piece:
     return Piece(name, tensor.to_local(), first, tuple(tensor.shape), split=True)
 
 
-def pieces_of(engine: Engine) -> list[Piece]:
+def pieces_of(trained: Trained) -> list[Piece]:
     """Parameters, persistent buffers and optimizer state of this rank."""
-    return [piece(name, tensor) for name, tensor in _named_tensors(engine)]
+    return [piece(name, tensor) for name, tensor in _named_tensors(trained)]
 
 
-def _named_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    if engine.sharded:
+def _named_tensors(trained: Trained) -> Iterator[tuple[str, Tensor]]:
+    if trained.sharded:
         # After an evaluation FSDP may still hold the gathered parameters.
-        for module in engine.lm.modules():
+        for module in trained.lm.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-    for name, parameter in engine.lm.named_parameters():
+    for name, parameter in trained.lm.named_parameters():
         yield MODEL + name, parameter
-    for name, buffer in _persistent_buffers(engine):
+    for name, buffer in _persistent_buffers(trained):
         yield MODEL + name, buffer
-    state = engine.raw_optimizer.state
-    for name, parameter in engine.lm.named_parameters():
+    state = trained.optimizer.state
+    for name, parameter in trained.lm.named_parameters():
         for kind, value in state.get(parameter, {}).items():
             yield f"{OPTIMIZER}{name}/{kind}", value
 
 
-def _persistent_buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    for prefix, module in engine.lm.named_modules():
+def _persistent_buffers(trained: Trained) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in trained.lm.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
                 yield f"{prefix}.{name}" if prefix else name, buffer
@@ -168,15 +168,15 @@ Saved = dict[str, list[tuple[TensorRows, Tensor]]]  # by name: entries, each wit
 Copy = tuple[Tensor, Tensor]  # to, from
 
 
-def create_optimizer_state(engine: Engine, saved: Saved) -> None:
+def create_optimizer_state(trained: Trained, saved: Saved) -> None:
     """Give a fresh optimizer the empty state that it would create for what was saved."""
-    optimizer = engine.raw_optimizer
+    optimizer = trained.optimizer
     kinds: dict[str, dict[str, TensorRows]] = {}
     for name, found in saved.items():
         if name.startswith(OPTIMIZER):
             parameter_name, _, kind = name.removeprefix(OPTIMIZER).rpartition("/")
             kinds.setdefault(parameter_name, {})[kind] = found[0][0]
-    for name, parameter in engine.lm.named_parameters():
+    for name, parameter in trained.lm.named_parameters():
         for kind, entry in kinds.get(name, {}).items():
             optimizer.state[parameter][kind] = _empty(parameter, kind, entry, optimizer)
 

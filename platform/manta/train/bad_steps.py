@@ -53,7 +53,9 @@ class Healing:
             rewound: called on the first rank with the last step whose history still holds and
                 the spans of all rewinds, if the state comes from before a rewind.
         """
-        rewinds = self._checkpoints.agreed(read_skips(self._run) if self._engine.rank == 0 else ())
+        rewinds = self._engine.ranks.agreed(
+            read_skips(self._run) if self._engine.ranks.first else ()
+        )
 
         def void(state: TrainState) -> bool:
             return is_void(state.step, state.skips, rewinds)
@@ -62,7 +64,7 @@ class Healing:
         state = load(void)
         self._engine.guard.restore(state.window)
         unknown = [span for span in rewinds if span not in state.skips]
-        if unknown and self._engine.rank == 0:
+        if unknown and self._engine.ranks.first:
             rewound(min(unknown)[0] - 1, rewinds)
         return replace(state, skips=joined(state.skips, rewinds))
 
@@ -92,13 +94,13 @@ class Healing:
                 self._rewind(verdict)
             state = replace(state, skips=joined(state.skips, [(verdict.step, verdict.step)]))
             self._journal.skip(verdict.step)
-            if self._engine.rank == 0:
+            if self._engine.ranks.first:
                 log.warning("%s; going on without it", self._described(verdict))
         return state
 
     def _check_scale(self, state: TrainState) -> None:
         """Stop an fp16 run whose scaler drops one update after the other. Waits for the device."""
-        scaler = self._engine.accelerator.scaler
+        scaler = self._engine.trained.scaler
         if scaler is None or scaler.get_scale() >= LEAST_SCALE:
             return
         self._checkpoints.wait()
@@ -134,7 +136,7 @@ class Healing:
         back = self._checkpoints.step_before(wanted, verdict.step)
         first = max(back, wanted) + 1
         span = (first, verdict.step)
-        if self._engine.rank == 0:
+        if self._engine.ranks.first:
             # The file first: with it, a checkpoint that outlives a crash here is known as void.
             add_skip(self._run, span)
         self._checkpoints.discard(lambda state: is_void(state.step, state.skips, (span,)))
@@ -142,7 +144,7 @@ class Healing:
             f"{self._described(verdict)}; going on from step {back}, without the steps {first} "
             f"to {verdict.step}"
         )
-        if self._engine.rank == 0:
+        if self._engine.ranks.first:
             log.warning(reason)
         raise Rewind(first, verdict.step, reason)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -25,8 +23,10 @@ from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
 from manta.model.cross_entropy import IGNORE
 from manta.model.loss import TokenLoss
+from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.schedule import Schedule, Step
+from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
 from manta.train import optimizer as optimizers
@@ -37,10 +37,6 @@ from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one
 from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
 
-NAME_BYTES = 64
-# How long ranks wait for each other in an exchange. Who hangs is found by the watchdog: Torch's own
-# limits, 10 minutes for NCCL, would end ranks that wait for one that compiles or writes.
-EXCHANGE_LIMIT = timedelta(days=1)
 CLIP_EPS = 1e-6  # as in Torch's clipping
 # MB of gradients that DDP exchanges at a time: Torch's default, and where the model is compiled.
 # Torch cuts a compiled graph where a bucket ends, with the default into dozens of small pieces.
@@ -65,7 +61,13 @@ class StepResult:
 
 
 class Engine:
-    """Model, optimizer and Accelerate on one rank.
+    """One rank's forward and backward passes and updates of what is trained.
+
+    Attributes:
+        trained: model, optimizer and scaler.
+        ranks: among whom gradients are summed.
+        device: of the model.
+        model: what is called in a forward pass; it sums the loss of its rows.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
 
@@ -91,48 +93,49 @@ class Engine:
             empty: leave the weights without values, for who loads them or calls `initialise`.
         """
         self.config, self._resolved = config, resolved
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         torch.set_float32_matmul_precision(config.train.matmul_precision)
-        self.accelerator = _accelerator(config, self.world_size)
+        self.accelerator = _accelerator(config)
         self.device = self.accelerator.device
+        self.ranks = Ranks(self.device)
+        _check_all_are_seen(self.accelerator, self.ranks)
         if self.device.type == "cuda":
             memory = torch.cuda.get_device_properties(self.device).total_memory
             cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
-        self.lm = assemble(config, resolved, self.device, whole=examine)
+        lm = assemble(config, resolved, self.device, whole=examine)
         if examine:
-            visibility.examine(config, self.lm, resolved.get_text_config().vocab_size)
-        self.sharded = config.parallel.shard and self.world_size > 1
-        if self.sharded:
+            visibility.examine(config, lm, resolved.get_text_config().vocab_size)
+        sharded = config.parallel.shard and self.ranks.world_size > 1
+        if sharded:
             if config.train.compile:
-                compile_layers(layers_of(self.lm))
-            shard(self.lm, self.device, config)
-        self._empty = weights.without_values(self.lm)
+                compile_layers(layers_of(lm))
+            shard(lm, self.device, config)
+        self._empty = weights.without_values(lm)
         if self._empty:
-            weights.give_memory(self.lm, self.device, sharded=self.sharded)
-        self.raw_optimizer = optimizers.build(config.optimizer, self.lm)
+            weights.give_memory(lm, self.device, sharded=sharded)
         # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
         # packages on disk at each step, and it would step a schedule once for each process.
-        self._trained = [p for p in self.lm.parameters() if p.requires_grad]
-        self.model = self._prepare_model(TokenLoss(self.lm))
+        optimizer = optimizers.build(config.optimizer, lm)
+        self.trained = Trained(lm, optimizer, self.accelerator.scaler, sharded, self.ranks)
+        self._parameters = [p for p in lm.parameters() if p.requires_grad]
+        self.model = self._prepare_model(TokenLoss(lm))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
-        self._compiles = config.train.compile or attention.is_compiled(self.lm)
+        self._compiles = config.train.compile or attention.is_compiled(lm)
         self._most_rows = config.train.micro_batch
         if self._compiles:
             plateaus = Schedule.resolve(config.schedule, config.train.seq_len).plateaus
-            self._most_rows = one_size(plateaus, self.world_size, self._most_rows)
+            self._most_rows = one_size(plateaus, self.ranks.world_size, self._most_rows)
         self._compiled: set[str] = set()
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
-        exchanges = self.world_size > 1 and not self.sharded
-        self.clock = StepClock(self.device, last_gradient(self.lm) if exchanges else None)
+        exchanges = self.ranks.world_size > 1 and not sharded
+        self.clock = StepClock(self.device, last_gradient(lm) if exchanges else None)
         if not empty:
             self.initialise()
 
     def initialise(self) -> None:
         """Give the model the weights that a run begins with. All ranks must call together."""
         if self._empty:
-            weights.fill(self.lm, lambda: models.build(self.config, self._resolved))
+            weights.fill(self.trained.lm, lambda: models.build(self.config, self._resolved))
             self._empty = False
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
@@ -140,12 +143,12 @@ class Engine:
             # Torch has a new name for the option, which Accelerate does not know yet.
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
             # No DDP around it where nothing is exchanged, or FSDP does it.
-            bare = self.sharded or self.world_size == 1
+            bare = self.trained.sharded or self.ranks.world_size == 1
             prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
         if not bare and self.config.parallel.reduce_dtype == "bf16":
             assert isinstance(prepared, DistributedDataParallel)
             exchange_in_bf16(prepared)
-        if self.config.train.compile and not self.sharded:
+        if self.config.train.compile and not self.trained.sharded:
             compile_module(self.accelerator.unwrap_model(prepared, keep_torch_compile=True))
         return prepared
 
@@ -161,7 +164,7 @@ class Engine:
         """Rows of the largest forward pass of a step, over all ranks, blank ones included."""
         if self._compiles:
             return self._most_rows
-        return largest_slice(batch_size, self.world_size, self._most_rows)
+        return largest_slice(batch_size, self.ranks.world_size, self._most_rows)
 
     def step(self, batch: RankBatch) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.
@@ -174,9 +177,9 @@ class Engine:
         self._seed(step.number)
         inputs = self._inputs(batch.samples)
         valid, votes = self._counts(inputs)
-        scale = self.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
+        scale = self.ranks.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
         slices = micro_slices(
-            len(batch.ids), micro_steps(step.batch_size, self.world_size, self._most_rows)
+            len(batch.ids), micro_steps(step.batch_size, self.ranks.world_size, self._most_rows)
         )
         with self._casting_once(len(slices)):
             loss_sum = self._accumulate(inputs, slices, scale)
@@ -195,9 +198,13 @@ class Engine:
         loss_sum = torch.zeros((), device=self.device)
         for index, rows in enumerate(slices):
             last = index == len(slices) - 1
-            if rows.start == rows.stop and not (last or self.sharded):
+            if rows.start == rows.stop and not (last or self.trained.sharded):
                 continue
-            with nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model):
+            with (
+                nullcontext()
+                if last or self.trained.sharded
+                else self.accelerator.no_sync(self.model)
+            ):
                 micro_loss = self._forward(inputs, rows, width)
                 loss_sum += micro_loss.detach()
                 self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
@@ -210,15 +217,16 @@ class Engine:
         return loss
 
     def _backward(self, loss: Tensor) -> None:
-        scaler = self.accelerator.scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        scaler = self.trained.scaler
+        scaled = loss if scaler is None else scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def _counts(self, inputs: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
         valid = (inputs.labels != IGNORE).sum().reshape(1)
         votes = to_device(torch.tensor(self.pause.votes()), self.device)
         self.clock.mark(Point.COUNTS)
-        counts = self.sum_over_ranks(torch.cat([valid, votes]))
+        counts = self.ranks.sum(torch.cat([valid, votes]))
         self.clock.mark(Point.COUNTED)
         return counts[0], counts[1:]
 
@@ -229,23 +237,23 @@ class Engine:
             step: which one.
             loss: this rank's part of the global mean, scalar.
         """
-        scaler = self.accelerator.scaler
+        scaler = self.trained.scaler
         if scaler is not None:
-            scaler.unscale_(self.raw_optimizer)
-        parameters = [p for p in self._trained if p.grad is not None]
+            scaler.unscale_(self.trained.optimizer)
+        parameters = [p for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.sharded:
+        if self.trained.sharded:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
         self._clip(parameters, norm)
         self._guard(step.number, loss, norm)
-        for group in self.raw_optimizer.param_groups:
+        for group in self.trained.optimizer.param_groups:
             group["lr"] = step.lr
         if scaler is None:
-            self.raw_optimizer.step()
+            self.trained.optimizer.step()
         else:
-            scaler.step(self.raw_optimizer)
+            scaler.step(self.trained.optimizer)
             scaler.update()
-        self.raw_optimizer.zero_grad(set_to_none=True)
+        self.trained.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
@@ -256,7 +264,7 @@ class Engine:
         if self._takes_orders():
             # As it reads the gradient, which Torch's own clipping reads and writes once more.
             over = ((norm + CLIP_EPS) / limit).clamp(min=1)
-            self.raw_optimizer.grad_scale = self._order(over)  # type: ignore[attr-defined]
+            self.trained.optimizer.grad_scale = self._order(over)  # type: ignore[attr-defined]
         else:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
@@ -267,27 +275,27 @@ class Engine:
         them from GradScaler, which uses them itself in fp16. tests/train/test_language_model.py and
         test_guards.py guard them.
         """
-        fused: bool = self.raw_optimizer.defaults["fused"]
-        return fused and self.accelerator.scaler is None
+        fused: bool = self.trained.optimizer.defaults["fused"]
+        return fused and self.trained.scaler is None
 
     def _order(self, value: Tensor) -> Tensor:
         """A scalar that all ranks have, as the optimizer reads it beside split parameters."""
-        return replicated(value, self._trained[0]) if self.sharded else value
+        return replicated(value, self._parameters[0]) if self.trained.sharded else value
 
     def _guard(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Have the update dropped if the step is bad."""
-        if self.accelerator.scaler is not None:
+        if self.trained.scaler is not None:
             return  # overflow is the fp16 scaler's everyday business: it skips the update
         values = torch.stack([loss.double(), norm.double()])
         if self.guard.judges_spikes:
             # Ranks on unlike devices may differ in the last bit of the norm: their mean is one.
-            values[1] /= self.world_size
-            self.sum_over_ranks(values)
+            values[1] /= self.ranks.world_size
+            self.ranks.sum(values)
         dropped = self.guard.observe(step, values)
         if self._takes_orders():
-            self.raw_optimizer.found_inf = self._order(dropped)  # type: ignore[attr-defined]
+            self.trained.optimizer.found_inf = self._order(dropped)  # type: ignore[attr-defined]
         elif dropped.item():
-            self.raw_optimizer.zero_grad(set_to_none=True)
+            self.trained.optimizer.zero_grad(set_to_none=True)
 
     def _casting_once(self, micro_steps: int) -> AbstractContextManager[Any]:
         """In it, autocast casts each weight for all micro-steps, not in each of them.
@@ -301,7 +309,7 @@ class Engine:
 
     def _seed(self, step: int) -> None:
         """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
-        words = np.random.SeedSequence([self.config.run.seed, step, self.rank])
+        words = np.random.SeedSequence([self.config.run.seed, step, self.ranks.rank])
         seed = int(words.generate_state(1, np.uint64)[0] >> 1)
         # Not `torch.manual_seed`: it takes a stack trace for each kind of device that is not there.
         torch.default_generator.manual_seed(seed)
@@ -312,24 +320,6 @@ class Engine:
 
     def _inputs(self, samples: Samples) -> DeviceBatch:
         return DeviceBatch.of(samples, self.config.data.document_mask, self.device)
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """`value` summed over ranks, in place; exact for integers."""
-        if self.world_size > 1:
-            dist.all_reduce(value)
-        return value
-
-    def gathered(self, value: Tensor) -> Tensor:
-        """`value` of every rank, by rank: shape (world_size, *value.shape)."""
-        table = value.new_zeros((self.world_size, *value.shape))
-        table[self.rank] = value
-        return self.sum_over_ranks(table)
-
-    def named(self, name: str) -> list[str]:
-        """The name that each rank gave, cut to NAME_BYTES."""
-        letters = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
-        table = self.gathered(torch.tensor(list(letters), device=self.device))
-        return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table.tolist()]
 
     @torch.no_grad()
     def loss_sums(self, samples: Samples, most: int = 1) -> tuple[Tensor, Tensor]:
@@ -356,12 +346,12 @@ def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:
     return scale + 0 * loss
 
 
-def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
+def _accelerator(config: RunConfig) -> Accelerator:
     precision = config.train.precision
     on_cpu = not torch.cuda.is_available()
     if precision == "fp16" and on_cpu:
         raise ConfigError("train.precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
-    accelerator = Accelerator(
+    return Accelerator(
         # Without it Accelerate would not look for other processes on a CPU.
         cpu=on_cpu,
         mixed_precision=precision,
@@ -374,9 +364,11 @@ def _accelerator(config: RunConfig, world_size: int) -> Accelerator:
             )
         ],
     )
-    if accelerator.num_processes != world_size:
+
+
+def _check_all_are_seen(accelerator: Accelerator, ranks: Ranks) -> None:
+    if accelerator.num_processes != ranks.world_size:
         raise TrainingError(
             f"Accelerate sees {accelerator.num_processes} processes, but the group has "
-            f"{world_size}: gradients would not be exchanged"
+            f"{ranks.world_size}: gradients would not be exchanged"
         )
-    return accelerator

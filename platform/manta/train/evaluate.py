@@ -59,17 +59,17 @@ def evaluate(
     most = max(map(len, chunks), default=1)
     compiles = False
     # Every rank makes the same number of forward passes: a sharded model gathers in each.
-    for first in range(0, len(chunks), engine.world_size):
+    for first in range(0, len(chunks), engine.ranks.world_size):
         compiles = engine.compiles_for("evaluation")
         passing(0.0 if compiles else first / len(chunks))
-        mine = first + engine.rank
+        mine = first + engine.ranks.rank
         read = reader.read(chunks[min(mine, len(chunks) - 1)])
         loss, count = engine.loss_sums(read, most)
         if mine < len(chunks):
             sums[mine, 0], sums[mine, 1] = loss, count
     passing(0.0 if compiles else 1.0)
     # Each entry has one rank that set it, so the sum over ranks is exact.
-    table = engine.sum_over_ranks(sums).cpu().numpy()
+    table = engine.ranks.sum(sums).cpu().numpy()
     by_source = {
         stratum.source: _mean(table[first:end])
         for stratum, first, end in zip(sample.strata, ends, ends[1:], strict=False)

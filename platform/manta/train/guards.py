@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manta.config.run import GuardsSection
+from manta.state.checkpoint_files import Window
 from manta.train.arriving import Arriving
 
 # Of the window, before spikes are looked for: the median of a few values says little.
@@ -25,7 +26,6 @@ MAD_TO_DEVIATION = 1.4826
 FLOORS = (0.01, 0.5)
 MOST_UNREAD = 256
 
-Window = tuple[tuple[float, float], ...]
 Kind = Literal["nonfinite", "spike"]
 KINDS: dict[int, Kind] = {1: "nonfinite", 2: "spike"}
 

@@ -67,7 +67,7 @@ class LogRows:
             "tokens": step.tokens_after,
             "lr": step.lr,
             "batch_size": step.batch_size,
-            "world_size": self._engine.world_size,
+            "world_size": self._engine.ranks.world_size,
             "epoch": order_of(self._corpus).epoch(step.first_position),
         }
         if result is None:
@@ -75,7 +75,7 @@ class LogRows:
         self.begun = True
         times = as_numbers(self._engine.clock.read(besides_last=not waits))
         on_device = to_device(torch.tensor(times, dtype=torch.float64), self._engine.device)
-        table = self._engine.gathered(torch.cat([result.loss_sum.double()[None], on_device]))
+        table = self._engine.ranks.gathered(torch.cat([result.loss_sum.double()[None], on_device]))
         shared = torch.stack([result.valid_tokens.double(), result.grad_norm.double()])
         if self._engine.device.type == "cuda":
             known["peak_memory"] = float(torch.cuda.max_memory_allocated(self._engine.device))
@@ -88,7 +88,7 @@ class LogRows:
         *table, valid, grad_norm = row.values.read()
         # The device is done with the step: over the time until now, the rate is a true one.
         tokens_per_s = self.meter.read()
-        width = len(table) // self._engine.world_size
+        width = len(table) // self._engine.ranks.world_size
         ranks = [table[first : first + width] for first in range(0, len(table), width)]
         times = [StepTimes(*numbers) for _, *numbers in ranks]
         self._warn_of_stragglers(times)
@@ -103,9 +103,9 @@ class LogRows:
 
     def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
         if self._stragglers is None:
-            self._stragglers = Stragglers(self._engine.named(self._node))
+            self._stragglers = Stragglers(self._engine.ranks.named(self._node))
         for message in self._stragglers.observe(ranks):
-            if self._engine.rank == 0:
+            if self._engine.ranks.first:
                 log.warning(message)
 
     def _utilisation(self, tokens_per_s: float) -> dict[str, float]:
@@ -113,5 +113,7 @@ class LogRows:
         if not self._peak:
             return {}
         engine = self._engine
-        flops = throughput.flops_per_token(engine.lm, engine.lm.config, self._corpus.seq_len)
-        return {"mfu": tokens_per_s * flops / (self._peak * engine.world_size)}
+        flops = throughput.flops_per_token(
+            engine.trained.lm, engine.trained.lm.config, self._corpus.seq_len
+        )
+        return {"mfu": tokens_per_s * flops / (self._peak * engine.ranks.world_size)}

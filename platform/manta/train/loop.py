@@ -83,10 +83,10 @@ class Loop:
         self._saves_at = self._steps_at(job.config.checkpoint.at)
         self._evaluates_at = self._steps_at(job.config.eval.at)
         self._ledger = Ledger(job.place / LEDGER, job.binding)
-        self._journal = Journal(engine, self._ledger, job.attempt, reporter.recorded)
+        self._journal = Journal(engine.ranks, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
             job.place / CHECKPOINTS,
-            engine,
+            engine.trained,
             binding=job.binding,
             keep=job.config.checkpoint.keep,
             pinned=self._saves_at,
@@ -95,7 +95,7 @@ class Loop:
         )
         every = job.config.checkpoint.snapshot_every
         self._snapshots = Snapshots(
-            engine, vault, job.attempt, every, lambda step: passing("snapshot", step)
+            engine.trained, vault, job.attempt, every, lambda step: passing("snapshot", step)
         )
         self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
         self._rows = LogRows(engine, job.corpus, job.node)
@@ -176,7 +176,7 @@ class Loop:
         self._passing("start", 0)
         loaded = self._healing.resume(self._load, self._reporter.rewound)
         self._state = self._comparable(loaded)
-        if self._engine.rank == 0:
+        if self._engine.ranks.first:
             self._ledger.trim(min(self._state.step, self._reached))
             for row in self._carried:
                 self._journal.metric(row)
@@ -197,7 +197,7 @@ class Loop:
 
     def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
         """The newest state, from memory or from storage, that is not `void`."""
-        self._reached = self._ledger.reach() if self._engine.rank == 0 else 0
+        self._reached = self._ledger.reach() if self._engine.ranks.first else 0
         stamps = self._snapshots.newest()
         durable = self._checkpoints.newest_step(self._reached) if stamps else 0
         for stamp in (stamp for stamp in stamps if stamp.step >= durable):
@@ -215,7 +215,7 @@ class Loop:
 
     def _rows_beside(self, state: TrainState) -> list[dict[str, Any]]:
         """The metric rows beside a checkpoint. For the first rank."""
-        if self._engine.rank != 0:
+        if not self._engine.ranks.first:
             return []
         checkpoint = self._checkpoints.folder / name_of(state.step)
         try:
@@ -225,7 +225,7 @@ class Loop:
             return []
 
     def _load_snapshot(self, stamp: Stamp, void: Callable[[TrainState], bool]) -> TrainState | None:
-        first = self._engine.rank == 0
+        first = self._engine.ranks.first
         written = min(self._reached, stamp.step)
         restored = self._snapshots.restore(stamp, written, void)
         if restored is None:
@@ -355,7 +355,7 @@ class Loop:
         return patience is not None and self._state.evals_since_best >= patience
 
     def _tell(self, row: dict[str, Any]) -> None:
-        if self._engine.rank == 0:
+        if self._engine.ranks.first:
             self._journal.metric(row)
             self._reporter.metrics(row)
 

@@ -197,7 +197,7 @@ class Coordinator:
         return shares(legs, self._capacity(), self._scaling.min, self._scaling.upper)
 
     def _ask_for_nodes(self) -> None:
-        """Wish for the room that trials could use beyond what there is and what legs ask for."""
+        """Ask for the room that trials could use beyond what there is and what legs ask for."""
         if self._stopping or not self._may_grow:
             return
         there, asked = self._capacity(), sum(self._shares().values())
@@ -339,6 +339,6 @@ class Coordinator:
             self._teach(self._searcher, number, mean)
 
 
-def open_conductor(outline: Outline, id: str) -> AbstractContextManager[ActorHandle]:
-    """A conductor for the time of a block."""
+def open_coordinator(outline: Outline, id: str) -> AbstractContextManager[ActorHandle]:
+    """A coordinator for the time of a block."""
     return beside_driver(Coordinator, outline, id, os.getcwd())

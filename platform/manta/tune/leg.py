@@ -28,18 +28,18 @@ ASK_SECONDS = 0.5
 ORPHAN_SECONDS = 60.0
 
 
-def run_leg(config: dict[str, Any], conductor: ActorHandle) -> None:
+def run_leg(config: dict[str, Any], coordinator: ActorHandle) -> None:
     """Train a trial to its end or to where the sweep pauses it, and say how it ended.
 
     Ray Tune calls it, in a process of its own. It does not raise for what a trial can do wrong:
-    the conductor decides whether it is tried again.
+    the coordinator decides whether it is tried again.
     """
     name = config["trial"]
-    leg, owner = ray.get(conductor.begin.remote(name))
-    watcher = _Watcher(conductor, name, leg)
+    leg, owner = ray.get(coordinator.begin.remote(name))
+    watcher = _Watcher(coordinator, name, leg)
     outcome, reason = _outcome(leg, owner, watcher)
     ray.get(
-        conductor.ended.remote(
+        coordinator.ended.remote(
             name, outcome, watcher.tokens, watcher.value, " ".join(reason.split())
         )
     )
@@ -60,7 +60,7 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
         if leg.fork_step == checked.schedule.steps:
             _close_whole(checked, leg)
             return "finished", ""
-        share = WorkerShare(watcher.conductor, watcher.name)
+        share = WorkerShare(watcher.coordinator, watcher.name)
         pool = _pool(tuple(sorted(leg.config.scaling.resources_per_worker.items())))
         result = train(
             checked,
@@ -101,8 +101,8 @@ def _close_whole(checked: Checked, leg: Leg) -> None:
 class _Watcher:
     """Follows the run for the sweep: tells of rungs and checkpoints, and asks it to pause."""
 
-    def __init__(self, conductor: ActorHandle, name: str, leg: Leg):
-        self.conductor, self.name, self._leg = conductor, name, leg
+    def __init__(self, coordinator: ActorHandle, name: str, leg: Leg):
+        self.coordinator, self.name, self._leg = coordinator, name, leg
         self.tokens = 0
         self.value: float | None = None
         self.held = False
@@ -125,18 +125,18 @@ class _Watcher:
             return
         self.value = float(value)
         for rung in self._leg.rungs.get(int(row["step"]), ()):
-            answer = self.conductor.scored.remote(self.name, rung, self.value)
+            answer = self.coordinator.scored.remote(self.name, rung, self.value)
             self.held = not ray.get(answer) or self.held
 
     def checkpoint(self, step: int) -> None:
         """A checkpoint: others may fork from it."""
-        self.conductor.checkpointed.remote(self.name, step)
+        self.coordinator.checkpointed.remote(self.name, step)
 
     def wants_stop(self) -> bool:
         """Whether the trial pauses, or the sweep is left."""
         now = time.monotonic()
         if now - self._asked >= ASK_SECONDS:
             self._asked = now
-            self.conductor.reached.remote(self.name, self.tokens)
-            self._leaving = self._leaving or ray.get(self.conductor.stopping.remote())
+            self.coordinator.reached.remote(self.name, self.tokens)
+            self._leaving = self._leaving or ray.get(self.coordinator.stopping.remote())
         return self.held or self._leaving

@@ -17,17 +17,17 @@ from manta.tune.coordinator import FINISHED
 class ReadyStages(Searcher):  # type: ignore[misc]
     """Suggests the trial that is ready to train, by its name; none while there is none.
 
-    It has no state: the conductor's is on storage.
+    It has no state: the coordinator's is on storage.
     """
 
-    def __init__(self, conductor: ActorHandle):
+    def __init__(self, coordinator: ActorHandle):
         super().__init__()
-        self._conductor = conductor
+        self._coordinator = coordinator
         self._trials: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """What Ray Tune runs next."""
-        name = ray.get(self._conductor.next.remote())
+        name = ray.get(self._coordinator.next.remote())
         if name == FINISHED:
             return cast(str, Searcher.FINISHED)
         if name is None:
@@ -40,7 +40,7 @@ class ReadyStages(Searcher):  # type: ignore[misc]
     ) -> None:
         """A leg is over; if its process died it could not say so itself."""
         if trial_id in self._trials:
-            self._conductor.lost.remote(self._trials[trial_id])
+            self._coordinator.lost.remote(self._trials[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -53,9 +53,9 @@ class Beat(tune.Callback):  # type: ignore[misc]
     """Between the steps of Ray Tune's loop: pass on what happened, and a wish to stop."""
 
     def __init__(
-        self, conductor: ActorHandle, asked_to_stop: threading.Event, show: Callable[[str], None]
+        self, coordinator: ActorHandle, asked_to_stop: threading.Event, show: Callable[[str], None]
     ):
-        self._conductor, self._asked_to_stop, self._show = conductor, asked_to_stop, show
+        self._coordinator, self._asked_to_stop, self._show = coordinator, asked_to_stop, show
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,6 +69,6 @@ class Beat(tune.Callback):  # type: ignore[misc]
             self._show(
                 "interrupted: each trial saves a checkpoint; once more ends the sweep at once"
             )
-            self._conductor.stop.remote()
-        for line in ray.get(self._conductor.notes.remote()):
+            self._coordinator.stop.remote()
+        for line in ray.get(self._coordinator.notes.remote()):
             self._show(line)

@@ -20,7 +20,7 @@ from manta.config.errors import TrainingError
 from manta.elastic.driver.signals import stop_signals
 from manta.record.sweep_state import SweepState, read_sweep
 from manta.storage.exclusive import RunHold, pull_trials
-from manta.tune.coordinator import open_conductor
+from manta.tune.coordinator import open_coordinator
 from manta.tune.leg import run_leg
 from manta.tune.ray_tune import Beat, ReadyStages
 from manta.tune.sweep_plan import Outline
@@ -70,14 +70,14 @@ def sweep(
 
 
 def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
-    with open_conductor(outline, uuid.uuid4().hex[:12]) as conductor:
+    with open_coordinator(outline, uuid.uuid4().hex[:12]) as coordinator:
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
-            _fit(conductor, outline, asked_to_stop, show)
+            _fit(coordinator, outline, asked_to_stop, show)
         status: Literal["finished", "interrupted"] = (
             "interrupted" if asked_to_stop.is_set() else "finished"
         )
-        ray.get(conductor.close.remote(status))
+        ray.get(coordinator.close.remote(status))
     return status
 
 
@@ -91,7 +91,7 @@ def _leg_place() -> tune.PlacementGroupFactory:
 
 
 def _fit(
-    conductor: ActorHandle,
+    coordinator: ActorHandle,
     outline: Outline,
     asked_to_stop: threading.Event,
     show: Callable[[str], None],
@@ -99,16 +99,16 @@ def _fit(
     os.environ.update(TUNE_ENVIRONMENT)
     _keep_keys_here()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
-    leg = tune.with_resources(tune.with_parameters(run_leg, conductor=conductor), _leg_place())
+    leg = tune.with_resources(tune.with_parameters(run_leg, coordinator=coordinator), _leg_place())
     tuner = tune.Tuner(
         leg,
         tune_config=tune.TuneConfig(
-            search_alg=ReadyStages(conductor), num_samples=-1, reuse_actors=True
+            search_alg=ReadyStages(coordinator), num_samples=-1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(outline.folder.absolute() / TUNE_FOLDER),
-            callbacks=[Beat(conductor, asked_to_stop, show)],
+            callbacks=[Beat(coordinator, asked_to_stop, show)],
             verbose=0,
         ),
     )

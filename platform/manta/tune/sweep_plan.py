@@ -31,7 +31,7 @@ from manta.tune.searchers import searcher
 from manta.tune.space import Space, open_space
 from manta.tune.tree import Branch, Stage, attach, branches, grow
 from manta.tune.trial import rehearse
-from manta.tune.trials import Trial, Trials, joints
+from manta.tune.trials import Trial, Trials, identity, joints
 
 MOST_TRIALS = 10_000
 
@@ -291,12 +291,23 @@ class Outline:
             status="waiting",
         )
 
+    def _has_base_of(self, state: SweepState) -> bool:
+        """Whether the base is that of the sweep on storage, in all that trials train by."""
+        try:
+            before = RunConfig.model_validate(state.base)
+        except ValueError:
+            return False
+        mine = self.base.config
+        return identity(before) == identity(mine) and before.schedule == mine.schedule
+
     def _check_same(self, state: SweepState) -> None:
         """The trials on storage are those of the config, or it is another sweep."""
         new = self._new_state()
-        mine = [_essence(trial) for trial in new.trials]
-        theirs = [_essence(trial) for trial in state.trials]
-        if mine != theirs or (new.metric, new.mode) != (state.metric, state.mode):
+        # A key that a later version adds changes every digest, so the configs decide in the end.
+        same = _digests(new) == _digests(state) or (
+            _asked(new) == _asked(state) and self._has_base_of(state)
+        )
+        if not same or (new.metric, new.mode) != (state.metric, state.mode):
             raise RunError(
                 f"{self.place}: this sweep was started with other trials: "
                 f"{_difference(state, new)}; to go on with it, use the old config and space; else "
@@ -304,8 +315,17 @@ class Outline:
             )
 
 
-def _essence(trial: SweepTrial) -> tuple[object, ...]:
-    return trial.name, trial.digest, trial.parent, trial.fork_step
+def _digests(state: SweepState) -> list[tuple[object, ...]]:
+    """What trials train, by digests, and what of it they take from one another."""
+    return [(trial.name, trial.digest, trial.parent, trial.fork_step) for trial in state.trials]
+
+
+def _asked(state: SweepState) -> list[tuple[object, ...]]:
+    """What the space asks of trials, on whatever base, and where the stage tree has them fork."""
+    return [
+        (trial.name, trial.params, trial.seed, trial.parent, trial.fork_step, trial.end_tokens)
+        for trial in state.trials
+    ]
 
 
 def _difference(old: SweepState, new: SweepState) -> str:
@@ -314,7 +334,7 @@ def _difference(old: SweepState, new: SweepState) -> str:
     if len(old.trials) != len(new.trials):
         return f"{len(old.trials)} trials, now {len(new.trials)}"
     for before, now in zip(old.trials, new.trials, strict=True):
-        if _essence(before) != _essence(now):
+        if before.digest != now.digest or before.parent != now.parent:
             change = "" if before.label == now.label else f", now {now.label}"
             return f"{before.name} was {before.label}{change or ' on another base'}"
     return "none"

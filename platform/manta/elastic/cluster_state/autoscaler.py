@@ -1,6 +1,6 @@
 """What the cluster's autoscaler says, for people who wait for its nodes.
 
-Nothing is asked of it here. A placement group that is wanted and not there (`slots`, `wish`) is
+Nothing is asked of it here. A placement group that is wanted and not there (`slots`, `demand`) is
 what makes it act: that is documented, adds up over all runs and sweeps of a cluster, and ends
 with the process that wants it. `ray.autoscaler.sdk.request_resources` has one place for the whole
 cluster, which Ray Data takes, and which outlives who asked.

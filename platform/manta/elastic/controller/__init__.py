@@ -1,1 +1,4 @@
-"""What runs in Ray Train's controller: how many workers there are, where, and when that changes. All that is internal to Ray Train is here."""
+"""What runs in Ray Train's controller: how many workers, where, and when that changes.
+
+All that is internal to Ray Train is used here and nowhere else.
+"""

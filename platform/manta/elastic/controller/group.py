@@ -1,6 +1,6 @@
 """A worker group of Ray Train that starts in held slots, from warm processes.
 
-Built on internals of Ray Train 2.60, as is `controller`; tests/elastic/test_internals.py
+Built on internals of Ray Train 2.60, as is `train_controller`; tests/elastic/test_internals.py
 says which, and fails clearly when a new version changes them.
 """
 

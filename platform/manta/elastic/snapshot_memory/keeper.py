@@ -3,7 +3,7 @@
 Workers on its node map a keeper's memory and copy their snapshots straight into it: no bytes
 pass through Ray, and however a keeper dies, the kernel takes the memory back. What is
 committed is copied on, in the keepers' processes, to the keeper of the next node; each message
-of it has a checksum (why the memory itself has none is said in `memory`).
+of it has a checksum (why the memory itself has none is said in `shared_buffer`).
 """
 
 from __future__ import annotations

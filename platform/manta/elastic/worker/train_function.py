@@ -31,12 +31,13 @@ from manta.elastic.worker.host_memory import host_memory, state_bytes
 from manta.elastic.worker.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.model import hf_config
 from manta.model.trial_result import Tried
+from manta.parallel.ranks import EXCHANGE_LIMIT
 from manta.state.checkpoint_files import TrainState
 from manta.state.skips import Spans
 from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
-from manta.train.engine import EXCHANGE_LIMIT, Engine
+from manta.train.engine import Engine
 from manta.train.guards import Rewind
 from manta.train.loop import Loop
 from manta.train.pause import Pause
@@ -108,7 +109,7 @@ def _train(
     if here.first:
         seconds = _from_the_command_on(order, here, seconds)
     reporter = _MailReporter(order.mailbox, here.attempt, engine, seconds)
-    faults = Faults(config.faults, engine.rank, here.attempt, checked.run_dir)
+    faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
     faults.spoil(engine.model)
 
     def streams(cursor: int) -> Generator[RankBatch, None, None]:
@@ -116,12 +117,16 @@ def _train(
             checked.corpus,
             checked.schedule,
             cursor=cursor,
-            rank=engine.rank,
-            world_size=engine.world_size,
+            rank=engine.ranks.rank,
+            world_size=engine.ranks.world_size,
         )
         return passes.watching(batches, engine.largest_pass)
 
-    vault = keeper_vault.KeeperVault(here.keepers, here.node, engine.rank) if here.keepers else None
+    vault = (
+        keeper_vault.KeeperVault(here.keepers, here.node, engine.ranks.rank)
+        if here.keepers
+        else None
+    )
     job = checked.job(here.attempt, here.node[:8])
     loop = Loop(job, engine, reporter, vault, faults.at)
     outcome = loop.run(streams)
@@ -193,7 +198,7 @@ class _MailReporter:
     def __init__(
         self, mailbox: ActorHandle, attempt: int, engine: Engine, starts: dict[str, float]
     ):
-        self._mailbox, self._attempt, self._world_size = mailbox, attempt, engine.world_size
+        self._mailbox, self._attempt, self._world_size = mailbox, attempt, engine.ranks.world_size
         self._model = model(engine)
         self._starts, self._logged = starts, False
         self._lap = _Lap()
@@ -274,19 +279,19 @@ def hardware() -> dict[str, Any]:
 
 def model(engine: Engine) -> dict[str, Any]:
     """What this worker trains: type, size, and precision of the model, and memory for its state."""
-    sizes = [(p.numel(), p.requires_grad) for p in engine.lm.parameters()]
+    sizes = [(p.numel(), p.requires_grad) for p in engine.trained.lm.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
     return {
-        "model": engine.lm.config.model_type,
+        "model": engine.trained.lm.config.model_type,
         "parameters": total,
         "trained_parameters": trained,
         "precision": engine.config.train.precision,
         "matmul_precision": engine.config.train.matmul_precision,
         "host_memory": host_memory(
             state_bytes(total, trained),
-            engine.world_size,
+            engine.ranks.world_size,
             int(os.environ["LOCAL_WORLD_SIZE"]),
-            sharded=engine.sharded,
+            sharded=engine.trained.sharded,
             snapshots=engine.config.checkpoint.snapshot_every != 0,
         ).most,
     }

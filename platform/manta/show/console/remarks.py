@@ -117,8 +117,8 @@ def evaluated_tokens(plan: PlannedRun) -> str | None:
     if there < seq_len or section.tokens // seq_len <= there // seq_len:
         return None
     return (
-        f"{asked}, but the validation split has {number_format.count(there)} tokens: an evaluation reads "
-        f"all of it, {there // seq_len:,} samples of {seq_len}"
+        f"{asked}, but the validation split has {number_format.count(there)} tokens: an evaluation "
+        f"reads all of it, {there // seq_len:,} samples of {seq_len}"
     )
 
 

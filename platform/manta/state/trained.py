@@ -1,0 +1,30 @@
+"""What a run trains, as one rank holds it: all that a checkpoint or a snapshot saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from manta.parallel.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Model, optimizer and loss scaler on one rank.
+
+    Attributes:
+        lm: the model, under the names that are saved; its tensors may be parts (DTensor).
+        optimizer: of its parameters.
+        scaler: of the loss in fp16, else None.
+        sharded: whether each rank holds a part of each tensor; else all of them.
+        ranks: among whom it is trained.
+    """
+
+    lm: PreTrainedModel
+    optimizer: Optimizer
+    scaler: GradScaler | None
+    sharded: bool
+    ranks: Ranks
