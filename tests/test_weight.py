@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from manta.cluster.lock import normal, read_lock
 
 ROOT = Path(__file__).resolve().parents[1]

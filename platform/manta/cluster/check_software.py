@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 
+from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.cluster.kuberay import schema_errors as kuberay_errors
 from manta.cluster.launcher import schema_errors as launcher_errors
 from manta.cluster.lockfile import NAME, installs, normal, read_lock
-from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 
 PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^;&|\n]*)")
 OPTIONS_WITH_VALUE = {"-r", "-c", "--requirement", "--constraint", "-i", "--index-url", "-f"}
