@@ -14,7 +14,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from manta.cluster.lock import read_lock
+from manta.cluster.lockfile import read_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = ("manta", "manta.config", "manta.cli", "manta.elastic.command", "manta.train.engine")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from manta.cluster.lock import normal, read_lock
+from manta.cluster.lockfile import normal, read_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, TEST = "requirements.lock", "requirements-test.lock"
