@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from manta.cluster.lockfile import normal, read_lock
 
 ROOT = Path(__file__).resolve().parents[1]
