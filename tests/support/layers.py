@@ -3,7 +3,7 @@
 # From the top down: a package may import those of later rows, itself, and nothing else of ours.
 LAYERS = [
     {"jobs"},
-    {"cli"},
+    {"cli", "api"},
     {"tune"},
     {"elastic"},
     {"train", "show"},

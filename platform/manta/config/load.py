@@ -90,6 +90,11 @@ def read(
     return Written(data, str(path), document.lines, texts, changed)
 
 
+def given(data: Mapping[str, Any], source: str) -> Written:
+    """A config that stands in no file; `source` is what messages call it."""
+    return Written(copy.deepcopy(dict(data)), source, {}, {}, {})
+
+
 def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, str]) -> Written:
     """A copy of `written` with `values`, by dotted key; whole sections before their keys.
 

@@ -250,16 +250,24 @@ def load_sweep(path: str | Path, overrides: Any = ()) -> SweepConfig:
     Raises:
         ConfigError: as `load`; or when there is no such base or space file.
     """
-    written = read(path, overrides)
-    config = build(written, SweepConfig)
-    folder = Path(path).resolve().parent
+    return located(
+        build(read(path, overrides), SweepConfig), Path(path).resolve().parent, str(path)
+    )
+
+
+def located(config: SweepConfig, folder: Path, source: str) -> SweepConfig:
+    """A sweep config with its files made absolute, as seen from `folder`.
+
+    Raises:
+        ConfigError: when there is no such file; `source` is what the message calls the config.
+    """
     files = {"base": config.base}
     if is_file(config.space):
         files["space"] = config.space
     for key, name in files.items():
         if not (folder / name).is_file():
             raise ConfigError(
-                f"{path}: {key} = '{name}': no such file in {folder}; write its path from there"
+                f"{source}: {key} = '{name}': no such file in {folder}; write its path from there"
             )
     return config.model_copy(update={key: str(folder / name) for key, name in files.items()})
 

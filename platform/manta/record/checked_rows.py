@@ -68,7 +68,7 @@ class RowReader:
         return problem
 
 
-def read_checked(run: Path, use: Callable[[RowReader], T]) -> tuple[T, str]:
+def read_checked(run: Place, use: Callable[[RowReader], T]) -> tuple[T, str]:
     """What `use` makes of a run's rows, and what is wrong with them, or "".
 
     Raises:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +26,23 @@ def compare_places(
     places: Sequence[str], *, metric: str | None, output: Path | None, top: int
 ) -> Path:
     """As `compare`, of folders and places in stores; the page is written here for the latter."""
+    with fetched(places) as (paths, alive):
+        if isinstance(place_of(places[0]), StorePath):
+            output = output or Path(COMPARISON)
+        return compare(paths, metric=metric, output=output, top=top, alive=alive)
+
+
+@contextmanager
+def fetched(places: Sequence[str]) -> Iterator[tuple[list[Path], Callable[[Path], bool]]]:
+    """Folders with what is compared of places, and whether a driver is at work on one of them.
+
+    Raises:
+        RunError: if a store can't be read.
+    """
     with tempfile.TemporaryDirectory(prefix="manta-") as folder:
         given = [place_of(place) for place in places]
         paths = [_fetched(place, Path(folder)) for place in given]
-        if isinstance(given[0], StorePath):
-            output = output or Path(COMPARISON)
-        alive = partial(_lives, dict(zip(paths, given, strict=True)))
-        return compare(paths, metric=metric, output=output, top=top, alive=alive)
+        yield paths, partial(_lives, dict(zip(paths, given, strict=True)))
 
 
 def _lives(places: Mapping[Path, Place], folder: Path) -> bool:

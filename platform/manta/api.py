@@ -1,0 +1,418 @@
+"""Manta from Python, for notebooks and scripts: train, sweep, compare, read what was recorded.
+
+    from manta import api
+
+    run = api.train("run.yaml", {"run.name": "first", "schedule.lr.peak": 3e-4})
+    run.metrics().to_pandas()
+
+The functions do what the commands of the same names do, with the same configs and the same
+folders: a run that was begun by one goes on with the other. Errors are the package's own, below
+`MantaError`. docs/python.md shows it all. Importing this module loads neither Ray nor Torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from manta.config import ConfigError, MantaError, RunConfig, SweepConfig, dump
+from manta.config.errors import CorpusError, DivergedError, RunError, TrainingError
+from manta.config.load import Written, build, change, given, read
+from manta.config.sweep import located
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from manta.show.compare.comparison import ComparedRun, Comparison
+    from manta.show.compare.ranking import Ranking
+    from manta.storage.place import Place
+
+__all__ = [
+    "ComparedRuns",
+    "ConfigError",
+    "CorpusError",
+    "DivergedError",
+    "MantaError",
+    "RecordedRun",
+    "RecordedSweep",
+    "RunConfig",
+    "RunError",
+    "SweepConfig",
+    "TrainingError",
+    "compare",
+    "open_run",
+    "open_sweep",
+    "read_metrics",
+    "sweep",
+    "train",
+]
+
+# A YAML file, or the same as a mapping.
+ConfigSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
+# Config keys with dots, and their values: {"schedule.lr.peak": 3e-4}.
+Overrides: TypeAlias = Mapping[str, Any]
+# The folder of a run or sweep, or its URL.
+Folder: TypeAlias = str | os.PathLike[str]
+SECONDS_AN_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run as its record tells of it; of one that isn't at its end, how far it came.
+
+    Attributes:
+        name: of the run.
+        folder: its folder, or its URL.
+        status: `finished`, `stopped` (evaluations no longer improved), `interrupted`, `failed`
+            or `running`.
+        steps: trained so far.
+        tokens: trained on so far.
+        loss: of the last step, in nats a token.
+        val_loss: of the last evaluation, in nats a token; None if there was none.
+        best_val_loss: the lowest of all evaluations.
+        device_hours: hours of all devices together, starts and evaluations included.
+        cost: of these; None without `cost.per_device_hour`.
+    """
+
+    name: str
+    folder: str
+    status: str
+    steps: int
+    tokens: int
+    loss: float | None
+    val_loss: float | None
+    best_val_loss: float | None
+    device_hours: float
+    cost: float | None
+
+    def metrics(self, kind: Literal["training", "validation"] | None = None) -> pa.Table:
+        """The rows that were recorded; as `read_metrics`."""
+        return read_metrics(self.folder, kind)
+
+
+@dataclass(frozen=True)
+class RecordedSweep:
+    """A sweep as its record tells of it.
+
+    Attributes:
+        name: of the sweep.
+        folder: its folder, or its URL.
+        status: `finished`, `interrupted`, `failed` or `running`.
+        metric: what trials are compared by.
+        mode: whether its least (`min`) or its greatest value (`max`) is the best.
+        trials: a table with a row for each trial: name, status, its parameters by dotted key,
+            seed, parent (whose beginning it shares), tokens, value of the metric, reason.
+        best: name of the trial with the best value; None if none has one.
+    """
+
+    name: str
+    folder: str
+    status: str
+    metric: str
+    mode: str
+    trials: pa.Table
+    best: str | None
+
+    def run(self, trial: str) -> RecordedRun:
+        """The run of one trial."""
+        return open_run(f"{self.folder}/{trial}")
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """What a comparison says.
+
+    Attributes:
+        metric: what runs were compared by.
+        runs: a table with a row for each run, best configuration first: rank of its
+            configuration (None where it can't be compared), name, status, the keys in which they
+            differ, seed, tokens, value of the metric, device_hours, cost.
+        verdict: who is best, by how much, and whether that is more than seed noise.
+        warnings: what makes the comparison less than it seems.
+    """
+
+    metric: str
+    runs: pa.Table
+    verdict: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def train(
+    config: ConfigSource | RunConfig,
+    overrides: Overrides | None = None,
+    *,
+    address: str | None = None,
+    fresh: bool = False,
+    restart: bool = False,
+) -> RecordedRun:
+    """Train a run, or go on where its newest checkpoint is, as `manta train` does.
+
+    Args:
+        config: a YAML file, the same as a mapping, or a config that was built.
+        overrides: values by dotted key.
+        address: of a Ray cluster; else a Ray is started for the run, or the one is used that this
+            process is connected to.
+        fresh: refuse to go on with a run that exists.
+        restart: set aside what the run has, and start it anew.
+
+    Raises:
+        MantaError: naming what is wrong and what to do; most of it before Ray is started.
+        KeyboardInterrupt: when interrupted; the run is saved first, and the same call goes on.
+    """
+    asked = time.time()
+    loaded = build(_written(config, overrides), RunConfig)
+    from manta.elastic.checks.preflight import absolute, refuse_existing
+    from manta.record.aside import set_aside
+    from manta.record.opening import place_of_run
+
+    loaded = absolute(loaded)
+    if fresh:
+        refuse_existing(loaded)
+    if restart:
+        set_aside(place_of_run(loaded))
+    from manta.elastic.driver.train_command import run_training
+
+    run_training(loaded, address, asked)
+    return _run_at(place_of_run(loaded))
+
+
+def sweep(
+    config: ConfigSource | SweepConfig,
+    overrides: Overrides | None = None,
+    *,
+    address: str | None = None,
+) -> RecordedSweep:
+    """Train the trials of a search space, or go on with them, as `manta sweep` does.
+
+    Args:
+        config: a YAML file, or the same as a mapping, whose `base` and `space` are then looked for
+            from the current folder.
+        overrides: values of the sweep's own config, by dotted key.
+        address: as in `train`.
+
+    Raises:
+        MantaError: naming what is wrong and what to do.
+    """
+    written = _written(config, overrides)
+    here = Path(config).resolve().parent if isinstance(config, str | os.PathLike) else Path.cwd()
+    loaded = located(build(written, SweepConfig), here, written.source)
+    from manta.tune.sweep_command import run_sweep
+
+    run_sweep(loaded, address)
+    return _sweep_at(_place(loaded.sweep.storage) / loaded.sweep.name)
+
+
+def compare(
+    runs: Folder | RecordedRun | RecordedSweep | Sequence[Folder | RecordedRun],
+    *,
+    metric: str | None = None,
+    page: Folder | None = None,
+) -> ComparedRuns:
+    """Compare runs, or the trials of one sweep, as `manta compare` does.
+
+    Args:
+        runs: their folders or URLs, or what `train`, `sweep` and `open_run` gave.
+        metric: what to compare by; else the sweep's, or the validation loss.
+        page: where to write the HTML page; none is written without it.
+
+    Raises:
+        MantaError: naming what can't be read or compared.
+    """
+    from manta.show.compare.comparing import fetched
+    from manta.show.compare.comparison_page import write_page
+    from manta.show.compare.ranking import rank
+    from manta.show.compare.reading import load_comparison
+    from manta.show.compare.verdict import sentences
+
+    listed = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else [runs]
+    with fetched([_folder_of(each) for each in listed]) as (paths, alive):
+        comparison = load_comparison(paths, metric, alive)
+        ranking = rank(comparison)
+        if page is not None:
+            write_page(comparison, ranking, Path(page))
+    return ComparedRuns(
+        metric=comparison.metric,
+        runs=_table(_compared_rows(comparison, ranking)),
+        verdict=tuple(sentence.text for sentence in sentences(comparison, ranking)),
+        warnings=comparison.warnings,
+    )
+
+
+def read_metrics(
+    run: Folder | RecordedRun, kind: Literal["training", "validation"] | None = None
+) -> pa.Table:
+    """The metrics of a run as an Arrow table: a row for each step that was recorded.
+
+    Columns are named as in docs/architecture.md, such as `step`, `tokens`, `loss` and `val_loss`; a
+    row has null where it has no value. A run may be training meanwhile.
+
+    Args:
+        run: its folder or URL, or what `train` gave.
+        kind: rows of steps or of evaluations alone; else both, in the order of training.
+
+    Raises:
+        RunError: if there is no run.
+    """
+    from manta.record.checked_rows import read_checked
+    from manta.record.history import kind_of
+    from manta.record.run_state import read_state
+
+    place = _place(_folder_of(run))
+    read_state(place)
+    rows, problem = read_checked(place, lambda reader: list(reader.rows()))
+    if problem:
+        warnings.warn(f"{place}: {problem}", stacklevel=2)
+    return _table(row for row in rows if kind in (None, kind_of(row)))
+
+
+def open_run(folder: Folder) -> RecordedRun:
+    """A run that is there already.
+
+    Raises:
+        RunError: if there is none.
+    """
+    return _run_at(_place(os.fspath(folder)))
+
+
+def open_sweep(folder: Folder) -> RecordedSweep:
+    """A sweep that is there already.
+
+    Raises:
+        RunError: if there is none.
+    """
+    return _sweep_at(_place(os.fspath(folder)))
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _written(
+    config: ConfigSource | RunConfig | SweepConfig, overrides: Overrides | None
+) -> Written:
+    if isinstance(config, RunConfig | SweepConfig):
+        import yaml
+
+        written = given(yaml.safe_load(dump(config)), "config")
+    elif isinstance(config, Mapping):
+        written = given(config, "config")
+    else:
+        written = read(os.fspath(config))
+    values = dict(overrides or {})
+    return change(written, values, dict.fromkeys(values, "overrides"))
+
+
+def _folder_of(run: Folder | RecordedRun | RecordedSweep) -> str:
+    return run.folder if isinstance(run, RecordedRun | RecordedSweep) else os.fspath(run)
+
+
+def _place(folder: str) -> Place:
+    """A folder or URL that means the same wherever this process goes."""
+    from manta.elastic.checks.preflight import absolute_path
+    from manta.storage.place import place_of
+
+    return place_of(absolute_path(folder))
+
+
+def _run_at(place: Place) -> RecordedRun:
+    from manta.record.run_state import read_state
+
+    state = read_state(place)
+    return RecordedRun(
+        name=state.name,
+        folder=str(place),
+        status=state.status,
+        steps=state.totals.steps,
+        tokens=state.totals.tokens,
+        loss=state.results.loss,
+        val_loss=state.results.val_loss,
+        best_val_loss=state.results.best_val_loss,
+        device_hours=state.totals.device_seconds / SECONDS_AN_HOUR,
+        cost=state.totals.cost,
+    )
+
+
+def _sweep_at(place: Place) -> RecordedSweep:
+    from manta.record.sweep_state import read_sweep
+
+    state = read_sweep(place)
+    rows = [
+        {
+            "name": trial.name,
+            "status": trial.status,
+            **_plain(trial.params),
+            "seed": trial.seed,
+            "parent": trial.parent,
+            "tokens": trial.tokens,
+            "value": trial.value,
+            "reason": trial.reason,
+        }
+        for trial in state.trials
+    ]
+    ended = [t for t in state.trials if t.value is not None and t.status in ("finished", "stopped")]
+    sign = 1 if state.mode == "min" else -1
+    best = min(ended, key=lambda trial: sign * (trial.value or 0.0), default=None)
+    return RecordedSweep(
+        name=state.name,
+        folder=str(place),
+        status=state.status,
+        metric=state.metric,
+        mode=state.mode,
+        trials=_table(rows),
+        best=best.name if best else None,
+    )
+
+
+def _compared_rows(comparison: Comparison, ranking: Ranking) -> Iterable[dict[str, Any]]:
+    rank = 0
+    for configuration in ranking.order:
+        ranked = ranking.entry(ranking.main, configuration) is not None
+        rank += ranked
+        for trial in configuration.trials:
+            yield {"rank": rank if ranked else None, **_compared_row(trial)}
+
+
+def _compared_row(trial: ComparedRun) -> dict[str, Any]:
+    seconds = trial.device_seconds
+    return {
+        "name": trial.name,
+        "status": trial.status,
+        **_plain(trial.params),
+        "seed": trial.seed,
+        "tokens": trial.reached,
+        "value": trial.value,
+        "device_hours": None if seconds is None else seconds / SECONDS_AN_HOUR,
+        "cost": trial.cost,
+    }
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as cells of a table: schedules and other structures as JSON."""
+    return {
+        key: json.dumps(value) if isinstance(value, dict | list) else value
+        for key, value in params.items()
+    }
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table, with a column for each key that one of them has."""
+    import pyarrow as pa
+
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    return pa.table({name: _column([row.get(name) for row in listed]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Values as a column; as text where they are of several kinds, such as `0.1` and `10%`."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
