@@ -12,12 +12,12 @@ from manta.config import RunConfig
 from manta.config.credentials import without_credentials
 from manta.config.metrics import LOSS, VAL_LOSS, in_wandb
 from manta.config.units import parse_span, span_tokens
-from manta.storage.run_folder import METRICS
 from manta.record.context import RunContext
 from manta.record.history import Tail
 from manta.record.results import standing
 from manta.record.run_state import RunState
 from manta.show.wandb.wandb_run import RunInfo
+from manta.storage.run_folder import METRICS
 
 JOB_TYPE = "train"
 # W&B's own limits.

@@ -15,14 +15,14 @@ from typing import Any
 from manta.config.credentials import without_credentials
 from manta.config.errors import MantaError
 from manta.config.run import WandbSection
-from manta.storage.run_folder import COMPARISON
-from manta.storage.exclusive import RunLock
-from manta.show.wandb.sweep_tables import figures_of, tree_page, trial_table
 from manta.record.sweep_state import SweepState, SweepWandb, read_sweep, write_sweep
-from manta.show.wandb.uploader import LONGEST_FINISH, WandbLog
-from manta.show.wandb.upload_process import serve
 from manta.show.wandb.sweep_report import try_report
+from manta.show.wandb.sweep_tables import figures_of, tree_page, trial_table
+from manta.show.wandb.upload_process import serve
+from manta.show.wandb.uploader import LONGEST_FINISH, WandbLog
 from manta.show.wandb.wandb_run import RunInfo, Session
+from manta.storage.exclusive import RunLock
+from manta.storage.run_folder import COMPARISON
 
 JOB_TYPE = "sweep"
 START = "from manta.show.wandb.sweep_run import main; main()"

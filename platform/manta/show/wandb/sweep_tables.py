@@ -14,13 +14,13 @@ from rich.tree import Tree
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
-from manta.storage.run_folder import CONFIG, METRICS
 from manta.record import number_format as words
 from manta.record.history import Tail
 from manta.record.param_names import SEED, column_names, flat
 from manta.record.results import standing
 from manta.record.run_state import read_state
 from manta.record.sweep_state import SweepState, SweepTrial
+from manta.storage.run_folder import CONFIG, METRICS
 
 # Wide enough for a label beside the figures.
 TREE_COLUMNS = 160

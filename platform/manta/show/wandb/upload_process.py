@@ -26,10 +26,10 @@ from pydantic import BaseModel
 from manta.config.errors import RunError
 from manta.config.metrics import LOSS, VAL_LOSS
 from manta.config.mistakes import in_a_line
-from manta.storage.run_folder import METRICS
 from manta.record.history import Tail
 from manta.record.run_state import Event, read_state_if_any, sync_command
 from manta.show.wandb.wandb_run import RunInfo, Session, find_mode
+from manta.storage.run_folder import METRICS
 
 LOCK = ".wandb.lock"
 LOCK_SECONDS = 60.0
