@@ -90,11 +90,13 @@ def _rank(item: pytest.Item) -> int:
 def copies() -> Iterator[None]:
     """One process that workers are copies of, for all that the tests of this process start.
 
-    Also for commands, which otherwise have one each, for four seconds of processor time.
+    Also for commands, which otherwise have one each, for four seconds of processor time. A Ray that
+    this process starts begins all its workers so, as one that Manta starts does.
     """
+    from manta.cluster.embedded import light_workers
     from manta.elastic.worker.preload import preloaded
 
-    with preloaded({"CPU": 1}, "llama"):
+    with preloaded({"CPU": 1}, "llama"), light_workers():
         yield
 
 

@@ -198,9 +198,18 @@ def test_workers_of_this_machine_are_copies_and_those_with_gpus_are_not(ray_loca
             ]
         )
         ray.kill(worker)
-        is_copy = "preload_server" in " ".join(psutil.Process(parent).cmdline())
-        assert is_copy == copied
+        assert is_copied_from(parent) == copied
         assert threads == str(resources["CPU"])
+
+
+def is_copied_from(parent: int) -> bool:
+    return "preload_server" in " ".join(psutil.Process(parent).cmdline())
+
+
+def test_all_workers_of_a_ray_that_was_started_here_are_copies(ray_local: None) -> None:
+    """Not only those that train: a run's mailbox and keepers, a sweep's conductor and legs."""
+    asking = ray.remote(num_cpus=0)(lambda: os.getppid())
+    assert is_copied_from(ray.get(asking.remote()))
 
 
 def test_a_driver_with_another_package_starts_its_workers_itself(

@@ -5,7 +5,8 @@ passes workers' logs on, and the dashboard's server, for which `ray.init` waits 
 dashboard is wanted. On one machine they serve nobody, and start at the moment when all cores
 are needed for imports. The agent of the node is asked to do what it does for a Ray that was
 installed without its dashboard. No metrics are collected, which only a dashboard would show:
-those of Ray Data take more memory, for good, with each dataset.
+those of Ray Data take more memory, for good, with each dataset. Workers begin by a script of ours
+(`worker_setup`), which imports no Ray.
 
 Ray gives its processes 30 seconds each, which a busy machine or a slow disk may exceed. Here a
 second try has more time, and who waits is told; a process that ended is not waited for.
@@ -27,8 +28,9 @@ from typing import Any, TypeVar
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import node, services
+from ray._private import node, ray_constants, services
 
+from manta.cluster import worker_setup
 from manta.cluster.waiting import how_busy, say
 from manta.config.errors import RunError
 from manta.storage.socket_folder import fits, socket_folder
@@ -149,7 +151,7 @@ def _start_patiently(waits: tuple[float, ...], folder: Path | None) -> None:
     for wait, more in zip_longest(waits, waits[1:]):
         SoleNode.wait = wait
         try:
-            with _replaced(node, "Node", SoleNode):
+            with _replaced(node, "Node", SoleNode), light_workers():
                 _init(folder)
             return
         except NotUp as error:
@@ -173,6 +175,13 @@ def _init(folder: Path | None) -> None:
         _system_config=dict(SETTINGS),  # Ray adds to it
         _temp_dir=None if folder is None else str(folder),
     )
+
+
+@contextmanager
+def light_workers() -> Iterator[None]:
+    """Have a node that this process starts in the block start its workers by `worker_setup`."""
+    with _replaced(ray_constants, "SETUP_WORKER_FILENAME", worker_setup.__file__):
+        yield
 
 
 @contextmanager

@@ -287,7 +287,10 @@ def start_worker(
 def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
     """A worker process on a node. It asks for no resources: those of its slot are held already."""
     python = preload.python()
-    if python is not None and not resources.get("GPU") and nodes.is_here(node):
+    if python is not None and resources.get("GPU"):
+        variables = {**runtime_env.get("env_vars", {}), preload.VARIABLE: ""}
+        runtime_env = {**runtime_env, "env_vars": variables}
+    elif python is not None and nodes.is_here(node):
         runtime_env = {**runtime_env, "py_executable": python}
     options = {
         "num_cpus": 0,

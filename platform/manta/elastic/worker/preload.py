@@ -2,11 +2,12 @@
 
 A worker's imports take about five seconds of processor time. Here one process imports Torch,
 Transformers and the engine (`preload_server`), while Ray starts, and forks itself for each worker.
-What Ray is told to run as a worker's Python, by its setting `py_executable`, asks for a copy
-(`preload_client`), and becomes a usual Python if there is nobody to ask.
+What a Ray that Manta starts runs for any of its workers, and any Ray as the Python of those that
+train, by its setting `py_executable`, asks for a copy (`cluster/worker_setup`), and becomes a usual
+Python if there is nobody to ask.
 
-A copy imports Ray by itself: Ray reads its process's environment when it is loaded. Where
-workers have accelerators they are usual processes, until copies were seen to work there.
+A copy imports Ray by itself: Ray reads its process's environment when it is loaded, the job among
+it. Where workers have accelerators they are usual processes, until copies were seen to work there.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from manta.cluster import worker_setup
 from manta.cluster.session import cluster_of
 from manta.config.run import RunConfig
 from manta.elastic.worker.environment import runtime_env_of
 from manta.storage.socket_folder import socket_folder
 
-# Where the process to be copied listens, from where it has the package and with which variables it
-# was started: for drivers that are started from this one, a sweep's. One with another package
-# starts its workers itself, and one with other variables a process to be copied of its own.
-VARIABLE = "MANTA_PRELOADED"
+# Says where the process to be copied listens, from where it has the package and with which
+# variables it was started: for drivers that are started from this one, a sweep's. One with another
+# package starts its workers itself, and one with other variables a process to be copied of its own.
+VARIABLE = worker_setup.VARIABLE
 SOCKET = "socket"
-ROOT = str(Path(__file__).resolve().parents[2])
-# Run as scripts, and not imported here: what they import is for their own processes.
+ROOT = worker_setup.ROOT
+# Run as a script, and not imported here: what it imports is for its own process.
 SERVER = Path(__file__).with_name("preload_server.py")
-CLIENT = Path(__file__).with_name("preload_client.py")
+CLIENT = Path(worker_setup.__file__)
 
 
 def preloaded_for(config: RunConfig, address: str | None) -> AbstractContextManager[None]:

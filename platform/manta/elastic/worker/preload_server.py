@@ -26,7 +26,7 @@ MODULES = ("pandas", "pyarrow.parquet", "manta.train.loop")
 
 @dataclass(frozen=True)
 class CopyRequest:
-    """A program to run: what `preload_client` sends.
+    """A program to run: what `cluster/worker_setup` sends.
 
     Attributes:
         arguments: it is started with; the first is its file.
