@@ -2,7 +2,7 @@
 
 Ray's imports all of Ray only to set some variables and to become the worker, which imports Ray
 once more. This one imports nothing but a little of Python's own. Where there is a process to be
-copied (`elastic/preload`) it has a copy be the worker, and ends with it.
+copied (`elastic/worker/preload`) it has a copy be the worker, and ends with it.
 
 Run as Ray runs it, `worker_setup.py PROGRAM ARGUMENT... --language=PYTHON`, or, as the Python of
 a worker on a Ray that somebody else has started, as `worker_setup.py SOCKET PROGRAM ARGUMENT...`.
