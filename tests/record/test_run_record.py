@@ -20,7 +20,7 @@ from manta.config.errors import RunError
 from manta.config.mistakes import keys
 from manta.corpus.manifest import Manifest
 from manta.record.history import Tail
-from manta.record.identity import FREE_KEYS, changes, is_free
+from manta.record.identity import binding_of, changes, free_keys, is_free
 from manta.record.run_record import SAVE_SECONDS, RunRecord
 from manta.record.run_state import GroupStart, RunState
 
@@ -195,9 +195,24 @@ def test_keys_that_change_no_weight_may_change(open_record: Open) -> None:
     assert load(record.run_dir / "config.yaml", RunConfig).scaling.max == 7
 
 
+def test_a_run_bound_by_an_older_version_goes_on(open_record: Open, manifest: Any) -> None:
+    """Older versions counted how a run is computed in what it is trained by."""
+    record = open_record(train={"compile": True})
+    config = load(record.run_dir / "config.yaml", RunConfig)
+    older = binding_of(config, manifest.fingerprint, once=True)
+    assert older != record.state.binding
+    record.state.binding = older
+    record.save()
+    record.close()
+    record = open_record(train={"compile": False})
+    assert record.state.once_bound == older
+    assert record.state.binding == binding_of(config, manifest.fingerprint)
+    assert "config: train.compile: True → False" in [e.message for e in record.state.events]
+
+
 def test_free_keys_are_keys_and_the_others_bind() -> None:
     everything = keys(RunConfig)
-    for free in FREE_KEYS:
+    for free in free_keys():
         assert any(key == free or key.startswith(f"{free}.") for key in everything), free
     binding = {"train.seq_len", "optimizer.eps", "run.seed", "schedule.horizon", "eval.tokens"}
     assert not any(is_free(key) for key in binding)

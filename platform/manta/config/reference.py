@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
+from manta.config.on_change import on_change_of
 from manta.config.run import RunConfig
 from manta.config.section import Section
 from manta.config.sweep import SweepConfig
@@ -48,12 +49,14 @@ class Key:
         values: that it takes, in words.
         default: as it would be written, or `required`.
         meaning: what it does, with its unit.
+        change: whether a run that has begun may go on with another value; "" for what is no run's.
     """
 
     name: str
     values: str
     default: str
     meaning: str
+    change: str = ""
 
 
 def config_keys(config: type[Section], prefix: str = "") -> list[Key]:
@@ -63,7 +66,16 @@ def config_keys(config: type[Section], prefix: str = "") -> list[Key]:
         config: kind of config.
         prefix: those below or equal to it; a part of a name counts.
     """
-    return [key for key in _keys(config, "") if key.name.startswith(prefix)]
+    return [
+        replace(key, change=_change(config, key.name))
+        for key in _keys(config, "")
+        if key.name.startswith(prefix)
+    ]
+
+
+def _change(config: type[Section], name: str) -> str:
+    found = on_change_of(config, name.replace("[]", ""))
+    return found.value if found else ""
 
 
 def _keys(section: type[Section], above: str) -> Iterator[Key]:
@@ -184,10 +196,12 @@ def show_keys(prefix: str, console: Console) -> None:
     for title, keys in found.items():
         if keys:
             table = Table(title=title.replace("`", ""), title_justify="left", box=None)
-            for heading in ("key", "default", "meaning", "values"):
+            changes = any(key.change for key in keys)
+            for heading in ("key", "default", "meaning", "values", *["changes"] * changes):
                 table.add_column(heading, overflow="fold")
             for key in keys:
-                table.add_row(*map(escape, (key.name, key.default, key.meaning, key.values)))
+                cells = (key.name, key.default, key.meaning, key.values, *[key.change] * changes)
+                table.add_row(*map(escape, cells))
             console.print(table)
 
 
@@ -198,12 +212,17 @@ def as_markdown() -> str:
         "",
         "Made from the code by `make reference`; `manta keys [PREFIX]` prints the same. A token",
         "count is written as `2000000`, `2M` or `1.5B` (powers of 1000). Any key may be changed",
-        "on the command line: `manta train run.yaml train.seq_len=512`.",
+        "on the command line: `manta train run.yaml train.seq_len=512`. The last column of a run's",
+        "keys says whether a run that has begun may go on with another value.",
     ]
     for title, config in CONFIGS.items():
         lines += ["", f"## {title}", "", cleandoc(config.__doc__ or "")]
-        lines += ["", "| key | values | default | meaning |", "| --- | --- | --- | --- |"]
-        for key in config_keys(config):
-            cells = (f"`{key.name}`", key.values, f"`{key.default}`", key.meaning)
+        keys = config_keys(config)
+        changes = any(key.change for key in keys)
+        headings = ["key", "values", "default", "meaning", *["changes"] * changes]
+        lines += ["", f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
+        for key in keys:
+            cells = [f"`{key.name}`", key.values, f"`{key.default}`", key.meaning]
+            cells += [key.change] * changes
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from manta.config.on_change import OnChange, key
 from manta.config.schedule import ScheduleSection
 from manta.config.section import Section
 from manta.config.units import PositiveTokens, Tokens
@@ -14,12 +15,16 @@ from manta.config.units import PositiveTokens, Tokens
 class RunSection(Section):
     """Which run this is. The name is the identity: the same name continues the run."""
 
+    on_change: ClassVar[OnChange] = OnChange.START
+
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
         description="name of the run and of its folder: letters, digits and . _ -",
     )
-    storage: str = Field(
-        default="runs", description="folder, or URL in an object store, that holds the runs"
+    storage: str = key(
+        OnChange.KEEP,
+        default="runs",
+        description="folder, or URL in an object store, that holds the runs",
     )
     seed: int = Field(
         default=0,
@@ -31,6 +36,8 @@ class RunSection(Section):
 
 class ModelSection(Section):
     """A Hugging Face causal language model, by type and sizes or pretrained."""
+
+    on_change: ClassVar[OnChange] = OnChange.START
 
     type: str | None = Field(
         default=None, description="model_type of Transformers, such as llama, to train from scratch"
@@ -57,6 +64,8 @@ class ModelSection(Section):
 class DataSection(Section):
     """How samples are cut and read."""
 
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
     document_mask: bool = Field(
         default=False, description="no attention or loss across a document boundary"
     )
@@ -65,9 +74,14 @@ class DataSection(Section):
 class TrainSection(Section):
     """The step."""
 
-    seq_len: int = Field(default=1024, ge=2, description="tokens in a sample")
-    micro_batch: int = Field(
-        default=8, ge=1, description="samples in one forward pass of a worker, at most"
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    seq_len: int = key(OnChange.START, default=1024, ge=2, description="tokens in a sample")
+    micro_batch: int = key(
+        OnChange.NOTE,
+        default=8,
+        ge=1,
+        description="samples in one forward pass of a worker, at most",
     )
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="number format of forward and backward pass (autocast); no: fp32"
@@ -81,10 +95,13 @@ class TrainSection(Section):
         gt=0,
         description="largest L2 norm of the gradient, to which it is scaled down; null for none",
     )
-    compile: bool = Field(
-        default=False, description="torch.compile; all forward passes get the same number of rows"
+    compile: bool = key(
+        OnChange.NOTE,
+        default=False,
+        description="torch.compile; all forward passes get the same number of rows",
     )
-    activation_checkpointing: bool = Field(
+    activation_checkpointing: bool = key(
+        OnChange.NOTE,
         default=False,
         description="compute activations again in the backward pass: less memory, more time",
     )
@@ -93,7 +110,11 @@ class TrainSection(Section):
 class ParallelSection(Section):
     """How the model is laid over the workers."""
 
-    shard: bool = Field(default=False, description="FSDP2: parameters split over workers")
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    shard: bool = key(
+        OnChange.NOTE, default=False, description="FSDP2: parameters split over workers"
+    )
     reduce_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32",
         description="number format in which workers exchange and sum gradients; bf16: rounded, in "
@@ -103,6 +124,8 @@ class ParallelSection(Section):
 
 class OptimizerSection(Section):
     """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
 
     type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
     # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
@@ -122,6 +145,8 @@ class OptimizerSection(Section):
 
 class ScalingSection(Section):
     """How many workers, and what each of them holds."""
+
+    on_change: ClassVar[OnChange] = OnChange.KEEP
 
     min: int = Field(default=1, ge=1, description="workers that a run needs to train")
     max: int | None = Field(
@@ -166,6 +191,8 @@ class ScalingSection(Section):
 class GuardsSection(Section):
     """What happens at a bad step. Its update is never applied."""
 
+    on_change: ClassVar[OnChange] = OnChange.NOTE
+
     nonfinite: Literal["stop", "skip", "rewind"] = Field(
         default="stop",
         description="loss or gradient is not finite: stop, go on without the step, or go back; "
@@ -191,6 +218,8 @@ class GuardsSection(Section):
 class CheckpointSection(Section):
     """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
 
+    on_change: ClassVar[OnChange] = OnChange.KEEP
+
     every: PositiveTokens | None = Field(
         default=None, description="tokens between two checkpoints; only one at the end, if left out"
     )
@@ -210,14 +239,18 @@ class CheckpointSection(Section):
 class EvalSection(Section):
     """Validation on about `tokens` tokens of the validation split, of each source in proportion."""
 
+    on_change: ClassVar[OnChange] = OnChange.NOTE
+
     every: PositiveTokens | None = Field(
         default=None, description="tokens between two evaluations; none, if left out"
     )
     at: list[PositiveTokens] = Field(
         default_factory=list, description="token counts at which the model is evaluated as well"
     )
-    tokens: PositiveTokens = Field(
-        default=500_000, description="tokens of the validation split in each evaluation, at most"
+    tokens: PositiveTokens = key(
+        OnChange.FORK,
+        default=500_000,
+        description="tokens of the validation split in each evaluation, at most",
     )
     patience: int | None = Field(
         default=None, ge=1, description="stop after this many evaluations without a better one"
@@ -232,6 +265,8 @@ class EvalSection(Section):
 class LogSection(Section):
     """Metrics."""
 
+    on_change: ClassVar[OnChange] = OnChange.NOTE
+
     every: Tokens = Field(
         default=0, description="tokens between two rows of metrics; 0 writes one for each step"
     )
@@ -239,6 +274,8 @@ class LogSection(Section):
 
 class WandbSection(Section):
     """Weights & Biases. `auto` is online when an API key is there, else offline."""
+
+    on_change: ClassVar[OnChange] = OnChange.LABEL
 
     project: str = Field(default="manta", description="project that the run belongs to")
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
@@ -259,6 +296,8 @@ class WandbSection(Section):
 
 class CostSection(Section):
     """Prices, for the run record."""
+
+    on_change: ClassVar[OnChange] = OnChange.KEEP
 
     per_device_hour: float | None = Field(
         default=None, ge=0, description="price of a device for an hour, in any currency"
@@ -305,7 +344,8 @@ class RunConfig(Section):
     """Everything that defines a training run."""
 
     run: RunSection
-    corpus: str = Field(description="path or URL of prepared token shards")
+    # Where the corpus lies; what is in it is its fingerprint's business.
+    corpus: str = key(OnChange.NOTE, description="path or URL of prepared token shards")
     model: ModelSection
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
@@ -319,8 +359,10 @@ class RunConfig(Section):
     log: LogSection = LogSection()
     wandb: WandbSection = WandbSection()
     cost: CostSection = CostSection()
-    faults: list[Fault] = Field(
-        default_factory=list, description="faults on purpose, for tests of elasticity"
+    faults: list[Fault] = key(
+        OnChange.LABEL,
+        default_factory=list,
+        description="faults on purpose, for tests of elasticity",
     )
 
     @model_validator(mode="after")

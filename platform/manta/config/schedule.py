@@ -6,10 +6,11 @@ What they mean is in `manta.schedule`, which resolves both forms to the same seg
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from manta.config.on_change import OnChange
 from manta.config.section import Section
 from manta.config.units import PositiveTokens, Span
 
@@ -149,6 +150,8 @@ class ScheduleSection(Section):
     Where a run changed its mind on the way, `history` says what it was before, in order; `lr`
     and `batch` are in force from the last `until` on.
     """
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
 
     horizon: PositiveTokens = Field(description="tokens after which the run ends")
     lr: LrSpec = Field(description="a rate, a named shorthand, or a list of segments")

@@ -3,13 +3,19 @@
 from collections.abc import Iterator
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
-    """One level of a config file. Unknown keys are errors; values never change."""
+    """One level of a config file. Unknown keys are errors; values never change.
+
+    Attributes:
+        on_change: what changing a key of the section means, unless the key says it: an `OnChange`.
+    """
+
+    on_change: ClassVar[Any] = None
 
     model_config = ConfigDict(
         extra="forbid",

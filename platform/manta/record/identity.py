@@ -1,36 +1,28 @@
-"""Is this the same run? Which config keys may change when a run goes on, and why."""
+"""Is this the same run? What it is trained by, as a digest, and what has changed.
+
+Which keys may change stands at the keys, in `manta.config.run`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
+from manta.config.on_change import OnChange, keys_of, on_change_of
 from manta.storage.seal import digest
 
-# Everything else can change a weight, or makes the curves before and after a restart
-# measure different things.
-FREE_KEYS = {
-    "run.storage": "where the run lies",
-    "corpus": "where the corpus lies; what is in it is the fingerprint's business",
-    "scaling": "the sum over a batch does not depend on how many workers share it",
-    "train.micro_batch": "the sum over a batch does not depend on how it is cut",
-    "train.activation_checkpointing": "computes the same again instead of keeping it",
-    "guards": "what happens at bad steps to come; the ledger has those that were skipped",
-    "checkpoint": "how often training is saved",
-    "eval.at": "when a curve is measured, not what it measures",
-    "eval.every": "how often a curve is measured, not what it measures",
-    "eval.patience": "when to stop, not what is reached by then",
-    "eval.min_delta": "when to stop, not what is reached by then",
-    "log": "how often a curve is written down",
-    "wandb": "where a curve is shown",
-    "cost": "what a device hour costs",
-    "faults": "a run that survives a fault is the same run",
-}
+# Older versions held a run to these, and counted them in its binding.
+ONCE_BINDING = ("train.compile", "parallel.shard")
 
 
-def binding_of(config: RunConfig, fingerprint: str) -> str:
+def free_keys() -> list[str]:
+    """The keys with another value of which a run may go on, as short as can be."""
+    return sorted(keys_of(RunConfig, OnChange.NOTE, OnChange.KEEP, OnChange.LABEL))
+
+
+def binding_of(config: RunConfig, fingerprint: str, *, once: bool = False) -> str:
     """A digest of what a run is trained by: the corpus, and each key that may not change.
 
     Keys that have their default don't count, so that a key which a later version adds leaves
@@ -39,19 +31,27 @@ def binding_of(config: RunConfig, fingerprint: str) -> str:
     Args:
         config: of the run.
         fingerprint: of its corpus.
+        once: with `ONCE_BINDING`, as older versions computed it.
     """
-    kept = _binding(config.model_dump(mode="json", exclude_defaults=True), "")
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    kept = _binding(values, "", ONCE_BINDING if once else ())
     return digest({"config": kept, "corpus": fingerprint})
 
 
-def _binding(values: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """Those of a config's values that may not change, at any depth."""
+def bindings_of(config: RunConfig, fingerprint: str) -> set[str]:
+    """The digests by which a run of this config may be known: today's, and older versions'."""
+    return {binding_of(config, fingerprint, once=once) for once in (False, True)}
+
+
+def _binding(values: Mapping[str, Any], at: str, bound: Sequence[str]) -> dict[str, Any]:
+    """Those of a config's values that may not change, at any depth, and those that are `bound`."""
     kept = {}
     for key, value in values.items():
         dotted = f"{at}{key}"
-        if is_free(dotted):
-            continue
-        kept[key] = _binding(value, f"{dotted}.") if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            kept[key] = _binding(value, f"{dotted}.", bound)
+        elif dotted in bound or not is_free(dotted):
+            kept[key] = value
     return {key: value for key, value in kept.items() if value not in ({}, [])}
 
 
@@ -88,7 +88,7 @@ def _changes(old: Any, new: Any, at: str) -> Iterator[Change]:
 
 def is_free(key: str) -> bool:
     """True if a run may go on with another value of this dotted key."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    return on_change_of(RunConfig, key) not in (OnChange.START, OnChange.FORK)
 
 
 def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> list[Change]:
@@ -106,8 +106,8 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
         listed = "\n".join(f"  {change}" for change in binding)
         raise RunError(
             f"{where}: this run was started with another config:\n{listed}\n"
-            "To go on with it, use the old values; to train with the new ones, "
-            "give the run its own run.name."
+            "To go on with it, use the old values; to go on from it with the new ones, "
+            "`manta fork`; to train with them from the start, give the run its own run.name."
         )
     return found
 

@@ -75,7 +75,11 @@ def check_same_run(
         )
     path = run_dir / CONFIG
     before, problem = _config_before(path)
-    if before and old.binding and identity.binding_of(before, manifest.fingerprint) != old.binding:
+    if (
+        before
+        and old.binding
+        and old.binding not in identity.bindings_of(before, manifest.fingerprint)
+    ):
         problem = "it was changed after it was written"
     if before is None or problem:
         if not old.binding:
@@ -83,7 +87,7 @@ def check_same_run(
                 f"{path}: the config that this run was started with can't be read: {problem}\n"
                 "Go on with the version of Manta that started it, or choose another run.name."
             )
-        if binding != old.binding:
+        if old.binding not in identity.bindings_of(config, manifest.fingerprint):
             raise RunError(
                 f"{path}: not the config that this run was started with: {problem}. Nor is that "
                 f"the config which is given, by the digest in {RUN}: put {CONFIG} back from a "
@@ -203,6 +207,8 @@ def take_up(
         )
     state = old.model_copy(update={**fresh, "drivers": old.drivers + 1})
     state.hardware = {**old.hardware, **hardware}
+    if old.binding and old.binding != state.binding:
+        state.once_bound = old.binding
     _close_last_group(state)
     _note_changed_code(old, state)
     return state

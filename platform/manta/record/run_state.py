@@ -170,6 +170,7 @@ class RunState(BaseModel):
     corpus: str
     corpus_fingerprint: str
     binding: str = Field(default="", description="digest of config and corpus; see identity")
+    once_bound: str = Field(default="", description="the same digest, by an older version's rules")
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
     eval_from: int = Field(default=0, description="step from which on they are these samples")

@@ -10,7 +10,7 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.record import number_format
-from manta.record.identity import FREE_KEYS, binding_of
+from manta.record.identity import bindings_of, free_keys
 from manta.record.row_chain import Kind
 from manta.record.run_state import RunState, read_state
 from manta.record.verify_metrics import MOST_SHOWN, Due, check_rows
@@ -101,7 +101,7 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     corpus = open_corpus(config.corpus, manifest, "train", seq_len, config.run.seed)
     ledger = Ledger(run_dir / LEDGER)
     fork = state.fork.step if state.fork else 0
-    claims = Claims(state.binding, fork, saved.marks)
+    claims = Claims({state.binding, state.once_bound} - {""}, fork, saved.marks)
     consumed = verify_ledger(ledger, schedule, order_of(corpus), claims)
     # After the ledger, which names the step where a changed config first shows.
     _check_binding(run_dir, state, config)
@@ -124,7 +124,7 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
 
 
 def _check_binding(run_dir: Place, state: RunState, config: RunConfig) -> None:
-    if state.binding and binding_of(config, state.corpus_fingerprint) != state.binding:
+    if state.binding and state.binding not in bindings_of(config, state.corpus_fingerprint):
         raise RunError(
             f"{run_dir / CONFIG}: not the config that the run was trained by, of which {RUN} has "
             "the digest: it was changed afterwards. Put it back from a copy"
@@ -157,7 +157,7 @@ def _unchecked(
         if steps:
             yield f"{METRICS}: {kind} rows of steps {_shown(steps)} are missing, by today's config"
     yield "measured figures: losses, times, costs; and keys that may change: " + ", ".join(
-        sorted(FREE_KEYS)
+        free_keys()
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from manta.config.errors import RunError
@@ -17,12 +17,12 @@ class Claims:
     """What else than schedule and order a ledger is held against.
 
     Attributes:
-        binding: digest of the config and corpus that the run was trained by; "" if unknown.
+        bindings: digests of the config and corpus that the run was trained by; none if unknown.
         fork: the last step that another run trained, by a config of its own.
         marks: the chain's digest after a step, by the file that says so.
     """
 
-    binding: str = ""
+    bindings: Set[str] = frozenset()
     fork: int = 0
     marks: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ class ChainCheck:
                 f"it was written; {REMEDY}"
             )
         part.checked()
-        known = link.binding == self._claims.binding or not self._claims.binding
+        known = not self._claims.bindings or link.binding in self._claims.bindings
         if not known and last > self._claims.fork:
             raise RunError(
                 f"{part.path}: step {first}: trained by another config or corpus than that of "

@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from manta.config.errors import ConfigError
+from manta.config.on_change import OnChange, keys_of
 from manta.config.run import RunConfig, WandbSection
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.elastic.checks.preflight import absolute
 from manta.record.param_names import SEED
 from manta.show.compare.comparison_stats import short
+from manta.show.compare.config_differences import without
 from manta.storage.place import place_of
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training
 from manta.tune.trial import trial_config, trial_schedule
 
-# What changes neither a weight nor what is measured of it. Unlike in a run that goes on, the
-# micro-batch counts: it changes the order of additions, and trials that share are equal to the
-# bit. So do guards: they decide about updates.
-INDIFFERENT = ("scaling", "checkpoint", "wandb", "cost", "faults", "schedule")
+# What trials that share may differ in. Keys that a run may change with a note count: they may
+# change the order of additions, and trials that share are equal to the bit. Schedules are compared
+# by what they have in common; of `run` the seed counts.
+INDIFFERENT = (*keys_of(RunConfig, OnChange.KEEP, OnChange.LABEL), "schedule", "run")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _check(run: RunConfig, space: Space) -> None:
 
 def identity(run: RunConfig) -> str:
     """A digest of all that can change a weight, or what is measured of it, but the schedule."""
-    content = run.model_dump(mode="json", exclude=set(INDIFFERENT))
+    content = without(run.model_dump(mode="json"), INDIFFERENT)
     content["run"] = run.run.seed
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

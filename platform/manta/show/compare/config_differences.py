@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from manta.config import RunConfig
+from manta.config.on_change import OnChange, keys_of
 from manta.record.param_names import SEED
 
-# Keys that say where and how a run is kept, not what it is.
-IGNORED = ("run.name", "run.storage", SEED, "wandb", "faults")
+# Keys that say what a run is called and where it is shown. Seeds are what runs are averaged over.
+IGNORED = ("run.name", "run.storage", SEED, *keys_of(RunConfig, OnChange.LABEL))
 
 
 def differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:

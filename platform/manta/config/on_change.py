@@ -1,0 +1,97 @@
+"""What it means to change a config key of a run that has begun: it stands at the key.
+
+A section says it for all of its keys, and a key for itself where it differs. Whether a run may go
+on with another value, whether trials of a sweep share what they train, and which keys a comparison
+passes over all follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from manta.config.section import Section
+
+
+class OnChange(Enum):
+    """What follows from another value of a key; the text is what people read.
+
+    START: the key decides what positions and tensors are, so that no state can be gone on from.
+    FORK: it decides mathematics, so that it is another run, which may begin from a checkpoint.
+    NOTE: it decides how the same is computed, judged or measured. Rounding may differ, so trials
+        of a sweep with different values train no stage together.
+    KEEP: it decides by whom and where the run is trained and kept.
+    LABEL: it decides where the run is shown; a comparison passes it over.
+    """
+
+    START = "no"
+    FORK = "in a fork"
+    NOTE = "yes, noted"
+    KEEP = "yes"
+    LABEL = "yes; not compared"
+
+
+def key(on_change: OnChange, **field: Any) -> Any:
+    """A pydantic `Field` that says what changing it means."""
+    return Field(json_schema_extra={"on_change": on_change.name}, **field)
+
+
+def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
+    """What changing a key means; of a key within a value that is no section, that of the value.
+
+    Args:
+        config: kind of config.
+        dotted: the key.
+
+    Returns:
+        None if neither the key nor a section that it is in says it.
+    """
+    found: OnChange | None = None
+    section = config
+    for name in dotted.split("."):
+        field = {field.alias or n: field for n, field in section.model_fields.items()}.get(name)
+        if field is None:
+            break
+        found = _said_by(field) or found
+        inner = _section_of(field)
+        if inner is None:
+            break
+        section = inner
+    return found
+
+
+def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterator[str]:
+    """The keys of some kinds, dotted; one whose value is a section stands for all in it."""
+    for name, field in config.model_fields.items():
+        dotted = above + (field.alias or name)
+        inner = _section_of(field)
+        if inner is not None and _differs_within(inner):
+            yield from keys_of(inner, *kinds, above=f"{dotted}.")
+        elif (_said_by(field) or config.on_change) in kinds:
+            yield dotted
+
+
+def _said_by(field: FieldInfo) -> OnChange | None:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "on_change" in extra:
+        return OnChange[str(extra["on_change"])]
+    inner = _section_of(field)
+    said: OnChange | None = inner.on_change if inner else None
+    return said
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    inner = field.annotation
+    return inner if isinstance(inner, type) and issubclass(inner, Section) else None
+
+
+def _differs_within(section: type[Section]) -> bool:
+    """Whether keys of a section say something of their own."""
+    return any(
+        isinstance(field.json_schema_extra, dict) and "on_change" in field.json_schema_extra
+        for field in section.model_fields.values()
+    )
