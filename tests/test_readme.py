@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands run, its paths exist."""
+"""README and guide tell the truth: their commands run, their paths and links exist."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from manta import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+PATH = r"`([\w.-]+(?:/[\w.-]+)+)`"
 # Made by the commands above the one that names them; runs/demo by `make demo`.
 MADE = {
     *("corpora/demo", "runs/demo", "runs/slower", "slower-model"),
@@ -24,15 +26,15 @@ MADE = {
 
 
 def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks, as words."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    """Every command of their shell blocks, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", README + GUIDE, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) >= 10
-    assert {words[0] for words in commands()} == {"make", "manta", "ray"}
+    assert len(commands()) >= 30
+    assert {words[0] for words in commands()} == {"make", "manta", "ray", "source"}
 
 
 @cache
@@ -52,6 +54,8 @@ def test_every_command_and_path_exists(words: list[str]) -> None:
         known = get_command(cli.app).commands[words[1]]
         options = {option for parameter in known.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options
+    elif words[0] == "source":
+        assert words[1:] == [".venv/bin/activate"]  # `make` puts it there
     elif words[:3] == ["ray", "job", "submit"]:
         assert (ROOT / words[words.index("python") + 1]).exists()
     else:
@@ -61,9 +65,24 @@ def test_every_command_and_path_exists(words: list[str]) -> None:
             assert (ROOT / word).exists() or word in MADE, word
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w.-]+(?:/[\w.-]+)+)`", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(PATH, README + GUIDE))))
 def test_every_path_in_the_text_exists(path: str) -> None:
     assert path.startswith(".venv/") or (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_every_link_leads_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_a_page_of_docs_is_found_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w.-]+)\)", README))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()} == linked
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    """At 300 words a minute. What takes more words is said in a page of docs."""
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 600
 
 
 CHEAP = [words for words in commands() if words[:2] == ["manta", "schedule"]]

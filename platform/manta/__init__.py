@@ -1,3 +1,4 @@
 """Manta: elastic training and tuning of neural networks on Ray."""
 
-__version__ = "0.1.0"
+# The one place that says it. Its section heads CHANGELOG.md.
+__version__ = "0.2.0"
