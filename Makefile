@@ -57,7 +57,7 @@ models: $(TESTED) ## Train each type of causal model of Transformers, made small
 	PYTHONPATH=tests/support $(BIN)/python tests/models/survey.py $(ARGS)
 
 same-run: $(TESTED) ## Does this tree train what COMMIT trains, to the bit? For changes that must change nothing
-	PYTHONPATH=tests/support $(BIN)/python tests/golden/same_run.py $(or $(COMMIT),HEAD)
+	PYTHONPATH=tests/support $(BIN)/python tests/golden/same_run.py $(or $(COMMIT),HEAD) $(ARGS)
 
 reference: $(INSTALLED) ## Write docs/config.md, the reference of all config keys, from the code
 	$(BIN)/python -m manta.cli keys --markdown > docs/config.md

@@ -21,7 +21,9 @@ Columns
     AdamW foreach   compile, and AdamW not as a fused kernel
     checkpointing   compile, and activations computed again in backward
     document mask   compile, and attention within documents of 1,024 tokens
-    log each step   compile, and loss and gradient norm read by the host after each step
+    bf16 weights    compile, and the engine's weights in bf16 with float32 masters
+    log each step   compile, and loss and gradient norm read by the host after each step, by the
+                    engine after the next one is queued
     snapshots       compile, and the engine's state copied to host memory each 5 steps
     chunk 512 MiB   compile, and less of the logits at a time in the fused loss
 

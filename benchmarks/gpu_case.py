@@ -39,6 +39,7 @@ from manta.stream import plan
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
 from manta.train import throughput
+from manta.train.arriving import Arriving
 from manta.train.engine import Engine
 from manta.train.pause import Agreement
 
@@ -81,6 +82,7 @@ class Column:
     document_mask: bool = False
     reads_each_step: bool = False
     snapshots: bool = False
+    bf16_weights: bool = False  # of the engine; the bare loop has autocast
     chunk: int | None = None  # bytes of logits at a time; else what Manta takes
 
 
@@ -92,6 +94,7 @@ COLUMNS = {
     "AdamW foreach": Column(fused_optimizer=False),
     "checkpointing": Column(checkpointing=True),
     "document mask": Column(document_mask=True),
+    "bf16 weights": Column(bf16_weights=True),
     "log each step": Column(reads_each_step=True),
     "snapshots": Column(snapshots=True),
     "chunk 512 MiB": Column(chunk=2**29),
@@ -150,6 +153,7 @@ def config_of(case: Case, corpus: Path) -> RunConfig:
                 "seq_len": case.seq_len,
                 "micro_batch": case.micro_batch,
                 "precision": "bf16",
+                "param_dtype": "bf16" if case.options.bf16_weights else "fp32",
                 "compile": case.options.compile,
                 "activation_checkpointing": case.options.checkpointing,
             },
@@ -226,7 +230,7 @@ class Snapshotting:
 
     def __init__(self, engine: Engine):
         self._engine, self._steps = engine, 0
-        self._copy = DeviceCopy(engine) if engine.device.type == "cuda" else HostCopy()
+        self._copy = DeviceCopy(engine.trained) if engine.device.type == "cuda" else HostCopy()
         self._buffers: list[memoryview] = []
 
     def after_step(self) -> None:
@@ -262,6 +266,7 @@ class EngineLoop:
         self.engine._backward = self.phases.timed("backward", self.engine._backward)
         self._agreement = Agreement(self.device)
         self._reads = case.options.reads_each_step
+        self._coming: Arriving | None = None
         self._snapshots = Snapshotting(self.engine) if case.options.snapshots else None
 
     def batches(self, batches: Iterator[RankBatch]) -> Iterator[RankBatch]:
@@ -275,7 +280,9 @@ class EngineLoop:
         if self._snapshots is not None:
             self._snapshots.after_step()
         if self._reads:
-            _ = [value.item() for value in (result.loss_sum, result.grad_norm)]
+            if self._coming is not None:
+                self._coming.read()
+            self._coming = Arriving(torch.stack([result.loss_sum, result.grad_norm]))
         return result.loss_sum / result.valid_tokens
 
 

@@ -61,7 +61,7 @@ def columns() -> list[str]:
     """Those that tell most first."""
     from gpu_case import COLUMNS
 
-    first = ["compile", "eager", "chunk 512 MiB", "snapshots", "document mask", "log each step"]
+    first = ["compile", "eager", "bf16 weights", "chunk 512 MiB", "snapshots", "document mask"]
     return [*first, *(name for name in COLUMNS if name not in first)]
 
 

@@ -34,7 +34,7 @@ RUN_KEYS = """
     corpus
     model.type model.sizes model.pretrained
     data.document_mask
-    train.seq_len train.micro_batch train.precision train.matmul_precision
+    train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all

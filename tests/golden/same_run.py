@@ -1,13 +1,14 @@
 """Does this working tree train what another commit trains, to the bit?
 
     make same-run COMMIT=main        against that commit; else against HEAD
+    make same-run ARGS="train.precision=bf16 train.param_dtype=bf16"        with other settings
 
 For changes that must change nothing: files that move, names, seams. Both versions make the same
-corpus and train the same run by the public command line: 200 steps in fp32 on two workers, with
-evaluations and checkpoints, a worker that is killed, and a Ctrl-C after which the same command goes
-on. Compared are loss, gradient norm and validation loss of each step as they were written, and the
-ledger's digests. Floating point differs between machines, so both run here, one after the other,
-and no value is kept in the repository.
+corpus and train the same run by the public command line: 200 steps on two workers, in fp32 unless
+settings say otherwise, with evaluations and checkpoints, a worker that is killed, and a Ctrl-C
+after which the same command goes on. Compared are loss, gradient norm and validation loss of each
+step as they were written, and the ledger's digests. Floating point differs between machines, so
+both run here, one after the other, and no value is kept in the repository.
 """
 
 from __future__ import annotations
@@ -62,15 +63,16 @@ def golden_run(folder: Path) -> dict[str, Any]:
     return config
 
 
-def results(tree: Path, folder: Path) -> dict[str, Any]:
+def results(tree: Path, folder: Path, settings: list[str]) -> dict[str, Any]:
     """Train the run with the package of `tree`; returns what is compared."""
+    train = ("train", "run.yaml", *settings)
     folder.mkdir()
     documents = make_documents(folder / "documents")
     write_yaml(folder / "corpus.yaml", corpus_config(folder / "corpus", documents))
     write_yaml(folder / "run.yaml", golden_run(folder))
     _manta(tree, folder, "prepare", "corpus.yaml").wait()
-    _interrupt_at(_manta(tree, folder, "train", "run.yaml"), folder / "golden/metrics.jsonl")
-    assert _manta(tree, folder, "train", "run.yaml").wait() == 0, (folder / "log").read_text()
+    _interrupt_at(_manta(tree, folder, *train), folder / "golden/metrics.jsonl")
+    assert _manta(tree, folder, *train).wait() == 0, (folder / "log").read_text()
     ledger = pq.read_table(folder / "golden" / "ledger.parquet").to_pylist()
     rows = [json.loads(line) for line in (folder / "golden/metrics.jsonl").open()]
     assert max(row["step"] for row in rows) == STEPS
@@ -122,11 +124,11 @@ def digest(found: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([found["rows"], found["ledger"]]).encode()).hexdigest()[:16]
 
 
-def main(commit: str) -> int:
-    """Compare; returns the exit status."""
+def main(commit: str, settings: list[str]) -> int:
+    """Compare runs with these settings, `KEY=VALUE` each; returns the exit status."""
     with tempfile.TemporaryDirectory() as folder, checked_out(commit) as tree:
-        before = results(tree, Path(folder) / "before")
-        now = results(ROOT, Path(folder) / "now")
+        before = results(tree, Path(folder) / "before", settings)
+        now = results(ROOT, Path(folder) / "now", settings)
     print(f"{commit}: {digest(before)}, {before['attempts']} worker groups")
     print(f"working tree: {digest(now)}, {now['attempts']} worker groups")
     for name in ("rows", "ledger"):
@@ -142,4 +144,4 @@ def main(commit: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "HEAD"))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

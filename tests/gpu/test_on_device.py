@@ -175,6 +175,20 @@ def test_losses_are_those_of_float64(
     assert losses_of(engine, config) == pytest.approx(reference.losses(), rel=CLOSE[precision])
 
 
+def test_losses_with_rounded_weights_are_close_to_float64(folder: Path) -> None:
+    """Their float32 masters are what is compared with, and what the optimizer updates."""
+    config = config_of(folder, precision="bf16", param_dtype="bf16")
+    engine = engine_of(config)
+    reference = InFloat64(engine, config)
+    found = losses_of(engine, config)
+    assert found == pytest.approx(reference.losses(), rel=CLOSE["bf16"])
+    assert engine.trained.rounded is not None
+    for master, weight in zip(
+        engine.trained.lm.parameters(), engine.trained.rounded.lm.parameters(), strict=True
+    ):
+        assert torch.equal(master.bfloat16(), weight)
+
+
 def moments(engine: Engine) -> Tensor:
     state = engine.trained.optimizer.state.values()
     return torch.cat([one["exp_avg"].detach().flatten().double().cpu() for one in state])
@@ -199,7 +213,7 @@ def test_a_bad_step_changes_nothing(folder: Path) -> None:
     engine.step(first)
 
     def everything() -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in tensor_layout._named_tensors(engine)}
+        return {name: value.clone() for name, value in tensor_layout._named_tensors(engine.trained)}
 
     before, forward = everything(), engine.model.forward
     engine.model.forward = lambda *inputs: forward(*inputs) * float("nan")
@@ -247,7 +261,7 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     for batch in islice(batches, 2):
         engine.step(batch)
         journal.consumed(batch)
-    wanted = {name: value.clone() for name, value in tensor_layout._named_tensors(engine)}
+    wanted = {name: value.clone() for name, value in tensor_layout._named_tensors(engine.trained)}
     state = TrainState(step=2, cursor=16, tokens=16 * SEQ_LEN)
     assert snapshots.take(state, journal)
     engine.step(next(batches))
@@ -258,7 +272,7 @@ def test_a_snapshot_goes_from_the_device_and_back(folder: Path, tmp_path: Path) 
     restored = found.restore(Stamp(2, 1), 0)
     assert restored is not None
     assert restored.state == state
-    for name, value in tensor_layout._named_tensors(other):
+    for name, value in tensor_layout._named_tensors(other.trained):
         assert torch.equal(value, wanted[name]), name
 
 

@@ -39,11 +39,13 @@ def _measure(runs: dict[str, Checked], folder: Path) -> None:
     found = {}
     for name, run in runs.items():
         engine = engine_of(run)
-        batches = local_stream(run.corpus, run.schedule, cursor=0, rank=engine.rank, world_size=2)
+        batches = local_stream(
+            run.corpus, run.schedule, cursor=0, rank=engine.ranks.rank, world_size=2
+        )
         sent.clear()
         engine.step(next(batches))
-        found[name] = sum(sent) / sum(p.numel() for p in engine.lm.parameters())
-    (folder / f"{engine.rank}.json").write_text(json.dumps(found))
+        found[name] = sum(sent) / sum(p.numel() for p in engine.trained.lm.parameters())
+    (folder / f"{engine.ranks.rank}.json").write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from manta.elastic.checks.preflight import Checked
 from manta.model import cross_entropy
 from manta.stream.plan import local_stream
-from manta.train import engine as engines
+from manta.train import exchange
 from manta.train.engine import Engine
 from manta.train.evaluate import evaluate
 
@@ -120,7 +120,7 @@ def _assert_compiled(runs: dict[str, Checked], expected: list[float]) -> None:
         torch.compiler.reset()
         counters.clear()
         if kind == "replicated in pieces":
-            engines.COMPILED_BUCKET = 1
+            exchange.COMPILED_BUCKET = 1
         made[0], engine = 0, engine_of(run)
         assert trained(engine, run) == pytest.approx(expected, rel=1e-5), kind
         assert not counters["graph_break"]

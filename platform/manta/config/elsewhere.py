@@ -122,9 +122,14 @@ RUN = (
         "TF32 on CUDA is train.matmul_precision: high",
     ),
     (
-        "fp16 bf16 fp32 amp use_amp mixed_precision dtype torch_dtype param_dtype half "
+        "fp16 bf16 fp32 amp use_amp mixed_precision dtype torch_dtype half "
         "model_dtype precision_plugin",
         "it is train.precision: no (float32), bf16 or fp16",
+    ),
+    (
+        "master_weights bf16_full bf16_full_train pure_bf16 params_dtype weights_dtype "
+        "use_master_weights",
+        "weights in bf16, with float32 ones in the optimizer, are train.param_dtype: bf16",
     ),
     (
         "max_grad_norm grad_clip gradient_clip_val gradient_clipping clip clip_grad "

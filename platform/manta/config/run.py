@@ -86,6 +86,12 @@ class TrainSection(Section):
     precision: Literal["no", "bf16", "fp16"] = Field(
         default="no", description="number format of forward and backward pass (autocast); no: fp32"
     )
+    param_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="number format of the weights in forward and backward pass; bf16: rounded from "
+        "float32 master weights, which the optimizer updates and checkpoints hold; with "
+        "parallel.shard it is bf16 wherever train.precision is",
+    )
     matmul_precision: Literal["highest", "high"] = Field(
         default="highest",
         description="torch.set_float32_matmul_precision: high computes fp32 products in TF32",
@@ -369,6 +375,15 @@ class RunConfig(Section):
     def _patience_needs_evaluations(self) -> RunConfig:
         if self.eval.patience is not None and self.eval.every is None:
             raise ValueError("eval.patience needs eval.every")
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_weights_need_autocast(self) -> RunConfig:
+        if self.train.param_dtype == "bf16" and self.train.precision != "bf16":
+            raise ValueError(
+                f"train.param_dtype = 'bf16' with train.precision = {self.train.precision!r}: set "
+                "train.precision to 'bf16' too, or leave train.param_dtype out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
 from manta.config.run import RunConfig
-
-# By `parallel.reduce_dtype`.
-REDUCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from manta.parallel.exchange import REDUCE_DTYPES
 
 
 def layers_of(lm: nn.Module) -> list[nn.Module]:

@@ -74,6 +74,7 @@ def load(
             model_state_dict=content["model"],
             optim_state_dict=content["optimizer"],
         )
+        trained.weights_changed()
         if trained.scaler is not None:
             trained.scaler.load_state_dict(content["scaler"])
 

@@ -247,6 +247,7 @@ class Snapshots:
             return None
         for target, source in copies:
             target.copy_(source)
+        self._trained.weights_changed()
         if content.scaler is not None and self._trained.scaler is not None:
             self._trained.scaler.load_state_dict(content.scaler)
         return Restored(content.state, content.ledger, content.metrics)

@@ -8,6 +8,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
 
 
@@ -21,6 +22,7 @@ class Trained:
         scaler: of the loss in fp16, else None.
         sharded: whether each rank holds a part of each tensor; else all of them.
         ranks: among whom it is trained.
+        rounded: what it is computed with in its place, if anything; not saved.
     """
 
     lm: PreTrainedModel
@@ -28,3 +30,9 @@ class Trained:
     scaler: GradScaler | None
     sharded: bool
     ranks: Ranks
+    rounded: RoundedWeights | None = None
+
+    def weights_changed(self) -> None:
+        """Have the weights of `lm` used as they are now. For whoever has changed them."""
+        if self.rounded:
+            self.rounded.refresh()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PretrainedConfig
 
-from manta.config.errors import ConfigError, TrainingError
 from manta.config.run import RunConfig
 from manta.model import attention, cross_entropy, visibility, weights
 from manta.model import language_model as models
@@ -23,6 +18,8 @@ from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
 from manta.model.cross_entropy import IGNORE
 from manta.model.loss import TokenLoss
+from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
+from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.schedule import Schedule, Step
@@ -31,16 +28,12 @@ from manta.stream.plan import RankBatch
 from manta.stream.shards import Samples
 from manta.train import optimizer as optimizers
 from manta.train.device_batch import DeviceBatch, to_device
-from manta.train.exchange import exchange_in_bf16
 from manta.train.guards import Guard
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
 from manta.train.timing import Point, StepClock, last_gradient
 
 CLIP_EPS = 1e-6  # as in Torch's clipping
-# MB of gradients that DDP exchanges at a time: Torch's default, and where the model is compiled.
-# Torch cuts a compiled graph where a bucket ends, with the default into dozens of small pieces.
-BUCKET, COMPILED_BUCKET = 25, 250
 
 
 @dataclass(frozen=True)
@@ -94,10 +87,10 @@ class Engine:
         """
         self.config, self._resolved = config, resolved
         torch.set_float32_matmul_precision(config.train.matmul_precision)
-        self.accelerator = _accelerator(config)
+        self.accelerator = accelerator_of(config)
         self.device = self.accelerator.device
         self.ranks = Ranks(self.device)
-        _check_all_are_seen(self.accelerator, self.ranks)
+        check_all_are_seen(self.accelerator, self.ranks)
         if self.device.type == "cuda":
             memory = torch.cuda.get_device_properties(self.device).total_memory
             cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
@@ -115,9 +108,16 @@ class Engine:
         # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
         # packages on disk at each step, and it would step a schedule once for each process.
         optimizer = optimizers.build(config.optimizer, lm)
-        self.trained = Trained(lm, optimizer, self.accelerator.scaler, sharded, self.ranks)
+        copied = config.train.param_dtype == "bf16" and not sharded
+        self._rounded = RoundedWeights(lm) if copied else None
+        self.trained = Trained(
+            lm, optimizer, self.accelerator.scaler, sharded, self.ranks, self._rounded
+        )
         self._parameters = [p for p in lm.parameters() if p.requires_grad]
-        self.model = self._prepare_model(TokenLoss(lm))
+        # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
+        self._exchanges = self.ranks.world_size > 1 and not sharded
+        computing = self._rounded.lm if self._rounded else lm
+        self.model = self._prepare_model(TokenLoss(computing))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
         self._most_rows = config.train.micro_batch
@@ -127,8 +127,7 @@ class Engine:
         self._compiled: set[str] = set()
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
-        exchanges = self.ranks.world_size > 1 and not sharded
-        self.clock = StepClock(self.device, last_gradient(lm) if exchanges else None)
+        self.clock = StepClock(self.device, last_gradient(computing) if self._exchanges else None)
         if not empty:
             self.initialise()
 
@@ -137,20 +136,15 @@ class Engine:
         if self._empty:
             weights.fill(self.trained.lm, lambda: models.build(self.config, self._resolved))
             self._empty = False
+        self.trained.weights_changed()
 
     def _prepare_model(self, loss: nn.Module) -> nn.Module:
-        with warnings.catch_warnings():
-            # Torch has a new name for the option, which Accelerate does not know yet.
-            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-            # No DDP around it where nothing is exchanged, or FSDP does it.
-            bare = self.trained.sharded or self.ranks.world_size == 1
-            prepared: nn.Module = self.accelerator.prepare_model(loss, evaluation_mode=bare)
-        if not bare and self.config.parallel.reduce_dtype == "bf16":
-            assert isinstance(prepared, DistributedDataParallel)
-            exchange_in_bf16(prepared)
+        model = prepared(
+            loss, self.accelerator, self.config, self._rounded, exchanges=self._exchanges
+        )
         if self.config.train.compile and not self.trained.sharded:
-            compile_module(self.accelerator.unwrap_model(prepared, keep_torch_compile=True))
-        return prepared
+            compile_module(self.accelerator.unwrap_model(model, keep_torch_compile=True))
+        return model
 
     # ------------------------------------------------------------------ the step
 
@@ -198,6 +192,8 @@ class Engine:
         loss_sum = torch.zeros((), device=self.device)
         for index, rows in enumerate(slices):
             last = index == len(slices) - 1
+            if self._rounded:
+                self._rounded.exchanging = last and self._exchanges
             if rows.start == rows.stop and not (last or self.trained.sharded):
                 continue
             with (
@@ -208,6 +204,8 @@ class Engine:
                 micro_loss = self._forward(inputs, rows, width)
                 loss_sum += micro_loss.detach()
                 self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
+        if self._rounded:
+            self._rounded.clear()
         return loss_sum
 
     def _forward(self, inputs: DeviceBatch, rows: slice, width: int) -> Tensor:
@@ -254,6 +252,7 @@ class Engine:
             scaler.step(self.trained.optimizer)
             scaler.update()
         self.trained.optimizer.zero_grad(set_to_none=True)
+        self.trained.weights_changed()
         return norm
 
     def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
@@ -344,31 +343,3 @@ def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:
     which all ranks share. Nought times the loss is nought, or else NaN.
     """
     return scale + 0 * loss
-
-
-def _accelerator(config: RunConfig) -> Accelerator:
-    precision = config.train.precision
-    on_cpu = not torch.cuda.is_available()
-    if precision == "fp16" and on_cpu:
-        raise ConfigError("train.precision = 'fp16' needs a GPU; on a CPU take 'bf16' or 'no'")
-    return Accelerator(
-        # Without it Accelerate would not look for other processes on a CPU.
-        cpu=on_cpu,
-        mixed_precision=precision,
-        # Buffers are functions of the config, the same on every rank: no need to send them.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,
-                bucket_cap_mb=COMPILED_BUCKET if config.train.compile else BUCKET,
-            )
-        ],
-    )
-
-
-def _check_all_are_seen(accelerator: Accelerator, ranks: Ranks) -> None:
-    if accelerator.num_processes != ranks.world_size:
-        raise TrainingError(
-            f"Accelerate sees {accelerator.num_processes} processes, but the group has "
-            f"{ranks.world_size}: gradients would not be exchanged"
-        )

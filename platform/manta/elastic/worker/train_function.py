@@ -286,6 +286,7 @@ def model(engine: Engine) -> dict[str, Any]:
         "parameters": total,
         "trained_parameters": trained,
         "precision": engine.config.train.precision,
+        "param_dtype": engine.config.train.param_dtype,
         "matmul_precision": engine.config.train.matmul_precision,
         "host_memory": host_memory(
             state_bytes(total, trained),

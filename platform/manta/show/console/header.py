@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # What `train.precision` means, as people call it.
 PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
+MASTERS = "bf16 weights with float32 masters"
 WORTH_SAYING = 2**30  # bytes
 # What stands behind float32 on a GPU: Torch's default is several times slower there.
 TF32, NO_TF32 = " with TF32", " without TF32"
@@ -54,6 +55,8 @@ def model_line(state: RunState) -> str:
     which = "all trained" if trained == total else f"{number_format.count(trained)} trained"
     device = workers.get("gpu") or f"CPU, {_threads(workers.get('threads', 1))} a worker"
     precision = PRECISIONS.get(workers["precision"], workers["precision"])
+    if workers.get("param_dtype") == "bf16":
+        precision = MASTERS
     if workers["precision"] == "no" and workers.get("gpu"):
         precision += TF32 if workers.get("matmul_precision") == "high" else NO_TF32
     model = f"{workers['model']}, {number_format.count(total)} parameters, {which}"
