@@ -80,12 +80,12 @@ def copies() -> Iterator[None]:
     """One process that workers are copies of, for all that the tests of this process start.
 
     Also for commands, which otherwise have one each, for four seconds of processor time. A Ray that
-    this process starts begins all its workers so, as one that Manta starts does.
+    this process starts has all its workers so, and no dashboard's agent, as one that Manta starts.
     """
-    from manta.cluster.embedded import light_workers
+    from manta.cluster.embedded import light_processes
     from manta.elastic.worker.preload import preloaded
 
-    with preloaded({"CPU": 1}, "llama"), light_workers():
+    with preloaded({"CPU": 1}, "llama"), light_processes():
         yield
 
 

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from ray import _raylet
-from ray._private import node, services, utils, worker
+from ray._private import node, services, worker
 
-from manta.cluster.embedded import DASHBOARD_INSTALLED, SETTINGS, SoleNode
+from manta.cluster import idle_agent
+from manta.cluster.embedded import SETTINGS, SoleNode
 
 # Prints the scripts of Ray's processes while a task has run in it, and those left afterwards.
 PROGRAM = """
@@ -72,7 +73,7 @@ def test_an_embedded_ray_has_no_process_that_serves_nobody() -> None:
 def test_what_is_left_out_is_what_ray_starts_by_these_names() -> None:
     """Each is called by Ray's own start of a head node, and overridden with its arguments."""
     source = inspect.getsource(node.Node)
-    for name in ("start_monitor", "start_log_monitor", "start_api_server", "start_raylet"):
+    for name in ("start_monitor", "start_log_monitor", "start_api_server"):
         assert f"self.{name}(" in source, f"Node.{name} is no longer called: read cluster/embedded"
         assert name in vars(SoleNode)
         assert name in vars(node.Node)
@@ -87,9 +88,28 @@ def test_what_is_replaced_is_what_ray_asks_while_it_starts() -> None:
     assert "target=listen_error_messages" in inspect.getsource(worker.connect)
 
 
-def test_ray_asks_for_its_dashboard_as_it_did() -> None:
-    assert "get_dashboard_dependency_error" in inspect.getsource(services.start_raylet)
-    assert DASHBOARD_INSTALLED in inspect.getsource(utils.get_dashboard_dependency_error)
+def test_ray_looks_for_an_agent_where_ours_says_that_there_is_none(tmp_path: Path) -> None:
+    """For each port that Ray's own says; and ours ends with the raylet, however that ends."""
+    source = inspect.getsource(services.start_raylet)
+    assert source.count("PROCESS_TYPE_DASHBOARD_AGENT") == 2  # its program, and how it logs
+    raylet = subprocess.Popen(["sleep", "1000"])
+    number = "ab" * 28
+    options = [f"--node-id={number}", f"--session-dir={tmp_path}", "--minimal"]
+    agent = subprocess.Popen(
+        [sys.executable, "-I", "-S", idle_agent.__file__, "agent.py", *options],
+        env={**os.environ, "RAY_RAYLET_PID": str(raylet.pid)},
+    )
+    ports = (
+        _raylet.METRICS_AGENT_PORT_NAME,
+        _raylet.METRICS_EXPORT_PORT_NAME,
+        _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+    )
+    for name in ports:
+        assert _raylet.wait_for_persisted_port(str(tmp_path), number, name, 300_000) == -1
+    assert agent.poll() is None
+    raylet.kill()  # and left for a while as one that nobody has waited for
+    assert agent.wait(300) == 0
+    raylet.wait()
 
 
 def test_rays_processes_know_the_settings_that_they_are_given() -> None:

@@ -3,10 +3,10 @@
 Ray starts three more of Python's for each head node: one that asks a cloud for nodes, one that
 passes workers' logs on, and the dashboard's server, for which `ray.init` waits even when no
 dashboard is wanted. On one machine they serve nobody, and start at the moment when all cores
-are needed for imports. The agent of the node is asked to do what it does for a Ray that was
-installed without its dashboard. No metrics are collected, which only a dashboard would show:
-those of Ray Data take more memory, for good, with each dataset. Workers begin by a script of ours
-(`worker_setup`), which imports no Ray.
+are needed for imports. One that does nothing stands for the dashboard's agent on the node
+(`idle_agent`), without which there is no node. No metrics are collected, which only a dashboard
+would show: those of Ray Data take more memory, for good, with each dataset. Workers begin by a
+script of ours (`worker_setup`), which imports no Ray.
 
 Ray gives its processes 30 seconds each, which a busy machine or a slow disk may exceed. Here a
 second try has more time, and who waits is told; a process that ended is not waited for.
@@ -30,14 +30,12 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import node, ray_constants, services
 
-from manta.cluster import worker_setup
+from manta.cluster import idle_agent, worker_setup
 from manta.cluster.waiting import how_busy, say
 from manta.config.errors import RunError
 from manta.storage.socket_folder import fits, socket_folder
 
 T = TypeVar("T")
-# Ray imports it to see whether the dashboard was installed with it.
-DASHBOARD_INSTALLED = "ray.dashboard.optional_deps"
 # Nothing shows the history of tasks either, of which the head keeps the last 100,000.
 SETTINGS = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
 # How long each of Ray's processes may take to be up, in the first try and in the second.
@@ -116,11 +114,6 @@ class SoleNode(node.Node):  # type: ignore[misc]
     def start_api_server(self, **_: Any) -> None:
         """Not: its address would be that of the dashboard."""
 
-    def start_raylet(self, *args: Any, **more: Any) -> None:
-        """Ray's, which starts the node's agent as well."""
-        with _hidden(DASHBOARD_INSTALLED):
-            super().start_raylet(*args, **more)
-
 
 @contextmanager
 def started(waits: tuple[float, ...] = WAITS) -> Iterator[None]:
@@ -151,7 +144,7 @@ def _start_patiently(waits: tuple[float, ...], folder: Path | None) -> None:
     for wait, more in zip_longest(waits, waits[1:]):
         SoleNode.wait = wait
         try:
-            with _replaced(node, "Node", SoleNode), light_workers():
+            with _replaced(node, "Node", SoleNode), light_processes():
                 _init(folder)
             return
         except NotUp as error:
@@ -178,9 +171,22 @@ def _init(folder: Path | None) -> None:
 
 
 @contextmanager
-def light_workers() -> Iterator[None]:
-    """Have a node that this process starts in the block start its workers by `worker_setup`."""
-    with _replaced(ray_constants, "SETUP_WORKER_FILENAME", worker_setup.__file__):
+def light_processes() -> Iterator[None]:
+    """Have nodes that this process starts in the block begin workers by `worker_setup`.
+
+    And have `idle_agent` in the place of the dashboard's agent: they are to have no dashboard.
+    """
+    command = services._build_python_executable_command_memory_profileable
+
+    def python(component: str, *arguments: Any, **more: Any) -> list[str]:
+        if component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT:
+            return [sys.executable, "-I", "-S", idle_agent.__file__]
+        return list(command(component, *arguments, **more))
+
+    with (
+        _replaced(ray_constants, "SETUP_WORKER_FILENAME", worker_setup.__file__),
+        _replaced(services, command.__name__, python),
+    ):
         yield
 
 
@@ -193,16 +199,3 @@ def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
-
-
-@contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """Have importing `module` fail, as if it were not installed."""
-    before = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-        if before is not None:
-            sys.modules[module] = before
