@@ -31,7 +31,10 @@ def install(locks: list[Path]) -> None:
             exact.write_text(TORCH.sub(_build, lock.read_text()))
             command += ["-r", str(exact)]
         if subprocess.run(command).returncode:
-            sys.exit(f"install.py: not installed: {', '.join(map(str, locks))}")
+            sys.exit(
+                f"install.py: not installed: {', '.join(map(str, locks))}; if it is a build of "
+                "Torch that the lock doesn't know, `make lock CPU_TORCH=PLACE` takes it up"
+            )
 
 
 def _build(pin: re.Match[str]) -> str:

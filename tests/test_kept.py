@@ -21,6 +21,7 @@ from small_runs import opened
 from tokenizers import Tokenizer
 from whole_runs import train_whole
 
+from manta import api
 from manta.config import load as load_config
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
@@ -113,6 +114,18 @@ def test_a_run_goes_on_from_its_snapshot(then: Any) -> None:
     train_whole(opened(kept_config()), vault=vault)
     assert sources() == ["start", "snapshot"]
     check_ended(then)
+
+
+def test_a_sweep_is_compared_as_it_stands(then: Any) -> None:
+    compared = {row["name"]: row for row in api.compare("sweeps/tiny").runs.to_pylist()}
+    assert {name: row["status"] for name, row in compared.items()} == {
+        "t000": "finished",
+        "t001": "waiting",
+        "t002": "waiting",
+    }
+    last = then["sweep"]["t000"]["rows"][-1]
+    assert (compared["t000"]["tokens"], compared["t000"]["value"]) == (last[1], last[-1])
+    assert 0 < compared["t001"]["tokens"] < last[1]
 
 
 def sources() -> list[str]:

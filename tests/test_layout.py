@@ -176,7 +176,11 @@ def test_one_module_of_the_stream_knows_ray():
 
 
 @pytest.mark.parametrize(
-    "module", ["manta", "manta.config", "manta.schedule", "manta.stream.order", "manta.stream.plan"]
+    "module",
+    [
+        *("manta", "manta.api", "manta.config", "manta.schedule"),
+        *("manta.stream.order", "manta.stream.plan"),
+    ],
 )
 def test_light_modules_load_neither_ray_nor_torch(module):
     code = f"import {module}, sys; print(sorted(m for m in {sorted(HEAVY)} if m in sys.modules))"

@@ -77,7 +77,8 @@ def _installs_lock(plan: ClusterPlan) -> bool:
     sent = {Path(here).name: there for there, here in plan.mounts.items()}
     if NAME not in sent:
         return False
-    return any("cluster/setup.sh" in c or f"-r {sent[NAME]}" in c for c in plan.setup)
+    asked = (f"-r {sent[NAME]}", f"install.py {sent[NAME]}")
+    return any("cluster/setup.sh" in c or any(a in c for a in asked) for c in plan.setup)
 
 
 def _unpinned(plan: ClusterPlan, pins: dict[str, str]) -> Iterator[Finding]:
