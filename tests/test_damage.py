@@ -30,7 +30,7 @@ from manta.elastic.checks.preflight import Checked, check
 from manta.elastic.checks.verifying import verify_run
 from manta.show.tracker import Tracker
 from manta.state.checkpoint_files import name_of
-from manta.tune.fork import fork
+from manta.train.fork import fork
 
 KILLED = 9
 

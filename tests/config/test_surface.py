@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
     "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --address",
+    "fork": "RUN@STEP NEW KEY=VALUE",
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow",
     "status": "JOB --address",

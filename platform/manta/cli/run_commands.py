@@ -1,4 +1,4 @@
-"""`manta schedule`, `manta train`, `manta sweep`: what trains."""
+"""`manta schedule`, `manta train`, `manta fork`, `manta sweep`: what trains."""
 
 from __future__ import annotations
 
@@ -84,6 +84,24 @@ def _set_aside(config: RunConfig) -> None:
     place = place_of_run(config)
     if aside := set_aside(place):
         print(f"--restart: what was in {place} is in {aside} now")
+
+
+def fork(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN@STEP", help="A run and a checkpoint of it; else the newest."),
+    ],
+    name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the run that begins there.")],
+    overrides: Overrides = None,
+) -> None:
+    """Make a run that goes on from another's checkpoint with changed keys."""
+    from manta.elastic.checks.fork_run import fork_run, parse
+    from manta.storage.place import place_of
+    from manta.storage.run_folder import CONFIG
+
+    place, step = parse(run)
+    child = fork_run(place_of(place), step, name, overrides or ())
+    print(f"{child} goes on from there: manta train {child / CONFIG}")
 
 
 def sweep(

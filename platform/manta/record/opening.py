@@ -114,6 +114,11 @@ def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
 
     newest = Ledger(run_dir / LEDGER).newest()
     fork = read_fork(run_dir)
+    if fork is not None and fork.binding not in ("", binding):
+        raise RunError(
+            f"{run_dir}: this run was forked from {fork.run} to be trained by {run_dir / CONFIG}, "
+            "and another config or corpus is given: give that file; `manta fork` makes another run"
+        )
     if newest is None or (fork is not None and newest.last.step <= fork.step):
         return []
     found = newest.link.binding if newest.link else ""
@@ -195,7 +200,7 @@ def take_up(
     }
     if old is None:
         fork = read_fork(run_dir)
-        return RunState(
+        state = RunState(
             name=config.run.name,
             created=now,
             corpus_fingerprint=manifest.fingerprint,
@@ -205,6 +210,11 @@ def take_up(
             wandb=WandbState(id=secrets.token_hex(4)),
             **fresh,
         )
+        if fork and fork.changes:
+            state.add_event(
+                f"forked from {fork.run} at step {fork.step:,}: {', '.join(fork.changes)}"
+            )
+        return state
     state = old.model_copy(update={**fresh, "drivers": old.drivers + 1})
     state.hardware = {**old.hardware, **hardware}
     if old.binding and old.binding != state.binding:

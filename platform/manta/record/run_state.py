@@ -144,7 +144,8 @@ def sync_command(folder: str) -> str:
 class Fork(BaseModel):
     """Where the beginning of a run comes from: another run trained it up to `step`.
 
-    `before` has the forks of that run, from the root on: who trained its beginning.
+    `before` has the forks of that run, from the root on: who trained its beginning. What a person
+    forked with other keys says which (`changes`), and by which config alone it goes on (`binding`).
     """
 
     run: str
@@ -153,6 +154,8 @@ class Fork(BaseModel):
     before: list[Fork] = Field(default_factory=list)
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
     history: Mark = Field(default_factory=Mark, description="of the rows up to there")
+    changes: list[str] = Field(default_factory=list, description="keys that are not the parent's")
+    binding: str = Field(default="", description="digest of config and corpus; as RunState's")
 
 
 class RunState(BaseModel):

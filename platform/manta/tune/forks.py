@@ -13,7 +13,7 @@ from manta.record.sweep_state import SweepTrial
 from manta.state.checkpoint_files import discard, name_of
 from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS
-from manta.tune.fork import can_fork, fork, is_forked
+from manta.train.fork import can_fork, fork, is_forked
 
 # How long a store's "not there" is believed.
 LOOK_SECONDS = 5.0

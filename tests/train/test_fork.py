@@ -19,7 +19,7 @@ from manta.record.run_record import RunRecord
 from manta.record.run_state import read_fork
 from manta.record.verify_run import verify
 from manta.state.checkpoint_files import name_of, read_state, whole
-from manta.tune.fork import can_fork, fork
+from manta.train.fork import can_fork, fork
 
 WSD = {"name": "wsd", "peak": 1e-2, "warmup": STEP}
 RAMP = {"name": "ramp", "from": 7, "to": 9, "start": 6 * STEP, "over": STEP}

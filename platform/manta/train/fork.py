@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from manta.config.errors import RunError
@@ -20,8 +21,8 @@ from manta.record.row_chain import Kind, Mark, RowChain
 from manta.record.run_state import Fork, read_fork, read_state_if_any, write_fork
 from manta.state.checkpoint_files import damage, name_of, read_state
 from manta.storage.atomic import sync_folder
-from manta.storage.place import Place, copy, tree, writing
-from manta.storage.run_folder import CHECKPOINTS, FORK, LEDGER, METRICS, STATE
+from manta.storage.place import Place, copy, put, tree, writing
+from manta.storage.run_folder import CHECKPOINTS, CONFIG, FORK, LEDGER, METRICS, STATE
 from manta.storage.working import working_folder
 from manta.stream.ledger import Ledger
 
@@ -36,7 +37,16 @@ def is_forked(child: Place) -> bool:
     return child.exists() if isinstance(child, Path) else (child / FORK).exists()
 
 
-def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
+def fork(
+    parent: Place,
+    step: int,
+    tokens: int,
+    child: Place,
+    *,
+    config: str | None = None,
+    changes: Sequence[str] = (),
+    binding: str = "",
+) -> None:
     """Make `child` a run that `parent` has trained up to `step`. Harmless when called again.
 
     Args:
@@ -44,6 +54,9 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
         step: number of the last step that both share.
         tokens: consumed by then.
         child: the run to be; it appears whole or not at all.
+        config: text of the config by which it goes on, for its folder; None if others keep it.
+        changes: of it, in words, for the record.
+        binding: digest of the config and corpus by which alone it may go on; "" for any.
 
     Raises:
         RunError: if there is no such checkpoint.
@@ -59,6 +72,8 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     _copy_files(parent / CHECKPOINTS / name_of(step), aside / CHECKPOINTS / name_of(step))
     Ledger(parent / LEDGER).copy_to(aside / LEDGER, step)
+    if config is not None:
+        put(aside / CONFIG, config.encode())
     history, problem = read_checked(
         working_folder(parent), lambda rows: _copy_rows(rows, aside / METRICS, step)
     )
@@ -74,6 +89,8 @@ def fork(parent: Place, step: int, tokens: int, child: Place) -> None:
             before=before,
             eval_sample=read_state(parent / CHECKPOINTS / name_of(step)).eval_sample,
             history=history.model_copy(update={"unproven": step}) if problem else history,
+            changes=list(changes),
+            binding=binding,
         ),
     )
     if isinstance(aside, Path):

@@ -1,0 +1,152 @@
+"""`manta fork`: a run that goes on from another one's checkpoint, by a config with changed keys.
+
+Which keys may change stands at each (`OnChange`): what decides the mathematics of the steps to come
+may, what decides which positions and tensors there are may not. The steps before the fork are the
+parent's: their rows, their ledger and their part of the schedule are kept as they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from manta.config import RunConfig, dump, load
+from manta.config.errors import ConfigError, RunError
+from manta.config.on_change import OnChange, on_change_of
+from manta.config.schedule import Past
+from manta.corpus.manifest import Manifest
+from manta.elastic.checks.preflight import absolute
+from manta.record.identity import Change, binding_of, changes
+from manta.record.opening import place_of_run
+from manta.record.run_state import read_state_if_any
+from manta.schedule import Schedule
+from manta.state.checkpoint_files import TrainState, damage, name_of, newest, read_state, whole
+from manta.storage.place import Place
+from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.train.fork import fork
+
+# Keys of the schedule that the steps before the fork have had otherwise.
+SHAPE = ("schedule.lr", "schedule.batch")
+
+
+def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str] = ()) -> Place:
+    """Make a run that goes on from a checkpoint of another one; returns its place.
+
+    Args:
+        parent: the other run's folder, or its place in a store; it may be training.
+        step: of the checkpoint; None for the newest.
+        name: of the new run, which lies beside the other one unless `run.storage` is changed.
+        overrides: ``dotted.key=value`` strings.
+
+    Raises:
+        ConfigError, RunError: saying what can't be and what to do; nothing is made then.
+    """
+    before = load(parent / CONFIG, RunConfig)
+    storage = parent.absolute().parent if isinstance(parent, Path) else parent.parent
+    beside = f"run.storage={json.dumps(str(storage))}"
+    asked = absolute(load(parent / CONFIG, RunConfig, [beside, *overrides, f"run.name={name}"]))
+    state = _state_of(parent, step)
+    after = _with_past(before, asked, state)
+    found = _changes(parent, before, after)
+    _check_schedule(parent, before, after, state)
+    fingerprint = _fingerprint(parent, after)
+    child = place_of_run(after)
+    if child.exists():
+        raise RunError(f"{child}: there is a run of this name; choose another")
+    said = [str(change) for change in found if change.key not in ("run.name", "run.storage")]
+    fork(
+        parent,
+        state.step,
+        state.tokens,
+        child,
+        config=dump(after),
+        changes=said,
+        binding=binding_of(after, fingerprint),
+    )
+    return child
+
+
+def _state_of(parent: Place, step: int | None) -> TrainState:
+    """What a checkpoint of the parent says."""
+    folder = parent / CHECKPOINTS
+    if step is None:
+        return read_state(newest(folder))
+    if problem := damage(folder / name_of(step)):
+        steps = [str(read_state(path).step) for path in whole(folder)]
+        there = f"there are those of steps {', '.join(steps)}" if steps else "there is none"
+        raise RunError(f"{folder / name_of(step)}: {problem}: take another checkpoint; {there}")
+    return read_state(folder / name_of(step))
+
+
+def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:
+    """The config with what was in force up to the fork, where that is another schedule now."""
+    old, new = before.schedule, after.schedule
+    if (old.lr, old.batch) == (new.lr, new.batch) or old.history != new.history or not state.tokens:
+        return after
+    history = [*old.history, Past(until=state.tokens, lr=old.lr, batch=old.batch)]
+    return after.model_copy(update={"schedule": new.model_copy(update={"history": history})})
+
+
+def _changes(parent: Place, before: RunConfig, after: RunConfig) -> list[Change]:
+    """What differs, of which nothing may be that no fork can change."""
+    found = [c for c in changes(before, after) if not c.key.startswith("schedule.history")]
+    fixed = [
+        change
+        for change in found
+        if change.key != "run.name" and on_change_of(RunConfig, change.key) is OnChange.START
+    ]
+    if fixed:
+        listed = "\n".join(f"  {change}" for change in fixed)
+        raise ConfigError(
+            f"{parent}: a fork goes on with the same samples and tensors, so these keys can't "
+            f"change:\n{listed}\nTo begin anew from this run's weights, `manta export` them and "
+            "give model.pretrained"
+        )
+    return found
+
+
+def _check_schedule(parent: Place, before: RunConfig, after: RunConfig, state: TrainState) -> None:
+    """Refuse a schedule that changes steps before the fork, or has none after it."""
+    old, new = (Schedule.resolve(c.schedule, c.train.seq_len) for c in (before, after))
+    if new.horizon <= state.tokens:
+        raise ConfigError(
+            f"schedule.horizon: {parent} has {state.tokens:,} tokens at step {state.step:,}, and "
+            f"the fork would end at {new.horizon:,}: give a larger schedule.horizon"
+        )
+    pairs = [[(p.step, p.batch) for p in s.plateaus if p.step < state.step] for s in (old, new)]
+    if pairs[0] != pairs[1]:
+        raise ConfigError(
+            f"schedule.batch: up to step {state.step:,}, {parent} had other batch sizes than the "
+            "new schedule gives: write spans of schedule.batch in tokens where they are shares of "
+            "the horizon"
+        )
+
+
+def _fingerprint(parent: Place, after: RunConfig) -> str:
+    """That of the corpus, which must be the parent's."""
+    fingerprint = Manifest.read(after.corpus).fingerprint
+    state = read_state_if_any(parent)
+    if state is not None and state.corpus_fingerprint != fingerprint:
+        raise ConfigError(
+            f"corpus: {after.corpus} has fingerprint {fingerprint[:12]}…, and {parent} was trained "
+            f"on {state.corpus_fingerprint[:12]}…: a fork goes on with the same samples. To train "
+            "on others from this run's weights, `manta export` them and give model.pretrained"
+        )
+    return fingerprint
+
+
+def parse(text: str) -> tuple[str, int | None]:
+    """``RUN`` or ``RUN@STEP`` as a run's place and a step.
+
+    Raises:
+        ConfigError: if what follows the last ``@`` is no step, and there is no such folder.
+    """
+    run, at, step = text.rpartition("@")
+    if not at or Path(text).exists():
+        return text, None
+    if not step.isdecimal():
+        if "://" in text:  # the @ is of the URL
+            return text, None
+        raise ConfigError(f"{text}: write RUN@STEP, such as runs/base@1200, or RUN alone")
+    return run, int(step)
