@@ -47,7 +47,7 @@ RUN_KEYS = """
     schedule.batch.name schedule.batch.from schedule.batch.to schedule.batch.start
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
     schedule.batch.tokens schedule.batch.until schedule.batch.period
-    schedule.history.until
+    schedule.history.until schedule.history.horizon
     schedule.history.lr.name schedule.history.lr.peak schedule.history.lr.warmup
     schedule.history.lr.decay schedule.history.lr.decay_shape schedule.history.lr.floor
     schedule.history.lr.shape schedule.history.lr.tokens schedule.history.lr.until

@@ -79,20 +79,26 @@ def test_changed_keys_hold_from_the_fork_on_and_are_on_record(parent: Path) -> N
     assert read_state(child).fork == fork
     config = load(child / "config.yaml", RunConfig)
     [past] = config.schedule.history
-    assert past.until == FORKED * STEP
+    assert (past.until, past.horizon) == (FORKED * STEP, STEPS * STEP)
     assert past.lr == load(parent / "config.yaml", RunConfig).schedule.lr
 
 
 def test_a_fork_of_a_fork_keeps_its_lineage(parent: Path) -> None:
     first = fork_run(parent, FORKED, "first", ["optimizer.weight_decay=0"])
     trained(first)
-    second = fork_run(first, None, "second", [f"schedule.horizon={20 * STEP}"])
+    ramp = "{name: ramp, from: 7, to: 14, start: 80%, over: 10%}"
+    second = fork_run(
+        first, None, "second", [f"schedule.horizon={20 * STEP}", f"schedule.batch={ramp}"]
+    )
     trained(second)
     fork = read_fork(second)
     assert fork is not None
     assert [(one.run, one.step) for one in [*fork.before, fork]] == [("base", 6), ("first", 12)]
-    assert rows(second)[-1][0] == 20
-    assert verify_run(second).consumed.steps == 20
+    assert verify_run(second).consumed.steps == rows(second)[-1][0] > 16
+    third = fork_run(second, None, "third", [f"schedule.horizon={30 * STEP}"])
+    trained(third)
+    assert rows(third)[: len(rows(second))] == rows(second), "shares are of the horizon of then"
+    assert verify_run(third).consumed.tokens >= 30 * STEP
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,12 @@ BatchSpec = Annotated[
 
 
 class Past(Section):
-    """What the schedule was up to a token count, with shares of the same horizon."""
+    """What the schedule was up to a token count."""
 
     until: PositiveTokens = Field(description="token count up to which this was the schedule")
+    horizon: PositiveTokens | None = Field(
+        default=None, description="what its shares are of; schedule.horizon if left out"
+    )
     lr: LrSpec = Field(description="as schedule.lr")
     batch: BatchSpec = Field(description="as schedule.batch")
 
@@ -167,4 +170,6 @@ class ScheduleSection(Section):
         ends = [0, *(past.until for past in self.history), self.horizon]
         if any(after <= before for before, after in pairwise(ends)):
             raise ValueError("'history': each 'until' is above the one before and below 'horizon'")
+        if any(past.horizon is not None and past.horizon < past.until for past in self.history):
+            raise ValueError("'history': a 'horizon' is not below its 'until'")
         return self

@@ -35,7 +35,9 @@ def lr_segments(config: ScheduleSection) -> tuple[Segment, ...]:
         ConfigError: naming the key and the remedy.
     """
     check_horizon(config.horizon)
-    past = [(each.until, _one_lr(each.lr, config.horizon)) for each in config.history]
+    past = [
+        (each.until, _one_lr(each.lr, each.horizon or config.horizon)) for each in config.history
+    ]
     return _joined([*past, (config.horizon, _one_lr(config.lr, config.horizon))])
 
 
@@ -50,7 +52,10 @@ def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[
 def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
     """The batch size's canonical segments, in samples; else as `lr_segments`."""
     check_horizon(config.horizon)
-    past = [(each.until, _one_batch(each.batch, config.horizon)) for each in config.history]
+    past = [
+        (each.until, _one_batch(each.batch, each.horizon or config.horizon))
+        for each in config.history
+    ]
     if past and any(s.period for _, segments in past for s in segments):
         raise ConfigError(
             "schedule.history: a cyclic batch size can't be left on the way; give its segments"

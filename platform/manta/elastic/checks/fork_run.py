@@ -82,9 +82,15 @@ def _state_of(parent: Place, step: int | None) -> TrainState:
 def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:
     """The config with what was in force up to the fork, where that is another schedule now."""
     old, new = before.schedule, after.schedule
-    if (old.lr, old.batch) == (new.lr, new.batch) or old.history != new.history or not state.tokens:
+    same = (old.lr, old.batch, old.horizon) == (new.lr, new.batch, new.horizon)
+    if same or old.history != new.history or not state.tokens:
         return after
-    history = [*old.history, Past(until=state.tokens, lr=old.lr, batch=old.batch)]
+    # Its last step may pass the horizon; what begins from there on is of the new schedule.
+    now = Past(until=min(state.tokens, old.horizon), lr=old.lr, batch=old.batch)
+    history = [
+        past.model_copy(update={"horizon": past.horizon or old.horizon})
+        for past in [*old.history, now]
+    ]
     return after.model_copy(update={"schedule": new.model_copy(update={"history": history})})
 
 
@@ -117,9 +123,8 @@ def _check_schedule(parent: Place, before: RunConfig, after: RunConfig, state: T
     pairs = [[(p.step, p.batch) for p in s.plateaus if p.step < state.step] for s in (old, new)]
     if pairs[0] != pairs[1]:
         raise ConfigError(
-            f"schedule.batch: up to step {state.step:,}, {parent} had other batch sizes than the "
-            "new schedule gives: write spans of schedule.batch in tokens where they are shares of "
-            "the horizon"
+            f"schedule.history: up to step {state.step:,}, {parent} had other batch sizes than it "
+            "gives: leave it out, and it is written for you"
         )
 
 
