@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from manta.corpus import shard_table
 from manta.corpus.manifest import Counts, Manifest, Shard
+from manta.sample import shard_file
+from manta.sample.tokens import TokenDtype, documents_batch, token_dtype
 
 
 def write_shard(
@@ -22,12 +23,10 @@ def write_shard(
         documents: tokens of each, uint16 or uint32 throughout, at least one document.
         names: of the documents.
     """
-    dtype: shard_table.TokenDtype = "uint16" if documents[0].dtype == np.uint16 else "uint32"
+    dtype: TokenDtype = "uint16" if documents[0].dtype == np.uint16 else "uint32"
     name = f"train-{number:05d}.arrow"
     with (folder / name).open("wb") as file:
-        size, digest = shard_table.write(
-            file, shard_table.batch(documents, names, 0, ["made"], dtype)
-        )
+        size, digest = shard_file.write(file, documents_batch(documents, names, 0, ["made"], dtype))
     return Shard(
         file=name,
         split="train",
@@ -43,7 +42,7 @@ def write_manifest(folder: Path, made: list[Shard], vocab_size: int) -> Manifest
     documents, tokens = sum(s.documents for s in made), sum(s.tokens for s in made)
     manifest = Manifest(
         manta_version="benchmark",
-        token_dtype=shard_table.token_dtype(vocab_size),
+        token_dtype=token_dtype(vocab_size),
         vocab_size=vocab_size,
         eos_id=0,
         tokenizer_file="tokenizer.json",

@@ -28,6 +28,7 @@ from corpus_files import write_manifest
 
 from manta.config.schedule import ScheduleSection
 from manta.corpus import MANIFEST, Shard
+from manta.sample.tokens import Tokens
 from manta.schedule import Schedule
 from manta.stream import plan
 from manta.stream.ledger import Ledger, LedgerRow, digest
@@ -195,7 +196,7 @@ def _read_manifest(folder: Path) -> None:
     """Open a corpus as a reading process does, without touching a shard: ms and MiB more."""
     fingerprint = re.search(r'"fingerprint": "(\w+)"', (folder / MANIFEST).open().read(1000))
     assert fingerprint is not None
-    corpus = plan.Corpus(str(folder), fingerprint[1], "train", SEQ_LEN, 1)
+    corpus = plan.Corpus(str(folder), fingerprint[1], "train", Tokens("uint16"), SEQ_LEN, 1)
     before = _peak_mib()
     began = time.perf_counter()
     plan.order_of(corpus)

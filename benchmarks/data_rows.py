@@ -98,7 +98,7 @@ def _manta(place: Place, with_ray: bool) -> Reading:
     cursor = place.state or 0
     batches = source(corpus, schedule, cursor=cursor, rank=place.rank, world_size=place.world_size)
     # The one conversion, as in the engine: from the mapped block to the final tensor.
-    made = (torch.from_numpy(batch.samples.tokens.astype(np.int64)) for batch in batches)
+    made = (torch.from_numpy(batch.samples["tokens"].astype(np.int64)) for batch in batches)
     return Reading(made, lambda consumed: cursor + consumed * BATCH)
 
 

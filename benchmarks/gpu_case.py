@@ -32,6 +32,7 @@ from manta.model import assembly, attention, cross_entropy, hf_config
 from manta.model.cross_entropy import IGNORE
 from manta.model.language_model import labels_of
 from manta.model.loss import TokenLoss, fuse
+from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
 from manta.state.copying import DeviceCopy, HostCopy
@@ -336,13 +337,13 @@ class BareLoop:
 
     def step(self, batch: RankBatch) -> Tensor:
         """One update; the mean loss, still on the device."""
-        host = torch.from_numpy(batch.samples.tokens.astype("int64"))
+        host = torch.from_numpy(batch.samples["tokens"].astype("int64"))
         if self.device.type == "cuda":
             host = host.pin_memory()
         tokens = host.to(self.device, non_blocking=True)
         positions = None
         if self._masks:
-            positions = torch.from_numpy(batch.samples.position_ids()).to(self.device)
+            positions = torch.from_numpy(position_ids(batch.samples)).to(self.device)
         labels = labels_of(tokens, positions)
         valid = (labels != IGNORE).sum()
         total = torch.zeros((), device=self.device)

@@ -321,11 +321,12 @@ def _write_tokens(corpus: Path, file: Path, count: int) -> None:
     """The first tokens of a corpus as an array, which is what a script by hand would read."""
     import numpy as np
 
-    from manta.corpus import shard_table
     from manta.corpus.manifest import Manifest
+    from manta.sample import shard_file
+    from manta.sample.tokens import document_tokens
 
     first = Manifest.read(str(corpus)).shards_of("train")[0]
-    np.save(file, shard_table.document_tokens(shard_table.read(corpus / first.file))[0][:count])
+    np.save(file, document_tokens(shard_file.read(corpus / first.file))[0][:count])
 
 
 def _environment() -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from corpus_files import write_manifest, write_shard
 
-from manta.corpus import shard_table
 from manta.corpus.manifest import Manifest, Shard
+from manta.sample.tokens import token_dtype
 
 DOCUMENT = 1024  # tokens of each
 
@@ -26,7 +26,7 @@ def write(
         seed: of the tokens.
     """
     random = np.random.default_rng(seed)
-    dtype = shard_table.token_dtype(vocab_size)
+    dtype = token_dtype(vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     written = [
         _write_shard(folder, number, random.integers(1, vocab_size, shard_tokens, dtype))

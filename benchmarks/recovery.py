@@ -51,15 +51,14 @@ def write_inputs(corpus: Path, folder: Path) -> None:
     import numpy as np
 
     from manta.config import RunConfig, load
-    from manta.corpus import shard_table
     from manta.corpus.manifest import Manifest
     from manta.model import hf_config
+    from manta.sample import shard_file
+    from manta.sample.tokens import document_tokens
 
     config, manifest = load(CONFIG, RunConfig), Manifest.read(corpus)
     files = [corpus / shard.file for shard in manifest.shards_of("train")]
-    tokens = np.concatenate(
-        [shard_table.document_tokens(shard_table.read(file))[0] for file in files]
-    )
+    tokens = np.concatenate([document_tokens(shard_file.read(file))[0] for file in files])
     seq_len = config.train.seq_len
     np.save(folder / "tokens.npy", tokens[: len(tokens) // seq_len * seq_len].reshape(-1, seq_len))
     hf_config.resolve(config, manifest.vocabulary).save_pretrained(folder / "model")

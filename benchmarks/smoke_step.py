@@ -62,7 +62,7 @@ def _median_ratio(folder: Path) -> float:
     for batch in islice(batches, WARMUP + PAIRS):
         sides = [
             lambda batch=batch: engine.step(batch),
-            lambda batch=batch: plain_step(model, optimizer, batch.samples.tokens),
+            lambda batch=batch: plain_step(model, optimizer, batch.samples["tokens"]),
         ]
         # Whoever goes first may find the caches cold, or the other's left: they take turns.
         order = (0, 1) if batch.step.step % 2 else (1, 0)

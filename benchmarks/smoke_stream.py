@@ -25,7 +25,8 @@ from ray.data.datasource import Datasource, ReadTask
 
 from manta.cluster.session import ray_session
 from manta.config.schedule import ScheduleSection
-from manta.corpus import shard_table
+from manta.sample import shard_file
+from manta.sample.tokens import document_tokens
 from manta.schedule import Schedule
 from manta.stream import pipeline, plan
 from manta.stream.plan import Corpus, RankBatch
@@ -66,9 +67,7 @@ class Gather:
     """The limit: rows of a matrix that lies in a memory-mapped Arrow file, and nothing else."""
 
     def __init__(self, corpus: Corpus):
-        tokens, _ = shard_table.document_tokens(
-            shard_table.read(Path(corpus.folder) / "train-00000.arrow")
-        )
+        tokens, _ = document_tokens(shard_file.read(Path(corpus.folder) / "train-00000.arrow"))
         rows = len(tokens) // corpus.seq_len
         self._matrix = tokens[: rows * corpus.seq_len].reshape(rows, corpus.seq_len)
 
@@ -114,7 +113,7 @@ def check_tokens(batches: Iterator[RankBatch], gather: Gather) -> None:
         AssertionError: if one differs: a speed of wrong tokens means nothing.
     """
     for batch in batches:
-        if not np.array_equal(batch.samples.tokens, gather.rows(batch.ids)):
+        if not np.array_equal(batch.samples["tokens"], gather.rows(batch.ids)):
             raise AssertionError(f"step {batch.step.number}: the stream has other tokens")
 
 
@@ -214,7 +213,7 @@ def _stored(corpus: Corpus) -> tuple[float, float]:
 
     def noted() -> Iterator[RankBatch]:
         for batch in _stream(corpus):
-            places.append(batch.samples.tokens.__array_interface__["data"][0])
+            places.append(batch.samples["tokens"].__array_interface__["data"][0])
             yield batch
 
     check_tokens(noted(), Gather(corpus))

@@ -45,7 +45,7 @@ class PlainEngine:
 
         from manta.model.language_model import IGNORE, labels_of
 
-        tokens = torch.from_numpy(samples.tokens.astype("int64"))
+        tokens = torch.from_numpy(samples["tokens"].astype("int64"))
         labels = labels_of(tokens, None)
         logits = self.lm(input_ids=tokens, use_cache=False).logits
         loss = F.cross_entropy(

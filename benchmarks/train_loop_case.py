@@ -109,7 +109,7 @@ def work_of(case: Case, rank: int = 0) -> Work:
     batches = local_stream(
         checked.corpus, checked.schedule, cursor=0, rank=rank, world_size=case.world_size
     )
-    rows = np.stack([batch.samples.tokens for batch in batches])
+    rows = np.stack([batch.samples["tokens"] for batch in batches])
     resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
     lm = language_model.build(checked.config, resolved)
     adamw = optimizer.build(checked.config.optimizer, lm)

@@ -63,14 +63,14 @@ def documents() -> Callable[[Path], list[tuple[str, str, str, str]]]:
     """Every document of a corpus in order: split, source, id, text; each ends with EOS."""
 
     def read(folder: Path) -> list[tuple[str, str, str, str]]:
-        from manta.corpus import shard_table
         from manta.corpus.manifest import Manifest
         from manta.corpus.tokenizer import decode
+        from manta.sample import shard_file
 
         manifest = Manifest.read(folder)
         found = []
         for shard in manifest.shards:
-            table = shard_table.read(folder / shard.file)
+            table = shard_file.read(folder / shard.file)
             rows = table.to_pylist()
             assert all(row["tokens"][-1] == manifest.eos_id for row in rows)
             texts = decode(folder, manifest.tokenizer_file, [row["tokens"][:-1] for row in rows])

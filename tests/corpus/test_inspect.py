@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from manta.config.errors import CorpusError
-from manta.corpus import shard_table
 from manta.corpus.inspect import inspect, render
 from manta.corpus.manifest import Manifest
+from manta.sample import shard_file
+from manta.sample.tokens import document_tokens, documents_batch
 
 TEXTS = [f"document {i} " + "[red]text[/red] " * (i % 5) for i in range(100)]
 
@@ -91,15 +92,15 @@ def test_a_shard_that_breaks_the_contract_is_found(corpus):
     """Checksums alone would pass: the manifest was made for this shard."""
     manifest = Manifest.read(corpus)
     shard = manifest.shards[0]
-    table = shard_table.read(corpus / shard.file)
-    tokens, ends = shard_table.document_tokens(table)
+    table = shard_file.read(corpus / shard.file)
+    tokens, ends = document_tokens(table)
     broken = tokens.copy()
     broken[ends[0] - 1] = 299  # the first document loses its EOS
     rows = [broken[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     ids = table.column("doc_id").to_pylist()
     with (corpus / shard.file).open("wb") as file:
-        size, sha256 = shard_table.write(
-            file, shard_table.batch(rows, ids, 0, ["one", "two"], "uint16")
+        size, sha256 = shard_file.write(
+            file, documents_batch(rows, ids, 0, ["one", "two"], "uint16")
         )
     changed = shard.model_copy(update={"bytes": size, "sha256": sha256})
     sealed = manifest.model_copy(update={"shards": [changed, *manifest.shards[1:]]}).sealed()

@@ -15,6 +15,7 @@ from manta.config.urls import join
 from manta.corpus import remote
 from manta.corpus.inspect import check_shards
 from manta.corpus.manifest import Manifest
+from manta.sample.tokens import Tokens
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
 
@@ -35,13 +36,13 @@ def test_the_same_samples_by_url_and_by_path(corpus: Path, cache: Path) -> None:
     url = f"file://{corpus}"
     manifest = Manifest.read(url)
     assert manifest == Manifest.read(corpus)
-    here = ShardReader(corpus, ShardTable.of(manifest, "train"), 16)
-    there = ShardReader(url, ShardTable.of(manifest, "train"), 16)
+    here = ShardReader(corpus, ShardTable.of(manifest, "train"), Tokens("uint16"), 16)
+    there = ShardReader(url, ShardTable.of(manifest, "train"), Tokens("uint16"), 16)
     assert not cache.exists()  # opening fetches nothing
     there.read(np.arange(1))
     assert [path.name for path in cache.iterdir()] == [manifest.shards[0].sha256]
     ids = np.arange(here.num_samples)
-    assert np.array_equal(here.read(ids).tokens, there.read(ids).tokens)
+    assert np.array_equal(here.read(ids)["tokens"], there.read(ids)["tokens"])
     assert {path.name for path in cache.iterdir()} == {s.sha256 for s in manifest.shards}
 
 

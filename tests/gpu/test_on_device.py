@@ -28,6 +28,7 @@ from manta.corpus.manifest import Manifest, Vocabulary
 from manta.model import hf_config
 from manta.model.cross_entropy import IGNORE, linear_cross_entropy
 from manta.model.language_model import labels_of
+from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
 from manta.state.checkpoint_files import TrainState
@@ -129,8 +130,8 @@ class InFloat64:
         return total / count
 
     def _parts(self, batch: RankBatch) -> Iterator[Tensor]:
-        tokens = torch.from_numpy(batch.samples.tokens.astype(np.int64))
-        begins = torch.from_numpy(batch.samples.position_ids()) == 0
+        tokens = torch.from_numpy(batch.samples["tokens"].astype(np.int64))
+        begins = torch.from_numpy(position_ids(batch.samples)) == 0
         for row, begin in zip(tokens, begins, strict=True):
             places = begin.nonzero().flatten().tolist() if self._config.data.document_mask else [0]
             for first, last in zip(places, [*places[1:], len(row)], strict=True):

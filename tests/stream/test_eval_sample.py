@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manta.corpus.manifest import Counts, Manifest, Shard
+from manta.sample.tokens import Tokens
 from manta.stream.eval_sample import EvalSample, _in_proportion, draw
 from manta.stream.plan import Corpus, open_corpus, reader_of
 
@@ -41,7 +42,7 @@ def manifest_of(tokens: dict[str, int]) -> Manifest:
 
 def drawn(tokens: dict[str, int], wanted: int, seq_len: int = 10, seed: int = 0) -> EvalSample:
     manifest = manifest_of(tokens)
-    corpus = Corpus("x", "f" * 64, "validation", seq_len, seed)
+    corpus = Corpus("x", "f" * 64, "validation", Tokens("uint16"), seq_len, seed)
     return draw(corpus, manifest, wanted)
 
 
@@ -123,7 +124,7 @@ def test_what_is_read_is_of_the_source(tmp_path, make_corpus, wanted):
     )
     corpus = open_corpus(str(tmp_path), manifest, "validation", 8, 0)
     reader = reader_of(corpus)
-    whole = reader.read(np.arange(reader.num_samples)).tokens
+    whole = reader.read(np.arange(reader.num_samples))["tokens"]
 
     sample = draw(corpus, manifest, wanted)
 
@@ -133,4 +134,4 @@ def test_what_is_read_is_of_the_source(tmp_path, make_corpus, wanted):
     for stratum in sample.strata:
         ids = sample.ids(stratum)
         assert all(begins[stratum.source] <= i * 8 < ends[stratum.source] for i in ids)
-        np.testing.assert_array_equal(reader.read(ids).tokens, whole[ids])
+        np.testing.assert_array_equal(reader.read(ids)["tokens"], whole[ids])

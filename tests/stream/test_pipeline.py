@@ -14,6 +14,7 @@ from ray.data import DataContext
 
 from manta.config.errors import CorpusError, StreamError
 from manta.config.schedule import ScheduleSection
+from manta.sample.tokens import Tokens
 from manta.schedule import Schedule
 from manta.stream import pipeline, plan
 from manta.stream.pace import SHORTEST, Pace
@@ -69,9 +70,9 @@ def assert_same(batches, expected):
     assert [batch.step for batch in batches] == [batch.step for batch in expected]
     for one, other in zip(batches, expected, strict=True):
         assert one.ids.tolist() == other.ids.tolist()
-        assert one.samples.tokens.dtype == other.samples.tokens.dtype
-        assert np.array_equal(one.samples.tokens, other.samples.tokens)
-        assert one.samples.starts.tolist() == other.samples.starts.tolist()
+        assert one.samples["tokens"].dtype == other.samples["tokens"].dtype
+        assert np.array_equal(one.samples["tokens"], other.samples["tokens"])
+        assert one.samples["starts"].tolist() == other.samples["starts"].tolist()
 
 
 # The same rows as without Ray.
@@ -115,8 +116,8 @@ def test_blocks_with_and_without_rows_may_alternate(corpus):
 def test_wide_tokens(tmp_path, make_corpus):
     wide = make(make_corpus, tmp_path, [[300], [500]], vocab_size=100_000)
     got, expected = both(wide, resolve(7, 12), 0, 1, 2)
-    assert got[0].samples.tokens.dtype == np.uint32
-    assert max(batch.samples.tokens.max() for batch in got) > 2**16
+    assert got[0].samples["tokens"].dtype == np.uint32
+    assert max(batch.samples["tokens"].max() for batch in got) > 2**16
     assert_same(got, expected)
 
 
@@ -270,7 +271,7 @@ def test_batches_before_the_damage_arrive(tmp_path, make_corpus):
 
 def test_corpus_prepared_anew_is_refused(tmp_path, make_corpus):
     make(make_corpus, tmp_path, [[1000]])
-    old = plan.Corpus(str(tmp_path), "another", "train", SEQ_LEN, 0)
+    old = plan.Corpus(str(tmp_path), "another", "train", Tokens("uint16"), SEQ_LEN, 0)
     with pytest.raises(StreamError, match="prepared anew in the meantime"):
         list(pipeline.stream(old, resolve(7, 10), cursor=0, rank=0, world_size=1))
 

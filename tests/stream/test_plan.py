@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from manta.config.errors import CorpusError, RunError, StreamError
 from manta.config.schedule import ScheduleSection
+from manta.sample.tokens import Tokens, position_ids
 from manta.schedule import Schedule
 from manta.stream import plan
 
@@ -175,7 +176,7 @@ def table(corpus, block):
 
 
 def test_rows_as_planned_are_cut_into_steps(corpus, block, table):
-    batches = list(plan.cut(block, table, SEQ_LEN))
+    batches = list(plan.cut(block, table))
     assert [batch.step for batch in batches] == [share.step for share in block.shares]
     assert [len(batch.ids) for batch in batches] == [s.end - s.first for s in block.shares]
     ids = np.concatenate([batch.ids for batch in batches])
@@ -185,9 +186,7 @@ def test_rows_as_planned_are_cut_into_steps(corpus, block, table):
 def test_rows_may_come_in_chunks(block, table):
     pieces = pa.concat_tables([table.slice(0, 4), table.slice(4, 1), table.slice(5)])
     assert pieces.column("tokens").num_chunks == 3
-    for whole, cut in zip(
-        plan.cut(block, table, SEQ_LEN), plan.cut(block, pieces, SEQ_LEN), strict=True
-    ):
+    for whole, cut in zip(plan.cut(block, table), plan.cut(block, pieces), strict=True):
         assert_same_batch(whole, cut)
 
 
@@ -218,7 +217,7 @@ def test_any_other_rows_are_refused(block, table, data, change):
         "extra": [*rows, index],
     }[change]
     with pytest.raises(StreamError, match="nothing was trained on it"):
-        next(plan.cut(block, rows_of(table, delivered), SEQ_LEN))
+        next(plan.cut(block, rows_of(table, delivered)))
 
 
 def test_refusal_names_the_first_wrong_place(block, table):
@@ -230,17 +229,17 @@ def test_refusal_names_the_first_wrong_place(block, table):
         ([*rows, 0], f"position {positions[0]} where the plan has no more rows (row {len(rows)} "),
     ]:
         with pytest.raises(StreamError) as caught:
-            list(plan.cut(block, rows_of(table, delivered), SEQ_LEN))
+            list(plan.cut(block, rows_of(table, delivered)))
         assert message in str(caught.value)
 
 
-def test_rows_for_a_block_without_any_are_refused(table):
+def test_rows_for_a_block_without_any_are_refused(corpus, table):
     (idle,) = plan.blocks(resolve(1, 3), 0, 0, 2)
-    assert [batch.samples.tokens.shape for batch in plan.cut(idle, plan.no_rows(), SEQ_LEN)] == [
+    assert [batch.samples["tokens"].shape for batch in plan.cut(idle, plan.no_rows(corpus))] == [
         (0, SEQ_LEN)
     ] * 3
     with pytest.raises(StreamError, match="the plan has no more rows"):
-        list(plan.cut(idle, table.slice(0, 1), SEQ_LEN))
+        list(plan.cut(idle, table.slice(0, 1)))
 
 
 # The local stream.
@@ -249,8 +248,8 @@ def test_rows_for_a_block_without_any_are_refused(table):
 def assert_same_batch(one, other):
     assert one.step == other.step
     assert one.ids.tolist() == other.ids.tolist()
-    assert np.array_equal(one.samples.tokens, other.samples.tokens)
-    assert one.samples.starts.tolist() == other.samples.starts.tolist()
+    assert np.array_equal(one.samples["tokens"], other.samples["tokens"])
+    assert one.samples["starts"].tolist() == other.samples["starts"].tolist()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -271,9 +270,9 @@ def test_each_step_consumes_exactly_its_positions(monkeypatch, corpus, world_siz
         assert Counter(ids.tolist()) == Counter(order.ids(first, end).tolist())
         for batch in ranks:
             expected = reader.read(batch.ids)
-            assert np.array_equal(batch.samples.tokens, expected.tokens)
-            assert batch.samples.starts.tolist() == expected.starts.tolist()
-            assert np.array_equal(batch.samples.position_ids(), expected.position_ids())
+            assert np.array_equal(batch.samples["tokens"], expected["tokens"])
+            assert batch.samples["starts"].tolist() == expected["starts"].tolist()
+            assert np.array_equal(position_ids(batch.samples), position_ids(expected))
 
 
 @settings(max_examples=30, deadline=None)
@@ -319,7 +318,7 @@ def test_seed_and_split_change_the_order(tmp_path, make_corpus):
 
 def test_corpus_prepared_anew_in_the_meantime_is_refused(tmp_path, make_corpus):
     manifest = make_corpus(tmp_path, {"train": [[100]]})
-    old = plan.Corpus(str(tmp_path), manifest.fingerprint, "train", SEQ_LEN, 0)
+    old = plan.Corpus(str(tmp_path), manifest.fingerprint, "train", Tokens("uint16"), SEQ_LEN, 0)
     renewed = make_corpus(tmp_path, {"train": [[100]]}, seed=1)
     assert renewed.fingerprint != manifest.fingerprint
     with pytest.raises(StreamError, match="it was prepared anew in the meantime"):

@@ -17,6 +17,7 @@ from arithmetic import arithmetic
 from plain_runs import streams_of
 
 from manta.elastic.checks.preflight import Checked
+from manta.sample.tokens import flat_starts
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 COLUMNS = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")
@@ -40,8 +41,8 @@ def read_of(checked: Checked) -> dict[str, Any]:
     found = hashlib.sha256()
     for batch in streams_of(checked)(0):
         found.update(batch.ids.astype("<i8").tobytes())
-        found.update(batch.samples.tokens.astype("<u2").tobytes())
-        found.update(batch.samples.starts.astype("<i8").tobytes())
+        found.update(batch.samples["tokens"].astype("<u2").tobytes())
+        found.update(flat_starts(batch.samples).astype("<i8").tobytes())
     return {
         "fingerprint": checked.manifest.fingerprint,
         "samples": found.hexdigest(),

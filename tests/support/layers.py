@@ -10,6 +10,7 @@ LAYERS = [
     {"state", "record"},
     {"stream", "model", "parallel"},
     {"schedule", "corpus"},
+    {"sample"},
     {"storage"},
     {"config"},
 ]

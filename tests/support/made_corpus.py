@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from manta.corpus import shard_table
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
+from manta.sample import shard_file
+from manta.sample.tokens import documents_batch, token_dtype
 
 
 def write_corpus(
@@ -29,7 +30,7 @@ def write_corpus(
         sources: whose the shards of each split are; the last one's are those that are left.
     """
     random = np.random.default_rng(seed)
-    dtype = shard_table.token_dtype(vocab_size)
+    dtype = token_dtype(vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Shard] = []
     counts: dict[Split, dict[str, Counts]] = {}
@@ -41,10 +42,10 @@ def write_corpus(
                 document[-1] = 0
             names = [f"{split}-{number}-{i}" for i in range(len(documents))]
             source = min(number, len(sources) - 1)
-            table = shard_table.batch(documents, names, source, sources, dtype)
+            table = documents_batch(documents, names, source, sources, dtype)
             name = f"{split}-{number:05d}.arrow"
             with (folder / name).open("wb") as file:
-                size, digest = shard_table.write(file, table)
+                size, digest = shard_file.write(file, table)
             written.append(
                 Shard(
                     file=name,

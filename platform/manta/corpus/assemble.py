@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Any
 
 from manta.config.errors import CorpusError
-from manta.corpus import shard_table
 from manta.corpus.documents import SPLITS
 from manta.corpus.leftovers import piece_file, read_record, sealed_json, shard_record
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.workspace import Workspace
+from manta.sample import shard_file
+from manta.sample.tokens import document_tokens
 from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
 
 
@@ -126,13 +127,13 @@ def _join(
         raise CorpusError(
             f"{final}: finished before, and gone now; remove {final.parent} and prepare it again"
         )
-    table = shard_table.joined([shard_table.read(piece) for piece in pieces])
+    table = shard_file.joined([shard_file.read(piece) for piece in pieces])
     # Two names: the shard's record must be there before the shard is, so that a shard under
     # its final name is never written a second time.
     whole = work / f"{final.name}.whole"
     with whole_file(whole) as file:
-        size, sha256 = shard_table.write(file, table)
-    tokens, _ = shard_table.document_tokens(table)
+        size, sha256 = shard_file.write(file, table)
+    tokens, _ = document_tokens(table)
     shard = Shard(
         file=final.name,
         split=split,

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from manta.config.errors import CorpusError
-from manta.corpus import shard_table
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
 from manta.corpus.leftovers import piece_file, record_file, sealed_json
@@ -22,6 +21,8 @@ from manta.corpus.manifest import Split
 from manta.corpus.tokenizer import ENCODE_BYTES, CorpusTokenizer, encoder
 from manta.corpus.work_units import identified, rows
 from manta.corpus.workspace import Workspace
+from manta.sample import shard_file
+from manta.sample.tokens import documents_batch
 from manta.storage.atomic import whole_file, write_whole
 
 
@@ -129,7 +130,7 @@ def _write_pieces(
         members = np.flatnonzero(split == index).tolist()
         if not members:
             continue
-        table = shard_table.batch(
+        table = documents_batch(
             [tokens[member] for member in members],
             [hashes[member].tobytes().hex() for member in members],
             order["source"],
@@ -137,6 +138,6 @@ def _write_pieces(
             order["dtype"],
         )
         with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
-            pieces[name] = shard_table.write(file, table)[1]
+            pieces[name] = shard_file.write(file, table)[1]
         counts[name] = [len(members), sum(len(tokens[member]) for member in members)]
     return counts, pieces

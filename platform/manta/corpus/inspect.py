@@ -16,11 +16,13 @@ from rich.table import Table
 
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
-from manta.corpus import remote, shard_table
+from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
 from manta.corpus.leftovers import checksum
 from manta.corpus.manifest import Manifest, Shard, Split
 from manta.corpus.tokenizer import decode
+from manta.sample import shard_file
+from manta.sample.tokens import Tokens, document_tokens
 
 CHECKING_THREADS = 4
 SHOWN_TEXT = 600
@@ -140,7 +142,7 @@ def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str |
             return f"{path}: damaged: {size} bytes, but the manifest says {shard.bytes}"
         if verify and checksum(path) != shard.sha256:
             return f"{path}: damaged: its checksum is not the manifest's"
-        wrong = _wrong_content(shard_table.read(path), shard, manifest) if verify else None
+        wrong = _wrong_content(shard_file.read(path), shard, manifest) if verify else None
     except OSError as error:
         return f"{path}: can't be read: {error.strerror}"
     except CorpusError as error:
@@ -150,9 +152,9 @@ def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str |
 
 def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     """What breaks the contract of a shard in one whose bytes are those that were written."""
-    if table.schema != shard_table.schema(manifest.token_dtype):
+    if table.schema != shard_file.whole_schema(Tokens(manifest.token_dtype).schema):
         return f"its columns are {', '.join(map(str, table.schema))}"
-    tokens, ends = shard_table.document_tokens(table)
+    tokens, ends = document_tokens(table)
     if (len(ends), len(tokens)) != (shard.documents, shard.tokens):
         return f"{len(ends)} documents and {len(tokens)} tokens, unlike the manifest"
     if len(tokens) and int(tokens.max()) >= manifest.vocab_size:
@@ -175,7 +177,7 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
     for shard in train:
         here = [place - first for place in wanted if first <= place < first + shard.documents]
         if here:
-            table = shard_table.read(folder / shard.file)
+            table = shard_file.read(folder / shard.file)
             rows += [{k: table.column(k)[row].as_py() for k in table.schema.names} for row in here]
         first += shard.documents
     texts = decode(folder, manifest.tokenizer_file, [row["tokens"][:-1] for row in rows])

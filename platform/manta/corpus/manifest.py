@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +20,9 @@ from manta.config.mistakes import in_a_line
 from manta.config.section import Section
 from manta.config.urls import is_url, join
 from manta.storage.atomic import write_whole
+
+if TYPE_CHECKING:
+    from manta.sample.format import Format
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
@@ -119,6 +122,13 @@ class Manifest(Section):
     def begins_with(self) -> tuple[int, ...]:
         """The special tokens at the start of each document: its BOS, or none."""
         return () if self.bos_id in (None, self.eos_id) else (self.bos_id,)
+
+    @property
+    def format_of_samples(self) -> Format:
+        """What a sample of the corpus is."""
+        from manta.sample.tokens import Tokens  # NumPy and Arrow, which reading a manifest lacks
+
+        return Tokens(self.token_dtype)
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""

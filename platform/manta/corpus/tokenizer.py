@@ -37,7 +37,7 @@ from manta.corpus.canonical import (
 from manta.corpus.cuts import cuts_of, encoded
 from manta.corpus.manifest import Manifest
 from manta.corpus.remote import tokenizer_folder
-from manta.corpus.shard_table import TokenDtype, token_dtype
+from manta.sample.tokens import TokenDtype, token_dtype
 from manta.storage.run_folder import RUN
 
 logger = logging.getLogger(__name__)

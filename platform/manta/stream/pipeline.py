@@ -51,7 +51,7 @@ WINDOW_STEPS = 2**15
 AHEAD_BYTES = 256 * 2**20
 READERS = 2
 # The column of a block that holds, instead of rows, why they could not be read.
-FAILURE = "failure"
+FAILURE = "manta.failure"
 
 
 class PlanSource(Datasource):  # type: ignore[misc]
@@ -90,7 +90,7 @@ class PlanSource(Datasource):  # type: ignore[misc]
         return ReadTask(partial(_read, self._corpus, block.spans), metadata)
 
     def _bytes(self, block: Block) -> int:
-        return block.rows * (2 * self._corpus.seq_len + 24)
+        return block.rows * plan.row_bytes(self._corpus)
 
 
 def _read(corpus: Corpus, spans: list[Span]) -> list[pa.Table]:
@@ -113,8 +113,9 @@ def stream(
         StreamError: if what arrives is not what the plan says.
         CorpusError: if a shard is missing or damaged.
     """
-    head = list(islice(plan.blocks(schedule, cursor, rank, world_size, HEAD_TOKENS), HEAD_BLOCKS))
-    todo = plan.blocks(schedule, _end(head, cursor), rank, world_size)
+    small, large = (plan.as_large_as(corpus, size) for size in (HEAD_TOKENS, plan.BLOCK_TOKENS))
+    head = list(islice(plan.blocks(schedule, cursor, rank, world_size, small), HEAD_BLOCKS))
+    todo = plan.blocks(schedule, _end(head, cursor), rank, world_size, large)
     return _chained(_Head(corpus, head), _Windows(corpus, todo))
 
 
@@ -148,7 +149,7 @@ class _Head:
         for index, block in enumerate(self._blocks):
             table = self._coming.pop(0).result()
             self._coming += [self._submit(later) for later in self._blocks[index + 2 : index + 3]]
-            yield plan.cut(block, table, self._corpus.seq_len)
+            yield plan.cut(block, table)
 
     def close(self) -> None:
         """Stop reading."""
@@ -157,7 +158,7 @@ class _Head:
     def _submit(self, block: Block) -> Future[pa.Table]:
         if not block.rows:
             empty: Future[pa.Table] = Future()
-            empty.set_result(plan.no_rows())
+            empty.set_result(plan.no_rows(self._corpus))
             return empty
         return self._reader.submit(plan.read_rows, self._corpus, plan.positions_of(block.spans))
 
@@ -191,7 +192,7 @@ class _Windows:
                         size = min(2 * size, LARGEST_WINDOW)
                         self._coming = self._start(size)
                     table = window.table_of(block)
-                    yield from plan.cut(block, table, self._corpus.seq_len)
+                    yield from plan.cut(block, table)
                 window.finish()
 
     def close(self) -> None:
@@ -218,7 +219,7 @@ class _Window:
     """Blocks in order, and their rows as they arrive. Its first rows are here when it is made."""
 
     def __init__(self, corpus: Corpus, blocks: list[Block], dataset_id: str):
-        self.blocks = blocks
+        self.blocks, self._corpus = blocks, corpus
         with_rows = [block for block in blocks if block.rows]
         self._tables: Generator[pa.Table, None, None] = _read_ahead(corpus, with_rows, dataset_id)
         self._next = next(self._tables, None)
@@ -226,7 +227,7 @@ class _Window:
     def table_of(self, block: Block) -> pa.Table:
         """The next block's rows. A block without rows is not read, so none arrives."""
         if not block.rows:
-            return plan.no_rows()
+            return plan.no_rows(self._corpus)
         rows, self._next = self._next, None
         if rows is None and (rows := next(self._tables, None)) is None:
             raise StreamError("the stream ended before its plan did")

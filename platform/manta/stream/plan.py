@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from manta.config.errors import StreamError
 from manta.corpus.manifest import Manifest, Split
+from manta.sample.columns import Columns, from_arrow, sliced, to_arrow
+from manta.sample.format import Format
 from manta.schedule import Schedule, Step
 from manta.stream.order import SampleOrder
-from manta.stream.shards import Samples, ShardReader
+from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
 
 # Big enough that what Ray Data takes for a read task, about 45 ms from one to the next, is small
@@ -31,18 +33,31 @@ from manta.stream.table import ShardTable
 # any object store.
 BLOCK_TOKENS = 16 * 2**20
 BLOCK_STEPS = 1024
-
+# Columns of a block beside those of the format.
+POSITION, ID = "manta.position", "manta.id"
+# What a list of varying length takes in a row: its bound, and some numbers.
+LIST_BYTES = 8
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a prepared corpus, cut and ordered for a run. Small to pickle."""
+    """One split of a prepared corpus, cut and ordered for a run. Small to pickle.
+
+    Attributes:
+        folder: path or URL.
+        fingerprint: of its manifest.
+        split: which one.
+        format: of its samples.
+        seq_len: length of a sample.
+        seed: of the order.
+    """
 
     folder: str
     fingerprint: str
     split: Split
+    format: Format
     seq_len: int
     seed: int
 
@@ -80,12 +95,12 @@ class RankBatch:
     Attributes:
         step: the step, its global batch size and learning rate.
         ids: sample ids as read from the corpus, shape (rows,); rows may be zero.
-        samples: their tokens, shape (rows, seq_len).
+        samples: the columns of the corpus's format, `rows` samples in each.
     """
 
     step: Step
     ids: NDArray[np.int64]
-    samples: Samples
+    samples: Columns
 
 
 def share(step: Step, rank: int, world_size: int) -> Share:
@@ -126,16 +141,16 @@ def local_stream(
     corpus: Corpus, schedule: Schedule, *, cursor: int, rank: int, world_size: int
 ) -> Generator[RankBatch, None, None]:
     """The batches of one rank read in this very process: for running without Ray."""
-    for block in blocks(schedule, cursor, rank, world_size):
-        table = read_rows(corpus, positions_of(block.spans)) if block.rows else no_rows()
-        yield from cut(block, table, corpus.seq_len)
+    most_tokens = as_large_as(corpus, BLOCK_TOKENS)
+    for block in blocks(schedule, cursor, rank, world_size, most_tokens):
+        yield from cut(block, read_rows(corpus, positions_of(block.spans)))
 
 
 @lru_cache(maxsize=8)
 def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
     """Reader and order of a corpus, once a process: the manifest may be large."""
     table = ShardTable.on_node(corpus.folder, corpus.fingerprint, corpus.split)
-    reader = ShardReader(corpus.folder, table, corpus.seq_len)
+    reader = ShardReader(corpus.folder, table, corpus.format, corpus.seq_len)
     key = f"{corpus.fingerprint}/{corpus.split}"
     return reader, SampleOrder(key=key, seed=corpus.seed, num_samples=reader.num_samples)
 
@@ -146,7 +161,7 @@ def open_corpus(folder: str, manifest: Manifest, split: Split, seq_len: int, see
     Raises:
         CorpusError: if it does not, or a shard can't be mapped.
     """
-    corpus = Corpus(folder, manifest.fingerprint, split, seq_len, seed)
+    corpus = Corpus(folder, manifest.fingerprint, split, manifest.format_of_samples, seq_len, seed)
     _open(corpus)
     return corpus
 
@@ -163,65 +178,62 @@ def order_of(corpus: Corpus) -> SampleOrder:
 
 def positions_of(spans: list[Span]) -> NDArray[np.int64]:
     """All positions in half-open `spans`, in order, shape (rows,)."""
-    return np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in spans])
+    ranges = [np.arange(first, end, dtype=np.int64) for first, end in spans]
+    return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def read_rows(corpus: Corpus, positions: NDArray[np.int64]) -> pa.Table:
-    """The rows at these positions: columns position, id, tokens, starts.
-
-    ``starts`` are the columns of a row at which a document begins.
-    """
+    """The rows at these positions: their POSITION and ID, and the columns of the format."""
     reader, order = _open(corpus)
     ids = order.ids_at(positions)
-    samples = reader.read(ids)
-    bounds = np.searchsorted(samples.starts, np.arange(len(ids) + 1) * corpus.seq_len)
-    starts = pa.ListArray.from_arrays(
-        pa.array(bounds, pa.int32()), pa.array(samples.starts % corpus.seq_len, pa.int32())
-    )
-    tokens = pa.FixedSizeListArray.from_arrays(pa.array(samples.tokens.reshape(-1)), corpus.seq_len)
-    return pa.table({"position": positions, "id": ids, "tokens": tokens, "starts": starts})
+    columns = {name: to_arrow(column) for name, column in reader.read(ids).items()}
+    return pa.table({POSITION: positions, ID: ids, **columns})
 
 
-@cache
-def no_rows() -> pa.Table:
-    """A table without rows. Not a constant: PyArrow imports pandas to make it."""
-    return pa.table(
-        {
-            "position": pa.array([], pa.int64()),
-            "id": pa.array([], pa.int64()),
-            "tokens": pa.array([], pa.list_(pa.uint16())),
-            "starts": pa.array([], pa.list_(pa.int32())),
-        }
-    )
+@lru_cache(maxsize=8)
+def no_rows(corpus: Corpus) -> pa.Table:
+    """A table without rows."""
+    return read_rows(corpus, np.empty(0, np.int64))
 
 
-def cut(block: Block, table: pa.Table, seq_len: int) -> Generator[RankBatch, None, None]:
+def row_bytes(corpus: Corpus) -> int:
+    """What a row of a block takes, without what its lists of varying length hold."""
+    return sum(map(_width, no_rows(corpus).schema.types))
+
+
+def as_large_as(corpus: Corpus, tokens: int) -> int:
+    """So much on the clock of a corpus as takes the bytes of so many tokens of uint16."""
+    schema = no_rows(corpus).schema
+    fixed = [field.type for field in schema if field.name not in (POSITION, ID)]
+    row = sum(_width(kind) for kind in fixed if not pa.types.is_list(kind))
+    return -(-2 * tokens // max(1, row)) * corpus.format.clock(corpus.seq_len)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of one value of an Arrow type."""
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    return LIST_BYTES if pa.types.is_list(kind) else -(-int(kind.bit_width) // 8)
+
+
+def cut(block: Block, table: pa.Table) -> Generator[RankBatch, None, None]:
     """A block's rows, step by step, checked against the plan.
 
     Raises:
         StreamError: if the rows are not those that the block asks for, in its order.
     """
-    expected = positions_of(block.spans) if block.rows else np.empty(0, np.int64)
-    got = table.column("position").to_numpy()
+    expected = positions_of(block.spans)
+    got = table.column(POSITION).to_numpy()
     if not np.array_equal(got, expected):
         raise StreamError(_difference(expected, got))
-    ids = table.column("id").to_numpy()
-    tokens = _one(table, "tokens").flatten().to_numpy().reshape(-1, seq_len)
-    starts, bounds = _flat_starts(table, seq_len)
+    ids = table.column(ID).to_numpy()
+    names = [name for name in table.column_names if name not in (POSITION, ID)]
+    columns = {name: from_arrow(_one(table, name)) for name in names}
     row = 0
     for mine in block.shares:
         end = row + mine.end - mine.first
-        within = starts[bounds[row] : bounds[end]] - row * seq_len
-        yield RankBatch(mine.step, ids[row:end], Samples(tokens[row:end], within))
+        yield RankBatch(mine.step, ids[row:end], sliced(columns, slice(row, end)))
         row = end
-
-
-def _flat_starts(table: pa.Table, seq_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Document starts as flat places in the table, and where each row's begin and end."""
-    counts = _one(table, "starts").value_lengths().to_numpy().astype(np.int64)
-    columns = _one(table, "starts").flatten().to_numpy().astype(np.int64)
-    rows = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    return columns + rows * seq_len, np.concatenate([[0], np.cumsum(counts)])
 
 
 def _one(table: pa.Table, column: str) -> pa.Array:

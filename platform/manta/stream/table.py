@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from manta.config.errors import CorpusError, StreamError
 from manta.config.urls import is_url, join
 from manta.corpus.manifest import MANIFEST, Manifest, Shard, Split
+from manta.sample.format import SplitSize
 from manta.storage.atomic import whole_file
 from manta.storage.cache import node_folder
 
@@ -26,7 +28,7 @@ from manta.storage.cache import node_folder
 MANY_SHARDS = 10_000
 # The fingerprint stands within so many bytes from the beginning of a manifest as it is written.
 HEAD_BYTES = 4096
-FORMAT = "1"  # of the table, in its name: a change of columns makes another file
+FORMAT = "2"  # of the table, in its name: a change of columns makes another file
 SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -43,14 +45,12 @@ class ShardTable:
     """The shards of one split, in the order of their tokens.
 
     Attributes:
-        dtype: of the tokens.
         split: of the shards.
         bounds: token offsets at which each shard begins, and behind the last: (shards + 1,).
     """
 
-    def __init__(self, table: pa.Table, dtype: str, split: Split):
+    def __init__(self, table: pa.Table, split: Split):
         self._table = table.combine_chunks()
-        self.dtype = np.dtype(dtype)
         self.split: Split = split
         # The last row is no shard: it closes the offsets.
         self.bounds = _numbers(self._table.column("first").chunk(0))
@@ -65,10 +65,21 @@ class ShardTable:
         del row["first"]
         return Shard(split=self.split, **row)
 
+    @cached_property
+    def row_bounds(self) -> NDArray[np.int64]:
+        """Rows before each shard, and in all: (shards + 1,)."""
+        rows = _numbers(self._table.column("documents").chunk(0))
+        return np.concatenate([[0], np.cumsum(rows[:-1])])
+
+    @property
+    def size(self) -> SplitSize:
+        """How large the split is."""
+        return SplitSize(int(self.row_bounds[-1]), int(self.bounds[-1]))
+
     @classmethod
     def of(cls, manifest: Manifest, split: Split) -> ShardTable:
         """The table of one split of a manifest."""
-        return cls(_table(manifest.shards_of(split)), manifest.token_dtype, split)
+        return cls(_table(manifest.shards_of(split)), split)
 
     @classmethod
     def on_node(cls, folder: str, fingerprint: str, split: Split) -> ShardTable:
@@ -94,9 +105,8 @@ class ShardTable:
 
     def _keep(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema = SCHEMA.with_metadata({"dtype": self.dtype.name})
-        with whole_file(path) as file, pa.ipc.new_file(file, schema) as writer:
-            writer.write_table(self._table.cast(schema))
+        with whole_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            writer.write_table(self._table)
 
 
 def _table(shards: Iterable[Shard]) -> pa.Table:
@@ -135,8 +145,7 @@ def _strings(values: list[str]) -> pa.Array:
 def _mapped(path: Path, split: Split) -> ShardTable:
     try:
         with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
-            table = file.read_all()
-            return ShardTable(table, table.schema.metadata[b"dtype"].decode(), split)
+            return ShardTable(file.read_all(), split)
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(
             f"{path}: can't be read: {error}; remove it, it is made again from the manifest"

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from manta.model.cross_entropy import IGNORE
 from manta.model.language_model import labels_of
-from manta.stream.shards import Samples
+from manta.sample.columns import Columns
+from manta.sample.tokens import position_ids
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class DeviceBatch:
     position_ids: Tensor | None
 
     @classmethod
-    def of(cls, samples: Samples, document_mask: bool, device: torch.device) -> DeviceBatch:
+    def of(cls, samples: Columns, document_mask: bool, device: torch.device) -> DeviceBatch:
         """Samples, with positions that restart at each document if there is a document mask."""
-        tokens = torch.from_numpy(samples.tokens.astype(np.int64))
-        positions = torch.from_numpy(samples.position_ids()) if document_mask else None
+        tokens = torch.from_numpy(samples["tokens"].astype(np.int64))
+        positions = torch.from_numpy(position_ids(samples)) if document_mask else None
         labels = labels_of(tokens, positions)
         return cls(
             to_device(tokens, device),

@@ -22,10 +22,10 @@ from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
+from manta.sample.columns import Columns
 from manta.schedule import Schedule, Step
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
-from manta.stream.shards import Samples
 from manta.train import optimizer as optimizers
 from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.guards import Guard
@@ -317,11 +317,11 @@ class Engine:
 
     # ------------------------------------------------------------ data and sums
 
-    def _inputs(self, samples: Samples) -> DeviceBatch:
+    def _inputs(self, samples: Columns) -> DeviceBatch:
         return DeviceBatch.of(samples, self.config.data.document_mask, self.device)
 
     @torch.no_grad()
-    def loss_sums(self, samples: Samples, most: int = 1) -> tuple[Tensor, Tensor]:
+    def loss_sums(self, samples: Columns, most: int = 1) -> tuple[Tensor, Tensor]:
         """Summed loss (nats) and count of valid tokens of `samples`, without training.
 
         Args:

@@ -11,12 +11,12 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from manta.config.errors import CorpusError, RunError
-from manta.corpus import shard_table
 from manta.corpus.canonical import CONFIG_FILE, TOKENIZER_FILE
 from manta.corpus.manifest import Manifest
 from manta.corpus.reloaded import difference
 from manta.corpus.remote import local_shard
 from manta.corpus.tokenizer import CorpusTokenizer, decode, of_corpus
+from manta.sample import shard_file
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _documents(folder: Path, corpus: str, manifest: Manifest) -> list[str]:
     try:
         held = local_shard(corpus, shard)
         try:
-            column = shard_table.read(held.path).column("tokens")
+            column = shard_file.read(held.path).column("tokens")
             rows = [row.as_py()[:COMPARED_TOKENS] for row in column[:COMPARED]]
         finally:
             held.release()

@@ -1,9 +1,8 @@
-"""The Arrow table of a shard: built, written, read back.
+"""The file of a shard: one record batch in an uncompressed Arrow IPC file, mapped by its readers.
 
-One record batch of ``tokens`` (list of uint16 or uint32), ``doc_id`` (string: the document's
-content hash in hexadecimal, which stays the same wherever the document lies and however often
-the corpus is prepared) and ``source`` (string, as a dictionary of all the corpus's sources).
-Without compression, so that a reader maps it into memory.
+Whatever the format, a shard has the columns of the format's schema, ``doc_id`` (string: what a row
+is told by, wherever it lies and however often the corpus is made) and ``source`` (string, as a
+dictionary of all the corpus's sources).
 """
 
 from __future__ import annotations
@@ -11,59 +10,38 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from manta.config.errors import CorpusError
 
-TokenDtype = Literal["uint16", "uint32"]
 
-
-def token_dtype(vocab_size: int) -> TokenDtype:
-    """The narrower type that holds every token id below `vocab_size`."""
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
-
-
-def schema(dtype: TokenDtype) -> Any:
-    """The Arrow schema of a shard."""
-    return pa.schema(
-        [
-            ("tokens", pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))),
-            ("doc_id", pa.string()),
-            ("source", pa.dictionary(pa.int16(), pa.string())),
-        ]
-    )
+def whole_schema(schema: Any) -> Any:
+    """The Arrow schema of a shard, of the format's own."""
+    source = pa.field("source", pa.dictionary(pa.int16(), pa.string()))
+    return pa.schema([*schema, pa.field("doc_id", pa.string()), source])
 
 
 def batch(
-    tokens: Sequence[NDArray[np.unsignedinteger]],
-    doc_ids: Sequence[str],
-    source: int,
-    sources: Sequence[str],
-    dtype: TokenDtype,
+    columns: Sequence[Any], doc_ids: Sequence[str], source: int, sources: Sequence[str], schema: Any
 ) -> Any:
-    """A record batch of documents of one source.
+    """A record batch of rows of one source.
 
     Args:
-        tokens: one array a document.
-        doc_ids: one a document.
-        source: index in `sources` of the documents' source.
+        columns: Arrow arrays, as the format's schema has them.
+        doc_ids: one a row.
+        source: index in `sources` of the rows' source.
         sources: names of all sources of the corpus.
-        dtype: of the tokens.
+        schema: of the format.
     """
-    offsets = np.zeros(len(tokens) + 1, dtype=np.int32)
-    np.cumsum([len(document) for document in tokens], out=offsets[1:])
-    values = np.concatenate(tokens, dtype=dtype) if tokens else np.empty(0, dtype)
-    index = pa.array(np.full(len(tokens), source, dtype=np.int16))
-    columns = [
-        pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+    index = pa.array(np.full(len(doc_ids), source, dtype=np.int16))
+    ours = [
         pa.array(doc_ids, pa.string()),
         pa.DictionaryArray.from_arrays(index, pa.array(sources, pa.string())),
     ]
-    return pa.record_batch(columns, schema=schema(dtype))
+    return pa.record_batch([*columns, *ours], schema=whole_schema(schema))
 
 
 def joined(batches: Sequence[Any]) -> Any:
@@ -96,13 +74,6 @@ def read(path: Path) -> Any:
             return file.get_batch(0)
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(f"{path}: can't be read as a shard: {error}") from None
-
-
-def document_tokens(table: Any) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
-    """All tokens of a shard as one array, and where each document ends in it (exclusive)."""
-    column = table.column("tokens")
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    return column.values.to_numpy()[offsets[0] : offsets[-1]], offsets[1:] - offsets[0]
 
 
 class _Hashing:
