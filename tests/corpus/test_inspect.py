@@ -110,6 +110,15 @@ def test_a_shard_that_breaks_the_contract_is_found(corpus):
         inspect(corpus)
 
 
+def test_a_shard_of_another_source_than_the_manifest_says_is_found(corpus):
+    manifest = Manifest.read(corpus)
+    lie = manifest.shards[0].model_copy(update={"source": "two"})
+    manifest.model_copy(update={"shards": [lie, *manifest.shards[1:]]}).sealed().write(corpus)
+
+    with pytest.raises(CorpusError, match=f"{lie.file}: not all of its rows are of .* 'two'"):
+        inspect(corpus)
+
+
 def test_no_corpus_here(tmp_path):
     with pytest.raises(CorpusError, match="no prepared corpus here"):
         inspect(tmp_path)

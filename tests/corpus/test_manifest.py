@@ -41,11 +41,30 @@ def test_it_is_the_digest_of_all_but_itself_paths_and_bytes(shards: int, tmp_pat
     manifest = manifest_of(shards)
     manifest.write(tmp_path)
     content = json.loads((tmp_path / MANIFEST).read_text())
+    assert content.pop("sample") == "tokens"
+    assert [shard.pop("source") for shard in content["shards"]] == [None] * shards
     del content["fingerprint"], content["config"]["tokenizer"]["path"]
     del content["config"]["sources"][0]["paths"], content["counts"]["train"]["made"]["bytes"]
     plain = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     assert manifest.fingerprint == hashlib.sha256(plain).hexdigest()
     assert Manifest.read(tmp_path) == manifest
+
+
+def test_it_is_that_of_a_manifest_which_named_neither_format_nor_sources(tmp_path: Path) -> None:
+    """So a corpus that is prepared again has the samples that runs on the older one have."""
+    older = manifest_of(2)
+    named = [shard.model_copy(update={"source": "made"}) for shard in older.shards]
+    newer = older.model_copy(update={"shards": named}).sealed()
+    assert newer.fingerprint == older.fingerprint
+    newer.write(tmp_path)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    del content["sample"]
+    for shard in content["shards"]:
+        assert shard.pop("source") == "made"
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    read = Manifest.read(tmp_path)
+    assert read.sample == "tokens"
+    assert [shard.source for shard in read.shards] == [None, None]
 
 
 def test_the_bytes_of_the_texts_change_no_fingerprint(tmp_path: Path) -> None:

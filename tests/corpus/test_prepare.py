@@ -17,6 +17,7 @@ from manta.corpus.documents import content_hash
 from manta.corpus.manifest import Manifest
 from manta.corpus.prepare import prepare
 from manta.corpus.tokenizer import train
+from manta.sample import shard_file
 
 pytestmark = pytest.mark.usefixtures("inline")
 TEXTS = [f"document {i}: {'lorem ipsum ' * (i % 7)}" for i in range(200)]
@@ -77,6 +78,25 @@ def test_shards_come_out_near_the_size_asked_for(make, jsonl):
     assert len(full) > 3
     assert all(2000 <= tokens <= 6000 for tokens in full)
     assert last <= 6000
+
+
+def test_a_shard_has_rows_of_one_source_which_the_manifest_names(make, jsonl, tmp_path):
+    """However small a source is; the tokens of a split lie source after source."""
+    sources = {"large": TEXTS[:150], "one": ["a single document"], "small": TEXTS[150:]}
+    made = make(*(jsonl(texts, name) for name, texts in sources.items()), shard_tokens=10**6)
+    alone = make(jsonl(TEXTS[:150], "large"), out=str(tmp_path / "alone"), shard_tokens=10**6)
+
+    assert [shard.source for shard in made.shards_of("train")] == list(sources)
+    assert made.sample == "tokens"
+    for shard in made.shards:
+        table = shard_file.read(tmp_path / "out" / shard.file)
+        assert set(table.column("source").to_pylist()) == {shard.source}
+    for split, counts in made.counts.items():
+        for name, count in counts.items():
+            shards = [shard for shard in made.shards_of(split) if shard.source == name]
+            assert sum(shard.documents for shard in shards) == count.documents
+            assert sum(shard.tokens for shard in shards) == count.tokens
+    assert alone.shards_of("train")[0].documents == made.shards[0].documents
 
 
 def test_duplicates_go_and_the_first_one_stays(make, jsonl, documents, tmp_path):

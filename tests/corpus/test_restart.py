@@ -16,6 +16,7 @@ from killed_prepare import TEXTS, killed_at, renames_of, small_config
 
 from manta.config.corpus import CorpusConfig
 from manta.corpus.prepare import prepare
+from manta.corpus.workspace import LAYOUT
 
 # Prepares on a Ray of its own, and stops to be killed once three shards are finished.
 STOPPED_ON_RAY = """
@@ -123,6 +124,20 @@ def test_finished_units_are_not_done_again(settings, expected, monkeypatch, tmp_
     prepare(settings, progress=False)
 
     assert orders == [("scan_unit", 0), ("encode_unit", scanned - encoded)]
+
+
+def test_what_an_older_layout_left_is_begun_anew_with_the_reason(
+    settings, expected, contents, tmp_path, renames, caplog
+):
+    killed_at(settings, int(renames * 0.7))
+    key = tmp_path / "out" / ".prepare" / "key.json"
+    left = json.loads(key.read_text())["key"]
+    key.write_text(json.dumps({"key": left.removesuffix(f" {LAYOUT}")}))
+
+    prepare(settings, progress=False)
+
+    assert "with another config, input or version left: it is begun anew" in caplog.text
+    assert contents(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize("change", ["config", "input"])

@@ -54,6 +54,7 @@ def write_corpus(
                     tokens=sum(lengths),
                     bytes=size,
                     sha256=digest,
+                    source=sources[source],
                 )
             )
             before = counted[sources[source]]

@@ -1,46 +1,59 @@
-"""Joining the pieces of consecutive units into shards, as soon as they are there."""
+"""Joining the pieces of consecutive units of one source into shards, as soon as they are there."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from manta.config.errors import CorpusError
 from manta.corpus.documents import SPLITS
 from manta.corpus.leftovers import piece_file, read_record, sealed_json, shard_record
 from manta.corpus.manifest import Shard, Split
-from manta.corpus.workspace import Workspace
+from manta.corpus.workspace import Workspace, shard_name
 from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
 from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
 
 
+class ShardUnits(NamedTuple):
+    """What makes up a shard: consecutive units of one source, by the source's index."""
+
+    source: int
+    units: list[int]
+
+
 class Grouping:
     """Which consecutive units make up each shard of one split: a pure function of their sizes.
 
-    A shard is closed by the unit that fills it to `shard_tokens`.
+    A shard is closed by the unit that fills it to `shard_tokens`, and has units of one source.
     """
 
     def __init__(self, shard_tokens: int):
         self._shard_tokens = shard_tokens
         self._units: list[int] = []
-        self._tokens = 0
+        self._tokens = self._source = 0
 
-    def add(self, unit: int, tokens: int) -> list[int] | None:
-        """Take the next unit; returns the units of a shard if this one closes it."""
-        if tokens:
-            self._units.append(unit)
-            self._tokens += tokens
-        return self.rest() if self._tokens >= self._shard_tokens else None
+    def add(self, unit: int, tokens: int, source: int) -> Iterator[ShardUnits]:
+        """Take the next unit; gives the units of each shard that is closed by now."""
+        if not tokens:
+            return
+        if source != self._source:
+            yield from self.rest()
+        self._units.append(unit)
+        self._tokens += tokens
+        self._source = source
+        if self._tokens >= self._shard_tokens:
+            yield from self.rest()
 
-    def rest(self) -> list[int] | None:
+    def rest(self) -> Iterator[ShardUnits]:
         """The units of the last shard, if there are any."""
-        units, self._units, self._tokens = self._units, [], 0
-        return units or None
+        if self._units:
+            yield ShardUnits(self._source, self._units)
+        self._units, self._tokens = [], 0
 
 
 class Assembler:
@@ -50,10 +63,10 @@ class Assembler:
     hundred times that of a core that tokenizes.
     """
 
-    def __init__(self, workspace: Workspace, shard_tokens: int):
-        self._workspace = workspace
+    def __init__(self, workspace: Workspace, shard_tokens: int, sources: Sequence[str]):
+        self._workspace, self._sources = workspace, sources
         self._groupings = {split: Grouping(shard_tokens) for split in SPLITS}
-        self._waiting: dict[int, dict[str, Any]] = {}
+        self._waiting: dict[int, dict[str, Any]] = {}  # records of units, by their number
         self._next = 0
         self._shards: dict[Split, list[Future[Shard]]] = {split: [] for split in SPLITS}
         self._unchecked: deque[Future[Shard]] = deque()
@@ -76,12 +89,13 @@ class Assembler:
         Raises:
             CorpusError: if a shard could not be written.
         """
-        self._waiting[record["unit"]] = record["splits"]
+        self._waiting[record["unit"]] = record
         while self._next in self._waiting:
-            splits = self._waiting.pop(self._next)
+            taken = self._waiting.pop(self._next)
             for split in SPLITS:
-                tokens = splits.get(split, (0, 0))[1]
-                self._submit(split, self._groupings[split].add(self._next, tokens))
+                tokens = taken["splits"].get(split, (0, 0))[1]
+                closed = self._groupings[split].add(self._next, tokens, taken["source"])
+                self._submit(split, closed)
             self._next += 1
         while self._unchecked and self._unchecked[0].done():
             self._unchecked.popleft().result()
@@ -92,15 +106,18 @@ class Assembler:
             self._submit(split, self._groupings[split].rest())
         return [shard.result() for split in SPLITS for shard in self._shards[split]]
 
-    def _submit(self, split: Split, units: list[int] | None) -> None:
-        if units:
+    def _submit(self, split: Split, closed: Iterator[ShardUnits]) -> None:
+        for source, units in closed:
             written = self._shards[split]
-            name = f"{split}-{len(written):05d}.arrow"
-            written.append(self._thread.submit(_shard, self._workspace, split, name, units))
-            self._unchecked.append(written[-1])
+            name = shard_name(split, len(written))
+            source_name = self._sources[source]
+            self._unchecked.append(
+                self._thread.submit(_shard, self._workspace, split, source_name, name, units)
+            )
+            written.append(self._unchecked[-1])
 
 
-def _shard(workspace: Workspace, split: Split, name: str, units: list[int]) -> Shard:
+def _shard(workspace: Workspace, split: Split, source: str, name: str, units: list[int]) -> Shard:
     """Write one shard, or find it finished by an earlier attempt; then drop its pieces."""
     work, final = workspace.work, workspace.out / name
     record = shard_record(work, name)
@@ -113,14 +130,19 @@ def _shard(workspace: Workspace, split: Split, name: str, units: list[int]) -> S
             content = {"shard": made.model_dump(mode="json"), "units": units}
             write_whole(record, sealed_json(content))
 
-        shard = _join(pieces, split, final, note, work)
+        shard = _join(pieces, split, source, final, note, work)
     for piece in pieces:
         piece.unlink(missing_ok=True)
     return shard
 
 
 def _join(
-    pieces: list[Path], split: Split, final: Path, note: Callable[[Shard], None], work: Path
+    pieces: list[Path],
+    split: Split,
+    source: str,
+    final: Path,
+    note: Callable[[Shard], None],
+    work: Path,
 ) -> Shard:
     missing = [piece for piece in pieces if not piece.exists()]
     if missing:
@@ -141,6 +163,7 @@ def _join(
         tokens=len(tokens),
         bytes=size,
         sha256=sha256,
+        source=source,
     )
     note(shard)
     try:

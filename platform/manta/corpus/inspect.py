@@ -154,6 +154,10 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     """What breaks the contract of a shard in one whose bytes are those that were written."""
     if table.schema != shard_file.whole_schema(Tokens(manifest.token_dtype).schema):
         return f"its columns are {', '.join(map(str, table.schema))}"
+    if shard.source is not None and set(table.column("source").unique().to_pylist()) != {
+        shard.source
+    }:
+        return f"not all of its rows are of the source '{shard.source}'"
     tokens, ends = document_tokens(table)
     if (len(ends), len(tokens)) != (shard.documents, shard.tokens):
         return f"{len(ends)} documents and {len(tokens)} tokens, unlike the manifest"

@@ -1,8 +1,9 @@
 """What a prepared corpus holds: the manifest beside its token shards.
 
-A shard is one uncompressed Arrow IPC file with one record batch; one row is one
-document: ``tokens`` (list of uint16 or uint32, EOS last), ``doc_id`` and ``source``.
-The shards of a split, in the manifest's order, are one long sequence of tokens.
+A shard is one uncompressed Arrow IPC file with one record batch of rows of one source
+(`manta.sample.shard_file`). What its rows are, and what samples are cut from them, says the
+corpus's format (`manta.sample.format`): documents, as tokens, whose shards in the manifest's
+order are one long sequence (`manta.sample.tokens`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,24 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
+# The format of samples of a manifest that names none: there was no other.
+TOKENS = "tokens"
 
 
 class Shard(BaseModel):
-    """One token shard.
+    """One shard.
 
     Written by us, never by hand, and up to a million in a manifest: Pydantic's own strictness,
     without the checks of `Section` in Python, reads them several times as fast.
+
+    Attributes:
+        file: its name in the corpus's folder.
+        split: of its rows.
+        documents: how many rows it has.
+        tokens: what its rows add to the clock.
+        bytes: size of the file.
+        sha256: of the file.
+        source: of its rows; None in corpora of older versions, whose shards have rows of several.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -43,6 +55,7 @@ class Shard(BaseModel):
     tokens: int
     bytes: int
     sha256: str
+    source: str | None = None
 
 
 class Counts(Section):
@@ -81,13 +94,15 @@ class Manifest(Section):
     `fingerprint` covers everything else in it but the paths in `config`: the same documents
     read from another place make the same corpus. Nor does it cover the bytes of the texts, which
     follow from the documents: the same corpus, prepared before they were counted, has the same
-    fingerprint, and with it the same order of samples. A corpus of format 1 has documents without
-    a BOS, and says nothing of padding.
+    fingerprint, and with it the same order of samples; nor the sources of shards, which their
+    rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
+    `sample` names the format of samples.
     """
 
     format: Literal[1, 2] = 2
     fingerprint: str = ""
     manta_version: str
+    sample: str = TOKENS
     token_dtype: Literal["uint16", "uint32"]
     vocab_size: int
     eos_id: int
@@ -181,6 +196,10 @@ class Manifest(Section):
 def _digest(content: dict[str, Any]) -> str:
     """The fingerprint of a manifest as plain JSON values, which are used up."""
     content.pop("fingerprint", None)
+    if content.get("sample") == TOKENS:
+        del content["sample"]
+    for shard in content["shards"]:
+        shard.pop("source", None)
     for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:
         if isinstance(origin, dict):
             origin.pop("paths", None)

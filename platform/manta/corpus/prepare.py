@@ -218,7 +218,7 @@ class _Preparation:
         self.tell_uncut(tokenizer, int(scanned.sizes.max(initial=0)))
         phase = self.bar.phase("tokenizing", sum(unit.bytes for unit in self.plan.units))
         orders = []
-        with Assembler(self.workspace, self.config.shard_tokens) as assembler:
+        with Assembler(self.workspace, self.config.shard_tokens, self.sources) as assembler:
 
             def take(record: dict[str, Any]) -> tuple[int, int]:
                 assembler.add(record)

@@ -33,7 +33,14 @@ LOCK = "lock"
 PREPARED = ".prepared.json"
 QUARANTINE = "quarantine.jsonl"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
+# Of unfinished work. Another number: what an older version has left there can't be gone on with.
+LAYOUT = 2
 OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE}
+
+
+def shard_name(split: str, number: int) -> str:
+    """The file of a shard of a split, numbered from 0."""
+    return f"{split}-{number:05d}.arrow"
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def opened(out: Path, key: str, version: str) -> Iterator[Workspace]:
         raise unwritable(out, error) from None
     with lock:
         _lock(lock, out)
-        _keep_or_clear(workspace, f"{key} {version}")
+        _keep_or_clear(workspace, f"{key} {version} {LAYOUT}")
         yield workspace
 
 
@@ -143,7 +150,8 @@ def _keep_or_clear(workspace: Workspace, key: str) -> None:
     leftovers = [path for path in work.iterdir() if path.name != LOCK]
     if leftovers:
         logger.warning(
-            "%s: removing what an interrupted attempt with another config, input or version left",
+            "%s: removing what an interrupted attempt with another config, input or version left: "
+            "it is begun anew",
             workspace.out,
         )
     for path in leftovers:

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.int64()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("source", pa.string()),
         ("first", pa.int64()),
     ]
 )
@@ -63,7 +64,7 @@ class ShardTable:
             raise IndexError(f"shard {index} of {len(self)}")
         row: dict[str, Any] = self._table.slice(index, 1).to_pylist()[0]
         del row["first"]
-        return Shard(split=self.split, **row)
+        return Shard(split=self.split, **row | {"source": row["source"] or None})
 
     @cached_property
     def row_bounds(self) -> NDArray[np.int64]:
@@ -117,6 +118,7 @@ def _table(shards: Iterable[Shard]) -> pa.Table:
         _integers([*(shard.tokens for shard in rows), 0]),
         _integers([*(shard.bytes for shard in rows), 0]),
         _strings([*(shard.sha256 for shard in rows), ""]),
+        _strings([*(shard.source or "" for shard in rows), ""]),
         _integers(np.cumsum([0, *(shard.tokens for shard in rows)])),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
