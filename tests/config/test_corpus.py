@@ -46,7 +46,7 @@ def test_shares_of_more_than_all_documents_are_refused(refused):
     assert (
         "split: train 0.9 + validation 0.1 + test 0.1 are 1.1 of all documents, which is" in message
     )
-    assert "more than 1; train: 0.8 would go with the two others" in message
+    assert "more than 1; with these two, train can be 0.8" in message
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.98, 0, 0), (1 / 3, 1 / 3, 1 / 3)])

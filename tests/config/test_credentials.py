@@ -53,7 +53,7 @@ def test_what_is_no_secret_is_left_alone(url: str) -> None:
 def test_a_config_with_credentials_is_refused(tmp_path: Path, key: str, url: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN + "wandb: {tags: [a]}\n")
-    with pytest.raises(ConfigError, match="by the environment") as refused:
+    with pytest.raises(ConfigError, match="set it in the environment") as refused:
         load(path, RunConfig, [f"{key}={url}"])
     assert str(refused.value).startswith(f"command line: {key}: ")
     assert PLANTED not in str(refused.value)

@@ -94,7 +94,7 @@ def test_every_valid_key_is_its_own_nearest_name(refused):
             "run.yaml:8: eval.every = 'soon': write a token count such as 2000000, 2M or 1.5B",
         ),
         ("eval: {every: 0}", "run.yaml:8: eval.every = 0: input should be greater than 0"),
-        ("eval: {patience: 2}", "run.yaml: eval.patience needs eval.every"),
+        ("eval: {patience: 2}", "run.yaml: eval.patience needs evaluations: set eval.every"),
         ("train: {2: 1}", "run.yaml:8: unknown key 'train.2'; valid here: activation_check"),
         ("no: 1", "run.yaml:8: unknown key 'no'; "),
     ],
@@ -114,7 +114,7 @@ def test_a_corpus_is_written_to_a_folder(refused):
     [
         ("{}", "give either 'type' (with 'sizes') or 'pretrained'"),
         ("{type: llama, pretrained: x}", "give either 'type' (with 'sizes') or 'pretrained'"),
-        ("{pretrained: x, sizes: {a: 1}}", "'sizes' belongs to 'type'"),
+        ("{pretrained: x, sizes: {a: 1}}", "'sizes' is only for 'type'"),
     ],
 )
 def test_model_has_one_origin(refused, model, message):

@@ -56,11 +56,11 @@ def test_override_of_an_alias_changes_one_place(loaded):
         ("", "write an override as dotted.key=value, such as train.seq_len=512"),
         ("train..seq_len=3", "write an override as dotted.key=value"),
         (".train=3", "write an override as dotted.key=value"),
-        ("schedule.lr.2.to=3", "'2' must be an index of a list of 2: 0 to 1"),
-        ("schedule.lr.2={to: 3}", "'2' must be an index of a list of 2: 0 to 1"),
-        ("schedule.lr.-1.to=3", "'-1' must be an index of a list of 2: 0 to 1"),
-        ("schedule.lr.²=3", "'²' must be an index of a list of 2: 0 to 1"),
-        ("schedule.lr.first=3", "'first' must be an index of a list of 2: 0 to 1"),
+        ("schedule.lr.2.to=3", "'2' must be an index of a list with 2 items: 0 to 1"),
+        ("schedule.lr.2={to: 3}", "'2' must be an index of a list with 2 items: 0 to 1"),
+        ("schedule.lr.-1.to=3", "'-1' must be an index of a list with 2 items: 0 to 1"),
+        ("schedule.lr.²=3", "'²' must be an index of a list with 2 items: 0 to 1"),
+        ("schedule.lr.first=3", "'first' must be an index of a list with 2 items: 0 to 1"),
         ("run.0=3", "run.0 is not an item of a list"),
         ("run.0.name=3", "run.0 is not an item of a list"),
         ("model.sizes={a: 1, a: 2}", "key 'a' is given twice"),
@@ -97,7 +97,7 @@ def test_contradiction_of_file_and_override_names_both(refused):
         "run.yaml:3 with the command line: model: give either"
     )
     assert refused(RUN, "train.seq_len=8", "eval.patience=2") == [
-        "run.yaml with the command line: eval.patience needs eval.every"
+        "run.yaml with the command line: eval.patience needs evaluations: set eval.every"
     ]
     assert refused(RUN + "cost: {per_device_hour: -1}\n", "run.seed=1")[0].startswith(
         "run.yaml:8: cost"

@@ -71,7 +71,7 @@ def test_dumped_sweeps_load_equal(write, tmp_path):
         ({"search": {"type": "optna", "trials": 1}}, "search.type = 'optna': input should be"),
         (
             {"search": {"type": "random", "trials": 2, "options": {"x": 1}}},
-            "search: 'options' belong to a searcher such as optuna, not to random",
+            "search: 'options' are only for a searcher such as optuna, not for random",
         ),
         ({"scheduler": {"type": "halving"}}, "scheduler: halving needs 'rungs', such as"),
         (
@@ -79,25 +79,31 @@ def test_dumped_sweeps_load_equal(write, tmp_path):
             "scheduler: halving needs 'rungs', such as [10%, 30%], or 'first', such as 10%; not",
         ),
         ({"scheduler": {"type": "halving", "first": "9%", "factor": 1}}, "scheduler.factor = 1"),
-        ({"scheduler": {"first": "10%"}}, "scheduler: 'first' belongs to halving, not to none"),
+        ({"scheduler": {"first": "10%"}}, "scheduler: 'first' is only for halving, not for none"),
         (
             {"scheduler": {"type": "pbt", "factor": 2}},
-            "scheduler: 'factor' belongs to halving, not to pbt",
+            "scheduler: 'factor' is only for halving, not for pbt",
         ),
         (
             {"scheduler": {"type": "halving", "first": "9%", "quantile": 0.5}},
-            "scheduler: 'quantile' belongs to pbt, not to halving",
+            "scheduler: 'quantile' is only for pbt, not for halving",
         ),
         ({"scheduler": {"type": "pbt", "quantile": 0.6}}, "scheduler.quantile = 0.6: input"),
-        ({"scheduler": {"type": "pbt", "interval": 0}}, "scheduler: 'interval' is longer than 0"),
-        ({"scheduler": {"type": "pbt", "factors": [2, 1]}}, "scheduler: 'factors' are a smaller"),
+        (
+            {"scheduler": {"type": "pbt", "interval": 0}},
+            "scheduler: 'interval' must be longer than 0",
+        ),
+        (
+            {"scheduler": {"type": "pbt", "factors": [2, 1]}},
+            "scheduler: 'factors' must be a smaller",
+        ),
         (
             {"scheduler": {"type": "pbt"}, "search": {"type": "optuna", "trials": 8}},
             "take search.type = 'random'",
         ),
         (
             {"scheduler": {"type": "pbt"}, "search": {"type": "random", "trials": 1}},
-            "search.trials = 1: raise it",
+            "search.trials = 1: raise search.trials to 4",
         ),
         ({"scheduler": {"type": "pbt"}, "seeds": [0, 1]}, "leave one seed"),
         ({"seeds": [1, 1]}, "seeds = [1, 1]: give each once"),

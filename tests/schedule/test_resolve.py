@@ -204,18 +204,18 @@ AS_WRITTEN = [
     (0, 1, "lr = 0: input should be greater than 0"),
     (-1, 1, "lr = -1: input should be greater than 0"),
     ([{"from": -1}], 1, "lr.0.from = -1: input should be greater than or equal to 0"),
-    ([{"shape": "cyclic", "from": 1, "to": 2}], 1, "lr.0: 'period' belongs to a cyclic"),
+    ([{"shape": "cyclic", "from": 1, "to": 2}], 1, "lr.0: a cyclic segment needs 'period'"),
     ([{"shape": "linear", "from": 1}], 1, "lr.0: a linear segment needs 'to'"),
     ([{"from": 1, "tokens": 5, "until": 5}], 1, "lr.0: give 'tokens' or 'until', not both"),
     ([{"from": 1, "to": 2}], 1, "lr.0: a constant segment has one value"),
     ({"name": "wsd", "peak": 1}, 1, "lr: wsd needs 'decay'"),
-    ({"name": "cosine", "peak": 1, "decay": "5%"}, 1, "lr: 'decay' belongs to wsd"),
+    ({"name": "cosine", "peak": 1, "decay": "5%"}, 1, "lr: 'decay' is only for wsd"),
     (
         {"name": "cosine", "peak": 1, "decay_shape": "linear"},
         1,
-        "lr: 'decay_shape' belongs to wsd",
+        "lr: 'decay_shape' is only for wsd",
     ),
-    ({"name": "constant", "peak": 1, "floor": 0.1}, 1, "lr: 'floor' belongs to a schedule that"),
+    ({"name": "constant", "peak": 1, "floor": 0.1}, 1, "lr: 'floor' is only for a schedule that"),
     ({"name": "cosine", "peak": 1, "floor": 2}, 1, "lr: 'floor' 2.0 is above 'peak' 1.0"),
 ]
 

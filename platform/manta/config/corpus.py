@@ -10,7 +10,7 @@ from manta.config.section import Section
 from manta.config.units import PositiveTokens
 from manta.config.urls import is_url
 
-# By so much, shares that are meant to add up to one may pass it as binary numbers.
+# Shares that are meant to add up to 1 may exceed it by this much, from binary rounding.
 ROUNDING = 1e-6
 
 
@@ -19,10 +19,11 @@ class SourceSection(Section):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="name of the source, by which its loss is shown",
+        description="name of the source; its loss is shown under it",
     )
     format: Literal["text", "jsonl", "parquet", "arrow", "python-stdlib"] = Field(
-        description="format of the files; python-stdlib is the text of Python's modules, for a try"
+        description="format of the files; python-stdlib is the text of Python's modules, to try "
+        "things out"
     )
     paths: list[str] = Field(
         default_factory=list, description="files, folders, globs or URLs (s3://, gs://, hf://)"
@@ -71,36 +72,40 @@ class TokenizerSection(Section):
     bos: bool | None = Field(
         default=None,
         description="whether documents, and prompts of an exported model, begin with the "
-        "tokenizer's BOS; as the tokenizer itself does it if left out",
+        "tokenizer's BOS; if left out, as the tokenizer itself does",
     )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerSection:
         if (self.path is None) == (self.vocab_size is None):
             raise ValueError(
-                "give either 'path' (to load) or 'vocab_size' (to train); a section given whole "
-                "takes the place of the file's: 'tokenizer={path: PATH}'"
+                "give either 'path' (to load) or 'vocab_size' (to train); to replace the file's "
+                "section as a whole, write 'tokenizer={path: PATH}'"
             )
         if self.eos is not None and self.path is None:
-            raise ValueError("'eos' belongs to a tokenizer that is loaded by 'path'")
+            raise ValueError("'eos' is only for a tokenizer that 'path' loads")
         if self.bos and self.path is None:
-            raise ValueError("'bos' belongs to a tokenizer that is loaded by 'path'")
+            raise ValueError("'bos' is only for a tokenizer that 'path' loads")
         return self
 
 
 class SplitSection(Section):
-    """Shares of all documents. If they add up to less than one, they are raised in proportion."""
+    """Shares of all documents. If their sum is below 1, all are scaled up in proportion."""
 
     train: float = Field(default=0.98, gt=0, description="share of the documents to train on")
-    validation: float = Field(default=0.01, ge=0, description="share to evaluate on meanwhile")
-    test: float = Field(default=0.01, ge=0, description="share that nothing looks at")
+    validation: float = Field(
+        default=0.01, ge=0, description="share to evaluate on during training"
+    )
+    test: float = Field(
+        default=0.01, ge=0, description="share that training and evaluation never read"
+    )
 
     @model_validator(mode="after")
     def _no_more_than_all(self) -> SplitSection:
         total = self.train + self.validation + self.test
         if total > 1 + ROUNDING:
             rest = 1 - self.validation - self.test
-            remedy = f"; train: {rest:.6g} would go with the two others" if rest > 0 else ""
+            remedy = f"; with these two, train can be {rest:.6g}" if rest > 0 else ""
             raise ValueError(
                 f"train {self.train:g} + validation {self.validation:g} + test {self.test:g} are "
                 f"{total:.6g} of all documents, which is more than 1{remedy}"
@@ -118,11 +123,11 @@ class CorpusConfig(Section):
     # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
     # upper bound keeps the offsets of a list column within 32 bits.
     shard_tokens: Annotated[PositiveTokens, Field(le=1_000_000_000)] = Field(
-        default=32_000_000, description="tokens of a shard, at most"
+        default=32_000_000, description="most tokens in a shard"
     )
     on_error: Literal["stop", "quarantine"] = Field(
         default="stop",
-        description="a document that can't be read: stop, or set it aside and go on",
+        description="at a document that can't be read: stop, or set it aside and go on",
     )
 
     @field_validator("out")

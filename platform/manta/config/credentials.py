@@ -1,8 +1,8 @@
 """Passwords and keys in URLs: a config that holds one is refused, a message never repeats it.
 
 A config is written down in many places: beside the run, in W&B, in the job's entry on the
-cluster's dashboard, in messages. What opens a store belongs into the environment, where the
-store's own tools look for it.
+cluster's dashboard, in messages. Credentials of a store belong in the environment, where the
+store's own tools look for them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# ``user:password@``; for the web also a token alone. Others give names there that are no
+# ``user:password@``; in a web URL also a lone token. Other schemes put names there that are no
 # secret: gs://anonymous@bucket, abfs://container@account.
 _USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*@|(?<=http://)[^/@\s]+@|(?<=https://)[^/@\s]+@")
 # ``?secret_key=…``, and the signatures of presigned URLs.
@@ -21,8 +21,8 @@ _OPTION = re.compile(
     r"[^&#\s'\"]+"
 )
 REMEDY = (
-    "a password or key in a URL would be written down with the run; leave it out and give it by "
-    "the environment, as the store's own tools do (for s3:// AWS_ACCESS_KEY_ID and "
+    "a password or key in a URL would be written down with the run; leave it out and set it in "
+    "the environment, where the store's own tools look for it (for s3:// AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY)"
 )
 
@@ -33,7 +33,7 @@ def has_credentials(text: str) -> bool:
 
 
 def without_credentials(text: str) -> str:
-    """`text` with what is secret in each of its URLs taken out."""
+    """`text` without the secrets in its URLs."""
     return _OPTION.sub(r"\1***", _USER.sub("", text))
 
 

@@ -1,8 +1,8 @@
-"""YAML as a config means it: plain data, and of each value its line and what was written.
+"""YAML as configs use it: plain data, with the line and the written text of each value.
 
 Numbers are those of YAML 1.2 (and may have ``_`` between digits): ``010`` is ten, ``0o17`` is
 fifteen, ``1e-3`` needs no point, and neither ``1:30`` nor a date is a number. Keys are text.
-What was written is kept because a bare word or number may stand where text belongs.
+The written text is kept because a bare word or number may stand where text belongs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
 INT = "tag:yaml.org,2002:int"
 FLOAT = "tag:yaml.org,2002:float"
-# What YAML 1.1 takes for more than it says: ``010`` for eight, ``1:30`` for ninety.
+# Tags that YAML 1.1 resolves too eagerly: ``010`` to eight, ``1:30`` to ninety.
 NOT_YAML_1_2 = {INT, FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 NUMBERS = {
     INT: re.compile(r"(?:[-+]?[0-9][0-9_]*|0o[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)\Z"),
@@ -32,20 +32,20 @@ BASES = {"0o": 8, "0x": 16}
 
 
 class RefusedError(yaml.MarkedYAMLError):
-    """What YAML allows and a config does not."""
+    """Valid YAML that a config may not contain, such as a key given twice."""
 
 
 class _Loader(yaml.SafeLoader):
     """Safe loader whose numbers are those of YAML 1.2."""
 
     def construct_whole_number(self, node: yaml.ScalarNode) -> int:
-        """An integer, decimal but for the prefixes of YAML 1.2."""
+        """An integer: decimal unless it has a prefix of YAML 1.2 (``0o``, ``0x``)."""
         text = str(self.construct_scalar(node)).replace("_", "")
         return int(text[2:], BASES[text[:2]]) if text[:2] in BASES else int(text)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe dumper that puts in quotes what any reader, of YAML 1.1 or 1.2, takes for a number."""
+    """Safe dumper that quotes any text that a YAML 1.1 or 1.2 reader would take for a number."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -63,9 +63,9 @@ class Document:
     """A YAML document.
 
     Attributes:
-        data: plain data.
-        lines: the line on which each key or item stands, from 1, by path.
-        texts: what was written for each value without quotes, by path.
+        data: the document as plain dicts, lists and scalars.
+        lines: path of each key or item → its line number, from 1.
+        texts: path of each unquoted value → the text as written.
     """
 
     data: Any
@@ -77,7 +77,7 @@ def parse(text: str) -> Document:
     """Read a document.
 
     Raises:
-        yaml.YAMLError: if it is none; RefusedError if it is, and no config can be so.
+        yaml.YAMLError: if the text is not YAML; RefusedError if it is YAML that no config may be.
     """
     loader = _Loader(text)
     try:
@@ -100,7 +100,7 @@ def parse(text: str) -> Document:
 
 
 def parse_value(text: str) -> Document:
-    """Read the value of an override: a document, or text if it is none.
+    """Read the value of an override: as YAML, or as plain text if it isn't YAML.
 
     Raises:
         RefusedError: as `parse`.
@@ -162,7 +162,7 @@ def _is_bare(node: yaml.Node) -> bool:
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which aliases are apart, so that an override changes one place only."""
+    """A deep copy without shared aliases, so that an override changes one place only."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Keys that people know from other tools, and where in a config of ours the thing lives.
+"""Keys that people know from other tools, and the keys of Manta's configs that do the same.
 
 Each entry: names as others write them, and what is said of them, in the config's own keys. A name
 is looked for with its section before it (``eval.steps`` as ``eval_steps``), then alone.
@@ -11,24 +11,24 @@ from functools import cache
 
 from manta.config.document import KeyPath
 
-# Of a run.
+# Keys for a run's config.
 RUN = (
     (
         "batch_size global_batch_size total_batch_size train_batch_size effective_batch_size",
-        "the samples of a step are schedule.batch; train.micro_batch is the most that go through "
-        "the model at once",
+        "the samples of a step are schedule.batch; train.micro_batch is the most in one "
+        "forward pass",
     ),
     (
         "micro_batch_size mini_batch_size device_batch_size local_batch_size eval_batch_size "
         "per_device_batch_size per_device_train_batch_size per_device_eval_batch_size",
-        "the most samples that go through the model at once are train.micro_batch; those of a "
+        "the most samples in one forward pass are train.micro_batch; those of a "
         "whole step are schedule.batch",
     ),
     (
         "gradient_accumulation_steps gradient_accumulation grad_accum grad_accum_steps "
         "accumulate_grad_batches accumulation_steps accum_steps",
-        "it follows by itself: a step of schedule.batch samples is cut into forward passes of "
-        "at most train.micro_batch",
+        "it follows from other keys: a step of schedule.batch samples is cut into forward passes "
+        "of at most train.micro_batch",
     ),
     (
         "learning_rate max_lr base_lr peak_lr init_lr max_learning_rate optimizer_learning_rate",
@@ -37,7 +37,7 @@ RUN = (
     ),
     (
         "min_lr end_lr final_lr min_learning_rate lr_min min_lr_ratio",
-        "what the learning rate decays to is schedule.lr.floor",
+        "the rate at the end of the decay is schedule.lr.floor",
     ),
     (
         "warmup_steps warmup_ratio warmup_tokens warmup_iters num_warmup_steps "
@@ -47,7 +47,7 @@ RUN = (
     (
         "lr_scheduler lr_scheduler_type lr_schedule scheduler scheduler_type lr_decay lr_policy "
         "lr_decay_style decay_lr lr_decay_iters",
-        "how the learning rate goes is schedule.lr, such as {name: cosine, peak: 3e-4, warmup: 2%}",
+        "the learning-rate schedule is schedule.lr, such as {name: cosine, peak: 3e-4, warmup: 2%}",
     ),
     (
         "epochs num_epochs n_epochs num_train_epochs max_epochs total_epochs epoch",
@@ -68,8 +68,8 @@ RUN = (
         "resume resume_from resume_from_checkpoint restart restore load_checkpoint load_from "
         "ckpt_path checkpoint_path init_from from_checkpoint run_resume checkpoint_resume "
         "checkpoint_load load",
-        "a run goes on by itself where the same run.name is given again; another model's weights "
-        "to start from are model.pretrained",
+        "a run resumes by itself when the same run.name is given again; to start from another "
+        "model's weights, set model.pretrained",
     ),
     (
         "overwrite overwrite_output_dir run_overwrite fresh",
@@ -78,7 +78,7 @@ RUN = (
     (
         "freeze frozen freeze_layers unfreeze trainable requires_grad lora lora_r lora_rank "
         "lora_alpha peft adapter adapters qlora load_in_4bit load_in_8bit quantization",
-        "there is no such thing: all parameters of the model are trained, in full",
+        "not supported: all parameters of the model are trained",
     ),
     (
         "loss loss_fn loss_type criterion objective label_smoothing z_loss task",
@@ -100,7 +100,7 @@ RUN = (
     (
         "dataloader_num_workers num_data_workers data_workers prefetch prefetch_factor pin_memory "
         "data_num_workers",
-        "there is nothing to set: samples are read ahead beside the training",
+        "there is nothing to set: samples are read ahead while the workers train",
     ),
     (
         "shuffle shuffle_buffer shuffle_seed data_shuffle",
@@ -110,12 +110,12 @@ RUN = (
     (
         "output_dir out_dir out output save_dir log_dir logging_dir work_dir workdir exp_dir "
         "experiment_dir checkpoint_dir ckpt_dir save_path output_path checkpoint_folder",
-        "a run's folder is run.name in run.storage, with all that it leaves behind",
+        "a run's folder, with all of its files, is run.name in run.storage",
     ),
     (
         "run_name experiment experiment_name exp_name job_name run_id wandb_name wandb_run_name "
         "wandb_id project_name",
-        "a run is called by run.name, also in Weights & Biases",
+        "a run's name is run.name, also in Weights & Biases",
     ),
     (
         "tf32 allow_tf32 use_tf32 float32_matmul_precision fp32_matmul_precision",
@@ -160,12 +160,12 @@ RUN = (
     (
         "tensor_parallel tensor_parallel_size tp tp_size pipeline_parallel pp pp_size "
         "context_parallel cp expert_parallel ep",
-        "there is no such thing: a model is laid over workers by data, or with parallel.shard",
+        "not supported: workers are data parallel, or share the parameters with parallel.shard",
     ),
     (
         "eval_steps eval_interval eval_every eval_freq eval_strategy evaluation_strategy val_every "
         "val_interval val_check_interval validate_every validation_interval do_eval eval_iter",
-        "evaluations come each eval.every tokens",
+        "evaluations run every eval.every tokens",
     ),
     (
         "eval_iters eval_batches eval_samples eval_max_steps limit_val_batches max_eval_samples "
@@ -179,16 +179,16 @@ RUN = (
     (
         "save_steps save_interval save_every save_freq save_strategy checkpoint_every "
         "checkpoint_interval checkpoint_steps ckpt_interval ckpt_every checkpoint_freq",
-        "checkpoints come each checkpoint.every tokens",
+        "checkpoints are written every checkpoint.every tokens",
     ),
     (
         "save_total_limit keep_last max_checkpoints keep_checkpoints checkpoint_limit "
         "checkpoint_num_to_keep num_to_keep max_to_keep",
-        "how many checkpoints stay is checkpoint.keep",
+        "the number of checkpoints to keep is checkpoint.keep",
     ),
     (
         "logging_steps log_interval log_every log_freq log_steps log_every_n_steps logging",
-        "metrics come each log.every tokens",
+        "metrics are logged every log.every tokens",
     ),
     (
         "report_to logger tracker tensorboard wandb_enabled wandb_disabled wandb_offline use_wandb",
@@ -225,7 +225,7 @@ RUN = (
         "dataset datasets dataset_name dataset_path data_path data_dir data_file data_files "
         "train_file train_data train_path train_dataset data_name data_dataset data_corpus "
         "data_train corpus_path sources paths",
-        "data are a prepared corpus, named by `corpus`; make one with `manta prepare`",
+        "the data are a prepared corpus: set `corpus` to its folder; make one with `manta prepare`",
     ),
     (
         "validation_file val_file eval_dataset val_data val_split validation_split eval_split "
@@ -242,20 +242,20 @@ RUN = (
     ),
     (
         "timeout nccl_timeout ddp_timeout hang_seconds watchdog_timeout",
-        "workers that stand still are replaced after scaling.hang_timeout seconds",
+        "workers that hang are replaced after scaling.hang_timeout seconds",
     ),
     (
         "max_restarts max_retries max_failures retries fault_tolerance elastic",
-        "there is nothing to set: a run starts again as long as it gets further",
+        "there is nothing to set: a run restarts as long as it makes progress",
     ),
     ("price cost_gpu price_per_hour cost_per_hour gpu_hour_price", "it is cost.per_device_hour"),
 )
-# Of a corpus.
+# Keys for a corpus's config.
 CORPUS = (
     (
         "path files data data_files data_path dataset datasets dataset_name input inputs source "
         "input_dir url sources_path sources_files sources_url sources_data_files",
-        "files to read are paths of one of the sources: sources.paths",
+        "the files to read are the paths of a source: sources.paths",
     ),
     (
         "column text_field text_key content_column field sources_column sources_text "
@@ -287,15 +287,15 @@ CORPUS = (
     ),
     (
         "num_workers num_proc workers processes",
-        "there is nothing to set: as many workers read as Ray has CPUs",
+        "there is nothing to set: every CPU that Ray has reads",
     ),
     (
         "dedup deduplicate dedupe",
-        "there is nothing to set: of documents that are equal, one is kept",
+        "there is nothing to set: duplicate documents are always dropped",
     ),
     ("skip_errors ignore_errors errors strict", "it is `on_error`: stop or quarantine"),
 )
-# Of a sweep.
+# Keys for a sweep's config.
 SWEEP = (
     (
         "num_trials n_trials num_samples samples count max_trials trials runs run_cap",
@@ -307,19 +307,19 @@ SWEEP = (
         "how trials are chosen is search.type",
     ),
     ("goal direction objective_mode maximize minimize", "it is `mode`: min or max"),
-    ("objective target monitor metric_name", "what trials are compared by is `metric`"),
+    ("objective target monitor metric_name", "the metric that trials are compared by is `metric`"),
     (
         "max_concurrent max_concurrent_trials concurrency parallel_trials n_jobs",
-        "trials at the same time are `concurrent`",
+        "the number of trials at the same time is `concurrent`",
     ),
     (
         "parameters params param_space search_space hyperparameters grid spaces",
-        "what is tried stands in a Python file, named by `space`; see tune_spaces/",
+        "the search space is a Python file that `space` names; see tune_spaces/",
     ),
-    ("config base_config program command run_config", "the run that all start from is `base`"),
+    ("config base_config program command run_config", "the run config of all trials is `base`"),
     (
         "early_terminate early_stopping pruner asha hyperband max_t grace_period stopper",
-        "what stops trials early is scheduler.type: halving, with scheduler.first or "
+        "to stop trials early, set scheduler.type: halving, with scheduler.first or "
         "scheduler.rungs",
     ),
     ("scheduler_grace_period scheduler_min_iter min_iter", "the first rung is scheduler.first"),
@@ -331,23 +331,23 @@ SWEEP = (
         "num_workers workers_num workers_count resources_per_trial gpus_per_trial",
         "the workers of a trial are workers.min to workers.max",
     ),
-    ("name sweep_id project", "a sweep is called by sweep.name"),
+    ("name sweep_id project", "a sweep's name is sweep.name"),
     (
         "seed num_seeds",
-        "seeds that each trial is trained with are `seeds`, such as [0, 1, 2]; that of the draws "
-        "is search.seed",
+        "the seeds that each trial is trained with are `seeds`, such as [0, 1, 2]; the seed of "
+        "draws is search.seed",
     ),
 )
-# By the sections that only such a config has.
+# The table for a config, by a top-level section that only this kind of config has.
 TABLES = {"schedule": RUN, "sources": CORPUS, "search": SWEEP}
 
 
 def elsewhere(sections: Collection[str], path: KeyPath) -> str | None:
-    """Where the thing lives that somebody gave by another tool's name; None if that isn't known.
+    """What to say to somebody who used another tool's key; None if the key isn't known.
 
     Args:
         sections: the top-level keys of the config.
-        path: of the unknown key.
+        path: path of the unknown key in the config.
     """
     names = [str(part).lower().replace("-", "_") for part in path if not isinstance(part, int)]
     for mark in TABLES.keys() & set(sections):

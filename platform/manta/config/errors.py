@@ -19,7 +19,7 @@ class CorpusError(MantaError):
 
 
 class StreamError(MantaError):
-    """Rows that reached a rank are not those that the plan says."""
+    """The rows that reached a rank differ from those that the stream's plan gives it."""
 
 
 class RunError(MantaError):

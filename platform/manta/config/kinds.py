@@ -1,4 +1,4 @@
-"""What a config file is of: a run, a corpus, a sweep, or a cluster; and which command takes it."""
+"""The kinds of config file (run, corpus, sweep, cluster) and the command that takes each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class ConfigKind:
     """A kind of file.
 
     Attributes:
-        of: what it is the config of.
-        takes: the command that takes it.
-        marks: top-level keys that it has and no other kind.
+        of: what such a file configures, with its article: "a run".
+        takes: the command line that takes such a file.
+        marks: top-level keys that only this kind of file has.
     """
 
     of: str
@@ -44,12 +44,12 @@ def kind_of(keys: Collection[str]) -> ConfigKind | None:
 
 
 def mistaken(asked: ConfigKind, keys: Collection[str], source: str) -> str | None:
-    """What to say if a file is of another kind than `asked`; None if it is not, or can't be told.
+    """What to say if a file is of another kind than `asked`; None if it isn't or can't be known.
 
     Args:
-        asked: the kind that was to be read.
+        asked: the kind of file that was expected.
         keys: the file's top-level keys.
-        source: the file.
+        source: the file's name, for the message.
     """
     found = kind_of(keys)
     if found is None or found is asked or asked.marks.intersection(keys):
@@ -61,12 +61,12 @@ def mistaken(asked: ConfigKind, keys: Collection[str], source: str) -> str | Non
 
 
 def as_overrides(section: str, value: JsonValue, given: Sequence[str]) -> str:
-    """How a sweep is told what belongs to its base: ``overrides=[…]``, with those it has already.
+    """Advice to move a base's section into the sweep's ``overrides=[…]``, after those given.
 
     Args:
         section: a section of a run's config that was given to a sweep.
-        value: what was given there.
-        given: the sweep's overrides.
+        value: the value that the sweep's config gives for the section.
+        given: the overrides that the sweep has already.
     """
     added = [f"{key}={text}" for key, text in _flat(section, value)]
     changed = {text.partition("=")[0] for text in added}

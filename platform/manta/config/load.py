@@ -1,4 +1,4 @@
-"""YAML file + dotted overrides → a typed config, or one error that says it all."""
+"""YAML file + dotted overrides → a typed config, or one error that names every mistake."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from manta.config.section import Section
 
 C = TypeVar("C", bound=Section)
 COMMAND_LINE = "command line"
-# pydantic's names of the branches of a union: part of an error's place, not of a key.
+# pydantic's names for the branches of a union: in an error's `loc`, but in no config key.
 BRANCHES = {"number", "shorthand", "segments"}
-# What pydantic calls it when a value is there and text belongs there.
+# pydantic's error types for a value that should have been text.
 WANTS_TEXT = {"string_type", "literal_error"}
 
 
@@ -31,11 +31,11 @@ class Written:
     """A config as its writers left it: plain data, unchecked, and who wrote what.
 
     Attributes:
-        data: what the file says with all changes applied.
-        source: the file.
-        lines: the line of the file on which each key stands.
-        texts: what was written for each value without quotes, by path.
-        changed: who replaced which keys after that, by path.
+        data: the file's content with all changes applied.
+        source: the file's path, for messages.
+        lines: path of each key → its line in the file.
+        texts: path of each unquoted value → the text as written.
+        changed: path of each key that was replaced since → who replaced it.
     """
 
     data: dict[str, Any]
@@ -46,10 +46,10 @@ class Written:
 
 
 class Readable(Protocol):
-    """A config file that is not a path of this machine."""
+    """A config file that is no path on this machine, such as one in an object store."""
 
     def read_text(self, encoding: str) -> str:
-        """What is in it; raises OSError."""
+        """The file's text; raises OSError."""
         ...
 
 
@@ -71,7 +71,7 @@ def load(path: str | Path | Readable, kind: type[C], overrides: Iterable[str] = 
 def read(
     path: str | Path | Readable, overrides: Iterable[str] = (), origin: str = COMMAND_LINE
 ) -> Written:
-    """The file at `path` with `overrides`, whose writer is `origin`; else as `load`."""
+    """The file at `path` with `overrides`, unchecked; messages call the overrides `origin`."""
     try:
         text = (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -91,15 +91,15 @@ def read(
 
 
 def given(data: Mapping[str, Any], source: str) -> Written:
-    """A config that stands in no file; `source` is what messages call it."""
+    """A config that is in no file; messages call it `source`."""
     return Written(copy.deepcopy(dict(data)), source, {}, {}, {})
 
 
 def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, str]) -> Written:
-    """A copy of `written` with `values`, by dotted key; whole sections before their keys.
+    """A copy of `written` with `values` set, by dotted key; whole sections before their keys.
 
     Args:
-        origins: who wrote each value, for messages.
+        origins: dotted key → who wrote its value, for messages.
 
     Raises:
         ConfigError: when a key can't be reached.
@@ -109,7 +109,7 @@ def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, st
     for dotted in sorted(values, key=lambda key: key.count(".")):
         origin = origins[dotted]
         path = _put(data, dotted, copy.deepcopy(values[dotted]), f"{origin}: '{dotted}'")
-        changed.pop(path, None)  # the newest writer of a path counts, so it goes last
+        changed.pop(path, None)  # the newest writer of a path goes last, since the last one counts
         changed[path] = origin
         texts = _without(texts, path)
     return replace(written, data=data, texts=texts, changed=changed)
@@ -137,8 +137,8 @@ def _override(override: str, where: str) -> tuple[str, Document]:
     dotted, separator, text = override.partition("=")
     if not separator or not dotted or any(not part for part in dotted.split(".")):
         raise ConfigError(
-            f"{where}: write an override as dotted.key=value, such as train.seq_len=512; if this "
-            "is a part of one with spaces in it, put the whole of that one in quotes"
+            f"{where}: write an override as dotted.key=value, such as train.seq_len=512; if the "
+            "value has spaces, put the whole override in quotes"
         )
     try:
         return dotted, parse_value(text)
@@ -147,7 +147,7 @@ def _override(override: str, where: str) -> tuple[str, Document]:
 
 
 def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> KeyPath:
-    """Set one dotted key in `data`; returns the path of all that it replaced."""
+    """Set one dotted key in `data`; returns the path of what was replaced."""
     *parents, last = path = _split(dotted)
     replaced = path
     here: Any = data
@@ -163,7 +163,7 @@ def _put(data: dict[str, Any], dotted: str, value: Any, where: str) -> KeyPath:
 
 
 def _without(texts: dict[KeyPath, str], replaced: KeyPath) -> dict[KeyPath, str]:
-    """The texts of what was not replaced."""
+    """`texts` without the entries at and below the path `replaced`."""
     return {path: text for path, text in texts.items() if path[: len(replaced)] != replaced}
 
 
@@ -191,7 +191,8 @@ def _set(here: Any, part: str | int, value: Any, dotted: str, where: str) -> Non
 def _check_index(items: list[Any], part: str | int, where: str) -> None:
     if not isinstance(part, int) or part >= len(items):
         raise ConfigError(
-            f"{where}: '{part}' must be an index of a list of {len(items)}: 0 to {len(items) - 1}"
+            f"{where}: '{part}' must be an index of a list with {len(items)} items: 0 to "
+            f"{len(items) - 1}"
         )
 
 
@@ -222,7 +223,7 @@ def build(written: Written, kind: type[C]) -> C:
 
 
 def _refuse_another_kind(written: Written, asked: type[Section]) -> None:
-    """By the file alone: an override does not make a corpus's config one of a run."""
+    """Judge the kind by the file alone: no override turns a corpus's config into a run's."""
     kind = kind_of(asked.model_fields)
     keys = {str(path[0]) for path in written.lines if len(path) == 1}
     if kind is not None and (other := mistaken(kind, keys, written.source)):
@@ -234,7 +235,7 @@ def _path(item: Any) -> KeyPath:
 
 
 def _as_text(written: Written, paths: Iterable[KeyPath]) -> Written:
-    """The same with what was written in place of what YAML made of it: `007` is a name, too."""
+    """A copy with the text as written at `paths`, not YAML's reading: `007` can be a name."""
     data, texts = copy.deepcopy(written.data), dict(written.texts)
     for path in paths:
         here: Any = data
@@ -245,7 +246,7 @@ def _as_text(written: Written, paths: Iterable[KeyPath]) -> Written:
 
 
 def _refuse_credentials(written: Written) -> None:
-    """Before anything else looks at a value: messages repeat values."""
+    """Called before any other check of values, because error messages repeat values."""
     messages = [
         f"{_where(path, written)}: {'.'.join(map(str, path))}: {REMEDY}"
         for path in places_of_credentials(written.data)
@@ -260,7 +261,7 @@ def where(written: Written, dotted: str) -> str:
 
 
 def _where(path: KeyPath, written: Written) -> str:
-    """Where the value at `path` was written: a line of the file, by another writer, or both."""
+    """Where the value at `path` was written: a line of the file, another writer, or both."""
     newest = list(reversed(written.changed.items()))
     for given, origin in newest:
         if path[: len(given)] == given:

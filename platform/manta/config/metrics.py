@@ -1,7 +1,7 @@
 """The metrics of a run: unit and meaning, which direction is better, their names in W&B.
 
-A row of `metrics.jsonl` names them as here. In W&B what stands before the first slash is a section
-of its own.
+Rows of `metrics.jsonl` use `Metric.name`. In W&B, the part of a name before the first slash makes
+a section of charts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 LOSS = "loss"
 VAL_LOSS = "val_loss"
-# Before a source's name: the validation loss over the samples of that source.
+# Prefix of a source's validation loss: `val_loss/NAME` is the loss over that source's samples.
 VAL_LOSS_OF = f"{VAL_LOSS}/"
 
 
@@ -20,11 +20,11 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: in a row.
-        wandb: in W&B.
-        unit: of its values.
-        meaning: in words.
-        best: whether its least or its greatest value is the better one; None where neither is.
+        name: the metric's key in a row of `metrics.jsonl`.
+        wandb: the metric's name in W&B.
+        unit: the unit of its values; "" for a plain number.
+        meaning: what the metric measures, for people.
+        best: whether "min" or "max" is the better direction; None where neither is.
     """
 
     name: str
@@ -46,18 +46,18 @@ METRICS = {
             "validation loss, whatever the tokenizer",
             "min",
         ),
-        Metric("tokens", "tokens", "tokens", "consumed by the run; what all is drawn over"),
+        Metric("tokens", "tokens", "tokens", "consumed by the run; the x-axis of all charts"),
         Metric("epoch", "train/epoch", "", "number of the epoch, from 0"),
         Metric("skipped", "train/skipped", "", "whether the update of the step was dropped"),
         Metric("lr", "optim/lr", "", "learning rate of the step"),
-        Metric("batch_size", "optim/batch_size", "samples", "of the step, over all workers"),
+        Metric("batch_size", "optim/batch_size", "samples", "samples of the step, all workers"),
         Metric(
             "grad_norm", "optim/grad_norm", "", "L2 norm of the gradient before clipping", "min"
         ),
-        Metric("world_size", "perf/workers", "workers", "that trained the step"),
-        Metric("tokens_per_s", "perf/tokens_per_s", "tokens/s", "since the row before", "max"),
-        Metric("mfu", "perf/mfu", "share of 1", "FLOPs of the model, of the devices' peak", "max"),
-        Metric("peak_memory", "perf/peak_memory_bytes", "bytes", "most memory of a device so far"),
+        Metric("world_size", "perf/workers", "workers", "workers that trained the step"),
+        Metric("tokens_per_s", "perf/tokens_per_s", "tokens/s", "speed since the last row", "max"),
+        Metric("mfu", "perf/mfu", "share of 1", "model FLOPs of the devices' peak", "max"),
+        Metric("peak_memory", "perf/peak_memory_bytes", "bytes", "peak memory of a device so far"),
         Metric("time_data", "perf/wait_data_s", "s a step", "waiting for the next batch"),
         Metric(
             "time_communication", "perf/wait_workers_s", "s a step", "waiting for other workers"
@@ -66,16 +66,16 @@ METRICS = {
         Metric("time_optimizer", "perf/optimizer_s", "s a step", "clipping and update"),
     )
 }
-# What runs and trials may be compared by: those of which one direction is better.
+# Runs and trials may be compared by metrics that have a better direction.
 COMPARABLE = {
     name: metric.best
     for name, metric in METRICS.items()
-    if metric.best is not None and name != "bits_per_byte"  # which no row has
+    if metric.best is not None and name != "bits_per_byte"  # computed for display; no row has it
 }
 
 
 def in_wandb(name: str) -> str:
-    """The name of a row's metric in W&B; one that isn't listed stands with those of training."""
+    """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
     if name.startswith(VAL_LOSS_OF):
         return f"{METRICS[VAL_LOSS].wandb}/{name.removeprefix(VAL_LOSS_OF)}"
     return METRICS[name].wandb if name in METRICS else f"train/{name}"

@@ -1,4 +1,4 @@
-"""What is said of a mistake in a config: the key, what was written there, and the remedy."""
+"""Messages for mistakes in a config: the key, what was written there, and the remedy."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def explain(
     """What is wrong with the value at `path`, and what to do.
 
     Args:
-        kind: of the config.
-        path: of the value, without pydantic's names of branches.
-        item: the error as pydantic has it.
-        written: what stands there, if that is not what YAML made of it.
-        data: the whole config.
+        kind: the config's type.
+        path: path of the value, without pydantic's names for branches of a union.
+        item: pydantic's description of the error.
+        written: the text as written, where YAML reads it as something else.
+        data: the whole config, as plain data.
     """
     dotted = _dotted(path)
     shown = _shown(item["input"], written)
@@ -67,7 +67,7 @@ def _below(kind: type[BaseModel], dotted: str) -> str:
 
 
 def _name_rule(pattern: str) -> str:
-    """What may be a name, all of whose patterns are alike but for the length."""
+    """The rule for names, in words; the patterns of names differ only in their length."""
     most = re.search(r"\{0,(\d+)\}", pattern)
     length = f" up to {int(most[1]) + 1} of them," if most else ""
     return (
@@ -77,14 +77,14 @@ def _name_rule(pattern: str) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """What is wrong with a record of ours that can't be read, without pydantic's own words."""
+    """Why a record that Manta wrote can't be read, without pydantic's own words."""
     if not isinstance(error, ValidationError):
         return str(error)
     first, *others = error.errors(include_url=False)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
-    more = f", and {len(others)} more of the kind" if others else ""
+    more = f", and {len(others)} more like it" if others else ""
     if first["type"] == "json_invalid":
-        return f"it is no JSON ({message})"
+        return f"not valid JSON ({message})"
     if first["type"] == "missing":
         return f"'{_dotted(first['loc'])}' is missing{more}"
     place = f"'{_dotted(first['loc'])}': " if first["loc"] else ""
@@ -101,7 +101,7 @@ def show(value: Any) -> str:
 
 
 def _shown(value: Any, written: str | None) -> str:
-    """A value as its writer knows it: `yes`, not `True`."""
+    """A value as its writer wrote it: `yes`, not `True`."""
     if written is None or value is None or isinstance(value, str):
         return show(value)
     return without_credentials(written)
@@ -129,7 +129,7 @@ def _is_section(candidate: Any) -> bool:
 
 
 def _remedy(kind: type[BaseModel], path: KeyPath, value: Any, data: Mapping[str, Any]) -> str:
-    """What the writer of an unknown key is to do."""
+    """What to do about an unknown key, as the end of a message."""
     if "overrides" in kind.model_fields and path[0] in RunConfig.model_fields:
         given = data.get("overrides")
         kept = [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
@@ -140,7 +140,7 @@ def _remedy(kind: type[BaseModel], path: KeyPath, value: Any, data: Mapping[str,
 
 
 def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
-    """What the writer of an unknown key most likely meant."""
+    """The known key that an unknown one was most likely meant to be, or those valid there."""
     given = ".".join(str(part) for part in path if not isinstance(part, int))
     parent, _, leaf = given.rpartition(".")
     leaves = keys(kind)
@@ -149,9 +149,9 @@ def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
     }
     valid = [*leaves, *sorted(sections)]
     siblings = [key for key in valid if key.rpartition(".")[0] == parent]
-    # Names are compared without their sections, which would make any two of one look alike.
+    # Compare names without their sections: a shared section makes unrelated keys look alike.
     names = {key.rpartition(".")[2]: key for key in siblings}
-    # The right name in the wrong section first, then a slip of the finger.
+    # First the right name in the wrong section, then a typo.
     close = sorted(
         (key for key in valid if key.rpartition(".")[2] == leaf), key=lambda key: key.count(".")
     ) or [names[name] for name in difflib.get_close_matches(leaf, names, n=1)]
@@ -161,7 +161,7 @@ def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
 
 
 def _describe(kind: type[BaseModel], path: KeyPath) -> str:
-    """The description of a key, for the one who left it out."""
+    """The description of a missing key, as the end of a message."""
     model: Any = kind
     field = None
     for part in path:

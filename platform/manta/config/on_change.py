@@ -1,8 +1,8 @@
-"""What it means to change a config key of a run that has begun: it stands at the key.
+"""What it means to change a config key of a run that has begun, declared at the key.
 
-A section says it for all of its keys, and a key for itself where it differs. Whether a run may go
-on with another value, whether trials of a sweep share what they train, and which keys a comparison
-passes over all follow from it.
+A section declares it for all of its keys, and a key for itself where it differs. Whether a run may
+go on with another value, whether trials of a sweep share what they train, and which keys a
+comparison ignores all follow from it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from manta.config.section import Section
 
 
 class OnChange(Enum):
-    """What follows from another value of a key; the text is what people read.
+    """What follows from another value of a key. A member's value is the text that people read.
 
-    START: the key decides what positions and tensors are, so that no state can be gone on from.
-    FORK: it decides mathematics, so that it is another run, which may begin from a checkpoint.
-    NOTE: it decides how the same is computed, judged or measured. Rounding may differ, so trials
-        of a sweep with different values train no stage together.
-    KEEP: it decides by whom and where the run is trained and kept.
-    LABEL: it decides where the run is shown; a comparison passes it over.
+    START: the key decides what positions and tensors are, so no saved state fits another value.
+    FORK: the key decides the mathematics, so another value is another run; it may start from a
+        checkpoint of this one.
+    NOTE: the key decides how the same is computed, judged or measured. Rounding may differ, so
+        trials of a sweep with different values train no stage together.
+    KEEP: the key decides which workers train the run, and where it is kept.
+    LABEL: the key decides where the run is shown; comparisons ignore it.
     """
 
     START = "no"
@@ -41,14 +42,14 @@ def key(on_change: OnChange, **field: Any) -> Any:
 
 
 def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
-    """What changing a key means; of a key within a value that is no section, that of the value.
+    """What changing a key means; a key inside a value that is no section follows that value.
 
     Args:
-        config: kind of config.
-        dotted: the key.
+        config: the config's type.
+        dotted: the key, such as `train.seq_len`.
 
     Returns:
-        None if neither the key nor a section that it is in says it.
+        None if neither the key nor a section around it declares it.
     """
     found: OnChange | None = None
     section = config
@@ -65,7 +66,7 @@ def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
 
 
 def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterator[str]:
-    """The keys of some kinds, dotted; one whose value is a section stands for all in it."""
+    """The dotted keys with one of `kinds`; a section's key stands for all keys in it."""
     for name, field in config.model_fields.items():
         dotted = above + (field.alias or name)
         inner = _section_of(field)
@@ -90,7 +91,7 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
 
 
 def _differs_within(section: type[Section]) -> bool:
-    """Whether keys of a section say something of their own."""
+    """Whether any key of a section declares its own `OnChange`."""
     return any(
         isinstance(field.json_schema_extra, dict) and "on_change" in field.json_schema_extra
         for field in section.model_fields.values()

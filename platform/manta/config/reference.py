@@ -45,11 +45,12 @@ class Key:
     """One key of a config.
 
     Attributes:
-        name: dotted; `[]` stands for each entry of a list.
-        values: that it takes, in words.
-        default: as it would be written, or `required`.
-        meaning: what it does, with its unit.
-        change: whether a run that has begun may go on with another value; "" for what is no run's.
+        name: the dotted key; `[]` stands for each entry of a list.
+        values: the values that the key takes, in words.
+        default: the default as it would be written in YAML, or `required`.
+        meaning: what the key does, with its unit.
+        change: whether a run that has begun may go on with another value; "" for keys of other
+            configs.
     """
 
     name: str
@@ -63,8 +64,8 @@ def config_keys(config: type[Section], prefix: str = "") -> list[Key]:
     """The keys of a config, in their order.
 
     Args:
-        config: kind of config.
-        prefix: those below or equal to it; a part of a name counts.
+        config: the config's type.
+        prefix: only keys that begin with this text; a part of a name counts.
     """
     return [
         replace(key, change=_change(config, key.name))
@@ -105,7 +106,7 @@ def _sections(annotation: Any, name: str) -> Iterator[tuple[type[Section], str]]
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    """What a type is made of; only the type of what is annotated."""
+    """The members of a type; for an annotated one, the type without its annotations."""
     found = get_args(annotation)
     if get_origin(annotation) is Literal:
         return ()
@@ -160,7 +161,7 @@ def _bound(entry: Any) -> str:
 
 
 def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    """The entries of metadata, those of a `Field` among them one by one."""
+    """The entries of an annotation's metadata, with those inside a `Field` unpacked."""
     for entry in metadata:
         yield from entry.metadata if isinstance(entry, FieldInfo) else (entry,)
 

@@ -13,7 +13,7 @@ from manta.config.units import PositiveTokens, Tokens
 
 
 class RunSection(Section):
-    """Which run this is. The name is the identity: the same name continues the run."""
+    """Which run this is. The name identifies it: the same name continues the run."""
 
     on_change: ClassVar[OnChange] = OnChange.START
 
@@ -53,11 +53,11 @@ class ModelSection(Section):
     def _one_origin(self) -> ModelSection:
         if (self.type is None) == (self.pretrained is None):
             raise ValueError(
-                "give either 'type' (with 'sizes') or 'pretrained'; a section given whole takes "
-                "the place of the file's: 'model={pretrained: PATH}'"
+                "give either 'type' (with 'sizes') or 'pretrained'; to replace the file's section "
+                "as a whole, write 'model={pretrained: PATH}'"
             )
         if self.pretrained is not None and self.sizes:
-            raise ValueError("'sizes' belongs to 'type'; a pretrained model has its own")
+            raise ValueError("'sizes' is only for 'type'; a pretrained model brings its own sizes")
         return self
 
 
@@ -81,16 +81,17 @@ class TrainSection(Section):
         OnChange.NOTE,
         default=8,
         ge=1,
-        description="samples in one forward pass of a worker, at most",
+        description="most samples in one forward pass of a worker",
     )
     precision: Literal["no", "bf16", "fp16"] = Field(
-        default="no", description="number format of forward and backward pass (autocast); no: fp32"
+        default="no",
+        description="number format of the forward and backward pass (autocast); no: fp32",
     )
     param_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32",
         description="number format of the weights in forward and backward pass; bf16: rounded from "
         "float32 master weights, which the optimizer updates and checkpoints hold; with "
-        "parallel.shard it is bf16 wherever train.precision is",
+        "parallel.shard this is bf16 whenever train.precision is",
     )
     matmul_precision: Literal["highest", "high"] = Field(
         default="highest",
@@ -99,7 +100,8 @@ class TrainSection(Section):
     clip_norm: float | None = Field(
         default=1.0,
         gt=0,
-        description="largest L2 norm of the gradient, to which it is scaled down; null for none",
+        description="largest L2 norm of the gradient; a larger one is scaled down to it; null: no "
+        "clipping",
     )
     compile: bool = key(
         OnChange.NOTE,
@@ -114,7 +116,7 @@ class TrainSection(Section):
 
 
 class ParallelSection(Section):
-    """How the model is laid over the workers."""
+    """How the model and its gradients are divided among the workers."""
 
     on_change: ClassVar[OnChange] = OnChange.FORK
 
@@ -136,13 +138,17 @@ class OptimizerSection(Section):
     type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
     # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.95), description="decay rates a step of the first and the second moment"
+        default=(0.9, 0.95), description="decay rates of the first and the second moment, per step"
     )
     eps: float = Field(
-        default=1e-8, gt=0, description="added to the root of the second moment, against zero"
+        default=1e-8,
+        gt=0,
+        description="added to the root of the second moment, against division by zero",
     )
     weight_decay: float = Field(
-        default=0.1, ge=0, description="share of a weight that is taken off, times the rate, a step"
+        default=0.1,
+        ge=0,
+        description="share of a weight, times the learning rate, that is subtracted each step",
     )
     decay_all: bool = Field(
         default=False, description="weight decay for norms, biases and embeddings, too"
@@ -154,9 +160,9 @@ class ScalingSection(Section):
 
     on_change: ClassVar[OnChange] = OnChange.KEEP
 
-    min: int = Field(default=1, ge=1, description="workers that a run needs to train")
+    min: int = Field(default=1, ge=1, description="fewest workers that a run trains with")
     max: int | None = Field(
-        default=None, ge=1, description="workers at most; the same as min if left out"
+        default=None, ge=1, description="most workers; the same as min if left out"
     )
     resources_per_worker: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: {"CPU": 1.0},
@@ -168,13 +174,17 @@ class ScalingSection(Section):
         description="warm processes on each node for a restart; one for each worker if left out",
     )
     node_stay: float = Field(
-        default=3600.0, gt=0, description="seconds that a node usually stays, to weigh growth"
+        default=3600.0,
+        gt=0,
+        description="seconds that a node usually stays, to decide whether growing pays",
     )
     throughput: float | None = Field(
-        default=None, gt=0, description="tokens/s of a worker, to weigh growth; else measured"
+        default=None,
+        gt=0,
+        description="tokens/s of a worker, to decide whether growing pays; measured if left out",
     )
     settle: float = Field(
-        default=30.0, ge=0, description="seconds that a group trains at least before it grows"
+        default=30.0, ge=0, description="fewest seconds that a group trains before it grows"
     )
     hang_timeout: float = Field(
         default=120.0,
@@ -195,14 +205,14 @@ class ScalingSection(Section):
 
 
 class GuardsSection(Section):
-    """What happens at a bad step. Its update is never applied."""
+    """What happens at a bad step, whose update is never applied."""
 
     on_change: ClassVar[OnChange] = OnChange.NOTE
 
     nonfinite: Literal["stop", "skip", "rewind"] = Field(
         default="stop",
         description="loss or gradient is not finite: stop, go on without the step, or go back; "
-        "the overflows of fp16 are its scaler's business",
+        "overflows of fp16 are left to its gradient scaler",
     )
     spike: Literal["off", "stop", "skip", "rewind"] = Field(
         default="off", description="loss or gradient norm far above those of the steps before"
@@ -210,45 +220,50 @@ class GuardsSection(Section):
     window: int = Field(
         default=64, ge=8, description="applied steps that a spike is measured against"
     )
-    # With it a loss is a spike from 8 % above the median on, a gradient norm from five times it.
+    # At this threshold a loss 8 % above the median is a spike, and a gradient norm five times it.
     threshold: float = Field(
         default=8.0,
         gt=0,
         description="robust standard deviations (MAD) above the median that make a spike",
     )
     rewind: int = Field(
-        default=8, ge=0, description="steps to go back before the bad one; they are skipped too"
+        default=8,
+        ge=0,
+        description="steps before the bad one that are undone, and skipped too, when going back",
     )
 
 
 class CheckpointSection(Section):
-    """Durable checkpoints, and snapshots in memory. A checkpoint always ends the run."""
+    """Durable checkpoints, and snapshots in memory. A run always ends with a checkpoint."""
 
     on_change: ClassVar[OnChange] = OnChange.KEEP
 
     every: PositiveTokens | None = Field(
-        default=None, description="tokens between two checkpoints; only one at the end, if left out"
+        default=None, description="tokens between two checkpoints; if left out, only one at the end"
     )
     at: list[PositiveTokens] = Field(
-        default_factory=list, description="token counts at which one is written and kept for good"
+        default_factory=list,
+        description="token counts at which a checkpoint is written and kept for good",
     )
     keep: int = Field(
-        default=2, ge=1, description="newest checkpoints that are kept; the best one is kept, too"
+        default=2,
+        ge=1,
+        description="number of newest checkpoints to keep; the best one is kept, too",
     )
     snapshot_every: int | None = Field(
         default=None,
         ge=0,
-        description="steps between snapshots in memory; 0 for none; by their cost if left out",
+        description="steps between snapshots in memory; 0: none; chosen by their cost if left out",
     )
 
 
 class EvalSection(Section):
-    """Validation on about `tokens` tokens of the validation split, of each source in proportion."""
+    """Validation on about `tokens` tokens of the validation split, every source in proportion."""
 
     on_change: ClassVar[OnChange] = OnChange.NOTE
 
     every: PositiveTokens | None = Field(
-        default=None, description="tokens between two evaluations; none, if left out"
+        default=None, description="tokens between two evaluations; if left out, there are none"
     )
     at: list[PositiveTokens] = Field(
         default_factory=list, description="token counts at which the model is evaluated as well"
@@ -256,10 +271,10 @@ class EvalSection(Section):
     tokens: PositiveTokens = key(
         OnChange.FORK,
         default=500_000,
-        description="tokens of the validation split in each evaluation, at most",
+        description="most tokens of the validation split in each evaluation",
     )
     patience: int | None = Field(
-        default=None, ge=1, description="stop after this many evaluations without a better one"
+        default=None, ge=1, description="stop after this many evaluations without an improvement"
     )
     min_delta: float = Field(
         default=0.0,
@@ -279,21 +294,22 @@ class LogSection(Section):
 
 
 class WandbSection(Section):
-    """Weights & Biases. `auto` is online when an API key is there, else offline."""
+    """Weights & Biases. `auto` is online if an API key is set, else offline."""
 
     on_change: ClassVar[OnChange] = OnChange.LABEL
 
     project: str = Field(default="manta", description="project that the run belongs to")
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
-        default="auto", description="auto: online when an API key is there, else offline"
+        default="auto", description="auto: online if an API key is set, else offline"
     )
     entity: str | None = Field(
         default=None, description="user or team; the API key's default if left out"
     )
     group: str | None = Field(
-        default=None, description="runs that are shown together; a sweep's name in a sweep"
+        default=None,
+        description="group under which runs are shown together; in a sweep, the sweep's name",
     )
-    tags: list[str] = Field(default_factory=list, description="tags of the run")
+    tags: list[str] = Field(default_factory=list, description="the run's tags in W&B")
     system: bool = Field(default=False, description="send the load of the driver's machine, too")
     console: bool = Field(
         default=False, description="send progress and events as the run's log, too"
@@ -311,10 +327,10 @@ class CostSection(Section):
 
 
 class Fault(Section):
-    """A fault on purpose, to see the run survive it."""
+    """A fault injected on purpose, to see the run survive it."""
 
     kind: Literal["kill", "hang", "slow", "hold", "out_of_memory", "nan", "error"] = Field(
-        description="what happens to the worker, or with nan to its loss"
+        description="what happens to the worker; nan: what happens to its loss"
     )
     at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
         default="step",
@@ -323,7 +339,7 @@ class Fault(Section):
     step: int | None = Field(
         default=None,
         ge=0,
-        description="number of the step, or at a snapshot the first that may be; else any",
+        description="number of the step, or of the first snapshot's step; any if left out",
     )
     rank: int | None = Field(
         default=None, ge=0, description="rank of the worker; every worker, if left out"
@@ -342,7 +358,7 @@ class Fault(Section):
     @model_validator(mode="after")
     def _a_hold_has_an_end(self) -> Fault:
         if (self.kind == "hold") != (self.until is not None):
-            raise ValueError("kind 'hold' needs `until`, and no other kind takes it")
+            raise ValueError("kind 'hold' needs 'until', and no other kind takes it")
         return self
 
 
@@ -350,7 +366,7 @@ class RunConfig(Section):
     """Everything that defines a training run."""
 
     run: RunSection
-    # Where the corpus lies; what is in it is its fingerprint's business.
+    # Only where the corpus lies: the record's fingerprint says what is in it.
     corpus: str = key(OnChange.NOTE, description="path or URL of prepared token shards")
     model: ModelSection
     data: DataSection = DataSection()
@@ -368,13 +384,13 @@ class RunConfig(Section):
     faults: list[Fault] = key(
         OnChange.LABEL,
         default_factory=list,
-        description="faults on purpose, for tests of elasticity",
+        description="faults injected on purpose, for tests of elasticity",
     )
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> RunConfig:
         if self.eval.patience is not None and self.eval.every is None:
-            raise ValueError("eval.patience needs eval.every")
+            raise ValueError("eval.patience needs evaluations: set eval.every")
         return self
 
     @model_validator(mode="after")
@@ -389,5 +405,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _spikes_need_true_gradients(self) -> RunConfig:
         if self.guards.spike != "off" and self.train.precision == "fp16":
-            raise ValueError("guards.spike with train.precision = 'fp16': take 'bf16' instead")
+            raise ValueError(
+                "guards.spike can't be used with train.precision = 'fp16': use 'bf16' instead"
+            )
         return self

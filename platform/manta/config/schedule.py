@@ -32,26 +32,28 @@ class SegmentSpec(Section):
     """One stretch of a schedule.
 
     Its length is `tokens`, or it lasts `until` a token count or share of the horizon;
-    the last segment may leave both out and then lasts to the horizon. `from` defaults
+    the last segment may leave out both and then lasts to the horizon. `from` defaults
     to the value at which the segment before it ends.
     """
 
-    shape: Shape = Field(default="constant", description="how the value goes from first to last")
+    shape: Shape = Field(
+        default="constant", description="shape of the way from the first to the last value"
+    )
     tokens: Span | None = Field(default=None, description="length of the segment")
     until: Span | None = Field(default=None, description="where it ends; in place of `tokens`")
     start: Annotated[Rate, Field(ge=0)] | None = Field(
         default=None,
         alias="from",
-        description="first value; else the last one of the segment before",
+        description="first value; if left out, the last one of the segment before",
     )
     end: Annotated[Rate, Field(ge=0)] | None = Field(
         default=None, alias="to", description="last value; a constant segment has none"
     )
     period: PositiveTokens | None = Field(
-        default=None, description="tokens from a low to the next, of a cyclic segment"
+        default=None, description="cyclic segments: tokens from one low to the next"
     )
     multiple_of: Count = Field(
-        default=1, description="a batch size is rounded down to such a multiple"
+        default=1, description="batch sizes are rounded down to a multiple of this"
     )
 
     @model_validator(mode="after")
@@ -63,7 +65,7 @@ class SegmentSpec(Section):
         if self.shape != "constant" and self.end is None:
             raise ValueError(f"a {self.shape} segment needs 'to'")
         if (self.shape == "cyclic") != (self.period is not None):
-            raise ValueError("'period' belongs to a cyclic segment, and it needs one")
+            raise ValueError("a cyclic segment needs 'period', and no other shape takes it")
         return self
 
 
@@ -79,9 +81,9 @@ class LrShorthand(Section):
     )
     peak: Rate = Field(gt=0, description="the rate after the warmup")
     warmup: Span = Field(default=0, description="length of the linear rise from 0 to the peak")
-    decay: Span | None = Field(default=None, description="length of the decay at the end, of wsd")
+    decay: Span | None = Field(default=None, description="wsd: length of the decay at the end")
     decay_shape: Literal["linear", "cosine", "1-sqrt", "exponential"] = Field(
-        default="1-sqrt", description="how wsd decays"
+        default="1-sqrt", description="wsd: shape of the decay"
     )
     floor: Rate = Field(default=0.0, ge=0, description="the rate at the end of the decay")
 
@@ -90,11 +92,11 @@ class LrShorthand(Section):
         if self.name == "wsd" and self.decay is None:
             raise ValueError("wsd needs 'decay', such as 20%")
         if self.name != "wsd" and self.decay is not None:
-            raise ValueError(f"'decay' belongs to wsd, not to {self.name}")
+            raise ValueError(f"'decay' is only for wsd, not for {self.name}")
         if self.name != "wsd" and self.decay_shape != "1-sqrt":
-            raise ValueError(f"'decay_shape' belongs to wsd, not to {self.name}")
+            raise ValueError(f"'decay_shape' is only for wsd, not for {self.name}")
         if self.name == "constant" and self.floor > 0:
-            raise ValueError("'floor' belongs to a schedule that decays; constant holds the peak")
+            raise ValueError("'floor' is only for a schedule that decays; constant holds the peak")
         if self.floor > self.peak:
             raise ValueError(f"'floor' {self.floor} is above 'peak' {self.peak}")
         return self
@@ -112,7 +114,7 @@ class BatchRamp(Section):
         default="linear", description="how the size grows"
     )
     multiple_of: Count = Field(
-        default=1, description="a batch size is rounded down to such a multiple"
+        default=1, description="batch sizes are rounded down to a multiple of this"
     )
 
 
@@ -137,11 +139,11 @@ BatchSpec = Annotated[
 
 
 class Past(Section):
-    """What the schedule was up to a token count."""
+    """The schedule that was in force up to a token count."""
 
-    until: PositiveTokens = Field(description="token count up to which this was the schedule")
+    until: PositiveTokens = Field(description="token count up to which this schedule was in force")
     horizon: PositiveTokens | None = Field(
-        default=None, description="what its shares are of; schedule.horizon if left out"
+        default=None, description="horizon that its shares refer to; schedule.horizon if left out"
     )
     lr: LrSpec = Field(description="as schedule.lr")
     batch: BatchSpec = Field(description="as schedule.batch")
@@ -150,7 +152,7 @@ class Past(Section):
 class ScheduleSection(Section):
     """Learning rate and batch size as functions of the tokens consumed.
 
-    Where a run changed its mind on the way, `history` says what it was before, in order; `lr`
+    Where a fork changed the schedule on the way, `history` has the earlier ones in order; `lr`
     and `batch` are in force from the last `until` on.
     """
 
@@ -162,14 +164,16 @@ class ScheduleSection(Section):
         description="samples a step: a number, {name: ramp, …}, or a list of segments"
     )
     history: list[Past] = Field(
-        default_factory=list, description="what the schedule was before, in order"
+        default_factory=list, description="schedules that were in force before, in order"
     )
 
     @model_validator(mode="after")
     def _in_order(self) -> ScheduleSection:
         ends = [0, *(past.until for past in self.history), self.horizon]
         if any(after <= before for before, after in pairwise(ends)):
-            raise ValueError("'history': each 'until' is above the one before and below 'horizon'")
+            raise ValueError(
+                "'history': each 'until' must be above the one before and below 'horizon'"
+            )
         if any(past.horizon is not None and past.horizon < past.until for past in self.history):
-            raise ValueError("'history': a 'horizon' is not below its 'until'")
+            raise ValueError("'history': a 'horizon' must not be below its 'until'")
         return self

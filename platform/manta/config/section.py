@@ -12,7 +12,7 @@ class Section(BaseModel):
     """One level of a config file. Unknown keys are errors; values never change.
 
     Attributes:
-        on_change: what changing a key of the section means, unless the key says it: an `OnChange`.
+        on_change: the `OnChange` of every key in the section that declares none of its own.
     """
 
     on_change: ClassVar[Any] = None

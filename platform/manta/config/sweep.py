@@ -12,7 +12,7 @@ from manta.config.load import Written, build, change, read
 from manta.config.section import Section
 from manta.config.units import PositiveTokens, Span, format_tokens, span_tokens
 
-# The searchers are Ray Tune's, but for bohb, which works only with a scheduler of its own.
+# The searchers are Ray Tune's, except bohb, which works only with its own scheduler.
 Search = Literal[
     "grid", "random", "optuna", "ax", "bayesopt", "hebo", "hyperopt", "nevergrad", "zoopt"
 ]
@@ -20,7 +20,7 @@ SWEEP_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class SweepSection(Section):
-    """Which sweep this is. The name is the identity: the same name continues the sweep."""
+    """Which sweep this is. The name identifies it: the same name continues the sweep."""
 
     name: str = Field(  # shorter than a run's, which is made from it
         pattern=SWEEP_NAME, description="name of the sweep and of its folder"
@@ -37,7 +37,8 @@ class SearchSection(Section):
     trials: int | None = Field(
         default=None,
         ge=1,
-        description="how many are drawn; in a grid, of what is random at each of its points",
+        description="number of trials to draw; in a grid, draws of the random parameters at each "
+        "point",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws")
     options: dict[str, JsonValue] = Field(
@@ -47,13 +48,15 @@ class SearchSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> SearchSection:
         if self.type != "grid" and self.trials is None:
-            raise ValueError(f"{self.type} needs 'trials': how many to draw")
+            raise ValueError(f"{self.type} needs 'trials', the number of trials to draw")
         if self.type in ("grid", "random") and self.options:
-            raise ValueError(f"'options' belong to a searcher such as optuna, not to {self.type}")
+            raise ValueError(
+                f"'options' are only for a searcher such as optuna, not for {self.type}"
+            )
         return self
 
 
-# Which keys of the section below belong to which type.
+# Scheduler type → the keys of `SchedulerSection` that only this type takes.
 OWN = {
     "none": (),
     "halving": ("rungs", "first", "factor"),
@@ -62,38 +65,41 @@ OWN = {
 
 
 class SchedulerSection(Section):
-    """What becomes of trials while they run.
+    """How trials are compared, stopped or changed while they run.
 
-    `none` runs all to the end. `halving` compares them at rungs and lets the best
+    `none` trains every trial to its end. `halving` compares them at rungs and lets the best
     1/factor go on (Li et al., 2018). `pbt` lets the worst continue from the best, with
     parameters changed a little (Jaderberg et al., 2017).
     """
 
     type: Literal["none", "halving", "pbt"] = Field(
-        default="none", description="all run to their end, successive halving, or a population"
+        default="none",
+        description="none: every trial to its end; halving: successive halving; pbt: a population",
     )
     rungs: list[Span] | None = Field(
         default=None, min_length=1, description="token counts or shares of the horizon, growing"
     )
     first: Span | None = Field(
-        default=None, description="the first rung; the others follow by the factor"
+        default=None, description="the first rung; each next one is factor times as far"
     )
-    # Between 2, which trusts early losses too little to save much, and 4, the usual for long
-    # runs of many trials: the value that minimises the theory's worst case is e.
-    factor: float = Field(default=3.0, gt=1, description="one in so many trials goes on at a rung")
-    # Ten chances to change: fewer adapt nothing, more judge by noise.
+    # Between 2, which saves little because it hardly trusts early losses, and 4, usual for long
+    # runs of many trials; in theory, e minimises the worst case.
+    factor: float = Field(
+        default=3.0, gt=1, description="one in this many trials goes on at a rung"
+    )
+    # Ten chances to change: with fewer nothing adapts, with more, noise decides.
     interval: Span = Field(default="10%", description="tokens between two comparisons of pbt")
     quantile: float = Field(
         default=0.25,
         gt=0,
         le=0.5,
-        description="share of the trials that is replaced by as many better ones",
+        description="share of the trials that take over the state of as many better ones",
     )
-    # The factors are the paper's: a step that shows, without a jump. A fresh draw now and then,
-    # as often as in Ray Tune, keeps the population from closing in on one corner.
+    # The factors are the paper's: large enough to matter, small enough not to jump. A fresh draw
+    # now and then, as often as in Ray Tune, keeps the population diverse.
     factors: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
         default=(0.8, 1.2),
-        description="a parameter that is taken over is multiplied by one of them",
+        description="after a takeover, each parameter is multiplied by one of these",
     )
     resample: float = Field(
         default=0.25, ge=0, le=1, description="probability of a new draw instead of a factor"
@@ -107,24 +113,24 @@ class SchedulerSection(Section):
                 "halving needs 'rungs', such as [10%, 30%], or 'first', such as 10%; not both"
             )
         if self.type == "pbt" and span_tokens(self.interval, 10**6) == 0:
-            raise ValueError("'interval' is longer than 0 tokens")
+            raise ValueError("'interval' must be longer than 0 tokens")
         if self.factors[0] >= self.factors[1]:
-            raise ValueError("'factors' are a smaller and a larger one, such as [0.8, 1.2]")
+            raise ValueError("'factors' must be a smaller and a larger number, such as [0.8, 1.2]")
         return self
 
     def _refuse_keys_of_others(self) -> None:
-        # By value: a dumped config has every key, and it must load.
+        # Judge by value, not by presence: a dumped config has every key, and it must load.
         for owner, names in OWN.items():
             for name in names:
                 default = type(self).model_fields[name].default
                 if owner != self.type and getattr(self, name) != default:
-                    raise ValueError(f"'{name}' belongs to {owner}, not to {self.type}")
+                    raise ValueError(f"'{name}' is only for {owner}, not for {self.type}")
 
     def rungs_at(self, horizon: int) -> tuple[int, ...]:
         """The token counts at which halving compares, for a horizon; () for other types.
 
         Raises:
-            ConfigError: when they don't grow within the horizon.
+            ConfigError: when the rungs don't grow within the horizon.
         """
         if self.type != "halving":
             return ()
@@ -153,7 +159,7 @@ class SchedulerSection(Section):
         return max(1, span_tokens(self.interval, horizon))
 
     def marks_at(self, horizon: int) -> tuple[int, ...]:
-        """The token counts at which trials are compared on their way; () for none.
+        """The token counts at which trials are compared before their end; () for none.
 
         Raises:
             ConfigError: as `rungs_at`.
@@ -167,7 +173,7 @@ class SchedulerSection(Section):
 class WorkersSection(Section):
     """How many workers each trial has; in place of scaling.min and scaling.max of the base."""
 
-    min: int = Field(ge=1, description="workers that a trial needs to train")
+    min: int = Field(ge=1, description="fewest workers that a trial trains with")
     max: int | None = Field(
         default=None, ge=1, description="workers at most; the same as min if left out"
     )
@@ -195,26 +201,31 @@ class SweepConfig(Section):
     search: SearchSection = SearchSection(type="grid")
     scheduler: SchedulerSection = SchedulerSection()
     workers: WorkersSection | None = Field(
-        default=None, description="workers of each trial; else the base's scaling"
+        default=None, description="workers of each trial; the base's scaling if left out"
     )
     concurrent: int = Field(
         default=1,
         ge=1,
         description="trials, or stages that trials share, that train at the same time",
     )
-    # These four replace what the space says.
+    # The next four keys override what the search space says.
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
-        default=None, min_length=1, description="each point of the space is trained with each"
+        default=None,
+        min_length=1,
+        description="each point of the space is trained with each of these seeds",
     )
     horizon: PositiveTokens | None = Field(
-        default=None, description="tokens after which each trial ends; else the base's"
+        default=None,
+        description="tokens after which each trial ends; the base's horizon if left out",
     )
     metric: str | None = Field(
-        default=None, min_length=1, description="what trials are compared by; else val_loss"
+        default=None,
+        min_length=1,
+        description="metric that trials are compared by; val_loss if left out",
     )
     mode: Literal["min", "max"] | None = Field(
         default=None,
-        description="whether less or more of the metric is better; else as the metric has it",
+        description="min or max: the better direction of the metric; if left out, the metric's own",
     )
 
     @model_validator(mode="after")
@@ -233,7 +244,9 @@ class SweepConfig(Section):
                 "can't follow: take search.type = 'random'"
             )
         if self.search.trials == 1:
-            raise ValueError("scheduler.type = 'pbt' with search.trials = 1: raise it to 4 or more")
+            raise ValueError(
+                "scheduler.type = 'pbt' with search.trials = 1: raise search.trials to 4 or more"
+            )
         if self.seeds and len(self.seeds) > 1:
             raise ValueError(
                 "scheduler.type = 'pbt' with several seeds: trials take over each other's state, "
@@ -243,12 +256,12 @@ class SweepConfig(Section):
 
 
 def load_sweep(path: str | Path, overrides: Any = ()) -> SweepConfig:
-    """A sweep config, its `base` and a `space` that is a file made absolute.
+    """A sweep config whose paths (`base`, and `space` if it is a file) are made absolute.
 
-    Both are looked for from the folder of the sweep file, wherever the command is run.
+    Both are relative to the folder of the sweep file, wherever the command is run.
 
     Raises:
-        ConfigError: as `load`; or when there is no such base or space file.
+        ConfigError: as `load`; or when the base or the space file doesn't exist.
     """
     return located(
         build(read(path, overrides), SweepConfig), Path(path).resolve().parent, str(path)
@@ -278,7 +291,7 @@ def is_file(space: str) -> bool:
 
 
 def read_base(config: SweepConfig) -> Written:
-    """The base with the sweep's overrides, workers and horizon; not yet a trial's.
+    """The base with the sweep's overrides, workers and horizon, without any trial's parameters.
 
     Raises:
         ConfigError: when file or overrides can't be read.

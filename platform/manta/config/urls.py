@@ -1,4 +1,4 @@
-"""Paths and URLs of files, as text: a URL's options (``?region=…``) stay at its end."""
+"""Paths and URLs of files, as text. A URL's options (``?region=…``) stay at its end."""
 
 from __future__ import annotations
 
