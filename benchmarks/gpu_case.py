@@ -30,8 +30,8 @@ from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
 from manta.model import assembly, attention, cross_entropy, hf_config
 from manta.model.cross_entropy import IGNORE
-from manta.model.language_model import labels_of
-from manta.model.loss import TokenLoss, fuse
+from manta.model.loss_head import fuse
+from manta.objective.causal import TokenLoss, labels_of
 from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
@@ -283,8 +283,8 @@ class EngineLoop:
         if self._reads:
             if self._coming is not None:
                 self._coming.read()
-            self._coming = Arriving(torch.stack([result.loss_sum, result.grad_norm]))
-        return result.loss_sum / result.valid_tokens
+            self._coming = Arriving(torch.stack([result.loss, result.grad_norm]))
+        return result.loss
 
 
 class FullLogits(nn.Module):

@@ -33,17 +33,20 @@ class PlainEngine:
     def __init__(self, config: Any, lm: Any):
         import torch
 
+        from manta.objective.causal import Causal
         from manta.parallel.ranks import Ranks
 
+        self.objective = Causal()
         self.config, self.lm, self.device = config, lm, torch.device("cpu")
         self.ranks = Ranks(self.device)
 
     def losses(self, samples: Any) -> tuple[Any, Any]:
-        """Summed loss and count of labels."""
+        """Summed loss and count of labels, shape (1,) each."""
         import torch
         import torch.nn.functional as F
 
-        from manta.model.language_model import IGNORE, labels_of
+        from manta.model.cross_entropy import IGNORE
+        from manta.objective.causal import labels_of
 
         tokens = torch.from_numpy(samples["tokens"].astype("int64"))
         labels = labels_of(tokens, None)
@@ -51,13 +54,13 @@ class PlainEngine:
         loss = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
         )
-        return loss, (labels != IGNORE).sum()
+        return loss.reshape(1), (labels != IGNORE).sum().reshape(1)
 
     def compiles_for(self, kind: str) -> bool:
         """Nothing is compiled."""
         return False
 
-    def loss_sums(self, samples: Any, most: int = 1) -> tuple[Any, Any]:
+    def measure(self, samples: Any, most: int = 1) -> tuple[Any, Any]:
         """The same without gradients."""
         import torch
 

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -160,13 +161,29 @@ def file_of(module):
 
 
 ENGINE = [
-    path for path in MODULES if package_of(name_of(path)) in {"train", "state", "model", "parallel"}
+    path
+    for path in MODULES
+    if package_of(name_of(path)) in {"train", "state", "objective", "model", "parallel"}
 ]
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
 def test_the_engine_knows_neither_ray_nor_wandb(path):
     assert not outsiders_of(path) & {"ray", "wandb"}
+
+
+@pytest.mark.parametrize("name", ["engine.py", "evaluate.py", "loop.py"])
+def test_what_trains_does_not_know_what_is_trained_on(name):
+    """What a sample is, and what is summed over it, is the objective's business alone."""
+    text = (MANTA / "train" / name).read_text(encoding="utf-8")
+    assert not re.findall(r"(?i:labels?\b|cross.?entropy)|\bIGNORE\b|valid_tokens|_mask\b", text)
+    assert not {m for m in modules_of(MANTA / "train" / name) if m.endswith(".causal")}
+
+
+def test_the_step_is_read_at_a_glance():
+    tree = ast.parse((MANTA / "train" / "engine.py").read_text(encoding="utf-8"))
+    (step,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "step")
+    assert step.end_lineno - step.lineno + 1 <= 25
 
 
 def test_one_module_of_the_stream_knows_ray():

@@ -27,7 +27,7 @@ from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest, Vocabulary
 from manta.model import hf_config
 from manta.model.cross_entropy import IGNORE, linear_cross_entropy
-from manta.model.language_model import labels_of
+from manta.objective.causal import labels_of
 from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
@@ -106,7 +106,7 @@ def losses_of(engine: Engine, config: RunConfig) -> list[float]:
     found = []
     for batch in batches_of(config):
         result = engine.step(batch)
-        found.append(float(result.loss_sum / result.valid_tokens))
+        found.append(float(result.loss))
     return found
 
 

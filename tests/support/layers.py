@@ -8,6 +8,7 @@ LAYERS = [
     {"elastic"},
     {"train", "show"},
     {"state", "record"},
+    {"objective"},
     {"stream", "model", "parallel"},
     {"schedule", "corpus"},
     {"sample"},

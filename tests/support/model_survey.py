@@ -27,10 +27,9 @@ from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
 from manta.elastic.checks.preflight import check, try_model
 from manta.model import hf_config
-from manta.model.language_model import labels_of
-from manta.model.loss import TokenLoss
 from manta.model.small import skeleton, weights
 from manta.model.trial_result import Tried
+from manta.objective.causal import TokenLoss, labels_of
 from manta.stream.plan import local_stream
 from manta.train.engine import Engine
 
@@ -160,7 +159,7 @@ def _train(config: RunConfig) -> tuple[Engine, tuple[str, ...]]:
     engine = engine_of(checked)
     batch = next(local_stream(checked.corpus, checked.schedule, cursor=0, rank=0, world_size=1))
     results = [engine.step(batch) for _ in range(STEPS)]
-    losses = [float(result.loss_sum / result.valid_tokens) for result in results]
+    losses = [float(result.loss) for result in results]
     wrong = [] if losses[-1] < losses[0] else [f"the loss does not fall: {losses}"]
 
     def loss_sum(tokens: torch.Tensor) -> torch.Tensor:

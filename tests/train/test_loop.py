@@ -51,7 +51,7 @@ def test_validation_is_the_mean_over_a_fixed_sample_and_over_that_of_each_source
     sums = {
         stratum.source: np.sum(
             [
-                [float(part) for part in engine.loss_sums(reader.read(np.array([sample])))]
+                [float(part) for part in engine.measure(reader.read(np.array([sample])))]
                 for sample in run.validation.ids(stratum).tolist()
             ],
             axis=0,

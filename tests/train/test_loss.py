@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from manta.model.cross_entropy import IGNORE
-from manta.model.loss import LossHead, TokenLoss, fuse
+from manta.model.loss_head import LossHead, fuse
+from manta.objective.causal import TokenLoss
 
 VOCAB = 61
 SIZES = {

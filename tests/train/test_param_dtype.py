@@ -15,11 +15,10 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from manta.elastic.checks.preflight import Checked
-from manta.model.loss import TokenLoss
+from manta.objective.causal import Causal, TokenLoss
 from manta.state.checkpoint_files import newest
 from manta.state.loading import load, load_model
 from manta.stream.plan import local_stream
-from manta.train.device_batch import DeviceBatch
 from manta.train.engine import Engine
 from manta.train.microbatch import micro_slices, micro_steps
 
@@ -66,8 +65,8 @@ def golden(engine: Engine, run: Checked) -> list[tuple[float, float]]:
     )
     loss_of, found = TokenLoss(model), []
     for batch in local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1):
-        inputs = DeviceBatch.of(batch.samples, False, engine.device)
-        valid, total = (inputs.labels >= 0).sum(), torch.zeros(())
+        inputs = Causal().inputs(batch.samples, engine.device)
+        valid, total = (inputs.labels >= 0).sum(), torch.zeros(1)
         sums = [torch.zeros_like(m) for m in masters]
         for rows in micro_slices(len(batch.ids), micro_steps(batch.step.batch_size, 1, 2)):
             with torch.autocast("cpu", torch.bfloat16):
@@ -95,7 +94,7 @@ def test_the_curve_is_that_of_a_plain_loop(checked) -> None:
     expected, engine, found = golden(engine_of(run), run), engine_of(run), []
     for batch in local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1):
         result = engine.step(batch)
-        found.append((float(result.loss_sum / result.valid_tokens), float(result.grad_norm)))
+        found.append((float(result.loss), float(result.grad_norm)))
     assert len(found) == 12
     assert found == expected
 

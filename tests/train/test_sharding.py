@@ -43,7 +43,7 @@ def trained(engine: Engine, run: Checked) -> list[float]:
     )
     for batch in batches:
         result = engine.step(batch)
-        loss = float(engine.ranks.sum(result.loss_sum) / result.valid_tokens)
+        loss = float(engine.ranks.sum(result.loss))
         values += [loss, float(result.grad_norm)]
     return [*values, evaluate(engine, run.validation).loss]
 

@@ -16,8 +16,7 @@ from manta.corpus.manifest import Vocabulary
 from manta.model import hf_config
 from manta.model import language_model as models
 from manta.model.hf_config import FIND_PADDING
-from manta.model.language_model import labels_of
-from manta.model.loss import TokenLoss
+from manta.objective.causal import TokenLoss, labels_of
 
 SIZE = 61
 EOS_ONLY = Vocabulary(SIZE, eos_id=5)

@@ -225,5 +225,5 @@ def test_models_that_name_their_arguments_or_make_a_mask_are_trained(checked, mo
     run = checked({"model": {"type": model_type, "sizes": small_models.sizes_of(model_type)}})
     engine = engine_of(run)
     batch = next(local_stream(run.corpus, run.schedule, cursor=0, rank=0, world_size=1))
-    losses = [float(engine.step(batch).loss_sum) for _ in range(3)]
+    losses = [float(engine.step(batch).sums) for _ in range(3)]
     assert losses[-1] < losses[0]

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from manta.config.run import RunConfig
-from manta.model import attention
+from manta.model import attention, cross_entropy
 from manta.model import language_model as models
-from manta.model.loss import fuse
+from manta.model.loss_head import fuse
 from manta.model.small import small_of
 from manta.model.weights import move_buffers
 
@@ -26,6 +26,9 @@ def assemble(
     Its parameters have no memory yet, if a small model of its kind can be tried in its place;
     otherwise, or with `whole`, they are on `device` and have the values that the run begins with.
     """
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
     lm = None if whole else _without_weights(config, resolved, device)
     if lm is None:
         lm = models.build(config, resolved).to(device)

@@ -1,31 +1,17 @@
-"""The language model: any Hugging Face causal LM, and what it is to predict."""
+"""The language model: any Hugging Face causal LM."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from manta.config.run import RunConfig
-from manta.model.cross_entropy import IGNORE
 from manta.model.small import skeleton, weights
 from manta.model.weights import no_memory_for_parameters
-
-
-def labels_of(tokens: Tensor, position_ids: Tensor | None) -> Tensor:
-    """The next token of each token within its window, IGNORE where there is none.
-
-    With `position_ids`, the first token of a document is nobody's label: the document
-    before it says nothing about it.
-    """
-    labels = torch.full_like(tokens, IGNORE)
-    labels[:, :-1] = tokens[:, 1:]
-    if position_ids is not None:
-        labels[:, :-1].masked_fill_(position_ids[:, 1:] == 0, IGNORE)
-    return labels
 
 
 def parameters_of(resolved: PretrainedConfig) -> int:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from manta.config.run import RunConfig
-from manta.model import attention, cross_entropy, visibility, weights
+from manta.model import attention, visibility, weights
 from manta.model import language_model as models
 from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
-from manta.model.cross_entropy import IGNORE
-from manta.model.loss import TokenLoss
+from manta.objective.choose import objective_of
+from manta.objective.protocol import DeviceRows, Models
+from manta.objective.weighing import Weighing
 from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
+from manta.parallel.host_to_device import to_device
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
@@ -27,7 +29,6 @@ from manta.schedule import Schedule, Step
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
-from manta.train.device_batch import DeviceBatch, to_device
 from manta.train.guards import Guard
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
@@ -41,14 +42,16 @@ class StepResult:
     """What a step leaves behind, still on the device and not yet waited for.
 
     Attributes:
-        loss_sum: this rank's summed cross-entropy in nats, scalar.
-        valid_tokens: labels that counted in the whole step, over all ranks, scalar.
+        loss: this rank's part of the loss that is trained on, scalar.
+        sums: this rank's, shape (terms,).
+        weights: of the whole step, over all ranks, by which sums are divided, shape (terms,).
         grad_norm: norm of the global gradient before clipping, scalar.
         votes: for a pause, summed over ranks, int64 (3,).
     """
 
-    loss_sum: Tensor
-    valid_tokens: Tensor
+    loss: Tensor
+    sums: Tensor
+    weights: Tensor
     grad_norm: Tensor
     votes: Tensor
 
@@ -60,7 +63,8 @@ class Engine:
         trained: model, optimizer and scaler.
         ranks: among whom gradients are summed.
         device: of the model.
-        model: what is called in a forward pass; it sums the loss of its rows.
+        objective: what is trained on.
+        model: what is called in a forward pass; it sums the objective's terms over its rows.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
 
@@ -91,9 +95,6 @@ class Engine:
         self.device = self.accelerator.device
         self.ranks = Ranks(self.device)
         check_all_are_seen(self.accelerator, self.ranks)
-        if self.device.type == "cuda":
-            memory = torch.cuda.get_device_properties(self.device).total_memory
-            cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
         lm = assemble(config, resolved, self.device, whole=examine)
         if examine:
             visibility.examine(config, lm, resolved.get_text_config().vocab_size)
@@ -117,7 +118,9 @@ class Engine:
         # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
         self._exchanges = self.ranks.world_size > 1 and not sharded
         computing = self._rounded.lm if self._rounded else lm
-        self.model = self._prepare_model(TokenLoss(computing))
+        self.objective = objective_of(config)
+        self._weighing = Weighing(self.objective.terms, self.device)
+        self.model = self._prepare_model(self.objective.module(Models(computing)))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
         self._most_rows = config.train.micro_batch
@@ -138,9 +141,9 @@ class Engine:
             self._empty = False
         self.trained.weights_changed()
 
-    def _prepare_model(self, loss: nn.Module) -> nn.Module:
+    def _prepare_model(self, module: nn.Module) -> nn.Module:
         model = prepared(
-            loss, self.accelerator, self.config, self._rounded, exchanges=self._exchanges
+            module, self.accelerator, self.config, self._rounded, exchanges=self._exchanges
         )
         if self.config.train.compile and not self.trained.sharded:
             compile_module(self.accelerator.unwrap_model(model, keep_torch_compile=True))
@@ -163,33 +166,42 @@ class Engine:
     def step(self, batch: RankBatch) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.
 
-        The loss is the sum over valid tokens of all ranks divided by their count, so it
+        Each term is its sum over all ranks divided by its weight over all ranks, so it
         does not depend on how the rows are laid over ranks and micro-batches. A rank
         without rows in a micro-step joins the collectives with an empty contribution.
         """
         step = batch.step
         self._seed(step.number)
-        inputs = self._inputs(batch.samples)
-        valid, votes = self._counts(inputs)
-        scale = self.ranks.world_size / valid.clamp(min=1)  # data parallelism averages over ranks
+        inputs = self.objective.inputs(batch.samples, self.device)
+        weights, votes = self._weights(inputs)
         slices = micro_slices(
             len(batch.ids), micro_steps(step.batch_size, self.ranks.world_size, self._most_rows)
         )
         with self._casting_once(len(slices)):
-            loss_sum = self._accumulate(inputs, slices, scale)
+            sums = self._accumulate(inputs, slices, weights)
         self.clock.mark(Point.EXCHANGED)
-        grad_norm = self._update(step, loss_sum / valid.clamp(min=1))
+        loss = self._weighing.loss(sums, weights)
+        grad_norm = self._update(step, loss)
         self.clock.end(len(batch.ids))
-        return StepResult(loss_sum, valid, grad_norm, votes)
+        return StepResult(loss, sums, weights, grad_norm, votes)
 
-    def _accumulate(self, inputs: DeviceBatch, slices: list[slice], scale: Tensor) -> Tensor:
-        """The gradient of all micro-steps, summed; returns this rank's summed loss, scalar.
+    def _weights(self, inputs: DeviceRows) -> tuple[Tensor, Tensor]:
+        """The terms' weights, and votes for a pause, over all ranks in one exchange."""
+        weights = self.objective.weights(inputs)
+        votes = to_device(torch.tensor(self.pause.votes()), self.device)
+        self.clock.mark(Point.COUNTS)
+        summed = self.ranks.sum(torch.cat([weights, votes]))
+        self.clock.mark(Point.COUNTED)
+        return summed[: len(weights)], summed[len(weights) :].long()
+
+    def _accumulate(self, inputs: DeviceRows, slices: list[slice], weights: Tensor) -> Tensor:
+        """The gradient of all micro-steps, summed; returns this rank's sums, shape (terms,).
 
         Ranks that hold the whole model exchange the sum, with the last micro-step. A sharded one
         exchanges in each, as its ranks would hold whole gradients until the last one.
         """
         width = self._most_rows if self._compiles else 1
-        loss_sum = torch.zeros((), device=self.device)
+        sums = torch.zeros(weights.shape, device=self.device)
         for index, rows in enumerate(slices):
             last = index == len(slices) - 1
             if self._rounded:
@@ -201,39 +213,30 @@ class Engine:
                 if last or self.trained.sharded
                 else self.accelerator.no_sync(self.model)
             ):
-                micro_loss = self._forward(inputs, rows, width)
-                loss_sum += micro_loss.detach()
-                self._backward(micro_loss * _poisoned(scale, micro_loss.detach()))
+                micro = self._forward(inputs, rows, width)
+                sums += micro.detach()
+                self._backward(self._weighing.for_backward(micro, weights, self.ranks.world_size))
         if self._rounded:
             self._rounded.clear()
-        return loss_sum
+        return sums
 
-    def _forward(self, inputs: DeviceBatch, rows: slice, width: int) -> Tensor:
-        """Summed loss of some rows, with blank ones beside them up to `width`, scalar."""
+    def _forward(self, inputs: DeviceRows, rows: slice, width: int) -> Tensor:
+        """Sums of some rows, with blank ones beside them up to `width`, shape (terms,)."""
         with no_fallback():
-            loss: Tensor = self.model(*inputs.rows(rows, width))
-        return loss
+            sums: Tensor = self.model(*inputs.rows(rows, width))
+        return sums
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.trained.scaler
         scaled = loss if scaler is None else scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
 
-    def _counts(self, inputs: DeviceBatch) -> tuple[Tensor, Tensor]:
-        """Valid labels of the step, and votes for a pause, over all ranks in one exchange."""
-        valid = (inputs.labels != IGNORE).sum().reshape(1)
-        votes = to_device(torch.tensor(self.pause.votes()), self.device)
-        self.clock.mark(Point.COUNTS)
-        counts = self.ranks.sum(torch.cat([valid, votes]))
-        self.clock.mark(Point.COUNTED)
-        return counts[0], counts[1:]
-
     def _update(self, step: Step, loss: Tensor) -> Tensor:
         """Clip, check and apply the gradient; returns its norm before clipping.
 
         Args:
             step: which one.
-            loss: this rank's part of the global mean, scalar.
+            loss: this rank's part of it, scalar.
         """
         scaler = self.trained.scaler
         if scaler is not None:
@@ -315,31 +318,18 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    # ------------------------------------------------------------ data and sums
-
-    def _inputs(self, samples: Columns) -> DeviceBatch:
-        return DeviceBatch.of(samples, self.config.data.document_mask, self.device)
+    # ---------------------------------------------------------------- evaluation
 
     @torch.no_grad()
-    def loss_sums(self, samples: Columns, most: int = 1) -> tuple[Tensor, Tensor]:
-        """Summed loss (nats) and count of valid tokens of `samples`, without training.
+    def measure(self, samples: Columns, most: int = 1) -> tuple[Tensor, Tensor]:
+        """Sums and weights of the objective's terms over `samples`, without training.
 
         Args:
             samples: for one forward pass.
             most: samples in any pass of the evaluation, to which a compiled model is filled up.
         """
-        inputs = self._inputs(samples)
+        inputs = self.objective.inputs(samples, self.device)
         self.model.eval()
-        everything = slice(0, len(inputs.tokens))
-        total = self._forward(inputs, everything, most if self._compiles else 1)
+        sums = self._forward(inputs, slice(0, len(inputs)), most if self._compiles else 1)
         self.model.train()
-        return total, (inputs.labels != IGNORE).sum()
-
-
-def _poisoned(scale: Tensor, loss: Tensor) -> Tensor:
-    """The factor of a loss, so that one that is not finite makes every gradient not finite.
-
-    An infinite loss can have a finite gradient; the check is on the gradient's norm,
-    which all ranks share. Nought times the loss is nought, or else NaN.
-    """
-    return scale + 0 * loss
+        return sums, self.objective.weights(inputs)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF, VAL_TERM
+from manta.objective.weighing import by_name, means_of, shown
 from manta.stream.eval_sample import EvalSample
 from manta.stream.plan import reader_of
 from manta.train.engine import Engine
@@ -20,17 +21,19 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        loss: mean in nats per valid token over all samples.
+        loss: the objective's, over all samples, without auxiliary terms.
         by_source: the same over the samples of each source; empty if there is one source.
+        by_term: mean of each of the objective's terms by its metric's name; empty if there is one.
     """
 
     loss: float
     by_source: dict[str, float] = field(default_factory=dict)
+    by_term: dict[str, float] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, float]:
         """What it adds to a row of metrics."""
         by_source = {VAL_LOSS_OF + source: loss for source, loss in self.by_source.items()}
-        return {VAL_LOSS: self.loss, **by_source}
+        return {VAL_LOSS: self.loss, **by_source, **self.by_term}
 
 
 def evaluate(
@@ -55,7 +58,8 @@ def evaluate(
         ids = sample.ids(stratum)
         chunks += [ids[first : first + width] for first in range(0, len(ids), width)]
         ends.append(len(chunks))
-    sums = torch.zeros((len(chunks), 2), dtype=torch.float64, device=engine.device)
+    terms = engine.objective.terms
+    sums = torch.zeros((len(chunks), 2, len(terms)), dtype=torch.float64, device=engine.device)
     most = max(map(len, chunks), default=1)
     compiles = False
     # Every rank makes the same number of forward passes: a sharded model gathers in each.
@@ -64,21 +68,26 @@ def evaluate(
         passing(0.0 if compiles else first / len(chunks))
         mine = first + engine.ranks.rank
         read = reader.read(chunks[min(mine, len(chunks) - 1)])
-        loss, count = engine.loss_sums(read, most)
+        found, weights = engine.measure(read, most)
         if mine < len(chunks):
-            sums[mine, 0], sums[mine, 1] = loss, count
+            sums[mine, 0], sums[mine, 1] = found, weights
     passing(0.0 if compiles else 1.0)
     # Each entry has one rank that set it, so the sum over ranks is exact.
     table = engine.ranks.sum(sums).cpu().numpy()
     by_source = {
-        stratum.source: _mean(table[first:end])
+        stratum.source: shown(terms, _means(table[first:end]))
         for stratum, first, end in zip(sample.strata, ends, ends[1:], strict=False)
         if table[first:end, 1].any()
     }
-    return Evaluation(_mean(table), by_source if len(sample.strata) > 1 else {})
+    means = _means(table)
+    return Evaluation(
+        loss=shown(terms, means),
+        by_source=by_source if len(sample.strata) > 1 else {},
+        by_term=by_name(terms, means, VAL_TERM),
+    )
 
 
-def _mean(sums: NDArray[np.float64]) -> float:
-    """Of loss and count, shape (chunks, 2)."""
-    total, count = sums.sum(axis=0)
-    return float(total / count)
+def _means(table: NDArray[np.float64]) -> list[float]:
+    """Of each term, from sums and weights, shape (chunks, 2, terms)."""
+    sums, weights = table.sum(axis=0)
+    return means_of(sums.tolist(), weights.tolist())

@@ -7,17 +7,18 @@ the host's next step. Read one step later, its values have come while the device
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from manta.config.metrics import LOSS, TERM
+from manta.objective.weighing import by_name, means_of, shown
+from manta.parallel.host_to_device import to_device
 from manta.schedule import Step
 from manta.stream.plan import Corpus, order_of
 from manta.train import throughput
 from manta.train.arriving import Arriving
-from manta.train.device_batch import to_device
 from manta.train.engine import Engine, StepResult
 from manta.train.throughput import Meter
 from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
@@ -31,7 +32,7 @@ class AwaitedRow:
 
     Attributes:
         known: without waiting.
-        values: of all ranks: for each its summed loss and times, then valid tokens and gradient
+        values: of all ranks: for each its sums and times, then the terms' weights and the gradient
             norm; None for a step that was passed over.
     """
 
@@ -75,8 +76,8 @@ class LogRows:
         self.begun = True
         times = as_numbers(self._engine.clock.read(besides_last=not waits))
         on_device = to_device(torch.tensor(times, dtype=torch.float64), self._engine.device)
-        table = self._engine.ranks.gathered(torch.cat([result.loss_sum.double()[None], on_device]))
-        shared = torch.stack([result.valid_tokens.double(), result.grad_norm.double()])
+        table = self._engine.ranks.gathered(torch.cat([result.sums.double(), on_device]))
+        shared = torch.cat([result.weights.double(), result.grad_norm.double()[None]])
         if self._engine.device.type == "cuda":
             known["peak_memory"] = float(torch.cuda.max_memory_allocated(self._engine.device))
         return AwaitedRow(known, Arriving(torch.cat([table.flatten(), shared])))
@@ -85,16 +86,21 @@ class LogRows:
         """The whole row. Waits for its step, whose tokens `meter` has and none after them."""
         if row.values is None:
             return row.known
-        *table, valid, grad_norm = row.values.read()
+        *table, grad_norm = row.values.read()
+        terms = self._engine.objective.terms
+        table, weights = table[: -len(terms)], table[-len(terms) :]
         # The device is done with the step: over the time until now, the rate is a true one.
         tokens_per_s = self.meter.read()
         width = len(table) // self._engine.ranks.world_size
         ranks = [table[first : first + width] for first in range(0, len(table), width)]
-        times = [StepTimes(*numbers) for _, *numbers in ranks]
+        times = [StepTimes(*numbers[len(terms) :]) for numbers in ranks]
         self._warn_of_stragglers(times)
+        sums = [sum(numbers[term] for numbers in ranks) for term in range(len(terms))]
+        means = means_of(sums, weights)
         return {
             **row.known,
-            "loss": sum(loss_sum for loss_sum, *_ in ranks) / (valid or math.nan),
+            LOSS: shown(terms, means),
+            **by_name(terms, means, TERM),
             "grad_norm": grad_norm,
             "tokens_per_s": tokens_per_s,
             **as_row(times),

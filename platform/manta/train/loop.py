@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
-from manta.schedule import Schedule, Step
+from manta.schedule import Schedule
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState, name_of, read_rows
 from manta.state.journal import Journal
@@ -24,6 +24,7 @@ from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch
 from manta.train.bad_steps import Healing
+from manta.train.due import due, steps_at
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.guards import Judgements
@@ -80,8 +81,6 @@ class Loop:
         self._passing = passing
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
-        self._saves_at = self._steps_at(job.config.checkpoint.at)
-        self._evaluates_at = self._steps_at(job.config.eval.at)
         self._ledger = Ledger(job.place / LEDGER, job.binding)
         self._journal = Journal(engine.ranks, self._ledger, job.attempt, reporter.recorded)
         self._checkpoints = Checkpoints(
@@ -89,7 +88,7 @@ class Loop:
             engine.trained,
             binding=job.binding,
             keep=job.config.checkpoint.keep,
-            pinned=self._saves_at,
+            pinned=steps_at(job.config.checkpoint.at, job.schedule),
             on_done=reporter.checkpoint,
             on_progress=self._saving,
         )
@@ -250,20 +249,17 @@ class Loop:
             val_loss=None,
         )
         self._reporter.stepped(self._state)
-        last = step.number == self._schedule.steps
-        logs = last or step.step == 0 or self._due(self._config.log.every, step)
-        evaluates = self._evaluates and (last or self._evaluation_due(step))
-        saves = last or self._checkpoint_due(step)
-        snaps = not last and self._snapshots.due(step.number)
-        waits = evaluates or saves or snaps or self._must_wait(logs)
-        if logs or waits:
-            row = self._rows.queue(step, result, waits=waits) if logs else None
+        here = due(step, self._config, self._schedule)
+        snaps = not here.last and self._snapshots.due(step.number)
+        waits = here.evaluates or here.saves or snaps or self._must_wait(here.logs)
+        if here.logs or waits:
+            row = self._rows.queue(step, result, waits=waits) if here.logs else None
             self._awaited = _Awaited(self._engine.guard.judgements(), row)
         if waits:
             self._take_in()
-        if evaluates:
+        if here.evaluates:
             self._evaluate()
-        if saves or (evaluates and self._state.evals_since_best == 0):
+        if here.saves or (here.evaluates and self._state.evals_since_best == 0):
             self._save_if_new()
         if snaps:
             self._snapshots.take(self._healing.saved(self._state), self._journal)
@@ -305,24 +301,7 @@ class Loop:
                 row = {**_finite(row), "skipped": True}
             self._tell(row)
 
-    def _due(self, every: int | None, step: Step) -> bool:
-        """Whether a multiple of `every` tokens lies in the step. Zero: in each step."""
-        if every is None:
-            return False
-        return every == 0 or step.tokens // every < step.tokens_after // every
-
-    def _evaluation_due(self, step: Step) -> bool:
-        return step.number in self._evaluates_at or self._due(self._config.eval.every, step)
-
-    def _checkpoint_due(self, step: Step) -> bool:
-        return step.number in self._saves_at or self._due(self._config.checkpoint.every, step)
-
-    def _steps_at(self, counts: list[int]) -> frozenset[int]:
-        """The steps with which these token counts are reached, of those that the run reaches."""
-        end = self._schedule.positions * self._schedule.seq_len
-        return frozenset(self._schedule.reaching(tokens) for tokens in counts if tokens <= end)
-
-    # -------------------------------------------------------------- what is due
+    # ------------------------------------------------------ evaluation and saving
 
     @property
     def _evaluates(self) -> bool:

@@ -1,57 +1,12 @@
-"""The loss of a language model: the summed cross-entropy of its tokens."""
+"""An output layer that gives the loss of its tokens in place of their logits."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manta.model.cross_entropy import IGNORE, linear_cross_entropy
-from manta.model.forward import documents_of, options_of
-
-
-class TokenLoss(nn.Module):
-    """A causal LM that returns the summed cross-entropy of its tokens.
-
-    The sum, not the mean: the divisor is the count of valid tokens in the whole step,
-    which one micro-batch of one rank can't know.
-    """
-
-    def __init__(self, lm: nn.Module):
-        super().__init__()
-        self.lm = lm
-        heads = [module for module in lm.modules() if isinstance(module, LossHead)]
-        # Not a submodule of this one too: its parameters have one name.
-        self._head = heads or None
-        self._options = options_of(lm)
-
-    def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
-        """Sum of the cross-entropy in nats over labels that are not IGNORE.
-
-        Args:
-            tokens: int64 (rows, seq_len).
-            labels: int64 (rows, seq_len), already shifted: label i is token i + 1.
-            position_ids: int64 (rows, seq_len), restarting at each document, to keep
-                attention within documents; None for plain causal attention.
-        """
-        fused = self._head is not None and not _is_half(tokens.device)
-        if self._head is not None:
-            self._head[0].labels = labels if fused else None
-        documents = documents_of(self.lm, position_ids)
-        out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
-        if fused:
-            return out
-        return F.cross_entropy(
-            out.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
-
-
-def _is_half(device: torch.device) -> bool:
-    """Whether products are in fp16, where gradients vanish unless the loss is scaled before."""
-    return (
-        torch.is_autocast_enabled(device.type)
-        and torch.get_autocast_dtype(device.type) == torch.float16
-    )
+from manta.model.cross_entropy import linear_cross_entropy
+from manta.model.forward import options_of
 
 
 class LossHead(nn.Linear):

@@ -1,0 +1,1 @@
+"""What is trained on: which sums over samples, and by what they are divided."""

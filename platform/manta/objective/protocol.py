@@ -1,0 +1,89 @@
+"""What an objective is to the engine: terms that are sums over samples, and their weights.
+
+The law that makes an objective exact: each term is a sum over samples, and its weight is a sum over
+samples that is known before the forward pass. The loss is each term's sum over the whole global
+batch, divided by its weight over the whole global batch, times its coefficient. It can't depend on
+how rows are laid over ranks and forward passes, then. `manta.testing.check_objective` tries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from manta.sample.columns import Columns
+
+
+@dataclass(frozen=True)
+class Term:
+    """One sum of an objective.
+
+    Attributes:
+        name: in rows of metrics.
+        coefficient: factor of its mean in the loss that is trained on; 0 if it is only shown.
+        auxiliary: whether it is trained on, but left out of `loss` and `val_loss`, which then stay
+            comparable whatever its coefficient.
+    """
+
+    name: str
+    coefficient: float = 1.0
+    auxiliary: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that an objective may call.
+
+    Attributes:
+        trained: the one whose weights are updated.
+    """
+
+    trained: PreTrainedModel
+
+
+class DeviceRows(Protocol):
+    """A rank's rows of a step on its device."""
+
+    def __len__(self) -> int:
+        """Rows there are."""
+        ...
+
+    def rows(self, rows: slice, width: int = 1) -> Sequence[Any]:
+        """Arguments of the module for some rows, and for as many blank ones as `width` asks for.
+
+        A blank row adds nothing to any term or its gradient. It gives a forward pass the shape that
+        others have, and a rank without rows something to join the collectives with.
+        """
+        ...
+
+
+class Objective(Protocol):
+    """What is summed over the samples of a step, and by what it is divided.
+
+    Attributes:
+        columns: names of what it reads of a sample.
+        terms: in the order of the sums.
+    """
+
+    columns: frozenset[str]
+    terms: tuple[Term, ...]
+
+    def module(self, models: Models) -> nn.Module:
+        """What is laid over ranks; called with rows of `inputs`, it sums: shape (terms,)."""
+        ...
+
+    def inputs(self, batch: Columns, device: torch.device) -> DeviceRows:
+        """A rank's samples as the module takes them."""
+        ...
+
+    def weights(self, inputs: DeviceRows) -> Tensor:
+        """What each term is divided by, as far as these rows go, shape (terms,).
+
+        Counted before the forward pass. Summed over ranks, they divide; integers sum exactly.
+        """
+        ...

@@ -1,0 +1,62 @@
+"""What a run does after a step: a function of the step, the config and the schedule alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manta.config.run import RunConfig
+from manta.schedule import Schedule, Step
+
+
+@dataclass(frozen=True)
+class DueWork:
+    """What is due after a step.
+
+    Attributes:
+        logs: a row of metrics.
+        evaluates: an evaluation.
+        saves: a checkpoint.
+        last: whether the run ends with it.
+    """
+
+    logs: bool
+    evaluates: bool
+    saves: bool
+    last: bool
+
+
+def due(step: Step, config: RunConfig, schedule: Schedule) -> DueWork:
+    """What is due after `step`.
+
+    The first step is logged, and after the last one all is due that the config asks for at all.
+    """
+    last = step.number == schedule.steps
+    evaluation = config.eval
+    return DueWork(
+        logs=last or step.step == 0 or _comes_round(config.log.every, step),
+        evaluates=_passes(evaluation.at, evaluation.every, step)
+        or (last and (evaluation.every is not None or bool(evaluation.at))),
+        saves=last or _passes(config.checkpoint.at, config.checkpoint.every, step),
+        last=last,
+    )
+
+
+def steps_at(counts: Sequence[int], schedule: Schedule) -> frozenset[int]:
+    """The steps with which these token counts are reached, of those that the run reaches."""
+    end = schedule.positions * schedule.seq_len
+    return frozenset(schedule.reaching(tokens) for tokens in counts if tokens <= end)
+
+
+def _passes(counts: Sequence[int], every: int | None, step: Step) -> bool:
+    """Whether one of the token counts, or a multiple of `every`, is reached with the step."""
+    return _comes_round(every, step) or any(
+        step.tokens < count <= step.tokens_after for count in counts
+    )
+
+
+def _comes_round(every: int | None, step: Step) -> bool:
+    """Whether a multiple of `every` tokens lies in the step. Zero: in each step."""
+    if every is None:
+        return False
+    return every == 0 or step.tokens // every < step.tokens_after // every
