@@ -220,7 +220,7 @@ def test_a_config_that_was_edited_is_told_and_not_taken(home: Path, old: str, ne
     checked = opened(config_of())
     with closing_tracker(checked) as tracker:
         messages = [event.message for event in tracker._record.state.events]
-    assert any("config.yaml was written anew" in message for message in messages)
+    assert any("config.yaml was restored to" in message for message in messages)
     assert path.read_text() == before
 
 

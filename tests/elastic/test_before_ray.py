@@ -103,7 +103,7 @@ def test_another_config_of_a_run_that_is_there(
 ) -> None:
     message = refused("train", config, "schedule.lr=0.5")
     assert "this run was started with another config:\n  schedule.lr: 0.001 → 0.5\n" in message
-    assert "give the run its own run.name" in message
+    assert "choose another run.name" in message
 
 
 def test_another_corpus_under_a_run_that_is_there(

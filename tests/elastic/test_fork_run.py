@@ -146,7 +146,7 @@ def test_a_name_that_is_taken_is_refused(parent: Path) -> None:
 def test_only_the_config_of_its_folder_goes_on(parent: Path) -> None:
     child = fork_run(parent, FORKED, "mine", ["optimizer.eps=1e-7"])
     given = load(child / "config.yaml", RunConfig, ["optimizer.eps=1e-6"])
-    with pytest.raises(RunError, match=r"forked from base to be trained by .*config\.yaml"):
+    with pytest.raises(RunError, match=r"forked from base with the config .*config\.yaml"):
         check(given).tracker(console=False)
 
 

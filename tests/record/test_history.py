@@ -118,7 +118,7 @@ def test_a_changed_value_is_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     mark = begin(path, 2)
     path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7"))
-    assert "its content is another" in History(path, mark).notes[0]
+    assert "its content differs" in History(path, mark).notes[0]
 
 
 def test_values_become_plain_json(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_another_error_than_a_full_disk_is_said(
 
     history = History(tmp_path / "m")
     monkeypatch.setattr(os, "pwrite", broken)
-    with pytest.raises(RunError, match=r"m: a row can't be written.*mend the storage"):
+    with pytest.raises(RunError, match=r"m: a row can't be written.*repair the storage"):
         history.append(train(1))
 
 
@@ -338,7 +338,7 @@ def test_a_change_far_before_the_mark_is_found_by_whoever_reads_it_all(tmp_path:
     assert (history.notes, history.changed) == ([], False)
     history.append(train(6))
     assert history.recheck()
-    assert "its content is another" in history.notes[0]
+    assert "its content differs" in history.notes[0]
     assert (history.changed, history.unproven) == (True, 6)
     history.append(train(7))
     assert History(path, history.mark).unproven == 6, "it is not forgotten"

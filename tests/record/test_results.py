@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from manta.config import RunConfig
-from manta.record.results import standing
+from manta.record.results import run_results
 from manta.record.run_state import Fork, RunState, WandbState
 
 
@@ -39,7 +39,7 @@ SECTIONS: dict[str, Any] = {
 
 def test_a_run_by_itself(make_config: Callable[..., RunConfig]) -> None:
     recorded = state(device_seconds=360.0, cost=3.6)
-    found = standing(recorded, make_config(**SECTIONS), [*ROWS, *EVALUATIONS])
+    found = run_results(recorded, make_config(**SECTIONS), [*ROWS, *EVALUATIONS])
     assert (found.metric, found.best_metric) == (3.0, 2.0)
     assert (found.tokens, found.own_tokens) == (40, 40)
     assert found.compute_hours == found.own_compute_hours == pytest.approx(20 * 8 / 3600)
@@ -49,7 +49,7 @@ def test_a_run_by_itself(make_config: Callable[..., RunConfig]) -> None:
 
 def test_a_fork_of_a_fork_counts_its_own_apart(make_config: Callable[..., RunConfig]) -> None:
     fork = Fork(run="b", step=3, tokens=30, before=[Fork(run="a", step=1, tokens=10)])
-    found = standing(state(fork), make_config(**SECTIONS), ROWS, "loss")
+    found = run_results(state(fork), make_config(**SECTIONS), ROWS, "loss")
     assert (found.tokens, found.own_tokens) == (40, 10)
     assert found.compute_hours == pytest.approx(20 * 8 / 3600)
     assert found.own_compute_hours == pytest.approx(5 * 8 / 3600)
@@ -57,9 +57,9 @@ def test_a_fork_of_a_fork_counts_its_own_apart(make_config: Callable[..., RunCon
 
 
 def test_the_best_may_be_the_largest(make_config: Callable[..., RunConfig]) -> None:
-    assert standing(state(), make_config(), EVALUATIONS, mode="max").best_metric == 4.0
+    assert run_results(state(), make_config(), EVALUATIONS, mode="max").best_metric == 4.0
 
 
 def test_what_is_not_known_is_left_out(make_config: Callable[..., RunConfig]) -> None:
-    found = standing(state(), make_config(), [])
-    assert found.figures() == {"tokens": 0, "own_tokens": 0, "device_hours": 0, "path": ["t@0"]}
+    found = run_results(state(), make_config(), [])
+    assert found.as_dict() == {"tokens": 0, "own_tokens": 0, "device_hours": 0, "path": ["t@0"]}

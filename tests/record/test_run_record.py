@@ -275,7 +275,7 @@ def test_a_storage_that_is_a_file_is_refused(open_record: Open, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "{}", r"'name' is missing, and \d+ more of the kind; it was changed"),
+        (lambda text: "{}", r"'name' is missing, and \d+ more like it; it was changed"),
         (
             lambda text: text[: len(text) // 2],
             r"it is no JSON \(.* line \d+ column \d+ .*\); it was",

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from manta.config import RunConfig, load
 from manta.record.history import Tail
-from manta.record.results import standing
+from manta.record.results import run_results
 from manta.record.run_state import read_state
 from manta.show.compare.comparison_page import write_page
 from manta.show.compare.comparison_table import print_comparison
@@ -58,7 +58,7 @@ def test_device_time_and_cost_are_those_of_the_records_everywhere(tmp_path: Path
     totals = [read_state(path).totals for path in paths]
     comparison = load_comparison(paths)
     for one, path, total in zip(comparison.trials, paths, totals, strict=True):
-        stands = standing(
+        stands = run_results(
             read_state(path), load(path / "config.yaml", RunConfig), Tail(path / METRICS).rows()
         )
         assert one.device_seconds == total.device_seconds == stands.device_hours * 3600

@@ -189,7 +189,7 @@ def changed(whole: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         ({"format": 99, "seal": None}, "format"),
         ({"status": "done"}, "status"),
         ({"trials": [{"name": "a", "status": "finished", "parent": "b"}]}, "no trial 'b'"),
-        ({"trials": [{"name": "a", "status": "finished"}] * 2}, "there twice: a"),
+        ({"trials": [{"name": "a", "status": "finished"}] * 2}, "listed twice: a"),
         (
             {"trials": [{"name": "a", "status": "finished", "parent": "a"}]},
             "forked from itself",

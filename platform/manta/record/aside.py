@@ -11,9 +11,9 @@ from manta.storage.store import reason
 
 
 def set_aside(run: Place) -> Place | None:
-    """Give all that a run has another name beside it; returns where it is then.
+    """Rename a run's folder to a free name beside it; returns where it is then.
 
-    None if there was nothing.
+    Returns None if there was no such folder.
 
     Raises:
         RunError: if a driver is at work on it, or the storage fails.

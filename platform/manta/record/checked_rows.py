@@ -1,4 +1,4 @@
-"""Reads all rows of a run, and says whether they are still those that its record knows."""
+"""Reads all rows of a run, and says whether they are still those that its record attests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from manta.storage.place import Place
 from manta.storage.run_folder import METRICS
 
 T = TypeVar("T")
-# The rows of a run that goes back before a bad step are another file while they are read.
+# A rewind replaces the file; a reader that meets one starts again, at most this often.
 TRIES = 3
 
 
 class Line(NamedTuple):
-    """A line of the file, its number, and the row that it is, or nothing."""
+    """A line of the file, its number, and its row; None if it is no valid row."""
 
     number: int
     content: bytes
@@ -29,11 +29,11 @@ class RowReader:
     """Reads a run's rows from the first on, in bounded memory."""
 
     def __init__(self, run: Place, mark: Mark) -> None:
-        """Before the first row.
+        """Start before the first row.
 
         Args:
             run: the run's folder, or its place in a store.
-            mark: what its record says of them.
+            mark: the history's `Mark` in the run's record, to compare the rows with.
         """
         self._path, self._check, self._size = run / METRICS, MarkCheck(mark), 0
         self.unproven = mark.unproven
@@ -41,7 +41,7 @@ class RowReader:
         self._shown: list[int] = []
 
     def lines(self) -> Iterator[Line]:
-        """The lines; a last one that isn't finished is none."""
+        """The lines, without an unfinished last one."""
         if not self._path.exists():
             return
         with _opened(self._path) as file:
@@ -56,11 +56,11 @@ class RowReader:
                     yield Line(number, line, row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows, without lines that are none."""
+        """The rows, without lines that are no valid rows."""
         return (line.row for line in self.lines() if line.row is not None)
 
     def problem(self) -> str:
-        """What is wrong with the rows, once all were read; "" if nothing is."""
+        """What is wrong with the rows, after all were read; "" if nothing is."""
         problem = self._check.problem(METRICS, self._size)
         if self._damaged:
             damaged = damaged_lines(self._damaged, self._shown)
@@ -69,7 +69,7 @@ class RowReader:
 
 
 def read_checked(run: Place, use: Callable[[RowReader], T]) -> tuple[T, str]:
-    """What `use` makes of a run's rows, and what is wrong with them, or "".
+    """The result of `use` on a run's rows, and what is wrong with the rows, or "".
 
     Raises:
         RunError: if the run's record can't be understood.

@@ -1,4 +1,4 @@
-"""What a run is a part of, for those who look at many runs side by side."""
+"""What a run is part of (such as a sweep), for views that show many runs side by side."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from manta.config.metrics import VAL_LOSS
 
 
 class RunContext(BaseModel):
-    """Said in W&B beside the run's own config and results.
+    """Facts that W&B shows beside the run's own config and results.
 
     Attributes:
-        job_type: what kind of run it is there.
-        config: sections beside those of the run's config.
-        label: what tells it from the others, for its name there.
-        metric: a key of the rows, whose last and best value are in the summary.
-        mode: whether its smallest or its largest value is the best.
+        job_type: the run's job type in W&B, such as "trial".
+        config: further config sections for W&B, beside those of the run's config.
+        label: the text in the run's W&B name that tells it from its siblings.
+        metric: the key in rows whose last and best value go into the W&B summary.
+        mode: whether the smallest ("min") or largest ("max") value of `metric` is the best.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The loss of one step is that of one batch: what is compared is its mean over so many of the
-# last tokens, as a share of the run's.
+# A single step's loss is noisy, so runs are compared by its mean over this share of the run's
+# tokens before each point.
 SMOOTHED = 0.02
 
 
@@ -38,7 +38,7 @@ class Curve:
         return self.trained_seconds[-1] if self.trained_seconds else None
 
     def until(self, tokens: int) -> Curve:
-        """The part of it up to a token count."""
+        """The part of the curve up to a token count."""
         rows = bisect_right(self.tokens, tokens)
         trained = bisect_right(self.trained_tokens, tokens)
         return Curve(
@@ -59,15 +59,15 @@ class Curve:
 def read_curve(
     rows: Iterable[Mapping[str, Any]], metric: str, devices_per_worker: float = 1.0
 ) -> Curve:
-    """The curve of `metric` in the rows of a history.
+    """The curve of `metric` from a history's rows.
 
     A training row says how fast the tokens since the row before it went; a row that doesn't
     (its step was skipped) counts at the speed of the one before.
 
     Args:
-        rows: of `metrics.jsonl`, in their order.
-        metric: its key in a row.
-        devices_per_worker: devices that one worker holds.
+        rows: the rows of `metrics.jsonl`, in file order.
+        metric: the metric's key in a row.
+        devices_per_worker: the number of devices that one worker holds.
     """
     tokens: list[int] = []
     values: list[float] = []
@@ -92,7 +92,7 @@ def read_curve(
     if metric == "loss":
         values = _smoothed(tokens, values)
     timed = clock if seconds else []
-    at = [_along(place, trained, timed) for place in tokens] if timed else []
+    at = [_along(count, trained, timed) for count in tokens] if timed else []
     return Curve(tuple(tokens), tuple(at), tuple(values), tuple(trained), tuple(timed))
 
 
@@ -101,20 +101,20 @@ def _smoothed(tokens: list[int], values: list[float]) -> list[float]:
     width = SMOOTHED * tokens[-1] if tokens else 0.0
     window: deque[tuple[int, float]] = deque()
     total, found = 0.0, []
-    for place, value in zip(tokens, values, strict=True):
-        window.append((place, value))
+    for count, value in zip(tokens, values, strict=True):
+        window.append((count, value))
         total += value
-        while window[0][0] <= place - width and len(window) > 1:
+        while window[0][0] <= count - width and len(window) > 1:
             total -= window.popleft()[1]
         found.append(total / len(window))
     return found
 
 
-def _along(place: int, tokens: list[int] | tuple[int, ...], clock: Any) -> float:
-    """`clock` at `place`, in a straight line from 0 and between rows."""
-    index = bisect_left(tokens, place)
+def _along(count: int, tokens: list[int] | tuple[int, ...], clock: Any) -> float:
+    """`clock` at a token count, interpolated linearly from 0 and between rows."""
+    index = bisect_left(tokens, count)
     if index == len(tokens):
         return float(clock[-1])
     start, began = (tokens[index - 1], clock[index - 1]) if index else (0, 0.0)
-    share = (place - start) / (tokens[index] - start) if tokens[index] > start else 1.0
+    share = (count - start) / (tokens[index] - start) if tokens[index] > start else 1.0
     return float(began + share * (clock[index] - began))

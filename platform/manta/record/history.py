@@ -1,4 +1,4 @@
-"""The history of a run: `metrics.jsonl`, where no step stands twice.
+"""The history of a run: `metrics.jsonl`, which has each step of a kind once.
 
 There are two kinds of rows, *training* (they have a ``loss``) and *validation* (they
 have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Both kinds come in
@@ -25,13 +25,13 @@ from manta.record.row_chain import LONGEST_LINE, Kind, Mark, MarkCheck, RowChain
 from manta.storage.atomic import NO_SPACE, replacing
 from manta.storage.run_folder import DAMAGED, METRICS
 
-# Lines that were in it and are no rows.
+# Damaged lines that a note names by their numbers.
 MOST_SHOWN = 8
 CHUNK = 2**20
 
 
 class _Line(NamedTuple):
-    """A row as it goes into the file."""
+    """A row that waits to be written to the file."""
 
     kind: Kind
     step: int
@@ -39,12 +39,12 @@ class _Line(NamedTuple):
 
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
-    """Which of the two histories `row` belongs to."""
+    """Whether `row` is a training or a validation row."""
     return "training" if LOSS in row or VAL_LOSS not in row else "validation"
 
 
 class _Found(NamedTuple):
-    """A line of the file, its number, and the row that it is, or nothing."""
+    """A line of the file, its number, and its row; None if it is no valid row."""
 
     number: int
     line: bytes
@@ -55,34 +55,34 @@ class History:
     """Appends rows, each step of a kind once."""
 
     def __init__(self, path: Path, known: Mark | None = None) -> None:
-        """Open or create the file, and have only whole rows in it, each in its place.
+        """Open or create the file, and remove what is not a valid row in its place.
 
-        Of a last line that was only half written nothing is kept. Other lines that are no rows
-        go to a file beside it.
+        A half-written last line is dropped. Other lines that are no valid rows are moved to a
+        file beside it.
 
         Args:
-            path: the file.
-            known: an earlier `mark`. If the file still has it, only rows that came after it are
-                read; whether those before it are as they were, `recheck` tells.
+            path: the history's file.
+            known: an earlier `mark`. If the file still has it, only rows after it are read; call
+                `recheck` to check those before it.
         """
         self.path = path
-        # Not buffered: a row is in the kernel's hands before the next step is looked at.
+        # Unbuffered writes: a row is in the page cache before the next step, so SIGKILL loses none.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._waiting: deque[_Line] = deque()
         self.notes: list[str] = []
-        """What was wrong with the file, for people; nothing as a rule."""
+        """Messages on what was wrong with the file; empty if nothing was."""
         self.changed = False
-        """Whether rows that were recorded once may be missing from it, or have other values."""
+        """Whether recorded rows may be missing from the file or have other values."""
         known = known or Mark()
         self.unproven = known.unproven
-        """Rows up to this step were found changed once, and taken as they were found."""
+        """Rows up to this step were once found changed and accepted as they were; 0 for none."""
         if known.is_in(self._file):
             self._take(known)
         else:
             self._take_all(known)
 
     def _take_all(self, known: Mark) -> None:
-        """Begin with what the file holds, and tell if it is not what it was at a mark."""
+        """Accept the file's whole content, and note where it differs from that at a mark."""
         check = MarkCheck(known)
         for line in self._lines():
             check.take(line)
@@ -95,7 +95,7 @@ class History:
             self.unproven = max(self.unproven, *self._last.values(), *known.last.values(), 0)
 
     def _take(self, begin: Mark) -> None:
-        """Begin with what the file holds, of which all up to a mark is known to be right."""
+        """Read the file's content after a mark; all up to the mark is trusted."""
         rows, bad, shown = RowChain(begin), 0, list[int]()
         self._last = dict(begin.last)
         for number, line, row in self._found(begin):
@@ -119,7 +119,7 @@ class History:
             self._last[waiting.kind] = waiting.step
 
     def _found(self, begin: Mark) -> Iterator[_Found]:
-        """The lines from a mark on; what is no row, or not in its place, is none."""
+        """The lines from a mark on; `row` is None for invalid lines and rows out of order."""
         last, number = dict(begin.last), begin.rows
         for line in self._lines(begin.bytes):
             number += 1
@@ -136,7 +136,7 @@ class History:
             yield from lines_in(file)
 
     def _set_aside(self, begin: Mark) -> None:
-        """Take lines that are no rows out of the file, and keep them in one beside it."""
+        """Move lines that are no valid rows from the file to one beside it."""
         with self.path.with_name(DAMAGED).open("ab") as aside:
             for _, line, row in self._found(begin):
                 if row is None and is_whole(line):
@@ -146,7 +146,7 @@ class History:
         self._replace(self._without_damage(begin))
 
     def _without_damage(self, begin: Mark) -> Iterator[bytes]:
-        """The bytes up to a mark, and the rows after it."""
+        """The bytes up to a mark, then the valid rows after it."""
         for at in range(0, begin.bytes, CHUNK):
             yield os.pread(self._file, min(CHUNK, begin.bytes - at), at)
         for _, line, row in self._found(begin):
@@ -154,20 +154,20 @@ class History:
                 yield line
 
     def _replace(self, content: Iterable[bytes]) -> None:
-        """Put another content in the file's place, whole or not at all."""
+        """Replace the file's content atomically."""
         with replacing(self.path) as file:
             file.writelines(content)
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
     def recheck(self) -> bool:
-        """Read all of the file, and take it as it is if it is not what was written.
+        """Read the whole file, and accept its content if it differs from what was written.
 
         Returns:
-            Whether it was not; `notes` say what was wrong.
+            Whether it differed; `notes` then say how.
 
         Raises:
-            OSError: if the disk won't take what has to be written anew.
+            OSError: if the file can't be rewritten.
         """
         known, check = self.mark, MarkCheck(self.mark)
         for line in self._lines():
@@ -177,44 +177,44 @@ class History:
         return not check.right
 
     def fill(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Put rows of steps that are missing in their places; returns how many there were.
+        """Insert rows whose steps are missing, in order; returns how many were inserted.
 
         Raises:
-            OSError: if the disk won't take it.
+            OSError: if the file can't be written.
         """
-        absent = {_place(row): as_line(row) for row in rows}
+        absent = {_sort_key(row): as_line(row) for row in rows}
         for _, _, row in self._found(Mark()):
             if row is not None:
-                absent.pop(_place(row), None)
+                absent.pop(_sort_key(row), None)
         if absent:
-            here = ((_place(row), line) for _, line, row in self._found(Mark()) if row)
+            here = ((_sort_key(row), line) for _, line, row in self._found(Mark()) if row)
             both = heapq.merge(here, sorted(absent.items()))
             self._replace(line for _, line in both)
             self._take(Mark())
         return len(absent)
 
     def last(self, kind: Kind) -> int | None:
-        """The last step of `kind`, or nothing."""
+        """The last step of `kind`; None if there is none."""
         return self._last.get(kind)
 
     @property
     def mark(self) -> Mark:
-        """Where the file stands now."""
+        """The mark at the file's current end."""
         return self._rows.mark(dict(self._written), self.unproven)
 
     @property
     def waiting(self) -> int:
-        """Rows that are taken and not in the file: the disk is full."""
+        """The number of rows that wait in memory because the disk is full."""
         return len(self._waiting)
 
     def append(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Add `row` unless its step is there already.
+        """Add `row` unless the file has its step already.
 
         Returns:
-            The row as it is, or will be, in the file, or nothing if it was there.
+            The row as the file has or will have it; None if its step was there already.
 
         Raises:
-            RunError: if the file can't be written, for another reason than a full disk.
+            RunError: if the file can't be written for another reason than a full disk.
         """
         kind, step = kind_of(row), int(row["step"])
         last = self._last.get(kind)
@@ -228,13 +228,13 @@ class History:
         return plain
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of steps above `step`: what came after it is not what the run became.
+        """Drop the rows of steps above `step`, which the run goes back behind.
 
-        The others are written aside and put in place, so that a crash leaves the one file or
-        the other. Who reads the file at the same time finds another file under its name.
+        The rows that stay go to a new file that replaces the old one, so that a crash leaves one or
+        the other. A concurrent reader finds another file under the name.
 
         Raises:
-            RunError: if the disk won't take it.
+            RunError: if the file can't be rewritten.
         """
         kept = (line for _, line, row in self._found(Mark()) if row and row["step"] <= step)
         try:
@@ -246,10 +246,10 @@ class History:
         self._take(Mark())
 
     def write(self) -> None:
-        """Write the rows that wait, as far as there is room.
+        """Write the waiting rows, as far as the disk has room.
 
         Raises:
-            RunError: if the file can't be written, for another reason than a full disk.
+            RunError: if the file can't be written for another reason than a full disk.
         """
         while self._waiting:
             line = self._waiting[0]
@@ -261,7 +261,7 @@ class History:
                 if error.errno in NO_SPACE:
                     return
                 raise RunError(
-                    f"{self.path}: a row can't be written: {error}; mend the storage, "
+                    f"{self.path}: a row can't be written: {error}; repair the storage, "
                     "then give the same command again to go on"
                 ) from None
             self._rows.take(line.text)
@@ -269,14 +269,14 @@ class History:
             self._waiting.popleft()
 
     def snapshot(self) -> tuple[int, int]:
-        """A descriptor of its own of the file, and how many bytes of it there are now.
+        """A new file descriptor of the file, and the file's current size in bytes.
 
-        Those stay as they are: rows are added at the end, and a rewind makes another file.
+        Those bytes never change: rows are appended, and a rewind makes a new file.
         """
         return os.dup(self._file), self._rows.bytes
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
+        """fsync what was appended."""
         os.fsync(self._file)
 
     def close(self) -> None:
@@ -290,13 +290,13 @@ class Tail:
     """Reads the rows of a file that may still be growing."""
 
     def __init__(self, path: Path) -> None:
-        """Begin before the first row; the file need not be there yet."""
+        """Start before the first row; the file need not exist yet."""
         self._path = path
         self._at = 0
-        self._file: int | None = None  # its number on the disk
+        self._file: int | None = None  # inode of the file that is open
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The whole rows that came since the last call; all of them if the file is another."""
+        """The complete rows since the last call; all rows if the file was replaced."""
         if not self._path.exists():
             return
         with self._path.open("rb") as lines:
@@ -309,12 +309,12 @@ class Tail:
                     return
                 self._at += len(line)
                 row = parse(line)
-                if row is not None:  # what is damaged is told by who writes the file
+                if row is not None:  # the file's writer reports damaged lines
                     yield row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Begin a history with rows of another, durably."""
+    """Write `rows` as a new history, durably: the beginning that a fork takes over."""
     with path.open("wb") as file:
         file.writelines(as_line(row) for row in rows)
         file.flush()
@@ -322,13 +322,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:
-    """A row as it stands in the file."""
+    """A row as a line of the file, with its end of line."""
     plain = {key: _plain(value) for key, value in row.items()}
     return (json.dumps(plain, allow_nan=False) + "\n").encode()
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """A row, or nothing if the line was cut off or damaged."""
+    """The row of a line; None if the line was cut off or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -339,23 +339,23 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def damaged_lines(count: int, shown: list[int]) -> str:
-    """That so many lines are no rows, of which the numbers of some are `shown`."""
+    """A phrase that says how many lines are damaged, with the line numbers in `shown`."""
     more = ", …" if count > len(shown) else ""
     return f"{count:,} of its lines ({', '.join(map(str, shown))}{more}) are damaged"
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line, or a piece of one that is too long, is more than a half-written end."""
+    """Whether a line is more than a half-written end: it has its newline, or is too long."""
     return line.endswith(b"\n") or len(line) == LONGEST_LINE
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, bool]:
-    """Where a row belongs: its step, of which the loss of training comes first."""
+def _sort_key(row: Mapping[str, Any]) -> tuple[int, bool]:
+    """The key that orders rows: by step, a training row before the validation row."""
     return int(row["step"]), kind_of(row) == "validation"
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: NumPy scalars unpacked, what is not finite as null."""
+    """`value` as JSON has it: NumPy scalars unpacked, NaN and infinity as null."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,6 +1,6 @@
-"""Is this the same run? What it is trained by, as a digest, and what has changed.
+"""Whether a config is that of the same run: a digest of what binds it, and what changed.
 
-Which keys may change stands at the keys, in `manta.config.run`.
+Each key declares in `manta.config.run` whether it may change.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from manta.config.errors import RunError
 from manta.config.on_change import OnChange, keys_of, on_change_of
 from manta.storage.seal import digest
 
-# Older versions held a run to these, and counted them in its binding.
+# Older versions allowed no change of these keys either, and counted them in a run's binding.
 ONCE_BINDING = ("train.compile", "parallel.shard")
 
 
 def free_keys() -> list[str]:
-    """The keys with another value of which a run may go on, as short as can be."""
+    """The keys that may change on a resume; a section stands for all of its keys."""
     return sorted(keys_of(RunConfig, OnChange.NOTE, OnChange.KEEP, OnChange.LABEL))
 
 
 def binding_of(config: RunConfig, fingerprint: str, *, once: bool = False) -> str:
-    """A digest of what a run is trained by: the corpus, and each key that may not change.
+    """A digest of what binds a run: the corpus, and each key that may not change.
 
-    Keys that have their default don't count, so that a key which a later version adds leaves
+    Keys at their default don't count, so that a key which a later version adds leaves
     the digests of older runs as they are.
 
     Args:
-        config: of the run.
-        fingerprint: of its corpus.
-        once: with `ONCE_BINDING`, as older versions computed it.
+        config: the run's config.
+        fingerprint: the fingerprint of the run's corpus.
+        once: whether to count `ONCE_BINDING` too, as older versions did.
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
     kept = _binding(values, "", ONCE_BINDING if once else ())
@@ -39,12 +39,12 @@ def binding_of(config: RunConfig, fingerprint: str, *, once: bool = False) -> st
 
 
 def bindings_of(config: RunConfig, fingerprint: str) -> set[str]:
-    """The digests by which a run of this config may be known: today's, and older versions'."""
+    """The digests that a run of this config may have recorded: today's, and older versions'."""
     return {binding_of(config, fingerprint, once=once) for once in (False, True)}
 
 
 def _binding(values: Mapping[str, Any], at: str, bound: Sequence[str]) -> dict[str, Any]:
-    """Those of a config's values that may not change, at any depth, and those that are `bound`."""
+    """The values of a config that may not change, at any depth, and those of keys in `bound`."""
     kept = {}
     for key, value in values.items():
         dotted = f"{at}{key}"
@@ -56,7 +56,7 @@ def _binding(values: Mapping[str, Any], at: str, bound: Sequence[str]) -> dict[s
 
 
 class Change(NamedTuple):
-    """A key whose value is not what it was."""
+    """A key whose value differs between two configs."""
 
     key: str
     old: Any
@@ -92,10 +92,10 @@ def is_free(key: str) -> bool:
 
 
 def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> list[Change]:
-    """Refuse a config that is not that of the run at `where`.
+    """Refuse a config that changes what binds the run at `where`.
 
     Returns:
-        The changes that a run may go on with.
+        The changes that the run may go on with.
 
     Raises:
         RunError: naming every other key that differs.
@@ -106,8 +106,9 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
         listed = "\n".join(f"  {change}" for change in binding)
         raise RunError(
             f"{where}: this run was started with another config:\n{listed}\n"
-            "To go on with it, use the old values; to go on from it with the new ones, "
-            "`manta fork`; to train with them from the start, give the run its own run.name."
+            "To continue this run, use the old values. To go on from its checkpoint with the new "
+            "ones, use `manta fork`. To train with the new ones from the start, choose another "
+            "run.name."
         )
     return found
 

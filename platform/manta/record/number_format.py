@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-# A loss beyond it tells nothing as a perplexity, and soon is no number.
+# Beyond this loss, the perplexity tells nothing, and exp() soon overflows.
 MOST_NATS = 100.0
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
 def count(value: float) -> str:
-    """Three digits and a suffix: ``12.3M``; whole below a thousand."""
-    # Rounded first, so that 999,999 reads 1.00M and not 1000K.
+    """A count with three digits and a suffix: ``12.3M``; below a thousand a whole number."""
+    # Round before the suffix is chosen, so that 999,999 reads 1.00M and not 1000K.
     rounded = float(f"{value:.3g}")
     for size, suffix in _SUFFIXES:
         if abs(rounded) >= size:
@@ -22,7 +22,7 @@ def count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``4.2 s``, ``3:07``, ``1:02:03``, ``12d 03h``."""
+    """A duration in seconds as ``4.2 s``, ``3:07``, ``1:02:03`` or ``12d 03h``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -35,21 +35,21 @@ def duration(seconds: float) -> str:
 
 
 def loss(value: float | None) -> str:
-    """Four digits after the point, or a dash."""
+    """A loss with four digits after the point, or a dash."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def perplexity(loss: float) -> str:
-    """What a loss in nats a token is as perplexity, e to the loss."""
+    """The perplexity of a loss in nats a token: e to the loss."""
     if loss > MOST_NATS:
         return f"more than {math.exp(MOST_NATS):.0e}"
     return f"{math.exp(loss):,.2f}"
 
 
 def bits_per_byte(loss: float, tokens_per_byte: float) -> float:
-    """What a loss in nats a token is in bits a byte of the text: loss / ln 2 * tokens / bytes.
+    """A loss in nats a token as bits a byte of the text: loss / ln 2 * tokens / bytes.
 
-    It doesn't depend on the tokenizer, so that models with different ones can be compared: Gao et
+    It doesn't depend on the tokenizer, so models with different tokenizers compare: Gao et
     al. (2020), "The Pile", section 3.1. The special tokens at the ends of documents count among the
     tokens, as they do in the loss.
     """

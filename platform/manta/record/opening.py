@@ -1,4 +1,4 @@
-"""Taking up a run: is the directory free, is it the same run, and what to begin with."""
+"""Opening a run: is its folder free, is it the same run, and which state to begin with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def place_of_run(config: RunConfig) -> Place:
 
 
 def take_hold(config: RunConfig) -> RunHold:
-    """The run's folder, made if it isn't there, and nobody else's now."""
+    """Make the run's folder if it is missing, and hold it exclusively."""
     place = place_of_run(config)
     if isinstance(place, Path):
         try:
@@ -49,19 +49,19 @@ def take_hold(config: RunConfig) -> RunHold:
 def check_same_run(
     run_dir: Place, old: RunState | None, config: RunConfig, manifest: Manifest
 ) -> list[str]:
-    """Is the run in `run_dir` the one that is asked for? Returns what is to be said of it.
+    """Check that the run in `run_dir` is the one asked for; returns notes for people.
 
-    What a run is trained by stands in its config, and its digest in its record, its checkpoints
-    and its ledger: whichever of these was lost or changed, the others tell.
+    The config says what a run is trained by; a digest of that is in its record, its checkpoints
+    and its ledger. If one of these was lost or changed, the others show it.
 
     Args:
-        run_dir: the run's folder, or its place in a store.
-        old: its record, if there is one.
-        config: that is asked for.
-        manifest: of the corpus that is asked for.
+        run_dir: the run's folder, or its URL in a store.
+        old: the run's record, if there is one.
+        config: the config that is asked for.
+        manifest: the manifest of the corpus that is asked for.
 
     Raises:
-        RunError: naming what is different, or what is missing that would tell.
+        RunError: naming the difference, or the missing file that would prove there is none.
     """
     binding = identity.binding_of(config, manifest.fingerprint)
     if old is None:
@@ -70,7 +70,7 @@ def check_same_run(
         raise RunError(
             f"{run_dir}: this run was started on another corpus: fingerprint "
             f"{old.corpus_fingerprint[:12]}…, but {without_credentials(config.corpus)} has "
-            f"{manifest.fingerprint[:12]}…; point 'corpus' at the old one, or choose another "
+            f"{manifest.fingerprint[:12]}…; set 'corpus' to the old one, or choose another "
             "run.name"
         )
     path = run_dir / CONFIG
@@ -89,11 +89,11 @@ def check_same_run(
             )
         if old.binding not in identity.bindings_of(config, manifest.fingerprint):
             raise RunError(
-                f"{path}: not the config that this run was started with: {problem}. Nor is that "
-                f"the config which is given, by the digest in {RUN}: put {CONFIG} back from a "
-                "copy, give the config that the run was started with, or choose another run.name"
+                f"{path}: not the config that this run was started with: {problem}. The given "
+                f"config is not that config either, by the digest in {RUN}: restore {CONFIG} from "
+                "a copy, give the config that the run was started with, or choose another run.name"
             )
-        return [f"{CONFIG} was written anew, as the run was started with it: {problem}"]
+        return [f"{CONFIG} was restored to the config that the run was started with: {problem}"]
     found = identity.check_free_changes_only(run_dir, before, _redacted(config))
     return [f"config: {change}" for change in found]
 
@@ -109,34 +109,34 @@ def _config_before(path: Place) -> tuple[RunConfig | None, str]:
 
 
 def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
-    """Refuse to go on with a history that has no record, unless its ledger says whose it is."""
+    """Refuse a history without a record, unless its ledger proves that it is this run's."""
     from manta.stream.ledger import Ledger  # heavy, and most runs have a record
 
     newest = Ledger(run_dir / LEDGER).newest()
     fork = read_fork(run_dir)
     if fork is not None and fork.binding not in ("", binding):
         raise RunError(
-            f"{run_dir}: this run was forked from {fork.run} to be trained by {run_dir / CONFIG}, "
-            "and another config or corpus is given: give that file; `manta fork` makes another run"
+            f"{run_dir}: this run was forked from {fork.run} with the config {run_dir / CONFIG}, "
+            "but another config or corpus was given: give that file, or make a run by `manta fork`"
         )
     if newest is None or (fork is not None and newest.last.step <= fork.step):
         return []
     found = newest.link.binding if newest.link else ""
     if found != binding:
-        why = "was trained by another config or corpus than are given" if found else "is older"
+        why = "is of another config or corpus than were given" if found else "names no config"
         raise RunError(
-            f"{run_dir}: {RUN} is missing, and the run's history, {newest.last.step} steps by its "
-            f"ledger, {why}: put {RUN} back from a copy; or give the command again with "
-            "--restart, which sets all that the run has aside and starts it anew"
+            f"{run_dir}: {RUN} is missing, and its ledger of {newest.last.step} steps {why}: "
+            f"restore {RUN} from a copy; or give the command again with --restart, which sets "
+            "the run's files aside and starts it anew"
         )
     return [
-        f"{RUN} was missing and is made anew: what the run did and cost before is not known; by "
-        "its ledger it is the same run"
+        f"{RUN} was missing and is made anew. By its ledger it is the same run; its earlier times "
+        "and costs are lost"
     ]
 
 
 def carried_rows(place: Place) -> list[dict[str, Any]]:
-    """The rows of metrics that a run's checkpoints carry, as far as they can be read."""
+    """The metric rows that a run's checkpoints carry, as far as they can be read."""
     rows = []
     folder = place / CHECKPOINTS
     for name in sorted(tree(folder)):
@@ -147,7 +147,7 @@ def carried_rows(place: Place) -> list[dict[str, Any]]:
 
 
 def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
-    """Keep rows apart that nothing else is left of, so that they don't pass for the run's."""
+    """Set aside rows of a run that nothing else is left of: they would pass for this run's."""
     rows = run_dir / METRICS
     if not rows.exists():
         return []
@@ -158,11 +158,11 @@ def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
         return []
     target = rows.with_name(f"{METRICS}.unknown")
     os.replace(rows, target)
-    return [f"{METRICS} had rows of a run of which nothing else is left: they are in {target.name}"]
+    return [f"{METRICS} had rows of a run that has no other files: they are in {target.name} now"]
 
 
 def _redacted(config: RunConfig) -> RunConfig:
-    """The config without passwords in its URLs: what is written down."""
+    """The config as it is written down: without passwords in its URLs."""
     return config.model_copy(update={"corpus": without_credentials(config.corpus)})
 
 
@@ -178,7 +178,7 @@ def take_up(
     total_steps: int,
     total_tokens: int,
 ) -> RunState:
-    """The state to begin with: the old one taken up again, or a new one."""
+    """The state to begin with: the recorded one, updated, or a new one."""
     now = utc_now()
     hardware = provenance.driver_hardware()
     fresh: dict[str, Any] = {
@@ -225,12 +225,12 @@ def take_up(
 
 
 def take_eval_sample(state: RunState, eval_sample: str, last: int | None) -> str | None:
-    """Have a run go on with another sample for its evaluations; returns what to say of it.
+    """Switch a run to another evaluation sample; returns a note for people, or None.
 
     Args:
-        state: of the run, which is changed.
-        eval_sample: digest of the samples; "" if there are no evaluations.
-        last: the last step with a validation loss, if there is one.
+        state: the run's state, changed in place.
+        eval_sample: digest of the ids of the samples; "" without evaluations.
+        last: the last step that has a validation loss; None if there is none.
     """
     if not eval_sample or eval_sample == state.eval_sample:
         return None
@@ -241,13 +241,13 @@ def take_eval_sample(state: RunState, eval_sample: str, last: int | None) -> str
     state.results = Results(loss=state.results.loss, skipped_steps=state.results.skipped_steps)
     return (
         f"validation losses from step {last + 1:,} on are of other samples than those up to step "
-        f"{last:,}, as this version of Manta draws them from all sources: the two can't be "
-        "compared, so the best loss and early stopping begin anew"
+        f"{last:,}, because this version of Manta draws them from all sources. They can't be "
+        "compared, so the best loss and early stopping start anew"
     )
 
 
 def _close_last_group(state: RunState) -> None:
-    """A group that a killed driver left open ended with it, when it was last heard of."""
+    """Close the group that a killed driver left open, at the time it was last heard of."""
     if state.groups and state.groups[-1].ended is None:
         group = state.groups[-1]
         heard = datetime.fromisoformat(group.started) + timedelta(seconds=group.seconds)
@@ -256,7 +256,7 @@ def _close_last_group(state: RunState) -> None:
 
 
 def _note_changed_code(old: RunState, new: RunState) -> None:
-    """Other code or packages may give other values: say so in the run."""
+    """Note changed code and packages in the run, since either may change results."""
     if old.git != new.git:
         new.add_event(f"code: {_commit(old)} → {_commit(new)}")
     for package in sorted(old.packages.keys() | new.packages.keys()):

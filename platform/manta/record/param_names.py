@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import JsonValue
 
 SEED = "run.seed"
-# What stands beside the parameters of a trial, in a config or in a table.
+# Names that configs and tables use beside a trial's parameters.
 TAKEN = frozenset(
     [
         "name",
@@ -34,9 +34,9 @@ TAKEN = frozenset(
 
 
 def column_names(keys: Iterable[str]) -> dict[str, str]:
-    """A name for each dotted key: its last word, or as many as tell it from the others.
+    """A name for each dotted key: its last word, or as many last words as make it unique.
 
-    ``schedule.lr.peak`` is ``peak``. Keys that are no config keys lose their underscore:
+    ``schedule.lr.peak`` is ``peak``. Parameters that are no config keys lose their underscore:
     ``_stretch`` is ``stretch``.
     """
     found: dict[str, str] = {}
@@ -61,14 +61,14 @@ def _words(key: str) -> int:
 
 
 def _name(key: str, words: int) -> str:
-    """The last so many words; all of the key as it is if that is more than it has."""
+    """The last `words` words of a key; the whole key if it has no more."""
     return key if words > _words(key) else "_".join(key.split(".")[-words:]).strip("_")
 
 
 def flat(params: Mapping[str, JsonValue], names: Mapping[str, str]) -> dict[str, Any]:
     """Parameters under their short names, without the seed.
 
-    Structures become text: W&B would take them apart.
+    Lists and mappings become text, since W&B would flatten them.
     """
     return {names[key]: _plain(value) for key, value in params.items() if key in names}
 

@@ -1,4 +1,4 @@
-"""What a run was made with: code, packages and machine, as far as they can be told."""
+"""What a run was made with: code, packages and machine, as far as they can be found."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PACKAGES = (
     "wandb",
 )
 GIT_SECONDS = 5.0
-# Says the same of code that was sent without its git, as `manta submit` does.
+# Has the commit of code that was sent without its .git folder, as `manta submit` sends it.
 SENT_ALONG = ".manta-source.json"
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout around `folder`; nothing without one.
+    """Commit and dirty flag of the git checkout around `folder`; None without one.
 
     Files that git does not track don't count as dirty: data and outputs often lie
     beside the code.
@@ -58,7 +58,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             text=True,
             timeout=GIT_SECONDS,
             stdin=subprocess.DEVNULL,
-            # Reading must neither wait for nor hold the index of someone at work.
+            # Reading must neither wait for git's index lock nor take it from somebody at work.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.SubprocessError):
@@ -89,7 +89,7 @@ def driver_hardware() -> dict[str, Any]:
 
 
 def _cpu_count() -> int | None:
-    """CPUs that this process may use, which in a container are fewer than there are."""
+    """CPUs that this process may use; in a container, fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

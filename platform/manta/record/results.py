@@ -1,4 +1,4 @@
-"""How far a run came, and at what cost: flat figures that runs are compared by."""
+"""How far a run came, and at what cost: the values that runs are compared by."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from manta.record.run_state import RunState
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The figures of one run.
+class RunResults:
+    """How far one run came and what it cost; what is not known is None.
 
     `tokens` and `compute_hours` are those of the whole history, as if the run had been trained
     alone; the `own` ones are less what another run trained. Compute is the device time of steps
@@ -33,27 +33,27 @@ class Standing:
     cost: float | None
     path: tuple[str, ...]
 
-    def figures(self) -> dict[str, Any]:
-        """What is known, by name."""
+    def as_dict(self) -> dict[str, Any]:
+        """The known values, by name."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return {**known, "path": list(self.path)}
 
 
-def standing(
+def run_results(
     state: RunState,
     config: RunConfig,
     rows: Iterable[Mapping[str, Any]],
     metric: str = VAL_LOSS,
     mode: Literal["min", "max"] = "min",
-) -> Standing:
-    """How a run stands by its record.
+) -> RunResults:
+    """How far a run came and what it cost, by its record and history.
 
     Args:
-        state: of the run.
-        config: of the run.
-        rows: its history, from the first on.
-        metric: a key of the rows.
-        mode: which of its values is the best.
+        state: the run's record.
+        config: the run's config.
+        rows: the run's history, from its first row on.
+        metric: key in the rows of the metric to compare by.
+        mode: whether the smallest ("min") or largest ("max") value of `metric` is the best.
     """
     devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
     curve = read_curve(rows, metric, devices)
@@ -63,7 +63,7 @@ def standing(
     shared = _hours(curve.seconds_at(forked)) if forked else 0.0
     own = None if hours is None or shared is None else hours - shared
     best = min if mode == "min" else max
-    return Standing(
+    return RunResults(
         metric=curve.values[-1] if curve.values else None,
         best_metric=best(curve.values) if curve.values else None,
         tokens=tokens,
@@ -77,7 +77,7 @@ def standing(
 
 
 def path_of(state: RunState, tokens: int) -> tuple[str, ...]:
-    """Who trained the history, and up to where, from its first step on: ``t000@4096``."""
+    """The runs that trained the history, each with its last token: ``t000@4096``."""
     forks = [*state.fork.before, state.fork] if state.fork else []
     return (*(f"{fork.run}@{fork.tokens}" for fork in forks), f"{state.name}@{tokens}")
 

@@ -1,10 +1,10 @@
-"""The chain of a history: a digest that goes from row to row, and marks on it.
+"""The hash chain over a history's rows, and marks on it.
 
-A row's digest covers the one before it and the row, byte for byte. So the digest of the last row
-stands for all of them, and can be carried on without reading any again: who knows a *mark*, a
-place in the file with the digest there, needs to read only what comes after it. Whoever reads the
-file from its begin recomputes the chain, and sees whether the rows are still those of the mark.
-It detects accidents; who wants to deceive can make it anew.
+A row's digest covers the previous digest and the row, byte for byte. So the last digest stands for
+all rows and can be extended without reading them again: with a *mark* (an offset in the file and
+the digest there) only the rows after it need to be read. Reading the file from its start
+recomputes the chain and shows whether the rows are still those of the mark. The chain detects
+accidents, not forgery: anyone can compute a new one.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 Kind = Literal["training", "validation"]
-# Before the first row.
+# The digest before the first row.
 START = bytes(32)
-# No row is longer; of a line that is, so much at a time is in memory.
+# No row is longer, in bytes. A longer line is read in pieces of this size, to bound memory.
 LONGEST_LINE = 2**22
 READ_AT_A_TIME = 2**20
 
 
 class Mark(BaseModel):
-    """A place in the file up to which its content is known.
+    """An offset in the file up to which its content is known.
 
     Attributes:
-        bytes: of the file up to here.
-        rows: in them.
-        chain: the digest of the rows up to here; "" in marks of older versions.
-        before: the chain's digest before the last of these rows.
-        last_bytes: bytes of the last of these rows.
-        last: the last step of each kind.
-        unproven: rows up to this step were found changed once, and taken as they were found.
-        digest: in marks of older versions the SHA-256 of the bytes up to here, or "".
+        bytes: offset of the mark in the file.
+        rows: number of rows up to the mark.
+        chain: digest of the rows up to the mark; "" in marks of older versions.
+        before: digest of the rows up to the mark without the last one.
+        last_bytes: length in bytes of the last row up to the mark.
+        last: kind of row → step of its last row up to the mark.
+        unproven: rows up to this step were once found changed and accepted as they were; else 0.
+        digest: SHA-256 of the bytes up to the mark, in marks of older versions; else "".
     """
 
     bytes: int = 0
@@ -49,9 +49,9 @@ class Mark(BaseModel):
     digest: str = ""
 
     def is_in(self, file: int) -> bool:
-        """Whether an open file can be gone on with from here, by its size and the row before.
+        """Whether an open file still has the mark, judged by its size and its last row before it.
 
-        Reads that row and nothing else. Of a mark by an older version it can't be told so.
+        Reads that row and nothing else. A mark by an older version can't be judged this way.
         """
         if not self.bytes:
             return True
@@ -62,24 +62,24 @@ class Mark(BaseModel):
 
 
 class RowChain:
-    """The chain of the rows that were taken so far."""
+    """The hash chain over the rows taken so far."""
 
     def __init__(self, begin: Mark | None = None) -> None:
-        """Begin before the first row, or at a mark."""
+        """Start before the first row, or at a mark."""
         begin = begin or Mark()
         self.bytes, self.rows = begin.bytes, begin.rows
         self._value = bytes.fromhex(begin.chain) or START
         self._before, self._last_bytes = bytes.fromhex(begin.before), begin.last_bytes
 
     def take(self, line: bytes) -> None:
-        """The next row, with its end of line."""
+        """Add the next row, given with its end of line."""
         self._before, self._last_bytes = self._value, len(line)
         self._value = _linked(self._value, line)
         self.bytes += len(line)
         self.rows += 1
 
     def mark(self, last: dict[Kind, int], unproven: int = 0) -> Mark:
-        """The mark after the last row, whose steps are `last`."""
+        """The mark after the rows taken so far; `last` has the last step of each kind."""
         return Mark(
             bytes=self.bytes,
             rows=self.rows,
@@ -95,14 +95,14 @@ class MarkCheck:
     """Takes the lines of a file from the first on, and tells whether a mark is in it."""
 
     def __init__(self, mark: Mark) -> None:
-        """Before the first line."""
+        """Start before the first line."""
         self._mark, self._chain = mark, RowChain()
         self._whole = hashlib.sha256()
         self.right = not mark.bytes
-        """Whether the lines so far begin with all those of the mark, as they were."""
+        """Whether the lines so far start with all lines up to the mark, unchanged."""
 
     def take(self, line: bytes) -> None:
-        """The next line."""
+        """Check the next line."""
         if self._chain.bytes >= self._mark.bytes:
             return
         if self._mark.chain:
@@ -119,22 +119,22 @@ class MarkCheck:
         return self._mark.digest in ("", self._whole.hexdigest())
 
     def problem(self, name: str, size: int) -> str:
-        """What is wrong with a file of `size` bytes, once all was taken; "" if nothing is."""
+        """What is wrong with a file of `size` bytes, after its last line; "" if nothing is."""
         if self.right:
             return ""
         known = self._mark
         ends = ", ".join(f"{kind} row {step:,}" for kind, step in known.last.items())
-        what = f"it has {size:,} bytes" if size < known.bytes else "its content is another"
+        what = f"it has {size:,} bytes" if size < known.bytes else "its content differs"
         return (
             f"{name} was changed after it was written: {what}, where {known.bytes:,} bytes up to "
-            f"{ends or 'its begin'} were recorded: rows may be missing, or have other values"
+            f"{ends or 'its start'} were recorded: rows may be missing or have other values"
         )
 
 
 def lines_in(file: Any) -> Iterator[bytes]:
     """The lines of a file that is open for reading, with their ends.
 
-    Of a line that is longer than any row it gives one piece after the other.
+    A line that is longer than any row comes in pieces.
     """
     lines = file if hasattr(file, "peek") else io.BufferedReader(file, READ_AT_A_TIME)
     while line := lines.readline(LONGEST_LINE):

@@ -1,9 +1,9 @@
 """The files of a run directory: `config.yaml`, `run.json`, `metrics.jsonl`.
 
-The record knows neither W&B nor a console. It is opened by one driver at a time, takes
-what happens in the order in which it happens, and leaves nothing half-written: a driver
-that is killed at any moment leaves a directory that the next one goes on with. A full disk
-does not end the run: what can't be written is kept, and written once there is room.
+The record knows neither W&B nor a console. One driver at a time holds it and adds what
+happens, in order. Nothing is left half-written: a driver that is killed at any moment
+leaves a directory that the next one continues. A full disk does not end the run: what
+can't be written is kept in memory and written once there is room.
 
 The files of a run that is kept in a store lie in a folder of this node, and a courier carries
 them there. Only what is in the store counts as recorded: this node's disk may go with it.
@@ -41,9 +41,9 @@ from manta.storage.seal import seal_text
 from manta.storage.store import StorePath
 from manta.storage.working import push
 
-# run.json is small: so often it costs nothing, and a killed driver loses no more time.
+# At most this much accounted time is lost with a killed driver; writing run.json is cheap.
 SAVE_SECONDS = 5.0
-# A driver that was interrupted should end soon.
+# Seconds that an interrupted driver waits at most for the store, since it should end soon.
 HAND_OVER_SECONDS = 15.0
 
 
@@ -76,7 +76,9 @@ class RunRecord:
             self._take_beginning(state.fork)
         self._hear_history()
         if not hold.exclusive:
-            self.event("the file system knows no locks: nothing keeps a second driver out")
+            self.event(
+                "the file system has no locks: nothing keeps a second driver out of this run"
+            )
         self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
 
     @classmethod
@@ -93,15 +95,15 @@ class RunRecord:
         """Create or continue ``<run.storage>/<run.name>/``.
 
         Args:
-            config: the resolved config.
-            manifest: of the corpus to train on.
+            config: the run's config, checked and complete.
+            manifest: the manifest of the corpus to train on.
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
-            clock: seconds that only grow.
+            clock: a monotonic clock, in seconds.
 
         Raises:
-            RunError: if the directory is another run's, in use, damaged or not writable.
+            RunError: if the directory is in use, damaged, not writable, or has another run.
         """
         hold = opening.take_hold(config)
         run_dir = hold.folder
@@ -121,7 +123,7 @@ class RunRecord:
         except OSError as error:
             (record.close if record else hold.release)()
             raise RunError(
-                f"{run_dir}: can't be written to: {error.strerror}; free some room or mend the "
+                f"{run_dir}: can't be written to: {error.strerror}; free some space or repair the "
                 "storage, then give the same command again"
             ) from None
         except BaseException:
@@ -130,7 +132,7 @@ class RunRecord:
         return record
 
     def notice(self, notes: Sequence[str]) -> None:
-        """Keep what was found when the run was taken up; people hear of what they did not do."""
+        """Record what was found when the run was opened, and tell people what they didn't cause."""
         for note in notes:
             if note.startswith("config: "):
                 self.event(note)
@@ -138,7 +140,7 @@ class RunRecord:
                 self._messages.append(note)
 
     def _hear_history(self) -> None:
-        """What was found wrong with the rows; fill what is missing from checkpoints."""
+        """Report what was wrong with the rows; fill missing ones from checkpoints."""
         self._messages += self.history.notes
         self.history.notes.clear()
         if self.history.changed:
@@ -146,21 +148,21 @@ class RunRecord:
             self.history.changed = False
 
     def recheck_history(self) -> None:
-        """Read all rows: those before the last start are read at no other time."""
+        """Check all rows against the record; otherwise rows before the last start go unread."""
         try:
             self.history.recheck()
             self._hear_history()
         except OSError as error:
-            self._messages.append(f"{METRICS} is damaged, and can't be mended: {error}")
+            self._messages.append(f"{METRICS} is damaged and can't be repaired: {error}")
 
     def _fill_gaps(self) -> None:
-        """Take the rows that are missing from the checkpoints that carry them."""
+        """Fill in missing rows from the checkpoints that carry them."""
         rows = opening.carried_rows(self.place)
         if count := self.history.fill(rows):
             self._messages.append(f"{METRICS}: {count} missing rows were taken from checkpoints")
 
     def _take_beginning(self, fork: Fork | None) -> None:
-        """Rows that are here are another run's, whose cost is not ours, or an earlier record's."""
+        """Account for rows that exist at the start: a parent run's, or an earlier record's."""
         for row in Tail(self.history.path).rows():
             self.state.take_results(row)
             self._reached(int(row["step"]), int(row["tokens"]))
@@ -175,10 +177,10 @@ class RunRecord:
             self._messages.append(changed)
 
     def add(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Take a row of metrics.
+        """Add a row of metrics.
 
         Returns:
-            The row as it was written, or nothing if its step was there already.
+            The row as it was written; None if its step was there already.
         """
         self._taken += 1
         self._reached(int(row["step"]), int(row["tokens"]))
@@ -192,7 +194,7 @@ class RunRecord:
         return written
 
     def group_started(self, start: GroupStart) -> None:
-        """A worker group begins to train."""
+        """Record that a worker group begins to train."""
         self.group_ended(reason="replaced")
         again = max(0, self._position - start.tokens)
         self.state.totals.tokens_again += again
@@ -217,7 +219,7 @@ class RunRecord:
         self.save()
 
     def group_ended(self, *, reason: str) -> None:
-        """The worker group is gone. Harmless when there is none."""
+        """Record that the worker group ended. Harmless when there is none."""
         if self._group_began is None:
             return
         self._measure()
@@ -227,15 +229,15 @@ class RunRecord:
         self.save()
 
     def group_snapshots(self, size: int) -> None:
-        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        """Record that the newest group's snapshots take `size` bytes on all nodes together."""
         self.state.groups[-1].snapshot_bytes = size
 
     def group_timed(self, seconds: Mapping[str, float]) -> None:
-        """More of what the start of the newest group took, in seconds by parts."""
+        """Add to the times of the newest group's start: part → seconds."""
         self.state.groups[-1].start.update(seconds)
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
-        """A checkpoint is whole; the history up to it is made as durable as it is."""
+        """Record a complete checkpoint, and make the history up to it as durable."""
         before = self.state.checkpoint
         self.state.checkpoint = CheckpointState(
             step=step,
@@ -250,15 +252,15 @@ class RunRecord:
         self.save()
 
     def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
-        """Training goes back to `step` or before: what was recorded after it is void.
+        """Record that training goes back to `step` or before: later rows are void.
 
         Args:
-            step: the last whose rows hold.
-            skips: the steps that rewinds have left out so far, first and last of each.
+            step: the last step whose rows stay valid.
+            skips: the ranges of steps that rewinds left out so far, each as (first, last).
         """
         self.state.skips = sorted({*self.state.skips, *skips})
         self.recheck_history()
-        # Its rows must not pass for damaged if a crash comes before they are recorded again.
+        # Drop the mark first: after a crash, the shortened file must not pass for damaged.
         self.save(mark=Mark(unproven=self.history.unproven))
         self.history.rewind(step)
         self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
@@ -269,11 +271,11 @@ class RunRecord:
         self.save()
 
     def event(self, message: str) -> None:
-        """Keep one line for the readers of the run."""
+        """Record one line that people who look at the run should read."""
         self.state.add_event(without_credentials(message))
 
     def finish(self, status: Outcome, *, reason: str, final: Mapping[str, Any]) -> None:
-        """The last word on the run, until a driver takes it up again."""
+        """Record how the run ended, until a driver continues it."""
         self.group_ended(reason=status)
         self.state.status = status
         self.state.reason = without_credentials(reason)
@@ -283,10 +285,10 @@ class RunRecord:
         self.save()
 
     def save(self, *, mark: Mark | None = None) -> None:
-        """Bring `run.json` up to date, and the history; on a full disk, later.
+        """Write `run.json` and the history; on a full disk, later.
 
         Args:
-            mark: what is said of the history, in place of where it stands.
+            mark: the history's mark to record, instead of that at its current end.
 
         Raises:
             RunError: if the files can't be written for another reason, or are another driver's.
@@ -310,14 +312,14 @@ class RunRecord:
             self._courier.send(self._parcel(text))
 
     def _parcel(self, run: str) -> Parcel:
-        """The files as they are now, for the store."""
+        """The files as they are now, to send to the store."""
         file, size = self.history.snapshot()
         config = (self.run_dir / CONFIG).read_bytes()
         contents = {CONFIG: config, RUN: run.encode()}
         return Parcel(self._taken, contents, (METRICS, file, size))
 
     def publish(self, names: Sequence[str]) -> None:
-        """Have other files of the folder where the run is kept, too.
+        """Copy other files of the folder to the run's store, too.
 
         Raises:
             OSError: if the store fails.
@@ -327,7 +329,7 @@ class RunRecord:
 
     @property
     def recorded(self) -> int:
-        """How many of the rows taken so far are kept for good."""
+        """How many of the rows added so far are durable."""
         if self._courier is not None:
             return self._courier.delivered
         if self.up_to_date:
@@ -336,11 +338,11 @@ class RunRecord:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether all that was taken is in the files, or was when they were last written."""
+        """Whether the last write put everything added until then into the files."""
         return not self._full and not self.history.waiting
 
     def check_saved(self) -> None:
-        """Refuse to go on with files that are not up to date.
+        """Refuse to continue with files that are not up to date.
 
         Raises:
             RunError: if the disk was full, or the store could not be reached.
@@ -348,22 +350,22 @@ class RunRecord:
         if self._courier is not None and not self._courier.flush():
             raise RunError(
                 f"{self.place}: {RUN} and {METRICS} can't be brought up to date "
-                f"({self._courier.problem or 'it takes too long'}); mend the storage, then give "
-                "the same command again: nothing that a checkpoint has is lost"
+                f"({self._courier.problem or 'it takes too long'}); repair the storage, then give "
+                "the same command again: nothing that a checkpoint holds is lost"
             )
         if not self.up_to_date:
             raise RunError(
                 f"{self.run_dir}: the disk is full: {RUN} and {METRICS} can't be brought up to "
-                "date; free some room, then give the same command again"
+                "date; free some space, then give the same command again"
             )
 
     def hand_over(self) -> None:
-        """Give the files some time to get to where they are kept, for a run that goes on later."""
+        """Wait a while for the files to reach the store, before a run is left for later."""
         if self._courier is not None:
             self._courier.flush(HAND_OVER_SECONDS)
 
     def messages(self) -> list[str]:
-        """What people should hear of the storage, once."""
+        """New messages for people about the storage; each is returned once."""
         if self._courier is not None:
             self._note_store(self._courier.problem)
         taken, self._messages = self._messages, []
@@ -373,7 +375,7 @@ class RunRecord:
         if problem is not None and self._behind is None:
             self._messages.append(
                 f"{RUN} and {METRICS} can't be written to {self.place} ({problem}): they are kept "
-                "on this node, and go there once that works again. Mend the storage"
+                "on this node and sent once the store works again. Repair the storage"
             )
         if problem is None and self._behind is not None:
             self._messages.append(f"{RUN} and {METRICS} are up to date in {self.place} again")
@@ -384,7 +386,7 @@ class RunRecord:
             self._full = True
             self._messages.append(
                 f"the disk is full: {RUN} and {METRICS} can't be written to {self.run_dir}; "
-                "their content is kept in memory until there is room. Free some"
+                "their content is kept in memory until there is room. Free some space"
             )
 
     def _note_room(self) -> None:
@@ -393,14 +395,14 @@ class RunRecord:
             self._messages.append(f"there is room again: {RUN} and {METRICS} are up to date")
 
     def close(self) -> None:
-        """Let go of the directory. Harmless when called again."""
+        """Release the directory. Harmless when called again."""
         if self._courier is not None:
             self._courier.close()
         self.history.close()
         self._hold.release()
 
     def _reached(self, step: int, tokens: int) -> None:
-        """The workers have trained to here, for the first time or again."""
+        """Note that the workers have trained to `step`, for the first time or again."""
         self._position = max(self._position, tokens)
         totals = self.state.totals
         totals.steps = max(totals.steps, step)
@@ -412,7 +414,7 @@ class RunRecord:
             group.last_tokens = max(group.last_tokens, tokens)
 
     def _measure(self) -> None:
-        """Add the time since the last look to the sums."""
+        """Add the time since the last call to the sums."""
         now, totals = self._clock(), self.state.totals
         totals.wall_seconds = self._wall_before + now - self._opened
         if self._group_began is not None:
@@ -422,5 +424,5 @@ class RunRecord:
         totals.cost = None if price is None else price * totals.device_seconds / 3600
 
     def _devices_per_worker(self) -> float:
-        """GPUs that a worker holds; without any, the worker itself is the device."""
+        """GPUs of a worker; without GPUs the worker itself counts as one device."""
         return self._config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0

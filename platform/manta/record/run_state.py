@@ -1,4 +1,4 @@
-"""The contents of `run.json`: what is known about a run, in one typed document."""
+"""The content of `run.json`: what is known about a run, in one typed document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_EVENTS = 1000
 
 
 def utc_now() -> str:
-    """This moment, as run records write it."""
+    """The current time in UTC, as run records write it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -34,13 +34,13 @@ class GroupStart:
     """A worker group that begins to train.
 
     Attributes:
-        world_size: workers in it.
-        attempt: its number in the run.
-        step: updates done before it.
-        tokens: consumed before it.
-        hardware: what its workers compute on.
-        source: what it goes on from: `start`, `checkpoint` or `snapshot`.
-        noticed: when the end of the group before was noticed, seconds since the epoch.
+        world_size: number of workers in the group.
+        attempt: the group's number in the run.
+        step: number of the last update before the group began.
+        tokens: tokens consumed before the group began.
+        hardware: description of the devices that the workers compute on.
+        source: kind of state that the group continues: `start`, `checkpoint` or `snapshot`.
+        noticed: time at which the previous group's end was noticed, in seconds since the epoch.
     """
 
     world_size: int
@@ -53,7 +53,7 @@ class GroupStart:
 
 
 class Group(BaseModel):
-    """One worker group from its start to its end. The list of them is the world size over time.
+    """One worker group from its start to its end. A run's groups tell its world size over time.
 
     `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
     it came; the next group begins before that point if something was lost. `start` has the
@@ -96,7 +96,7 @@ class Totals(BaseModel):
 
 
 class Results(BaseModel):
-    """The losses worth a glance, in nats a token, and the steps whose update was dropped."""
+    """The last and best losses, in nats a token, and the steps whose update was dropped."""
 
     loss: float | None = None
     val_loss: float | None = None
@@ -133,19 +133,19 @@ class WandbState(BaseModel):
     url: str | None = None
     folder: str | None = None
     sync_command: str | None = None
-    problem: str | None = Field(default=None, description="why it was given up")
+    problem: str | None = Field(default=None, description="why uploading was given up")
 
 
 def sync_command(folder: str) -> str:
-    """What uploads the offline files of a W&B run."""
+    """The shell command that uploads the offline files of a W&B run."""
     return f"wandb sync {shlex.quote(folder)}"
 
 
 class Fork(BaseModel):
     """Where the beginning of a run comes from: another run trained it up to `step`.
 
-    `before` has the forks of that run, from the root on: who trained its beginning. What a person
-    forked with other keys says which (`changes`), and by which config alone it goes on (`binding`).
+    `before` has the forks of that run itself, from the root on. A fork by a person
+    names the keys it changed (`changes`) and the only config that it may train by (`binding`).
     """
 
     run: str
@@ -153,13 +153,15 @@ class Fork(BaseModel):
     tokens: int
     before: list[Fork] = Field(default_factory=list)
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
-    history: Mark = Field(default_factory=Mark, description="of the rows up to there")
-    changes: list[str] = Field(default_factory=list, description="keys that are not the parent's")
-    binding: str = Field(default="", description="digest of config and corpus; as RunState's")
+    history: Mark = Field(default_factory=Mark, description="mark after the rows up to the fork")
+    changes: list[str] = Field(
+        default_factory=list, description="keys that differ from the parent's"
+    )
+    binding: str = Field(default="", description="the fork's RunState.binding")
 
 
 class RunState(BaseModel):
-    """The whole document."""
+    """The whole of `run.json`."""
 
     format: Literal[1, 2] = 2
     name: str
@@ -168,19 +170,22 @@ class RunState(BaseModel):
     created: str
     updated: str
     ended: str | None = None
-    drivers: int = Field(default=1, description="how often a driver took the run up")
+    drivers: int = Field(default=1, description="how many drivers have run it")
     manta_version: str
     corpus: str
     corpus_fingerprint: str
-    binding: str = Field(default="", description="digest of config and corpus; see identity")
+    binding: str = Field(
+        default="", description="digest of config and corpus; see record/identity.py"
+    )
     once_bound: str = Field(default="", description="the same digest, by an older version's rules")
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
-    eval_from: int = Field(default=0, description="step from which on they are these samples")
+    eval_from: int = Field(default=0, description="first step that is evaluated on eval_sample")
     total_steps: int
     total_tokens: int
     val_tokens_per_byte: float | None = Field(
-        default=None, description="of the validation split, where the bytes of its text are known"
+        default=None,
+        description="the validation split's ratio, where the bytes of its text are known",
     )
     git: dict[str, Any] | None = None
     packages: dict[str, str] = Field(default_factory=dict)
@@ -193,19 +198,19 @@ class RunState(BaseModel):
     final: dict[str, Any] = Field(default_factory=dict)
     fork: Fork | None = None
     skips: list[tuple[int, int]] = Field(
-        default_factory=list, description="steps left out by rewinds: first and last of each"
+        default_factory=list, description="ranges of steps left out by rewinds: (first, last)"
     )
     wandb: WandbState
     history: Mark = Field(default_factory=Mark)
 
     @property
     def restarts(self) -> int:
-        """How often the workers were started again."""
+        """How often the workers were restarted."""
         return max(0, len(self.groups) - 1)
 
     @property
     def world_sizes(self) -> list[int]:
-        """World sizes in the order in which they were, without repeats in a row."""
+        """The run's world sizes in order of time, without immediate repeats."""
         sizes: list[int] = []
         for group in self.groups:
             if not sizes or sizes[-1] != group.world_size:
@@ -213,7 +218,7 @@ class RunState(BaseModel):
         return sizes
 
     def take_results(self, row: Mapping[str, Any]) -> None:
-        """Note the losses of a row of metrics."""
+        """Update `results` with the losses of a row of metrics."""
         results = self.results
         if row.get("loss") is not None:
             results.loss = row["loss"]
@@ -235,7 +240,7 @@ class RunState(BaseModel):
         return bits_per_byte(val_loss, self.val_tokens_per_byte)
 
     def add_event(self, message: str) -> None:
-        """Keep `message` with the place in the training at which it came."""
+        """Add `message` with the current time, step and tokens."""
         event = Event(
             time=utc_now(), step=self.totals.steps, tokens=self.totals.tokens, message=message
         )
@@ -243,15 +248,15 @@ class RunState(BaseModel):
 
 
 def write_fork(run_dir: Place, fork: Fork) -> None:
-    """Say, in a folder that will be a run, where its beginning comes from."""
+    """Write into a new run's folder where its beginning comes from."""
     put(run_dir / FORK, seal_text(fork.model_dump_json()).encode())
 
 
 def read_fork(run_dir: Place) -> Fork | None:
-    """What `write_fork` said, if it did.
+    """What `write_fork` wrote; None if there is nothing.
 
     Raises:
-        RunError: if it can't be understood.
+        RunError: if the file can't be understood.
     """
     path = run_dir / FORK
     try:
@@ -268,7 +273,7 @@ def read_state(run_dir: Place) -> RunState:
     """The `run.json` of the run in `run_dir`.
 
     Raises:
-        RunError: if it is missing or can't be understood.
+        RunError: if the file is missing or can't be understood.
     """
     state = read_state_if_any(run_dir)
     if state is None:
@@ -277,10 +282,10 @@ def read_state(run_dir: Place) -> RunState:
 
 
 def read_state_if_any(run_dir: Place) -> RunState | None:
-    """The `run.json` in `run_dir`, or nothing if there is none.
+    """The `run.json` in `run_dir`; None if there is none.
 
     Raises:
-        RunError: if it can't be understood.
+        RunError: if the file can't be understood.
     """
     path = run_dir / RUN
     try:
@@ -290,6 +295,6 @@ def read_state_if_any(run_dir: Place) -> RunState | None:
     except (OSError, ValueError) as error:  # Pydantic's error is a ValueError
         raise RunError(
             f"{path}: can't be read as a run record: {in_a_line(error)}; it was changed or made "
-            "by another version: put it back from a copy, or choose another run.name. Without "
-            "it, which you may remove, the run goes on too, but its times and costs are lost"
+            "by another version: restore it from a copy, or choose another run.name. If you "
+            "remove the file, the run continues, but its earlier times and costs are lost"
         ) from None

@@ -1,4 +1,4 @@
-"""The contents of `sweep.json`: what a sweep asked, and how each of its trials stands."""
+"""The content of `sweep.json`: what a sweep asked, and how far each of its trials is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "di
 
 
 class SweepTokens(BaseModel):
-    """Tokens if each trial were trained alone, with sharing as planned, and trained so far."""
+    """Tokens of a sweep: if each trial trained alone, with sharing as planned, and so far."""
 
     apart: int = 0
     shared: int = 0
@@ -29,7 +29,7 @@ class SweepTokens(BaseModel):
 
 
 class Takeover(BaseModel):
-    """A trial that began with the weights of `donor` at a token count, in the place of `loser`."""
+    """A trial that replaced `loser` and began with the weights of `donor` at a token count."""
 
     donor: str
     loser: str
@@ -39,9 +39,9 @@ class Takeover(BaseModel):
 class SweepTrial(BaseModel):
     """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one.
 
-    `digest` is one of all that it trains. `tokens` is how many of its whole history are
+    `digest` covers all that it trains. `tokens` is how many of its whole history are
     trained, `value` the metric at its end, `failures` how often its training broke off since it
-    last came forward. `scores` has the metric at the rungs of a sweep that pauses trials, by
+    last made progress. `scores` has the metric at the rungs of a sweep that pauses trials, by
     their token counts, and `passed` the rungs after which it went on. `takeover` says whose
     weights it took when, in a population.
     """
@@ -66,7 +66,7 @@ class SweepTrial(BaseModel):
 
 
 class Suggestion(BaseModel):
-    """What a searcher suggested after it had been told `told` results, and its trials."""
+    """A searcher's suggestion after it was told `told` results, and the trials made of it."""
 
     params: dict[str, JsonValue]
     trials: list[str]
@@ -80,12 +80,12 @@ class SweepWandb(WandbState):
 
 
 class SweepState(BaseModel):
-    """The whole document.
+    """The whole of `sweep.json`.
 
-    `suggestions` are those of a searcher that learns, `told` the order in which it was told how
-    they ended: the number of the suggestion, and the metric, or nothing if it came to none. A
-    searcher that is asked and told the same in the same order is the same searcher, so that it
-    need not be saved.
+    `suggestions` are those of a searcher that learns. `told` has the results in the order in
+    which the searcher was told them: the suggestion's number, and the metric, or None if there
+    was none. Asking and telling a new searcher the same in the same order rebuilds its state,
+    so the searcher itself need not be saved.
     """
 
     format: Literal[1, 2] = 2
@@ -107,7 +107,7 @@ class SweepState(BaseModel):
         if len(parents) < len(self.trials):
             counts = Counter(trial.name for trial in self.trials)
             twice = sorted(name for name, count in counts.items() if count > 1)
-            raise ValueError(f"trials that are there twice: {', '.join(twice)}")
+            raise ValueError(f"trials that are listed twice: {', '.join(twice)}")
         rooted: set[str] = set()
         for name, parent in parents.items():
             if parent is not None and parent not in parents:
@@ -115,7 +115,7 @@ class SweepState(BaseModel):
             way = {name}
             while parent is not None and parent not in rooted:
                 if parent in way:
-                    raise ValueError(f"trial {name}: it is forked from itself")
+                    raise ValueError(f"trial {name} is forked from itself")
                 way.add(parent)
                 parent = parents.get(parent)
             rooted |= way
@@ -123,10 +123,10 @@ class SweepState(BaseModel):
 
 
 def write_sweep(folder: Path, state: SweepState) -> str:
-    """Write `sweep.json`, whole or not at all; returns what is in it.
+    """Write `sweep.json` atomically; returns its text.
 
     Raises:
-        OSError: if the disk won't take it.
+        OSError: if the file can't be written.
     """
     text = seal_text(state.model_dump_json())
     replace_text(folder / SWEEP, text)
@@ -134,7 +134,7 @@ def write_sweep(folder: Path, state: SweepState) -> str:
 
 
 def trials_in(folder: Place) -> list[str]:
-    """The names of the trials that have begun in the folder of a sweep."""
+    """The names of the trials that have begun, by their folders in a sweep's folder."""
     if not isinstance(folder, Path):
         return sorted(name for name in folder.folders() if (folder / name / RUN).exists())
     return sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))
@@ -151,6 +151,6 @@ def read_sweep(folder: Place) -> SweepState:
         return SweepState.model_validate_json(read_sealed(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path}: can't be read as a sweep: {in_a_line(error)}; restore it, or compare the "
-            f"runs in {folder} by their own folders"
+            f"{path}: can't be read as a sweep: {in_a_line(error)}; restore it from a copy, or "
+            f"compare the runs in {folder} by their own folders"
         ) from None

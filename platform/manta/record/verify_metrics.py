@@ -1,4 +1,4 @@
-"""Are the rows of `metrics.jsonl` those that a run must have, and do they say what they must?"""
+"""Checks that `metrics.jsonl` has the rows that a run must have, with the values they must have."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from manta.storage.place import Place
 from manta.storage.run_folder import METRICS
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# As many steps without a row are kept, and one more, by which it is seen that there are more.
+# Missing steps that a message names. One more is kept, to know that there are more.
 MOST_SHOWN = 8
 
 
 class Due:
-    """The steps that must have a row by the config, held against those that have one."""
+    """Compares the steps that must have a row, by the config, with those that have one."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class Due:
         steps: range,
         carried: Iterable[Mapping[str, Any]],
     ):
-        """Before the first row.
+        """Start before the first row.
 
         Args:
-            config: of the run.
-            schedule: of the run.
-            steps: numbers of the steps that were trained, and must have rows.
-            carried: rows that checkpoints carry: where these are known, none is missing.
+            config: the run's config.
+            schedule: the run's resolved schedule.
+            steps: the steps that were trained, and must have rows.
+            carried: the rows that checkpoints carry: a step with one of them is not missing.
         """
         self._config, self._schedule = config, schedule
         self._carried = {(kind_of(row), int(row["step"])) for row in carried}
@@ -59,13 +59,13 @@ class Due:
                 yield number
 
     def take(self, kind: Kind, step: int) -> None:
-        """The next row: of a later step than the one of this kind before it."""
+        """Take the next row, whose step is above the last one of its kind."""
         self._pass(kind, step)
         if self._next[kind] == step:
             self._next[kind] = next(self._coming[kind], None)
 
     def close(self) -> None:
-        """There are no more rows."""
+        """Take the end of the rows."""
         for kind in KINDS:
             self._pass(kind, None)
 
@@ -82,13 +82,13 @@ def check_rows(
     """Compare a run's rows with its record and its schedule, from the first to the last.
 
     Args:
-        run: the run's folder, or its place in a store.
-        schedule: its schedule.
-        after: rows up to this step are another run's, by another schedule.
-        due: makes what the rows are to be held against.
+        run: the run's folder, or its URL in a store.
+        schedule: the run's resolved schedule.
+        after: last step that another run trained, by another schedule; 0 if there is none.
+        due: makes a new `Due` to compare the rows with, once for each reading.
 
     Returns:
-        The first steps of each kind that must have a row and have none.
+        Kind of row → the first steps that must have a row and have none.
 
     Raises:
         RunError: naming the first line that differs, and how.
@@ -101,9 +101,9 @@ def check_rows(
         if not left or read_state(run).history == mark:
             break
     raise RunError(
-        f"{run / METRICS}: {problem}; put the file back from a copy, or give the command that "
-        "trains the run: it takes the rows as they are, and those that a checkpoint has, and notes "
-        "it in the run"
+        f"{run / METRICS}: {problem}; restore the file from a copy, or continue the run with "
+        "`manta train`: it accepts the rows as they are, adds those that a checkpoint has, and "
+        "notes that in the run"
     )
 
 
@@ -113,8 +113,8 @@ def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due:
         kind, step = _checked(line, run / METRICS, schedule, after)
         if step <= last.get(kind, -1):
             raise RunError(
-                f"{run / METRICS}:{line.number}: step {step}: its place is before that of the row "
-                "before it"
+                f"{run / METRICS}:{line.number}: step {step} is out of order: it is not above that "
+                "of the row before it"
             )
         last[kind] = step
         due.take(kind, step)
@@ -123,7 +123,7 @@ def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due:
 
 
 def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[Kind, int]:
-    """The kind and step of a row, which must be what the schedule gives."""
+    """The kind and step of a row, whose values must be those that the schedule gives."""
     row = line.row
     try:
         step = operator.index(row["step"]) if row is not None else -1
@@ -131,8 +131,8 @@ def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[K
         step = -1
     if row is None or step < 0:
         raise RunError(
-            f"{path}:{line.number}: not a row of metrics: put the file back from a copy, or give "
-            "the command that trains the run: it sets the line aside"
+            f"{path}:{line.number}: not a row of metrics: restore the file from a copy, or "
+            "continue the run with `manta train`: it sets the line aside"
         )
     kind, where = kind_of(row), f"{path}:{line.number}: step {step}"
     if step > schedule.steps:
@@ -147,11 +147,11 @@ def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[K
         if row.get(key, value) != value:
             raise RunError(
                 f"{where}: {key} is {row[key]}, but the config gives {value}: the row was "
-                "changed, or is another run's; put the file back from a copy"
+                "changed, or is another run's; restore the file from a copy"
             )
     return kind, step
 
 
 def _due(every: int | None, tokens: int, after: int) -> bool:
-    """As the loop has it: whether a multiple of `every` tokens lies in a step."""
+    """Whether a multiple of `every` tokens lies in a step, as the training loop decides it."""
     return every is not None and (every == 0 or tokens // every < after // every)

@@ -1,4 +1,4 @@
-"""Was a run trained on what its config and corpus say? All of it is recomputed."""
+"""Checks, by recomputation, that a run was trained on what its config and corpus say."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from manta.stream.verify_ledger import Consumed, verify_ledger
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run's checkpoints, found whole, say of it.
+    """What a run's complete checkpoints say of the run.
 
     Attributes:
-        marks: the step and the ledger's digest there, by the file that says so.
-        rows: of metrics that they carry.
-        unchecked: what of them could not be compared, in a line each.
+        marks: file in a checkpoint → the step and the ledger's digest that it records.
+        rows: the metric rows that the checkpoints carry.
+        unchecked: one line for each thing in the checkpoints that could not be compared.
     """
 
     marks: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -44,13 +44,13 @@ NOTHING_SAVED = Saved(unchecked=("checkpoints: not looked at",))
 
 @dataclass(frozen=True)
 class Verified:
-    """A run that was found right.
+    """The result for a run that was found right.
 
     Attributes:
-        state: its record.
-        consumed: what its ledger says.
-        shards: token shards whose checksums were compared; None if they were left out.
-        unchecked: what the run claims and could not be compared with anything, in a line each.
+        state: the run's record.
+        consumed: what the run consumed by its ledger.
+        shards: number of token shards whose checksums were compared; None if they were left out.
+        unchecked: one line for each claim of the run that could not be compared with anything.
     """
 
     state: RunState
@@ -79,12 +79,12 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     """Recompute a run's ledger from its config and its corpus's manifest, and compare.
 
     Args:
-        run_dir: the run's folder, or its place in a store.
-        shards: read the corpus's token shards too, and compare their checksums.
-        saved: what its checkpoints say.
+        run_dir: the run's folder, or its URL in a store.
+        shards: whether to read the corpus's token shards too, and compare their checksums.
+        saved: what the run's checkpoints say.
 
     Raises:
-        RunError: naming the first step that differs, or what else does not fit.
+        RunError: naming the first step that differs, or another mismatch.
         CorpusError: naming the shards that are missing or damaged.
     """
     state = read_state(run_dir)
@@ -93,8 +93,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     if manifest.fingerprint != state.corpus_fingerprint:
         raise RunError(
             f"{run_dir / RUN}: the run was trained on the corpus {state.corpus_fingerprint[:12]}…, "
-            f"but {config.corpus} has the fingerprint {manifest.fingerprint[:12]}…: let 'corpus' "
-            f"in {run_dir / CONFIG} point at the one it was trained on"
+            f"but {config.corpus} has the fingerprint {manifest.fingerprint[:12]}…: set 'corpus' "
+            f"in {run_dir / CONFIG} to the one it was trained on"
         )
     seq_len = config.train.seq_len
     schedule = Schedule.resolve(config.schedule, seq_len)
@@ -103,12 +103,12 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     fork = state.fork.step if state.fork else 0
     claims = Claims({state.binding, state.once_bound} - {""}, fork, saved.marks)
     consumed = verify_ledger(ledger, schedule, order_of(corpus), claims)
-    # After the ledger, which names the step where a changed config first shows.
+    # Compare digests after the ledger: the ledger names the step at which a changed config shows.
     _check_binding(run_dir, state, config)
     at_work = state.status == "running" and not is_free(run_dir)
     if not at_work:
         _check_end(ledger, state, schedule, consumed, saved)
-    # While a driver is at work, its last rows may not be there yet.
+    # A driver that is at work may not have written its last rows yet.
     steps = range(fork + 1, (0 if at_work else consumed.steps) + 1)
     lost = check_rows(run_dir, schedule, fork, lambda: Due(config, schedule, steps, saved.rows))
     if shards:
@@ -126,8 +126,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
 def _check_binding(run_dir: Place, state: RunState, config: RunConfig) -> None:
     if state.binding and state.binding not in bindings_of(config, state.corpus_fingerprint):
         raise RunError(
-            f"{run_dir / CONFIG}: not the config that the run was trained by, of which {RUN} has "
-            "the digest: it was changed afterwards. Put it back from a copy"
+            f"{run_dir / CONFIG}: not the config that the run was trained by: its digest is not "
+            f"that in {RUN}, so it was changed afterwards. Restore it from a copy"
         )
 
 
@@ -146,8 +146,8 @@ def _unchecked(
     yield from saved.unchecked
     if state.history.unproven:
         yield (
-            f"{METRICS}: rows up to step {state.history.unproven:,}: the file was changed, and was "
-            "taken as it was found"
+            f"{METRICS}: rows up to step {state.history.unproven:,}: the file was changed, and "
+            "accepted as it was found"
         )
     if state.fork is not None:
         yield f"the config of steps 1 to {state.fork.step:,}, which {state.fork.run} trained"
@@ -155,14 +155,14 @@ def _unchecked(
         yield "the end of ledger and rows: a driver is at work on the run"
     for kind, steps in lost.items():
         if steps:
-            yield f"{METRICS}: {kind} rows of steps {_shown(steps)} are missing, by today's config"
-    yield "measured figures: losses, times, costs; and keys that may change: " + ", ".join(
+            yield f"{METRICS}: {kind} rows of steps {_shown(steps)} are missing, by the config"
+    yield "measured values: losses, times, costs; and keys that may change: " + ", ".join(
         free_keys()
     )
 
 
 def _shown(numbers: Sequence[int]) -> str:
-    """Some numbers, the first of them spelled out."""
+    """A list of numbers as text; a long one is cut after the first numbers."""
     more = ", …" if len(numbers) > MOST_SHOWN else ""
     return f"{', '.join(map(str, numbers[:MOST_SHOWN]))}{more}"
 
@@ -170,7 +170,7 @@ def _shown(numbers: Sequence[int]) -> str:
 def _check_end(
     ledger: Ledger, state: RunState, schedule: Schedule, consumed: Consumed, saved: Saved
 ) -> None:
-    """A ledger that ends early has lost rows: it is written before each checkpoint."""
+    """Refuse a ledger that ends before a checkpoint: it is written first, so it lost rows."""
     newest = max((step for step, _ in saved.marks.values()), default=0)
     checkpoint = max(state.checkpoint.step if state.checkpoint else 0, newest)
     due, why = checkpoint, f"the run has a checkpoint of step {checkpoint}"
@@ -181,13 +181,13 @@ def _check_end(
     if last < due:
         raise RunError(
             f"{ledger.folder}: step {last + 1} is missing: the ledger ends with step {last}, but "
-            f"{why}; put its last parts back from a copy, or give the command that trains the "
-            "run: it goes on from a checkpoint that the ledger reaches"
+            f"{why}; restore its last parts from a copy, or continue the run with `manta train`: "
+            "it goes on from a checkpoint that the ledger reaches"
         )
     if state.status in ("finished", "stopped") and state.ledger_digest is not None:
         claimed = (state.ledger_digest, state.results.skipped_steps)
         if claimed != (ledger.digest(), consumed.skipped):
             raise RunError(
                 f"{ledger.folder}: its digest or its skipped steps are not those in {RUN}: one of "
-                "the two was changed afterwards; put both back from a copy"
+                "the two was changed afterwards; restore both from a copy"
             )

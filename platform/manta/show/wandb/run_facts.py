@@ -14,7 +14,7 @@ from manta.config.metrics import LOSS, VAL_LOSS, in_wandb
 from manta.config.units import parse_span, span_tokens
 from manta.record.context import RunContext
 from manta.record.history import Tail
-from manta.record.results import standing
+from manta.record.results import run_results
 from manta.record.run_state import RunState
 from manta.show.wandb.wandb_run import RunInfo
 from manta.storage.run_folder import METRICS
@@ -136,7 +136,7 @@ def run_summary(
 ) -> dict[str, Any]:
     """How the run ended, for the summary of its run in W&B."""
     results = state.results.model_dump(exclude={LOSS, VAL_LOSS}, exclude_none=True)
-    stands = _standing(state, config, run_dir, context)
+    stands = _results(state, config, run_dir, context)
     found = {
         "status": state.status,
         "reason": state.reason,
@@ -157,11 +157,11 @@ def run_summary(
     return found
 
 
-def _standing(
+def _results(
     state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
 ) -> dict[str, Any]:
     compared = (context.metric, context.mode) if context else ()
     try:
-        return standing(state, config, Tail(run_dir / METRICS).rows(), *compared).figures()
+        return run_results(state, config, Tail(run_dir / METRICS).rows(), *compared).as_dict()
     except OSError:
         return {}  # the rows are W&B's already, and the files' trouble is told elsewhere

@@ -17,7 +17,7 @@ from manta.config.errors import RunError
 from manta.record import number_format as words
 from manta.record.history import Tail
 from manta.record.param_names import SEED, column_names, flat
-from manta.record.results import standing
+from manta.record.results import run_results
 from manta.record.run_state import read_state
 from manta.record.sweep_state import SweepState, SweepTrial
 from manta.storage.run_folder import CONFIG, METRICS
@@ -86,7 +86,7 @@ def _recorded(run_dir: Path, state: SweepState) -> dict[str, Any]:
     try:
         run, config = read_state(run_dir), load(run_dir / CONFIG, RunConfig)
         rows = Tail(run_dir / METRICS).rows()
-        stands = standing(run, config, rows, state.metric, state.mode).figures()
+        stands = run_results(run, config, rows, state.metric, state.mode).as_dict()
     except (RunError, ConfigError, OSError):
         return {}
     return {**stands, "path": " → ".join(stands["path"]), "run": run.wandb.url or run.wandb.id}
