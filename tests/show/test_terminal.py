@@ -146,6 +146,9 @@ def test_the_head_says_what_is_trained_on_what(clock: Any) -> None:
     state.hardware["workers"] |= {"host_memory": 36e9}
     console.group_started(state)
     assert "; snapshots and checkpoints take up to 33.5 GiB of a node's memory\n" in out.getvalue()
+    state.hardware["workers"] |= {"precision": "bf16", "param_dtype": "bf16"}
+    console.group_started(state)
+    assert "; bf16 weights with float32 masters on NVIDIA H100;" in out.getvalue()
 
 
 def test_an_evaluation_shows_how_far_it_is(clock: Any) -> None:

@@ -14,8 +14,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from manta.elastic.checks.preflight import Checked
 from manta.model import cross_entropy
+from manta.parallel import exchange
 from manta.stream.plan import local_stream
-from manta.train import exchange
 from manta.train.engine import Engine
 from manta.train.evaluate import evaluate
 
