@@ -29,7 +29,7 @@ def submit(
 
     work = open_work(config, overrides or ())
     say_checking(config)
-    from manta.tune.sweep_command import check_before_sending, provenance
+    from manta.tune.before_sending import check_before_sending, provenance
 
     check_before_sending(work.config)
     client, job = send(work, address, provenance())

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Console
 
 from manta.cluster.session import cluster_of, ray_session
-from manta.config.corpus import CorpusConfig
 from manta.config.credentials import without_credentials
 from manta.config.errors import ConfigError, CorpusError, TrainingError
 from manta.config.run import RunConfig
@@ -23,8 +20,6 @@ from manta.elastic.checks.machine import check_machine
 from manta.elastic.checks.preflight import Checked, absolute, absolute_path, check, try_model
 from manta.elastic.driver.model_trial import trying
 from manta.elastic.worker.preload import preloaded_for
-from manta.record.provenance import SENT_ALONG, git_state
-from manta.schedule import Schedule
 from manta.show.compare.comparing import compare
 from manta.show.wandb.uploader import check_wandb
 from manta.storage.place import place_of
@@ -134,24 +129,6 @@ def _publish(outline: Outline, say: Callable[[str], None]) -> None:
             push(outline.folder, outline.place, [SWEEP, COMPARISON])
         except OSError as error:
             say(f"{SWEEP} and {COMPARISON} can't be written to {outline.place}: {reason(error)}")
-
-
-def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None:
-    """Find what is wrong with a config as far as it can be told without its corpus.
-
-    Raises:
-        ConfigError: when a schedule, space or trial can't be.
-    """
-    if isinstance(config, RunConfig):
-        Schedule.resolve(config.schedule, config.train.seq_len)
-    elif isinstance(config, SweepConfig):
-        Outline(config)
-
-
-def provenance() -> dict[str, str]:
-    """What a job can't find out where it runs: the commit of its code."""
-    state = git_state(Path.cwd())
-    return {} if state is None else {SENT_ALONG: json.dumps(state)}
 
 
 def _show_in_wandb(outline: Outline, say: Callable[[str], None]) -> None:
