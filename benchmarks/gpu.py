@@ -51,6 +51,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,7 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "platform"
 sys.path[:0] = [str(SOURCE), str(HERE)]
 
-import gpu_case  # noqa: E402
-import torch  # noqa: E402
-from gpu_case import COLUMNS, LOOPS, Case  # noqa: E402
+from gpu_columns import COLUMNS, LOOPS, Case, write_corpus  # noqa: E402
 
 ANCHORS = """\
 Published on H100s with bf16, several GPUs and FSDP; both count attention in full, not causal:
@@ -199,12 +198,21 @@ def check_cases(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
 def described(device: str) -> str:
     """The machine and the software, in a line."""
     if device == "cpu":
-        return f"CPU, torch {torch.__version__}: a check of the script; no MFU, no memory"
+        return f"CPU, torch {version('torch')}: a check of the script; no MFU, no memory"
+    import torch
+
     return (
         f"{torch.cuda.get_device_name()}, "
         f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB, "
         f"torch {torch.__version__}, CUDA {torch.version.cuda}"
     )
+
+
+def has_gpu() -> bool:
+    """Whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def main() -> None:
@@ -221,7 +229,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cpu" and not arguments.quick:
         parser.error("--device cpu only checks the script: add --quick")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not has_gpu():
         print(NO_GPU)
         return
     seq_lens = arguments.seq_lens or ([64] if arguments.quick else [2048, 8192])
@@ -230,7 +238,7 @@ def main() -> None:
     failed: list[str] = []
     print(f"## GPU: {described(arguments.device)}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        gpu_case.write_corpus(Path(folder), arguments.quick)
+        write_corpus(Path(folder), arguments.quick)
         for seq_len in seq_lens:
             raw = {c: compare(c, seq_len, arguments, Path(folder)) for c in arguments.columns}
             rows = {c: {loop: merged(r) for loop, r in loops.items()} for c, loops in raw.items()}

@@ -21,13 +21,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "platform"), str(HERE)]
 
 import gpu_case  # noqa: E402
+import gpu_columns  # noqa: E402
 import torch  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 WARMUP, STEPS, SHOWN = 5, 2, 20
 
 
-def profiled(case: gpu_case.Case, corpus: Path) -> tuple[Any, float, bool]:
+def profiled(case: gpu_columns.Case, corpus: Path) -> tuple[Any, float, bool]:
     """The profile of two steps, their seconds, and whether there was a device."""
     config = gpu_case.config_of(case, corpus)
     loop = gpu_case.EngineLoop(case, config)
@@ -76,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a micro model, not compiled")
-    parser.add_argument("--column", choices=list(gpu_case.COLUMNS))
+    parser.add_argument("--column", choices=list(gpu_columns.COLUMNS))
     parser.add_argument("--seq-len", type=int)
     asked = parser.parse_args()
     column = asked.column or ("eager" if asked.quick else "compile")
     seq_len = asked.seq_len or (64 if asked.quick else 2048)
-    case = gpu_case.Case("engine", column, seq_len, asked.quick, STEPS)
+    case = gpu_columns.Case("engine", column, seq_len, asked.quick, STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        gpu_case.write_corpus(Path(folder), asked.quick)
+        gpu_columns.write_corpus(Path(folder), asked.quick)
         found, seconds, on_cuda = profiled(case, Path(folder))
     found.export_chrome_trace(str(asked.out / "profile.json"))
     print(f"### Two steps, {column}, {seq_len} tokens\n")

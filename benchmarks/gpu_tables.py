@@ -59,7 +59,7 @@ def speed(files: list[Path]) -> list[str]:
 
 def columns() -> list[str]:
     """Those that tell most first."""
-    from gpu_case import COLUMNS
+    from gpu_columns import COLUMNS
 
     first = ["compile", "eager", "bf16 weights", "chunk 512 MiB", "snapshots", "document mask"]
     return [*first, *(name for name in COLUMNS if name not in first)]

@@ -28,6 +28,7 @@ def session(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.usefixtures("copies")  # of which the workers of its runs can be
 @pytest.mark.parametrize("part", SAID)
 def test_a_part_of_the_session(tmp_path: Path, part: str) -> None:
     done = session(tmp_path, part, "--device", "cpu", "--quick")
