@@ -178,11 +178,21 @@ def lingering(*steps: int) -> list[dict[str, Any]]:
     return [{"kind": "slow", "step": step, "seconds": 4, "attempt": None} for step in steps]
 
 
+# The command, in a process that is connected already: one that connects itself sends the package
+# along, for nodes that have none, and its workers import all of that (tests/e2e/test_jobs.py).
+COMMAND = """
+import sys, ray
+ray.init(sys.argv.pop(1), log_to_driver=False)
+from manta.cli.application import main
+main()
+"""
+
+
 def kill_and_go_on(path: Path, middle: Callable[[SweepState], bool]) -> SweepState:
     """Kill the command of a sweep once it stands so (SIGKILL); then go on here, to its end."""
     folder = path.parent / "runs" / "tiny"
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "manta.cli", "sweep", str(path), "--address", address]
+    command = [sys.executable, "-c", COMMAND, address, "sweep", str(path), "--address", address]
     log = path.parent / "killed.log"
     with log.open("w") as output:
         driver = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -266,13 +276,13 @@ def test_what_a_trial_gives_back_goes_to_one_that_runs(
     tmp_path: Path, sweep_corpus: Path, ray_local: None
 ) -> None:
     """Two workers, two trials that may have both: one each, then two for the one that is left."""
-    space = '"schedule.horizon": tune.grid_search([20 * 112, 400 * 112]),'
+    space = '"schedule.horizon": tune.grid_search([20 * 112, 100 * 112]),'
     base = {
         "schedule": {"lr": {"name": "linear", "peak": 1e-3}},
         "eval": {"every": 1000 * STEP, "tokens": 160},
         "scaling": {"settle": 0, "spares": 1, "throughput": 100},
         # Slow until it has grown, so that there is something left to grow for.
-        "faults": [{"kind": "slow", "seconds": 0.05, "attempt": 1}],
+        "faults": [{"kind": "slow", "seconds": 0.2, "attempt": 1}],
     }
     workers = {"min": 1, "max": 2}
     path = write_sweep(tmp_path, sweep_corpus, space, base, workers=workers, concurrent=2)
