@@ -17,7 +17,7 @@ from manta.config import RunConfig
 from manta.elastic.checks.preflight import check
 
 STEPS = 40
-MOST_STEPS = {1: 400, 2: 100}  # of runs of so many workers
+MOST_STEPS = {1: 50, 2: 100}  # of runs of so many workers
 Fault = dict[str, Any]
 
 

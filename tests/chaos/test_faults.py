@@ -14,6 +14,11 @@ SNAPSHOTS = {"snapshot_every": 4}
 DIED = "its process died"
 
 
+def hold(step: int, until: str, attempt: int | None = None) -> dict[str, Any]:
+    """A fault: the workers of a group, or of each, stand before a step until a file is there."""
+    return {"kind": "hold", "step": step, "until": until, "attempt": attempt}
+
+
 def assert_exact(run: Any) -> None:
     """Ledger, config and corpus agree, and the run is at its end."""
     assert verify(run.dir).consumed.steps == run.record()["total_steps"]
@@ -81,41 +86,46 @@ def test_out_of_memory_halves_the_micro_batch_and_a_worker_that_hangs_evaluating
 
 
 def test_sizes_1_3_2_1_with_a_batch_of_7(nodes, run, undisturbed) -> None:
+    """Groups that are to grow stand until they are told to, the others while a node goes."""
     nodes.have(1)
-    scaling = {"min": 1, "max": 3, "spares": 1}
-    disturbed = run(SLOW, steps=400, scaling=scaling, pooled=False).begin()
-    disturbed.reach(10)
+    growing = {"min": 1, "max": 3, "spares": 1, "throughput": 1}
+    stand = [hold(2, "go-1", 1), hold(6, "go-2", 2), hold(20, "three"), hold(34, "two")]
+    disturbed = run(*stand, steps=50, scaling=growing, checkpoint=SNAPSHOTS, pooled=False).begin()
+    disturbed.groups_reach(1)
     nodes.add()
     nodes.add()
-    disturbed.groups_reach(2)
     while disturbed.record()["groups"][-1]["world_size"] < 3:
-        disturbed.groups_reach(len(disturbed.record()["groups"]) + 1)
-    grown = disturbed.record()["groups"]
-    disturbed.reach(grown[-1]["step"] + 25)  # with a snapshot of its own to go on from
-    nodes.kill()
-    disturbed.groups_reach(len(grown) + 1)
-    disturbed.reach(disturbed.record()["groups"][-1]["step"] + 25)
-    nodes.kill()
+        count = len(disturbed.record()["groups"])
+        disturbed.is_told("growing from", count)
+        (disturbed.dir / f"go-{count}").touch()
+        disturbed.groups_reach(count + 1)
+    grown = len(disturbed.record()["groups"])
+    (disturbed.dir / "go-2").touch()
+    for number, size in enumerate(("three", "two"), 1):
+        disturbed.reach(19 if size == "three" else 33)  # with a snapshot to go on from
+        nodes.kill()
+        disturbed.groups_reach(grown + number)
+        (disturbed.dir / size).touch()
     disturbed.end()
     sizes = [group["world_size"] for group in disturbed.record()["groups"]]
     assert sizes in ([1, 3, 2, 1], [1, 2, 3, 2, 1])
-    assert "growing from 1 to" in disturbed.notes()
     assert set(disturbed.sizes().values()) == {1, 2, 3}
-    assert disturbed.losses() == pytest.approx(undisturbed(1, 400), rel=1e-5)
+    assert disturbed.losses() == pytest.approx(undisturbed(1, 50), rel=1e-5)
     assert_exact(disturbed)
 
 
 def test_a_drained_node_is_left_before_it_goes(nodes, run, undisturbed) -> None:
     nodes.have(2)
-    disturbed = run(SLOW, steps=100, scaling={"min": 1, "max": 2}).begin()
-    disturbed.reach(10)
+    disturbed = run(hold(12, "told", 1), steps=30, scaling={"min": 1, "max": 2}).begin()
+    disturbed.reach(11)
     nodes.drain(30)
+    disturbed.is_told("goes away in")
+    (disturbed.dir / "told").touch()
     disturbed.end()
     first, second = disturbed.record()["groups"]
-    assert "goes away in" in disturbed.notes()
     assert second["step"] == first["last_step"], "nothing is trained twice"
     assert (first["world_size"], second["world_size"]) == (2, 1)
-    assert disturbed.losses() == pytest.approx(undisturbed(2, 100), rel=1e-5)
+    assert disturbed.losses() == pytest.approx(undisturbed(2, 30), rel=1e-5)
     assert_exact(disturbed)
 
 

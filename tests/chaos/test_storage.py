@@ -62,7 +62,9 @@ def test_a_killed_driver_and_two_damaged_checkpoints_without_wandb(
     nodes, run, lonely_driver, undisturbed
 ) -> None:
     nodes.have(2)
-    disturbed = run(SLOW, steps=60, checkpoint={"keep": 3}, wandb={"mode": "online"}, pooled=False)
+    stand = {"kind": "hold", "step": 59, "until": "never", "attempt": 1}
+    keep, online = {"keep": 3}, {"mode": "online"}
+    disturbed = run(SLOW, stand, steps=60, checkpoint=keep, wandb=online, pooled=False)
     disturbed.driver = lonely_driver
     disturbed.begin().reach(44)
     lonely_driver.kill()
@@ -87,12 +89,14 @@ def test_a_damaged_token_shard_is_named_and_mended(nodes, run, corpus, undisturb
     shutil.copytree(corpus, copy)
     shard = copy / "train-00001.arrow"
     content = shard.read_bytes()
-    disturbed = run(SLOW, {"kind": "kill", "rank": 1, "step": 25})
+    stand = {"kind": "hold", "step": 12, "until": str(tmp_path / "damaged"), "attempt": 1}
+    disturbed = run(stand, {"kind": "kill", "rank": 1, "step": 25})
     disturbed.config["corpus"] = str(copy)
     disturbed.begin().reach(10)
     aside = copy / "aside"
     aside.write_bytes(content[:-200])
     os.replace(aside, shard)
+    (tmp_path / "damaged").touch()
     disturbed.end("failed")
     assert disturbed.reasons() or disturbed.record()["groups"][0]["reason"]
     assert f"{shard}: {len(content) - 200} bytes" in disturbed.answer["error"]
@@ -108,18 +112,24 @@ def test_a_damaged_token_shard_is_named_and_mended(nodes, run, corpus, undisturb
     verify(disturbed.dir)
 
 
-def test_a_full_disk_is_waited_out(disk, nodes, run, driver, undisturbed) -> None:
+def test_a_full_disk_is_waited_out(disk, nodes, run, driver, undisturbed, tmp_path_factory) -> None:
     nodes.have(2)
-    slower = {**SLOW, "seconds": 0.1}
-    disturbed = run(slower, steps=100, checkpoint={"snapshot_every": 4}).begin()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # the disk will have no room for a file
+    stand = [
+        {"kind": "hold", "step": step, "until": str(elsewhere / name), "attempt": None}
+        for step, name in ((13, "full"), (85, "freed"))
+    ]
+    disturbed = run(*stand, steps=100, checkpoint={"snapshot_every": 4}).begin()
     disturbed.reach(12)
     disk.fill()
+    (elsewhere / "full").touch()
     kept = disturbed.checkpoints()
     driver.hear("can't be written to " + str(disturbed.dir / "checkpoints"))
     driver.hear("the disk is full: run.json and metrics.jsonl")
     assert disturbed.checkpoints() == kept, "older ones are whole"
     held = len(disturbed.rows())
     disk.free()
+    (elsewhere / "freed").touch()
     disturbed.end()
     notes = disturbed.notes()
     assert "No space left on device" in notes

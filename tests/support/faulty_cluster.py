@@ -184,6 +184,13 @@ class Run:
             assert time.time() < deadline, f"no {count} groups: {self.record().get('groups')}"
             time.sleep(0.02)
 
+    def is_told(self, words: str, count: int = 1) -> None:
+        """Return once people have been told that so often."""
+        deadline = time.time() + DEADLINE
+        while self.notes().count(words) < count:
+            assert time.time() < deadline, f"not told {count} times: {words}"
+            time.sleep(0.02)
+
     def rows(self) -> list[dict[str, Any]]:
         """The history so far, without a row that is being written."""
         try:
