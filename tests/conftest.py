@@ -96,18 +96,23 @@ def ray_local(copies: None) -> Iterator[None]:
     Its workers are copies, as those of `manta train` on one machine.
     """
     import ray
+    from ray._private import node
+
+    from manta.cluster.embedded import SoleNode
 
     if ray.is_initialized():
         raise RuntimeError("a test started Ray itself; use the fixture ray_local instead")
     # Sockets lie below this folder, and their paths may be 107 characters long: keep it short.
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node, "Node", SoleNode)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(folder),
+        )
     try:
         yield
     finally:

@@ -124,8 +124,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, corpus: Path) -> None:
     hang = {"kind": "hang", "rank": 1, "step": 5}
-    config = run_config(tmp_path, corpus, schedule={"horizon": 100_000 * STEP})
-    path = write_yaml(tmp_path / "run.yaml", {**config, "faults": [hang]})
+    long, disabled = {"horizon": 100_000 * STEP}, {"mode": "disabled"}
+    config = run_config(tmp_path, corpus, schedule=long, faults=[hang], wandb=disabled)
+    path = write_yaml(tmp_path / "run.yaml", config)
     process = manta("train", str(path))
     wait_for_step(process, tmp_path / "tiny", 4)
     interrupt(process, signal.SIGINT)

@@ -150,7 +150,8 @@ def test_modules_come_from_the_working_directory(head: Head, checkout: Path) -> 
 
 def test_plain_ray_job_submit(head: Head, checkout: Path, shared: Path) -> None:
     assert (shared / "corpus" / "manifest.json").exists()
-    config = write_yaml(shared / "run.yaml", run_config(shared, shared / "corpus"))
+    made = run_config(shared, shared / "corpus", wandb={"mode": "disabled"})
+    config = write_yaml(shared / "run.yaml", made)
     logs = run_job(head, f"python jobs/train.py {config} run.name=job", checkout)
     assert "2 workers" in logs
     record = json.loads((shared / "job" / "run.json").read_text())

@@ -36,8 +36,9 @@ METRICS = {
 
 
 def prepared(storage: Path, corpus: Path, **sections: Any) -> Checked:
-    """A checked run."""
-    return check_model(check(RunConfig.model_validate(run_config(storage, corpus, **sections))))
+    """A checked run; without W&B, whose process costs as much as a worker, unless asked for."""
+    config = run_config(storage, corpus, **{"wandb": {"mode": "disabled"}, **sections})
+    return check_model(check(RunConfig.model_validate(config)))
 
 
 def train(checked: Checked) -> Path:
@@ -80,6 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
         eval={"every": 4 * STEP, "tokens": 320},
         checkpoint={"every": 4 * STEP},
         cost={"per_device_hour": 36.0},
+        wandb={"mode": "offline"},
     )
     return train(checked)
 
