@@ -59,10 +59,12 @@ def write(folder: Path) -> Path:
     return folder / "program.py"
 
 
-def servers() -> set[psutil.Process]:
-    """The processes that are copied for this one: the session's Ray has one, too."""
-    children = psutil.Process().children()
-    return {one for one in children if any("preload_server" in word for word in one.cmdline())}
+def servers() -> set[int]:
+    """The processes that are copied for this one: the session's Ray has one, too.
+
+    By their numbers: psutil's own idea of the same process goes by the machine's clock.
+    """
+    return {child.pid for child in psutil.Process().children() if is_copied_from(child.pid)}
 
 
 @pytest.mark.usefixtures("imported")
@@ -119,7 +121,8 @@ def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> N
     """One that is dead; and one that dies when it has been asked."""
     program, before = write(tmp_path), servers()
     with preload.preloaded({"CPU": 1}, None):
-        (there,) = servers() - before
+        (number,) = servers() - before
+        there = psutil.Process(number)
         there.send_signal(how)
         if how == signal.SIGSTOP:
             command = f"exec {preload.python()} {program}"
