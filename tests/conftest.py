@@ -54,8 +54,8 @@ SLOW_PLACES = {
     *("test_preload.py", "test_threads.py", "test_before_ray.py", "test_leftovers.py"),
     *("test_damage.py", "test_exact.py", "test_guards.py", "test_snapshot.py", "test_store.py"),
     *("test_kept.py", "test_sharding.py", "test_compiling.py", "test_pages_in_a_browser.py"),
-    *("test_log_rows.py", "test_param_dtype.py", "test_reduce_dtype.py", "test_compare_page.py"),
-    *("test_model.py", "test_loss.py", "test_checkpoint.py"),
+    *("test_log_rows.py", "test_param_dtype.py", "test_reduce_dtype.py", "test_comparison_page.py"),
+    *("test_language_model.py", "test_loss.py", "test_checkpoint.py"),
     *("test_imports.py", "test_devices.py", "test_fork.py", "test_export.py"),
     *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
 }

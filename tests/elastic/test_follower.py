@@ -12,6 +12,7 @@ from tiny_config import STEP, run_config
 from manta.config import RunConfig
 from manta.elastic.checks.preflight import check
 from manta.elastic.driver.follower import Follower
+from manta.elastic.messages.events import GroupStarted
 from manta.elastic.messages.mailbox import open_mailbox
 
 
@@ -42,19 +43,19 @@ def test_who_watches_hears_of_rows_that_only_a_checkpoint_has(
         {"step": 1, "tokens": STEP, "loss": 4.0},
         {"step": 1, "tokens": STEP, "val_loss": 3.5},
     ]
-    started = {
-        "world_size": 2,
-        "attempt": 1,
-        "step": 1,
-        "tokens": STEP,
-        "source": "checkpoint",
-        "rows": rows,
-        "hardware": {},
-        "starts": {},
-    }
+    started = GroupStarted(
+        world_size=2,
+        attempt=1,
+        step=1,
+        tokens=STEP,
+        source="checkpoint",
+        rows=rows,
+        hardware={},
+        seconds={},
+    )
     heard = Heard()
     with open_mailbox(0) as mailbox:
-        mailbox.put_rows.remote(1, len(rows), "started", started)
+        mailbox.put_rows.remote(1, len(rows), started)
         tracker = checked.tracker(console=False)
         Follower(tracker, heard).take_from(mailbox)
         tracker.finish("finished")

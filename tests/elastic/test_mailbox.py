@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from manta.config.errors import CorpusError, Problem, TrainingError
+from manta.elastic.messages.events import Note, RowLogged
 from manta.elastic.messages.mailbox import FUTILE_ATTEMPTS, Mailbox
+
+ROWS = RowLogged({})  # the mailbox is told how many rows an event has, and doesn't look
 
 
 def test_messages_come_once_and_in_order() -> None:
     mailbox = Mailbox(0)
     for number in range(5):
-        mailbox.put("note", {"number": number})
-    assert [content["number"] for _, content in mailbox.take(0)] == list(range(5))
+        mailbox.put(Note(str(number)))
+    assert mailbox.take(0) == [Note(str(number)) for number in range(5)]
     assert mailbox.take(0) == []
 
 
 def test_rows_count_as_recorded_once_the_driver_says_so() -> None:
     mailbox = Mailbox(0)
-    mailbox.put_rows(1, 3, "started", {})
-    mailbox.put_rows(1, 1, "metrics", {})
+    mailbox.put_rows(1, 3, ROWS)
+    mailbox.put_rows(1, 1, ROWS)
     assert mailbox.recorded(1) == 0
     mailbox.take(0)  # the driver has them in its hands, not yet on disk
-    mailbox.put_rows(1, 1, "metrics", {})
-    mailbox.put_rows(2, 1, "metrics", {})
+    mailbox.put_rows(1, 1, ROWS)
+    mailbox.put_rows(2, 1, ROWS)
     assert mailbox.recorded(1) == 0
     mailbox.take(4)
     assert (mailbox.recorded(1), mailbox.recorded(2)) == (4, 0)
@@ -30,9 +34,9 @@ def test_rows_count_as_recorded_once_the_driver_says_so() -> None:
 
 def test_rows_that_the_driver_could_not_write_are_not_recorded() -> None:
     mailbox = Mailbox(0)
-    mailbox.put_rows(1, 2, "metrics", {})
+    mailbox.put_rows(1, 2, ROWS)
     mailbox.take(0)
-    mailbox.put_rows(1, 1, "metrics", {})
+    mailbox.put_rows(1, 1, ROWS)
     mailbox.take(0)
     assert mailbox.recorded(1) == 0
     mailbox.take(2)
@@ -62,6 +66,6 @@ def test_attempts_without_progress_end_the_run() -> None:
 
 def test_the_first_reason_counts() -> None:
     mailbox = Mailbox(0)
-    mailbox.fail("a shard is damaged")
-    mailbox.fail("a peer is gone")
-    assert mailbox.failure() == "a shard is damaged"
+    mailbox.fail(Problem.of(CorpusError("a shard is damaged")))
+    mailbox.fail(Problem.of(TrainingError("a peer is gone")))
+    assert mailbox.failure() == Problem("CorpusError", "a shard is damaged")

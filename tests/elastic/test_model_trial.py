@@ -12,7 +12,7 @@ from tiny_config import run_config
 
 from manta.config import ConfigError, RunConfig
 from manta.elastic.checks.preflight import Checked, check
-from manta.elastic.driver.model_trial import FOLDER, trying
+from manta.elastic.driver.model_trial import CODE, FOLDER, trying
 
 
 @pytest.fixture
@@ -70,3 +70,7 @@ def test_what_a_model_refuses_is_said_each_time(checked: Callable[..., Checked])
     for _ in range(2):
         with trying([refused]) as trials, pytest.raises(ConfigError, match="is not a multiple of"):
             trials.checked(0)
+
+
+def test_what_is_remembered_is_of_this_code() -> None:
+    assert {"tryout.py", "visibility.py"} <= {path.name for path in CODE.glob("*.py")}

@@ -74,7 +74,7 @@ def test_the_driver_hears_what_is_done_and_when_it_is_over() -> None:
     watched.mailbox.busy(watched.attempt - 1, "loading", 0.0)  # a group that is no more
     watched.mailbox.stepped(watched.attempt, 1, 10)
     watched.mailbox.stepped(watched.attempt, 2, 20)
-    heard = [(content["doing"], content["share"]) for _, content in watched.mailbox.take(0)]
+    heard = [(event.doing, event.share) for event in watched.mailbox.take(0)]
     assert heard == [signs[0], signs[2], signs[3], ("", 1.0)]
 
 

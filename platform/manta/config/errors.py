@@ -5,6 +5,10 @@ line prints it without a traceback; anything outside this family is a defect and
 keeps its traceback.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 
 class MantaError(Exception):
     """Root of the family."""
@@ -32,3 +36,28 @@ class TrainingError(MantaError):
 
 class DivergedError(TrainingError):
     """Training met a loss or gradient that is not finite, or a spike, and was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error of the family on its way between processes, of which class and text arrive.
+
+    Attributes:
+        kind: name of its class.
+        text: its message.
+    """
+
+    kind: str
+    text: str
+
+    @classmethod
+    def of(cls, error: MantaError) -> Problem:
+        """What is sent of an error."""
+        return cls(type(error).__name__, str(error))
+
+    def error(self) -> MantaError:
+        """The error again, to be raised where it has arrived."""
+        kinds = {MantaError}
+        while more := {sub for kind in kinds for sub in kind.__subclasses__()} - kinds:
+            kinds |= more
+        return next((kind for kind in kinds if kind.__name__ == self.kind), MantaError)(self.text)

@@ -29,6 +29,7 @@ from manta.elastic.controller.growth import Growth
 from manta.elastic.controller.slots import Slot, Slots
 from manta.elastic.controller.warm_workers import Spares
 from manta.elastic.controller.watchdog import Watchdog
+from manta.elastic.messages.events import Note, SnapshotMemory
 from manta.elastic.snapshot_memory.keeper import Keepers
 from manta.train.pause import Pause
 
@@ -174,8 +175,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Take what is there now; wait only while it is less than the minimum."""
-        if (reason := ray.get(self._mail.failure.remote())) is not None:
-            raise RuntimeError(reason)
+        if (problem := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(problem.text)
         if self._stop:
             raise RuntimeError("stopped while no worker group was there")
         slots = self._usable()
@@ -213,8 +214,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """What a group of that many workers starts with."""
         began = time.time()
         attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
-        if (reason := ray.get(self._mail.failure.remote())) is not None:
-            raise RuntimeError(reason)
+        if (problem := ray.get(self._mail.failure.remote())) is not None:
+            raise RuntimeError(problem.text)
         self._wait_until_settled()
         taken = self._slots.ready[:slots]
         self._keep_on(taken)
@@ -317,7 +318,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """Tell, now and then, how much memory the snapshots take."""
         if time.monotonic() - self._weighed >= WEIGH_SECONDS:
             self._weighed = time.monotonic()
-            self._mail.put.remote("snapshot_memory", {"bytes": self._keepers.used()})
+            self._mail.put.remote(SnapshotMemory(self._keepers.used()))
 
     def _leave(self, going: dict[str, float | None]) -> None:
         for node, deadline in going.items():
@@ -390,4 +391,4 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._group.ask_pause(int(pause))
 
     def _note(self, message: str) -> None:
-        self._mail.put.remote("note", {"message": message})
+        self._mail.put.remote(Note(message))

@@ -18,6 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from manta.elastic.controller.group import DIED, SlotWorkerGroup, WorkerLost
 from manta.elastic.controller.policy import Elasticity, SlotPolicy
+from manta.elastic.messages.events import GroupEnded
 from manta.elastic.messages.group_start import Regroup
 
 # Ray Train's controller reads these when it is made.
@@ -113,8 +114,8 @@ class SlotController(TrainController):  # type: ignore[misc]
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
         if not lost and not asked and self._worker_group is not None:
             lost = self._worker_group.find_lost()
-        content = {"reasons": lost or reasons, "asked": asked}
-        self._scaling_policy.known.mailbox.put.remote("ended", content)
+        event = GroupEnded(lost or reasons, asked)
+        self._scaling_policy.known.mailbox.put.remote(event)
 
     def stop(self) -> None:
         """End the run at a step boundary; workers make a checkpoint first. From any thread."""

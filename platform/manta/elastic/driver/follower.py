@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from dataclasses import asdict
+from typing import Any, Literal, Protocol, assert_never
 
 import ray
 from ray.actor import ActorHandle
 
-from manta.elastic.messages.mailbox import Message
+from manta.elastic.messages.events import (
+    Busy,
+    CheckpointSaved,
+    Ended,
+    Event,
+    GroupEnded,
+    GroupStarted,
+    Note,
+    Rewound,
+    RowLogged,
+    SnapshotMemory,
+    StartTimed,
+)
 from manta.record.run_state import GroupStart
 from manta.show.tracker import Tracker
 
@@ -28,7 +41,7 @@ class Watcher(Protocol):
 
 
 class Follower:
-    """Turns the workers' messages into calls of the tracker."""
+    """Turns the events of a run into calls of its tracker."""
 
     def __init__(self, tracker: Tracker, watcher: Watcher | None = None):
         self._tracker, self._watcher = tracker, watcher
@@ -36,62 +49,62 @@ class Follower:
 
     def take_from(self, mailbox: ActorHandle) -> None:
         """Pass on what came, and let the mailbox know how much of it is kept for good."""
-        self._pass_on(ray.get(mailbox.take.remote(self._tracker.recorded)))
+        for event in ray.get(mailbox.take.remote(self._tracker.recorded)):
+            self._pass_on(event)
 
-    def _pass_on(self, messages: list[Message]) -> None:
-        for kind, content in messages:
-            getattr(self, f"_{kind}")(content)
+    def _pass_on(self, event: Event) -> None:
+        """Tell the tracker, and who watches, of one event."""
+        tracker = self._tracker
+        match event:
+            case GroupStarted():
+                self._started(event)
+            case GroupEnded():
+                rank, reason = min(event.reasons.items(), default=(0, "unknown"))
+                tracker.group_ended(reason=reason if event.asked else f"worker {rank}: {reason}")
+            case StartTimed(seconds):
+                tracker.group_timed(seconds)
+            case Rewound(step, skips):
+                tracker.rewound(step, skips)
+            case RowLogged(row):
+                tracker.metrics(row)
+                if self._watcher is not None:
+                    self._watcher.metrics(row)
+            case Busy(doing, share):
+                tracker.busy(doing, share)
+            case CheckpointSaved():
+                tracker.checkpoint(**asdict(event))
+                if self._watcher is not None:
+                    self._watcher.checkpoint(event.step)
+            case SnapshotMemory(used):
+                tracker.group_snapshots(used)
+            case Note(message):
+                tracker.note(message)
+            case Ended(outcome):
+                self.outcome = outcome
+            case _:
+                assert_never(event)
 
-    def _started(self, content: dict[str, Any]) -> None:
-        rows = content.pop("rows")
-        self._tracker.backfill(rows)
+    def _started(self, event: GroupStarted) -> None:
+        self._tracker.backfill(event.rows)
         if self._watcher is not None:
             # Those of workers that outlived a killed driver: nobody was told of them.
-            for row in rows:
+            for row in event.rows:
                 self._watcher.metrics(row)
-        seconds = content.pop("starts")
+        seconds = dict(event.seconds)
         noticed = seconds.pop("noticed", None)
-        self._tracker.group_started(GroupStart(**content, noticed=noticed))
+        self._tracker.group_started(
+            GroupStart(
+                event.world_size,
+                event.attempt,
+                step=event.step,
+                tokens=event.tokens,
+                hardware=event.hardware,
+                source=event.source,
+                noticed=noticed,
+            )
+        )
         self._tracker.group_timed(seconds)
-
-    def _rewound(self, content: dict[str, Any]) -> None:
-        self._tracker.rewound(content["step"], content["skips"])
-
-    def _snapshot_memory(self, content: dict[str, Any]) -> None:
-        self._tracker.group_snapshots(content["bytes"])
-
-    def _first_step(self, content: dict[str, Any]) -> None:
-        self._tracker.group_timed(content)
-
-    def _metrics(self, row: dict[str, Any]) -> None:
-        self._tracker.metrics(row)
-        if self._watcher is not None:
-            self._watcher.metrics(row)
 
     def wants_stop(self) -> bool:
         """Whether who watches the run wants it to pause."""
         return self._watcher is not None and self._watcher.wants_stop()
-
-    def _busy(self, content: dict[str, Any]) -> None:
-        self._tracker.busy(content["doing"], content["share"])
-
-    def _checkpoint(self, content: dict[str, Any]) -> None:
-        state = content["state"]
-        self._tracker.checkpoint(
-            step=state["step"],
-            tokens=state["tokens"],
-            path=content["path"],
-            seconds=content["seconds"],
-        )
-        if self._watcher is not None:
-            self._watcher.checkpoint(state["step"])
-
-    def _note(self, content: dict[str, Any]) -> None:
-        self._tracker.note(content["message"])
-
-    def _ended(self, content: dict[str, Any]) -> None:
-        rank, reason = min(content["reasons"].items(), default=(0, "unknown"))
-        self._tracker.group_ended(reason=reason if content["asked"] else f"worker {rank}: {reason}")
-
-    def _outcome(self, content: dict[str, Any]) -> None:
-        self.outcome = content["outcome"]

@@ -22,8 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import manta.model
 from manta.cluster.waiting import told
-from manta.config.errors import ConfigError
+from manta.config.errors import Problem
 from manta.elastic.worker.preload import ROOT, python
 from manta.model.trial_result import Tried
 from manta.storage.atomic import replace_text
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
     from manta.elastic.checks.preflight import Checked
 
 # A model that was found fit; what is wrong with it; or nothing, if that could not be found out.
-Finding = Tried | str | None
+Finding = Tried | Problem | None
 
 SCRIPT = Path(__file__).with_name("model_trial_server.py")
 FOLDER = "tried"
 # Beside a run's config, these decide how its model is tried.
 LIBRARIES = ("torch", "transformers")
-CODE = Path(__file__).parents[1] / "train"
+CODE = Path(manta.model.__file__).parent
 # A trial takes a second once everything is imported; a worker will make it in the end.
 LONGEST_SECONDS = 300.0
 
@@ -64,8 +65,8 @@ class ModelTrials:
                 self._take(self._process)
             self._process = None
         found = self._findings[index]
-        if isinstance(found, str):
-            raise ConfigError(found)
+        if isinstance(found, Problem):
+            raise found.error()
         return self._runs[index] if found is None else replace(self._runs[index], tried=found)
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import CorpusError, DivergedError, TrainingError
+from manta.config.errors import CorpusError, MantaError, Problem, TrainingError
 from manta.config.run import RunConfig
 from manta.corpus.inspect import check_shards
 from manta.elastic.checks.machine import refuse_too_much
@@ -24,6 +24,7 @@ from manta.elastic.controller.slots import release_all_of
 from manta.elastic.driver.follower import Follower, Watcher
 from manta.elastic.driver.signals import stop_signals
 from manta.elastic.messages.assignment import TrainingOrder
+from manta.elastic.messages.events import Note
 from manta.elastic.messages.mailbox import open_mailbox
 from manta.elastic.worker.environment import runtime_env_of
 from manta.elastic.worker.worker_calls import work
@@ -84,7 +85,7 @@ def train(
 
     Raises:
         DivergedError: when loss or gradient forbid to go on; the record says why.
-        TrainingError: when training can't go on; the record says why.
+        MantaError: when training can't go on; the record says why.
         RunError: when the run's directory can't be used.
         KeyboardInterrupt: when interrupted; the record is closed first.
     """
@@ -99,7 +100,6 @@ def train(
                 checked.without_shards(), mailbox, *_spent_before(submitted, spent)
             )
             failure = _follow(checked, mailbox, follower, _Group(order, elasticity))
-            diverged = ray.get(mailbox.diverged.remote())
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
@@ -109,9 +109,9 @@ def train(
     if follower.outcome == "interrupted":
         return _end_early(tracker, watcher)
     if failure or follower.outcome is None:
-        reason = failure or "the workers ended without a result"
-        tracker.finish("failed", reason=reason)
-        raise (DivergedError if diverged else TrainingError)(reason)
+        problem = failure or TrainingError("the workers ended without a result")
+        tracker.finish("failed", reason=str(problem))
+        raise problem
     tracker.finish(follower.outcome)
     return Result(follower.outcome, str(tracker.run_dir))
 
@@ -135,7 +135,7 @@ def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
 
 def _follow(
     checked: Checked, mailbox: ActorHandle, follower: Follower, group: _Group
-) -> str | None:
+) -> MantaError | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
     shards = _ShardCheck(checked)
     group.start()
@@ -157,8 +157,10 @@ def _follow(
     follower.take_from(mailbox)
     if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
-    failure: str | None = ray.get(mailbox.failure.remote())
-    return failure or group.failure
+    problem: Problem | None = ray.get(mailbox.failure.remote())
+    if problem is not None:
+        return problem.error()
+    return None if group.failure is None else TrainingError(group.failure)
 
 
 class _ShardCheck(threading.Thread):
@@ -223,7 +225,7 @@ class _Group(threading.Thread):
             return
         self._told = True
         message = "interrupted: saving a checkpoint; once more ends the run at once"
-        self._mailbox.put.remote("note", {"message": message})
+        self._mailbox.put.remote(Note(message))
         self._trainer.controller.stop()
 
     def abandon(self) -> None:

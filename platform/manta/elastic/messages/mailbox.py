@@ -12,17 +12,17 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from ray.actor import ActorHandle
 
+from manta.config.errors import Problem, TrainingError
 from manta.elastic.messages.driver_actor import beside_driver
+from manta.elastic.messages.events import Busy, Event
 
 # A group that fails this often without new progress would fail for ever.
 FUTILE_ATTEMPTS = 3
 # The least of an evaluation that is worth telling.
 NEWS = 0.01
-Message = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GroupProgress:
 
 
 class Mailbox:
-    """Messages in the order in which they were put, and the count of attempts.
+    """Events in the order in which they were put, and the count of attempts.
 
     An *attempt* is one worker group from start to end.
 
@@ -66,14 +66,13 @@ class Mailbox:
 
     def __init__(self, attempts: int, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._messages: list[Message] = []
+        self._events: list[Event] = []
         self._rows_waiting: list[int] = []
         self._rows_taken: deque[int] = deque()
         self._rows_recorded: Counter[int] = Counter()
         self._attempts = attempts
         self._futile = 0
-        self._failure: str | None = None
-        self._diverged = False
+        self._failure: Problem | None = None
         self._micro_batch: int | None = None
         self._furthest = 0
         self._begin_watch()
@@ -86,17 +85,17 @@ class Mailbox:
         # (when, steps done, tokens consumed) of the last signs of life.
         self._signs: deque[tuple[float, int, int]] = deque(maxlen=20)
 
-    def put(self, kind: str, content: dict[str, Any]) -> None:
-        """Add a message."""
-        self._messages.append((kind, content))
+    def put(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
 
-    def put_rows(self, attempt: int, rows: int, kind: str, content: dict[str, Any]) -> None:
-        """Add a message that holds `rows` rows of metrics of an attempt."""
+    def put_rows(self, attempt: int, rows: int, event: Event) -> None:
+        """Add an event that holds `rows` rows of metrics of an attempt."""
         self._rows_waiting.extend([attempt] * rows)
-        self.put(kind, content)
+        self.put(event)
 
-    def take(self, recorded: int) -> list[Message]:
-        """All messages since the last call.
+    def take(self, recorded: int) -> list[Event]:
+        """All events since the last call.
 
         Args:
             recorded: how many of all rows taken before are kept for good.
@@ -105,7 +104,7 @@ class Mailbox:
             self._rows_recorded[self._rows_taken.popleft()] += 1
         self._rows_taken += self._rows_waiting
         self._rows_waiting = []
-        taken, self._messages = self._messages, []
+        taken, self._events = self._events, []
         return taken
 
     def recorded(self, attempt: int) -> int:
@@ -117,7 +116,8 @@ class Mailbox:
         self._attempts += 1
         self._futile += 1
         if self._futile > FUTILE_ATTEMPTS:
-            self.fail(f"the workers died {FUTILE_ATTEMPTS} times in a row without a step forward")
+            died = f"the workers died {FUTILE_ATTEMPTS} times in a row without a step forward"
+            self.fail(Problem.of(TrainingError(died)))
         self._begin_watch()
         return self._attempts, self._micro_batch
 
@@ -156,7 +156,7 @@ class Mailbox:
     def _show(self, doing: str, share: float) -> None:
         """Let the driver know of it, if that is news: of several ranks, the furthest is shown."""
         if doing != self._doing or share - self._shown >= NEWS:
-            self.put("busy", {"doing": doing, "share": share})
+            self.put(Busy(doing, share))
             self._shown = share
         self._doing, self._begins = doing, share == 0
 
@@ -180,21 +180,14 @@ class Mailbox:
             rate=(tokens - self._signs[0][2]) / span if span else 0.0,
         )
 
-    def fail(self, reason: str, diverged: bool = False) -> None:
-        """Say that trying again is of no use, and whether the numbers are why.
-
-        The first reason counts.
-        """
+    def fail(self, problem: Problem) -> None:
+        """Say that trying again is of no use, and why. The first problem counts."""
         if self._failure is None:
-            self._failure, self._diverged = reason, diverged
+            self._failure = problem
 
-    def failure(self) -> str | None:
+    def failure(self) -> Problem | None:
         """Why trying again is of no use, if it is."""
         return self._failure
-
-    def diverged(self) -> bool:
-        """Whether the training itself is why trying again is of no use."""
-        return self._diverged
 
 
 def open_mailbox(attempts: int) -> AbstractContextManager[ActorHandle]:

@@ -9,6 +9,8 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from manta.config.errors import Problem, TrainingError
+from manta.elastic.messages.events import Note
 from manta.stream.plan import RankBatch
 
 
@@ -56,10 +58,10 @@ def halve_micro_batch(mailbox: ActorHandle, most: int, rows: int) -> None:
             "out of memory with one sample in a forward pass: take a shorter train.seq_len, "
             "train.activation_checkpointing, parallel.shard, or a smaller model"
         )
-        ray.get(mailbox.fail.remote(reason))
+        ray.get(mailbox.fail.remote(Problem.of(TrainingError(reason))))
         return
     message = f"out of memory: train.micro_batch is halved from {rows} to {rows // 2}"
     if rows < most:
         message += f"; it was {most}, but no forward pass had more than {rows}"
     if ray.get(mailbox.limit_micro_batch.remote(rows // 2)):
-        mailbox.put.remote("note", {"message": message})
+        mailbox.put.remote(Note(message))

@@ -8,8 +8,8 @@ import os
 import platform
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import ray
 import torch
@@ -18,10 +18,19 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
-from manta.config.errors import DivergedError, MantaError
+from manta.config.errors import MantaError, Problem
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
 from manta.elastic.messages.assignment import TrainingOrder
+from manta.elastic.messages.events import (
+    CheckpointSaved,
+    Ended,
+    GroupStarted,
+    Note,
+    Rewound,
+    RowLogged,
+    StartTimed,
+)
 from manta.elastic.messages.group_start import Regroup, Start
 from manta.elastic.snapshot_memory import keeper_vault
 from manta.elastic.worker import devices
@@ -63,8 +72,7 @@ def train(order: TrainingOrder) -> None:
         outcome = _train(order, here, seconds, passes)
     except MantaError as error:
         # Trying again would meet the same: say so before the group falls apart.
-        diverged = isinstance(error, DivergedError)
-        ray.get(order.mailbox.fail.remote(str(error), diverged))
+        ray.get(order.mailbox.fail.remote(Problem.of(error)))
         raise
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind
@@ -77,7 +85,7 @@ def train(order: TrainingOrder) -> None:
     if outcome is None:
         raise Regroup("asked to leave")
     if dist.get_rank() == 0:
-        ray.get(order.mailbox.put.remote("outcome", {"outcome": outcome}))
+        ray.get(order.mailbox.put.remote(Ended(outcome)))
 
 
 def clear() -> None:
@@ -91,7 +99,7 @@ def clear() -> None:
 
 def _train(
     order: TrainingOrder, here: Start, seconds: dict[str, float], passes: ForwardPasses
-) -> str | None:
+) -> Literal["finished", "stopped", "interrupted"] | None:
     """Train; returns the run's outcome, or nothing if another group is to go on."""
     lap = _Lap()
     checked = _with_micro_batch(order.checked, here.micro_batch)
@@ -140,7 +148,7 @@ def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
     tried = checked.tried or try_model(checked)
     if dist.get_rank() == 0:
         for remark in tried.remarks:
-            mailbox.put.remote("note", {"message": remark})
+            mailbox.put.remote(Note(remark))
     return tried
 
 
@@ -207,17 +215,17 @@ class _MailReporter:
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """The group is formed and knows where it goes on."""
         self._starts["state"] = self._lap.read()
-        content = {
-            "world_size": self._world_size,
-            "attempt": self._attempt,
-            "step": state.step,
-            "tokens": state.tokens,
-            "source": source,
-            "rows": rows,
-            "hardware": {**hardware(), **self._model},
-            "starts": self._starts,
-        }
-        self._mailbox.put_rows.remote(self._attempt, len(rows), "started", content)
+        event = GroupStarted(
+            world_size=self._world_size,
+            attempt=self._attempt,
+            step=state.step,
+            tokens=state.tokens,
+            source=source,
+            rows=rows,
+            hardware={**hardware(), **self._model},
+            seconds=self._starts,
+        )
+        self._mailbox.put_rows.remote(self._attempt, len(rows), event)
 
     def recorded(self) -> int:
         """How many rows are on the driver's disk. A round trip, once a checkpoint."""
@@ -226,7 +234,7 @@ class _MailReporter:
 
     def rewound(self, step: int, skips: Spans) -> None:
         """Rows after `step` are void, and the steps in `skips` are left out."""
-        self._put("rewound", step=step, skips=skips)
+        self._mailbox.put.remote(Rewound(step, skips))
 
     def stepped(self, state: TrainState) -> None:
         """A step is done: a sign of life, now and then."""
@@ -251,17 +259,18 @@ class _MailReporter:
         """A row of metrics."""
         if "loss" in row and not self._logged:
             self._logged = True
-            self._put("first_step", data_and_first_step=self._lap.read())
+            self._timed("data_and_first_step")
         elif not self._logged:
-            self._put("first_step", first_evaluation=self._lap.read())
-        self._mailbox.put_rows.remote(self._attempt, 1, "metrics", dict(row))
+            self._timed("first_evaluation")
+        self._mailbox.put_rows.remote(self._attempt, 1, RowLogged(dict(row)))
 
     def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
         """A checkpoint is whole."""
-        self._put("checkpoint", state=asdict(state), path=str(path), seconds=seconds)
+        event = CheckpointSaved(state.step, state.tokens, str(path), seconds)
+        self._mailbox.put.remote(event)
 
-    def _put(self, kind: str, **content: Any) -> None:
-        self._mailbox.put.remote(kind, content)
+    def _timed(self, part: str) -> None:
+        self._mailbox.put.remote(StartTimed({part: self._lap.read()}))
 
 
 def hardware() -> dict[str, Any]:
@@ -306,7 +315,7 @@ class _MailHandler(logging.Handler):
         self._mailbox = mailbox
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote("note", {"message": record.getMessage()})
+        self._mailbox.put.remote(Note(record.getMessage()))
 
 
 def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:

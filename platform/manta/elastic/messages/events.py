@@ -1,0 +1,130 @@
+"""What a run's workers and controller tell its driver: each kind of news is a type.
+
+Light to import: the mailbox that carries them is an actor without the training stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class GroupStarted:
+    """A worker group is formed and knows where it goes on.
+
+    Attributes:
+        world_size: number of its workers.
+        attempt: number of the group in the run.
+        step: the last step that its state has.
+        tokens: consumed by then.
+        source: what the state comes from.
+        rows: of metrics that came with the state; the driver may lack them.
+        hardware: what the first worker computes on, and what it trains.
+        seconds: what the start took, by its parts.
+    """
+
+    world_size: int
+    attempt: int
+    step: int
+    tokens: int
+    source: Literal["start", "checkpoint", "snapshot"]
+    rows: list[dict[str, Any]]
+    hardware: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class GroupEnded:
+    """A worker group has ended.
+
+    Attributes:
+        reasons: in a line each, by rank; of the workers that were lost, where some were.
+        asked: whether it was asked to, so that another group goes on.
+    """
+
+    reasons: Mapping[int, str]
+    asked: bool
+
+
+@dataclass(frozen=True)
+class StartTimed:
+    """More of what a group's start took, in seconds by its parts."""
+
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """Rows after `step` are void, and the steps of the spans `skips` are left out."""
+
+    step: int
+    skips: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class RowLogged:
+    """A row of metrics."""
+
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Something else than a step goes on, of which a share is done."""
+
+    doing: str
+    share: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is whole.
+
+    Attributes:
+        step: the last step in it.
+        tokens: consumed by then.
+        path: its folder or URL.
+        seconds: from the start of the save.
+    """
+
+    step: int
+    tokens: int
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SnapshotMemory:
+    """How many bytes the keepers of all nodes have in use."""
+
+    used: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """A message for the person at the driver and for the run's record."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run has ended, by itself or because it was asked to."""
+
+    outcome: Literal["finished", "stopped", "interrupted"]
+
+
+Event = (
+    GroupStarted
+    | GroupEnded
+    | StartTimed
+    | Rewound
+    | RowLogged
+    | Busy
+    | CheckpointSaved
+    | SnapshotMemory
+    | Note
+    | Ended
+)
