@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -155,6 +156,11 @@ class OptimizerSection(Section):
     )
 
 
+def gpus_of(resources: Mapping[str, float]) -> float:
+    """GPUs, or shares of one, among the Ray resources of a worker; 0 if it computes on a CPU."""
+    return resources.get("GPU", 0.0)
+
+
 class ScalingSection(Section):
     """How many workers, and what each of them holds."""
 
@@ -197,6 +203,11 @@ class ScalingSection(Section):
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max {self.max} is below min {self.min}")
         return self
+
+    @property
+    def devices_per_worker(self) -> float:
+        """What a worker's time is counted and paid in: its GPUs; without one the worker."""
+        return gpus_of(self.resources_per_worker) or 1.0
 
     @property
     def upper(self) -> int:

@@ -55,7 +55,7 @@ def run_results(
         metric: key in the rows of the metric to compare by.
         mode: whether the smallest ("min") or largest ("max") value of `metric` is the best.
     """
-    devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    devices = config.scaling.devices_per_worker
     curve = read_curve(rows, metric, devices)
     tokens = curve.reached or state.totals.tokens
     forked = min(tokens, state.fork.tokens) if state.fork else 0

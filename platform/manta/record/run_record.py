@@ -205,7 +205,7 @@ class RunRecord:
             Group(
                 attempt=start.attempt,
                 world_size=start.world_size,
-                devices=start.world_size * self._devices_per_worker(),
+                devices=start.world_size * self._config.scaling.devices_per_worker,
                 step=start.step,
                 tokens=start.tokens,
                 last_step=start.step,
@@ -422,7 +422,3 @@ class RunRecord:
         totals.device_seconds = sum(g.seconds * g.devices for g in self.state.groups)
         price = self._config.cost.per_device_hour
         totals.cost = None if price is None else price * totals.device_seconds / 3600
-
-    def _devices_per_worker(self) -> float:
-        """GPUs of a worker; without GPUs the worker itself counts as one device."""
-        return self._config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0

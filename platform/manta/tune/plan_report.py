@@ -113,7 +113,7 @@ def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
     if run.scaling.throughput is None:
         yield "Device-hours", "unknown: say scaling.throughput (tokens/s of a worker) in the base"
         return
-    devices = run.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    devices = run.scaling.devices_per_worker
     hours = tokens / run.scaling.throughput / 3600 * devices
     yield (
         "Device-hours",

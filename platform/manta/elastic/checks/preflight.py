@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manta.config.errors import ConfigError, CorpusError
-from manta.config.run import RunConfig
+from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.model.source import check_names
@@ -207,7 +207,7 @@ def try_model(checked: Checked) -> Tried:
 
 def _check_devices(config: RunConfig) -> None:
     scaling = config.scaling
-    gpus = scaling.resources_per_worker.get("GPU", 0)
+    gpus = gpus_of(scaling.resources_per_worker)
     if gpus > 1:
         raise ConfigError(
             f"scaling.resources_per_worker.GPU = {gpus:g}: a worker trains on one GPU, the others "

@@ -24,6 +24,7 @@ from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 
+from manta.config.run import gpus_of
 from manta.elastic.cluster_state import actor_replies, nodes
 from manta.elastic.controller.slots import Slot
 from manta.elastic.controller.warm_workers import Spares
@@ -55,7 +56,7 @@ class Placing:
         spares: where the workers come from.
         keepers: of snapshots, by node.
         attempt: the group's number.
-        micro_batch: most rows in a forward pass.
+        micro_batch: most rows that were found to fit in a forward pass; None: as configured.
         first: whether it is the first group of its driver.
         seconds: what was spent on the restart before the start, by parts.
         began: when the start began, seconds since the epoch.
@@ -67,7 +68,7 @@ class Placing:
     spares: Spares
     keepers: dict[str, ActorHandle]
     attempt: int
-    micro_batch: int
+    micro_batch: int | None
     first: bool
     seconds: dict[str, float]
     began: float
@@ -287,7 +288,7 @@ def start_worker(
 def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
     """A worker process on a node. It asks for no resources: those of its slot are held already."""
     python = preload.python()
-    if python is not None and resources.get("GPU"):
+    if python is not None and gpus_of(resources):
         variables = {**runtime_env.get("env_vars", {}), preload.VARIABLE: ""}
         runtime_env = {**runtime_env, "env_vars": variables}
     elif python is not None and nodes.is_here(node):

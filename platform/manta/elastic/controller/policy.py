@@ -21,6 +21,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingPolicy,
 )
 
+from manta.config.run import ScalingSection
 from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.autoscaler import Shortage, may_grow
 from manta.elastic.cluster_state.ray_data_actors import settle
@@ -73,37 +74,21 @@ class Elasticity:
     """What the controller must know of a run.
 
     Attributes:
-        smallest: number of workers.
-        largest: number of workers.
-        resources: of one worker.
-        micro_batch: most rows in a forward pass.
+        scaling: what the config says of workers.
         total_tokens: of the run.
-        node_stay: seconds that a node usually stays.
-        rate: tokens a second of one worker, if it is not to be measured.
-        settle: seconds that a group trains at least before it grows.
-        hang: seconds without a sign of life before the workers are replaced.
         snapshots: whether they are kept in memory.
-        spares: warm workers on each node; as many as it has workers if None.
         warm_after: seconds of training before spares are started.
         owner: a name of its own for what the run holds in the cluster.
         pool: warm workers that outlive the run, for runs one after the other; else its own.
         begun: warm workers, or ones that are on the way, that are the run's own from now on.
-        share: what it may have, if there are others beside it; else as much as `largest`.
+        share: what it may have, if there are others beside it; else as much as `scaling.max`.
         mailbox: the run's mailbox.
         runtime_env: of the workers.
     """
 
-    smallest: int
-    largest: int
-    resources: dict[str, float]
-    micro_batch: int
+    scaling: ScalingSection
     total_tokens: int
-    node_stay: float
-    rate: float | None
-    settle: float
-    hang: float
     snapshots: bool
-    spares: int | None
     warm_after: float
     owner: str
     pool: Spares | None
@@ -125,24 +110,23 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         super().__init__(scaling_config)
         self.known = elasticity
         self._mail = elasticity.mailbox
-        self._slots = Slots(elasticity.resources, elasticity.owner, note=self._note)
+        resources = elasticity.scaling.resources_per_worker
+        self._slots = Slots(resources, elasticity.owner, note=self._note)
         self._spares = (
-            elasticity.pool
-            or elasticity.begun
-            or open_pool(elasticity.resources, elasticity.runtime_env)
+            elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
         )
         self._keepers = Keepers()
         self._group: SlotWorkerGroup | None = None
         self._stop = False
         self._looked = self._weighed = -math.inf
-        self._shortage = Shortage(elasticity.smallest, elasticity.resources)
+        self._shortage = Shortage(elasticity.scaling.min, resources)
         self._settled: Any = None
         self._paused = 0
         self._refused: int | None = None
         self._groups = 0
         self._noticed: float | None = None
         self._restarts: list[float] = []
-        self._largest = self._useful = elasticity.largest
+        self._largest = self._useful = elasticity.scaling.upper
 
     # ------------------------------------------------------- for the controller
 
@@ -169,7 +153,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._slots.release()
 
     def _get_num_workers_for_resource_request(self) -> int:
-        return self.known.largest
+        return self.known.scaling.upper
 
     # ------------------------------------------------------------ without a group
 
@@ -180,12 +164,12 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if self._stop:
             raise RuntimeError("stopped while no worker group was there")
         slots = self._usable()
-        if len(slots) < self.known.smallest:
+        if len(slots) < self.known.scaling.min:
             if (news := self._shortage.news(len(slots))) is not None:
                 self._note(news)
             time.sleep(0.1)  # the controller would ask again without a pause
             return NoopDecision()
-        return ResizeDecision(len(slots), self.known.resources)
+        return ResizeDecision(len(slots), self.known.scaling.resources_per_worker)
 
     def _usable(self) -> list[Slot]:
         """Slots on nodes that are there and stay."""
@@ -203,8 +187,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if self.known.share is None:
             return
         with suppress(RayError):  # gone with the driver, and so are we
-            may = min(self.known.share.workers(self._useful), self.known.largest)
-            self._largest = max(may, self.known.smallest)
+            may = min(self.known.share.workers(self._useful), self.known.scaling.upper)
+            self._largest = max(may, self.known.scaling.min)
 
     def _unusable(self) -> set[str]:
         ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
@@ -224,11 +208,11 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             spares=self._spares,
             keepers=self._keepers.handles,
             attempt=attempt,
-            micro_batch=micro_batch or self.known.micro_batch,
+            micro_batch=micro_batch,
             first=self._groups == 0,
             seconds=seconds,
             began=began,
-            hang_seconds=self.known.hang,
+            hang_seconds=self.known.scaling.hang_timeout,
             recycle=self.known.pool is not None,
         )
 
@@ -250,8 +234,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """A group is on its way."""
         self._groups += 1
         self._group, self._paused, self._refused = group, 0, None
-        self._useful = self.known.largest
-        self._watchdog = Watchdog(self.known.hang, group.placing.attempt)
+        self._useful = self.known.scaling.upper
+        self._watchdog = Watchdog(self.known.scaling.hang_timeout, group.placing.attempt)
 
     def group_ended(self, noticed: float) -> None:
         """The group is gone; what follows until the next one trains is a restart."""
@@ -334,24 +318,26 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def _spares_for(self, slots: list[Slot]) -> Counter[str]:
         """How many spares a group in these slots is to have on each node."""
         places = Counter(slot.node for slot in slots)
-        if self.known.spares is None:
+        if self.known.scaling.spares is None:
             return places
-        return Counter({node: min(count, self.known.spares) for node, count in places.items()})
+        return Counter(
+            {node: min(count, self.known.scaling.spares) for node, count in places.items()}
+        )
 
     def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)
-        rate = self.known.rate or progress.rate / workers
-        if not rate or self.known.largest <= workers:
+        rate = self.known.scaling.throughput or progress.rate / workers
+        if not rate or self.known.scaling.upper <= workers:
             return
         growth = Growth(
             workers=workers,
             possible=len(possible),
             rate=rate,
             remaining=self.known.total_tokens - progress.tokens,
-            stay=self.known.node_stay,
+            stay=self.known.scaling.node_stay,
             restart=max(self._restarts[-3:], default=RESTART_SECONDS),
             running=progress.seconds,
-            settle=self.known.settle,
+            settle=self.known.scaling.settle,
         )
         if len(possible) > workers:
             self._weigh(growth, possible)
@@ -360,9 +346,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def _ask_while_useful(self, group: SlotWorkerGroup, growth: Growth) -> None:
         """Want no nodes, and hold none, that come too late for the run to gain by them."""
-        most = replace(growth, possible=self.known.largest)
+        most = replace(growth, possible=self.known.scaling.upper)
         if growth.running < growth.settle or most.worthwhile:
-            self._useful = self.known.largest
+            self._useful = self.known.scaling.upper
             self._slots.request(self._largest)
             return
         self._useful = growth.workers

@@ -15,7 +15,7 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import CorpusError, MantaError, Problem, TrainingError
-from manta.config.run import RunConfig
+from manta.config.run import RunConfig, gpus_of
 from manta.corpus.inspect import check_shards
 from manta.elastic.checks.machine import refuse_too_much
 from manta.elastic.checks.preflight import Checked
@@ -264,7 +264,7 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
     """
     from manta.elastic.controller.policy import open_pool
 
-    return None if resources.get("GPU", 0) > 0 else open_pool(resources, runtime_env_of(resources))
+    return None if gpus_of(resources) else open_pool(resources, runtime_env_of(resources))
 
 
 def load_controller() -> None:
@@ -284,17 +284,9 @@ def _elasticity(
 
     scaling, schedule = checked.config.scaling, checked.schedule
     return Elasticity(
-        smallest=scaling.min,
-        largest=scaling.upper,
-        resources=dict(scaling.resources_per_worker),
-        micro_batch=checked.config.train.micro_batch,
+        scaling=scaling,
         total_tokens=schedule.positions * schedule.seq_len,
-        node_stay=scaling.node_stay,
-        rate=scaling.throughput,
-        settle=scaling.settle,
-        hang=scaling.hang_timeout,
         snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
-        spares=scaling.spares,
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
         pool=pool,

@@ -24,7 +24,7 @@ class Start:
         attempt: number of the group in the run.
         node: id of the node.
         keepers: the actors that keep snapshots, by node.
-        micro_batch: most rows in a forward pass.
+        micro_batch: most rows that were found to fit in a forward pass; None: as configured.
         first: whether it is the first group of its driver.
         seconds: what the start took so far, by its parts.
         began: when the controller handed over, seconds since the epoch.
@@ -33,7 +33,7 @@ class Start:
     attempt: int
     node: str
     keepers: dict[str, Any]
-    micro_batch: int
+    micro_batch: int | None
     first: bool
     seconds: dict[str, float]
     began: float

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from manta.config.run import gpus_of
+
 # Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
 # back to the kernel when it is freed and faults it in anew, page by page, at the next step:
 # a fifth of the throughput of a small model on a CPU (benchmarks/RESULTS.md).
@@ -36,7 +38,7 @@ NO_DEVICES = {"CUDA_VISIBLE_DEVICES": ""}
 def runtime_env_of(resources: Mapping[str, float]) -> dict[str, Any]:
     """Ray's runtime environment of workers that need `resources` each."""
     threads = str(max(1, int(resources.get("CPU", 1))))
-    if resources.get("GPU", 0) > 0:
+    if gpus_of(resources):
         chosen = any(name in os.environ for name in GPU_ALLOCATOR_NAMES)
         own = NO_EARLY_CUDA if chosen else {**NO_EARLY_CUDA, **GPU_ALLOCATOR}
     else:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from manta.cluster import worker_setup
 from manta.cluster.session import cluster_of
-from manta.config.run import RunConfig
+from manta.config.run import RunConfig, gpus_of
 from manta.elastic.worker.environment import runtime_env_of
 from manta.storage.socket_folder import socket_folder
 
@@ -55,7 +55,7 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
         resources: of each.
         model_type: of Transformers, to import its classes as well.
     """
-    if resources.get("GPU") or sys.platform != "linux":  # elsewhere libraries don't bear a fork
+    if gpus_of(resources) or sys.platform != "linux":  # elsewhere libraries don't bear a fork
         yield
         return
     variables = runtime_env_of(resources)["env_vars"]

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import MantaError, Problem
+from manta.config.run import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
 from manta.elastic.messages.assignment import TrainingOrder
@@ -80,7 +81,8 @@ def train(order: TrainingOrder) -> None:
         # Before the first step a smaller forward pass would not help: a failure like others.
         if passes.rows is None or not is_out_of_memory(error):
             raise
-        halve_micro_batch(order.mailbox, here.micro_batch, passes.rows)
+        most = here.micro_batch or order.checked.config.train.micro_batch
+        halve_micro_batch(order.mailbox, most, passes.rows)
         raise Regroup("out of memory") from error
     if outcome is None:
         raise Regroup("asked to leave")
@@ -106,7 +108,7 @@ def _train(
     config = checked.config
     compute_here(int(os.environ["OMP_NUM_THREADS"]))
     _forward_warnings(order.mailbox, int(os.environ["RANK"]))
-    _join_group(config.scaling.resources_per_worker.get("GPU", 0))
+    _join_group(gpus_of(config.scaling.resources_per_worker))
     seconds["process_group"] = lap.read()
     tried = _tried(checked, order.mailbox) if here.first else None
     resolved = hf_config.resolve(config, checked.manifest.vocabulary)
@@ -195,7 +197,9 @@ def compile_threads(workers: int) -> int:
     return max(1, min(32, len(os.sched_getaffinity(0)) // workers))
 
 
-def _with_micro_batch(checked: Checked, rows: int) -> Checked:
+def _with_micro_batch(checked: Checked, rows: int | None) -> Checked:
+    if rows is None:
+        return checked
     train = checked.config.train.model_copy(update={"micro_batch": rows})
     return replace(checked, config=checked.config.model_copy(update={"train": train}))
 

@@ -209,7 +209,7 @@ def _recorded(
     if config is None or state is None:
         names = ("curve", "schedule", "device_seconds", "cost", "fingerprint", "eval_sample")
         return dict.fromkeys(names)
-    devices = config.scaling.resources_per_worker.get("GPU", 0.0) or 1.0
+    devices = config.scaling.devices_per_worker
     curve, problem = read_checked(folder, lambda rows: read_curve(rows.rows(), metric, devices))
     return {
         "curve": curve if curve.reached else None,
