@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manta.config.errors import CorpusError, Problem, TrainingError
+from manta.config.errors import CorpusError, ErrorReport, TrainingError
 from manta.elastic.messages.events import Note, RowLogged
 from manta.elastic.messages.mailbox import FUTILE_ATTEMPTS, Mailbox
 
@@ -66,6 +66,6 @@ def test_attempts_without_progress_end_the_run() -> None:
 
 def test_the_first_reason_counts() -> None:
     mailbox = Mailbox(0)
-    mailbox.fail(Problem.of(CorpusError("a shard is damaged")))
-    mailbox.fail(Problem.of(TrainingError("a peer is gone")))
-    assert mailbox.failure() == Problem("CorpusError", "a shard is damaged")
+    mailbox.fail(ErrorReport.of(CorpusError("a shard is damaged")))
+    mailbox.fail(ErrorReport.of(TrainingError("a peer is gone")))
+    assert mailbox.failure() == ErrorReport("CorpusError", "a shard is damaged")

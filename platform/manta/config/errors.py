@@ -39,7 +39,7 @@ class DivergedError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class ErrorReport:
     """An error of the family on its way between processes, of which class and text arrive.
 
     Attributes:
@@ -51,7 +51,7 @@ class Problem:
     text: str
 
     @classmethod
-    def of(cls, error: MantaError) -> Problem:
+    def of(cls, error: MantaError) -> ErrorReport:
         """What is sent of an error."""
         return cls(type(error).__name__, str(error))
 

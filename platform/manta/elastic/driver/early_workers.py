@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from manta.config.errors import Problem
+from manta.config.errors import ErrorReport
 from manta.elastic.checks.preflight import Checked, check_model
 from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.demand import bundle_of
@@ -68,6 +68,6 @@ def _tried(checked: Checked, model: Any) -> Checked:
         tried = ray.get(model, timeout=ANSWER_SECONDS)
     except RayError:  # the worker is gone, or will never come; another will take its place
         return check_model(checked)
-    if isinstance(tried, Problem):
+    if isinstance(tried, ErrorReport):
         raise tried.error()
     return replace(checked, tried=tried)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import manta.model
 from manta.cluster.waiting import told
-from manta.config.errors import Problem
+from manta.config.errors import ErrorReport
 from manta.elastic.worker.preload import ROOT, python
 from manta.model.trial_result import Tried
 from manta.storage.atomic import replace_text
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from manta.elastic.checks.preflight import Checked
 
 # A model that was found fit; what is wrong with it; or nothing, if that could not be found out.
-Finding = Tried | Problem | None
+Finding = Tried | ErrorReport | None
 
 SCRIPT = Path(__file__).with_name("model_trial_server.py")
 FOLDER = "tried"
@@ -65,7 +65,7 @@ class ModelTrials:
                 self._take(self._process)
             self._process = None
         found = self._findings[index]
-        if isinstance(found, Problem):
+        if isinstance(found, ErrorReport):
             raise found.error()
         return self._runs[index] if found is None else replace(self._runs[index], tried=found)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import CorpusError, MantaError, Problem, TrainingError
+from manta.config.errors import CorpusError, ErrorReport, MantaError, TrainingError
 from manta.config.run import RunConfig, gpus_of
 from manta.corpus.inspect import check_shards
 from manta.elastic.checks.machine import refuse_too_much
@@ -157,7 +157,7 @@ def _follow(
     follower.take_from(mailbox)
     if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
-    problem: Problem | None = ray.get(mailbox.failure.remote())
+    problem: ErrorReport | None = ray.get(mailbox.failure.remote())
     if problem is not None:
         return problem.error()
     return None if group.failure is None else TrainingError(group.failure)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ray.actor import ActorHandle
 
-from manta.config.errors import Problem, TrainingError
+from manta.config.errors import ErrorReport, TrainingError
 from manta.elastic.messages.driver_actor import beside_driver
 from manta.elastic.messages.events import Busy, Event
 
@@ -72,7 +72,7 @@ class Mailbox:
         self._rows_recorded: Counter[int] = Counter()
         self._attempts = attempts
         self._futile = 0
-        self._failure: Problem | None = None
+        self._failure: ErrorReport | None = None
         self._micro_batch: int | None = None
         self._furthest = 0
         self._begin_watch()
@@ -117,7 +117,7 @@ class Mailbox:
         self._futile += 1
         if self._futile > FUTILE_ATTEMPTS:
             died = f"the workers died {FUTILE_ATTEMPTS} times in a row without a step forward"
-            self.fail(Problem.of(TrainingError(died)))
+            self.fail(ErrorReport.of(TrainingError(died)))
         self._begin_watch()
         return self._attempts, self._micro_batch
 
@@ -180,12 +180,12 @@ class Mailbox:
             rate=(tokens - self._signs[0][2]) / span if span else 0.0,
         )
 
-    def fail(self, problem: Problem) -> None:
+    def fail(self, problem: ErrorReport) -> None:
         """Say that trying again is of no use, and why. The first problem counts."""
         if self._failure is None:
             self._failure = problem
 
-    def failure(self) -> Problem | None:
+    def failure(self) -> ErrorReport | None:
         """Why trying again is of no use, if it is."""
         return self._failure
 

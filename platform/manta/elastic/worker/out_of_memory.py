@@ -9,7 +9,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from manta.config.errors import Problem, TrainingError
+from manta.config.errors import ErrorReport, TrainingError
 from manta.elastic.messages.events import Note
 from manta.stream.plan import RankBatch
 
@@ -58,7 +58,7 @@ def halve_micro_batch(mailbox: ActorHandle, most: int, rows: int) -> None:
             "out of memory with one sample in a forward pass: take a shorter train.seq_len, "
             "train.activation_checkpointing, parallel.shard, or a smaller model"
         )
-        ray.get(mailbox.fail.remote(Problem.of(TrainingError(reason))))
+        ray.get(mailbox.fail.remote(ErrorReport.of(TrainingError(reason))))
         return
     message = f"out of memory: train.micro_batch is halved from {rows} to {rows // 2}"
     if rows < most:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
-from manta.config.errors import MantaError, Problem
+from manta.config.errors import ErrorReport, MantaError
 from manta.config.run import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
@@ -73,7 +73,7 @@ def train(order: TrainingOrder) -> None:
         outcome = _train(order, here, seconds, passes)
     except MantaError as error:
         # Trying again would meet the same: say so before the group falls apart.
-        ray.get(order.mailbox.fail.remote(Problem.of(error)))
+        ray.get(order.mailbox.fail.remote(ErrorReport.of(error)))
         raise
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind

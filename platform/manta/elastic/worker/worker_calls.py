@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from manta.config.errors import ConfigError, Problem
+from manta.config.errors import ConfigError, ErrorReport
 from manta.elastic.messages import group_start
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def warm() -> float:
     return time.time() - began
 
 
-def try_model(checked: Checked) -> Tried | Problem:
+def try_model(checked: Checked) -> Tried | ErrorReport:
     """What is known of the model of a run, or what is wrong; imports what it takes to know."""
     with _without_gc():
         from manta.elastic.checks import preflight
@@ -40,7 +40,7 @@ def try_model(checked: Checked) -> Tried | Problem:
         try:
             return preflight.try_model(checked)
         except ConfigError as error:
-            return Problem.of(error)
+            return ErrorReport.of(error)
 
 
 def work(order: dict[str, Any]) -> None:
