@@ -353,7 +353,7 @@ def test_keys_that_do_not_go_together(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(base))
     assert load(path, RunConfig, ["guards.spike=off"]).guards.spike == "off"
-    with pytest.raises(ConfigError, match=r"guards\.spike with train\.precision"):
+    with pytest.raises(ConfigError, match=r"guards\.spike can't be used with train\.precision"):
         load(path, RunConfig, ["guards.spike=stop", "train.precision=fp16"])
 
 

@@ -220,7 +220,7 @@ def test_a_small_update_is_not_lost(checked) -> None:
 
 def test_without_autocast_it_is_refused(checked) -> None:
     with pytest.raises(
-        ValueError, match=r"train\.param_dtype = 'bf16' with train\.precision = 'no'"
+        ValueError, match=r"train\.param_dtype = 'bf16' can't be used with train\.precision = 'no'"
     ):
         checked({"train.param_dtype": "bf16"})
 

@@ -408,7 +408,8 @@ class RunConfig(Section):
     def _rounded_weights_need_autocast(self) -> RunConfig:
         if self.train.param_dtype == "bf16" and self.train.precision != "bf16":
             raise ValueError(
-                f"train.param_dtype = 'bf16' with train.precision = {self.train.precision!r}: set "
+                "train.param_dtype = 'bf16' can't be used with train.precision = "
+                f"{self.train.precision!r}: set "
                 "train.precision to 'bf16' too, or leave train.param_dtype out"
             )
         return self
