@@ -4,11 +4,12 @@
     make same-run ARGS="train.precision=bf16 train.param_dtype=bf16"        with other settings
 
 For changes that must change nothing: files that move, names, seams. Both versions make the same
-corpus and train the same run by the public command line: 200 steps on two workers, in fp32 unless
-settings say otherwise, with evaluations and checkpoints, a worker that is killed, and a Ctrl-C
-after which the same command goes on. Compared are loss, gradient norm and validation loss of each
-step as they were written, and the ledger's digests. Floating point differs between machines, so
-both run here, one after the other, and no value is kept in the repository.
+shards, and train the same run on those of the other commit, as the version that made a corpus is
+part of what orders its samples. They do so by the public command line: 200 steps on two workers, in
+fp32 unless settings say otherwise, with evaluations and checkpoints, a worker that is killed, and a
+Ctrl-C after which the same command goes on. Compared are loss, gradient norm and validation loss of
+each step as they were written, and the ledger's digests. Floating point differs between machines,
+so both run here, one after the other, and no value is kept in the repository.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ INTERRUPTED_AT = 120
 COMPARED = ("step", "tokens", "lr", "batch_size", "loss", "grad_norm", "val_loss")
 
 
-def golden_run(folder: Path) -> dict[str, Any]:
-    """The config of the run, which lies in `folder` with its corpus."""
+def golden_run(folder: Path, corpus: Path) -> dict[str, Any]:
+    """The config of the run, which lies in `folder`."""
     config = run_config(
         folder,
-        folder / "corpus",
+        corpus,
         schedule={
             "horizon": STEPS * STEP,
             "lr": {"name": "wsd", "peak": 1e-3, "warmup": "5%", "decay": "20%"},
@@ -63,20 +64,31 @@ def golden_run(folder: Path) -> dict[str, Any]:
     return config
 
 
-def results(tree: Path, folder: Path, settings: list[str]) -> dict[str, Any]:
-    """Train the run with the package of `tree`; returns what is compared."""
+def results(
+    tree: Path, folder: Path, settings: list[str], corpus: Path | None = None
+) -> dict[str, Any]:
+    """Make the corpus and train the run with the package of `tree`; returns what is compared.
+
+    Args:
+        tree: files of a commit.
+        folder: to work in.
+        settings: overrides of the run's config.
+        corpus: what to train on, in place of the one made here.
+    """
     train = ("train", "run.yaml", *settings)
     folder.mkdir()
     documents = make_documents(folder / "documents")
     write_yaml(folder / "corpus.yaml", corpus_config(folder / "corpus", documents))
-    write_yaml(folder / "run.yaml", golden_run(folder))
+    write_yaml(folder / "run.yaml", golden_run(folder, corpus or folder / "corpus"))
     _manta(tree, folder, "prepare", "corpus.yaml").wait()
     _interrupt_at(_manta(tree, folder, *train), folder / "golden/metrics.jsonl")
     assert _manta(tree, folder, *train).wait() == 0, (folder / "log").read_text()
     ledger = pq.read_table(folder / "golden" / "ledger.parquet").to_pylist()
     rows = [json.loads(line) for line in (folder / "golden/metrics.jsonl").open()]
     assert max(row["step"] for row in rows) == STEPS
+    shards = sorted((folder / "corpus").glob("*.arrow"))
     return {
+        "shards": [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in shards],
         "rows": [[row.get(key) for key in COMPARED] for row in rows],
         "ledger": [[row["step"], row["digest"]] for row in ledger],
         "attempts": len({row["attempt"] for row in ledger}),
@@ -128,10 +140,11 @@ def main(commit: str, settings: list[str]) -> int:
     """Compare runs with these settings, `KEY=VALUE` each; returns the exit status."""
     with tempfile.TemporaryDirectory() as folder, checked_out(commit) as tree:
         before = results(tree, Path(folder) / "before", settings)
-        now = results(ROOT, Path(folder) / "now", settings)
+        corpus = Path(folder) / "before" / "corpus"
+        now = results(ROOT, Path(folder) / "now", settings, corpus)
     print(f"{commit}: {digest(before)}, {before['attempts']} worker groups")
     print(f"working tree: {digest(now)}, {now['attempts']} worker groups")
-    for name in ("rows", "ledger"):
+    for name in ("shards", "rows", "ledger"):
         for old, new in zip(before[name], now[name], strict=False):
             if old != new:
                 print(f"{name} differ first here:\n  {old}\n  {new}")
