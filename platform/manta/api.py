@@ -29,6 +29,7 @@ from manta.config.sweep import located
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from manta.sample.format import Format
     from manta.show.compare.comparison import ComparedRun, Comparison
     from manta.show.compare.ranking import Ranking
     from manta.storage.place import Place
@@ -51,6 +52,7 @@ __all__ = [
     "read_metrics",
     "sweep",
     "train",
+    "write_corpus",
 ]
 
 # A YAML file, or the same as a mapping.
@@ -269,6 +271,26 @@ def read_metrics(
     if problem:
         warnings.warn(f"{place}: {problem}", stacklevel=2)
     return _table(row for row in rows if kind in (None, kind_of(row)))
+
+
+def write_corpus(folder: Folder, data: Mapping[Any, Any], form: Format) -> str:
+    """Write a corpus of one's own from tables, whole or not at all; returns its fingerprint.
+
+    The same rows in the same order make the same corpus; if it is there already, nothing changes.
+
+    Args:
+        folder: of the corpus.
+        data: rows of each split (train, validation, test), by the name of their source, or rows
+            alone where there is one source. Rows are Arrow tables or batches, mappings from column
+            to value, or any iterable of these, which is read once.
+        form: of the samples, such as `manta.sample.rows.RowFormat`; docs/own_task.md shows one.
+
+    Raises:
+        CorpusError: if rows don't fit the format's schema, or the folder holds something else.
+    """
+    from manta.corpus.write import write_corpus as write
+
+    return write(os.fspath(folder), data, form).fingerprint
 
 
 def open_run(folder: Folder) -> RecordedRun:

@@ -110,6 +110,27 @@ def test_all_files_of_a_sweep_are_found(tmp_path: Path, monkeypatch: pytest.Monk
     }
 
 
+def test_a_file_of_the_users_own_travels_and_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named from the config's folder in the config, from the current one on the command line."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "mine.py").write_text("class Net: ...\n")
+    named = RUN.replace("model:", "data: {format: ./mine.py:Net}\nmodel:")
+    run = written(tmp_path / "conf", run=named)
+    work = open_work(run, SHARED)
+    assert work.files == {"": run, "data.format": tmp_path / "conf" / "mine.py"}
+    placed = {path: Path("configs") / path.name for path in work.files.values()}
+    package = Package(tmp_path, (), 1, 1, [], placed)
+    assert _arguments(work, package) == ["configs/run.yaml", *SHARED]
+
+    monkeypatch.chdir(tmp_path)
+    given = open_work(run, [*SHARED, "data.format=conf/mine.py:Net"])
+    assert _arguments(given, package)[-1] == "data.format=./configs/mine.py:Net"
+    with pytest.raises(ConfigError, match=r"run\.yaml:\d+: data\.format = .*nowhere\.py can't be"):
+        open_work(written(tmp_path / "conf", run=named.replace("mine.py", "nowhere.py")), SHARED)
+
+
 def test_an_id_begins_as_the_run_is_called_and_is_new() -> None:
     assert job_id("a.b").startswith("a-b-")
     assert job_id("a") != job_id("a")

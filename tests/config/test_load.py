@@ -137,7 +137,7 @@ def test_run_name_stays_within_the_storage_folder(refused, name):
 
 
 def test_several_errors_are_reported_at_once(refused):
-    text = RUN.replace("horizon: 1M", "horizon: never") + "rnu: 1\ntrain:\n  seq_len: 1\n"
+    text = RUN.replace("horizon: 1M", "horizon: never") + "rnu: 1\ntrain:\n  seq_len: 0\n"
     assert sorted(line.split(": ")[0] for line in refused(text, "log.every=x")) == [
         COMMAND_LINE,
         "run.yaml:10",
@@ -198,7 +198,7 @@ def test_missing_unreadable_and_binary_files(tmp_path):
 
 def test_merged_keys_are_read_and_located(loaded, refused):
     assert loaded(RUN + "wandb: {<<: {group: g}, project: p}\n").wandb.group == "g"
-    text = RUN + "train:\n  <<:\n    seq_len: 1\n    clip_norm: -1\n  clip_norm: 0\n"
+    text = RUN + "train:\n  <<:\n    seq_len: 0\n    clip_norm: -1\n  clip_norm: 0\n"
     assert [line.split(" = ")[0] for line in refused(text)] == [
         "run.yaml:10: train.seq_len",
         "run.yaml:12: train.clip_norm",

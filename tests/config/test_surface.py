@@ -34,7 +34,7 @@ RUN_KEYS = """
     run.name run.storage run.seed
     corpus
     model.type model.sizes model.pretrained
-    data.document_mask
+    data.document_mask data.format
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype
@@ -67,6 +67,7 @@ RUN_KEYS = """
     cost.per_device_hour
     faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
     faults.until
+    code
 """
 
 CORPUS_KEYS = """

@@ -30,6 +30,7 @@ open_sweep(folder)
 read_metrics(run, kind=None)
 sweep(config, overrides=None, *, address=None)
 train(config, overrides=None, *, address=None, fresh=False, restart=False)
+write_corpus(folder, data, form)
 ConfigError CorpusError DivergedError MantaError RunConfig RunError SweepConfig TrainingError
 """
 

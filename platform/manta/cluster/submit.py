@@ -7,7 +7,7 @@ import re
 import secrets
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ from manta.cluster import client as server
 from manta.cluster import local_paths
 from manta.cluster.package import Package, advice, pack
 from manta.config.corpus import CorpusConfig
-from manta.config.load import build, read
+from manta.config.errors import ConfigError
+from manta.config.load import build, own_files, read
+from manta.config.own_code import own
 from manta.config.run import RunConfig, WandbSection
 from manta.config.sweep import SweepConfig, is_file, load_sweep, read_base
 
@@ -35,6 +37,7 @@ class Work:
         config: what they say together.
         base: of a sweep, with the sweep's overrides.
         named: how a sweep's writers named its files, by key.
+        own: the user's Python files that the run's config names, by key.
     """
 
     command: Command
@@ -43,6 +46,7 @@ class Work:
     config: RunConfig | SweepConfig | CorpusConfig
     base: RunConfig | None = None
     named: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,6 +67,7 @@ class Work:
     def files(self) -> dict[str, Path]:
         """The files that the config is made of, by the key that names them; its own by ``""``."""
         found = {"": self.path.resolve()}
+        found |= {key: path.expanduser().resolve() for key, path in self.own.items()}
         if isinstance(self.config, SweepConfig):
             found["base"] = Path(self.config.base).resolve()
             own = Path("tune_spaces") / f"{self.config.space}.py"
@@ -87,14 +92,14 @@ def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
         base = build(by, RunConfig)
         local_paths.check_sweep(sweep, written, base, by)
         named = {key: str(written.data[key]) for key in ("base", "space")}
-        return Work("sweep", path, given, sweep, base, named)
+        return Work("sweep", path, given, sweep, base, named, own_files(by))
     if written.data.keys() & {"sources", "out"}:
         corpus = build(written, CorpusConfig)
         local_paths.check_corpus(corpus, written)
         return Work("prepare", path, given, corpus)
     run = build(written, RunConfig)
     local_paths.check_run(run, written)
-    return Work("train", path, given, run)
+    return Work("train", path, given, run, own=own_files(written))
 
 
 def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[Any, str]:
@@ -143,7 +148,32 @@ def _arguments(work: Work, package: Package) -> list[str]:
         if place is not None and not _leads_to(place, name, own):
             there = os.path.relpath(place, own.parent)
             arguments.append(f"{key}={there if '/' in there else f'./{there}'}")
-    return arguments
+    return [*arguments, *_own_code(work, package)]
+
+
+def _own_code(work: Work, package: Package) -> Iterator[str]:
+    """Overrides that name the user's files where they are there, unless the config does so already.
+
+    Raises:
+        ConfigError: if a sweep's base would not find them, as no override reaches it.
+    """
+    files = work.files
+    run = work.base or work.config
+    config = files["base"] if work.base else files[""]
+    for key in work.own:
+        place, beside = package.placed[files[key]], package.placed[config].parent
+        before = os.path.relpath(files[key], config.parent)
+        as_before = before == os.path.relpath(place, beside)
+        named = own(run, key) if isinstance(run, RunConfig) else None
+        given = any(override.startswith(f"{key}=") for override in work.overrides)
+        if named is None or (as_before and not given):
+            continue
+        if work.base:
+            raise ConfigError(
+                f"{work.base.run.name}: {key} = '{files[key]}': put the file beside {config}, and "
+                f"name it there as ./{files[key].name}:{named.name}"
+            )
+        yield f"{key}=./{place}:{named.name}"
 
 
 def _leads_to(place: Path, name: str, own: Path) -> bool:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from manta.config.document import Document, KeyPath, RefusedError, parse, parse_
 from manta.config.errors import ConfigError
 from manta.config.kinds import kind_of, mistaken
 from manta.config.mistakes import explain, show
+from manta.config.own_code import KEYS, is_own, with_code
+from manta.config.run import RunConfig
 from manta.config.section import Section
 
 C = TypeVar("C", bound=Section)
@@ -205,7 +207,7 @@ def build(written: Written, kind: type[C]) -> C:
     _refuse_credentials(written)
     _refuse_another_kind(written, kind)
     try:
-        return kind.model_validate(written.data)
+        return _complete(kind.model_validate(written.data), written)
     except ValidationError as error:
         found = [(_path(item), item) for item in error.errors(include_url=False)]
     meant = {
@@ -220,6 +222,36 @@ def build(written: Written, kind: type[C]) -> C:
         mistake = explain(kind, path, item, written.texts.get(path), written.data)
         messages.append(f"{_where(path, written)}: {mistake}")
     raise ConfigError("\n".join(messages))
+
+
+def _complete(config: C, written: Written) -> C:
+    """The config with the texts of the Python files that it names."""
+    if not isinstance(config, RunConfig):
+        return config
+
+    def said_at(key: str) -> str:
+        return where(written, key)
+
+    return cast(C, with_code(config, lambda key: folder_of(written, key), said_at))
+
+
+def own_files(written: Written) -> dict[str, Path]:
+    """The user's Python files that a run's config names, by key, as seen from here."""
+    found = {}
+    for key in KEYS:
+        value: Any = written.data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str) and is_own(value):
+            found[key] = folder_of(written, key) / value.rpartition(":")[0]
+    return found
+
+
+def folder_of(written: Written, dotted: str) -> Path:
+    """From where a path at a key is seen: the file's folder, or the current one if given beside."""
+    path = tuple(_split(dotted))
+    beside = any(path[: len(given)] == given for given in written.changed)
+    return Path() if beside else Path(written.source).parent
 
 
 def _refuse_another_kind(written: Written, asked: type[Section]) -> None:

@@ -36,15 +36,19 @@ class RunSection(Section):
 
 
 class ModelSection(Section):
-    """A Hugging Face causal language model, by type and sizes or pretrained."""
+    """A Hugging Face causal language model, by type and sizes or pretrained; or one of your own."""
 
     on_change: ClassVar[OnChange] = OnChange.START
 
     type: str | None = Field(
-        default=None, description="model_type of Transformers, such as llama, to train from scratch"
+        default=None,
+        description="model_type of Transformers, such as llama, to train from scratch; or a class "
+        "in a file of your own, such as ./mine.py:Net",
     )
     sizes: dict[str, JsonValue] = Field(
-        default_factory=dict, description="fields of the Transformers config of model.type"
+        default_factory=dict,
+        description="fields of the Transformers config of model.type; what a class of your own is "
+        "called with",
     )
     pretrained: str | None = Field(
         default=None, description="folder or Hugging Face name of a model to start from"
@@ -70,6 +74,12 @@ class DataSection(Section):
     document_mask: bool = Field(
         default=False, description="no attention or loss across a document boundary"
     )
+    format: str | None = key(
+        OnChange.START,
+        default=None,
+        description="what a sample is, for a corpus that is not tokens: a name in a file of your "
+        "own, such as ./mine.py:Name",
+    )
 
 
 class TrainSection(Section):
@@ -77,7 +87,13 @@ class TrainSection(Section):
 
     on_change: ClassVar[OnChange] = OnChange.FORK
 
-    seq_len: int = key(OnChange.START, default=1024, ge=2, description="tokens in a sample")
+    seq_len: int = key(
+        OnChange.START,
+        default=1024,
+        ge=1,
+        description="tokens in a sample; 1 where a sample has none, and is "
+        "counted in place of tokens",
+    )
     micro_batch: int = key(
         OnChange.NOTE,
         default=8,
@@ -396,6 +412,12 @@ class RunConfig(Section):
         OnChange.LABEL,
         default_factory=list,
         description="faults injected on purpose, for tests of elasticity",
+    )
+
+    code: dict[str, str] = key(
+        OnChange.FORK,
+        default_factory=dict,
+        description="text of each file of your own that the config names; Manta fills it in",
     )
 
     @model_validator(mode="after")

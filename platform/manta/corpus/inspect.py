@@ -19,10 +19,10 @@ from manta.config.urls import is_url
 from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
 from manta.corpus.leftovers import checksum
-from manta.corpus.manifest import Manifest, Shard, Split
+from manta.corpus.manifest import Manifest, Shard, Split, Vocabulary
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
-from manta.sample.tokens import Tokens, document_tokens
+from manta.sample.tokens import document_tokens
 
 CHECKING_THREADS = 4
 SHOWN_TEXT = 600
@@ -152,17 +152,27 @@ def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str |
 
 def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     """What breaks the contract of a shard in one whose bytes are those that were written."""
-    if table.schema != shard_file.whole_schema(Tokens(manifest.token_dtype).schema):
-        return f"its columns are {', '.join(map(str, table.schema))}"
+    if table.num_rows != shard.documents:
+        return f"{table.num_rows} rows, unlike the manifest"
     if shard.source is not None and set(table.column("source").unique().to_pylist()) != {
         shard.source
     }:
         return f"not all of its rows are of the source '{shard.source}'"
+    vocabulary = manifest.vocabulary
+    return None if vocabulary is None else _wrong_tokens(table, shard, manifest, vocabulary)
+
+
+def _wrong_tokens(
+    table: Any, shard: Shard, manifest: Manifest, vocabulary: Vocabulary
+) -> str | None:
+    """What breaks the contract of a shard of tokens."""
+    if table.schema != shard_file.whole_schema(manifest.format_of_samples.schema):
+        return f"its columns are {', '.join(map(str, table.schema))}"
     tokens, ends = document_tokens(table)
     if (len(ends), len(tokens)) != (shard.documents, shard.tokens):
         return f"{len(ends)} documents and {len(tokens)} tokens, unlike the manifest"
-    if len(tokens) and int(tokens.max()) >= manifest.vocab_size:
-        return f"token {int(tokens.max())} is outside the vocabulary of {manifest.vocab_size}"
+    if len(tokens) and int(tokens.max()) >= vocabulary.size:
+        return f"token {int(tokens.max())} is outside the vocabulary of {vocabulary.size}"
     if not np.array_equal(np.flatnonzero(tokens == manifest.eos_id), ends - 1):
         return "its documents do not end where its EOS tokens are"
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
@@ -172,7 +182,9 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
 
 
 def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
-    """Documents at even distances through the train split."""
+    """Documents at even distances through the train split; none where there is no tokenizer."""
+    if manifest.tokenizer_file is None:
+        return []
     train = manifest.shards_of("train")
     total = sum(shard.documents for shard in train)
     wanted = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}) if total else []
@@ -194,7 +206,8 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
 def _facts(report: CorpusReport) -> RenderableType:
     manifest = report.manifest
     checked = (
-        f"{report.verified} shards and the tokenizer: checksums right"
+        f"{report.verified} shards{' and the tokenizer' if manifest.tokenizer_file else ''}: "
+        "checksums right"
         if report.verified is not None
         else "not checked"
     )
@@ -204,14 +217,19 @@ def _facts(report: CorpusReport) -> RenderableType:
         "corpus": report.folder,
         "fingerprint": manifest.fingerprint,
         "prepared by": f"manta {manifest.manta_version}",
-        "tokenizer": f"{manifest.vocab_size:,} tokens ({manifest.token_dtype}), "
-        f"EOS is {manifest.eos_id}",
-        "bos": bos_rule(manifest),
+        **_token_facts(manifest),
         "dropped": dropped,
         "checked": checked,
     }.items():
         facts.add_row(name, escape(str(value)))
     return facts
+
+
+def _token_facts(manifest: Manifest) -> dict[str, str]:
+    if manifest.vocabulary is None:
+        return {"samples": f"of the format '{manifest.sample}'"}
+    size = f"{manifest.vocabulary.size:,} tokens ({manifest.token_dtype})"
+    return {"tokenizer": f"{size}, EOS is {manifest.eos_id}", "bos": bos_rule(manifest)}
 
 
 def _panel(sample: Sample) -> RenderableType:

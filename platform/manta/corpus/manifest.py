@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from manta.config.errors import CorpusError
 from manta.config.mistakes import in_a_line
@@ -96,38 +96,57 @@ class Manifest(Section):
     follow from the documents: the same corpus, prepared before they were counted, has the same
     fingerprint, and with it the same order of samples; nor the sources of shards, which their
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
-    `sample` names the format of samples.
+    `sample` names the format of samples; what is said of tokens and a tokenizer, one of
+    tokens has alone.
     """
 
     format: Literal[1, 2] = 2
     fingerprint: str = ""
     manta_version: str
     sample: str = TOKENS
-    token_dtype: Literal["uint16", "uint32"]
-    vocab_size: int
-    eos_id: int
+    token_dtype: Literal["uint16", "uint32"] | None = None
+    vocab_size: int | None = None
+    eos_id: int | None = None
     bos_id: int | None = None
     pad_id: int | None = None
-    tokenizer_file: str
-    tokenizer_sha256: str
+    tokenizer_file: str | None = None
+    tokenizer_sha256: str | None = None
     tokenizer_config_sha256: str | None = None
     config: dict[str, Any]
     counts: dict[Split, dict[str, Counts]]
     dropped: dict[str, int]
     shards: list[Shard]
 
+    @model_validator(mode="after")
+    def _tokens_are_described(self) -> Manifest:
+        described = {
+            "token_dtype": self.token_dtype,
+            "vocab_size": self.vocab_size,
+            "eos_id": self.eos_id,
+            "tokenizer_file": self.tokenizer_file,
+            "tokenizer_sha256": self.tokenizer_sha256,
+        }
+        lacking = [name for name, value in described.items() if value is None]
+        if self.sample == TOKENS and lacking:
+            raise ValueError(f"a corpus of tokens needs {', '.join(lacking)}")
+        return self
+
     def sealed(self) -> Manifest:
         """The same manifest with its fingerprint filled in."""
         return self.model_copy(update={"fingerprint": _digest(self.model_dump(mode="json"))})
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """What a model has to know of its tokens."""
+    def vocabulary(self) -> Vocabulary | None:
+        """What a model has to know of its tokens; None if its samples are no tokens."""
+        if self.vocab_size is None:
+            return None
         return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id)
 
     @property
     def tokenizer_files(self) -> dict[str, str | None]:
         """The tokenizer's files and their checksums; format 1 has none of the second file."""
+        if self.tokenizer_file is None:
+            return {}
         return {
             self.tokenizer_file: self.tokenizer_sha256,
             "tokenizer_config.json": self.tokenizer_config_sha256,
@@ -140,9 +159,10 @@ class Manifest(Section):
 
     @property
     def format_of_samples(self) -> Format:
-        """What a sample of the corpus is."""
+        """What a sample of a corpus of tokens is; other formats are the user's own."""
         from manta.sample.tokens import Tokens  # NumPy and Arrow, which reading a manifest lacks
 
+        assert self.token_dtype is not None
         return Tokens(self.token_dtype)
 
     def shards_of(self, split: Split) -> list[Shard]:

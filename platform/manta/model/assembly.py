@@ -6,12 +6,14 @@ import copy
 import logging
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from manta.config.run import RunConfig
 from manta.model import attention, cross_entropy
 from manta.model import language_model as models
 from manta.model.loss_head import fuse
+from manta.model.own_net import OwnNet
 from manta.model.small import small_of
 from manta.model.weights import move_buffers
 
@@ -19,13 +21,20 @@ log = logging.getLogger(__name__)
 
 
 def assemble(
-    config: RunConfig, resolved: PretrainedConfig, device: torch.device, *, whole: bool = False
-) -> PreTrainedModel:
+    config: RunConfig,
+    resolved: PretrainedConfig | OwnNet,
+    device: torch.device,
+    *,
+    whole: bool = False,
+) -> nn.Module:
     """The model, ready to be laid over devices, its buffers on `device`.
 
     Its parameters have no memory yet, if a small model of its kind can be tried in its place;
-    otherwise, or with `whole`, they are on `device` and have the values that the run begins with.
+    otherwise, with `whole`, or in a model of the user's own, they are on `device` and have the
+    values that the run begins with.
     """
+    if isinstance(resolved, OwnNet):
+        return resolved.build(config.run.seed).to(device)
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
         cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)
@@ -33,7 +42,8 @@ def assemble(
     if lm is None:
         lm = models.build(config, resolved).to(device)
         _choose(config, lm, device)
-    return lm
+    made: nn.Module = lm
+    return made
 
 
 def _choose(config: RunConfig, lm: PreTrainedModel, device: torch.device) -> None:

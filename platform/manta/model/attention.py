@@ -142,9 +142,10 @@ def follow(lm: PreTrainedModel, like: PreTrainedModel) -> None:
         lm.set_attn_implementation(chosen)
 
 
-def is_compiled(lm: PreTrainedModel) -> bool:
+def is_compiled(lm: nn.Module) -> bool:
     """Whether attention is compiled, for each shape when it comes first."""
-    return lm.config._attn_implementation in (BLOCKS, DOCUMENTS)
+    config = getattr(lm, "config", None)  # a model of the user's own has none
+    return getattr(config, "_attn_implementation", None) in (BLOCKS, DOCUMENTS)
 
 
 @torch.no_grad()

@@ -9,8 +9,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from manta.config.errors import ConfigError
+from manta.config.own_code import own
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
+from manta.model.own_net import OwnNet, refuse_what_needs_layers
 from manta.model.source import refuse_too_small, refuse_unknown_keys, refuse_unknown_type
 
 # These look for padding among the tokens of each sample: RoBERTa and its kin count positions
@@ -21,20 +23,24 @@ FIND_PADDING = {
 }
 
 
-def resolve(config: RunConfig, vocabulary: Vocabulary) -> PretrainedConfig:
-    """The Hugging Face config of the run's model, checked against corpus and run.
+def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfig | OwnNet:
+    """What the run's model is made of: its Hugging Face config, or the user's own class.
 
     A model from scratch has the corpus's special tokens, unless `model.sizes` says otherwise.
 
     Args:
         config: the run.
-        vocabulary: of the corpus.
+        vocabulary: of the corpus; None if its samples are no tokens.
 
     Raises:
         ConfigError: unknown type or size, a vocabulary or context too small, or no token for
             padding in a model that can't do without.
     """
     section = config.model
+    if code := own(config, "model.type"):
+        refuse_what_needs_layers(config)
+        return OwnNet(code, dict(section.sizes))
+    assert vocabulary is not None  # `check_names` refuses a language model without tokens
     if section.pretrained is not None:
         try:
             resolved = AutoConfig.from_pretrained(section.pretrained)

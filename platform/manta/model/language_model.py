@@ -10,12 +10,15 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from manta.config.run import RunConfig
+from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, weights
 from manta.model.weights import no_memory_for_parameters
 
 
-def parameters_of(resolved: PretrainedConfig) -> int:
-    """How many weights the model has; none of them is made."""
+def parameters_of(resolved: PretrainedConfig | OwnNet) -> int:
+    """How many weights the model has; of one of Transformers none is made."""
+    if isinstance(resolved, OwnNet):
+        return weights(resolved.build(0))
     return weights(skeleton(resolved))
 
 

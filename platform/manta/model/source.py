@@ -17,25 +17,35 @@ from pathlib import Path
 from typing import Any
 
 from manta.config.errors import ConfigError
+from manta.config.own_code import is_own
 from manta.config.run import RunConfig
+from manta.corpus.manifest import Manifest
 
 # A method's decorators, its head, and what is indented more than these.
 METHODS = re.compile(r"^    (?:@|def |async def ).*(?:\n(?:     .*|    [)\]}].*)?)*\n?", re.M)
 
 
-def check_names(config: RunConfig, vocab_size: int) -> None:
+def check_names(config: RunConfig, manifest: Manifest) -> None:
     """Check what can be known of a run's model from names and sizes alone.
 
     What this can't find out, `model_config.resolve` looks at again with Transformers itself.
 
     Args:
         config: the run.
-        vocab_size: of the corpus's tokenizer, in tokens.
+        manifest: of its corpus.
 
     Raises:
         ConfigError: naming what is wrong and what to do.
     """
     section = config.model
+    if is_own(section.type):
+        return
+    if manifest.vocab_size is None:
+        raise ConfigError(
+            f"model: a language model takes tokens, but the samples of {config.corpus} have the "
+            f"format '{manifest.sample}': name a model of your own in model.type, such as "
+            "./mine.py:Net"
+        )
     if section.pretrained is not None:
         return
     model_type = section.type or ""
@@ -45,7 +55,7 @@ def check_names(config: RunConfig, vocab_size: int) -> None:
     keys = keys_of(model_type)
     if keys is not None:
         refuse_unknown_keys(model_type, section.sizes, keys)
-    refuse_too_small(config, vocab_size, section.sizes)
+    refuse_too_small(config, manifest.vocab_size, section.sizes)
 
 
 def refuse_unknown_type(model_type: str, known: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.model import attention, randomness
 from manta.model.forward import options_of
+from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, small_of, weights
 from manta.model.trial_result import Tried
 from manta.model.visibility import (
@@ -73,6 +74,16 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
             f"{said(error)}; take other sizes, or another model.type"
         ) from None
     return Tried(untried.weights, True, (randomness.remark(resolved),) if draws else ())
+
+
+def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
+    """Make a model of the user's own, on the CPU.
+
+    Raises:
+        ConfigError: naming what is wrong.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return Tried(weights(resolved.build(config.run.seed)), True, ())
 
 
 def _by_name(resolved: PretrainedConfig) -> Iterator[str]:

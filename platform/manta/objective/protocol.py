@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from manta.sample.columns import Columns
 
@@ -43,7 +42,7 @@ class Models:
         trained: the one whose weights are updated.
     """
 
-    trained: PreTrainedModel
+    trained: nn.Module
 
 
 class DeviceRows(Protocol):

@@ -114,4 +114,6 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, str) and "\n" in value:
+        return f"a text of {len(value.splitlines())} lines"
     return "(none)" if value is _ABSENT or value is None else str(value)

@@ -19,6 +19,7 @@ from manta.storage.exclusive import is_free
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG, LEDGER, METRICS, RUN
 from manta.stream.ledger import Ledger
+from manta.stream.own_format import format_of
 from manta.stream.plan import open_corpus, order_of
 from manta.stream.verify_chain import Claims
 from manta.stream.verify_ledger import Consumed, verify_ledger
@@ -98,7 +99,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
         )
     seq_len = config.train.seq_len
     schedule = Schedule.resolve(config.schedule, seq_len)
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, config.run.seed)
+    form = format_of(config, manifest)
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, config.run.seed, form)
     ledger = Ledger(run_dir / LEDGER)
     fork = state.fork.step if state.fork else 0
     claims = Claims({state.binding, state.once_bound} - {""}, fork, saved.marks)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
@@ -25,7 +25,7 @@ class Trained:
         rounded: what it is computed with in its place, if anything; not saved.
     """
 
-    lm: PreTrainedModel
+    lm: nn.Module
     optimizer: Optimizer
     scaler: GradScaler | None
     sharded: bool

@@ -155,13 +155,29 @@ def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
     return reader, SampleOrder(key=key, seed=corpus.seed, num_samples=reader.num_samples)
 
 
-def open_corpus(folder: str, manifest: Manifest, split: Split, seq_len: int, seed: int) -> Corpus:
+def open_corpus(
+    folder: str,
+    manifest: Manifest,
+    split: Split,
+    seq_len: int,
+    seed: int,
+    form: Format | None = None,
+) -> Corpus:
     """Name a split for a run, and check that it holds at least one sample.
+
+    Args:
+        folder: path or URL.
+        manifest: of the corpus.
+        split: which one.
+        seq_len: length of a sample.
+        seed: of the order.
+        form: of the samples; that of tokens if left out.
 
     Raises:
         CorpusError: if it does not, or a shard can't be mapped.
     """
-    corpus = Corpus(folder, manifest.fingerprint, split, manifest.format_of_samples, seq_len, seed)
+    form = form or manifest.format_of_samples
+    corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed)
     _open(corpus)
     return corpus
 

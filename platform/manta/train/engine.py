@@ -16,6 +16,7 @@ from manta.model import attention, visibility, weights
 from manta.model import language_model as models
 from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
+from manta.model.own_net import OwnNet
 from manta.objective.choose import objective_of
 from manta.objective.protocol import DeviceRows, Models
 from manta.objective.weighing import Weighing
@@ -76,7 +77,7 @@ class Engine:
     def __init__(
         self,
         config: RunConfig,
-        resolved: PretrainedConfig,
+        resolved: PretrainedConfig | OwnNet,
         *,
         examine: bool = False,
         empty: bool = False,
@@ -96,7 +97,7 @@ class Engine:
         self.ranks = Ranks(self.device)
         check_all_are_seen(self.accelerator, self.ranks)
         lm = assemble(config, resolved, self.device, whole=examine)
-        if examine:
+        if examine and not isinstance(resolved, OwnNet):
             visibility.examine(config, lm, resolved.get_text_config().vocab_size)
         sharded = config.parallel.shard and self.ranks.world_size > 1
         if sharded:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
+from manta.config.own_code import is_own
 from manta.corpus.manifest import Manifest
 from manta.model import hf_config
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
@@ -145,7 +146,13 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
     manifest = Manifest.read(config.corpus)
+    if is_own(config.model.type):
+        raise RunError(
+            f"{run_dir}: its model is your own ({config.model.type}), not one of Transformers: "
+            "docs/own_task.md says how its weights are loaded"
+        )
     resolved = hf_config.resolve(config, manifest.vocabulary)
+    assert manifest.eos_id is not None
     lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     load_model(checkpoint, lm)
     if config.model.pretrained is not None:

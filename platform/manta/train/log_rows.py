@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from manta.config.metrics import LOSS, TERM
 from manta.objective.weighing import by_name, means_of, shown
@@ -116,10 +117,9 @@ class LogRows:
 
     def _utilisation(self, tokens_per_s: float) -> dict[str, float]:
         """Model FLOPs utilisation, where the device's peak is known."""
-        if not self._peak:
-            return {}
         engine = self._engine
-        flops = throughput.flops_per_token(
-            engine.trained.lm, engine.trained.lm.config, self._corpus.seq_len
-        )
+        config = getattr(engine.trained.lm, "config", None)
+        if not self._peak or not isinstance(config, PretrainedConfig):
+            return {}  # nor is it known what a model of the user's own computes
+        flops = throughput.flops_per_token(engine.trained.lm, config, self._corpus.seq_len)
         return {"mfu": tokens_per_s * flops / (self._peak * engine.ranks.world_size)}

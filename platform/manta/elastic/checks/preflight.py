@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manta.config.errors import ConfigError, CorpusError
+from manta.config.own_code import with_code
 from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
@@ -117,8 +118,9 @@ def check(config: RunConfig) -> Checked:
     Raises:
         MantaError: naming what is wrong and what to do.
     """
+    config = with_code(config)
     manifest = Manifest.read(config.corpus)
-    check_names(config, manifest.vocab_size)
+    check_names(config, manifest)
     from manta.schedule import Schedule  # NumPy: a fifth of a second that most mistakes don't need
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
@@ -199,9 +201,13 @@ def try_model(checked: Checked) -> Tried:
         ConfigError: naming what is wrong and what to do.
     """
     from manta.model import hf_config, tryout
+    from manta.model.own_net import OwnNet
 
     vocabulary = checked.manifest.vocabulary
     resolved = hf_config.resolve(checked.config, vocabulary)
+    if isinstance(resolved, OwnNet):
+        return tryout.try_own(checked.config, resolved)
+    assert vocabulary is not None  # a causal model of Transformers was resolved by it
     return tryout.try_out(checked.config, resolved, vocabulary.size)
 
 
@@ -230,10 +236,11 @@ def _check_devices(config: RunConfig) -> None:
 
 def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSample | None]:
     from manta.stream.eval_sample import SEED, draw
+    from manta.stream.own_format import format_of
     from manta.stream.plan import open_corpus
 
-    seq_len, seed = config.train.seq_len, config.run.seed
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed)
+    seq_len, seed, form = config.train.seq_len, config.run.seed, format_of(config, manifest)
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, form)
     if config.eval.every is None and not config.eval.at:
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:
@@ -242,7 +249,7 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSam
             f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
             "prepare the corpus with a larger split.validation, or leave eval.every and eval.at out"
         )
-    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED)
+    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED, form)
     return corpus, draw(validation, manifest, config.eval.tokens)
 
 

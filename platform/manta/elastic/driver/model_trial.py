@@ -138,15 +138,16 @@ def _remember(run: Checked, found: Finding) -> None:
 def _place(run: Checked) -> Path | None:
     """Where is kept what was found, under all that decides it.
 
-    None for a pretrained model: what lies under its name may change.
+    None for a pretrained model: what lies under its name may change. Nor for one of the user's own.
     """
     config = run.config
-    if config.model.pretrained is not None:
+    vocabulary = run.manifest.vocabulary
+    if config.model.pretrained is not None or vocabulary is None:
         return None
     code = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in CODE.glob("*.py")]
     decides = [
         *(config.model.model_dump(mode="json"), config.data.model_dump(mode="json")),
-        *(config.train.seq_len, asdict(run.manifest.vocabulary)),
+        *(config.train.seq_len, asdict(vocabulary)),
         *(sys.version, [version(name) for name in LIBRARIES], sorted(code)),
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -294,8 +294,9 @@ def model(engine: Engine) -> dict[str, Any]:
     """What this worker trains: type, size, and precision of the model, and memory for its state."""
     sizes = [(p.numel(), p.requires_grad) for p in engine.trained.lm.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    config = getattr(engine.trained.lm, "config", None)
     return {
-        "model": engine.trained.lm.config.model_type,
+        "model": getattr(config, "model_type", engine.config.model.type),
         "parameters": total,
         "trained_parameters": trained,
         "precision": engine.config.train.precision,

@@ -1,0 +1,157 @@
+"""Python files of the user's own, named in a run's config as ``./mine.py:Name``.
+
+Their texts become part of the config (`code`). So they travel to workers that don't see the file,
+lie in the run's folder, and a run doesn't go on with another text: what it is includes its code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from manta.config.errors import ConfigError
+from manta.config.run import RunConfig
+
+# The keys that take a name in a file of the user's.
+KEYS = ("model.type", "data.format")
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """A name in a Python file of the user's. Small to pickle.
+
+    Attributes:
+        key: of the config that names it.
+        file: name of the file.
+        name: in the file.
+        text: of the file.
+    """
+
+    key: str
+    file: str
+    name: str
+    text: str
+
+    def load(self) -> Any:
+        """What is named.
+
+        Raises:
+            ConfigError: if the file fails, or has no such name.
+        """
+        module = _module(self.key, self.file, self.text)
+        if not hasattr(module, self.name):
+            known = ", ".join(name for name in vars(module) if not name.startswith("_"))
+            raise ConfigError(
+                f"{self.key} = '{self.file}:{self.name}': the file has no '{self.name}'; it has "
+                f"{known}"
+            )
+        return getattr(module, self.name)
+
+    def made(self, **options: Any) -> Any:
+        """What is named; if it is a class, one of it, made with these options.
+
+        Raises:
+            ConfigError: if it can't be made.
+        """
+        found = self.load()
+        if not isinstance(found, type):
+            return found
+        try:
+            return found(**options)
+        except Exception as error:  # whatever the user's code raises
+            raise ConfigError(
+                f"{self.key} = '{self.file}:{self.name}': can't be made: {_said(error, self.file)}"
+            ) from error
+
+
+def is_own(value: str | None) -> bool:
+    """Whether a value of a config names something in a file of the user's."""
+    return value is not None and ".py:" in value
+
+
+def own(config: RunConfig, key: str) -> OwnCode | None:
+    """What a key names in a file of the user's; None if it names something of Manta's.
+
+    The config has the text, as `with_code` put it there.
+    """
+    section, _, field = key.partition(".")
+    value = getattr(getattr(config, section), field)
+    if not is_own(value):
+        return None
+    file, _, name = value.rpartition(":")
+    return OwnCode(key, file, name, config.code[file])
+
+
+def with_code(
+    config: RunConfig,
+    folder: Callable[[str], Path] = lambda key: Path(),
+    where: Callable[[str], str] = lambda key: "config",
+) -> RunConfig:
+    """The config with the texts of the files that it names, which it then names without folders.
+
+    Args:
+        config: of a run.
+        folder: from which the path at a key is seen.
+        where: a key was written, for messages.
+
+    Raises:
+        ConfigError: if a file can't be read, or two of them have one name.
+    """
+    code: dict[str, str] = {}
+    for key in KEYS:
+        section, _, field = key.partition(".")
+        value = getattr(getattr(config, section), field)
+        if not is_own(value):
+            continue
+        path, _, name = value.rpartition(":")
+        said = f"{where(key)}: {key} = '{value}'"
+        text = config.code[path] if path in config.code else _text(folder(key) / path, said)
+        file = Path(path).name
+        if code.setdefault(file, text) != text:
+            raise ConfigError(f"{said}: another file is called {file}, too: rename one of them")
+        named = getattr(config, section).model_copy(update={field: f"{file}:{name}"})
+        config = config.model_copy(update={section: named})
+    return config if code == config.code else config.model_copy(update={"code": code})
+
+
+def _text(path: Path, said: str) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(
+            f"{said}: {path} can't be read: {why}; write the file's path as seen from the config "
+            "file, and a name in it, such as ./mine.py:Name"
+        ) from None
+
+
+@cache
+def _module(key: str, file: str, text: str) -> ModuleType:
+    """The module that a text makes, once a process."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    module = ModuleType(f"manta_own_{Path(file).stem}_{digest}")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses look for the module of a class there
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    try:
+        exec(compile(text, file, "exec"), vars(module))
+    except Exception as error:  # whatever the user's code raises
+        del sys.modules[module.__name__]
+        raise ConfigError(f"{key}: {file} can't be run: {_said(error, file)}") from error
+    return module
+
+
+def _said(error: Exception, file: str) -> str:
+    """What an error says, and the last line of the file that it came from."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        line = frame.lineno if frame.filename == file else line
+    return f"line {line}: {type(error).__name__}: {error}"

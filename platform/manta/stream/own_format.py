@@ -1,0 +1,96 @@
+"""The format of a corpus's samples: Manta's own for tokens, else the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manta.config.errors import ConfigError
+from manta.config.own_code import OwnCode, own
+from manta.config.run import RunConfig
+from manta.corpus.manifest import TOKENS, Manifest
+from manta.sample.columns import Columns
+from manta.sample.format import Format, OpenShards, SplitSize
+
+MEMBERS = ("name", "schema", "count", "read", "clock")
+
+
+@dataclass(frozen=True)
+class OwnFormat:
+    """A format of the user's own, as it travels to whoever reads: by the text of its file."""
+
+    code: OwnCode
+
+    @property
+    def name(self) -> str:
+        """As the manifest has it."""
+        return _made(self.code).name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of a shard, beside doc_id and source."""
+        return _made(self.code).schema
+
+    def count(self, split: SplitSize, length: int) -> int:
+        """Samples in a split."""
+        return _made(self.code).count(split, length)
+
+    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
+        """The samples with these ids."""
+        return _made(self.code).read(shards, ids)
+
+    def clock(self, length: int) -> int:
+        """What one sample adds to the clock."""
+        return _made(self.code).clock(length)
+
+
+@cache
+def _made(code: OwnCode) -> Format:
+    made: Format = code.made()
+    if lacking := [member for member in MEMBERS if not hasattr(made, member)]:
+        raise ConfigError(
+            f"{code.key} = '{code.file}:{code.name}': no format: it lacks {', '.join(lacking)}; "
+            "docs/own_task.md shows one"
+        )
+    return made
+
+
+def format_of(config: RunConfig, manifest: Manifest) -> Format:
+    """The format of a run's samples, checked against its corpus and config.
+
+    Raises:
+        ConfigError: if the config names none or another one, or counts samples otherwise.
+    """
+    code, length = own(config, "data.format"), config.train.seq_len
+    if manifest.sample == TOKENS:
+        if code is not None:
+            raise ConfigError(
+                f"data.format = '{config.data.format}': the samples of {config.corpus} are tokens, "
+                "which Manta reads itself: leave data.format out"
+            )
+        if length < 2:
+            raise ConfigError("train.seq_len = 1: a token alone has no next one: take 2 or more")
+        return manifest.format_of_samples
+    if code is None:
+        raise ConfigError(
+            f"corpus: the samples of {config.corpus} have the format '{manifest.sample}', which is "
+            "not one of Manta's own: name the file and class of it in data.format, such as "
+            "./mine.py:Name"
+        )
+    form = OwnFormat(code)
+    if form.name != manifest.sample:
+        raise ConfigError(
+            f"data.format = '{config.data.format}': its name is '{form.name}', but the samples of "
+            f"{config.corpus} have the format '{manifest.sample}'"
+        )
+    if form.clock(length) != length:
+        raise ConfigError(
+            f"train.seq_len = {length}: a sample of the format '{form.name}' adds "
+            f"{form.clock(length)} to what tokens are counted by: set train.seq_len to "
+            f"{form.clock(length)}"
+        )
+    return form
