@@ -13,6 +13,7 @@ from manta.record.history import kind_of
 from manta.record.row_chain import Kind
 from manta.record.run_state import read_state
 from manta.schedule import Schedule
+from manta.schedule.due import due
 from manta.storage.place import Place
 from manta.storage.run_folder import METRICS
 
@@ -46,16 +47,9 @@ class Due:
         self.missing: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
 
     def _steps(self, kind: Kind, steps: range) -> Iterator[int]:
-        config, schedule = self._config, self._schedule
-        end = schedule.positions * schedule.seq_len
-        ends = {schedule.reaching(tokens) for tokens in config.eval.at if tokens <= end}
-        every = config.log.every if kind == "training" else config.eval.every
-        if kind == "validation" and every is None and not config.eval.at:
-            return
         for number in steps:
-            step = schedule.step(number - 1)
-            also = number == 1 if kind == "training" else number in ends
-            if number == schedule.steps or also or _due(every, step.tokens, step.tokens_after):
+            work = due(self._schedule.step(number - 1), self._config, self._schedule)
+            if work.logs if kind == "training" else work.evaluates:
                 yield number
 
     def take(self, kind: Kind, step: int) -> None:
@@ -70,14 +64,14 @@ class Due:
             self._pass(kind, None)
 
     def _pass(self, kind: Kind, until: int | None) -> None:
-        while (due := self._next[kind]) is not None and (until is None or due < until):
-            if (kind, due) not in self._carried and len(self.missing[kind]) <= MOST_SHOWN:
-                self.missing[kind].append(due)
+        while (step := self._next[kind]) is not None and (until is None or step < until):
+            if (kind, step) not in self._carried and len(self.missing[kind]) <= MOST_SHOWN:
+                self.missing[kind].append(step)
             self._next[kind] = next(self._coming[kind], None)
 
 
 def check_rows(
-    run: Place, schedule: Schedule, after: int, due: Callable[[], Due]
+    run: Place, schedule: Schedule, after: int, open_due: Callable[[], Due]
 ) -> dict[Kind, list[int]]:
     """Compare a run's rows with its record and its schedule, from the first to the last.
 
@@ -85,7 +79,7 @@ def check_rows(
         run: the run's folder, or its URL in a store.
         schedule: the run's resolved schedule.
         after: last step that another run trained, by another schedule; 0 if there is none.
-        due: makes a new `Due` to compare the rows with, once for each reading.
+        open_due: makes a new `Due` to compare the rows with, once for each reading.
 
     Returns:
         Kind of row → the first steps that must have a row and have none.
@@ -94,7 +88,7 @@ def check_rows(
         RunError: naming the first line that differs, and how.
     """
     for left in reversed(range(TRIES)):
-        mark, missing = read_state(run).history, due()
+        mark, missing = read_state(run).history, open_due()
         problem = _problem(RowReader(run, mark), run, schedule, after, missing)
         if not problem:
             return missing.missing
@@ -150,8 +144,3 @@ def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[K
                 "changed, or is another run's; restore the file from a copy"
             )
     return kind, step
-
-
-def _due(every: int | None, tokens: int, after: int) -> bool:
-    """Whether a multiple of `every` tokens lies in a step, as the training loop decides it."""
-    return every is not None and (every == 0 or tokens // every < after // every)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.schedule import Schedule
+from manta.schedule.due import due, steps_at
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState, name_of, read_rows
 from manta.state.journal import Journal
@@ -24,7 +25,6 @@ from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch
 from manta.train.bad_steps import Healing
-from manta.train.due import due, steps_at
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.guards import Judgements

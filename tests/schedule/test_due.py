@@ -7,7 +7,7 @@ import pytest
 from manta.config.run import CheckpointSection, EvalSection, LogSection, RunConfig
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
-from manta.train.due import due, steps_at
+from manta.schedule.due import due, steps_at
 
 SEQ_LEN, BATCH = 8, 4
 STEP = SEQ_LEN * BATCH  # tokens of a step, of which the run has six
