@@ -94,10 +94,10 @@ def test_ray_looks_for_an_agent_where_ours_says_that_there_is_none(tmp_path: Pat
     assert source.count("PROCESS_TYPE_DASHBOARD_AGENT") == 2  # its program, and how it logs
     raylet = subprocess.Popen(["sleep", "1000"])
     number = "ab" * 28
-    options = [f"--node-id={number}", f"--session-dir={tmp_path}", "--minimal"]
+    options = [f"--session-dir={tmp_path}", "--minimal"]
     agent = subprocess.Popen(
         [sys.executable, "-I", "-S", idle_agent.__file__, "agent.py", *options],
-        env={**os.environ, "RAY_RAYLET_PID": str(raylet.pid)},
+        env={**os.environ, "RAY_RAYLET_PID": str(raylet.pid), "RAY_NODE_ID": number},
     )
     ports = (
         _raylet.METRICS_AGENT_PORT_NAME,

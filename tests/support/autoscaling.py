@@ -21,6 +21,13 @@ from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
 
 HEAD = "f" * 51 + "00000"
+# The `ray` command, whose head has no more processes than it needs.
+RAY = """
+from manta.cluster.embedded import light_processes
+from ray.scripts.scripts import main
+with light_processes():
+    main()
+"""
 DEADLINE = 300.0
 HERE = (NodeStatus.RUNNING, NodeStatus.IDLE)
 
@@ -42,10 +49,11 @@ class AutoscaledCluster:
         self._config = self._folder / "autoscaler.json"
         self._allow(most)
         self._log = self._folder / "head.log"
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
         with self._log.open("w") as log:
             self._head = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                    *(sys.executable, "-c", RAY, "start", "--head", "--block"),
                     *(f"--port={port}", f"--autoscaling-config={self._config}"),
                     *("--num-cpus=0", "--num-gpus=0", "--object-store-memory=80000000"),
                     *("--include-dashboard=false", "--dashboard-agent-listen-port=0"),
@@ -54,7 +62,11 @@ class AutoscaledCluster:
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT},
+                env={
+                    **os.environ,
+                    **ENVIRONMENT,
+                    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                },
             )
         self._gcs: Any = None
 
@@ -144,7 +156,7 @@ def _config(address: str, most: int, idle_seconds: float) -> dict[str, Any]:
         "upscaling_speed": 100,
         "provider": {
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "light_nodes.LightNodeProvider",
             "gcs_address": address,
             "head_node_id": HEAD,
             "launch_multiple": True,

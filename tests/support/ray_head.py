@@ -72,6 +72,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
             *("--dashboard-agent-grpc-port", str(free_port())),
             *("--ray-client-server-port", str(free_port())),
             *("--num-cpus", "2", "--temp-dir", str(folder), "--disable-usage-stats"),
+            "--include-log-monitor=false",  # a driver hears nothing of its workers' output
         ],
         env={**_without_code(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **environment},
         stdout=subprocess.DEVNULL,

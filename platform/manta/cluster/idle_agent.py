@@ -4,7 +4,7 @@ Ray starts an agent on each node, of the dashboard or, where that was not instal
 nothing but say so, for a second of processor time in imports. A raylet waits until the agent has
 said on which ports it listens, and ends if the agent does.
 
-Run as Ray runs its own: with its options, of which two count here. Imports nothing but a little of
+Run as Ray runs its own: with its options, of which one counts here. Imports nothing but a little of
 Python's own. tests/cluster/test_embedded.py sees a Ray that works with it.
 """
 
@@ -21,10 +21,10 @@ LOOK_SECONDS = 1.0
 
 def main() -> None:
     """Say that nobody listens, and end with the raylet."""
-    raylet = int(os.environ["RAY_RAYLET_PID"])
+    raylet, node = int(os.environ["RAY_RAYLET_PID"]), os.environ["RAY_NODE_ID"]
     options = dict(word[2:].split("=", 1) for word in sys.argv if "=" in word)
     for name in PORTS:
-        path = os.path.join(options["session-dir"], f"{name}_{options['node-id']}")
+        path = os.path.join(options["session-dir"], f"{name}_{node}")
         with open(path + ".new", "w") as file:
             file.write(NONE)
         os.replace(path + ".new", path)
