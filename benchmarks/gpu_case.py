@@ -256,7 +256,7 @@ class BareLoop:
             rows = slice(first, first + self._rows)
             with self.phases.of("forward"), torch.autocast(self.device.type, torch.bfloat16):
                 places = None if positions is None else positions[rows]
-                loss = self._model(tokens[rows], labels[rows], places)
+                loss = self._model(tokens[rows], labels[rows], places).sum()
             total += loss.detach()
             with self.phases.of("backward"):
                 (loss / valid).backward()
