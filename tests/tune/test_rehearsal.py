@@ -22,8 +22,8 @@ def test_trials_are_counted(sweep):
 
 @pytest.mark.parametrize("search", [{"type": "grid"}, OPTUNA])
 def test_the_one_trial_that_can_not_be_is_found(sweep, search):
-    space = "space = {'train.seq_len': tune.grid_search([8, 16, 32, 1])}"
-    with pytest.raises(ConfigError, match=r"mine\.py:2: train\.seq_len = 1: "):
+    space = "space = {'train.seq_len': tune.grid_search([8, 16, 32, 0])}"
+    with pytest.raises(ConfigError, match=r"mine\.py:2: train\.seq_len = 0: "):
         rehearsed(sweep, space, search=search)
 
 
