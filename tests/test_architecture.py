@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"
 MODULE = re.compile(r"`((?:[a-z]+/)+[a-z_]+\.(?:py|md))`")
 FOLDER = re.compile(r"`([a-z]+/)`")
+PAGE = re.compile(r"\bdocs/[a-z_]+\.md")
 TARGET = re.compile(r"make ([a-z-]+)")
 
 
@@ -29,6 +30,13 @@ def test_packages_stand_in_the_order_in_which_they_import():
     row_of = {name: row for row, layer in enumerate(LAYERS) for name in layer}
     order = [row_of[name] for name in rows if name in row_of]
     assert order == sorted(order)
+
+
+def test_pages_that_code_names_are_there():
+    """An error that sends people to a page that is not written helps nobody."""
+    for path in sorted((ROOT / "platform").rglob("*.py")):
+        for page in PAGE.findall(path.read_text()):
+            assert (ROOT / page).exists(), f"{path.relative_to(ROOT)} names {page}"
 
 
 def test_targets_that_are_named_are_there():

@@ -149,7 +149,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     if is_own(config.model.type):
         raise RunError(
             f"{run_dir}: its model is your own ({config.model.type}), not one of Transformers: "
-            "docs/own_task.md says how its weights are loaded"
+            "manta.state.loading.load_model loads a checkpoint's weights into it"
         )
     resolved = hf_config.resolve(config, manifest.vocabulary)
     assert manifest.eos_id is not None
