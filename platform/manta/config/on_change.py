@@ -77,12 +77,17 @@ def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterato
 
 
 def _said_by(field: FieldInfo) -> OnChange | None:
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "on_change" in extra:
-        return OnChange[str(extra["on_change"])]
+    """What a key or, for want of that, the section that is its value declares."""
     inner = _section_of(field)
-    said: OnChange | None = inner.on_change if inner else None
+    said: OnChange | None = _own(field) or (inner.on_change if inner else None)
     return said
+
+
+def _own(field: FieldInfo) -> OnChange | None:
+    """What a key itself declares."""
+    extra = field.json_schema_extra
+    name = extra.get("on_change") if isinstance(extra, dict) else None
+    return OnChange[str(name)] if name else None
 
 
 def _section_of(field: FieldInfo) -> type[Section] | None:
@@ -92,7 +97,4 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
 
 def _differs_within(section: type[Section]) -> bool:
     """Whether any key of a section declares its own `OnChange`."""
-    return any(
-        isinstance(field.json_schema_extra, dict) and "on_change" in field.json_schema_extra
-        for field in section.model_fields.values()
-    )
+    return any(_own(field) for field in section.model_fields.values())
