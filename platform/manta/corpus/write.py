@@ -151,13 +151,14 @@ class _Writer:
     def write(self, split: Split, source: str, rows: Rows) -> None:
         """Shards of one source's rows of a split."""
         held: list[pa.Table] = []
-        count = 0
+        held_bytes = count = 0
         for table in _tables(rows, self._form.schema, f"{split} rows of '{source}'"):
             held.append(_numbered(table, f"{split}/{source}", count))
+            held_bytes += held[-1].nbytes
             count += table.num_rows
-            if sum(piece.nbytes for piece in held) >= self._shard_bytes:
+            if held_bytes >= self._shard_bytes:
                 self._close(split, source, held)
-                held = []
+                held, held_bytes = [], 0
         if held:
             self._close(split, source, held)
         self._counts[split][source] = Counts(documents=count, tokens=count)
