@@ -14,6 +14,18 @@ from wandb_server import API_KEY, WandbServer
 from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
 
+__all__ = [
+    "_no_credentials",
+    "api_key",
+    "clock",
+    "make_config",
+    "manifest",
+    "other_manifest",
+    "sweep",
+    "training_row",
+    "wandb_server",
+]
+
 
 @pytest.fixture(autouse=True)
 def _no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
