@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -174,13 +175,15 @@ def memory_of(checked: Checked) -> Path:
 
 
 def run_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None:
-    """Run `function` in as many processes with gloo between them; raises if one fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run `function` in as many processes with gloo between them; raises if one fails.
+
+    The processes meet by a file, for another program could take a TCP port between its choice
+    and its use.
+    """
     _have_fork_server()
-    arguments = (world_size, port, function, args)
-    mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (world_size, f"file://{folder}/meet", function, args)
+        mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
 
 
 def _have_fork_server() -> None:
@@ -202,18 +205,17 @@ def _have_fork_server() -> None:
 
 
 def _rank(
-    rank: int, world_size: int, port: int, function: Callable[..., None], args: tuple[Any, ...]
+    rank: int, world_size: int, meet: str, function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
         LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_ADDR="127.0.0.1",  # Accelerate asks for it; nothing connects to it
         OMP_NUM_THREADS="1",
     )
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world_size)
     try:
         function(*args)
     finally:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from manta.record.sweep_state import SweepState, SweepTrial, Takeover
@@ -261,11 +261,13 @@ def test_trials_that_are_one_training_are_members_like_others() -> None:
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=5),
     st.sampled_from([0.25, 0.5]),
+    st.sampled_from([0.0, 0.3]),
     st.integers(1, 4),
     st.integers(),
 )
+@example([1, 1, 0, 3, 0], 0.25, 0.0, 1, 1)  # t03 finishes before it hears that it is held at 50
 def test_populations_that_share_beginnings_end_whole(
-    parents: list[int], quantile: float, slots: int, seed: int
+    parents: list[int], quantile: float, diverging: float, slots: int, seed: int
 ) -> None:
     def fan() -> list[SweepTrial]:
         found = [waiting("t00")]
@@ -276,8 +278,9 @@ def test_populations_that_share_beginnings_end_whole(
             found.append(waiting(f"t{number:02d}", parent, fork if parent else 0))
         return found
 
-    one = Sweep(fan(), quantile).run(1, random.Random(0))
-    other = Sweep(fan(), quantile).run(slots, random.Random(seed))
+    one = Sweep(fan(), quantile, diverging).run(1, random.Random(0))
+    other = Sweep(fan(), quantile, diverging).run(slots, random.Random(seed))
     assert other.lineage == one.lineage
-    assert [t.status for t in one.state.trials].count("finished") == len(parents) + 1
+    if not diverging:
+        assert [t.status for t in one.state.trials].count("finished") == len(parents) + 1
     assert sum(one.trained.values()) >= one.progress.trained

@@ -112,6 +112,14 @@ class Population(SweepProgress):
         return mark in self._contender(trial, mark).scores and self._cleared(trial, mark)
 
     def _may_come(self, trial: SweepTrial, mark: int) -> bool:
+        """Whether a trial may yet come to a mark, or one that replaces it at a lower mark.
+
+        One that is held at a lower mark counts also when its training is over: it may have
+        finished or diverged before it heard that it was to wait there.
+        """
+        below = (m for m in self._rungs if _entry(trial) < m < mark and m not in trial.passed)
+        if any(self._came(trial, m) for m in below):
+            return True
         return trial.status not in OVER and self._can_train(self._contender(trial, mark))
 
     def _can_train(self, trial: SweepTrial) -> bool:
