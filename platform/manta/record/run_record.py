@@ -20,12 +20,13 @@ from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.record import opening
+from manta.record.accounting import Accounting
 from manta.record.history import History, Tail
+from manta.record.record_files import RecordFiles
 from manta.record.row_chain import Mark
 from manta.record.run_state import (
     CheckpointState,
     Fork,
-    Group,
     GroupStart,
     Outcome,
     Results,
@@ -33,18 +34,13 @@ from manta.record.run_state import (
     read_state_if_any,
     utc_now,
 )
-from manta.storage.atomic import NO_SPACE, replace_text
-from manta.storage.courier import Courier, Parcel
+from manta.storage.atomic import replace_text
 from manta.storage.exclusive import RunHold
-from manta.storage.run_folder import CONFIG, METRICS, RUN
+from manta.storage.run_folder import CONFIG, METRICS
 from manta.storage.seal import seal_text
-from manta.storage.store import StorePath
-from manta.storage.working import push
 
 # At most this much accounted time is lost with a killed driver; writing run.json is cheap.
 SAVE_SECONDS = 5.0
-# Seconds that an interrupted driver waits at most for the store, since it should end soon.
-HAND_OVER_SECONDS = 15.0
 
 
 class RunRecord:
@@ -61,17 +57,12 @@ class RunRecord:
         self.run_dir, self.place = hold.folder, hold.place
         self.state = state
         self._hold = hold
-        self._taken = self._recorded = 0
-        self._behind: str | None = None
-        self._config = config
         self._clock = clock
-        self._opened = self._saved = clock()
-        self._wall_before = state.totals.wall_seconds
-        self._group_began: float | None = None
-        self._position = state.totals.tokens
-        self._full = False
+        self._saved = clock()
         self._messages: list[str] = []
         self.history = History(self.run_dir / METRICS, state.history)
+        self._accounting = Accounting(state, config, clock)
+        self._files = RecordFiles(hold, self.history)
         if not state.groups:
             self._take_beginning(state.fork)
         self._hear_history()
@@ -79,7 +70,6 @@ class RunRecord:
             self.event(
                 "the file system has no locks: nothing keeps a second driver out of this run"
             )
-        self._courier = Courier(hold.place) if isinstance(hold.place, StorePath) else None
 
     @classmethod
     def open(
@@ -165,9 +155,9 @@ class RunRecord:
         """Account for rows that exist at the start: a parent run's, or an earlier record's."""
         for row in Tail(self.history.path).rows():
             self.state.take_results(row)
-            self._reached(int(row["step"]), int(row["tokens"]))
+            self._accounting.reached(int(row["step"]), int(row["tokens"]))
         if fork is not None:
-            self._reached(fork.step, fork.tokens)
+            self._accounting.reached(fork.step, fork.tokens)
             self.event(f"forked from {fork.run} after step {fork.step:,}")
 
     def take_eval_sample(self, eval_sample: str) -> None:
@@ -182,13 +172,11 @@ class RunRecord:
         Returns:
             The row as it was written; None if its step was there already.
         """
-        self._taken += 1
-        self._reached(int(row["step"]), int(row["tokens"]))
+        self._accounting.reached(int(row["step"]), int(row["tokens"]))
         written = self.history.append(row)
         if written is not None:
             self.state.take_results(written)
-        if self.history.waiting:
-            self._note_full()
+        self._files.row_added()
         if self._clock() - self._saved >= SAVE_SECONDS:
             self.save()
         return written
@@ -196,37 +184,13 @@ class RunRecord:
     def group_started(self, start: GroupStart) -> None:
         """Record that a worker group begins to train."""
         self.group_ended(reason="replaced")
-        again = max(0, self._position - start.tokens)
-        self.state.totals.tokens_again += again
-        self._position = start.tokens
-        if start.hardware:
-            self.state.hardware["workers"] = dict(start.hardware)
-        self.state.groups.append(
-            Group(
-                attempt=start.attempt,
-                world_size=start.world_size,
-                devices=start.world_size * self._config.scaling.devices_per_worker,
-                step=start.step,
-                tokens=start.tokens,
-                last_step=start.step,
-                last_tokens=start.tokens,
-                started=utc_now(),
-                source=start.source,
-                noticed=start.noticed,
-            )
-        )
-        self._group_began = self._clock()
+        self._accounting.group_started(start)
         self.save()
 
     def group_ended(self, *, reason: str) -> None:
         """Record that the worker group ended. Harmless when there is none."""
-        if self._group_began is None:
-            return
-        self._measure()
-        group = self.state.groups[-1]
-        group.ended, group.reason = utc_now(), reason
-        self._group_began = None
-        self.save()
+        if self._accounting.group_ended(reason):
+            self.save()
 
     def group_snapshots(self, size: int) -> None:
         """Record that the newest group's snapshots take `size` bytes on all nodes together."""
@@ -246,7 +210,7 @@ class RunRecord:
             seconds=seconds,
             count=before.count + 1 if before else 1,
         )
-        self._reached(step, tokens)
+        self._accounting.reached(step, tokens)
         self.history.write()
         self.history.sync()
         self.save()
@@ -294,29 +258,12 @@ class RunRecord:
             RunError: if the files can't be written for another reason, or are another driver's.
         """
         self._hold.check()
-        self._measure()
+        self._accounting.measure()
         self.state.updated = utc_now()
         self._saved = self._clock()
         self.history.write()
         self.state.history = mark or self.history.mark
-        text = seal_text(self.state.model_dump_json(fallback=str))
-        try:
-            replace_text(self.run_dir / RUN, text)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise RunError(f"{self.run_dir / RUN}: can't be written: {error}") from None
-            self._note_full()
-        else:
-            self._note_room()
-        if self._courier is not None and self.up_to_date:
-            self._courier.send(self._parcel(text))
-
-    def _parcel(self, run: str) -> Parcel:
-        """The files as they are now, to send to the store."""
-        file, size = self.history.snapshot()
-        config = (self.run_dir / CONFIG).read_bytes()
-        contents = {CONFIG: config, RUN: run.encode()}
-        return Parcel(self._taken, contents, (METRICS, file, size))
+        self._files.write(seal_text(self.state.model_dump_json(fallback=str)))
 
     def publish(self, names: Sequence[str]) -> None:
         """Copy other files of the folder to the run's store, too.
@@ -324,22 +271,12 @@ class RunRecord:
         Raises:
             OSError: if the store fails.
         """
-        if isinstance(self.place, StorePath) and names:
-            push(self.run_dir, self.place, names)
+        self._files.publish(names)
 
     @property
     def recorded(self) -> int:
-        """How many of the rows added so far are durable."""
-        if self._courier is not None:
-            return self._courier.delivered
-        if self.up_to_date:
-            self._recorded = self._taken
-        return self._recorded
-
-    @property
-    def up_to_date(self) -> bool:
-        """Whether the last write put everything added until then into the files."""
-        return not self._full and not self.history.waiting
+        """How many of the rows added so far are durable: in the store, if the run has one."""
+        return self._files.recorded
 
     def check_saved(self) -> None:
         """Refuse to continue with files that are not up to date.
@@ -347,78 +284,17 @@ class RunRecord:
         Raises:
             RunError: if the disk was full, or the store could not be reached.
         """
-        if self._courier is not None and not self._courier.flush():
-            raise RunError(
-                f"{self.place}: {RUN} and {METRICS} can't be brought up to date "
-                f"({self._courier.problem or 'it takes too long'}); repair the storage, then give "
-                "the same command again: nothing that a checkpoint holds is lost"
-            )
-        if not self.up_to_date:
-            raise RunError(
-                f"{self.run_dir}: the disk is full: {RUN} and {METRICS} can't be brought up to "
-                "date; free some space, then give the same command again"
-            )
+        self._files.check_saved()
 
     def hand_over(self) -> None:
         """Wait a while for the files to reach the store, before a run is left for later."""
-        if self._courier is not None:
-            self._courier.flush(HAND_OVER_SECONDS)
+        self._files.hand_over()
 
     def messages(self) -> list[str]:
-        """New messages for people about the storage; each is returned once."""
-        if self._courier is not None:
-            self._note_store(self._courier.problem)
+        """New messages for people about the record and its storage; each is returned once."""
         taken, self._messages = self._messages, []
-        return taken
-
-    def _note_store(self, problem: str | None) -> None:
-        if problem is not None and self._behind is None:
-            self._messages.append(
-                f"{RUN} and {METRICS} can't be written to {self.place} ({problem}): they are kept "
-                "on this node and sent once the store works again. Repair the storage"
-            )
-        if problem is None and self._behind is not None:
-            self._messages.append(f"{RUN} and {METRICS} are up to date in {self.place} again")
-        self._behind = problem
-
-    def _note_full(self) -> None:
-        if not self._full:
-            self._full = True
-            self._messages.append(
-                f"the disk is full: {RUN} and {METRICS} can't be written to {self.run_dir}; "
-                "their content is kept in memory until there is room. Free some space"
-            )
-
-    def _note_room(self) -> None:
-        if self._full and not self.history.waiting:
-            self._full = False
-            self._messages.append(f"there is room again: {RUN} and {METRICS} are up to date")
+        return taken + self._files.messages()
 
     def close(self) -> None:
         """Release the directory. Harmless when called again."""
-        if self._courier is not None:
-            self._courier.close()
-        self.history.close()
-        self._hold.release()
-
-    def _reached(self, step: int, tokens: int) -> None:
-        """Note that the workers have trained to `step`, for the first time or again."""
-        self._position = max(self._position, tokens)
-        totals = self.state.totals
-        totals.steps = max(totals.steps, step)
-        totals.tokens = max(totals.tokens, tokens)
-        totals.samples = totals.tokens // self._config.train.seq_len
-        if self._group_began is not None:
-            group = self.state.groups[-1]
-            group.last_step = max(group.last_step, step)
-            group.last_tokens = max(group.last_tokens, tokens)
-
-    def _measure(self) -> None:
-        """Add the time since the last call to the sums."""
-        now, totals = self._clock(), self.state.totals
-        totals.wall_seconds = self._wall_before + now - self._opened
-        if self._group_began is not None:
-            self.state.groups[-1].seconds = now - self._group_began
-        totals.device_seconds = sum(g.seconds * g.devices for g in self.state.groups)
-        price = self._config.cost.per_device_hour
-        totals.cost = None if price is None else price * totals.device_seconds / 3600
+        self._files.close()
