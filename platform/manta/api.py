@@ -169,18 +169,12 @@ def train(
     """
     asked = time.time()
     loaded = build(_written(config, overrides), RunConfig)
-    from manta.elastic.checks.preflight import absolute, refuse_existing
-    from manta.record.aside import set_aside
+    from manta.elastic.checks.preflight import absolute
+    from manta.elastic.driver.train_command import run_training
     from manta.record.opening import place_of_run
 
     loaded = absolute(loaded)
-    if fresh:
-        refuse_existing(loaded)
-    if restart:
-        set_aside(place_of_run(loaded))
-    from manta.elastic.driver.train_command import run_training
-
-    run_training(loaded, address, asked)
+    run_training(loaded, address, asked, fresh=fresh, restart=restart)
     return _run_at(place_of_run(loaded))
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from manta.config.errors import CorpusError, RunError
+from manta.config.errors import CorpusError, ErrorReport, RunError
 from manta.corpus import worker_pool
 from manta.corpus.prepare import prepare
 
@@ -92,7 +92,7 @@ def test_workers_hand_over_input_errors_and_raise_defects():
     def bad_input(_: dict) -> dict:
         raise CorpusError("said")
 
-    assert worker_pool.Worker(bad_input).work({}) == {"error": "said"}
+    assert worker_pool.Worker(bad_input).work({}) == ErrorReport("CorpusError", "said")
     with pytest.raises(ZeroDivisionError):
         worker_pool.Worker(lambda _: 1 // 0).work({})
 

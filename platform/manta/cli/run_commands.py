@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
-
-if TYPE_CHECKING:
-    from manta.config import RunConfig
 
 
 def schedule(
@@ -56,7 +53,7 @@ def train(
     loaded = load(config, RunConfig, overrides or ())
     if not print_config:
         say_checking(config)
-    from manta.elastic.checks.preflight import absolute, refuse_existing, remarks_of
+    from manta.elastic.checks.preflight import absolute, remarks_of
 
     loaded = absolute(loaded)
     if print_config:
@@ -64,26 +61,13 @@ def train(
         for remark in remarks_of(loaded):
             print(f"note: {remark}", file=sys.stderr)
         return
-    if fresh:
-        refuse_existing(loaded)
-    if restart:
-        _set_aside(loaded)
     try:
         from manta.elastic.driver.train_command import run_training
 
-        run_training(loaded, address, submitted)
+        run_training(loaded, address, submitted, fresh=fresh, restart=restart)
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
         raise typer.Exit(130) from None
-
-
-def _set_aside(config: RunConfig) -> None:
-    from manta.record.aside import set_aside
-    from manta.record.opening import place_of_run
-
-    place = place_of_run(config)
-    if aside := set_aside(place):
-        print(f"--restart: what was in {place} is in {aside} now")
 
 
 def fork(

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from manta.config.errors import CorpusError, RunError
+from manta.config.errors import CorpusError, ErrorReport, RunError
 from manta.corpus.work_units import described
 
 logger = logging.getLogger(__name__)
@@ -57,13 +57,15 @@ class Worker:
     def ready(self) -> None:
         """Returns once the process is up."""
 
-    def work(self, order: dict[str, Any]) -> dict[str, Any]:
-        """The task's result as `value`, or its `error`."""
+    def work(self, order: dict[str, Any]) -> dict[str, Any] | ErrorReport:
+        """The task's result, or the error that it raised.
+
+        The error is returned, because Ray would wrap an exception into a traceback of its own.
+        """
         try:
-            return {"value": self._task(order)}
+            return self._task(order)
         except CorpusError as error:
-            # As a value, because Ray would wrap an exception into a traceback of its own.
-            return {"error": str(error)}
+            return ErrorReport.of(error)
 
 
 @dataclass(eq=False)
@@ -149,7 +151,7 @@ class _Pool:
             return
         self._failed_starts = 0
         if member.doing.pop(ref) is not None:
-            yield _opened(result)
+            yield _value(result)
 
     def _bury(self, member: _Member, death: RayError) -> Iterator[dict[str, Any]]:
         """Replace a dead worker. It died at one of the orders whose results did not come."""
@@ -162,7 +164,7 @@ class _Pool:
                 unfinished.append(order)
             else:
                 if order is not None:
-                    yield _opened(result)
+                    yield _value(result)
         if None in unfinished:
             self._count_failed_start(death)
         for suspect in unfinished:
@@ -205,8 +207,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _opened(result: dict[str, Any]) -> dict[str, Any]:
-    if "error" in result:
-        raise CorpusError(result["error"])
-    value: dict[str, Any] = result["value"]
-    return value
+def _value(result: dict[str, Any] | ErrorReport) -> dict[str, Any]:
+    if isinstance(result, ErrorReport):
+        raise result.error()
+    return result

@@ -8,12 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from manta.cluster.session import cluster_of, ray_session
 from manta.config.run import RunConfig
 from manta.elastic.checks.machine import check_machine
-from manta.elastic.checks.preflight import check, check_continues
+from manta.elastic.checks.preflight import check, check_continues, refuse_existing
 from manta.elastic.driver.model_trial import trying
 from manta.elastic.worker.preload import preloaded_for
+from manta.record.aside import set_aside
+from manta.record.opening import place_of_run
 
 
-def run_training(config: RunConfig, address: str | None, submitted: float) -> None:
+def run_training(
+    config: RunConfig,
+    address: str | None,
+    submitted: float,
+    *,
+    fresh: bool = False,
+    restart: bool = False,
+) -> None:
     """Train a run to its end, or go on with it.
 
     What can go on beside something else does: imports of workers and driver, Ray's start.
@@ -22,11 +31,17 @@ def run_training(config: RunConfig, address: str | None, submitted: float) -> No
         config: with absolute paths.
         address: of a Ray cluster; else an embedded Ray is started.
         submitted: when the user asked for it, seconds since the epoch.
+        fresh: refuse to go on with a run that exists.
+        restart: set aside what the run has, and start it anew.
 
     Raises:
         MantaError: naming what is wrong and what to do; most of it before Ray is started.
         KeyboardInterrupt: when interrupted; the run is saved first.
     """
+    if fresh:
+        refuse_existing(config)
+    if restart and (aside := set_aside(place_of_run(config))):
+        print(f"--restart: what the run had is in {aside} now", flush=True)
     here = cluster_of(address) is None
     if here:
         check_machine(config)
