@@ -277,7 +277,7 @@ def write_corpus(folder: Folder, data: Mapping[Any, Any], form: Format) -> str:
         data: rows of each split (train, validation, test), by the name of their source, or rows
             alone where there is one source. Rows are Arrow tables or batches, mappings from column
             to value, or any iterable of these, which is read once.
-        form: of the samples, such as `manta.sample.rows.RowFormat`.
+        form: of the samples, such as `manta.sample.rows.RowFormat`; docs/own_task.md shows one.
 
     Raises:
         CorpusError: if rows don't fit the format's schema, or the folder holds something else.

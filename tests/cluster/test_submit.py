@@ -11,7 +11,7 @@ from ray_head import free_port
 from written_configs import CORPUS, RUN
 
 from manta.cluster.package import Package
-from manta.cluster.submit import _arguments, job_id, open_work
+from manta.cluster.submit import Work, _arguments, job_id, open_work
 from manta.config import ConfigError
 
 SHARED = ["corpus=/shared/corpus", "run.storage=s3://bucket/runs"]
@@ -85,6 +85,31 @@ def test_files_that_lie_elsewhere_there_are_named_anew(tmp_path: Path) -> None:
 
     assert arguments(beside) == ["configs/sweep.yaml", "concurrent=2"]
     assert arguments(Path("jobs/demo/run.yaml"))[2:] == ["base=../jobs/demo/run.yaml"]
+
+
+def test_an_objective_of_ones_own_travels(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
+    kept = RUN.replace("shards", "/shared/corpus").replace("here", "/shared/runs")
+    run = written(tmp_path, run=kept + "objective: {type: ./mine.py:Mine}\n")
+    work = open_work(run, SHARED)
+    assert work.files == {"": run, "objective.type": tmp_path / "mine.py"}
+
+    def arguments(work: Work, own: str, objective: str, base: str | None = None) -> list[str]:
+        placed = {run: Path(own), tmp_path / "mine.py": Path(objective)}
+        if base is not None:
+            placed = {**placed, work.files[""]: Path(own), work.files["base"]: Path(base)}
+        return _arguments(work, Package(tmp_path, (), 0, 0, [], placed))[1 + len(work.overrides) :]
+
+    assert arguments(work, "configs/run.yaml", "configs/mine.py") == []
+    moved = arguments(work, "jobs/run.yaml", "configs/mine.py")
+    assert moved == ["objective.type=./configs/mine.py:Mine"]
+
+    written(tmp_path, base=kept + "objective: {type: ./mine.py:Mine}\n")
+    sweep = open_work(written(tmp_path, sweep=SWEEP))
+    placed = "configs/sweep.yaml", "configs/mine.py"
+    assert arguments(sweep, *placed, base="configs/base.yaml") == []
+    with pytest.raises(ConfigError, match=r"objective\.type = .*put the file beside"):
+        arguments(sweep, *placed, base="jobs/base.yaml")
 
 
 def test_all_files_of_a_sweep_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ KINDS = {
     "search": (SweepConfig, SWEEP),
 }
 ENTRIES = [(mark, names, says) for mark, table in TABLES.items() for names, says in table]
-NOTHING = ("not supported", "there is nothing to set", "there is one objective")
+NOTHING = ("not supported", "there is nothing to set")
 OTHERS_KEYS = {"run.seed", "train.seq_len", "split.validation", "tokenizer", "pretrained"}
 
 

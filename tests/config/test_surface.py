@@ -35,6 +35,7 @@ RUN_KEYS = """
     corpus
     model.type model.sizes model.pretrained
     data.document_mask data.format
+    objective.type objective.options objective.balance
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype

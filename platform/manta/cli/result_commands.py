@@ -47,17 +47,21 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
     step: Annotated[int | None, typer.Option(help="Which checkpoint; else the newest.")] = None,
 ) -> None:
-    """Write a run's model as a Hugging Face folder."""
+    """Write a run's model as a Hugging Face folder; one of your own as its weights."""
     from manta.storage.place import place_of
     from manta.storage.probe import check_new_folder
 
     check_new_folder(out)
+    from manta.config import RunConfig, load
+    from manta.config.own_code import is_own
     from manta.show.model_card import CARD, model_card
-    from manta.storage.run_folder import RUN
+    from manta.storage.run_folder import CONFIG, RUN
     from manta.train.export import export as run_export
 
     place = place_of(run)
-    card = {CARD: model_card(place, step)} if (place / RUN).exists() else {}
+    # The card is that of a language model of Transformers.
+    named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
+    card = {CARD: model_card(place, step)} if named else {}
     print(f"model: {run_export(place, out, step, card)}")
 
 

@@ -81,8 +81,8 @@ RUN = (
         "not supported: all parameters of the model are trained",
     ),
     (
-        "loss loss_fn loss_type criterion objective label_smoothing z_loss task",
-        "there is one objective: the next token, by the cross-entropy averaged over the step",
+        "loss loss_fn loss_type criterion label_smoothing z_loss task",
+        "it is `objective.type`: the cross-entropy of the next token, or an objective of your own",
     ),
     (
         "num_workers workers world_size num_gpus n_gpus gpus ngpus devices n_devices num_devices "
@@ -307,7 +307,7 @@ SWEEP = (
         "how trials are chosen is search.type",
     ),
     ("goal direction objective_mode maximize minimize", "it is `mode`: min or max"),
-    ("objective target monitor metric_name", "the metric that trials are compared by is `metric`"),
+    ("target monitor metric_name", "the metric that trials are compared by is `metric`"),
     (
         "max_concurrent max_concurrent_trials concurrency parallel_trials n_jobs",
         "the number of trials at the same time is `concurrent`",

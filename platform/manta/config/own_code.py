@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import re
+import symtable
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 
 # The keys that take a name in a file of the user's.
-KEYS = ("model.type", "data.format")
+KEYS = ("model.type", "data.format", "objective.type")
+# Only running a file with such an import tells which names it has.
+STAR = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,13 @@ class OwnCode:
         return getattr(module, self.name)
 
     def made(self, **options: Any) -> Any:
-        """What is named; if it is a class, one of it, made with these options.
+        """What is named; of a class or function, what it makes of these options.
 
         Raises:
             ConfigError: if it can't be made.
         """
         found = self.load()
-        if not isinstance(found, type):
+        if not isinstance(found, type | FunctionType):
             return found
         try:
             return found(**options)
@@ -114,12 +118,32 @@ def with_code(
         path, _, name = value.rpartition(":")
         said = f"{where(key)}: {key} = '{value}'"
         text = config.code[path] if path in config.code else _text(folder(key) / path, said)
+        _check_defines(text, name, Path(path).name, said)
         file = Path(path).name
         if code.setdefault(file, text) != text:
             raise ConfigError(f"{said}: another file is called {file}, too: rename one of them")
         named = getattr(config, section).model_copy(update={field: f"{file}:{name}"})
         config = config.model_copy(update={section: named})
     return config if code == config.code else config.model_copy(update={"code": code})
+
+
+def _check_defines(text: str, name: str, file: str, said: str) -> None:
+    """Raise ConfigError unless a file defines or imports a name, as far as its text tells.
+
+    The user's code does not run where a config is only read.
+    """
+    try:
+        top = symtable.symtable(text, file, "exec")
+    except SyntaxError as error:
+        raise ConfigError(f"{said}: {file}:{error.lineno}: not valid Python: {error.msg}") from None
+    bound = [s for s in top.get_symbols() if s.is_assigned() or s.is_imported()]
+    if name in {symbol.get_name() for symbol in bound} or STAR.search(text):
+        return
+    own = [symbol.get_name() for symbol in bound if not symbol.is_imported()]
+    raise ConfigError(
+        f"{said}: {file} defines no '{name}' at its top level; there is "
+        f"{', '.join(own) or 'nothing'}"
+    )
 
 
 def _text(path: Path, said: str) -> str:
@@ -154,4 +178,5 @@ def _said(error: Exception, file: str) -> str:
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame in traceback.extract_tb(error.__traceback__):
         line = frame.lineno if frame.filename == file else line
-    return f"line {line}: {type(error).__name__}: {error}"
+    at = f"{file}:{line}: " if line else ""
+    return f"{at}{type(error).__name__}: {error}"

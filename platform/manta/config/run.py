@@ -82,6 +82,41 @@ class DataSection(Section):
     )
 
 
+class ObjectiveSection(Section):
+    """What is trained on."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    type: str = Field(
+        default="causal",
+        pattern=r"^causal$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        description="causal: cross-entropy of the next token; or one of your own, ./FILE.py:NAME, "
+        "the path relative to the config file",
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments of an objective of your own"
+    )
+    balance: float = Field(
+        default=0.0,
+        ge=0,
+        description="coefficient of a balance loss per sequence, for a model whose router chooses "
+        "experts (DeepSeek-V3, equation 17); 0: none",
+    )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the user's own."""
+        return ":" in self.type
+
+    @model_validator(mode="after")
+    def _options_are_of_ones_own(self) -> ObjectiveSection:
+        if not self.is_own and self.options:
+            raise ValueError("'options' are for an objective of your own")
+        if self.is_own and self.balance:
+            raise ValueError("'balance' is for type 'causal'; your own objective has its own terms")
+        return self
+
+
 class TrainSection(Section):
     """The step."""
 
@@ -397,6 +432,7 @@ class RunConfig(Section):
     corpus: str = key(OnChange.NOTE, description="path or URL of prepared token shards")
     model: ModelSection
     data: DataSection = DataSection()
+    objective: ObjectiveSection = ObjectiveSection()
     train: TrainSection = TrainSection()
     parallel: ParallelSection = ParallelSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -433,6 +469,15 @@ class RunConfig(Section):
                 "train.param_dtype = 'bf16' can't be used with train.precision = "
                 f"{self.train.precision!r}: set "
                 "train.precision to 'bf16' too, or leave train.param_dtype out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _balance_is_not_compiled(self) -> RunConfig:
+        if self.objective.balance and self.train.compile:
+            raise ValueError(
+                "objective.balance with train.compile: the router's choice can't be read in "
+                "compiled code; leave one of them out"
             )
         return self
 

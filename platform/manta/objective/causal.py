@@ -126,8 +126,9 @@ class TokenLoss(nn.Module):
         documents = documents_of(self.lm, position_ids)
         out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
         if not fused:
+            wide = out if out.dtype == torch.float64 else out.float()
             out = F.cross_entropy(
-                out.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+                wide.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
             )
         return out.reshape(1)
 

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from manta.config.run import RunConfig
+from manta.config.errors import ConfigError
+from manta.config.own_code import OwnCode, own
+from manta.config.run import ObjectiveSection, RunConfig
+from manta.objective.balanced import BalancedCausal
 from manta.objective.causal import Causal
 from manta.objective.protocol import Objective
 
+NEEDED = ("columns", "terms", "module", "inputs", "weights")
+
 
 def objective_of(config: RunConfig) -> Objective:
-    """What a run trains on."""
+    """What a run trains on.
+
+    Raises:
+        ConfigError: if an objective of the user's own can't be made, naming file and remedy.
+    """
+    section, code = config.objective, own(config, "objective.type")
+    if code is not None:
+        return _own(section, code)
+    if section.balance:
+        return BalancedCausal(section.balance, document_mask=config.data.document_mask)
     return Causal(document_mask=config.data.document_mask)
+
+
+def _own(section: ObjectiveSection, code: OwnCode) -> Objective:
+    made = code.made(**section.options)
+    missing = [needed for needed in NEEDED if not hasattr(made, needed)]
+    if missing:
+        raise ConfigError(
+            f"objective.type = '{section.type}': it has no {', '.join(missing)}; an objective has "
+            f"{', '.join(NEEDED)}, as manta/objective/protocol.py says"
+        )
+    objective: Objective = made
+    return objective

@@ -3,7 +3,7 @@
 The law that makes an objective exact: each term is a sum over samples, and its weight is a sum over
 samples that is known before the forward pass. The loss is each term's sum over the whole global
 batch, divided by its weight over the whole global batch, times its coefficient. It can't depend on
-how rows are laid over ranks and forward passes, then.
+how rows are laid over ranks and forward passes, then. `manta.testing.check_objective` tries it.
 """
 
 from __future__ import annotations

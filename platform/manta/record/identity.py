@@ -115,5 +115,5 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
 
 def _show(value: Any) -> str:
     if isinstance(value, str) and "\n" in value:
-        return f"a text of {len(value.splitlines())} lines"
+        return f"a text of {len(value.splitlines())} lines with SHA-256 {digest(value)[:12]}…"
     return "(none)" if value is _ABSENT or value is None else str(value)

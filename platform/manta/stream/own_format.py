@@ -54,7 +54,7 @@ def _made(code: OwnCode) -> Format:
     if lacking := [member for member in MEMBERS if not hasattr(made, member)]:
         raise ConfigError(
             f"{code.key} = '{code.file}:{code.name}': no format: it lacks {', '.join(lacking)}; "
-            "manta.sample.format.Format says what each is"
+            "docs/own_task.md shows one"
         )
     return made
 

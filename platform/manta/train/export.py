@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,9 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
-from manta.config.own_code import is_own
+from manta.config.own_code import is_own, own
 from manta.corpus.manifest import Manifest
 from manta.model import hf_config
+from manta.model.own_net import OwnNet
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
 from manta.state.loading import load_model
 from manta.storage.atomic import as_umask_says
@@ -31,11 +34,16 @@ from manta.storage.probe import check_new_folder
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 
+# As Transformers calls it.
+WEIGHTS = "model.safetensors"
+
 
 def export(
     run_dir: Place, out: Path, step: int | None = None, beside: Mapping[str, str] | None = None
 ) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
+
+    Of a model of the user's own: its weights, for `safetensors.torch.load_model`, and its file.
 
     Args:
         run_dir: the run's directory, or its place in a store.
@@ -49,12 +57,18 @@ def export(
     """
     check_new_folder(out)
     config = load_run(run_dir)
-    lm = load_weights(run_dir, config, step)
+    code = own(config, "model.type")
+    net = None if code is None else _own_weights(run_dir, OwnNet(code, config.model.sizes), step)
+    lm = load_weights(run_dir, config, step) if net is None else None
     aside = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:
-        lm.save_pretrained(aside)
-        write_tokenizer(aside, config.corpus, Manifest.read(config.corpus))
+        if lm is not None:
+            lm.save_pretrained(aside)
+            write_tokenizer(aside, config.corpus, Manifest.read(config.corpus))
+        elif net is not None and code is not None:
+            save_model(net, str(aside / WEIGHTS))
+            (aside / code.file).write_text(code.text, encoding="utf-8")
         for name, text in (beside or {}).items():
             (aside / name).write_text(text, encoding="utf-8")
         as_umask_says(aside)  # safetensors are written for their owner alone
@@ -140,16 +154,12 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         RunError: if there is no such checkpoint.
     """
     _quiet()
-    folder = run_dir / CHECKPOINTS
-    checkpoint = newest(folder) if step is None else folder / name_of(step)
-    if not checkpoint.is_dir():
-        there = ", ".join(str(read_state(path).step) for path in whole(folder))
-        raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
+    checkpoint = _checkpoint(run_dir, step)
     manifest = Manifest.read(config.corpus)
     if is_own(config.model.type):
         raise RunError(
-            f"{run_dir}: its model is your own ({config.model.type}), not one of Transformers: "
-            "manta.state.loading.load_model loads a checkpoint's weights into it"
+            f"{run_dir}: its model is your own ({config.model.type}), which generates no text; "
+            "`manta export` writes its weights"
         )
     resolved = hf_config.resolve(config, manifest.vocabulary)
     assert manifest.eos_id is not None
@@ -159,6 +169,23 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         _generate_as_before(lm, config.model.pretrained)
     _stop_at(lm.generation_config, manifest.eos_id)
     return lm
+
+
+def _own_weights(run_dir: Place, resolved: OwnNet, step: int | None) -> nn.Module:
+    """A model of the user's own with the weights of a checkpoint, on the CPU."""
+    net = resolved.build(0)
+    load_model(_checkpoint(run_dir, step), net)
+    return net
+
+
+def _checkpoint(run_dir: Place, step: int | None) -> Place:
+    """The checkpoint of a step, or the newest one."""
+    folder = run_dir / CHECKPOINTS
+    checkpoint = newest(folder) if step is None else folder / name_of(step)
+    if not checkpoint.is_dir():
+        there = ", ".join(str(read_state(path).step) for path in whole(folder))
+        raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
+    return checkpoint
 
 
 def _generate_as_before(lm: PreTrainedModel, pretrained: str) -> None:

@@ -12,6 +12,7 @@ from manta.config.own_code import with_code
 from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
+from manta.elastic.checks.objective_trial import try_objective
 from manta.model.source import check_names
 from manta.state.skips import read_skips, restore_skips
 from manta.storage.place import Place, place_of
@@ -206,9 +207,12 @@ def try_model(checked: Checked) -> Tried:
     vocabulary = checked.manifest.vocabulary
     resolved = hf_config.resolve(checked.config, vocabulary)
     if isinstance(resolved, OwnNet):
-        return tryout.try_own(checked.config, resolved)
-    assert vocabulary is not None  # a causal model of Transformers was resolved by it
-    return tryout.try_out(checked.config, resolved, vocabulary.size)
+        tried = tryout.try_own(checked.config, resolved)
+    else:
+        assert vocabulary is not None  # a causal model of Transformers was resolved by it
+        tried = tryout.try_out(checked.config, resolved, vocabulary.size)
+    try_objective(checked.config, checked.manifest, resolved)
+    return tried
 
 
 def _check_devices(config: RunConfig) -> None:
