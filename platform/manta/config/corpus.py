@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from manta.config.section import Section
 from manta.config.units import PositiveTokens
@@ -12,6 +12,20 @@ from manta.config.urls import is_url
 
 # Shares that are meant to add up to 1 may exceed it by this much, from binary rounding.
 ROUNDING = 1e-6
+
+
+ChatColumn = Literal[
+    "messages",
+    "tools",
+    "documents",
+    "conversations",
+    "system",
+    "prompt",
+    "completion",
+    "instruction",
+    "output",
+    "input",
+]
 
 
 class SourceSection(Section):
@@ -89,6 +103,35 @@ class TokenizerSection(Section):
         return self
 
 
+class ChatSection(Section):
+    """How conversations become rows of tokens."""
+
+    length: int = Field(ge=2, description="tokens of a row, which is train.seq_len of a run on it")
+    template: str | None = Field(
+        default=None, description="a Jinja file; if left out, the tokenizer's own template"
+    )
+    template_args: dict[str, JsonValue] = Field(
+        default_factory=dict, description="what the template is given, such as enable_thinking"
+    )
+    supervise: list[str] = Field(
+        default=["assistant"], min_length=1, description="roles whose messages are trained on"
+    )
+    turns: Literal["all", "last"] = Field(
+        default="all", description="which of these messages: all, or the last of a conversation"
+    )
+    too_long: Literal["stop", "drop", "cut"] = Field(
+        default="stop",
+        description="at a conversation that is longer than a row: stop, leave it out, or leave out "
+        "its oldest turns",
+    )
+    packing: bool = Field(
+        default=True, description="lay several conversations into a row, else one a row"
+    )
+    columns: dict[ChatColumn, str] = Field(
+        default_factory=dict, description="what the source calls a column, such as messages: dialog"
+    )
+
+
 class SplitSection(Section):
     """Shares of all documents. If their sum is below 1, all are scaled up in proportion."""
 
@@ -119,6 +162,9 @@ class CorpusConfig(Section):
     out: str = Field(description="folder to write the shards and the manifest to")
     sources: list[SourceSection] = Field(min_length=1, description="where documents come from")
     tokenizer: TokenizerSection
+    chat: ChatSection | None = Field(
+        default=None, description="for sources that hold conversations rather than text"
+    )
     split: SplitSection = SplitSection()
     # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
     # upper bound keeps the offsets of a list column within 32 bits.
@@ -139,6 +185,20 @@ class CorpusConfig(Section):
                 "the finished corpus"
             )
         return out
+
+    @model_validator(mode="after")
+    def _chats_fit(self) -> CorpusConfig:
+        if self.chat is None:
+            return self
+        if self.tokenizer.path is None:
+            raise ValueError("'chat' needs tokenizer.path: that of the model that is to be adapted")
+        for source in self.sources:
+            if source.format not in ("jsonl", "parquet", "arrow"):
+                raise ValueError(
+                    f"source '{source.name}': 'chat' needs records (jsonl, parquet, arrow), not "
+                    f"{source.format}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> CorpusConfig:

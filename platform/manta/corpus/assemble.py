@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from manta.config.errors import CorpusError
 from manta.corpus.documents import SPLITS
@@ -17,6 +17,9 @@ from manta.corpus.workspace import Workspace, shard_name
 from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
 from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
+
+# What becomes of a table of joined pieces: the shard's rows, and what they add to the clock.
+Arrange: TypeAlias = Callable[[Any], tuple[Any, int]]
 
 
 class ShardUnits(NamedTuple):
@@ -63,8 +66,15 @@ class Assembler:
     hundred times that of a core that tokenizes.
     """
 
-    def __init__(self, workspace: Workspace, shard_tokens: int, sources: Sequence[str]):
+    def __init__(
+        self,
+        workspace: Workspace,
+        shard_tokens: int,
+        sources: Sequence[str],
+        arrange: Arrange | None = None,
+    ):
         self._workspace, self._sources = workspace, sources
+        self._arrange = arrange or _documents
         self._groupings = {split: Grouping(shard_tokens) for split in SPLITS}
         self._waiting: dict[int, dict[str, Any]] = {}  # records of units, by their number
         self._next = 0
@@ -112,12 +122,26 @@ class Assembler:
             name = shard_name(split, len(written))
             source_name = self._sources[source]
             self._unchecked.append(
-                self._thread.submit(_shard, self._workspace, split, source_name, name, units)
+                self._thread.submit(
+                    _shard, self._workspace, split, source_name, name, units, self._arrange
+                )
             )
             written.append(self._unchecked[-1])
 
 
-def _shard(workspace: Workspace, split: Split, source: str, name: str, units: list[int]) -> Shard:
+def _documents(table: Any) -> tuple[Any, int]:
+    """Documents as they are, and their tokens."""
+    return table, len(document_tokens(table)[0])
+
+
+def _shard(
+    workspace: Workspace,
+    split: Split,
+    source: str,
+    name: str,
+    units: list[int],
+    arrange: Arrange,
+) -> Shard:
     """Write one shard, or find it finished by an earlier attempt; then drop its pieces."""
     work, final = workspace.work, workspace.out / name
     record = shard_record(work, name)
@@ -130,7 +154,7 @@ def _shard(workspace: Workspace, split: Split, source: str, name: str, units: li
             content = {"shard": made.model_dump(mode="json"), "units": units}
             write_whole(record, sealed_json(content))
 
-        shard = _join(pieces, split, source, final, note, work)
+        shard = _join(pieces, split, source, final, note, work, arrange)
     for piece in pieces:
         piece.unlink(missing_ok=True)
     return shard
@@ -143,24 +167,24 @@ def _join(
     final: Path,
     note: Callable[[Shard], None],
     work: Path,
+    arrange: Arrange,
 ) -> Shard:
     missing = [piece for piece in pieces if not piece.exists()]
     if missing:
         raise CorpusError(
             f"{final}: finished before, and gone now; remove {final.parent} and prepare it again"
         )
-    table = shard_file.joined([shard_file.read(piece) for piece in pieces])
+    table, tokens = arrange(shard_file.joined([shard_file.read(piece) for piece in pieces]))
     # Two names: the shard's record must be there before the shard is, so that a shard under
     # its final name is never written a second time.
     whole = work / f"{final.name}.whole"
     with whole_file(whole) as file:
         size, sha256 = shard_file.write(file, table)
-    tokens, _ = document_tokens(table)
     shard = Shard(
         file=final.name,
         split=split,
         documents=table.num_rows,
-        tokens=len(tokens),
+        tokens=tokens,
         bytes=size,
         sha256=sha256,
         source=source,

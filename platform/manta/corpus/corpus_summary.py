@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manta.corpus.documents import SPLITS
-from manta.corpus.manifest import Manifest
+from manta.corpus.manifest import CHAT, Manifest
 from manta.corpus.progress_bar import short
 from manta.corpus.workspace import QUARANTINE
 
@@ -18,8 +18,10 @@ from manta.corpus.workspace import QUARANTINE
 def show_summary(manifest: Manifest, folder: str, console: Console) -> None:
     """Print what the corpus in `folder` holds, and what to do with it next."""
     # Lines rather than a table, which would break a path in two where the window is narrow.
-    for name, value in summary_rows(manifest, folder):
-        _print(f"{name:<10} {value}", console)
+    rows = summary_rows(manifest, folder)
+    width = max(10, *(len(name) for name, _ in rows))
+    for name, value in rows:
+        _print(f"{name:<{width}} {value}", console)
     console.print(counts_table(manifest))
     for purpose, command in next_commands(folder):
         _print(f"{purpose}: {command}", console)
@@ -32,14 +34,16 @@ def _print(line: str, console: Console) -> None:
 def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
     """The facts, by name."""
     size = sum(shard.bytes for shard in manifest.shards)
-    documents = sum(shard.documents for shard in manifest.shards)
-    tokens = sum(shard.tokens for shard in manifest.shards)
+    counts = [found for split in manifest.counts.values() for found in split.values()]
+    documents = sum(found.documents for found in counts)
+    tokens = sum(found.tokens for found in counts)
     return [
         ("corpus", f"{folder} (fingerprint {manifest.fingerprint[:12]})"),
-        ("documents", f"{documents:,}"),
+        ("conversations" if manifest.sample == CHAT else "documents", f"{documents:,}"),
         ("left out", _left_out(manifest, folder)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
         *_text(manifest),
+        *_chats(manifest, tokens),
         ("tokenizer", _tokenizer(manifest)),
         ("bos", bos_rule(manifest)),
     ]
@@ -53,6 +57,20 @@ def _text(manifest: Manifest) -> list[tuple[str, str]]:
     total = sum(size or 0 for size in sizes)
     tokens = sum(shard.tokens for shard in manifest.shards)
     return [("text", f"{short(total)}B, {total / tokens:.2f} bytes a token")]
+
+
+def _chats(manifest: Manifest, tokens: int) -> list[tuple[str, str]]:
+    """What of conversations is trained on, and how full their rows are."""
+    if manifest.row_length is None:
+        return []
+    counts = [found for split in manifest.counts.values() for found in split.values()]
+    supervised = sum(found.supervised or 0 for found in counts)
+    rows = sum(shard.documents for shard in manifest.shards)
+    padding = 1 - tokens / (rows * manifest.row_length)
+    return [
+        ("supervised", f"{supervised:,} tokens, {supervised / tokens:.1%}"),
+        ("rows", f"{rows:,} of {manifest.row_length:,} tokens, {padding:.1%} of them padding"),
+    ]
 
 
 def bos_rule(manifest: Manifest) -> str:
@@ -71,8 +89,9 @@ def next_commands(folder: str) -> list[tuple[str, str]]:
 
 
 def counts_table(manifest: Manifest) -> Table:
-    """Documents and tokens of each source in each split."""
-    table = Table("source", title="documents / tokens", title_justify="left")
+    """Documents or conversations, and tokens, of each source in each split."""
+    what = "conversations" if manifest.sample == CHAT else "documents"
+    table = Table("source", title=f"{what} / tokens", title_justify="left")
     for split in SPLITS:
         table.add_column(split, justify="right")
     names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))
@@ -82,8 +101,9 @@ def counts_table(manifest: Manifest) -> Table:
         table.add_row(escape(name), *shown)
     totals = []
     for split in SPLITS:
-        documents = sum(shard.documents for shard in manifest.shards_of(split))
-        totals.append(f"{documents:,} / {manifest.tokens_of(split):,}")
+        found = manifest.counts[split].values()
+        documents, tokens = sum(one.documents for one in found), sum(one.tokens for one in found)
+        totals.append(f"{documents:,} / {tokens:,}")
     table.add_section()
     table.add_row("all", *totals)
     table.add_row("shards", *[str(len(manifest.shards_of(split))) for split in SPLITS])

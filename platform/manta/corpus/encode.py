@@ -69,13 +69,7 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
     identities: list[bytes] = []
     for batch in _batches(order, identities, left_out):
         tokens.extend(tool.encode(batch))
-    hashes = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, HASH_BYTES)
-    if digest(hashes) != order["digest"]:
-        names = dict.fromkeys(file[2] for file, _, _ in order["parts"])
-        raise CorpusError(
-            f"the input changed while it was being prepared, in one of: {', '.join(names)}; "
-            "run the same command again"
-        )
+    hashes = same_hashes(order, identities)
     kept = hashes[[i for i in range(len(hashes)) if i not in left_out]]
     counts, pieces = _write_pieces(order, tokens, kept)
     record = {
@@ -87,6 +81,22 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
     }
     write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
     return {**record, "bytes": order["bytes"]}
+
+
+def same_hashes(order: dict[str, Any], identities: list[bytes]) -> Hashes:
+    """The hashes of a unit's documents, if they are those of the first pass.
+
+    Raises:
+        CorpusError: if they are not.
+    """
+    hashes = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, HASH_BYTES)
+    if digest(hashes) != order["digest"]:
+        names = dict.fromkeys(file[2] for file, _, _ in order["parts"])
+        raise CorpusError(
+            f"the input changed while it was being prepared, in one of: {', '.join(names)}; "
+            "run the same command again"
+        )
+    return hashes
 
 
 def _stands_in(token: int | None, documents: list[Any]) -> bool:

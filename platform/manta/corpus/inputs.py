@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manta.config.corpus import CorpusConfig
+from manta.config.corpus import ChatSection, CorpusConfig, TokenizerSection
+from manta.config.errors import CorpusError
+from manta.corpus.chat_template import check_template
 from manta.corpus.manifest import Manifest
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import CorpusTokenizer, load
@@ -45,7 +47,23 @@ def open_inputs(config: CorpusConfig) -> Inputs:
         CorpusError: naming every pattern that matches nothing, or why the tokenizer can't be used.
     """
     files = resolve(config.sources)
+    if config.chat is not None:
+        return Inputs(files, _with_template(config.tokenizer, config.chat))
     return Inputs(files, load(config.tokenizer) if config.tokenizer.path else None)
+
+
+def _with_template(section: TokenizerSection, chat: ChatSection) -> CorpusTokenizer:
+    """The tokenizer that is named, with the chat template that is."""
+    template = None
+    if chat.template is not None:
+        try:
+            template = Path(chat.template).expanduser().read_bytes()
+            template.decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"chat.template: {chat.template}: can't be read: {error}") from None
+    tokenizer = load(section, template)
+    check_template(tokenizer.chat_template, chat, str(section.path))
+    return tokenizer
 
 
 def recorded(config: CorpusConfig) -> dict[str, Any]:
@@ -54,6 +72,10 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
     if kept["tokenizer"]["bos"] is None:
         # A key that is not given says nothing: a corpus from before it was there is the same.
         del kept["tokenizer"]["bos"]
+    if config.chat is None:
+        del kept["chat"]
+    else:
+        del kept["chat"]["template"]  # it is a part of the tokenizer's files
     return kept
 
 

@@ -13,30 +13,46 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
+from manta.corpus.inspect_chats import first_conversation, pieces_of, wrong_rows
 from manta.corpus.leftovers import checksum
-from manta.corpus.manifest import Manifest, Shard, Split, Vocabulary
+from manta.corpus.manifest import CHAT, Manifest, Shard, Split, Vocabulary
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
 
 CHECKING_THREADS = 4
 SHOWN_TEXT = 600
+SUPERVISED = "bold green"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One document of a corpus, decoded."""
+    """One document or conversation of a corpus, decoded.
+
+    Attributes:
+        split: of which it is.
+        source: name of its source.
+        doc_id: its content hash in hexadecimal.
+        tokens: how many it has.
+        pieces: its text in order, and whether each piece is trained on.
+    """
 
     split: Split
     source: str
     doc_id: str
     tokens: int
-    text: str
+    pieces: list[tuple[str, bool]]
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return "".join(text for text, _ in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,10 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     }:
         return f"not all of its rows are of the source '{shard.source}'"
     vocabulary = manifest.vocabulary
-    return None if vocabulary is None else _wrong_tokens(table, shard, manifest, vocabulary)
+    if vocabulary is None:
+        return None
+    wrong = wrong_rows if manifest.sample == CHAT else _wrong_tokens
+    return wrong(table, shard, manifest, vocabulary)
 
 
 def _wrong_tokens(
@@ -196,11 +215,22 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
             table = shard_file.read(folder / shard.file)
             rows += [{k: table.column(k)[row].as_py() for k in table.schema.names} for row in here]
         first += shard.documents
-    texts = decode(folder, manifest.tokenizer_file, [row["tokens"][:-1] for row in rows])
-    return [
-        Sample("train", row["source"], row["doc_id"], len(row["tokens"]), text)
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    show = _shown_chat if manifest.sample == CHAT else _shown_document
+    return [show(folder, manifest.tokenizer_file, row) for row in rows]
+
+
+def _shown_document(folder: Path, tokenizer: str, row: dict[str, Any]) -> Sample:
+    (text,) = decode(folder, tokenizer, [row["tokens"][:-1]])
+    return Sample("train", row["source"], row["doc_id"], len(row["tokens"]), [(text, True)])
+
+
+def _shown_chat(folder: Path, tokenizer: str, row: dict[str, Any]) -> Sample:
+    """The first conversation of a row, with its special tokens."""
+    tokens, spans = first_conversation(row)
+    pieces = pieces_of(tokens, spans)
+    texts = decode(folder, tokenizer, [few for few, _ in pieces], special=True)
+    marked = [(text, supervised) for text, (_, supervised) in zip(texts, pieces, strict=True)]
+    return Sample("train", row["source"], row["doc_id"].partition("+")[0], len(tokens), marked)
 
 
 def _facts(report: CorpusReport) -> RenderableType:
@@ -233,7 +263,13 @@ def _token_facts(manifest: Manifest) -> dict[str, str]:
 
 
 def _panel(sample: Sample) -> RenderableType:
-    text = sample.text
-    shown = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]} …"
+    chat = any(not supervised for _, supervised in sample.pieces)
+    shown, left = Text(), SHOWN_TEXT
+    for text, supervised in sample.pieces:
+        shown.append(text[:left], SUPERVISED if chat and supervised else "")
+        left -= len(text)
+        if left < 0:
+            shown.append(" …")
+            break
     title = f"{sample.split} · {sample.source} · {sample.doc_id} · {sample.tokens:,} tokens"
-    return Panel(escape(shown), title=escape(title), title_align="left")
+    return Panel(shown, title=escape(title), title_align="left")

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
 # The format of samples of a manifest that names none: there was no other.
 TOKENS = "tokens"
+CHAT = "chat"
 
 
 class Shard(BaseModel):
@@ -62,12 +63,14 @@ class Counts(Section):
     """Size of one source in one split.
 
     `bytes` are those of the documents' texts in UTF-8, without special tokens; a corpus that was
-    prepared before they were counted doesn't say them.
+    prepared before they were counted doesn't say them. `supervised` are the tokens of conversations
+    that are trained on.
     """
 
     documents: int
     tokens: int
     bytes: int | None = None
+    supervised: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,15 @@ class Manifest(Section):
     follow from the documents: the same corpus, prepared before they were counted, has the same
     fingerprint, and with it the same order of samples; nor the sources of shards, which their
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
-    `sample` names the format of samples; what is said of tokens and a tokenizer, one of
-    tokens has alone.
+    `sample` names the format of samples; what is said of tokens and a tokenizer, those of
+    tokens and of chats have alone, and `row_length` those of chats.
     """
 
     format: Literal[1, 2] = 2
     fingerprint: str = ""
     manta_version: str
     sample: str = TOKENS
+    row_length: int | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     vocab_size: int | None = None
     eos_id: int | None = None
@@ -126,9 +130,11 @@ class Manifest(Section):
             "tokenizer_file": self.tokenizer_file,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
+        if self.sample == CHAT:
+            described["row_length"] = self.row_length
         lacking = [name for name, value in described.items() if value is None]
-        if self.sample == TOKENS and lacking:
-            raise ValueError(f"a corpus of tokens needs {', '.join(lacking)}")
+        if self.sample in (TOKENS, CHAT) and lacking:
+            raise ValueError(f"a corpus of {self.sample} needs {', '.join(lacking)}")
         return self
 
     def sealed(self) -> Manifest:
@@ -159,11 +165,18 @@ class Manifest(Section):
 
     @property
     def format_of_samples(self) -> Format:
-        """What a sample of a corpus of tokens is; other formats are the user's own."""
-        from manta.sample.tokens import Tokens  # NumPy and Arrow, which reading a manifest lacks
+        """What a sample of a corpus of tokens or chats is; other formats are the user's own."""
+        # NumPy and Arrow, which reading a manifest lacks.
+        from manta.sample.chat import Chat
+        from manta.sample.tokens import Tokens
 
         assert self.token_dtype is not None
-        return Tokens(self.token_dtype)
+        if self.sample == TOKENS:
+            return Tokens(self.token_dtype)
+        assert self.row_length is not None
+        assert self.eos_id is not None
+        padding = self.eos_id if self.pad_id is None else self.pad_id
+        return Chat(self.token_dtype, self.row_length, padding)
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""
@@ -172,6 +185,15 @@ class Manifest(Section):
     def tokens_of(self, split: Split) -> int:
         """Tokens in `split`, over all sources."""
         return sum(shard.tokens for shard in self.shards_of(split))
+
+    def clock_of(self, split: Split) -> dict[str, int]:
+        """What the rows of each source of `split` add to the clock, in the order of the shards."""
+        found = dict.fromkeys(self.counts.get(split, {}), 0)
+        for shard in self.shards_of(split):
+            if shard.source is None:  # of an older version: a shard may have several
+                return {name: counts.tokens for name, counts in self.counts[split].items()}
+            found[shard.source] += shard.tokens
+        return found
 
     def tokens_per_byte(self, split: Split) -> float | None:
         """Tokens that a byte of text has in `split`, special ones included; None if unknown."""
@@ -218,6 +240,8 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
+    if content.get("row_length") is None:
+        content.pop("row_length", None)
     for shard in content["shards"]:
         shard.pop("source", None)
     for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:
@@ -227,6 +251,8 @@ def _digest(content: dict[str, Any]) -> str:
     for sources in content["counts"].values():
         for counts in sources.values():
             counts.pop("bytes", None)
+            if counts.get("supervised") is None:
+                counts.pop("supervised", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

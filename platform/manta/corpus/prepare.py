@@ -16,11 +16,13 @@ from manta.config.errors import CorpusError
 from manta.corpus import leftovers, scan, work_units, worker_pool
 from manta.corpus.assemble import Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
+from manta.corpus.chat_totals import ChatTotals, rows_of
 from manta.corpus.cuts import cuts_of
-from manta.corpus.documents import SPLITS, split_bounds, split_of
+from manta.corpus.documents import SPLITS, Problem, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, settings
+from manta.corpus.encode_chats import encode_chats
 from manta.corpus.inputs import Inputs, open_inputs, recorded
-from manta.corpus.manifest import Counts, Manifest, Shard, Split
+from manta.corpus.manifest import CHAT, TOKENS, Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
@@ -92,6 +94,7 @@ class _Preparation:
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
         self.has_padding = False  # whether the token for padding stands in a document
+        self.chats = ChatTotals(config.chat) if config.chat else None
 
     def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
         self.tell_unusable_files()
@@ -107,7 +110,7 @@ class _Preparation:
         self.bar.say(str(tokenizer))
         self.compare(tokenizer, scanned)
         counts, shards = self.encode(scanned, tokenizer)
-        self.quarantine(scanned.problems)
+        self.quarantine(scanned.problems + self.check_chats())
         for found in self.yields(scanned):
             if found.is_little:
                 self.bar.say(f"little is left: {found}")
@@ -214,23 +217,29 @@ class _Preparation:
         self, scanned: Scanned, tokenizer: CorpusTokenizer
     ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
         """The second pass, without what an earlier attempt has done; and the shards."""
-        totals = {split: {name: [0, 0] for name in self.sources} for split in SPLITS}
+        totals = {split: {name: np.zeros(3, int) for name in self.sources} for split in SPLITS}
         self.tell_uncut(tokenizer, int(scanned.sizes.max(initial=0)))
         phase = self.bar.phase("tokenizing", sum(unit.bytes for unit in self.plan.units))
         orders = []
-        with Assembler(self.workspace, self.config.shard_tokens, self.sources) as assembler:
+        chat, shard_tokens = self.config.chat, self.config.shard_tokens
+        arrange = rows_of(chat, tokenizer) if chat else None
+        with Assembler(self.workspace, shard_tokens, self.sources, arrange) as assembler:
 
             def take(record: dict[str, Any]) -> tuple[int, int]:
                 assembler.add(record)
                 self.has_padding |= record["has_padding"]
-                for split, (documents, tokens) in record["splits"].items():
-                    total = totals[split][self.sources[record["source"]]]
-                    total[0] += documents
-                    total[1] += tokens
-                sums = np.sum([[0, 0], *record["splits"].values()], axis=0).tolist()
-                return sums[0], sums[1]
+                self.take_chats(record, scanned)
+                for split, found in record["splits"].items():
+                    totals[split][self.sources[record["source"]]][: len(found)] += found
+                sums = np.sum([[0, 0], *(few[:2] for few in record["splits"].values())], axis=0)
+                documents, tokens = sums.tolist()
+                return documents, tokens
 
             common = settings(self.workspace, tokenizer, self.bounds, self.sources)
+            task = encode_unit
+            if chat is not None:
+                common["chat"] = chat.model_dump_json()
+                task = encode_chats
             before = np.zeros(3, dtype=np.int64)
             for unit in self.plan.units:
                 record = leftovers.record_file(self.workspace.work, unit.index)
@@ -239,21 +248,51 @@ class _Preparation:
                 else:
                     orders.append(self.order(unit, scanned) | common)
             phase.found(*before.tolist())
-            for done in worker_pool.run(encode_unit, orders):
+            for done in worker_pool.run(task, orders):
                 phase.advance(done["bytes"], *take(done))
             phase.done()
             shards = assembler.finish()
         return self.counts(totals, scanned), shards
 
+    def take_chats(self, record: dict[str, Any], scanned: Scanned) -> None:
+        """Note what became of a unit's conversations, and where those are that can't be used."""
+        if self.chats is None:
+            return
+        unit, refused = self.plan.units[record["unit"]], []
+        for part, row, reason, content in record["refused"]:
+            place = scanned.first_rows[unit.index][part] + row
+            file = self.files[unit.parts[part].file]
+            refused.append(scan.located(self.config, file, Problem(place, reason, content)))
+        self.chats.add(record, refused)
+
+    def check_chats(self) -> list[Located]:
+        """The conversations that are left out; raises if nothing was said of leaving them out."""
+        if self.chats is None:
+            return []
+        self.chats.check(SHOWN_PROBLEMS)
+        refused = sorted(self.chats.refused, key=lambda one: (one.source, one.file))
+        if refused and self.config.on_error == "stop":
+            raise CorpusError(_listed(refused))
+        for news in self.chats.news():
+            self.bar.say(news)
+        return refused
+
     def counts(
-        self, totals: dict[Split, dict[str, list[int]]], scanned: Scanned
+        self, totals: dict[Split, dict[str, Any]], scanned: Scanned
     ) -> dict[Split, dict[str, Counts]]:
         """Documents, tokens and bytes of text, by split and source."""
         sizes = scanned.bytes_in(self.bounds, [unit.source for unit in self.plan.units])
+
+        def count(split: Split, name: str, size: int) -> Counts:
+            documents, tokens, supervised = totals[split][name].tolist()
+            # The text of a conversation is JSON: its size says nothing of bits a byte.
+            more = {"supervised": supervised} if self.chats else {"bytes": size}
+            return Counts(documents=documents, tokens=tokens, **more)
+
         return {
             split: {
-                name: Counts(documents=documents, tokens=tokens, bytes=int(sizes[row, column]))
-                for column, (name, (documents, tokens)) in enumerate(totals[split].items())
+                name: count(split, name, int(sizes[row, column]))
+                for column, name in enumerate(totals[split])
             }
             for row, split in enumerate(SPLITS)
         }
@@ -292,8 +331,18 @@ class _Preparation:
         counts: dict[Split, dict[str, Counts]],
         shards: list[Shard],
     ) -> Manifest:
+        chat, chats = self.config.chat, self.chats
+        dropped = {
+            "duplicate": int((~scanned.kept).sum()),
+            "empty": scanned.empty,
+            "quarantined": len(scanned.problems) + (len(chats.refused) if chats else 0),
+        }
+        if chats:
+            dropped["too_long"] = chats.too_long
         return Manifest(
             manta_version=manta.__version__,
+            sample=TOKENS if chat is None else CHAT,
+            row_length=None if chat is None else chat.length,
             token_dtype=tokenizer.dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,
@@ -304,11 +353,7 @@ class _Preparation:
             tokenizer_config_sha256=tokenizer.config_sha256,
             config=recorded(self.config),
             counts=counts,
-            dropped={
-                "duplicate": int((~scanned.kept).sum()),
-                "empty": scanned.empty,
-                "quarantined": len(scanned.problems),
-            },
+            dropped=dropped,
             shards=shards,
         ).sealed()
 

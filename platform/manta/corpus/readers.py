@@ -11,18 +11,21 @@ import codecs
 import io
 import json
 import lzma
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manta.corpus.contents import HEAD_BYTES, codec_of, misfit
+from manta.corpus.conversations import COLUMNS, UnusableRecord, conversation_text
 from manta.corpus.documents import Problem
 from manta.corpus.sources import InputFile, open_input
 
 Rows = Iterator[str | Problem | None]
+# What is read of a row: a column of text, or a conversation, whose columns may have other names.
+Wanted: TypeAlias = str | Mapping[str, str]
 BATCH_ROWS = 1024
 SHOWN_CONTENT = 500
 # What rows are called in messages, and what their count starts from.
@@ -41,23 +44,24 @@ def input_errors(file: InputFile) -> tuple[type[Exception], ...]:
     return (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnusableFile)
 
 
-def read(file: InputFile, kind: str, column: str, start: int, stop: int | None) -> Rows:
+def read(file: InputFile, kind: str, wanted: Wanted, start: int, stop: int | None) -> Rows:
     """One part of `file`, row by row; rows count from 0 within the part.
 
     Args:
         file: where to read.
         kind: the source's format.
-        column: of the text, in the formats that have columns.
+        wanted: column of the text, in the formats that have columns; or, for conversations, a
+            column's name in `COLUMNS` → what the source calls it.
         start: first byte, row group or record batch.
         stop: one past the last; None reads to the end.
     """
     try:
         if kind == "jsonl":
-            yield from _jsonl(file, column, start, stop)
+            yield from _jsonl(file, wanted, start, stop)
         elif kind == "parquet":
-            yield from _parquet(file, column, start, stop)
+            yield from _parquet(file, wanted, start, stop)
         elif kind == "arrow":
-            yield from _arrow(file, column, start, stop)
+            yield from _arrow(file, wanted, start, stop)
         else:
             yield from _text(file)
     except input_errors(file) as error:
@@ -72,8 +76,8 @@ def unreadable(error: Exception) -> str:
     return f"can't be read: {(said.splitlines() or [type(error).__name__])[0]}"
 
 
-def column_row_groups(file: InputFile, column: str) -> list[int]:
-    """Bytes of text in each row group of a Parquet file, from its footer.
+def column_row_groups(file: InputFile, wanted: Wanted) -> list[int]:
+    """Bytes of what is read of each row group of a Parquet file, from its footer.
 
     Raises:
         UnusableFile: if the column is not there.
@@ -81,14 +85,12 @@ def column_row_groups(file: InputFile, column: str) -> list[int]:
     """
     with open_input(file.url) as raw:
         metadata = pq.ParquetFile(raw).metadata
-        path_to(metadata.schema.to_arrow_schema(), column)
+        columns = _columns_of(metadata.schema.to_arrow_schema(), wanted)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         sizes = []
         for group in groups:
             chunks = [group.column(index) for index in range(group.num_columns)]
-            sizes.append(
-                sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
-            )
+            sizes.append(sum(c.total_uncompressed_size for c in chunks if _is_of(c, columns)))
         return sizes
 
 
@@ -128,7 +130,7 @@ def _text(file: InputFile) -> Rows:
         yield Problem(line, _not_utf8(error), _shown(_line_at(content, error.start)))
 
 
-def _jsonl(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+def _jsonl(file: InputFile, wanted: Wanted, start: int, stop: int | None) -> Rows:
     """The lines that begin in bytes `start` to `stop`; rows are lines, blank ones too."""
     with open_input(file.url) if start else _decompressed(file, "jsonl") as raw:
         position = start
@@ -147,31 +149,50 @@ def _jsonl(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
             if not line:
                 break
             position += len(line)
-            yield _json_row(row, line, column)
+            yield _json_row(row, line, wanted)
             row += 1
 
 
-def _json_row(row: int, line: bytes, column: str) -> str | Problem | None:
+def _json_row(row: int, line: bytes, wanted: Wanted) -> str | Problem | None:
     if row == 0:
         line = line.removeprefix(codecs.BOM_UTF8)
     if not line.strip():
         return None
     try:
         value = json.loads(line.decode())
-        text = _field(value, column) if isinstance(value, dict) else None
-        if isinstance(text, str):
-            text.encode()
-            return text
-        reason = _not_a_text(value, text, column)
+        if not isinstance(value, dict):
+            raise UnusableRecord(f"not a JSON object but {_kind(value)}")
+        return (
+            _text_in(value, wanted) if isinstance(wanted, str) else conversation_text(value, wanted)
+        )
     except UnicodeDecodeError as error:
         reason = _not_utf8(error)
-    except UnicodeEncodeError:
-        reason = f"'{column}' holds half of a surrogate pair, which is no Unicode text"
-    except KeyError:
-        reason = _no_column(column, _keys(value))
+    except UnusableRecord as error:
+        reason = str(error)
     except (ValueError, RecursionError) as error:
         reason = f"not valid JSON: {error}"
     return Problem(row, reason, _shown(line))
+
+
+def _text_in(value: dict[str, Any], column: str) -> str:
+    """The text under a key.
+
+    Raises:
+        UnusableRecord: if there is none.
+    """
+    try:
+        text = _field(value, column)
+    except KeyError:
+        raise UnusableRecord(_no_column(column, _keys(value))) from None
+    if not isinstance(text, str):
+        raise UnusableRecord(f"'{column}' is not a text but {_kind(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnusableRecord(
+            f"'{column}' holds half of a surrogate pair, which is no Unicode text"
+        ) from None
+    return text
 
 
 def _field(value: dict[str, Any], column: str) -> Any:
@@ -190,12 +211,6 @@ def _field(value: dict[str, Any], column: str) -> Any:
     return found
 
 
-def _not_a_text(value: Any, text: Any, column: str) -> str:
-    if not isinstance(value, dict):
-        return f"not a JSON object but {_kind(value)}"
-    return f"'{column}' is not a text but {_kind(text)}"
-
-
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
@@ -203,21 +218,22 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "an object")
 
 
-def _parquet(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+def _parquet(file: InputFile, wanted: Wanted, start: int, stop: int | None) -> Rows:
     with open_input(file.url) as raw:
         parquet = pq.ParquetFile(raw)
         groups = list(range(start, parquet.num_row_groups if stop is None else stop))
+        columns = _columns_of(parquet.schema_arrow, wanted)
         row = 0
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
-            yield from _column(batch, column, row)
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
+            yield from _of_batch(batch, wanted, row)
             row += batch.num_rows
 
 
-def _arrow(file: InputFile, column: str, start: int, stop: int | None) -> Rows:
+def _arrow(file: InputFile, wanted: Wanted, start: int, stop: int | None) -> Rows:
     with open_input(file.url) as raw:
         row = 0
         for batch in _batches(raw, start, stop):
-            yield from _column(batch, column, row)
+            yield from _of_batch(batch, wanted, row)
             row += batch.num_rows
 
 
@@ -228,6 +244,36 @@ def _batches(raw: BinaryIO, start: int, stop: int | None) -> Iterator[Any]:
     file = pa.ipc.open_file(raw)
     for index in range(start, stop):
         yield file.get_batch(index)
+
+
+def _of_batch(batch: Any, wanted: Wanted, first: int) -> Rows:
+    if isinstance(wanted, str):
+        yield from _column(batch, wanted, first)
+        return
+    few = batch.select(_columns_of(batch.schema, wanted))
+    for row, record in enumerate(few.to_pylist(), start=first):
+        try:
+            yield conversation_text(record, wanted)
+        except UnusableRecord as error:
+            yield Problem(row, str(error), _shown(str(record).encode("utf-8", "replace")))
+
+
+def _columns_of(schema: Any, wanted: Wanted) -> list[str]:
+    """The columns to read of a file.
+
+    Raises:
+        UnusableFile: if the column of text is not there.
+    """
+    if isinstance(wanted, str):
+        path_to(schema, wanted)
+        return [wanted]
+    named = [wanted.get(name, name) for name in COLUMNS]
+    return [name for name in named if name in schema.names]
+
+
+def _is_of(chunk: Any, columns: list[str]) -> bool:
+    path = chunk.path_in_schema
+    return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
 def _column(batch: Any, column: str, first: int) -> Rows:

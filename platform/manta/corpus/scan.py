@@ -67,6 +67,8 @@ class Scanned:
         begins: index of the first document of each unit, and the number of documents.
         problems: of all rows and files.
         empty_in: number of texts without content in each unit.
+        first_rows: of each unit, for each of its parts, the number of the part's first row in its
+            file.
     """
 
     hashes: Hashes
@@ -75,6 +77,7 @@ class Scanned:
     begins: NDArray[np.int64]
     problems: list[Located]
     empty_in: list[int]
+    first_rows: list[list[int]]
 
     @property
     def empty(self) -> int:
@@ -145,6 +148,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
 def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> Scanned:
     """Put the results of all units together and find the duplicates."""
     hashes, sizes, empty = [], [], []
+    first_rows: list[list[int]] = []
     problems = unusable_files(plan, files, config)
     rows_before: dict[int, int] = {}
     for unit in plan.units:
@@ -153,25 +157,27 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
             sizes.append(result["sizes"])
             notes = json.loads(result["notes"].tobytes())
         empty.append(notes["empty"])
+        first_rows.append([])
+        for part, count in zip(unit.parts, notes["rows"], strict=True):
+            first_rows[-1].append(rows_before.get(part.file, 0))
+            rows_before[part.file] = first_rows[-1][-1] + count
         for part, row, reason, content in notes["problems"]:
-            file = unit.parts[part].file
-            place = None if row is None else row + _before(unit.parts, notes["rows"], part)
-            if place is not None:
-                place += rows_before.get(file, 0)
-            problems.append(_located(config, files[file], place, Problem(place, reason, content)))
-        for part_read, count in zip(unit.parts, notes["rows"], strict=True):
-            rows_before[part_read.file] = rows_before.get(part_read.file, 0) + count
+            place = None if row is None else row + first_rows[-1][part]
+            file = files[unit.parts[part].file]
+            problems.append(located(config, file, Problem(place, reason, content)))
     joined = np.concatenate([np.empty((0, HASH_BYTES), np.uint8), *hashes])
     begins = np.cumsum([0, *map(len, hashes)], dtype=np.int64)
     all_sizes = np.concatenate([np.empty(0, np.uint64), *sizes])
     # A file that can't be read says so once for each of its parts.
     distinct = list(dict.fromkeys(problems))
-    return Scanned(joined, all_sizes, first_occurrences(joined), begins, distinct, empty)
+    return Scanned(
+        joined, all_sizes, first_occurrences(joined), begins, distinct, empty, first_rows
+    )
 
 
 def unusable_files(plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> list[Located]:
     """The files that could not even be cut into parts."""
-    return [_located(config, files[index], None, problem) for index, problem in plan.problems]
+    return [located(config, files[index], problem) for index, problem in plan.problems]
 
 
 def sample_bound(bytes_: int, plan: UnitPlan, train_below: int) -> int:
@@ -204,14 +210,9 @@ def _sampled(identity: bytes, sample_below: int, train_below: int) -> bool:
     )
 
 
-def _before(parts: Any, counts: list[int], part: int) -> int:
-    """Rows of the same file in the unit's parts before `part`."""
-    same = [parts[earlier].file == parts[part].file for earlier in range(part)]
-    return sum(count for count, mine in zip(counts, same, strict=False) if mine)
-
-
-def _located(config: CorpusConfig, file: InputFile, row: int | None, problem: Problem) -> Located:
+def located(config: CorpusConfig, file: InputFile, problem: Problem) -> Located:
+    """A problem with its place for people; its row is counted through the file."""
     source = config.sources[file.source]
     name, first = ROW_NAMES.get(source.format, OTHER_ROWS)
-    place = "" if row is None else f"{name} {row + first}"
+    place = "" if problem.row is None else f"{name} {problem.row + first}"
     return Located(source.name, file.shown, place, problem.reason, problem.content)

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from manta.config.corpus import TokenizerSection
 from manta.config.errors import CorpusError
 from manta.corpus.canonical import (
+    CHAT_FILE,
     CONFIG_FILE,
     PLAIN_CLASS,
     READ_FILES,
@@ -88,6 +89,12 @@ class CorpusTokenizer:
         return token_dtype(self.vocab_size)
 
     @property
+    def chat_template(self) -> str | None:
+        """Its chat template; None if it has none, or several by name."""
+        template = json.loads(self.files[CONFIG_FILE]).get("chat_template")
+        return template if isinstance(template, str) else None
+
+    @property
     def begins_with(self) -> list[int]:
         """The special tokens that it puts before a text."""
         return [] if self.bos is None or self.bos_id is None else [self.bos_id]
@@ -128,8 +135,12 @@ def train(texts: Iterable[str], vocab_size: int) -> CorpusTokenizer:
     return described(files, TRAINED_EOS, None, "the trained tokenizer")
 
 
-def load(section: TokenizerSection) -> CorpusTokenizer:
+def load(section: TokenizerSection, template: bytes | None = None) -> CorpusTokenizer:
     """The tokenizer that `section.path` names: a file, a folder, or a name on the Hub.
+
+    Args:
+        section: what the config says of it.
+        template: a chat template in place of its own.
 
     Raises:
         CorpusError: if it can't be loaded, has no recognisable EOS, or not the BOS asked for.
@@ -141,6 +152,8 @@ def load(section: TokenizerSection) -> CorpusTokenizer:
     else:
         folder = path.parent if path.is_file() else path if path.is_dir() else _from_hub(name)
         files = _files_in(folder) or _converted(str(folder) if path.is_dir() else name)
+    if template is not None:
+        files[CHAT_FILE] = template
     eos = section.eos or named_tokens(files, name).get("eos_token") or _known_eos(files, name)
     return described(files, eos, _bos(files, section.bos, eos, name), name)
 
@@ -219,10 +232,18 @@ def encoder(
     return Encoder(Path(path), begins_with, eos_id, dtype)
 
 
-def decode(folder: Path, tokenizer_file: str, documents: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of tokenized documents, special tokens left out."""
+def decode(
+    folder: Path,
+    tokenizer_file: str,
+    documents: Sequence[Sequence[int]],
+    *,
+    special: bool = False,
+) -> list[str]:
+    """The texts of tokenized documents; special tokens are left out unless `special`."""
     tokenizer = parsed(_read(folder / tokenizer_file), str(folder / tokenizer_file))
-    texts: list[str] = tokenizer.decode_batch([list(document) for document in documents])
+    texts: list[str] = tokenizer.decode_batch(
+        [list(document) for document in documents], skip_special_tokens=not special
+    )
     return texts
 
 

@@ -18,6 +18,7 @@ from manta.config.corpus import CorpusConfig, SourceSection
 from manta.corpus.documents import Problem, content_hash
 from manta.corpus.progress_bar import short
 from manta.corpus.readers import (
+    Wanted,
     arrow_batch_count,
     codec_of_file,
     column_row_groups,
@@ -84,7 +85,7 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
     def cut(index: int) -> list[FilePart] | Problem:
         source = config.sources[files[index].source]
         try:
-            return list(_parts(index, files[index], source, unit_bytes))
+            return list(_parts(index, files[index], source, read_of(config, source), unit_bytes))
         except input_errors(files[index]) as error:
             return Problem(None, unreadable(error))
 
@@ -96,6 +97,13 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
     return UnitPlan(_pack(parts, files, unit_bytes), problems)
 
 
+def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
+    """What is read of a row of a source."""
+    if config.chat is None:
+        return source.text_column
+    return {str(name): theirs for name, theirs in config.chat.columns.items()}
+
+
 def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str, Any]:
     """What a worker must know to read `unit`, as plain JSON values."""
     source = config.sources[unit.source]
@@ -103,7 +111,7 @@ def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str,
         "unit": unit.index,
         "bytes": unit.bytes,
         "format": source.format,
-        "column": source.text_column,
+        "wanted": read_of(config, source),
         "parts": [
             [dataclasses.astuple(files[part.file]), part.start, part.stop] for part in unit.parts
         ],
@@ -124,7 +132,7 @@ def described(order: dict[str, Any]) -> str:
 def rows(order: dict[str, Any]) -> Iterator[tuple[int, str | Problem | None]]:
     """Each row of a unit: the index of its part and what was read."""
     for index, (file, start, stop) in enumerate(order["parts"]):
-        for row in read(InputFile(*file), order["format"], order["column"], start, stop):
+        for row in read(InputFile(*file), order["format"], order["wanted"], start, stop):
             yield index, row
 
 
@@ -145,7 +153,7 @@ def _unit_bytes(config: CorpusConfig, total: int) -> int:
 
 
 def _parts(
-    index: int, file: InputFile, source: SourceSection, unit_bytes: int
+    index: int, file: InputFile, source: SourceSection, wanted: Wanted, unit_bytes: int
 ) -> Iterator[FilePart]:
     # A size of 0 may be one that the store does not tell.
     cut = source.format == "jsonl" and file.compression is None and file.size > 0
@@ -156,7 +164,7 @@ def _parts(
             stop = min(start + unit_bytes, file.size)
             yield FilePart(index, start, stop, stop - start)
     elif source.format == "parquet":
-        for group, size in enumerate(column_row_groups(file, source.text_column)):
+        for group, size in enumerate(column_row_groups(file, wanted)):
             yield FilePart(index, group, group + 1, size)
     elif source.format == "arrow":
         count = arrow_batch_count(file)

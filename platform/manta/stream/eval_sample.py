@@ -101,8 +101,8 @@ def _strata(manifest: Manifest, split: Split, seq_len: int) -> list[tuple[str, i
     samples = manifest.tokens_of(split) // seq_len
     found: list[tuple[str, int, int]] = []
     first = tokens = 0
-    for source, counts in manifest.counts[split].items():
-        tokens += counts.tokens
+    for source, added in manifest.clock_of(split).items():
+        tokens += added
         end = min(samples, -(-tokens // seq_len))
         if end > first:
             found.append((source, first, end - first))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manta.config.errors import ConfigError
 from manta.config.own_code import OwnCode, own
 from manta.config.run import RunConfig
-from manta.corpus.manifest import TOKENS, Manifest
+from manta.corpus.manifest import CHAT, TOKENS, Manifest
 from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
 
@@ -66,11 +66,18 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
         ConfigError: if the config names none or another one, or counts samples otherwise.
     """
     code, length = own(config, "data.format"), config.train.seq_len
-    if manifest.sample == TOKENS:
+    if manifest.sample in (TOKENS, CHAT):
         if code is not None:
             raise ConfigError(
-                f"data.format = '{config.data.format}': the samples of {config.corpus} are tokens, "
-                "which Manta reads itself: leave data.format out"
+                f"data.format = '{config.data.format}': the samples of {config.corpus} are "
+                f"{'tokens' if manifest.sample == TOKENS else 'chats'}, which Manta reads itself: "
+                "leave data.format out"
+            )
+        if manifest.sample == CHAT and length != manifest.row_length:
+            raise ConfigError(
+                f"train.seq_len = {length}: the conversations of {config.corpus} were packed into "
+                f"rows of {manifest.row_length} tokens: set train.seq_len to that, or prepare them "
+                f"with chat.length: {length}"
             )
         if length < 2:
             raise ConfigError("train.seq_len = 1: a token alone has no next one: take 2 or more")

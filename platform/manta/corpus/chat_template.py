@@ -1,0 +1,261 @@
+"""Conversations → tokens by a chat template, with the spans of tokens that are trained on.
+
+Templates as models ship them mark nothing. What the assistant is to write in a turn is the
+difference of two renderings: of the messages before it with the prompt that a model is given to
+answer, and of the messages up to it. So exactly that is trained on which a model has to write when
+it is used, up to the special token that ends its turn, and after the same token ids by which it is
+asked then. A template under which this can't be told is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manta.config.corpus import ChatSection
+from manta.config.errors import CorpusError
+from manta.corpus.canonical import TOKENIZER_FILE, parsed
+from manta.corpus.conversations import UnusableRecord
+from manta.sample.tokens import TokenDtype
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class TooLong(UnusableRecord):
+    """A conversation that does not fit into a row.
+
+    Attributes:
+        supervised: tokens that would be trained on, and are lost with it.
+    """
+
+    def __init__(self, tokens: int, supervised: int, length: int):
+        super().__init__(f"{tokens:,} tokens, which is more than chat.length = {length:,}")
+        self.supervised = supervised
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A conversation, or the part of one up to a turn, as tokens.
+
+    Attributes:
+        tokens: token ids, shape (tokens,).
+        supervised: (begin, end) of each span of tokens that is trained on, ascending.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    supervised: tuple[tuple[int, int], ...]
+
+    @property
+    def supervised_tokens(self) -> int:
+        """How many tokens are trained on."""
+        return sum(end - begin for begin, end in self.supervised)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What is trained on of one message: characters `begin` to `end` of a rendering.
+
+    Attributes:
+        text: the rendering of the messages up to this one, which ends with it.
+        begin: where the prompt for an answer is over.
+        end: where the special token that ends the turn is over.
+    """
+
+    text: str
+    begin: int
+    end: int
+
+
+class ChatEncoder:
+    """Encodes conversations with the template and tokenizer in a folder.
+
+    Args:
+        folder: of the tokenizer in its canonical form, with its chat template.
+        section: what the config says of chats.
+        dtype: type of the tokens.
+
+    Raises:
+        CorpusError: if there is no template, or it depends on the day.
+    """
+
+    def __init__(self, folder: Path, section: ChatSection, dtype: TokenDtype):
+        from transformers import PreTrainedTokenizerFast  # a second, in a worker
+
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker has one CPU
+        self._section, self._dtype = section, np.dtype(dtype)
+        self._loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+        check_template(self._loaded.chat_template, section, str(folder))
+        content = (folder / TOKENIZER_FILE).read_bytes()
+        self._tokenizer = parsed(content, str(folder))
+        special = {
+            token["content"]: int(token["id"])
+            for token in json.loads(content).get("added_tokens", [])
+            if token["special"]
+        }
+        self._special_ids = frozenset(special.values())
+        self._special = _any_of(special)
+        self._special_in_json = _any_of(json.dumps(token)[1:-1] for token in special)
+
+    def encode(self, text: str) -> list[EncodedChat]:
+        """A conversation as one row, or as several where the template rewrites earlier turns.
+
+        Args:
+            text: from `conversation_text`.
+
+        Raises:
+            TooLong: if it is longer than a row, and nothing is to be cut.
+            UnusableRecord: if nothing in it can be trained on, or not exactly.
+        """
+        if found := self._special_in_json.search(text):
+            raise UnusableRecord(
+                f"its text spells the special token {found.group()!r}, which would be read as one"
+            )
+        whole = json.loads(text)
+        encoded = self._encoded(whole)
+        longest = max(len(one.tokens) for one in encoded)
+        if longest <= self._section.length:
+            return encoded
+        if self._section.too_long == "cut" and (shorter := self._cut(whole)):
+            return shorter
+        lost = sum(one.supervised_tokens for one in encoded)
+        raise TooLong(longest, lost, self._section.length)
+
+    def _cut(self, whole: dict[str, Any]) -> list[EncodedChat] | None:
+        """The newest turns that fit into a row, after the system's; None if none do."""
+        messages = whole["messages"]
+        lead = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+        asked = [place for place, m in enumerate(messages) if m["role"] == "user"]
+        for place in asked[1:]:
+            try:
+                encoded = self._encoded({**whole, "messages": [*lead, *messages[place:]]})
+            except UnusableRecord:
+                return None
+            if max(len(one.tokens) for one in encoded) <= self._section.length:
+                return encoded
+        return None
+
+    def _encoded(self, whole: dict[str, Any]) -> list[EncodedChat]:
+        messages = whole["messages"]
+        turns = [self._turn(whole, place) for place in self._supervised(messages)]
+        if not turns:
+            roles = ", ".join(self._section.supervise)
+            raise UnusableRecord(f"no message to train on: none that answers is of {roles}")
+        rendered = self._render(whole, messages)
+        ids, offsets = self._tokenized(rendered)
+        spans, apart = [], []
+        for turn in turns:
+            span = None
+            if rendered.startswith(turn.text[: turn.end]):
+                span = self._span(turn, ids, offsets)
+            if span is None:
+                apart.append(self._alone(turn))
+            else:
+                spans.append(span)
+        # Apart is a turn before which something else stood when it was written: a template may drop
+        # the thinking of earlier turns, and some tokenizers join what ends a text otherwise.
+        row = EncodedChat(np.array(ids, self._dtype), tuple(spans))
+        return [row, *apart] if spans else apart
+
+    def _supervised(self, messages: Messages) -> list[int]:
+        """Which messages are trained on; never the first, as no prompt asks a model for it."""
+        places = [
+            place
+            for place, message in enumerate(messages)
+            if place and message["role"] in self._section.supervise and message.get("weight", 1)
+        ]
+        return places[-1:] if self._section.turns == "last" else places
+
+    def _turn(self, whole: dict[str, Any], place: int) -> _Turn:
+        messages = whole["messages"]
+        before = self._render(whole, messages[:place], prompt=True)
+        text = self._render(whole, messages[: place + 1])
+        if not text.startswith(before):
+            raise UnusableRecord(
+                f"message {place}: the template asks a model for an answer by "
+                f"{before[-40:]!r}, which is not what it writes before the answer itself"
+            )
+        ends = [found.end() for found in self._special.finditer(text, len(before))]
+        if not ends or text[ends[-1] :].strip():
+            raise UnusableRecord(
+                f"message {place}: the template ends it with no special token, by which a model "
+                "could learn to stop; give another chat.template"
+            )
+        return _Turn(text, len(before), ends[-1])
+
+    def _span(
+        self, turn: _Turn, ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[int, int] | None:
+        """The tokens of a turn, if those before it are the ones by which a model is asked."""
+        begin, end = (bisect_left(offsets, (at, 0)) for at in (turn.begin, turn.end))
+        # Special tokens divide a text: what is before the last of them is encoded by itself.
+        specials = [found.start() for found in self._special.finditer(turn.text, 0, turn.begin)]
+        last = specials[-1] if specials else 0
+        asked, _ = self._tokenized(turn.text[last : turn.begin])
+        first = bisect_left(offsets, (last, 0))
+        same = ids[first:begin] == asked and (not begin or offsets[begin - 1][1] <= turn.begin)
+        return (begin, end) if same and ids[end - 1] in self._special_ids else None
+
+    def _alone(self, turn: _Turn) -> EncodedChat:
+        """A turn in a row of its own, after the tokens by which a model is asked for it."""
+        text = turn.text[: turn.end]
+        asked, _ = self._tokenized(text[: turn.begin])
+        ids, _ = self._tokenized(text)
+        if ids[: len(asked)] != asked:
+            answer, _ = self._tokenized(text[turn.begin :])
+            if self._decoded(asked + answer) != self._decoded(ids):
+                raise UnusableRecord(
+                    "the tokenizer joins the end of the template's prompt and the begin of the "
+                    f"answer: {text[max(0, turn.begin - 20) : turn.begin + 20]!r}"
+                )
+            ids = asked + answer
+        return EncodedChat(np.array(ids, self._dtype), ((len(asked), len(ids)),))
+
+    def _tokenized(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def _render(self, whole: dict[str, Any], messages: Messages, *, prompt: bool = False) -> str:
+        try:
+            text: str = self._loaded.apply_chat_template(
+                [{k: v for k, v in message.items() if k != "weight"} for message in messages],
+                tools=whole.get("tools"),
+                documents=whole.get("documents"),
+                add_generation_prompt=prompt,
+                tokenize=False,
+                **self._section.template_args,
+            )
+        except Exception as error:  # a template raises what it likes
+            raise UnusableRecord(f"the chat template refuses it: {error}") from None
+        return text
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def check_template(template: str | None, section: ChatSection, shown: str) -> None:
+    """Raise CorpusError if there is no template, or one that writes today's date."""
+    if not isinstance(template, str):
+        raise CorpusError(
+            f"tokenizer {shown}: it has no chat template: name a Jinja file in chat.template"
+        )
+    if "strftime_now" in template and "date_string" not in section.template_args:
+        raise CorpusError(
+            f"tokenizer {shown}: its chat template writes the day on which it is used, so that the "
+            "same chats would be other tokens tomorrow: fix it, for most templates by "
+            "chat.template_args: {date_string: 26 Jul 2024}, or give another chat.template"
+        )

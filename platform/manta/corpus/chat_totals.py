@@ -1,0 +1,91 @@
+"""What the second pass over conversations found, of all units together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from manta.config.corpus import ChatSection
+from manta.config.errors import CorpusError
+from manta.corpus.assemble import Arrange
+from manta.corpus.scan import Located
+from manta.corpus.tokenizer import CorpusTokenizer
+from manta.sample.chat import Chat, packed
+
+
+class ChatTotals:
+    """Conversations that were encoded, and those that were not, with the reasons.
+
+    Attributes:
+        section: what the config says of chats.
+        refused: those that can't be used, in the order in which they were added.
+        too_long: how many are longer than a row.
+    """
+
+    def __init__(self, section: ChatSection):
+        self.section = section
+        self.refused: list[Located] = []
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def too_long(self) -> int:
+        """How many conversations are longer than a row."""
+        return self._counts["too_long"]
+
+    def add(self, record: dict[str, Any], refused: list[Located]) -> None:
+        """Take a unit's record, and where those are that it refused."""
+        self._counts.update(record["chats"])
+        self.refused += refused
+
+    def check(self, shown: int) -> None:
+        """Raise CorpusError if conversations are lost of which nothing was said, or all are.
+
+        Args:
+            shown: most of them to name.
+        """
+        if self.too_long and self.section.too_long == "stop":
+            long = [str(one) for one in self.refused if "chat.length" in one.reason][:shown]
+            kept = self._counts["conversations"]
+            raise CorpusError(
+                "\n".join(
+                    [
+                        *long,
+                        f"{self.too_long:,} of {self.too_long + kept:,} conversations are longer "
+                        f"than chat.length = {self.section.length:,}, and would take "
+                        f"{self._counts['too_long_supervised']:,} supervised tokens with them: set "
+                        "chat.too_long to drop (leave them out) or cut (leave out their oldest "
+                        "turns), or chat.length to more",
+                    ]
+                )
+            )
+        if not self._counts["conversations"]:
+            reasons = "\n".join(str(one) for one in self.refused[:shown])
+            raise CorpusError(f"{reasons}\nno conversation is left to train on".strip())
+
+    def news(self) -> list[str]:
+        """What people should hear of, beside the counts of the manifest."""
+        found = []
+        if apart := self._counts["apart"]:
+            found.append(
+                f"{apart:,} turns are in rows of their own: once others follow, the template or "
+                "tokenizer writes them otherwise than when a model is asked for them"
+            )
+        if self.too_long:
+            lost = self._counts["too_long_supervised"]
+            found.append(
+                f"{self.too_long:,} conversations are longer than a row; {lost:,} supervised "
+                "tokens are left out with them"
+            )
+        return found
+
+
+def rows_of(section: ChatSection, tokenizer: CorpusTokenizer) -> Arrange:
+    """How the conversations of a shard become its rows."""
+    padding = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+    form = Chat(tokenizer.dtype, section.length, padding)
+
+    def arrange(table: Any) -> tuple[Any, int]:
+        rows = packed(table, form, alone=not section.packing)
+        return rows, rows.num_rows * section.length
+
+    return arrange

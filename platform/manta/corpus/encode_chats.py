@@ -1,0 +1,139 @@
+"""The second pass over conversations: what `encode` does for text.
+
+Some that the first pass could read turn out to have nothing to train on, or more than a row holds.
+They are part of a unit's record, with the place in the file, and counted with what is lost by them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manta.config.corpus import ChatSection
+from manta.corpus.chat_template import ChatEncoder, EncodedChat, TooLong
+from manta.corpus.conversations import UnusableRecord
+from manta.corpus.documents import SPLITS, split_of
+from manta.corpus.encode import same_hashes
+from manta.corpus.leftovers import piece_file, record_file, sealed_json
+from manta.corpus.manifest import Split
+from manta.corpus.readers import SHOWN_CONTENT
+from manta.corpus.work_units import identified, rows
+from manta.sample import shard_file
+from manta.sample.chat import conversations_batch
+from manta.sample.tokens import TokenDtype
+from manta.storage.atomic import whole_file, write_whole
+
+# Of a unit: conversations that were encoded; rows beside the first that some of them became; those
+# that are longer than a row, and how many tokens would have been trained on in these.
+COUNTS = ("conversations", "apart", "too_long", "too_long_supervised")
+
+
+def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
+    """The task of one unit.
+
+    `order` is as for `encode_unit`, with the config's section as JSON in `chat`.
+
+    Raises:
+        CorpusError: if the input is no longer what it was, or the disk is full.
+    """
+    encoding = _Encoding(order)
+    left_out, identities = set(order["duplicates"]), list[bytes]()
+    rows_before: dict[int, int] = defaultdict(int)
+    for part, row in rows(order):
+        place = rows_before[part]
+        rows_before[part] += 1
+        identity = identified(row)
+        if identity is None:
+            continue
+        identities.append(identity[0])
+        if len(identities) - 1 not in left_out:
+            encoding.take(identity[0], str(row), (part, place))
+    same_hashes(order, identities)
+    splits, pieces = _write_pieces(order, encoding.encoded)
+    record = {
+        "unit": order["unit"],
+        "source": order["source"],
+        "splits": splits,
+        "pieces": pieces,
+        "has_padding": False,
+        "refused": encoding.refused,
+        "chats": encoding.counts,
+    }
+    write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
+    return {**record, "bytes": order["bytes"]}
+
+
+class _Encoding:
+    """What becomes of a unit's conversations.
+
+    Attributes:
+        encoded: hash of each conversation, and a row of it.
+        refused: part, row in it, reason and begin of each that can't be used.
+        counts: how many were encoded, and what the others cost.
+    """
+
+    def __init__(self, order: dict[str, Any]):
+        self._stops = ChatSection.model_validate_json(order["chat"]).too_long == "stop"
+        self._tool = _encoder(
+            order["tokenizer"], order["tokenizer_sha256"], order["chat"], order["dtype"]
+        )
+        self.encoded: list[tuple[bytes, EncodedChat]] = []
+        self.refused: list[tuple[int, int, str, str]] = []
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    def take(self, identity: bytes, text: str, place: tuple[int, int]) -> None:
+        """Encode a conversation, or note why it can't be."""
+        try:
+            found = self._tool.encode(text)
+        except UnusableRecord as error:
+            if isinstance(error, TooLong):
+                self.counts["too_long"] += 1
+                self.counts["too_long_supervised"] += error.supervised
+            if self._stops or not isinstance(error, TooLong):
+                self.refused.append((*place, str(error), text[:SHOWN_CONTENT]))
+            return
+        self.counts["conversations"] += 1
+        self.counts["apart"] += len(found) - 1
+        self.encoded += [(identity, one) for one in found]
+
+
+@lru_cache(maxsize=1)
+def _encoder(path: str, sha256: str, section: str, dtype: TokenDtype) -> ChatEncoder:
+    """The encoder of a stored tokenizer, loaded once a process; the hash keys the cache."""
+    return ChatEncoder(Path(path).parent, ChatSection.model_validate_json(section), dtype)
+
+
+def _write_pieces(
+    order: dict[str, Any], encoded: list[tuple[bytes, EncodedChat]]
+) -> tuple[dict[Split, list[int]], dict[Split, str]]:
+    """Write the unit's pieces, one for each split that has conversations.
+
+    Returns:
+        Conversations, tokens and supervised tokens of each split, and the SHA-256 of its piece.
+    """
+    counts: dict[Split, list[int]] = {}
+    pieces: dict[Split, str] = {}
+    hashes = np.frombuffer(b"".join(hash_ for hash_, _ in encoded), np.uint8)
+    split = split_of(hashes.reshape(len(encoded), -1), order["bounds"]) if encoded else hashes
+    for index, name in enumerate(SPLITS):
+        members = [encoded[member] for member in np.flatnonzero(split == index).tolist()]
+        if not members:
+            continue
+        table = conversations_batch(
+            [chat.tokens for _, chat in members],
+            [chat.supervised for _, chat in members],
+            [hash_.hex() for hash_, _ in members],
+            order["source"],
+            order["sources"],
+            order["dtype"],
+        )
+        with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
+            pieces[name] = shard_file.write(file, table)[1]
+        tokens = sum(len(chat.tokens) for _, chat in members)
+        supervised = sum(chat.supervised_tokens for _, chat in members)
+        counts[name] = [len(members), tokens, supervised]
+    return counts, pieces

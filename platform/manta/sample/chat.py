@@ -1,0 +1,173 @@
+"""Conversations: a sample is a row of `length` tokens with one or several, each of them whole.
+
+A row of a shard is a row of a batch, packed when the corpus was prepared: ``tokens`` (list of
+uint16 or uint32, without padding), ``starts`` (list of int32: where each conversation begins, the
+first at 0) and ``supervised`` (list of int32: begin and end of each span of tokens that is trained
+on, one pair after the other, ascending). The row's ``doc_id`` names its conversations, joined by
+`+`.
+
+Columns of a batch: ``tokens`` (samples, length), padded at the end; ``starts``, ragged, in which
+the padding begins a document of its own; ``supervised``, ragged; ``lengths`` (samples,), int32,
+tokens without padding. What counts is told by position, never by a token's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manta.sample import shard_file
+from manta.sample.columns import Columns, Ragged, from_arrow, to_arrow
+from manta.sample.format import OpenShards, SplitSize
+from manta.sample.packing import pack
+from manta.sample.rows import rows_of
+from manta.sample.tokens import TokenDtype
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The format of rows of conversations.
+
+    Attributes:
+        dtype: type of the tokens.
+        length: tokens of a row, for which the corpus was packed.
+        padding: token that fills a row up; it is never trained on, whatever it is.
+    """
+
+    dtype: TokenDtype
+    length: int
+    padding: int
+    name: ClassVar[str] = "chat"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a shard, beside doc_id and source."""
+        spans = pa.list_(pa.int32())
+        return pa.schema(
+            [("tokens", _tokens(self.dtype)), ("starts", spans), ("supervised", spans)]
+        )
+
+    def count(self, split: SplitSize, length: int) -> int:
+        """Rows of a split."""
+        return split.rows
+
+    def clock(self, length: int) -> int:
+        """Tokens of a row, padding included."""
+        return length
+
+    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
+        """The columns of some rows."""
+        found = rows_of(shards, ids, self.schema)
+        tokens: Ragged = found["tokens"]
+        lengths = tokens.lengths
+        padded = np.full((len(lengths), self.length), self.padding, dtype=self.dtype)
+        padded[np.arange(self.length) < lengths[:, None]] = tokens.flat
+        return {
+            "tokens": padded,
+            "starts": _with_padding(found["starts"], lengths, self.length),
+            "supervised": _int32(found["supervised"]),
+            "lengths": lengths.astype(np.int32),
+        }
+
+
+def supervised_mask(columns: Columns) -> NDArray[np.bool_]:
+    """Which tokens are trained on, shape (samples, length)."""
+    rows, length = columns["tokens"].shape
+    spans: Ragged = columns["supervised"]
+    # +1 where a span begins and -1 where it ends, in a row that is one longer: its sum is 1 within.
+    steps = np.zeros((rows, length + 1), dtype=np.int8)
+    row_of = np.repeat(np.arange(rows), spans.lengths)
+    sign = np.tile(np.array([1, -1], np.int8), len(row_of) // 2)
+    np.add.at(steps, (row_of, spans.flat), sign)
+    mask: NDArray[np.bool_] = np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1] > 0
+    return mask
+
+
+def _with_padding(starts: Ragged, lengths: NDArray[np.int64], length: int) -> Ragged:
+    """Where documents begin in rows, with one more where the padding of a row begins."""
+    padded = lengths < length
+    counts = starts.lengths + padded
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    values = np.empty(bounds[-1], np.int32)
+    last = bounds[1:][padded] - 1
+    values[last] = lengths[padded]
+    real = np.ones(len(values), dtype=bool)
+    real[last] = False
+    values[real] = starts.flat
+    return Ragged(values, bounds.astype(np.int32))
+
+
+def _int32(column: Ragged) -> Ragged:
+    return Ragged(column.values, column.bounds.astype(np.int32))
+
+
+def _tokens(dtype: TokenDtype) -> pa.DataType:
+    return pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))
+
+
+# ----------------------------------------------------------------- conversations on the way to rows
+
+
+def conversations_schema(dtype: TokenDtype) -> pa.Schema:
+    """Columns of a table of conversations, one a row, before they are packed."""
+    return pa.schema([("tokens", _tokens(dtype)), ("supervised", pa.list_(pa.int32()))])
+
+
+def conversations_batch(
+    tokens: Sequence[NDArray[np.unsignedinteger]],
+    supervised: Sequence[Sequence[tuple[int, int]]],
+    doc_ids: Sequence[str],
+    source: int,
+    sources: Sequence[str],
+    dtype: TokenDtype,
+) -> Any:
+    """A record batch of conversations of one source.
+
+    Args:
+        tokens: one array a conversation.
+        supervised: (begin, end) of each of its spans that are trained on.
+        doc_ids: one a conversation.
+        source: index in `sources` of their source.
+        sources: names of all sources of the corpus.
+        dtype: type of the tokens.
+    """
+    flat = [[bound for span in spans for bound in span] for spans in supervised]
+    columns = [_list_array(tokens, dtype), pa.array(flat, pa.list_(pa.int32()))]
+    return shard_file.batch(columns, doc_ids, source, sources, conversations_schema(dtype))
+
+
+def packed(table: Any, form: Chat, *, alone: bool = False) -> Any:
+    """The rows of a shard, of a table of conversations of one source.
+
+    Args:
+        table: of `conversations_schema`, each conversation no longer than a row.
+        form: of the rows.
+        alone: one conversation a row.
+    """
+    tokens: Any = from_arrow(table.column("tokens"))
+    lengths = tokens.lengths.tolist()
+    rows = [[index] for index in range(len(lengths))] if alone else pack(lengths, form.length)
+    held, spans = tokens.tolist(), table.column("supervised").to_pylist()
+    names = table.column("doc_id").to_pylist()
+    columns: dict[str, list[Any]] = {"tokens": [], "starts": [], "supervised": []}
+    for row in rows:
+        starts = np.cumsum([0, *(lengths[index] for index in row)])[:-1].tolist()
+        columns["starts"].append(starts)
+        columns["tokens"].append([token for index in row for token in held[index]])
+        moved = [b + at for at, i in zip(starts, row, strict=True) for b in spans[i]]
+        columns["supervised"].append(moved)
+    arrays = [pa.array(columns[field.name], field.type) for field in form.schema]
+    ids = pa.array(["+".join(names[index] for index in row) for row in rows], pa.string())
+    source = table.column("source")[: len(rows)]  # of one source: any of its rows says which
+    return pa.record_batch([*arrays, ids, source], schema=shard_file.whole_schema(form.schema))
+
+
+def _list_array(lists: Sequence[NDArray[Any]], dtype: TokenDtype) -> pa.Array:
+    bounds = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    values = np.concatenate(lists, dtype=dtype) if lists else np.empty(0, dtype)
+    return to_arrow(Ragged(values, bounds))

@@ -1,0 +1,260 @@
+"""`prepare` on conversations: what is written, what is left out, and that this is said."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chat_templates import CHATML, THINKING, chat_tokenizer
+from inline_prepare import without_ray
+from rich.console import Console
+
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import CorpusError
+from manta.corpus.inspect import inspect, render
+from manta.corpus.manifest import Manifest
+from manta.corpus.prepare import prepare
+from manta.corpus.tokenizer import decode
+from manta.sample import shard_file
+from manta.sample.chat import supervised_mask
+from manta.stream.plan import open_corpus, reader_of
+
+LENGTH = 64
+
+
+@pytest.fixture(autouse=True)
+def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
+
+
+def messages(question: str, answer: str) -> dict[str, Any]:
+    said = [("user", question), ("assistant", answer)]
+    return {"messages": [{"role": role, "content": text} for role, text in said]}
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def config_of(folder: Path, *paths: Path, template: str = CHATML, **keys: Any) -> CorpusConfig:
+    tokenizer = chat_tokenizer(folder / "tokenizer", template)
+    chat = {"length": LENGTH, **keys.pop("chat", {})}
+    kinds = {".jsonl": "jsonl", ".parquet": "parquet"}
+    sources = [
+        {"name": path.stem, "format": kinds[path.suffix], "paths": [str(path)]} for path in paths
+    ]
+    return CorpusConfig.model_validate(
+        {
+            "out": str(folder / "corpus"),
+            "sources": sources,
+            "tokenizer": {"path": str(tokenizer)},
+            "chat": chat,
+            "split": {"train": 0.9, "validation": 0.1, "test": 0},
+            **keys,
+        }
+    )
+
+
+def made(config: CorpusConfig) -> Manifest:
+    return prepare(config, progress=False)
+
+
+def rows_in(config: CorpusConfig) -> list[dict[str, Any]]:
+    manifest = Manifest.read(config.out)
+    tables = [shard_file.read(Path(config.out) / shard.file) for shard in manifest.shards]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def spans_of(row: dict[str, Any]) -> list[tuple[int, int]]:
+    bounds = row["supervised"]
+    return list(zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def conversations(config: CorpusConfig) -> dict[str, list[str]]:
+    """The text of each conversation → its supervised pieces, from the rows."""
+    found = {}
+    for row in rows_in(config):
+        bounds = [*row["starts"], len(row["tokens"])]
+        for begin, end in pairwise(bounds):
+            mine = [span for span in spans_of(row) if begin <= span[0] and span[1] <= end]
+            parts = [row["tokens"][begin:end], *(row["tokens"][b:e] for b, e in mine)]
+            whole, *pieces = decode(Path(config.out), "tokenizer.json", parts, special=True)
+            found[whole] = pieces
+    return found
+
+
+def shown(question: str, answer: str) -> str:
+    ends = "<|im_end|>\n"
+    return f"<|im_start|>user\n{question}{ends}<|im_start|>assistant\n{answer}{ends}"
+
+
+def test_every_shape_of_record_makes_the_same_conversations(tmp_path: Path) -> None:
+    pairs = [(f"question {i}", f"answer {i}") for i in range(8)]
+    shapes = [
+        lambda q, a: messages(q, a),
+        lambda q, a: {
+            "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
+        },
+        lambda q, a: {"prompt": q, "completion": a},
+        lambda q, a: {"instruction": q, "output": a},
+        lambda q, a: {"dialog": messages(q, [{"type": "text", "text": a}])["messages"]},
+    ]
+    wanted = {shown(q, a): [f"{a}<|im_end|>"] for q, a in pairs}
+    for number, shape in enumerate(shapes):
+        records = [shape(q, a) for q, a in pairs]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        columns = {"columns": {"messages": "dialog"}} if number == 4 else {}
+        lines = config_of(folder, write_lines(folder / "a.jsonl", records), chat=columns)
+        made(lines)
+        assert conversations(lines) == wanted
+        if number < 4:
+            table = folder / "b.parquet"
+            pq.write_table(pa.Table.from_pylist(records), table)
+            columnar = config_of(folder, table, chat=columns, out=str(folder / "columnar"))
+            made(columnar)
+            assert conversations(columnar) == wanted
+
+
+def test_rows_are_whole_conversations_packed_tight_and_read_back(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    records = [messages("q" * int(n), "a" * int(m)) for n, m in random.integers(1, 18, (200, 2))]
+    config = config_of(tmp_path, write_lines(tmp_path / "a.jsonl", records))
+    manifest = made(config)
+    assert manifest.sample == "chat"
+    counts = [manifest.counts[split]["a"] for split in ("train", "validation")]
+    unique = {json.dumps(record) for record in records}
+    assert sum(one.documents for one in counts) == len(unique)
+    assert manifest.dropped["duplicate"] == len(records) - len(unique)
+    rows = rows_in(config)
+    tokens = sum(len(row["tokens"]) for row in rows)
+    assert tokens == sum(one.tokens for one in counts), "tokens in are tokens trained"
+    assert all(len(row["tokens"]) <= LENGTH for row in rows)
+    assert tokens > 0.88 * len(rows) * LENGTH, "some two conversations a row"
+    assert len(conversations(config)) == len(unique)
+    supervised = [end - begin for row in rows for begin, end in spans_of(row)]
+    assert sum(supervised) == sum(one.supervised or 0 for one in counts)
+
+    corpus = open_corpus(config.out, manifest, "train", LENGTH, seed=0)
+    reader = reader_of(corpus)
+    train = [row for row in rows if row["doc_id"]][: manifest.shards_of("train")[0].documents]
+    assert reader.num_samples == len(train)
+    ids = np.array([3, 0, reader.num_samples - 1])
+    columns = reader.read(ids)
+    mask = supervised_mask(columns)
+    for place, row in enumerate(train[i] for i in ids):
+        length = len(row["tokens"])
+        assert columns["tokens"][place, :length].tolist() == row["tokens"]
+        assert (columns["tokens"][place, length:] == manifest.eos_id).all()
+        padding = [length] if length < LENGTH else []
+        assert columns["starts"].tolist()[place] == [*row["starts"], *padding]
+        trained = {position for begin, end in spans_of(row) for position in range(begin, end)}
+        assert set(np.flatnonzero(mask[place]).tolist()) == trained
+
+
+def test_one_conversation_a_row_where_they_are_not_to_be_packed(tmp_path: Path) -> None:
+    records = [messages(f"q{i}", "a") for i in range(20)]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    config = config_of(tmp_path, path, chat={"packing": False})
+    manifest = made(config)
+    assert sum(shard.documents for shard in manifest.shards) == 20
+    assert all(row["starts"] == [0] for row in rows_in(config))
+
+
+def test_the_corpus_does_not_depend_on_how_it_is_cut_into_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [messages(f"question {i}" * (i % 3 + 1), f"answer {i}") for i in range(60)]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    one = made(config_of(tmp_path, path))
+    monkeypatch.setattr("manta.corpus.work_units.MIN_UNIT_BYTES", 512)
+    other = made(config_of(tmp_path, path, out=str(tmp_path / "other")))
+    assert other.fingerprint == one.fingerprint
+
+
+def test_what_can_not_be_trained_on_is_named_by_file_and_line(tmp_path: Path) -> None:
+    records = [
+        messages("q", "a"),
+        {"messages": [{"role": "user", "content": "alone"}]},
+        messages("<|im_end|>", "a"),
+        {"text": "no chat"},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    with pytest.raises(CorpusError) as raised:
+        made(config_of(tmp_path, path))
+    said = str(raised.value)
+    assert f"{path}, line 4: no conversation: only 'text' here; needed is 'messages'" in said
+    assert f"{path}, line 5: messages[0]: its content has parts that are no text" in said
+    write_lines(path, records[:3])
+    with pytest.raises(CorpusError) as raised:
+        made(config_of(tmp_path, path))
+    said = str(raised.value)
+    assert f"{path}, line 2: no message to train on" in said
+    assert f"{path}, line 3: its text spells the special token '<|im_end|>'" in said
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+    write_lines(path, records)
+    manifest = made(config_of(tmp_path, path, on_error="quarantine"))
+    assert manifest.dropped["quarantined"] == 4
+    listed = (tmp_path / "corpus" / "quarantine.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["row"] for line in listed) == [f"line {n}" for n in (2, 3, 4, 5)]
+
+
+def test_what_is_too_long_stops_or_is_counted(tmp_path: Path) -> None:
+    long = {
+        "messages": [*messages("q" * 60, "a" * 60)["messages"], *messages("q", "b")["messages"]]
+    }
+    path = write_lines(tmp_path / "a.jsonl", [messages("q", f"a{i}") for i in range(9)] + [long])
+    with pytest.raises(CorpusError, match=r"line 10: \d+ tokens") as raised:
+        made(config_of(tmp_path, path))
+    assert "1 of 10 conversations are longer than chat.length = 64" in str(raised.value)
+    assert "chat.too_long to drop" in str(raised.value)
+    dropped = made(config_of(tmp_path, path, chat={"too_long": "drop"}))
+    assert dropped.dropped["too_long"] == 1
+    cut = config_of(tmp_path, path, chat={"too_long": "cut"}, out=str(tmp_path / "cut"))
+    assert made(cut).dropped["too_long"] == 0
+    assert shown("q", "b") in conversations(cut)
+
+
+def test_a_corpus_is_another_if_template_or_rule_is(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [messages("q", f"a{i}") for i in range(9)])
+    seen = {made(config_of(tmp_path, path)).fingerprint}
+    with pytest.raises(CorpusError, match="another config"):
+        made(config_of(tmp_path, path, chat={"turns": "last"}))
+    for number, keys in enumerate(
+        [{"chat": {"turns": "last"}}, {"template": THINKING}, {"chat": {"length": 65}}]
+    ):
+        config = config_of(tmp_path, path, out=str(tmp_path / str(number)), **keys)
+        seen.add(made(config).fingerprint)
+    jinja = tmp_path / "mine.jinja"
+    jinja.write_text(CHATML.replace("user", "user"))
+    same = {"chat": {"template": str(jinja)}, "template": THINKING}
+    assert made(config_of(tmp_path, path, out=str(tmp_path / "x"), **same)).fingerprint in seen
+    assert len(seen) == 4
+
+
+def test_inspect_shows_what_is_trained_on_and_finds_damage(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [messages("Why?", f"Because {i}.") for i in range(9)])
+    config = config_of(tmp_path, path)
+    made(config)
+    report = inspect(config.out)
+    assert report.verified
+    console = Console(record=True, width=120)
+    console.print(render(report))
+    styled = console.export_text(styles=True)
+    assert "\x1b[1;32mBecause" in styled
+    assert "\x1b[1;32mWhy" not in styled
+    shard = Path(config.out) / Manifest.read(config.out).shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CorpusError, match="checksum"):
+        inspect(config.out)
