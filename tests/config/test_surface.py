@@ -35,7 +35,7 @@ RUN_KEYS = """
     corpus
     model.type model.sizes model.pretrained
     data.document_mask data.format
-    objective.type objective.options objective.balance
+    objective.type objective.per objective.options objective.balance
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype
@@ -75,6 +75,8 @@ CORPUS_KEYS = """
     out
     sources.name sources.format sources.paths sources.text_column sources.weight
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
+    chat.length chat.template chat.template_args chat.supervise chat.turns chat.too_long
+    chat.packing chat.columns
     split.train split.validation split.test
     shard_tokens
     on_error

@@ -178,3 +178,21 @@ def test_it_compiles_as_one_graph(monkeypatch) -> None:
     arguments = inputs(40, 8, 30, True, 0.2)
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
     assert_same(outcome(compiled, arguments), outcome(plain, arguments), REL)
+
+
+@pytest.mark.parametrize("chunk", [1, 2**30])
+def test_each_label_counts_as_much_as_its_scale_says(chunk, monkeypatch) -> None:
+    """All rows at once, or few at a time."""
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+    monkeypatch.setattr(cross_entropy, "LEAST_ROWS", 5)
+    torch.manual_seed(0)
+    scale = torch.rand(23)
+    given = inputs(23, 8, 31, True, 0.3)
+
+    def weighed(hidden, weight, bias, labels) -> Tensor:
+        logits = F.linear(hidden, weight, bias).float()
+        each = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+        return (each * scale).sum()
+
+    found = outcome(lambda *arguments: linear_cross_entropy(*arguments, scale), given, 0.5)
+    torch.testing.assert_close(found, outcome(weighed, given, 0.5))

@@ -89,9 +89,15 @@ class ObjectiveSection(Section):
 
     type: str = Field(
         default="causal",
-        pattern=r"^causal$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
-        description="causal: cross-entropy of the next token; or one of your own, ./FILE.py:NAME, "
-        "the path relative to the config file",
+        pattern=r"^(causal|chat)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        description="causal: cross-entropy of the next token; chat: that of the answers in "
+        "conversations alone; or one of your own, ./FILE.py:NAME, the path relative to the config "
+        "file",
+    )
+    per: Literal["token", "sequence"] = Field(
+        default="token",
+        description="what chat averages over: all supervised tokens, or conversations, each by the "
+        "mean of its own tokens",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="keyword arguments of an objective of your own"
@@ -114,6 +120,10 @@ class ObjectiveSection(Section):
             raise ValueError("'options' are for an objective of your own")
         if self.is_own and self.balance:
             raise ValueError("'balance' is for type 'causal'; your own objective has its own terms")
+        if self.type == "chat" and self.balance:
+            raise ValueError("'balance' is for type 'causal', not yet for 'chat'")
+        if self.type != "chat" and self.per != "token":
+            raise ValueError("'per' is for type 'chat'")
         return self
 
 

@@ -27,7 +27,11 @@ LARGEST_CHUNK, SHARE = 2 * 2**30, 1 / 40
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Sum of the cross-entropy in nats over labels that are not IGNORE, float32 scalar.
 
@@ -36,6 +40,7 @@ def linear_cross_entropy(
         weight: (vocabulary, width).
         bias: (vocabulary,), or None.
         labels: int64 (tokens,).
+        scale: factor of each label's cross-entropy in the sum, float32 (tokens,); None for 1.
 
     The products are computed in the type that autocast asks for, else in that of the inputs.
     """
@@ -45,9 +50,10 @@ def linear_cross_entropy(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):  # what is summed in float32 stays so
         if not torch.is_grad_enabled():
-            return _chunks(hidden, weight, bias, labels, None)
+            return _chunks(hidden, weight, bias, labels, scale, None)
         kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
-        loss: Tensor = kind.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
+        found = kind.apply(hidden, weight, bias, labels, scale)  # type: ignore[no-untyped-call]
+        loss: Tensor = found
         return loss
 
 
@@ -56,9 +62,14 @@ class _Small(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: Tensor | None,
     ) -> Tensor:
-        loss, slope, factor = _loss_and_slope(hidden, weight, bias, labels)
+        loss, slope, factor = _loss_and_slope(hidden, weight, bias, labels, scale)
         ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype), factor)
         return loss
 
@@ -69,7 +80,7 @@ class _Small(torch.autograd.Function):
         of_hidden = _by_row(slope @ weight, factor)
         of_weight = slope.T @ _by_row(hidden, factor)
         of_bias = None if bias is None else (slope.float().T @ factor).flatten().to(bias.dtype)
-        return of_hidden, of_weight, of_bias, None
+        return of_hidden, of_weight, of_bias, None, None
 
 
 class _Chunked(torch.autograd.Function):
@@ -77,10 +88,15 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: Tensor | None,
     ) -> Tensor:
         gradients = _Gradients(hidden, weight, bias)
-        loss = _chunks(hidden, weight, bias, labels, gradients)
+        loss = _chunks(hidden, weight, bias, labels, scale, gradients)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return loss
@@ -93,6 +109,7 @@ class _Chunked(torch.autograd.Function):
             hidden * grad.to(hidden.dtype),
             (weight * grad).to(dtype),
             None if bias is None else (bias * grad).to(of_bias),
+            None,
             None,
         )
 
@@ -126,6 +143,7 @@ def _chunks(
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor,
+    scale: Tensor | None,
     gradients: _Gradients | None,
 ) -> Tensor:
     """The loss, and its `gradients` if they are wanted."""
@@ -133,7 +151,8 @@ def _chunks(
     size = rows_at_once(weight)
     for first in range(0, len(labels), size):
         rows = slice(first, first + size)
-        part, slope, factor = _loss_and_slope(hidden[rows], weight, bias, labels[rows])
+        few = None if scale is None else scale[rows]
+        part, slope, factor = _loss_and_slope(hidden[rows], weight, bias, labels[rows], few)
         loss += part
         if gradients is not None:
             gradients.add(rows, slope, factor)
@@ -141,11 +160,16 @@ def _chunks(
 
 
 def _loss_and_slope(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss of some rows, and its gradient by their logits: a slope and a factor of each row.
 
-    The gradient is softmax − one-hot, and nought for a row whose label is IGNORE. The slope,
+    The gradient is softmax − one-hot, times the row's scale if there is one, and nought for a row
+    whose label is IGNORE. The slope,
     float32 (rows, vocabulary), lacks the division by the sum of exponentials, which is in the
     factor, float32 (rows, 1).
     """
@@ -156,9 +180,10 @@ def _loss_and_slope(
     largest = logits.amax(1, keepdim=True)
     exponentials = logits.sub_(largest).exp_()
     total = exponentials.sum(1, keepdim=True)
-    loss = ((largest - of_labels + total.log()) * valid).sum()
+    counted = valid if scale is None else valid * scale[:, None]
+    loss = ((largest - of_labels + total.log()) * counted).sum()
     slope = exponentials.scatter_add_(1, index, -total)
-    return loss, slope, valid / total
+    return loss, slope, counted / total
 
 
 def _by_row(matrix: Tensor, factor: Tensor) -> Tensor:

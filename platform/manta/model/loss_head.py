@@ -20,13 +20,16 @@ class LossHead(nn.Linear):
             super().__init__(head.in_features, head.out_features, bias=head.bias is not None)
         self.weight, self.bias = head.weight, head.bias
         self.labels: Tensor | None = None
+        self.scale: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits, (…, vocabulary), or the summed loss of `labels`, scalar."""
+        """Logits, (…, vocabulary), or the summed loss of `labels`, times `scale`, scalar."""
         if self.labels is None:
             return super().forward(hidden)
-        labels, self.labels = self.labels, None
-        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten())
+        labels, scale = self.labels.flatten(), self.scale
+        self.labels = self.scale = None
+        scale = None if scale is None else scale.flatten()
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels, scale)
 
 
 def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:

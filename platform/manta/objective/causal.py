@@ -111,7 +111,13 @@ class TokenLoss(nn.Module):
         self._head = heads or None
         self._options = options_of(lm)
 
-    def forward(self, tokens: Tensor, labels: Tensor, position_ids: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        position_ids: Tensor | None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """Sum of the cross-entropy in nats over labels that are not IGNORE, (1,).
 
         Args:
@@ -119,17 +125,24 @@ class TokenLoss(nn.Module):
             labels: int64 (rows, seq_len), already shifted: label i is token i + 1.
             position_ids: int64 (rows, seq_len), restarting at each document, to keep
                 attention within documents; None for plain causal attention.
+            scale: factor of each label's cross-entropy, float32 (rows, seq_len); None for 1.
         """
         fused = self._head is not None and not _is_half(tokens.device)
         if self._head is not None:
             self._head[0].labels = labels if fused else None
+            self._head[0].scale = scale if fused else None
         documents = documents_of(self.lm, position_ids)
         out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
         if not fused:
             wide = out if out.dtype == torch.float64 else out.float()
             out = F.cross_entropy(
-                wide.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+                wide.flatten(0, 1),
+                labels.flatten(),
+                ignore_index=IGNORE,
+                reduction="sum" if scale is None else "none",
             )
+            if scale is not None:
+                out = (out * scale.flatten()).sum()
         return out.reshape(1)
 
 

@@ -8,6 +8,7 @@ from manta.config.run import ObjectiveSection, RunConfig
 from manta.objective.balanced import BalancedCausal
 from manta.objective.causal import Causal
 from manta.objective.protocol import Objective
+from manta.objective.sft import SupervisedFineTuning
 
 NEEDED = ("columns", "terms", "module", "inputs", "weights")
 
@@ -21,6 +22,8 @@ def objective_of(config: RunConfig) -> Objective:
     section, code = config.objective, own(config, "objective.type")
     if code is not None:
         return _own(section, code)
+    if section.type == "chat":
+        return SupervisedFineTuning(document_mask=config.data.document_mask, per=section.per)
     if section.balance:
         return BalancedCausal(section.balance, document_mask=config.data.document_mask)
     return Causal(document_mask=config.data.document_mask)

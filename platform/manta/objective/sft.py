@@ -1,16 +1,21 @@
-"""Supervised fine-tuning on conversations: the cross-entropy of the answers' tokens alone."""
+"""Supervised fine-tuning: the cross-entropy of the answers in conversations, and of no other."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manta.model.cross_entropy import IGNORE
 from manta.objective.causal import TokenLoss, TokenRows
 from manta.objective.protocol import DeviceRows, Models, Term
 from manta.parallel.host_to_device import to_device
-from manta.sample.chat import supervised_mask
+from manta.sample.chat import conversation_of, supervised_mask
 from manta.sample.columns import Columns
 from manta.sample.tokens import position_ids
 
@@ -18,27 +23,72 @@ from manta.sample.tokens import position_ids
 class SupervisedFineTuning:
     """The mean cross-entropy over the supervised tokens of the whole global batch.
 
-    Attention stays within a conversation, whose positions count from 0, so that a conversation is
-    learned from alike whatever it is packed with.
+    With `per` sequence it is the mean over conversations of each one's mean over its own supervised
+    tokens, so that a long answer counts no more than a short one.
+
+    Args:
+        document_mask: whether attention stays within a conversation.
+        per: what is averaged over.
     """
 
     columns: frozenset[str] = frozenset({"tokens", "starts", "supervised"})
     terms: tuple[Term, ...] = (Term("cross_entropy"),)
+
+    def __init__(self, *, document_mask: bool, per: Literal["token", "sequence"] = "token"):
+        self._document_mask, self._per = document_mask, per
 
     def module(self, models: Models) -> nn.Module:
         """Sums the cross-entropy of its rows' supervised tokens."""
         return TokenLoss(models.trained)
 
     def inputs(self, batch: Columns, device: torch.device) -> TokenRows:
-        """Tokens, the labels that are supervised, and positions within each conversation."""
+        """Tokens, labels that are supervised, and positions if there is a document mask."""
         tokens = torch.from_numpy(batch["tokens"].astype(np.int64))
-        supervised = torch.from_numpy(supervised_mask(batch))
+        mask = supervised_mask(batch)
         labels = torch.full_like(tokens, IGNORE)
-        labels[:, :-1] = torch.where(supervised[:, 1:], tokens[:, 1:], IGNORE)
-        positions = torch.from_numpy(position_ids(batch))
-        return TokenRows(*(to_device(one, device) for one in (tokens, labels, positions)))
+        labels[:, :-1] = torch.where(torch.from_numpy(mask[:, 1:]), tokens[:, 1:], IGNORE)
+        positions = torch.from_numpy(position_ids(batch)) if self._document_mask else None
+        moved = to_device(tokens, device), to_device(labels, device)
+        places = None if positions is None else to_device(positions, device)
+        if self._per == "token":
+            return TokenRows(*moved, places)
+        scale, conversations = _share_of_each(batch, mask)
+        return ScaledRows(*moved, places, to_device(torch.from_numpy(scale), device), conversations)
 
     def weights(self, inputs: DeviceRows) -> Tensor:
-        """How many supervised tokens there are, int64 (1,)."""
+        """How many supervised tokens there are, or conversations that have some, int64 (1,)."""
         assert isinstance(inputs, TokenRows)
+        if isinstance(inputs, ScaledRows):
+            return inputs.labels.new_tensor([inputs.conversations])
         return (inputs.labels != IGNORE).sum().reshape(1)
+
+
+@dataclass(frozen=True)
+class ScaledRows(TokenRows):
+    """Rows of tokens whose labels count as much as each conversation's own number of them asks for.
+
+    Attributes:
+        scale: factor of each label's cross-entropy, float32 (rows, seq_len).
+        conversations: how many there are that have a supervised token.
+    """
+
+    scale: Tensor
+    conversations: int
+
+    def rows(self, rows: slice, width: int = 1) -> tuple[Any, ...]:
+        """As those of tokens, and the scale."""
+        given = super().rows(rows, width)
+        scale = self.scale[rows]
+        return *given, F.pad(scale, (0, 0, 0, len(given[0]) - len(scale)))
+
+
+def _share_of_each(batch: Columns, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], int]:
+    """One over the supervised tokens of its conversation, for each label; and how many there are.
+
+    Label i is token i + 1.
+    """
+    conversation = conversation_of(batch)
+    counts = np.bincount(conversation[mask], minlength=int(conversation.max(initial=0)) + 1)
+    scale = np.zeros(mask.shape, np.float32)
+    scale[:, :-1] = (mask / np.maximum(counts, 1)[conversation])[:, 1:]
+    return scale, int((counts > 0).sum())

@@ -26,7 +26,7 @@ from manta.sample.columns import Columns, Ragged, from_arrow, to_arrow
 from manta.sample.format import OpenShards, SplitSize
 from manta.sample.packing import pack
 from manta.sample.rows import rows_of
-from manta.sample.tokens import TokenDtype
+from manta.sample.tokens import TokenDtype, flat_starts
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,17 @@ def supervised_mask(columns: Columns) -> NDArray[np.bool_]:
     np.add.at(steps, (row_of, spans.flat), sign)
     mask: NDArray[np.bool_] = np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1] > 0
     return mask
+
+
+def conversation_of(columns: Columns) -> NDArray[np.int64]:
+    """The number, through all samples, of the conversation that a token is of: (samples, length).
+
+    Padding has a number of its own.
+    """
+    begins = np.zeros(columns["tokens"].size, dtype=np.int64)
+    begins[flat_starts(columns)] = 1
+    found: NDArray[np.int64] = (np.cumsum(begins) - 1).reshape(columns["tokens"].shape)
+    return found
 
 
 def _with_padding(starts: Ragged, lengths: NDArray[np.int64], length: int) -> Ragged:

@@ -73,12 +73,7 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
                 f"{'tokens' if manifest.sample == TOKENS else 'chats'}, which Manta reads itself: "
                 "leave data.format out"
             )
-        if manifest.sample == CHAT and length != manifest.row_length:
-            raise ConfigError(
-                f"train.seq_len = {length}: the conversations of {config.corpus} were packed into "
-                f"rows of {manifest.row_length} tokens: set train.seq_len to that, or prepare them "
-                f"with chat.length: {length}"
-            )
+        _check_chats(config, manifest)
         if length < 2:
             raise ConfigError("train.seq_len = 1: a token alone has no next one: take 2 or more")
         return manifest.format_of_samples
@@ -101,3 +96,32 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
             f"{form.clock(length)}"
         )
     return form
+
+
+def _check_chats(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ConfigError if a run does not fit a corpus of conversations, or such an objective."""
+    chats, length = manifest.sample == CHAT, config.train.seq_len
+    if config.objective.type == "chat" and not chats:
+        raise ConfigError(
+            f"objective.type = 'chat': {config.corpus} holds text, not conversations: prepare them "
+            "with a section 'chat', or leave objective.type out"
+        )
+    if not chats:
+        return
+    if config.objective.type == "causal":
+        raise ConfigError(
+            f"objective.type: {config.corpus} holds conversations, of which the answers alone are "
+            "to be trained on: set objective.type: chat"
+        )
+    if length != manifest.row_length:
+        raise ConfigError(
+            f"train.seq_len = {length}: the conversations of {config.corpus} were packed into rows "
+            f"of {manifest.row_length} tokens: set train.seq_len to that, or prepare them with "
+            f"chat.length: {length}"
+        )
+    if manifest.config["chat"]["packing"] and not config.data.document_mask:
+        raise ConfigError(
+            f"data.document_mask: {config.corpus} has several conversations in a row, which must "
+            "not see each other: set data.document_mask: true; for a model that can't, prepare "
+            "them with chat.packing: false"
+        )

@@ -1,0 +1,126 @@
+"""Runs on conversations: as exact as any, and refused where they would train on something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_templates import chat_tokenizer
+from inline_prepare import without_ray
+from plain_runs import ledger, losses, train
+
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import ConfigError
+from manta.corpus.prepare import prepare
+from manta.elastic.checks.preflight import Checked
+
+LENGTH, STEPS = 48, 8
+Build = Callable[..., Checked]
+
+
+def conversation(number: int) -> dict[str, Any]:
+    words = [f"{number * k % 97:b}"[: 1 + number * k % 5] for k in (3, 5, 7, 11)]
+    turns = [("user", words[0]), ("assistant", words[1]), ("user", "?"), ("assistant", words[2])]
+    kept = turns[: 2 + number % 2 * 2]
+    return {"messages": [{"role": role, "content": f"{text}{number}"} for role, text in kept]}
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """The same conversations, packed and one a row."""
+    folder = tmp_path_factory.mktemp("chats")
+    lines = [json.dumps(conversation(number)) + "\n" for number in range(160)]
+    (folder / "a.jsonl").write_text("".join(lines))
+    tokenizer = chat_tokenizer(folder / "tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        for packing in (True, False):
+            config = {
+                "out": str(folder / f"{packing}"),
+                "sources": [{"name": "a", "format": "jsonl", "paths": [str(folder / "a.jsonl")]}],
+                "tokenizer": {"path": str(tokenizer)},
+                "chat": {"length": LENGTH, "packing": packing, "too_long": "drop"},
+                "split": {"train": 0.8, "validation": 0.2, "test": 0},
+            }
+            prepare(CorpusConfig.model_validate(config), progress=False)
+    return {packing: folder / f"{packing}" for packing in (True, False)}
+
+
+@pytest.fixture
+def chats(checked: Build, corpora: dict[bool, Path]) -> Build:
+    def build(name: str, packing: bool = True, **changes: Any) -> Checked:
+        base = {
+            "run.name": name,
+            "corpus": str(corpora[packing]),
+            "objective.type": "chat",
+            "data.document_mask": packing,
+            "train": {"seq_len": LENGTH, "micro_batch": 3},
+            "schedule": {"horizon": LENGTH * 7 * STEPS, "lr": 3e-3, "batch": 7},
+            "checkpoint.every": LENGTH * 7 * 3,
+            "eval": {"every": LENGTH * 7 * 4, "tokens": 100_000},
+        }
+        return checked({**base, **changes})
+
+    return build
+
+
+def proof(run: Checked) -> list[tuple[int, int, int]]:
+    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
+
+
+def validated(rows: list[dict[str, Any]]) -> dict[int, float]:
+    return {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+
+
+@pytest.mark.parametrize("per", ["token", "sequence"])
+def test_the_same_conversations_and_losses_at_any_world_size_through_kills(
+    chats: Build, per: str
+) -> None:
+    alone = chats("alone", **{"objective.per": per})
+    rows = train(alone, 1)
+    expected = losses(rows)
+    assert len(expected) == STEPS
+    assert expected[STEPS] < expected[1]
+
+    mixed = chats("mixed", **{"objective.per": per})
+    train(mixed, 3, die_after=5)
+    found = train(mixed, 2, attempt=2)
+    assert proof(mixed) == proof(alone)
+    for row in found:
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(expected[row["step"]], rel=1e-5)
+    assert validated(found) == pytest.approx(validated(rows), rel=1e-5)
+
+
+def test_a_resume_is_exact_to_the_bit(chats: Build) -> None:
+    undisturbed = losses(train(chats("whole"), 2))
+    killed = chats("killed")
+    train(killed, 2, die_after=5)
+    assert losses(train(killed, 2, attempt=2)) == undisturbed
+
+
+def test_packing_changes_no_conversation(chats: Build) -> None:
+    """An untrained model's loss over all validation conversations, packed or one a row."""
+    packed, apart = (validated(train(chats(f"p{p}", p), 1))[0] for p in (True, False))
+    assert packed == pytest.approx(apart, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective.type": "causal"}, r"holds conversations, .* set objective.type: chat"),
+        ({"train.seq_len": 32}, r"train.seq_len = 32: .* rows of 48 tokens: .* chat.length: 32"),
+        ({"data.document_mask": False}, r"set data.document_mask: true; .* chat.packing: false"),
+    ],
+)
+def test_what_does_not_fit_is_refused(chats: Build, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        chats("wrong", **changes)
+
+
+def test_text_has_no_answers(checked: Build) -> None:
+    with pytest.raises(ConfigError, match="holds text, not conversations"):
+        checked({"objective.type": "chat"})
