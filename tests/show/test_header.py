@@ -22,7 +22,7 @@ def test_the_plan_in_two_lines(tmp_path: Path, make_corpus: Callable[..., Any]) 
 
     assert head() == [
         "112 tokens a step, 2 epochs over the corpus",
-        "no evaluations: eval.every is left out",
+        "no evaluations: eval.every is not set",
     ]
     ramp = {"name": "ramp", "from": 4, "to": 8, "over": 500}
     assert head(schedule={"batch": ramp}, eval={"every": STEP, "at": [50, 80], "tokens": 100}) == [

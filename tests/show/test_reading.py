@@ -153,7 +153,7 @@ def test_neither_run_nor_sweep(tmp_path: Path) -> None:
 
 def test_one_run_is_nothing_to_compare(tmp_path: Path) -> None:
     run = write_run(base(tmp_path, "a"), ends_at(3.0))
-    with pytest.raises(RunError, match="one run is nothing to compare"):
+    with pytest.raises(RunError, match="one run can't be compared"):
         load_comparison([run, tmp_path / "." / "a"])
 
 

@@ -39,7 +39,7 @@ def test_many_epochs(said):
 
 def test_a_batch_beyond_the_corpus(said):
     (line,) = said(schedule={"batch": [{"from": 100, "tokens": 1500}, {"from": 101}]} | long(3000))
-    assert line.startswith("schedule.batch: a step of 101 samples is more than the 100 that")
+    assert line.startswith("schedule.batch: a step has 101 samples, but the train split has only 100 at")
 
 
 def long(horizon):
@@ -59,18 +59,20 @@ def test_evaluations_of_another_size_than_asked_for(said):
     )
     assert said(eval={"every": 500, "tokens": 109}) == []
     (line,) = said(eval={"at": [500], "tokens": 9})
-    assert line == "eval.tokens = 9 is less than one sample of train.seq_len = 10: one is read"
+    assert (
+        line == "eval.tokens = 9 is less than one sample of train.seq_len = 10: one sample is read"
+    )
     assert said(eval={"tokens": "1B"}) == []  # there are no evaluations
 
 
 @pytest.mark.parametrize(
     ("batch", "scaling", "message"),
     [
-        (1, {"min": 2}, "scaling.min = 2, but schedule.batch is only 1 in each step: workers"),
+        (1, {"min": 2}, "scaling.min = 2, but schedule.batch is only 1 in each step: some workers"),
         (
             [{"from": 2, "tokens": 100}, {"from": 4}],
             {"min": 4},
-            "scaling.min = 4, but schedule.batch is only 2 in 5 steps: workers",
+            "scaling.min = 4, but schedule.batch is only 2 in 5 steps: some workers",
         ),
         (4, {"max": 5}, "scaling.max = 5, but schedule.batch is at most 4: more workers"),
         ([{"from": 2, "tokens": 100}, {"from": 4}], {"max": 4}, None),
@@ -87,7 +89,7 @@ def test_what_is_never_due(said):
         checkpoint={"every": 3000, "at": [4000]},
         log={"every": 5000},
     ) == [
-        "never reached, for the run ends at 1K: eval.every = 2K, eval.at = 1001, "
+        "never reached, because the run ends at 1K: eval.every = 2K, eval.at = 1001, "
         "checkpoint.every = 3K, checkpoint.at = 4K, log.every = 5K"
     ]
 

@@ -30,7 +30,7 @@ def test_what_is_odd_is_said_once_with_the_number_of_trials(planned):
     assert "trials)" not in notes[0]
     assert "scaling.min = 2, but schedule.batch is only 1 in each step" in notes[1]
     assert "(1 of 3 trials)" in notes[1]
-    assert "a step of 4,000 samples is more than the 3,000" in notes[2]
+    assert "a step has 4,000 samples, but the train split has only 3,000" in notes[2]
 
 
 def test_of_trials_that_nobody_knows_yet_the_base_is_looked_at(planned):

@@ -1,1 +1,1 @@
-"""What people see of a run or a sweep: console, pages, comparison, W&B. Views of `record`."""
+"""What people see of a run or a sweep: console, pages, comparison, W&B. Reads `record`."""

@@ -19,11 +19,11 @@ CARD = "README.md"
 
 
 def model_card(run_dir: Place, step: int | None = None) -> str:
-    """The card as Hugging Face reads it: facts between dashes, then text for people.
+    """The model card in Hugging Face's format: YAML front matter, then text for people.
 
     Args:
-        run_dir: the run's folder, or its place in a store.
-        step: which checkpoint is exported; the newest if left out.
+        run_dir: the run's folder, or its URL in a store.
+        step: step of the exported checkpoint; the newest if None.
 
     Raises:
         RunError: if there is no record of the run.
@@ -51,8 +51,8 @@ model = AutoModelForCausalLM.from_pretrained("PATH OF THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("PATH OF THIS FOLDER")
 ```
 
-What it is good for, what it must not be used for, and under which license its data and weights
-may be used is not in the run's record: write it here before you publish it.
+The run's record does not say what the model is good for, what it must not be used for, and which
+license its data and weights have: write it here before you publish the model.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a training run tells the world: one object for record, W&B, console and report."""
+"""Passes a run's events to its record, W&B, the console and the report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from manta.show.wandb.uploader import WandbLog, check_wandb
 from manta.storage.place import tree
 from manta.storage.run_folder import LEDGER, REPORT
 
-# Where W&B keeps what it could not send.
+# Folder of W&B's local files, and the prefix of those of runs that it could not send.
 WANDB, OFFLINE = "wandb", "offline-run-"
-# Why a run was left that is meant to go on, and need not.
+# Reason of a run that ended early on purpose and may go on later.
 PAUSED = "paused"
 
 
@@ -62,19 +62,19 @@ class Tracker:
         """Create or continue the run that `config` names.
 
         Args:
-            config: the resolved config.
-            manifest: of the corpus to train on.
+            config: the run's config, checked and complete.
+            manifest: the manifest of the corpus to train on.
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
-            console: show the run on standard output.
-            context: what it is a part of, for W&B.
-            remarks: on its plan, from `manta.show.console.remarks`, to be kept with it.
-            head: from `manta.show.console.header`, to be shown before it begins.
+            console: whether to show the run on standard output.
+            context: what the run is part of, such as a sweep, for W&B.
+            remarks: remarks on the plan, from `manta.show.console.remarks`, to keep with the run.
+            head: header lines to show first, from `manta.show.console.header`.
 
         Raises:
-            RunError: if the run's directory is another run's, in use, damaged or not
-                writable.
+            RunError: if the run's directory is in use, damaged, not writable, or has another
+                run.
             ConfigError: if the config insists on W&B online and there is no API key.
         """
         check_wandb(config.wandb)
@@ -102,34 +102,34 @@ class Tracker:
 
     @property
     def attempts(self) -> int:
-        """Worker groups that the run had so far, those of earlier drivers included."""
+        """The number of worker groups so far, including those of earlier drivers."""
         return len(self._record.state.groups)
 
     def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the rows that a checkpoint carries; those already there are left alone."""
+        """Add rows that a checkpoint carries, unless they are recorded already."""
         for row in rows:
             self._record.add(row)
 
     def group_started(self, start: GroupStart) -> None:
-        """A worker group begins to train."""
+        """Take the start of a worker group."""
         self._record.group_started(start)
         self._console.group_started(self._record.state)
 
     def group_snapshots(self, size: int) -> None:
-        """The snapshots of the newest group take `size` bytes of memory on all nodes together."""
+        """Take the size in bytes of the newest group's snapshots, all nodes together."""
         self._record.group_snapshots(size)
 
     def group_timed(self, seconds: Mapping[str, float]) -> None:
-        """More of what the start of the newest group took, in seconds by parts."""
+        """Take further times of the newest group's start: part → seconds."""
         self._record.group_timed(seconds)
 
     def group_ended(self, *, reason: str) -> None:
-        """The worker group is gone."""
+        """Take the end of the worker group."""
         self._record.group_ended(reason=reason)
         self._console.group_ended(reason)
 
     def busy(self, doing: str, share: float) -> None:
-        """The workers do something else than a step; "" once they don't. See `RunConsole.busy`."""
+        """Take what the workers do between steps; see `RunConsole.busy`."""
         self._console.busy(doing, share)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -141,32 +141,32 @@ class Tracker:
 
     @property
     def recorded(self) -> int:
-        """How many of the rows given so far are in the run's files, where they are kept."""
+        """How many of the rows given so far are durable in the run's files."""
         return self._record.recorded
 
     def checkpoint(self, *, step: int, tokens: int, path: str, seconds: float) -> None:
-        """A checkpoint is whole, after `seconds` of work."""
+        """Take a complete checkpoint, which took `seconds`."""
         self._record.checkpoint(step=step, tokens=tokens, path=path, seconds=seconds)
         self._hear_disk()
 
     @property
     def skips(self) -> list[tuple[int, int]]:
-        """The steps that rewinds have left out, first and last of each, as far as recorded."""
+        """The recorded ranges of steps that rewinds left out, each as (first, last)."""
         return self._record.state.skips
 
     def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
-        """Training goes back to `step` or before: rows after it are void and come again.
+        """Take a rewind to `step` or before: rows after it are void and will come again.
 
-        W&B's steps can't go back: there the void rows stay, and steps up to the last of them
-        are not sent again. The files and the report show what the run became.
+        W&B's steps can't go back: W&B keeps the void rows, and steps up to the last of them are
+        not sent again. The files and the report have the rows that replaced them.
         """
         self._record.rewound(step, skips)
         self.note(f"went back: what was recorded after step {step:,} is void")
 
     def note(self, message: str) -> None:
-        """Show `message` on a line of its own and keep it with the run."""
+        """Show `message` on its own line, and record it with the run."""
         self._record.event(message)
-        self._record.save()  # a run that waits brings no row by which it would be saved
+        self._record.save()  # rows trigger saving, and a waiting run has none
         self._console.note(without_credentials(message))
 
     def finish(
@@ -182,17 +182,17 @@ class Tracker:
 
         Args:
             status: how the run ended.
-            reason: why, if there is something to say.
-            final: last figures to keep with the run.
+            reason: why the run ended; "" if there is nothing to say.
+            final: final values to keep with the run.
 
         Raises:
-            RunError: if a run without an error can't be written down, for want of room.
+            RunError: if a run that ended without an error can't be recorded on a full disk.
         """
         if self._finished:
             return
         self._finished = True
         try:
-            # First of all, so that the record is true whatever happens below.
+            # Write the record first, so that it is true whatever happens below.
             self._record.finish(status, reason=reason, final=final or {})
             self._read_ledger()
             self._record.recheck_history()
@@ -211,7 +211,7 @@ class Tracker:
             self._record.close()
 
     def _hear_wandb(self) -> None:
-        """Take over what the W&B thread has found out."""
+        """Record and show what the W&B process reported."""
         status, known = self._wandb.status, self._record.state.wandb
         if known.mode != status.mode:
             self._record.state.wandb = WandbState(
@@ -244,7 +244,7 @@ class Tracker:
         self._hear_wandb()
 
     def _publish_wandb(self) -> None:
-        """What W&B has not got goes where the run is kept, to be uploaded from anywhere."""
+        """Copy W&B's unsent files to the run's store, so that any machine can upload them."""
         kept = sorted(name for name in tree(self.run_dir / WANDB) if name.startswith(OFFLINE))
         try:
             self._record.publish([f"{WANDB}/{name}" for name in kept])

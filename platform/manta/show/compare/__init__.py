@@ -1,1 +1,1 @@
-"""Runs and trials side by side: who is best, by how much, how sure."""
+"""Compares runs or trials: which is best, by how much, and how sure that is."""

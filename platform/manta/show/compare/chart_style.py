@@ -11,7 +11,7 @@ from manta.show.compare.comparison import Configuration
 from manta.show.compare.ranking import Ranking
 from manta.show.pages.charts import COLOURS, PALE
 
-# Of a metric: best, middling, worst; none of them pale, on white as on black.
+# Colours for the best, a middling and the worst metric; readable on white and on black.
 SCALE = ("#2f6fde", "#1f9e89", "#c98a00")
 LONGEST_NAME = 38
 
@@ -23,29 +23,29 @@ def colour_of(ranking: Ranking, configuration: Configuration, top: int) -> str:
 
 
 def name_of(ranking: Ranking, configuration: Configuration) -> str:
-    """Its number in the ranking, and as much of its label as fits a chart."""
+    """A configuration's rank, and as much of its label as fits a chart."""
     return f"{ranking.order.index(configuration) + 1}  {cut(configuration.label)}"
 
 
 def cut(text: str, longest: int = LONGEST_NAME) -> str:
-    """`text` without what doesn't fit."""
+    """`text` cut to `longest` characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def metric_range(values: Sequence[float], mode: str) -> tuple[float, float]:
-    """The values between which colours change: what is far worse than most is just bad."""
+    """The values that the colour scale spans; outliers on the bad side lie beyond its end."""
     low, high = (float(np.quantile(values, share)) for share in (0.1, 0.9))
     return (min(values), high) if mode == "min" else (low, max(values))
 
 
 def metric_key(low: float, high: float, mode: str) -> dict[str, Any]:
-    """What the colours between two values mean, the best first."""
+    """The legend of the colour scale between two values, the best first."""
     best, worst = (low, high) if mode == "min" else (high, low)
     return {"best": f"{best:.4f}", "worst": f"{worst:.4f}", "colors": SCALE}
 
 
 def metric_colour(value: float, low: float, high: float, mode: str) -> str:
-    """The colour of `value` on that scale."""
+    """The colour of `value` on the scale from `low` to `high`."""
     share = min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
     below, between, above = SCALE if mode == "min" else SCALE[::-1]
     start, end = (below, between) if share < 0.5 else (between, above)
@@ -58,10 +58,10 @@ def metric_colour(value: float, low: float, high: float, mode: str) -> str:
 
 
 def width_of(number: int, top: int) -> float:
-    """How thick the line of the configuration at a place is: the best stands out."""
+    """The line width of a configuration by its rank: the best stands out."""
     return 2.2 if number == 0 else 1.5 if number < top else 0.8
 
 
 def rounded(value: float) -> float:
-    """Six digits: what a screen can't show need not be in the page."""
+    """`value` with six digits: a screen shows no more, and the page stays small."""
     return float(f"{value:.6g}")

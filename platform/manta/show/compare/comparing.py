@@ -25,7 +25,7 @@ from manta.storage.working import pull_all
 def compare_places(
     places: Sequence[str], *, metric: str | None, output: Path | None, top: int
 ) -> Path:
-    """As `compare`, of folders and places in stores; the page is written here for the latter."""
+    """As `compare`, for paths or URLs in stores; for URLs, the page goes to the current folder."""
     with fetched(places) as (paths, alive):
         if isinstance(place_of(places[0]), StorePath):
             output = output or Path(COMPARISON)
@@ -34,7 +34,7 @@ def compare_places(
 
 @contextmanager
 def fetched(places: Sequence[str]) -> Iterator[tuple[list[Path], Callable[[Path], bool]]]:
-    """Folders with what is compared of places, and whether a driver is at work on one of them.
+    """Local folders with the files to compare, and a function that tells if one has a driver.
 
     Raises:
         RunError: if a store can't be read.
@@ -46,14 +46,14 @@ def fetched(places: Sequence[str]) -> Iterator[tuple[list[Path], Callable[[Path]
 
 
 def _lives(places: Mapping[Path, Place], folder: Path) -> bool:
-    """Whether a driver is at work where a folder was fetched from: a run, a sweep, or its trial."""
+    """Whether a driver is at work on the run, sweep or trial that a folder was fetched from."""
     if folder in places:
         return lives(places[folder])
     return lives(places[folder.parent] / folder.name)
 
 
 def _fetched(place: Place, folder: Path) -> Path:
-    """A folder with the small files of a run or sweep."""
+    """A local folder with the small files of a run or sweep."""
     if isinstance(place, Path):
         return place
     there = folder / str(len(list(folder.iterdir()))) / place.name
@@ -76,12 +76,12 @@ def compare(
     """Compare runs, or the trials of one sweep; returns the page.
 
     Args:
-        paths: folders of runs, or of one sweep.
-        metric: what to compare by; the sweep's, or the validation loss, if None.
-        output: where to write the page; into the sweep's folder, or here, if None.
-        top: how many of the best to show.
-        console: where to print.
-        alive: whether a driver is at work on a folder.
+        paths: folders of two or more runs, or the folder of one sweep.
+        metric: metric to compare by; if None, the sweep's, or the validation loss.
+        output: file for the page; if None, in the sweep's folder or the current one.
+        top: number of best configurations to show.
+        console: the console to print to.
+        alive: tells whether a driver is at work on a folder.
 
     Raises:
         RunError: when a path is neither a run nor a sweep, or can't be read.

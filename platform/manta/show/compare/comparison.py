@@ -1,4 +1,4 @@
-"""What is compared: runs or trials, those among them that differ in nothing but the seed."""
+"""What is compared: runs or trials, grouped by all but their seeds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from manta.record.sweep_state import SweepTokens
 from manta.schedule import Schedule
 from manta.show.compare.comparison_stats import short
 
-# A run that calls itself running, but has no driver that lives.
+# Status of a run whose record says running but whose driver is dead.
 LOST = "lost"
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One run, as far as a comparison looks at it.
+    """The facts of one run that a comparison uses.
 
     Attributes:
-        params: dotted config keys in which trials differ, but for the seed.
-        parent, fork_tokens: whose checkpoint it went on from, and where; else its own start.
-        end_tokens: where it ends, or was to end.
-        curve: of the metric; nothing while it has no rows.
-        device_seconds: what its own run held devices for, by its record: steps, starts,
-            evaluations and work that was done twice.
-        cost: of these, by its record; nothing without a price.
-        fingerprint: of its corpus.
-        eval_sample: digest of the samples that its evaluations read.
-        row_problem: why its rows may not be those that were written; "" if they are.
+        params: dotted config key → value, for the keys in which trials differ, without the seed.
+        parent, fork_tokens: the run it was forked from, and at which token count; None and 0 if
+            none.
+        end_tokens: token count at which the run ends or was to end.
+        curve: the metric's curve; None while there are no rows.
+        device_seconds: device time of the run itself, by its record: steps, starts,
+            evaluations and repeated work.
+        cost: cost of `device_seconds`, by the record; None without a price.
+        fingerprint: fingerprint of the run's corpus.
+        eval_sample: digest of the samples that the run's evaluations read.
+        row_problem: why the run's rows may not be those that were written; "" if they are.
     """
 
     name: str
@@ -53,12 +54,12 @@ class ComparedRun:
 
     @property
     def reached(self) -> int:
-        """Tokens of its whole history, trained by itself or by another."""
+        """Tokens of the whole history, trained by the run itself or by another."""
         return self.curve.reached if self.curve else 0
 
     @property
     def own_tokens(self) -> int:
-        """Tokens that it trained itself."""
+        """Tokens that the run trained itself."""
         return max(0, self.reached - self.fork_tokens)
 
     @property
@@ -68,17 +69,17 @@ class ComparedRun:
 
     @property
     def value(self) -> float | None:
-        """The metric at the end of its history."""
+        """The metric at the end of the history."""
         return self.curve.values[-1] if self.curve and self.curve.values else None
 
     @property
     def compute(self) -> float | None:
-        """Device-seconds of the steps of its whole history, as if it had been trained alone."""
+        """Device-seconds of the steps of the whole history, as if the run had trained alone."""
         return self.curve.device_seconds if self.curve else None
 
     @property
     def own_compute(self) -> float | None:
-        """Device-seconds of the steps that it trained itself."""
+        """Device-seconds of the steps that the run trained itself."""
         if self.curve is None or (whole := self.curve.device_seconds) is None:
             return None
         return whole - (self.curve.seconds_at(self.fork_tokens) or 0.0)
@@ -86,7 +87,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """Trials that differ in nothing but the seed."""
+    """Trials that differ only in the seed."""
 
     label: str
     params: Mapping[str, Any]
@@ -95,13 +96,13 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was read.
+    """The runs or trials to compare, as read from their files.
 
     Attributes:
         keys: dotted keys in which trials differ, in config order.
-        shared: the config that all have in common, as YAML.
-        tokens: what sharing saved; nothing outside of a sweep.
-        warnings: what makes the comparison less than it seems.
+        shared: the part of the config that all trials have in common, as YAML.
+        tokens: the sweep's token counts with and without sharing; None outside of a sweep.
+        warnings: reasons to trust the comparison less, one sentence each.
     """
 
     title: str
@@ -117,7 +118,7 @@ class Comparison:
 
     @cached_property
     def configurations(self) -> tuple[Configuration, ...]:
-        """Trials by what they are but for the seed, in the order of the input."""
+        """The trials grouped by all but the seed, in the order of the input."""
         groups: dict[str, list[ComparedRun]] = {}
         for trial in self.trials:
             groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
@@ -128,17 +129,17 @@ class Comparison:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all trials, those that several have in common counted once."""
+        """Tokens of all trials; tokens that several share count once."""
         return sum(trial.own_tokens for trial in self.trials)
 
     @property
     def apart_tokens(self) -> int:
-        """Tokens that it would have been, had each been trained alone to where it is."""
+        """Tokens that all trials would have needed without sharing, up to where each is now."""
         return sum(trial.reached for trial in self.trials)
 
     @property
     def saved(self) -> float:
-        """How many times fewer tokens that is; 1 if nothing was shared."""
+        """`apart_tokens` divided by `trained_tokens`; 1 if nothing was shared."""
         return self.apart_tokens / self.trained_tokens if self.trained_tokens else 1.0
 
     def told(self, params: Mapping[str, Any]) -> str:
@@ -147,7 +148,7 @@ class Comparison:
         return ", ".join(f"{names[key]} {short(params[key])}" for key in self.keys)
 
     def _label(self, trials: Sequence[ComparedRun]) -> str:
-        """What its trials are all called, if that is more than a name; else its parameters."""
+        """The label of a configuration: one that its trials share, or else its parameters."""
         given = {trial.label for trial in trials}
         if len(given) == 1 and (self.tokens is None or trials[0].label != trials[0].name):
             return given.pop()
@@ -157,7 +158,7 @@ class Comparison:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key without its section, where it can be told from the others so."""
+    """Dotted key → the key without its section, where that is unique."""
     shortened = [key.partition(".")[2] or key for key in keys]
     return {
         key: name if shortened.count(name) == 1 else key

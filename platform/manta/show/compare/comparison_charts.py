@@ -13,15 +13,15 @@ from manta.show.compare.chart_style import colour_of, cut, name_of, rounded, wid
 from manta.show.compare.comparison import ComparedRun, Comparison, Configuration
 from manta.show.compare.parameter_charts import importance_chart, parallel_chart
 from manta.show.compare.ranking import Ranking, View
-from manta.show.compare.verdict import device_unit, place, value_text
+from manta.show.compare.verdict import device_unit, value_text, view_name
 from manta.show.pages.charts import SOFT, TOKENS, Figure, lines, rows, series
 
-# Points of all lines in one chart together; more are not to be seen and make the page large.
+# Most points of all lines in a chart together; more can't be seen and make the page large.
 MOST_POINTS = 6_000
-# Points of a curved segment of a schedule: of one alone, and of many together.
+# Points for a curved segment of a schedule: for a single one, and for all of many together.
 CURVED, MOST_CURVED = 80, 2400
-# The first losses are so high that the last ones look alike: the chart shows at first what
-# comes after this share of a run.
+# Early losses are so high that late ones look alike: the chart first shows the part of a run
+# after this share.
 LATE = 0.45
 
 
@@ -39,7 +39,7 @@ def charts(comparison: Comparison, ranking: Ranking, top: int) -> list[Figure]:
     return [chart for chart in drawn if chart]
 
 
-# How much better, how sure.
+# How much better a configuration is, and how sure that is.
 
 
 def _means(comparison: Comparison, ranking: Ranking, top: int) -> Figure | None:
@@ -76,14 +76,14 @@ def _means(comparison: Comparison, ranking: Ranking, top: int) -> Figure | None:
     spread += [(dot["x"], dot["x"]) for dot in seeds]
     low, high = min(low for low, _ in spread), max(high for _, high in spread)
     margin = 0.04 * (high - low) or 0.01 * abs(high) or 1.0
-    about = "Large dots are means, circles are seeds, bars are 95 % intervals."
+    about = "Large dots are means, circles are seeds, bars are 95 % confidence intervals."
     return rows(
-        f"{comparison.metric} {place(view)}",
+        f"{comparison.metric} {view_name(view)}",
         [name_of(ranking, entry.configuration) for entry in entries],
         x={"title": comparison.metric, "range": [low - margin, high + margin]},
         height=60 + 30 * len(entries),
         dots=[*means, *seeds],
-        note=about if noise else "One seed each: how much of this is noise is unknown.",
+        note=about if noise else "One seed each: the share of noise is unknown.",
         whole=True,
     )
 
@@ -109,21 +109,21 @@ def _over_compute(comparison: Comparison, ranking: Ranking, top: int) -> Figure 
     data = _metric_lines(comparison, ranking, top, hours)
     marks = _marks(ranking.view("compute"), size)
     figure = _metric_figure(comparison, data, unit, {"title": unit}, marks)
-    note = "Of training steps on all devices together, as if each trial had been trained alone."
+    note = "Device time of training steps, as if each trial had been trained alone."
     return {**figure, "note": note}
 
 
-def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: Any) -> list[Figure]:
-    """A line a trial, the best on top. What another trial trained is drawn with that one."""
+def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, xs: Any) -> list[Figure]:
+    """A line for each trial, the best on top. Shared steps are drawn with who trained them."""
     data: list[Figure] = []
     shown = {trial.name for trial in comparison.trials if trial.curve}
     most = max(40, MOST_POINTS // max(1, len(shown)))
     for number, configuration in reversed(list(enumerate(ranking.order))):
-        drawn = [trial for trial in configuration.trials if trial.curve and len(places(trial))]
+        drawn = [trial for trial in configuration.trials if trial.curve and len(xs(trial))]
         for trial in drawn:
             assert trial.curve is not None
             kept = _own_rows(trial, most, joined=trial.parent in shown)
-            x = places(trial)
+            x = xs(trial)
             shade = colour_of(ranking, configuration, top)
             named = number < top
             data.append(
@@ -141,7 +141,7 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, places: An
 
 
 def _own_rows(trial: ComparedRun, most: int, *, joined: bool) -> list[int]:
-    """At most about `most` rows of a trial's curve, from the last one before its fork on."""
+    """About `most` rows at most of a trial's curve, from the last one before its fork on."""
     assert trial.curve is not None
     tokens = trial.curve.tokens
     first = 0
@@ -158,7 +158,7 @@ def _metric_figure(
     views: list[Figure] = [{"name": "all"}, {"name": "log", "log": True}]
     if late := _late(data):
         views.insert(0, {"name": "end", "x": late[0], "y": late[1]})
-    # The best is drawn last, so that it is on top, and named first.
+    # Draw the best last, so that it is on top, but list it first in the legend.
     return lines(
         f"{comparison.metric} over {over}",
         data,
@@ -174,7 +174,7 @@ def _metric_figure(
 
 
 def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
-    """The ranges of the latter part of the curves, where they differ; nothing without one."""
+    """The axis ranges of the later part of the curves, where they differ; None if too short."""
     ends = [trace["x"][-1] for trace in data]
     end = max(ends)
     begin = min(LATE * end, 0.7 * float(np.quantile(ends, 0.25)))
@@ -193,7 +193,7 @@ def _late(data: Sequence[Figure]) -> tuple[list[float], list[float]] | None:
 
 
 def _marks(view: View | None, size: float) -> list[Figure]:
-    """Where trials are compared at equal tokens or compute."""
+    """Vertical marks where trials are compared at equal tokens or compute."""
     if view is None or view.at is None:
         return []
     return [{"x": view.at / size, "label": "all reached"}]
@@ -216,7 +216,7 @@ def _batches(ranking: Ranking, top: int) -> Figure | None:
 
 
 def _one_of_each(order: Iterable[Configuration], part: str) -> list[tuple[Configuration, Any]]:
-    """The best configuration of each schedule: equal ones would hide each other."""
+    """The best configuration for each distinct schedule: equal curves would hide each other."""
     found: dict[Any, tuple[Configuration, Any]] = {}
     for configuration in order:
         schedule = next((trial.schedule for trial in configuration.trials if trial.schedule), None)
@@ -242,6 +242,6 @@ def _schedules(
         )
         for configuration, (tokens, values) in reversed(drawn)
     ]
-    many = f"{len(drawn)} different ones, each in the colour of the best that has it."
-    note = many if len(drawn) > 1 else "The same for all."
+    many = f"{len(drawn)} different schedules, each in the colour of its best configuration."
+    note = many if len(drawn) > 1 else "The same schedule for all."
     return lines(title, data, y={"format": form, "zero": True}, closest=True, note=note)

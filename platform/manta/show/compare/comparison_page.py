@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file that needs nothing else."""
+"""The page of a comparison: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from manta.show.compare.stage_tree import tree
 from manta.show.compare.verdict import (
     Sentence,
     device_time,
-    place,
     sentences,
     total_cost,
     total_device_seconds,
+    view_name,
 )
 from manta.show.pages import page as html
 from manta.storage.atomic import replace_text
@@ -32,30 +32,30 @@ from manta.storage.atomic import replace_text
 LONG_PARAM = 22
 CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
 READING = (
-    "Configurations are trials that differ in nothing but the seed; they are ordered by the mean "
-    "over seeds. ± is half of a 95 % t-interval. With three seeds and more it rests on the "
-    "configuration's own spread, with fewer on that of all configurations, pooled. ≈ marks what "
-    "can't be told from the best: the interval of the difference holds zero. The best of many is "
-    "chosen by looking, which flatters it: before much hangs on a small lead, train it again "
-    "with new seeds. Compute is the device time of training steps alone, over the whole "
-    "history, as if the trial had been trained alone. Device time used, and its cost, are those "
-    "of the run's own record: starts, evaluations and work that was done twice are in it, and "
-    "what another trial trained is in that one's. In parentheses stands the last value of what "
-    "can't be compared."
+    "A configuration is a set of trials that differ only in the seed; configurations are ordered "
+    "by their mean over seeds. ± is half of a 95 % t-interval. It uses the configuration's own "
+    "spread if it has three or more seeds, else the pooled spread of all configurations. ≈ marks "
+    "configurations that can't be told from the best: the interval of the difference contains "
+    "zero. The best of many looks better than it is, because it was selected by its result: before "
+    "you rely on a small lead, train it again with new seeds. Compute is the device time of "
+    "training steps over the whole history, as if the trial had been trained alone. Device time "
+    "used and its cost come from the run's own record: they include starts, evaluations and "
+    "repeated work, and leave out what another trial trained. Values in parentheses are the last "
+    "ones of configurations that can't be compared."
 )
 
 
 def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 10) -> Path:
-    """Write the page to `path`, whole or not at all; returns it.
+    """Write the page to `path` atomically; returns `path`.
 
     Args:
-        comparison: what was read.
-        ranking: what follows from it.
-        path: the file.
-        top: configurations that have a colour and stand in the open part of the table.
+        comparison: the runs or trials that are compared.
+        ranking: their order, from `rank`.
+        path: the file to write.
+        top: number of best configurations that get a colour and are not folded away.
 
     Raises:
-        RunError: if it can't be written.
+        RunError: if the file can't be written.
     """
     drawn = charts(comparison, ranking, top)
     if below := tree(comparison, ranking):
@@ -68,7 +68,7 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         _standings(comparison, ranking, top),
         html.charts(drawn),
         _trials(comparison, ranking),
-        html.folded("Config that all share", comparison.shared) if comparison.shared else "",
+        html.folded("Config shared by all", comparison.shared) if comparison.shared else "",
         _reading(comparison),
         html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
     ]
@@ -99,7 +99,7 @@ def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
     lines = "".join(f"<div>{escape(warning)}</div>" for warning in warnings)
-    return f'<div class="card warning"><h2>Take care</h2>{lines}</div>'
+    return f'<div class="card warning"><h2>Warnings</h2>{lines}</div>'
 
 
 def _answer(found: Sequence[Sentence]) -> str:
@@ -120,11 +120,11 @@ def _tiles(comparison: Comparison, ranking: Ranking) -> list[tuple[str, str, str
     if ranking.main:
         best = ranking.main.entries[0].estimate
         sure = "noise unknown" if best.half is None else f"± {best.half:.4f}"
-        where = place(ranking.main)
+        where = view_name(ranking.main)
         found.append((f"Best {comparison.metric}", words.loss(best.mean), f"{sure}, {where}"))
         if len(ranking.main.entries) > 1 and (behind := ranking.main.entries[1].behind):
             within = {True: "within seed noise", False: "more than seed noise"}
-            told = "noise unknown" if behind.half is None else f"± {behind.half:.4f}, "
+            told = "seed noise unknown" if behind.half is None else f"± {behind.half:.4f}, "
             told += within.get(behind.within_noise, "") if behind.within_noise is not None else ""
             found.append(("Lead over the second", f"{behind.gap:.4f}", told))
     seeds = {trial.seed for trial in comparison.trials}
@@ -151,12 +151,12 @@ def _tokens_tile(comparison: Comparison) -> tuple[str, str, str]:
     more = f"all {noun} together"
     if comparison.saved > 1:
         apart = words.count(comparison.apart_tokens)
-        more = f"shared ones once; apart {apart}, {comparison.saved:.2f} times as many"
+        more = f"without sharing {apart}, {comparison.saved:.2f} times as many"
     return "Tokens trained", words.count(comparison.trained_tokens), more
 
 
 def _standings(comparison: Comparison, ranking: Ranking, top: int) -> str:
-    """The table, best first; beyond the `top` ones it opens on a click."""
+    """The table, best first; rows after the `top` best are folded away."""
     rest = ranking.order[top:]
     shown = [
         column for column in columns(comparison, ranking) if any(map(column.cell, ranking.order))
@@ -170,7 +170,7 @@ def _standings(comparison: Comparison, ranking: Ranking, top: int) -> str:
             f'<div class="wide"><table class="standings">{rows}</table></div></details>'
         )
     return (
-        '<div class="card"><h2>Standings</h2><div class="wide">'
+        '<div class="card"><h2>Ranking</h2><div class="wide">'
         f'<table class="standings">{first}</table></div>{folded}</div>'
     )
 
@@ -202,7 +202,7 @@ def _rows(
 
 
 def _param(text: str) -> str:
-    """A parameter's value: a short one on one line, a long one on lines of some length."""
+    """A parameter's value: a short one on one line, a long one wrapped."""
     return f'<td class="{"long" if len(text) > LONG_PARAM else "param"}">{escape(text)}</td>'
 
 
@@ -221,7 +221,7 @@ def _cell(column: Column, configuration: Configuration) -> str:
 
 
 def _trials(comparison: Comparison, ranking: Ranking) -> str:
-    """Every trial by itself, folded away."""
+    """A folded table with a row for each trial."""
     heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "compute"]
     heads += ["device time used", "cost", "status"]
     rows = []
@@ -231,7 +231,7 @@ def _trials(comparison: Comparison, ranking: Ranking) -> str:
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     drawn = "\n".join(f"<tr>{row}</tr>" for row in [head, *rows])
-    title = f"All {len(rows)}, one by one" if len(rows) > 1 else "In detail"
+    title = f"All {len(rows)}, one by one" if len(rows) > 1 else "Details"
     return (
         f'<div class="card"><details><summary>{title}</summary>'
         f'<div class="wide"><table class="standings">{drawn}</table></div></details></div>'

@@ -1,8 +1,8 @@
-"""The statistics of a comparison: means over seeds, differences, what a parameter explains.
+"""The statistics of a comparison: means over seeds, differences, importance of parameters.
 
-Pure functions of numbers. Seed noise is the spread of trials that differ in nothing but the
-seed. With three seeds and more a configuration's own spread is used; with fewer, that of all
-configurations that have more than one, pooled: two values say next to nothing of their spread.
+Pure functions of numbers. Seed noise is the spread of trials that differ only in the seed. With
+three or more seeds a configuration's own spread is used; with fewer, the pooled spread of all
+configurations with more than one seed, since two values hardly tell their spread.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from manta.show.compare import t_distribution
 
 CONFIDENCE = 0.95
 ENOUGH_SEEDS = 3
-# More values of a number than this are put in as many groups of about equal size.
+# A numeric parameter with more values than this is cut into this many groups of equal size.
 MOST_GROUPS = 4
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A variance and the degrees of freedom with which it is known."""
+    """An estimated variance and its degrees of freedom."""
 
     variance: float
     freedom: float
@@ -35,7 +35,7 @@ class Noise:
 class Estimate:
     """A mean over `count` seeds. `half` is half the width of its 95 % t-interval.
 
-    `half` is nothing where no configuration has two seeds: the noise is then unknown.
+    `half` is None if no configuration has two seeds: the noise is then unknown.
     """
 
     mean: float
@@ -45,24 +45,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one mean lies above another, and half the width of the 95 % t-interval of that."""
+    """The difference of two means, and half the width of its 95 % t-interval."""
 
     gap: float
     half: float | None
 
     @property
     def within_noise(self) -> bool | None:
-        """Whether the interval holds zero; nothing where the noise is unknown."""
+        """Whether the interval contains zero; None if the noise is unknown."""
         return None if self.half is None else abs(self.gap) <= self.half
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What one parameter explains of the metric.
+    """How much of the metric's variance one parameter explains.
 
     Attributes:
-        share: of the metric's variance, 0 to 1.
-        groups: values (or ranges of them) with the mean of the metric, in their order.
+        share: the explained share of the metric's variance, 0 to 1.
+        groups: the parameter's values (or ranges), in order, each with the metric's mean.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Importance:
 
 
 def pooled_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
-    """The variance within groups of seeds, all of them together; nothing without two seeds."""
+    """The pooled variance within groups of seeds; None if no group has two seeds."""
     freedom = sum(len(values) - 1 for values in groups if values)
     if freedom < 1:
         return None
@@ -80,16 +80,16 @@ def pooled_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
 
 
 def noise_of(values: Sequence[float], pooled: Noise | None) -> Noise | None:
-    """The seed noise of one configuration: its own if it has the seeds for it."""
+    """The seed noise of one configuration: its own with three or more seeds, else pooled."""
     return pooled_noise([values]) if len(values) >= ENOUGH_SEEDS else pooled
 
 
 def estimate(values: Sequence[float], pooled: Noise | None) -> Estimate:
-    """The mean of `values` and its interval.
+    """The mean of `values` and its confidence interval.
 
     Args:
-        values: one for each seed.
-        pooled: the noise of all configurations together.
+        values: the metric, one value for each seed.
+        pooled: the pooled noise of all configurations; None if unknown.
     """
     noise = noise_of(values, pooled)
     half = None if noise is None else _half(math.sqrt(noise.variance / len(values)), noise.freedom)
@@ -97,9 +97,9 @@ def estimate(values: Sequence[float], pooled: Noise | None) -> Estimate:
 
 
 def difference(first: Sequence[float], second: Sequence[float], pooled: Noise | None) -> Difference:
-    """How far the mean of `second` lies above that of `first`.
+    """How far the mean of `second` lies above the mean of `first`.
 
-    Welch's interval where both have seeds enough of their own; else Student's, with the
+    Welch's interval if both have three or more seeds; else Student's, with the
     pooled variance.
     """
     gap = float(np.mean(second)) - float(np.mean(first))
@@ -111,7 +111,7 @@ def difference(first: Sequence[float], second: Sequence[float], pooled: Noise | 
     one, other = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
     if one + other == 0:
         return Difference(gap, 0.0)
-    # Welch-Satterthwaite, in shares of the sum so that small variances don't underflow.
+    # Welch-Satterthwaite, computed with shares of the sum so that small variances don't underflow.
     share = one / (one + other)
     freedom = 1 / (share**2 / (len(first) - 1) + (1 - share) ** 2 / (len(second) - 1))
     return Difference(gap, _half(math.sqrt(one + other), freedom))
@@ -121,19 +121,19 @@ def _half(spread: float, freedom: float) -> float:
     return t_distribution.quantile((1 + CONFIDENCE) / 2, freedom) * spread
 
 
-def value_at(places: Sequence[float], values: Sequence[float], place: float) -> float | None:
-    """A curve's value at `place`, on a straight line between rows; nothing outside of it."""
-    if not len(places) or not places[0] <= place <= places[-1]:
+def value_at(xs: Sequence[float], values: Sequence[float], x: float) -> float | None:
+    """A curve's value at `x`, interpolated linearly; None outside of the curve."""
+    if not len(xs) or not xs[0] <= x <= xs[-1]:
         return None
-    return float(np.interp(place, places, values))
+    return float(np.interp(x, xs, values))
 
 
 def reached_by_all(curves: Sequence[Sequence[float]]) -> float | None:
-    """The last place that every curve has, given the places of each; nothing if none has it."""
-    if not curves or not all(len(places) for places in curves):
+    """The last x that every curve covers, given each curve's x values; None if there is none."""
+    if not curves or not all(len(xs) for xs in curves):
         return None
-    last = min(places[-1] for places in curves)
-    return last if last >= max(places[0] for places in curves) else None
+    last = min(xs[-1] for xs in curves)
+    return last if last >= max(xs[0] for xs in curves) else None
 
 
 def importance(rows: Sequence[tuple[Mapping[str, Any], float]]) -> list[Importance]:
@@ -142,12 +142,12 @@ def importance(rows: Sequence[tuple[Mapping[str, Any], float]]) -> list[Importan
     One-way analysis of variance for each parameter: trials are grouped by its value, and the
     share is epsilon squared (Kelley, 1935), which is eta squared less what groups of this size
     would explain by chance: 0 for a parameter without effect, 1 for one that decides
-    everything. A number with more than four values is cut into four ranges with about equally
-    many trials. What parameters do only together is in no share, and where they were not varied
-    independently of each other, one may take the credit of another.
+    everything. A numeric parameter with more than four values is cut into four ranges with about
+    equally many trials. Effects that parameters have only together are in no share, and if they
+    were not varied independently of each other, one may take the credit of another.
 
     Args:
-        rows: parameters and metric of each trial.
+        rows: the parameters and the metric of each trial.
     """
     found = []
     for key in dict.fromkeys(key for params, _ in rows for key in params):
@@ -162,12 +162,12 @@ def importance(rows: Sequence[tuple[Mapping[str, Any], float]]) -> list[Importan
 def explained(groups: Sequence[Sequence[float]]) -> float | None:
     """The share of the variance that lies between groups: epsilon squared, not below 0.
 
-    Nothing if there is but one group, no spread, or no group of two.
+    None if there is only one group, no spread, or no group of two.
     """
     everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in groups])
     total = float(((everything - everything.mean()) ** 2).sum())
     within = pooled_noise(groups)
-    # What is left of equal values by rounding is no spread.
+    # Differences of the size of rounding errors are no spread.
     scale = float(np.abs(everything).max(initial=0.0))
     if len(groups) < 2 or within is None or total <= len(everything) * (1e-12 * scale) ** 2:
         return None
@@ -176,7 +176,7 @@ def explained(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def _grouped(pairs: Sequence[tuple[Any, float]]) -> list[tuple[str, list[float]]]:
-    """Metric values by parameter value, or by range of it; named, in order."""
+    """Metric values grouped by parameter value or range; groups are named and in order."""
     values = [value for value, _ in pairs]
     numeric = all(is_number(value) for value in values)
     if numeric and len(set(values)) > MOST_GROUPS:
@@ -192,10 +192,10 @@ def _grouped(pairs: Sequence[tuple[Any, float]]) -> list[tuple[str, list[float]]
 def _ranges(pairs: Sequence[tuple[Any, float]]) -> list[tuple[str, list[float]]]:
     numbers = np.array([value for value, _ in pairs], dtype=np.float64)
     edges = np.quantile(numbers, [part / MOST_GROUPS for part in range(1, MOST_GROUPS)])
-    places = np.searchsorted(edges, numbers, side="left")
+    bins = np.searchsorted(edges, numbers, side="left")
     groups = []
-    for place in np.unique(places):
-        rows = [row for row, at in enumerate(places) if at == place]
+    for bin_ in np.unique(bins):
+        rows = [row for row, at in enumerate(bins) if at == bin_]
         low, high = min(pairs[row][0] for row in rows), max(pairs[row][0] for row in rows)
         name = short(low) if low == high else f"{short(low)} to {short(high)}"
         groups.append((name, [pairs[row][1] for row in rows]))
@@ -203,12 +203,12 @@ def _ranges(pairs: Sequence[tuple[Any, float]]) -> list[tuple[str, list[float]]]
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a number, which true and false are not."""
+    """Whether `value` is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:
-    """A parameter's value in few characters."""
+    """A parameter's value as a short text."""
     if value is None or value == {}:
         return "–"
     if isinstance(value, bool):

@@ -13,24 +13,24 @@ from manta.show.compare.verdict import (
     amount,
     behind_text,
     device_unit,
-    place,
     sentences,
     status_text,
     value_text,
+    view_name,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES = {"clear": "green", "noise": "yellow", "unknown": "yellow", "fact": ""}
-# Narrower consoles get fewer columns rather than broken ones.
+# Consoles with fewer columns of text than this get fewer table columns.
 NARROW = 110
 STATUS = "status"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: what it says of a configuration, and whether a narrow console has it too."""
+    """A table column: its text for a configuration, and whether a narrow console shows it."""
 
     name: str
     cell: Callable[[Configuration], str]
@@ -40,7 +40,7 @@ class Column:
 def print_comparison(
     comparison: Comparison, ranking: Ranking, console: Console, top: int = 10
 ) -> None:
-    """Print the `top` best configurations and what to make of them."""
+    """Print the `top` best configurations and the verdict."""
     from rich.table import Table
     from rich.text import Text
 
@@ -56,7 +56,7 @@ def print_comparison(
         if (column.always or console.width >= NARROW) and any(map(column.cell, shown))
     ]
     for column in kept:
-        # A long name on two lines, so that there is room for the values.
+        # Break a long name over two lines, to leave room for the values.
         name = "\n".join(column.name.rsplit(" ", 1)) if len(column.name) > 12 else column.name
         fixed = column.name != STATUS
         table.add_column(name, justify="right" if fixed else "left", no_wrap=fixed, overflow="fold")
@@ -77,7 +77,7 @@ def print_comparison(
 
 
 def _described(comparison: Comparison, configuration: Configuration) -> str:
-    """What it is called, and for a run, whose name says little, how it differs."""
+    """A configuration's label; for runs, whose names say little, with what differs."""
     told = comparison.told(configuration.params)
     if comparison.tokens or not told or told == configuration.label:
         return configuration.label
@@ -87,7 +87,7 @@ def _described(comparison: Comparison, configuration: Configuration) -> str:
 def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
     """The columns, the same in the terminal and on the page."""
     main = ranking.main
-    where = f" {place(main)}" if main and main.kind != "end" else ""
+    where = f" {view_name(main)}" if main and main.kind != "end" else ""
     longest = max((t.compute or 0.0 for t in comparison.trials), default=0.0)
     size, unit = device_unit(longest)
 
@@ -119,7 +119,7 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         return "" if mean is None else words.money(mean)
 
     matched = [
-        Column(place(view), _at(ranking, view))
+        Column(view_name(view), _at(ranking, view))
         for view in (ranking.view("tokens"), ranking.view("compute"))
         if view and view is not main
     ]

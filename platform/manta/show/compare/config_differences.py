@@ -1,4 +1,4 @@
-"""In what configs differ, and what they have in common."""
+"""The keys in which configs differ, and the part that they have in common."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from manta.config import RunConfig
 from manta.config.on_change import OnChange, keys_of
 from manta.record.param_names import SEED
 
-# Keys that say what a run is called and where it is shown. Seeds are what runs are averaged over.
+# A comparison ignores a run's name, where it is kept and shown, and its seed (it averages those).
 IGNORED = ("run.name", "run.storage", SEED, *keys_of(RunConfig, OnChange.LABEL))
 
 
 def differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Dotted keys at which plain values differ, as deep as all of them are mappings.
+    """Dotted keys at which plain values differ; recurses while all values are mappings.
 
-    A section that some leave empty differs as a whole, such as the sizes of a model where another
-    run takes a pretrained one.
+    A section that some configs leave empty differs as a whole, such as a model's sizes if another
+    run uses a pretrained model.
     """
     if all(value == values[0] for value in values):
         return
@@ -32,12 +32,12 @@ def differences(values: Sequence[Any], at: str = "") -> Iterator[tuple[str, list
 
 
 def ignored(key: str) -> bool:
-    """Whether a key says nothing of what a run is."""
+    """Whether a comparison ignores a key."""
     return any(key == ignored or key.startswith(f"{ignored}.") for ignored in IGNORED)
 
 
 def without(config: Mapping[str, Any], keys: Sequence[str], at: str = "") -> dict[str, Any]:
-    """A nested config less some dotted keys, and less the sections that are empty then."""
+    """A nested config without some dotted keys, and without sections that become empty."""
     found = {}
     for key, value in config.items():
         below = f"{at}.{key}" if at else str(key)
@@ -52,6 +52,6 @@ def without(config: Mapping[str, Any], keys: Sequence[str], at: str = "") -> dic
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """A config as text; nothing if there is nothing in it."""
+    """A config as YAML text; "" for an empty one."""
     text: str = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     return text if config else ""

@@ -1,4 +1,4 @@
-"""The charts of a comparison's parameters: what each explains, and which go together."""
+"""The charts of a comparison's parameters: their importance, and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manta.show.compare.chart_style import (
 from manta.show.compare.comparison import Comparison, short_keys
 from manta.show.compare.comparison_stats import is_number, short
 from manta.show.compare.ranking import RankedConfig, Ranking
-from manta.show.compare.verdict import place
+from manta.show.compare.verdict import view_name
 from manta.show.pages.charts import BLUE, GREY, Figure, rows
 
 MOST_AXES = 10
@@ -29,7 +29,7 @@ METRIC_TICKS = 5
 
 
 def importance_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
-    """What each parameter explains, as bars; nothing without a parameter that can be judged."""
+    """A bar for the importance of each parameter; None if no parameter can be judged."""
     found = ranking.importances[:MOST_AXES]
     view = ranking.importance_view
     if not found or view is None:
@@ -37,9 +37,11 @@ def importance_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
     names = short_keys(comparison.keys)
     bars = [(names[one.key], one.share, BLUE, _groups(one.groups)) for one in found]
     if ranking.noise_share is not None:
-        bars.append(("(seed)", ranking.noise_share, GREY, "what configurations leave open"))
+        bars.append(
+            ("(seed)", ranking.noise_share, GREY, "variance that configurations don't explain")
+        )
     return rows(
-        f"Importance of each parameter, {place(view)}",
+        f"Importance of each parameter, {view_name(view)}",
         [cut(name, 24) for name, *_ in bars],
         x={
             "title": f"share of the variance of {comparison.metric}",
@@ -58,8 +60,8 @@ def importance_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
             }
             for row, (_, share, colour, text) in enumerate(bars)
         ],
-        note="How much of the differences each parameter explains by itself (variance between its "
-        "values, less what chance would give). What parameters do only together is in none.",
+        note="How much of the variance each parameter explains by itself (variance between its "
+        "values, less what chance would give). Effects of parameters in combination are in none.",
         whole=True,
     )
 
@@ -69,7 +71,7 @@ def _groups(groups: Sequence[tuple[str, float]]) -> str:
 
 
 def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
-    """Each configuration as a line across an axis for each parameter and one for the metric."""
+    """A line for each configuration across the axes of the parameters and the metric."""
     view = ranking.importance_view
     if view is None or len(view.entries) < 2 or not comparison.keys:
         return None
@@ -89,7 +91,7 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
     labels = [*(names[key] for key in keys), comparison.metric]
     return {
         "kind": "parallel",
-        "title": f"Parameters and {comparison.metric}, {place(view)}",
+        "title": f"Parameters and {comparison.metric}, {view_name(view)}",
         "height": 360,
         "axes": [
             {
@@ -101,7 +103,7 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
             }
             for label, scale in zip(labels, scales, strict=True)
         ],
-        # The best is drawn last, on top.
+        # Draw the best last, so that it is on top.
         "lines": [
             {
                 "at": [scale.share(scale.values[row]) for scale in scales],
@@ -112,8 +114,8 @@ def parallel_chart(comparison: Comparison, ranking: Ranking) -> Figure | None:
             for row in reversed(range(len(means)))
         ],
         "scale": metric_key(low, high, comparison.mode),
-        "note": "A line is a configuration, and the best are at the top of the last axis. Drag "
-        "along an axis to keep the lines that pass there; a click on it brings the others back.",
+        "note": "Each line is a configuration; the best are at the top of the last axis. Drag "
+        "along an axis to keep only the lines that pass there; click it to show all again.",
         "whole": True,
         "min_width": 90 * len(labels) if len(labels) > 4 else 0,
     }
@@ -125,7 +127,7 @@ def _param(entry: RankedConfig, key: str) -> Any:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values along one axis, its ticks and their texts, and what its ends are."""
+    """One axis: the value of each line on it, its ticks with their texts, and its ends."""
 
     values: list[float]
     ticks: list[float]
@@ -133,16 +135,16 @@ class Axis:
     ends: tuple[float, float]
 
     def share(self, value: float) -> float:
-        """Where a value lies, from 0 at the lower end to 1 at the upper one."""
+        """A value's position on the axis, from 0 at the lower end to 1 at the upper one."""
         low, high = self.ends
         return rounded((value - low) / (high - low)) if high != low else 0.5
 
 
 def _axis(values: Sequence[Any]) -> Axis:
-    """The axis of a number, of a number by its logarithm, or of words."""
+    """An axis for `values`: linear, logarithmic, or with a position for each word."""
     if not all(is_number(value) for value in values):
         kinds = sorted({short(value) for value in values})
-        where = {kind: float(place) for place, kind in enumerate(kinds)}
+        where = {kind: float(index) for index, kind in enumerate(kinds)}
         ends = (-0.3, len(kinds) - 0.7)
         return Axis([where[short(value)] for value in values], [*where.values()], kinds, ends)
     distinct = sorted(set(values))

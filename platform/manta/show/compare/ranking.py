@@ -1,4 +1,4 @@
-"""Who is best, by how much and how sure: at the end, at equal tokens, at equal compute."""
+"""Ranks configurations: at the end, at equal tokens, and at equal compute."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manta.show.compare.comparison_stats import (
 
 Kind = Literal["end", "tokens", "compute"]
 ENDED = ("finished",)
-# Compared where it stands: what stopped on purpose, and only if need be what may still go on.
+# Statuses that are compared at their end, in order of preference: paused trials may still go on.
 COMPARED = ("finished", "paused", "stopped")
 # Runs whose lengths differ by less than this share were trained equally long.
 EQUAL_LENGTH = 0.01
@@ -31,10 +31,10 @@ UNFINISHED = ("running", "interrupted", "failed", LOST)
 
 @dataclass(frozen=True)
 class RankedConfig:
-    """A configuration at one place.
+    """A configuration in one comparison.
 
-    `values` has one for each of `trials`, its seeds. `behind` is how much worse than the
-    best it is, nothing for the best itself.
+    `values` has the metric of each of `trials`, its seeds. `behind` is how much worse than the
+    best it is; None for the best itself.
     """
 
     configuration: Configuration
@@ -46,12 +46,12 @@ class RankedConfig:
 
 @dataclass(frozen=True)
 class View:
-    """The configurations compared at one place, best first.
+    """One comparison of the configurations, best first.
 
     Attributes:
-        kind: at the end of each, at equal tokens, or at equal compute.
-        at: tokens or device-seconds; nothing at the end.
-        finished: whether only finished trials are in it.
+        kind: whether trials are compared at their end, at equal tokens, or at equal compute.
+        at: the token count or device-seconds of the comparison; None at the end.
+        finished: whether only finished trials are compared.
     """
 
     kind: Kind
@@ -62,14 +62,14 @@ class View:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The whole answer.
+    """All comparisons, and the order that follows from them.
 
     Attributes:
-        main: what the order rests on: the end, or equal tokens while nothing can be said there.
+        main: the comparison that sets the order: at the end, or else at equal tokens.
         matched: the comparisons at equal tokens and at equal compute that can be made.
         order: every configuration, best first; those that can't be compared come last.
-        importances: of each parameter, largest first; from `importance_view`.
-        noise_share: of the metric's variance that lies between seeds.
+        importances: the importance of each parameter, largest first, from `importance_view`.
+        noise_share: the share of the metric's variance that lies between seeds.
     """
 
     main: View | None
@@ -80,17 +80,17 @@ class Ranking:
     noise_share: float | None
 
     def entry(self, view: View | None, configuration: Configuration) -> RankedConfig | None:
-        """The entry of a configuration, if it is in `view`."""
+        """The entry of a configuration in `view`, if there is one."""
         entries = view.entries if view else ()
         return next((e for e in entries if e.configuration is configuration), None)
 
     def view(self, kind: Kind) -> View | None:
-        """The comparison at equal tokens or compute of all that can be compared."""
+        """The comparison of one kind that has all trials that can be compared."""
         return next((view for view in self.matched if view.kind == kind), None)
 
 
 def rank(comparison: Comparison) -> Ranking:
-    """Order the configurations of `comparison` and compare them wherever they can be."""
+    """Order the configurations of `comparison`, and make every comparison that is possible."""
     ended = [t for t in comparison.trials if t.status in ENDED and t.value is not None]
     compared = _compared(comparison)
     end = _view(comparison, "end", None, ended, lambda trial: trial.value, finished=True)
@@ -122,7 +122,7 @@ def rank(comparison: Comparison) -> Ranking:
 
 
 def _compared(comparison: Comparison) -> list[ComparedRun]:
-    """The trials that are compared where they stand."""
+    """The trials that are compared at their end."""
     with_values = [t for t in comparison.trials if t.value is not None and not too_short(t)]
     found = [trial for trial in with_values if trial.status in COMPARED]
     if sum(any(t in found for t in c.trials) for c in comparison.configurations) > 1:
@@ -131,26 +131,26 @@ def _compared(comparison: Comparison) -> list[ComparedRun]:
 
 
 def too_short(trial: ComparedRun) -> bool:
-    """Whether a trial that did not finish has but one value: that of where it began."""
+    """Whether an unfinished trial has only one value: the one at which it began."""
     return trial.status not in ENDED and (trial.curve is None or len(trial.curve.values) < 2)
 
 
 def _matched(
     comparison: Comparison, kind: Kind, trials: Sequence[ComparedRun], *, finished: bool
 ) -> View | None:
-    """The comparison at the last place that all of `trials` reached."""
+    """The comparison at the last token count or compute that all of `trials` reached."""
 
-    def places(trial: ComparedRun) -> Sequence[float]:
+    def xs(trial: ComparedRun) -> Sequence[float]:
         assert trial.curve is not None
         return trial.curve.tokens if kind == "tokens" else trial.curve.seconds
 
     def value(trial: ComparedRun) -> float | None:
         assert trial.curve is not None
         assert at is not None
-        found = places(trial)
+        found = xs(trial)
         return value_at(found, trial.curve.values, at) if found else None
 
-    at = reached_by_all([places(trial) for trial in trials])
+    at = reached_by_all([xs(trial) for trial in trials])
     if at is None:
         return None
     view = _view(comparison, kind, at, trials, value, finished=finished)
@@ -193,15 +193,15 @@ def _view(
                 here,
                 values,
                 estimate(values, pooled),
-                _worse(difference(best, values, pooled), sign) if place else None,
+                _worse(difference(best, values, pooled), sign) if index else None,
             )
-            for place, (configuration, here, values) in enumerate(found)
+            for index, (configuration, here, values) in enumerate(found)
         ),
     )
 
 
 def _one_a_seed(trials: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """The first of each seed: repeats of one run say nothing of the noise."""
+    """The first trial of each seed: repeats of one run say nothing of seed noise."""
     found: dict[int, ComparedRun] = {}
     for trial in trials:
         found.setdefault(trial.seed, trial)
@@ -209,18 +209,18 @@ def _one_a_seed(trials: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def _worse(found: Difference, sign: int) -> Difference:
-    """How much worse, whichever way the metric goes."""
+    """`found` turned so that positive means worse, whichever way the metric goes."""
     return Difference(sign * found.gap, found.half)
 
 
 def trained_equally(view: View) -> bool:
-    """Whether all trials in `view` have about as many tokens: batches come whole."""
+    """Whether all trials in `view` have about equally many tokens; whole batches may differ."""
     reached = [trial.reached for entry in view.entries for trial in entry.trials]
     return max(reached) - min(reached) <= EQUAL_LENGTH * max(reached)
 
 
 def _distinct(views: Sequence[View], equal_ends: bool) -> list[View]:
-    """Without comparisons of finished trials that say what another one says already."""
+    """`views` without comparisons of finished trials that repeat another one."""
     seen, found = set(), []
     for view in views:
         at_the_end = view.finished and view.kind == "tokens" and equal_ends
@@ -231,7 +231,7 @@ def _distinct(views: Sequence[View], equal_ends: bool) -> list[View]:
 
 
 def _basis(main: View | None, matched: Sequence[View]) -> View | None:
-    """The comparison with the most trials to learn from: the main one, if it has half of them."""
+    """The comparison to compute importances from: `main` if it has half of all trials."""
     most = max(matched, key=_size, default=main)
     return most if main is None or (most and 2 * _size(main) < _size(most)) else main
 
@@ -241,15 +241,15 @@ def _size(view: View) -> int:
 
 
 def _order(comparison: Comparison, main: View | None) -> tuple[Configuration, ...]:
-    """First what the main comparison has; then the furthest first; then what has no value."""
+    """The order: first that of `main`, then the furthest first, then those without a value."""
     ranked = [entry.configuration for entry in main.entries] if main else []
     sign = 1 if comparison.mode == "min" else -1
 
-    def place(configuration: Configuration) -> tuple[bool, bool, int, float]:
+    def sort_key(configuration: Configuration) -> tuple[bool, bool, int, float]:
         values = [t.value for t in configuration.trials if t.value is not None]
         out = all(t.status in ("diverged", "failed") for t in configuration.trials)
         reached = max(trial.reached for trial in configuration.trials)
         return (not values, out, -reached, sign * sum(values) / len(values) if values else 0.0)
 
     rest = [c for c in comparison.configurations if c not in ranked]
-    return (*ranked, *sorted(rest, key=place))
+    return (*ranked, *sorted(rest, key=sort_key))

@@ -1,4 +1,4 @@
-"""Reads what is compared from files: the runs of a sweep, or runs given one by one."""
+"""Reads what is compared from files: the trials of a sweep, or runs given one by one."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ def load_comparison(
 
     Args:
         paths: folders of two or more runs, or the folder of one sweep.
-        metric: a key of the rows to compare by; else the sweep's, or the validation loss.
-        alive: whether a driver is at work on a folder.
+        metric: the key in rows to compare by; if None, the sweep's, or the validation loss.
+        alive: tells whether a driver is at work on a folder.
 
     Raises:
-        RunError: if a path is neither, a file can't be understood, or no row has the metric.
+        RunError: if a path has no run or sweep, a file can't be understood, or no row has the
+            metric.
     """
     sweeps = [path for path in paths if (path / SWEEP).is_file()]
     for path in paths:
         if path not in sweeps and not (path / RUN).is_file():
             raise RunError(
-                f"{path}: neither a run (no {RUN}) nor a sweep (no {SWEEP}) is here; give the "
-                "folders of runs, or of one sweep"
+                f"{path}: neither a run (no {RUN}) nor a sweep (no {SWEEP}); give the "
+                "folders of runs, or the folder of one sweep"
             )
     if sweeps and len(paths) > 1:
         raise RunError(
@@ -53,7 +54,7 @@ def load_comparison(
     return comparison
 
 
-# A sweep.
+# Reading a sweep.
 
 
 def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -> Comparison:
@@ -83,7 +84,7 @@ def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -
 
 
 def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str]) -> ComparedRun:
-    """A trial of a sweep. What can't be read of one is a warning: the others still count."""
+    """A trial of a sweep. If it can't be read, warn and go on: the others still count."""
     config = state = None
     if (folder / RUN).is_file():
         try:
@@ -108,13 +109,13 @@ def _of_trial(folder: Path, trial: SweepTrial, metric: str, warnings: list[str])
 
 
 def _shares_fate(trial: SweepTrial) -> bool:
-    """Whether it ended with the trial that trains its beginning, before it had a run itself."""
+    """Whether a trial without its own run ended with the trial that trains its beginning."""
     began = trial.parent is None or trial.tokens > trial.fork_tokens
     return not began and trial.status != "finished"
 
 
 def _with_beginning(trial: ComparedRun, trials: Sequence[ComparedRun]) -> ComparedRun:
-    """The trial; if it has ended but has no history, with what others trained of it."""
+    """The trial; if it ended without its own history, with that of the trial it shares."""
     ends, above = trial.fork_tokens, trial
     while above.curve is None and above.parent is not None and trial.status != "waiting":
         ends = min(ends, above.fork_tokens)
@@ -131,7 +132,7 @@ def _unless_lost(trial: ComparedRun, folder: Path, alive: Callable[[Path], bool]
 
 
 def _different_params(trials: Sequence[ComparedRun]) -> tuple[list[ComparedRun], tuple[str, ...]]:
-    """The trials with those parameters only in which some differ, and the keys of these."""
+    """The trials with only the parameters in which some differ, and the keys of these."""
     keys = [
         key
         for key in dict.fromkeys(key for trial in trials for key in trial.params)
@@ -143,7 +144,7 @@ def _different_params(trials: Sequence[ComparedRun]) -> tuple[list[ComparedRun],
     return reduced, tuple(keys)
 
 
-# Runs.
+# Reading runs.
 
 
 def _of_runs(
@@ -154,7 +155,7 @@ def _of_runs(
         given.setdefault(path.resolve(), path)
     folders = list(given)
     if len(folders) < 2:
-        raise RunError(f"{paths[0]}: one run is nothing to compare; give two or more, or a sweep")
+        raise RunError(f"{paths[0]}: one run can't be compared; give two or more runs, or a sweep")
     metric = metric or VAL_LOSS
     configs = [load(folder / CONFIG, RunConfig) for folder in folders]
     states = [read_state(folder) for folder in folders]
@@ -199,7 +200,7 @@ def _of_runs(
     )
 
 
-# Both.
+# For both.
 
 
 def _recorded(
@@ -234,7 +235,7 @@ def _corpus_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
 
 
 def _apart(how: str, digests: Sequence[tuple[str | None, str]]) -> tuple[str, ...]:
-    """A warning if trials, given by digest and name, have different digests."""
+    """A warning if trials, given as (digest, name), have different digests."""
     found: dict[str, list[str]] = {}
     for digest, name in digests:
         if digest is not None:
@@ -255,8 +256,8 @@ def _repeat_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
         key = json.dumps(trial.params, sort_keys=True), trial.seed
         same.setdefault(key, []).append(trial.name)
     return tuple(
-        f"{', '.join(names)}: the same config and seed; repeats of one run say nothing of seed "
-        f"noise, so only {names[0]} counts"
+        f"{', '.join(names)} have the same config and seed; repeats of one run say nothing about "
+        f"seed noise, so only {names[0]} counts"
         for names in same.values()
         if len(names) > 1
     )

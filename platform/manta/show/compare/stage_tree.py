@@ -1,4 +1,4 @@
-"""The stage tree of a sweep: who trained which tokens, and for whom."""
+"""The stage tree of a sweep: which trial trained which tokens, and for which trials."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from manta.show.compare.comparison import ComparedRun, Comparison
 from manta.show.compare.ranking import Ranking
 from manta.show.pages.charts import GREY, INK, PALE, SOFT, TOKENS, Figure, rows
 
-# More names than this can't be read beside their bars.
+# Most rows whose names can be read beside their bars.
 MOST_NAMES = 60
-# How a trial ended, if not by finishing: a sign at the end of its bar, and its colour.
+# Status of a trial that did not finish → the sign at the end of its bar, and its colour.
 SIGNS = {
     "diverged": ("cross", "var(--care)"),
     "failed": ("cross", "var(--c1)"),
@@ -26,11 +26,11 @@ GOING = ("waiting", "running", "paused")
 
 
 def tree(comparison: Comparison, ranking: Ranking) -> Figure | None:
-    """Each trial's own stretch as a bar, joined to the trial that it was forked from."""
+    """A bar for the tokens that each trial trained itself, joined to its parent's bar."""
     if comparison.tokens is None or all(trial.parent is None for trial in comparison.trials):
         return None
     trials = in_tree_order(comparison.trials, ranking)
-    place = {trial.name: number for number, trial in enumerate(trials)}
+    row_of = {trial.name: number for number, trial in enumerate(trials)}
     named = len(trials) <= MOST_NAMES
     seeds = len({trial.seed for trial in trials}) > 1
     values = [trial.value for trial in trials if trial.value is not None]
@@ -56,7 +56,7 @@ def tree(comparison: Comparison, ranking: Ranking) -> Figure | None:
             for number, trial in enumerate(trials)
             if trial.own_tokens
         ],
-        lines=[*_plans(trials), *_forks(trials, place), *_shared(trials, place)],
+        lines=[*_plans(trials), *_forks(trials, row_of), *_shared(trials, row_of)],
         dots=list(_signs(trials)),
         legend=[
             ("shared with others", INK, "line"),
@@ -74,9 +74,9 @@ def tree(comparison: Comparison, ranking: Ranking) -> Figure | None:
 
 def _note(comparison: Comparison) -> str:
     return (
-        "A bar is what a trial trained itself; the line in it is what others went on from. "
-        f"{words.count(comparison.trained_tokens)} tokens were trained; apart, it would have been "
-        f"{words.count(comparison.apart_tokens)}: {comparison.saved:.2f} times as many."
+        "A bar is what a trial trained itself; the line in it is the part that other trials share. "
+        f"{words.count(comparison.trained_tokens)} tokens were trained; without sharing, it would "
+        f"be {words.count(comparison.apart_tokens)}: {comparison.saved:.2f} times as many."
     )
 
 
@@ -85,7 +85,7 @@ def _label(trial: ComparedRun, *, seeds: bool) -> str:
 
 
 def in_tree_order(trials: Sequence[ComparedRun], ranking: Ranking) -> list[ComparedRun]:
-    """The trials so that lines from parents to children don't cross: the latest fork first."""
+    """The trials in an order in which lines to children don't cross: the latest fork first."""
     rank = {
         trial: number
         for number, configuration in enumerate(ranking.order)
@@ -117,7 +117,7 @@ def _about(comparison: Comparison, trial: ComparedRun) -> str:
 
 
 def _plans(trials: Sequence[ComparedRun]) -> Iterator[Figure]:
-    """What trials have still to train, or never will."""
+    """The stretches that trials have not trained."""
     for number, trial in enumerate(trials):
         begin = max(trial.reached, trial.fork_tokens)
         if trial.status in GOING and trial.end_tokens > begin:
@@ -125,15 +125,15 @@ def _plans(trials: Sequence[ComparedRun]) -> Iterator[Figure]:
             yield {"points": points, "color": GREY, "width": 1.5, "dash": True}
 
 
-def _forks(trials: Sequence[ComparedRun], place: dict[str, int]) -> Iterator[Figure]:
+def _forks(trials: Sequence[ComparedRun], row_of: dict[str, int]) -> Iterator[Figure]:
     for trial in trials:
         if trial.parent is not None:
-            points = [(trial.fork_tokens, place[name]) for name in (trial.parent, trial.name)]
+            points = [(trial.fork_tokens, row_of[name]) for name in (trial.parent, trial.name)]
             yield {"points": points, "color": SOFT}
 
 
-def _shared(trials: Sequence[ComparedRun], place: dict[str, int]) -> Iterator[Figure]:
-    """The stretch of each trial that others went on from, as far as it was trained."""
+def _shared(trials: Sequence[ComparedRun], row_of: dict[str, int]) -> Iterator[Figure]:
+    """The stretch of each trial that other trials share, as far as it was trained."""
     last: dict[str, int] = {}
     for trial in trials:
         if trial.parent is not None:
@@ -141,7 +141,7 @@ def _shared(trials: Sequence[ComparedRun], place: dict[str, int]) -> Iterator[Fi
     for trial in trials:
         end = min(last.get(trial.name, 0), trial.reached)
         if end > trial.fork_tokens:
-            row = place[trial.name]
+            row = row_of[trial.name]
             yield {"points": [(trial.fork_tokens, row), (end, row)], "color": INK, "width": 2.5}
 
 

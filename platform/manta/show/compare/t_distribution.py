@@ -21,7 +21,7 @@ def cumulative(t: float, freedom: float) -> float:
 def quantile(probability: float, freedom: float) -> float:
     """The value below which a share `probability` (above one half) lies.
 
-    By bisection: nothing here is called often enough to need more.
+    By bisection, which is fast enough for the few calls of a comparison.
     """
     low, high = 0.0, 2.0
     while cumulative(high, freedom) < probability:
@@ -38,11 +38,11 @@ def quantile(probability: float, freedom: float) -> float:
 def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
     """The regularised incomplete beta function I_x(a, b) (Abramowitz & Stegun 26.5.8).
 
-    `rest` is 1 - x, given so that no digit of a small one is lost.
+    `rest` is 1 - x, passed separately so that a small value keeps its precision.
     """
     if x <= 0 or rest <= 0:
         return float(x > 0)
-    if x > (a + 1) / (a + b + 2):  # there the fraction converges slowly: use the symmetry
+    if x > (a + 1) / (a + b + 2):  # the fraction converges slowly here: use the symmetry
         return 1 - _incomplete_beta(b, a, rest, x)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)

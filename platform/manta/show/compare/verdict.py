@@ -11,25 +11,25 @@ from manta.record import number_format as words
 from manta.show.compare.comparison import ComparedRun, Comparison, Configuration
 from manta.show.compare.ranking import RankedConfig, Ranking, View, too_short, trained_equally
 
-# How sure a sentence is: a difference beyond noise, within it, of unknown noise; or a plain fact.
+# How sure a sentence is: a difference beyond noise, within noise, of unknown noise; or a fact.
 Sureness = Literal["clear", "noise", "unknown", "fact"]
 MOST_NAMED = 3
 NO_SEEDS = (
-    "No seeds: no configuration has two to compare, so how far seeds alone lie apart is unknown, "
-    "and a difference may be chance. Train the best ones again with other seeds."
+    "No configuration has two seeds, so seed noise is unknown and a difference may be chance. "
+    "Train the best ones again with other seeds."
 )
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing to know, and how sure it is."""
+    """One sentence of the verdict, and how sure it is."""
 
     text: str
     sureness: Sureness
 
 
 def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
-    """The verdict: who is best, the lead at the end, at equal tokens and compute, the cost."""
+    """The verdict: the best, its lead at the end and at equal tokens and compute, the cost."""
     found = [Sentence(headline(comparison, ranking), "fact")]
     views = [ranking.main, *ranking.matched]
     found += [
@@ -45,30 +45,30 @@ def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
 
 
 def headline(comparison: Comparison, ranking: Ranking) -> str:
-    """Who is best, with its value."""
+    """The sentence that names the best, with its value."""
     view = ranking.main
     if view is None:
         return "Nothing can be compared yet: no trial has come far enough."
     best = view.entries[0]
     count = len(comparison.configurations) - len(_unseen(comparison))
     of = f" of {count}" if count > 1 else ""
-    where = "" if view.kind == "end" else f" {place(view)}"
+    where = "" if view.kind == "end" else f" {view_name(view)}"
     value = f"{comparison.metric} {value_text(best)}"
     if len(view.entries) == 1 < len(comparison.configurations):
-        return f"{best.configuration.label}: {value}{where}; no other has come to its end yet."
+        return f"{best.configuration.label}: {value}{where}; no other has finished yet."
     seeds = f"{seeds_text(best)}{_lost(best.configuration)}"
     return f"Best{of}: #1 {best.configuration.label}, {value}{where} ({seeds})."
 
 
 def _lost(configuration: Configuration) -> str:
-    """What must be said of a winner some of whose seeds came to grief."""
+    """A note on a winner some of whose seeds diverged or failed."""
     counted = Counter(trial.status for trial in configuration.trials)
     parts = [f"; {counted[s]} more {s}" for s in ("diverged", "failed") if counted[s]]
     return "".join(parts)
 
 
 def lead(view: View, ranking: Ranking) -> Sentence:
-    """Best against second in one comparison, and who else is as good."""
+    """The best against the second in one comparison, and others that are as good."""
     best, second, *_ = view.entries
     assert second.behind is not None
     gap, half = second.behind.gap, second.behind.half
@@ -89,13 +89,13 @@ def lead(view: View, ranking: Ranking) -> Sentence:
 
 
 def _named(configuration: Configuration, ranking: Ranking) -> str:
-    """Its number in the table; and its label, unless it is the best, which was just named."""
+    """A configuration's rank, and its label unless it is the best, which was just named."""
     number = ranking.order.index(configuration) + 1
     return f"#{number}" if number == 1 else f"#{number} ({configuration.label})"
 
 
-def place(view: View) -> str:
-    """Where a comparison is made: ``at the end``, ``at 20.0M tokens``, …"""
+def view_name(view: View) -> str:
+    """The name of a comparison: ``at the end``, ``at 20.0M tokens``, …"""
     if view.at is None:
         return "at the end"
     tokens = view.kind == "tokens"
@@ -103,7 +103,7 @@ def place(view: View) -> str:
 
 
 def _under(view: View) -> str:
-    """Under what condition a comparison is made, as a sentence begins."""
+    """The name of a comparison, as the beginning of a sentence."""
     if view.at is None:
         return "At the end"
     among = ", those that finished" if view.finished else ""
@@ -119,7 +119,7 @@ def value_text(entry: RankedConfig) -> str:
 
 
 def behind_text(entry: RankedConfig) -> str:
-    """How much worse than the best; ``≈`` where that is within noise."""
+    """How much worse than the best; with ``≈`` if that is within noise."""
     if entry.behind is None:
         return "best"
     sign = "≈ " if entry.behind.within_noise else ""
@@ -128,13 +128,13 @@ def behind_text(entry: RankedConfig) -> str:
 
 
 def seeds_text(entry: RankedConfig) -> str:
-    """Over how many seeds a mean goes."""
+    """The number of seeds of a mean, in words."""
     count = entry.estimate.count
     return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
 def device_unit(seconds: float) -> tuple[float, str]:
-    """The unit in which device time up to `seconds` reads well: its seconds, and its name."""
+    """A readable unit for device time up to `seconds`: its length in seconds, and its name."""
     if seconds >= 1800:
         return 3600.0, "device-hours"
     return (60.0, "device-minutes") if seconds >= 300 else (1.0, "device-seconds")
@@ -147,13 +147,13 @@ def device_time(seconds: float) -> str:
 
 
 def amount(value: float) -> str:
-    """Three digits, no exponent."""
+    """A number with three digits, without an exponent."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{digits}f}"
 
 
 def status_text(configuration: Configuration) -> str:
-    """What is out of the ordinary: ``paused``, ``1 finished, 1 diverged``; else nothing."""
+    """Statuses other than finished: ``paused``, ``1 finished, 1 diverged``; "" if there is none."""
     counted = Counter(trial.status for trial in configuration.trials)
     if len(counted) == 1:
         status = configuration.trials[0].status
@@ -162,29 +162,29 @@ def status_text(configuration: Configuration) -> str:
 
 
 def total_device_seconds(comparison: Comparison) -> float | None:
-    """What all runs held devices for, by their records; what they shared is in one of them."""
+    """Device-seconds of all runs by their records; a shared stretch counts once."""
     return _sum([trial.device_seconds for trial in comparison.trials])
 
 
 def total_compute(comparison: Comparison) -> float | None:
-    """Device-seconds of the steps of all runs, what they shared counted once."""
+    """Device-seconds of the steps of all runs; a shared stretch counts once."""
     return _sum([trial.own_compute for trial in comparison.trials])
 
 
 def total_cost(comparison: Comparison) -> float | None:
-    """The money for all, by the records; nothing unless every run has a price."""
+    """The cost of all runs by their records; None unless every run has a price."""
     costs = [trial.cost for trial in comparison.trials if trial.device_seconds is not None]
     return None if None in costs else _sum(costs)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """Of the known ones; nothing without any."""
+    """The sum of the known values; None if all are unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
 def _and_others(alike: list[Configuration], ranking: Ranking) -> str:
-    """The others that can't be told from the best, beyond the second."""
+    """A phrase for the others after the second that can't be told from the best."""
     if not alike:
         return ""
     named = [f"#{ranking.order.index(configuration) + 1}" for configuration in alike[:MOST_NAMED]]
@@ -194,18 +194,18 @@ def _and_others(alike: list[Configuration], ranking: Ranking) -> str:
 
 
 def _lengths(view: View) -> str:
-    """A word of caution where the finished ones were not trained equally long."""
+    """A caution if the finished trials were not trained equally long."""
     if trained_equally(view):
         return ""
     reached = [trial.reached for entry in view.entries for trial in entry.trials]
     return (
         f"They were not trained equally long: {words.count(min(reached))} to "
-        f"{words.count(max(reached))} tokens. What the end shows is the longer training too."
+        f"{words.count(max(reached))} tokens. The difference at the end may come from that."
     )
 
 
 def _fates(comparison: Comparison) -> str:
-    """What did not come to its end."""
+    """A sentence on the trials that did not finish."""
     counted = Counter(trial.status for trial in comparison.trials)
     finished = counted.pop("finished", 0)
     if not counted:
@@ -216,7 +216,7 @@ def _fates(comparison: Comparison) -> str:
 
 
 def _unseen(comparison: Comparison) -> list[Configuration]:
-    """Configurations none of whose trials came far enough to be compared."""
+    """Configurations without a trial that came far enough to be compared."""
     return [
         one
         for one in comparison.configurations
@@ -229,7 +229,7 @@ def _began(trial: ComparedRun) -> bool:
 
 
 def _left_out(comparison: Comparison) -> str:
-    """Who was not compared for want of a second evaluation, and how far each came."""
+    """A sentence on trials left out because they have fewer than two evaluations."""
     found = [trial for trial in comparison.trials if _began(trial) and too_short(trial)]
     if not found:
         return ""
@@ -243,7 +243,7 @@ def _left_out(comparison: Comparison) -> str:
 
 
 def _cost(comparison: Comparison) -> str:
-    """What it all took, and what sharing saved."""
+    """Sentences on the device time and cost of all, and on what sharing saved."""
     seconds, compute = total_device_seconds(comparison), total_compute(comparison)
     cost, parts = total_cost(comparison), []
     if seconds is not None:

@@ -1,1 +1,1 @@
-"""What a command says of a run on the terminal."""
+"""What commands print about a run on the terminal."""

@@ -1,4 +1,4 @@
-"""What a run is, in the lines that stand before its first step."""
+"""The lines printed before a run's first step: what will be trained, and on what."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from manta.record.run_state import RunState
 if TYPE_CHECKING:
     from manta.show.console.remarks import PlannedRun
 
-# What `train.precision` means, as people call it.
+# Value of `train.precision` → its usual name.
 PRECISIONS = {"no": "float32", "bf16": "bf16 autocast", "fp16": "fp16 autocast"}
 MASTERS = "bf16 weights with float32 masters"
-WORTH_SAYING = 2**30  # bytes
-# What stands behind float32 on a GPU: Torch's default is several times slower there.
+WORTH_SAYING = 2**30  # bytes of host memory from which on the line names them
+# Added to float32 on a GPU, because without TF32 (Torch's default) it is several times slower.
 TF32, NO_TF32 = " with TF32", " without TF32"
 
 
 def plan_lines(plan: PlannedRun, eval_samples: int) -> list[str]:
-    """What is known before workers are there.
+    """The lines on what is known before there are workers.
 
     Args:
-        plan: the run.
-        eval_samples: that each evaluation reads; 0 without evaluations.
+        plan: the planned run.
+        eval_samples: number of samples that each evaluation reads; 0 without evaluations.
     """
     return [_training(plan), *_evaluations(plan, eval_samples)]
 
@@ -39,7 +39,7 @@ def _training(plan: PlannedRun) -> str:
 def _evaluations(plan: PlannedRun, samples: int) -> list[str]:
     section = plan.config.eval
     if not samples:
-        return ["no evaluations: eval.every is left out"]
+        return ["no evaluations: eval.every is not set"]
     when = [f"every {format_tokens(section.every)} tokens"] if section.every else []
     when += [f"at {', '.join(map(format_tokens, section.at))} tokens"] if section.at else []
     tokens = number_format.count(samples * plan.schedule.seq_len)
@@ -47,7 +47,7 @@ def _evaluations(plan: PlannedRun, samples: int) -> list[str]:
 
 
 def model_line(state: RunState) -> str:
-    """The model, and what computes it, as the workers found them; "" if they did not say."""
+    """The model and its devices, as the workers reported them; "" if they did not."""
     workers = state.hardware.get("workers") or {}
     if "parameters" not in workers:
         return ""
@@ -64,7 +64,7 @@ def model_line(state: RunState) -> str:
 
 
 def _host_memory(size: float) -> str:
-    """Of a node, where it is so much that a node may lack it."""
+    """A note on the host memory that a node needs; "" if it is little."""
     if size < WORTH_SAYING:
         return ""
     return f"; snapshots and checkpoints take up to {number_format.memory(size)} of a node's memory"

@@ -1,4 +1,4 @@
-"""The one line that says where a run is: what stands in it, and how it fits the width."""
+"""The one line that shows a run's progress: its parts, and how they fit the width."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from manta.config.metrics import VAL_LOSS
 from manta.record import number_format
 
-# The time left is judged by the last so many rows: enough to even out evaluations and
+# Number of last rows that the time left is estimated from: enough to even out evaluations and
 # checkpoints, few enough to follow a change of the world size.
 SPEED_ROWS = 200
 
 
 class LiveLine:
-    """Keeps the latest figures and words them."""
+    """Keeps the latest values and puts them into one line."""
 
     def __init__(
         self, total_steps: int, total_tokens: int, clock: Callable[[], float] = time.monotonic
@@ -31,7 +31,7 @@ class LiveLine:
         self._doing = ""
 
     def group_started(self, world_size: int, step: int, tokens: int) -> None:
-        """Workers are there; their speed is a new one."""
+        """Take the start of a worker group; its speed is measured anew."""
         self._workers = world_size
         self._waiting = ""
         self._row = {**self._row, "step": step, "tokens": tokens, "tokens_per_s": None}
@@ -39,15 +39,15 @@ class LiveLine:
         self._speed.append((self._clock(), tokens))
 
     def wait(self, reason: str) -> None:
-        """Nothing moves until workers are back."""
+        """Show `reason` until a worker group starts."""
         self._waiting, self._doing = reason, ""
 
     def busy(self, doing: str, share: float) -> None:
-        """Workers do something else than a step; `share` of it is done. Empty if they don't."""
+        """Show what workers do between steps and the share that is done; "" while they train."""
         self._doing = f"{doing} {share:.0%}" if doing and share else doing
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """Take in a row of either kind."""
+        """Take a training or validation row."""
         self._row.update(row)
         if "loss" in row:
             self._speed.append((self._clock(), int(row["tokens"])))
@@ -63,11 +63,11 @@ class LiveLine:
         return line[: max(0, width - 1)] + "…"
 
     def plain(self) -> str:
-        """The line for a file."""
+        """The line for a file or a pipe."""
         return "  ".join(part for part in self._roomy() if part) if self._row else self._beginning()
 
     def _beginning(self) -> str:
-        """Before workers are there."""
+        """The line before there are rows."""
         return f"{self._waiting}{f': {self._doing}' if self._doing else ''} …"
 
     def _roomy(self) -> list[str]:
@@ -115,7 +115,7 @@ class LiveLine:
         return "–" if speed is None else number_format.count(speed)
 
     def _time_left(self) -> str:
-        """From the tokens of the last rows over the time they really took."""
+        """The time left, from the tokens of the last rows and the wall-clock time between them."""
         if len(self._speed) < 2:
             return "–"
         (begin, first), (end, last) = self._speed[0], self._speed[-1]

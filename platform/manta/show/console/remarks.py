@@ -1,6 +1,6 @@
-"""What is odd about a plan without being wrong: said before anything runs.
+"""Remarks on a plan that is valid but odd, printed before anything runs.
 
-A remark is a pure function of a plan that returns a sentence or nothing. To add one, write it
+A remark is a pure function of a plan that returns a sentence or None. To add one, write it
 below and put it into `REMARKS`.
 """
 
@@ -15,7 +15,8 @@ from manta.corpus.manifest import Manifest
 from manta.record import number_format
 from manta.schedule import Schedule
 
-# Up to four epochs, repeated tokens are nearly worth new ones (Muennighoff et al., 2023).
+# Up to four epochs, repeated tokens are worth nearly as much as new ones (Muennighoff et al.,
+# 2023).
 MANY_EPOCHS = 4.0
 
 
@@ -34,48 +35,48 @@ class PlannedRun:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the run ends at; its last step may pass the horizon."""
+        """Tokens at which the run ends; its last step may pass the horizon."""
         return self.schedule.positions * self.schedule.seq_len
 
     @property
     def epochs(self) -> float:
-        """How often the run goes through the train split up to its horizon."""
+        """Epochs over the train split up to the run's horizon."""
         return self.schedule.horizon / (self.samples * self.schedule.seq_len)
 
 
 def remarks(plan: PlannedRun) -> list[str]:
-    """All that there is to say about a plan, one sentence each, without a line break."""
+    """All remarks on a plan, one sentence each, without a line break."""
     if not plan.samples:
-        return []  # the corpus is refused
+        return []  # an empty train split is refused elsewhere
     return [text for remark in REMARKS if (text := remark(plan)) is not None]
 
 
 def many_epochs(plan: PlannedRun) -> str | None:
-    """Each sample is seen many times."""
+    """A remark if each sample is seen many times."""
     if plan.epochs <= MANY_EPOCHS:
         return None
     size = number_format.count(plan.manifest.tokens_of("train"))
     return (
         f"schedule.horizon = {format_tokens(plan.schedule.horizon)} is {plan.epochs:.3g} epochs of "
         f"the corpus, whose train split has {size} tokens: beyond some {MANY_EPOCHS:g} epochs, "
-        "training longer teaches less and less"
+        "repeated samples teach less and less"
     )
 
 
 def batch_beyond_corpus(plan: PlannedRun) -> str | None:
-    """A step holds the same sample several times."""
+    """A remark if a step has the same sample several times."""
     largest = max(plateau.batch for plateau in plan.schedule.plateaus)
     if largest <= plan.samples:
         return None
     return (
-        f"schedule.batch: a step of {largest:,} samples is more than the {plan.samples:,} that the "
-        f"train split has at train.seq_len = {plan.schedule.seq_len}: it holds samples several "
-        "times; lower schedule.batch, or prepare a larger corpus"
+        f"schedule.batch: a step has {largest:,} samples, but the train split has only "
+        f"{plan.samples:,} at train.seq_len = {plan.schedule.seq_len}, so a step repeats samples; "
+        "lower schedule.batch, or prepare a larger corpus"
     )
 
 
 def one_step(plan: PlannedRun) -> str | None:
-    """The horizon is reached by a single update."""
+    """A remark if a single step reaches the horizon."""
     if plan.schedule.steps > 1:
         return None
     return (
@@ -85,7 +86,7 @@ def one_step(plan: PlannedRun) -> str | None:
 
 
 def idle_workers(plan: PlannedRun) -> str | None:
-    """Workers that get no sample, because a step has fewer samples than there are workers."""
+    """A remark if a step has fewer samples than there are workers."""
     scaling, plateaus = plan.config.scaling, plan.schedule.plateaus
     largest = max(plateau.batch for plateau in plateaus)
     short = [plateau for plateau in plateaus if plateau.batch < scaling.min]
@@ -94,8 +95,8 @@ def idle_workers(plan: PlannedRun) -> str | None:
         which = "each step" if steps == plan.schedule.steps else f"{steps:,} steps"
         return (
             f"scaling.min = {scaling.min}, but schedule.batch is only "
-            f"{min(plateau.batch for plateau in short)} in {which}: workers without a sample do "
-            "nothing there; lower scaling.min or raise schedule.batch"
+            f"{min(plateau.batch for plateau in short)} in {which}: some workers get no sample "
+            "and idle; lower scaling.min or raise schedule.batch"
         )
     if largest < scaling.upper:
         return (
@@ -106,14 +107,14 @@ def idle_workers(plan: PlannedRun) -> str | None:
 
 
 def evaluated_tokens(plan: PlannedRun) -> str | None:
-    """Evaluations that read fewer tokens, or more, than the config asks for."""
+    """A remark if evaluations read fewer or more tokens than the config asks for."""
     section, seq_len = plan.config.eval, plan.schedule.seq_len
     if (section.every is None and not section.at) or section.tokens == EvalSection().tokens:
         return None  # the default is an upper bound that small corpora need not reach
     asked = f"eval.tokens = {format_tokens(section.tokens)}"
     there = plan.manifest.tokens_of("validation")
     if section.tokens < seq_len:
-        return f"{asked} is less than one sample of train.seq_len = {seq_len}: one is read"
+        return f"{asked} is less than one sample of train.seq_len = {seq_len}: one sample is read"
     if there < seq_len or section.tokens // seq_len <= there // seq_len:
         return None
     return (
@@ -123,7 +124,7 @@ def evaluated_tokens(plan: PlannedRun) -> str | None:
 
 
 def never_due(plan: PlannedRun) -> str | None:
-    """Intervals longer than the run, and token counts beyond its end."""
+    """A remark on intervals longer than the run and token counts beyond its end."""
     config = plan.config
     given = {
         "eval.every": [config.eval.every or 0],
@@ -140,7 +141,7 @@ def never_due(plan: PlannedRun) -> str | None:
     ]
     if not late:
         return None
-    return f"never reached, for the run ends at {format_tokens(plan.tokens)}: {', '.join(late)}"
+    return f"never reached, because the run ends at {format_tokens(plan.tokens)}: {', '.join(late)}"
 
 
 REMARKS = (many_epochs, batch_beyond_corpus, one_step, idle_workers, evaluated_tokens, never_due)

@@ -1,4 +1,4 @@
-"""A run in a few lines: what is said before it begins and after it ended."""
+"""A run in a few lines: its header before it begins, its summary after it ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MOST_SIZES = 6
 
 
 def header_lines(state: RunState) -> list[str]:
-    """What people want to see before they look away."""
-    again = f", taken up again at step {state.totals.steps:,}" if state.drivers > 1 else ""
+    """The first lines about a run: version, name, size, corpus."""
+    again = f", continued at step {state.totals.steps:,}" if state.drivers > 1 else ""
     return [
         f"Manta {state.manta_version}: run {state.name}{again}",
         f"  {state.total_steps:,} steps, {number_format.count(state.total_tokens)} tokens; "
@@ -23,12 +23,12 @@ def header_lines(state: RunState) -> list[str]:
 
 
 def status_text(state: RunState) -> str:
-    """How the run stands, and why if there is a reason."""
+    """The run's status, with its reason if there is one."""
     return f"{state.status}: {state.reason}" if state.reason else state.status
 
 
 def loss_rows(state: RunState) -> list[tuple[str, str]]:
-    """The losses that were measured, in nats a token, and what the last one is otherwise."""
+    """Rows for the measured losses, in nats a token, as perplexity and in bits a byte."""
     results = state.results
     rows = []
     if results.loss is not None:
@@ -43,7 +43,7 @@ def loss_rows(state: RunState) -> list[tuple[str, str]]:
 
 
 def total_rows(state: RunState) -> list[tuple[str, str]]:
-    """What was done and what it took."""
+    """Rows for what was trained, and the time and cost."""
     totals = state.totals
     again = f" (+ {number_format.count(totals.tokens_again)} again)" if totals.tokens_again else ""
     rows = [
@@ -65,7 +65,7 @@ def total_rows(state: RunState) -> list[tuple[str, str]]:
 
 
 def sizes_text(state: RunState) -> str:
-    """World sizes over time: ``4 → 3 → 4``; of many, the first and the last ones."""
+    """World sizes over time: ``4 → 3 → 4``; if there are many, the first and the last."""
     sizes = [str(size) for size in state.world_sizes]
     if len(sizes) > MOST_SIZES:
         sizes = [sizes[0], "…", *sizes[-MOST_SIZES + 2 :]]
@@ -73,12 +73,12 @@ def sizes_text(state: RunState) -> str:
 
 
 def restarts_text(state: RunState) -> str:
-    """How often workers were started again."""
+    """The number of restarts, in words."""
     return f"{state.restarts or 'no'} restart{'' if state.restarts == 1 else 's'}"
 
 
 def short_path(path: str) -> str:
-    """`path` as seen from here, if that is not longer; a URL as it is."""
+    """`path` relative to the current folder, if that is not longer; a URL unchanged."""
     if is_url(path):
         return path
     relative = os.path.relpath(path)
@@ -86,7 +86,7 @@ def short_path(path: str) -> str:
 
 
 def wandb_text(state: RunState) -> str:
-    """Where the W&B run is, or how to upload it."""
+    """The W&B run's address, or the command that uploads it."""
     wandb = state.wandb
     if wandb.sync_command and wandb.folder:
         return f"offline; upload with: {sync_command(short_path(wandb.folder))}"
@@ -96,7 +96,7 @@ def wandb_text(state: RunState) -> str:
 
 
 def summary_rows(state: RunState, run_dir: str) -> list[tuple[str, str]]:
-    """The whole table."""
+    """All rows of the summary."""
     rows = [("Run", f"{state.name}, {status_text(state)}"), *loss_rows(state), *total_rows(state)]
     if state.checkpoint:
         rows.append(("Checkpoint", short_path(state.checkpoint.path)))

@@ -1,8 +1,8 @@
 """What people see while a run trains: a live line, notes above it, a summary at the end.
 
-On a terminal the line renews itself in place. Elsewhere (a file, a pipe, a job's log) it
-becomes a plain line now and then, without control characters. A console that breaks is
-silent from then on; it never stops a training.
+On a terminal the line is redrawn in place. Elsewhere (a file, a pipe, a job's log) it is
+printed now and then as plain text, without control characters. After an error of the
+console, nothing more is shown; the training goes on.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 TERMINAL_SECONDS = 0.1
 PLAIN_SECONDS = 10.0
-# Their warnings repeat what we say ourselves: that a server can't be reached.
+# Libraries whose warnings repeat what Manta says itself, such as that a server can't be reached.
 CHATTY = ("wandb", "urllib3", "git", "filelock", "fsspec", "asyncio", "httpx")
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from talking into the live line; their errors are still heard."""
+    """Silence warnings of libraries, which would break the live line; errors still show."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class RunConsole:
-    """The live line, notes and the summary of one run."""
+    """The live line, the notes and the summary of one run."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class RunConsole:
         width: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show the head of the run and begin.
+        """Show the run's header and the live line.
 
         Args:
-            state: the run.
-            enabled: without it nothing is ever shown.
-            head: more lines to begin with.
-            file: where to, if not standard output.
-            width: columns, if not the terminal's own.
-            clock: seconds that only grow.
+            state: the run's record.
+            enabled: whether to show anything at all.
+            head: further lines for the header.
+            file: the stream to write to; standard output if None.
+            width: columns of text; the terminal's own if None.
+            clock: a monotonic clock, in seconds.
         """
         self._enabled = enabled
         self._clock = clock
@@ -73,11 +73,11 @@ class RunConsole:
             self._do(lambda: self._open(state, head))
 
     def group_started(self, state: RunState) -> None:
-        """Workers are there."""
+        """Show that a worker group begins to train."""
         group = state.groups[-1]
         self._line.group_started(group.world_size, group.step, group.tokens)
         model = model_line(state)
-        if model != self._model:  # it is said again where other devices take over
+        if model != self._model:  # printed again if the devices change
             self._model = model
             self._do(lambda: self._print(f"  {model}"))
         self.note(
@@ -86,47 +86,47 @@ class RunConsole:
         )
 
     def group_ended(self, reason: str) -> None:
-        """Workers are gone; others may come."""
+        """Show that the worker group ended; another may follow."""
         self._line.wait("waiting for workers")
         self.note(f"workers ended: {reason}")
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Show a row, if one was not shown just before."""
+        """Show a row, unless one was shown just before."""
         self._line.update(row)
         self._unshown = True
         pause = TERMINAL_SECONDS if self._live else PLAIN_SECONDS
         if row["step"] == self._last_step and VAL_LOSS not in row and not self._live:
-            return  # one line for the last step, with the validation loss if one follows
+            return  # the last step gets one line, with its validation loss if there is one
         if VAL_LOSS in row or self._clock() - self._shown >= pause:
             self._show()
 
     def busy(self, doing: str, share: float) -> None:
-        """The workers do something else than a step, such as evaluating; "" once they don't.
+        """Show what the workers do between steps, such as evaluating.
 
         Args:
-            doing: what.
-            share: of it that is done; 0 as long as nothing can be seen of it.
+            doing: the activity, such as "evaluating"; "" once the workers train again.
+            share: the share of the activity that is done, 0 to 1; 0 while unknown.
         """
         self._line.busy(doing, share)
         if self._live or (doing and self._clock() - self._shown >= PLAIN_SECONDS):
             self._show()
 
     def note(self, message: str) -> None:
-        """One line above the live line."""
+        """Print one line above the live line."""
         stamp = datetime.now().strftime("%H:%M:%S")
         self._do(lambda: self._print(f"{stamp}  {message}"))
         if self._live:
             self._show()
 
     def summary(self, state: RunState, run_dir: str) -> None:
-        """The last figures and the table; the live line goes."""
+        """Remove the live line and print the summary."""
         if self._unshown and not self._live:
             self._show()
         self.close()
         self._do(lambda: self._print(_table(summary_rows(state, run_dir))))
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Remove the live line and restore the terminal."""
         live, self._live = self._live, None
         if live:
             self._do(live.stop)
@@ -154,7 +154,7 @@ class RunConsole:
     def _renderable(self) -> Any:
         from rich.text import Text
 
-        # One column is left free: some terminals wrap when the last one is written to.
+        # Leave one column free: some terminals wrap after writing to the last one.
         text = self._line.text(self._console.width - 1)
         return Text(text, style="bold cyan", no_wrap=True, overflow="crop")
 
@@ -162,7 +162,7 @@ class RunConsole:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _do(self, action: Callable[[], object]) -> None:
-        """Run `action`; a closed pipe or a narrow encoding ends the showing, not the run."""
+        """Run `action`; a closed pipe or an encoding error ends the output, not the run."""
         if not self._enabled:
             return
         try:
@@ -175,7 +175,7 @@ def _console(file: TextIO, width: int | None) -> Console:
     from rich.console import Console
 
     class QuietWhenBroken(Console):
-        """Rich ends the process when nobody reads any more: not while it trains."""
+        """Rich ends the process at a broken pipe; a training must go on."""
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
@@ -184,7 +184,7 @@ def _console(file: TextIO, width: int | None) -> Console:
 
 
 def _table(rows: list[tuple[str, str]]) -> Text:
-    """Lines, not a grid: a long path or command wraps without breaks and can be copied."""
+    """The table as plain lines, so that a long path or command wraps and can be copied."""
     from rich.text import Text
 
     width = max(len(name) for name, _ in rows) + 2

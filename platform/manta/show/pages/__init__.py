@@ -1,1 +1,1 @@
-"""HTML pages that need nothing else, and the figures on them."""
+"""Self-contained HTML pages, and the figures on them."""

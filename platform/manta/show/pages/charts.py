@@ -1,13 +1,13 @@
 """The figures of a page: plain data, which `charts.js` draws in the reader's browser.
 
-A figure is a mapping of `kind`, `title`, `height` (pixels), and of what its kind has:
+A figure is a mapping with `kind`, `title`, `height` (pixels), and the entries of its kind:
 
 - ``lines``: series over a horizontal axis, with vertical marks and views to choose from;
 - ``rows``: bars, dots and lines in rows that have names;
 - ``parallel``: axes side by side, from 0 to 1, and a line across them for each of many.
 
-A colour is one of CSS; those below are of the page, and change with its theme. Tokens are
-written in short on an axis and whole under the pointer.
+Colours are CSS colours; those below are variables of the page that follow its theme. Token
+counts are short on an axis and exact under the pointer.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def series(
     """One line of a figure.
 
     Args:
-        name: in the legend and under the pointer.
-        x: growing.
-        y: as many; None where there is no value.
-        color: of CSS.
-        width: in pixels.
-        more: `steps` (of each point), `legend` (whether it stands there), `group` (what the
-            legend hides together; else the name), `text` (under the pointer, in place of the
-            name), `dash`, `dots`, `stairs` (from a point on, its value holds), and `exact` (the
-            line between two points is what it shows, not just a link of them).
+        name: the text in the legend and under the pointer.
+        x: the x values, increasing.
+        y: one y value for each x; None where there is none.
+        color: the line's CSS colour.
+        width: the line's width in pixels.
+        more: `steps` (the step of each point), `legend` (whether the legend lists the series),
+            `group` (series that the legend hides together; by default the name), `text` (shown
+            under the pointer instead of the name), `dash`, `dots`, `stairs` (a point's value
+            holds up to the next), and `exact` (values between two points are true, too).
     """
     return {"name": name, "x": list(x), "y": list(y), "color": color, "width": width, **more}
 
@@ -54,14 +54,15 @@ def lines(
     """Series over a horizontal axis.
 
     Args:
-        title: above it.
-        data: made by `series`; later ones lie on top.
-        x: the axis: `title`, `format` of its ticks, `exact` format under the pointer; tokens if
-            left out. A `range` is where it begins and ends.
-        y: the axis: `format`, `zero` (whether it begins there), `whole` (no ticks in between).
-        height: in pixels.
-        more: `marks` (each an `x` and perhaps a `label`), `views` (each a `name`, and `log` or
-            the ranges `x` and `y`; the first is shown at first), `reversed` (the legend),
+        title: the title above the figure.
+        data: series made by `series`; later ones are drawn on top.
+        x: the x axis: `title`, `format` of its ticks, `exact` format under the pointer, `range`
+            (its two ends); token counts if left out.
+        y: the y axis: `format`, `zero` (whether it starts at 0), `whole` (ticks only at whole
+            numbers).
+        height: the figure's height in pixels.
+        more: `marks` (each with an `x` and perhaps a `label`), `views` (each a `name`, and `log` or
+            the ranges `x` and `y`; the first view is shown first), `reversed` (of the legend),
             `closest` (whether the pointer finds one series rather than all).
     """
     axes = {"x": x or TOKENS, "y": y or {}}
@@ -79,10 +80,10 @@ def rows(
     """Shapes in rows.
 
     Args:
-        title: above it.
-        names: of the rows, from the top; none if they are too many to be read.
-        x: the axis: `title`, `range`, `format`.
-        height: in pixels.
+        title: the title above the figure.
+        names: the names of the rows, from the top; empty if they are too many to be read.
+        x: the x axis: `title`, `range`, `format`.
+        height: the figure's height in pixels.
         shapes: `bars` (`row`, `from`, `to`, `color`, and perhaps `text` under the pointer and
             `label` behind), `dots` (`row`, `x`, `color`, `shape`, and perhaps `half` of an
             interval and `text`), `lines` (`points` as x and row, `color`, `width`, `dash`),

@@ -1,4 +1,4 @@
-"""A page: HTML around figures and tables, in the one style of all. Everything is escaped here."""
+"""Builds a page from figures and tables, in one style. All escaping of HTML happens here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from manta.show.pages.charts import Figure
 HERE = Path(__file__).parent
 LONG_CELL = 40
 MOST_COLUMNS = 6
-# Of a figure on a page, what the page says of it and the script that draws it doesn't need.
+# Entries of a figure that the page uses itself and doesn't pass to the drawing script.
 SAID = ("note", "whole", "min_width")
 
 
 def page(title: str, body: str, figures: Sequence[Figure]) -> str:
-    """The whole document. It needs nothing else: neither a file beside it nor a network."""
+    """The whole HTML document; it needs neither other files nor a network."""
     style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "charts.js"))
     drawn = [{key: figure[key] for key in figure if key not in SAID} for figure in figures]
     return f"""<!DOCTYPE html>
@@ -42,14 +42,14 @@ def page(title: str, body: str, figures: Sequence[Figure]) -> str:
 
 
 def header(name: str, status: str, lines: Iterable[str]) -> str:
-    """A name, how it stands if that is known, and what must be said at once."""
+    """The page's header: a name, its status if known, and the most important lines."""
     below = "<br>".join(escape(line) for line in lines)
     badge = f'<span class="badge {escape(status)}">{escape(status)}</span>' if status else ""
     return f'<header><h1>{escape(name)}</h1>{badge}</header>\n<p class="sub">{below}</p>'
 
 
 def tiles(items: Iterable[tuple[str, str, str]]) -> str:
-    """Figures to see from afar: name, value, and a word more."""
+    """Large tiles: each a name, a value, and a remark."""
     items = list(items)
     columns = ceil(len(items) / ceil(len(items) / MOST_COLUMNS)) if items else 1
     drawn = "\n".join(
@@ -61,10 +61,10 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
 
 
 def charts(figures: Sequence[Figure]) -> str:
-    """A card for each figure, with the place that the page's script draws into.
+    """A card for each figure, with the element that the page's script draws into.
 
-    Beside what is drawn, a figure may have a `note` below its title, be as wide as the page
-    (`whole`), and be scrolled rather than squeezed below a `min_width` in pixels.
+    A figure may also have a `note` below its title, be as wide as the page
+    (`whole`), and have a `min_width` in pixels, below which it scrolls instead of shrinking.
     """
     cards, alone = [], _alone(figures)
     for number, figure in enumerate(figures):
@@ -80,7 +80,7 @@ def charts(figures: Sequence[Figure]) -> str:
 
 
 def _alone(figures: Sequence[Figure]) -> set[int]:
-    """The narrow figures that would have nothing beside them."""
+    """The indices of narrow figures that would have nothing beside them."""
     found, row = set(), 0
     for number, figure in enumerate([*figures, {"whole": True}]):
         if figure.get("whole"):
@@ -127,6 +127,6 @@ def footer(text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that can't end the script element that it stands in."""
+    """`value` as JSON that can't end the script element around it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")

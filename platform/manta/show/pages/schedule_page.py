@@ -24,10 +24,10 @@ FORMATS = {"lr": "rate", "batch": "number", "steps": "whole"}
 
 
 def write_schedule(schedule: Schedule, path: Path, title: str) -> Path:
-    """Write the page to `path`, whole or not at all; returns it. Equal ones give equal pages.
+    """Write the page to `path` atomically; returns `path`. Equal schedules give equal pages.
 
     Raises:
-        RunError: if it can't be written.
+        RunError: if the file can't be written.
     """
     found = {
         "lr": lr_line(schedule),

@@ -22,11 +22,11 @@ from manta.show.pages.charts import (
 )
 from manta.show.report.series import Series
 
-# Beyond these, labels lie on top of each other.
+# With more labels than this, they would overlap.
 MOST_LABELS = 8
 GIB = 2.0**30
 
-# Column, title, colour, format, what a value is divided by, whether it is a staircase.
+# For each chart: column, title, colour, format, divisor of the values, whether it is a staircase.
 SMALL_CHARTS = (
     ("lr", "Learning rate", PURPLE, "rate", 1.0, False),
     ("batch_size", "Batch size (samples)", GREEN, "number", 1.0, True),
@@ -48,11 +48,11 @@ def figures(
     """The loss, then a chart for each quantity that the run has.
 
     Args:
-        state: of the run.
-        training: its training rows.
-        validation: its validation rows.
-        schedule: of the run: learning rate and batch size are drawn from it, so that they are
-            exact between the rows as well. Without it they are those of the rows.
+        state: the run's record.
+        training: the run's training rows.
+        validation: the run's validation rows.
+        schedule: the run's schedule, from which learning rate and batch size are drawn exactly
+            between rows as well; if None, they are drawn from the rows.
     """
     restarts = _restarts(state)
     x = {**TOKENS, "range": [0, max(state.totals.tokens, 1)]}
@@ -74,7 +74,7 @@ def figures(
         ]
         axis = {"format": form, "zero": True, "whole": name in WHOLE}
         marks = [{"x": one["x"]} for one in restarts]
-        whole = len(data) > 1  # what is to come as well
+        whole = len(data) > 1  # also what is still to come
         found.append(lines(title, data, x=None if whole else x, y=axis, marks=marks))
     return found
 
@@ -82,7 +82,7 @@ def figures(
 def draw_against(loss: Figure, name: str, other: Series) -> None:
     """Draw another run's training loss over the loss of this one.
 
-    Over it, and in dashes: where the two are equal, this run's line shows between them.
+    It is dashed and on top: where both are equal, this run's line shows between the dashes.
     """
     loss["data"].append({**_curve(name, other, "loss", SOFT), "dash": True})
 
@@ -113,7 +113,7 @@ def _curve(name: str, rows: Series, key: str, color: str) -> Figure:
 def _scheduled(
     name: str, title: str, color: str, schedule: Schedule | None, reached: int
 ) -> list[Figure]:
-    """A quantity as its schedule has it: what is still to come in grey, below what was."""
+    """A scheduled quantity; what is still to come is grey, and below what was trained."""
     if schedule is None or name not in ("lr", "batch_size"):
         return []
     tokens, values = lr_line(schedule) if name == "lr" else batch_line(schedule)
@@ -134,7 +134,7 @@ def _scheduled(
 
 
 def _restarts(state: RunState) -> list[dict[str, Any]]:
-    """Where workers were started again: the tokens at which they went on, and a label."""
+    """A mark for each restart: the token count at which training went on, and a label."""
     found = []
     for before, group in zip(state.groups, state.groups[1:], strict=False):
         change = (

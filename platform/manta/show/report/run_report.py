@@ -1,4 +1,4 @@
-"""The HTML report of a run: one file that needs nothing else, made from the run's files.
+"""The HTML report of a run: one self-contained file, made from the run's files.
 
 It can be made again at any time for any run, also while it trains.
 """
@@ -26,7 +26,7 @@ MOST_STEPS = 20
 
 
 def write_report(run_dir: Path, against: Path | None = None) -> Path:
-    """Write ``report.html`` into `run_dir`, whole or not at all; returns its path.
+    """Write ``report.html`` into `run_dir` atomically; returns its path.
 
     Args:
         run_dir: the run's folder.
@@ -114,10 +114,10 @@ def _groups(state: RunState) -> str:
 
 
 def _starts(state: RunState) -> str:
-    """What each group went on from, and where the time of its start went."""
+    """A table of the state that each group started from, and the time of its start by part."""
     timed = [group for group in state.groups if group.start]
     parts = list(dict.fromkeys(part for group in timed for part in group.start))
-    names = ["Attempt", "Went on from", "Seconds", *(part.replace("_", " ") for part in parts)]
+    names = ["Attempt", "Started from", "Seconds", *(part.replace("_", " ") for part in parts)]
     rows = [
         [
             str(group.attempt),
@@ -160,17 +160,17 @@ def _origin(state: RunState, config: RunConfig | None) -> list[tuple[str, str]]:
 
 
 def _length(state: RunState, config: RunConfig | None) -> str:
-    """The horizon, and where the last whole batch ends."""
+    """The horizon, and the token count at which the last whole batch ends."""
     ends = f"{state.total_steps:,} steps, which end at {state.total_tokens:,} tokens"
     if config is None:
         return ends
     horizon = config.schedule.horizon
-    past = ": batches come whole" if state.total_tokens != horizon else ""
+    past = ", since batches are whole" if state.total_tokens != horizon else ""
     return f"horizon {format_tokens(horizon)} tokens; {ends}{past}"
 
 
 def _first_of(steps: list[int]) -> str:
-    """The number of `steps` and the first of them."""
+    """The number of `steps`, and the first few of them."""
     shown = ", ".join(f"{step:,}" for step in steps[:MOST_STEPS])
     return f"{len(steps):,}: {shown}{', …' if len(steps) > MOST_STEPS else ''}"
 
@@ -196,7 +196,7 @@ def _events(state: RunState) -> str:
 
 
 def _config(run_dir: Path) -> RunConfig | None:
-    """The run's config; nothing if it can't be read: the report still shows the rest."""
+    """The run's config; None if it can't be read: the report still shows the rest."""
     try:
         return load(run_dir / CONFIG, RunConfig)
     except (ConfigError, OSError):
@@ -209,5 +209,5 @@ def _config_text(run_dir: Path) -> str:
 
 
 def _moment(stamp: str) -> str:
-    """An ISO time to the minute, without its zone: everything is UTC."""
+    """An ISO time to the minute, without its zone, since all times are UTC."""
     return stamp[:16].replace("T", " ")

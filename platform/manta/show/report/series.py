@@ -25,18 +25,18 @@ COLUMNS = (
     "time_communication",
 )
 WHOLE = {"step", "tokens", "batch_size", "world_size", "peak_memory"}
-# More points than a screen has columns can't be seen; this many draw at once.
+# Most points of a curve: more than a screen has columns can't be seen, and would draw slowly.
 MOST_POINTS = 1000
 
 
 class Series:
-    """Rows as columns of numbers, missing values as NaN; 8 bytes a value."""
+    """Rows as columns of 8-byte numbers; missing values are NaN."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._columns = {name: array("d") for name in names}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take in one row."""
+        """Add one row."""
         for name, column in self._columns.items():
             value = row.get(name)
             column.append(math.nan if value is None else value)
@@ -49,12 +49,12 @@ class Series:
         return any(not math.isnan(value) for value in self._columns[name])
 
     def values(self, name: str, rows: Iterable[int]) -> list[float | int | None]:
-        """The values of `name` in `rows`, as they stand in the file."""
+        """The values of `name` in `rows`, as they are in the file."""
         column = self._columns[name]
         return [_shown(column[row], whole=name in WHOLE) for row in rows]
 
     def thinned(self, measure: str) -> list[int]:
-        """Rows that look the same as all of them: first, last, every extreme of `measure`.
+        """Indices of rows that look like all rows when drawn: first, last, extremes of `measure`.
 
         Rows are left out, never averaged: each point drawn is a row of the file.
         """
@@ -70,7 +70,7 @@ class Series:
         return sorted(kept)
 
     def last_mean(self, name: str, share: float) -> float | None:
-        """The mean of `name` over the last `share` of the tokens; nothing without a value."""
+        """The mean of `name` over the last `share` of the tokens; None without a value."""
         tokens, column = self._columns["tokens"], self._columns[name]
         begin = (1 - share) * tokens[-1] if tokens else 0.0
         known = [row for row in range(len(self)) if not math.isnan(column[row])]
@@ -80,7 +80,7 @@ class Series:
         return sum(last) / len(last) if last else None
 
     def _changes(self, name: str) -> list[int]:
-        """Where the steps of a staircase are, unless it is a slope rather than one."""
+        """The rows at which a staircase changes; empty if it changes too often to be one."""
         column = self._columns.get(name, array("d"))
         found = [row for row in range(1, len(column)) if column[row] != column[row - 1]]
         return found if len(found) <= MOST_POINTS // 8 else []

@@ -1,1 +1,1 @@
-"""A run and a sweep in Weights & Biases: a process of its own sends them."""
+"""Sends runs and sweeps to Weights & Biases, from a separate process."""

@@ -1,4 +1,4 @@
-"""What W&B is told of a run beside its rows: its name, its config, how it ended."""
+"""What W&B gets of a run beside its rows: name, config, and how it ended."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from manta.show.wandb.wandb_run import RunInfo
 from manta.storage.run_folder import METRICS
 
 JOB_TYPE = "train"
-# W&B's own limits.
+# Longest names and tags that W&B accepts, in characters.
 LONGEST_NAME, LONGEST_TAG = 128, 64
 
 
 def run_info(
     config: RunConfig, state: RunState, run_dir: Path, context: RunContext | None
 ) -> RunInfo:
-    """What its run in W&B is opened with.
+    """The facts with which a run's W&B run is opened.
 
     Args:
-        config: of the run.
-        state: of the run.
-        run_dir: its folder.
-        context: what it is a part of; nothing for a run by itself.
+        config: the run's config.
+        state: the run's record.
+        run_dir: the run's folder.
+        context: what the run is part of, such as a sweep; None for a run by itself.
     """
     shown: dict[str, Any] = config.model_dump(mode="json")
-    if not config.faults:  # they are for tests
+    if not config.faults:  # faults are for tests: the W&B config leaves them out
         del shown["faults"]
     shown["corpus"] = without_credentials(config.corpus)
     shown["corpus_fingerprint"] = state.corpus_fingerprint
@@ -75,16 +75,16 @@ def run_info(
 
 
 def _kind(config: RunConfig) -> str:
-    """The model's type, or the name of the one that is trained further."""
+    """The model's type, or the name of the pretrained model."""
     model = config.model
     return model.type or (model.pretrained or "").rstrip("/").rpartition("/")[2]
 
 
 def numbers(config: RunConfig) -> dict[str, int | float]:
-    """What the config writes as text, as numbers that W&B can sort and draw.
+    """Values that the config has as text, as numbers that W&B can sort and draw.
 
     ``horizon: 1B`` is `horizon_tokens`; ``lr.decay: 20%`` is `lr_decay_tokens` and, as a share of
-    the horizon, `lr_decay_share`. Values that are numbers already stand beside them.
+    the horizon, `lr_decay_share`. Values that are numbers already are added as they are.
     """
     schedule = config.schedule
     found: dict[str, int | float] = {"horizon_tokens": schedule.horizon}
@@ -115,13 +115,13 @@ def _number(name: str, value: Any, horizon: int) -> dict[str, int | float]:
         return {name: value}
     try:
         tokens = span_tokens(parse_span(value), horizon)
-    except ValueError:  # a word
+    except ValueError:  # text that is no number
         return {}
     return {f"{name}_tokens": tokens, f"{name}_share": tokens / horizon}
 
 
 def _with_numbers(part: Any, config: RunConfig) -> Any:
-    """The parameters of a trial, with those that are text beside as numbers."""
+    """A trial's parameters, with numbers added for those that are text."""
     if not isinstance(part, Mapping):
         return part
     found = dict(part)
@@ -134,7 +134,7 @@ def _with_numbers(part: Any, config: RunConfig) -> Any:
 def run_summary(
     state: RunState, config: RunConfig, run_dir: Path, context: RunContext | None
 ) -> dict[str, Any]:
-    """How the run ended, for the summary of its run in W&B."""
+    """How the run ended, for the W&B summary."""
     results = state.results.model_dump(exclude={LOSS, VAL_LOSS}, exclude_none=True)
     stands = _results(state, config, run_dir, context)
     found = {
@@ -148,7 +148,7 @@ def run_summary(
         **stands,
         **state.final,
     }
-    # W&B itself forgets the best value of the rows before a restart.
+    # W&B forgets the best value of rows sent before a restart, so the summary sets it.
     if context is not None and "metric" in stands:
         best = {context.mode: stands["best_metric"], "last": stands["metric"]}
         found[in_wandb(context.metric)] = best
@@ -164,4 +164,4 @@ def _results(
     try:
         return run_results(state, config, Tail(run_dir / METRICS).rows(), *compared).as_dict()
     except OSError:
-        return {}  # the rows are W&B's already, and the files' trouble is told elsewhere
+        return {}  # W&B has the rows already, and errors of the files are reported elsewhere

@@ -1,8 +1,8 @@
-"""A W&B Report of a sweep: its trials drawn side by side, on a page of W&B's own.
+"""A W&B Report of a sweep: a page in W&B that draws its trials side by side.
 
-Made by the optional package ``wandb-workspaces`` (``pip install manta-train[reports]``), which
-asks the W&B server while it builds a report. Tests build the blocks and see that a report is
-made once and brought up to date after; that W&B draws them is not tested here.
+The optional package ``wandb-workspaces`` (``pip install manta-train[reports]``) makes it and
+asks the W&B server meanwhile. Tests build the blocks and check that a report is made once and
+then updated; how W&B draws it is not tested.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from manta.show.wandb.wandb_run import RunInfo
 
 log = logging.getLogger(__name__)
 
-# The package has no limit of its own, and the sweep's run is closed after the report.
+# The package has no timeout, and the sweep's W&B run can be closed only after the report.
 REPORT_SECONDS = 30.0
 
 
 def try_report(
-    state: SweepState, info: RunInfo, place: tuple[str, str], run_url: str | None, url: str | None
+    state: SweepState, info: RunInfo, target: tuple[str, str], run_url: str | None, url: str | None
 ) -> str | None:
-    """Make a report of the sweep, or bring the one at `url` up to date; returns its address.
+    """Make a report of the sweep, or update the one at `url`; returns its address.
 
-    Without the package, or when W&B refuses or takes too long, nothing is made.
+    Returns None without the package, or if W&B refuses or takes too long.
 
     Args:
-        state: of the sweep.
-        info: of its run in W&B.
-        place: entity and project.
-        run_url: of its run.
-        url: of the report that was made before.
+        state: the sweep's record.
+        info: the facts with which the sweep's W&B run was opened.
+        target: W&B entity and project name.
+        run_url: address of the sweep's W&B run.
+        url: address of an earlier report; None if there is none.
     """
     try:
         import wandb_workspaces.reports.v2 as reports
@@ -46,8 +46,8 @@ def try_report(
 
     def work() -> None:
         try:
-            answers.put(_save(reports, state, info, place, run_url, url))
-        except Exception as error:  # whatever the package and the server come up with
+            answers.put(_save(reports, state, info, target, run_url, url))
+        except Exception as error:  # the package and the server may raise anything
             log.warning("no W&B report: %s", error)
             answers.put(url)
 
@@ -63,21 +63,21 @@ def _save(
     reports: Any,
     state: SweepState,
     info: RunInfo,
-    place: tuple[str, str],
+    target: tuple[str, str],
     run_url: str | None,
     url: str | None,
 ) -> str:
-    entity, project = place
+    entity, project = target
     report = _found(reports, url) or reports.Report(project=project, entity=entity)
     report.title = f"Sweep {state.name}"
     report.description = state.question.strip().partition("\n")[0]
-    report.blocks = blocks(reports, state, info, place, run_url)
+    report.blocks = blocks(reports, state, info, target, run_url)
     report.save()
     return str(report.url)
 
 
 def _found(reports: Any, url: str | None) -> Any:
-    """The report that was made before, unless somebody removed it."""
+    """The earlier report, unless somebody removed it."""
     if url is None:
         return None
     try:
@@ -88,9 +88,9 @@ def _found(reports: Any, url: str | None) -> Any:
 
 
 def blocks(
-    reports: Any, state: SweepState, info: RunInfo, place: tuple[str, str], run_url: str | None
+    reports: Any, state: SweepState, info: RunInfo, target: tuple[str, str], run_url: str | None
 ) -> list[Any]:
-    """Parallel coordinates, importance, a scatter for each parameter, curves; then the run."""
+    """The report's blocks: parallel coordinates, importance, scatter plots, curves, the run."""
     names = column_names(key for one in state.trials for key in one.params if key != SEED)
     settings = [reports.Config(f"sweep.{name}") for name in names.values()]
     metric = reports.SummaryMetric("metric")
@@ -103,7 +103,7 @@ def blocks(
         *(reports.ScatterPlot(x=one, y=metric) for one in settings),
     ]
     group = (info.section.group or state.name).replace("'", "\\'")
-    entity, project = place
+    entity, project = target
     trials = reports.Runset(
         entity=entity,
         project=project,

@@ -1,7 +1,7 @@
-"""A sweep's own run in W&B: all of its trials in one place, written when the sweep ends.
+"""A sweep's own W&B run: all of its trials in one table, written when the sweep ends.
 
-Like a run's, its client is a process of its own with a bounded time: W&B that hangs, or can't
-be reached, costs the sweep nothing but a line.
+As for a run, the client is a separate process with a time limit: a W&B server that hangs or
+can't be reached costs the sweep only a message.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def show_sweep(
     say: Callable[[str], None],
     limit: float = LONGEST_FINISH,
 ) -> None:
-    """Write the sweep's run in W&B, or bring it up to date. Never raises for what W&B does.
+    """Write or update the sweep's W&B run. Errors of W&B are told, not raised.
 
     Args:
-        folder: of the sweep, which has come to an end for now.
-        section: where the sweep's runs are in W&B.
-        say: takes a line for people.
-        limit: seconds that it may take.
+        folder: folder of the sweep, which has ended for now.
+        section: the config's W&B section: project, entity, mode.
+        say: takes one line to show to people.
+        limit: most seconds to wait for W&B.
     """
     if section.mode == "disabled":
         return
@@ -59,7 +59,7 @@ def _show(folder: Path, section: WandbSection, say: Callable[[str], None], limit
     state = read_sweep(folder)
     known = state.wandb or SweepWandb(id=secrets.token_hex(4))
     state.wandb = known
-    write_sweep(folder, state)  # first of all: the id stays, whatever happens now
+    write_sweep(folder, state)  # record the W&B id first, so that it stays whatever happens now
     log = WandbLog(_info(folder, section, state, known.id), START, REMEDY)
     log.finish({}, exit_code=0 if state.status == "finished" else 1, limit=limit)
     status = log.status
@@ -77,7 +77,7 @@ def _show(folder: Path, section: WandbSection, say: Callable[[str], None], limit
 
 
 def sync_command(folder: Path) -> str:
-    """What uploads an offline sweep: its trials and its summary."""
+    """The shell command that uploads an offline sweep: its trials and its summary."""
     here, runs = shlex.quote(str(folder)), "wandb/offline-run-*"
     return f"wandb sync {here}/{runs} {here}/*/{runs}"
 
@@ -108,7 +108,7 @@ def _lines(wandb: SweepWandb) -> list[str]:
 
 
 class SweepSource:
-    """In the client's process: what the run is filled with, once, read from the sweep's files."""
+    """Fills the W&B run once, in the client's process, from the sweep's files."""
 
     def __init__(self, info: RunInfo) -> None:
         self._info = info
@@ -126,7 +126,7 @@ class SweepSource:
         session.summarise(figures_of(state, table))
         if session.mode == "online":
             known = state.wandb.report if state.wandb else None
-            self.page = try_report(state, self._info, session.place, session.url, known)
+            self.page = try_report(state, self._info, session.project_path, session.url, known)
             if self.page is not None:
                 session.summarise({"report": self.page})
 

@@ -1,4 +1,4 @@
-"""A sweep as W&B shows it in one run: the table of its trials, its tree, its figures."""
+"""A sweep as one W&B run shows it: the table of its trials, its tree, its summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from manta.record.run_state import read_state
 from manta.record.sweep_state import SweepState, SweepTrial
 from manta.storage.run_folder import CONFIG, METRICS
 
-# Wide enough for a label beside the figures.
+# Width of the tree in characters: room for a label beside the values.
 TREE_COLUMNS = 160
 FIRST = ("name", "label")
 LAST = (
@@ -42,18 +42,18 @@ LAST = (
 
 @dataclass(frozen=True)
 class TrialTable:
-    """Columns and rows; a column has numbers, truth values or text, and holes."""
+    """Columns and rows; a column has numbers, booleans or text, and None for missing values."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
 
 def trial_table(folder: Path, state: SweepState) -> TrialTable:
-    """A row for each trial, also for those that have not begun.
+    """A table with a row for each trial, also for those that have not begun.
 
     Args:
-        folder: of the sweep.
-        state: of the sweep.
+        folder: folder of the sweep.
+        state: the sweep's record.
     """
     names = column_names(key for one in state.trials for key in one.params if key != SEED)
     found = [_facts(folder, one, state, names) for one in state.trials]
@@ -82,7 +82,7 @@ def _facts(
 
 
 def _recorded(run_dir: Path, state: SweepState) -> dict[str, Any]:
-    """What its own record says; nothing before it has begun, or if it can't be read."""
+    """The facts from a trial's own record; empty before it began or if it can't be read."""
     try:
         run, config = read_state(run_dir), load(run_dir / CONFIG, RunConfig)
         rows = Tail(run_dir / METRICS).rows()
@@ -93,7 +93,7 @@ def _recorded(run_dir: Path, state: SweepState) -> dict[str, Any]:
 
 
 def _of_one_kind(values: Sequence[Any]) -> list[Any]:
-    """A column that W&B can sort and draw: all text if it isn't all numbers, or all truths."""
+    """A column that W&B can sort and draw: text unless all values are numbers or booleans."""
     known = [value for value in values if value is not None]
     truths = [isinstance(value, bool) for value in known]
     if all(truths) or (not any(truths) and all(isinstance(value, int | float) for value in known)):
@@ -102,8 +102,8 @@ def _of_one_kind(values: Sequence[Any]) -> list[Any]:
 
 
 def tree_page(state: SweepState) -> str:
-    """Who trained what for whom, as a page: a trial below the one that it was forked from."""
-    root = Tree(f"{state.name}: trials by whom they were forked from")
+    """The stage tree as a page: each trial is below the one that it was forked from."""
+    root = Tree(f"{state.name}: trials, each below the one it was forked from")
     _grow(root, None, state)
     console = Console(record=True, file=io.StringIO(), width=TREE_COLUMNS)
     console.print(root)
@@ -127,7 +127,7 @@ def _line(trial: SweepTrial, state: SweepState) -> str:
 
 
 def figures_of(state: SweepState, table: TrialTable) -> dict[str, Any]:
-    """The summary: how the sweep stands, and its best trial."""
+    """The summary: the sweep's progress, and its best trial."""
     found: dict[str, Any] = {
         "status": state.status,
         "trials_finished": sum(trial.status == "finished" for trial in state.trials),

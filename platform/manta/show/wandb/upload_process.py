@@ -1,8 +1,8 @@
-"""The W&B client's own process: it follows `metrics.jsonl` and shows it to W&B.
+"""The W&B client's process: follows `metrics.jsonl` and sends its rows to W&B.
 
-The driver has nothing to wait for, nothing that hangs when it exits, and no second copy
-of a row to get wrong. A driver that is killed closes the pipe; this process then sends
-what is on the disk and ends.
+So the driver never waits for W&B, can't hang when it exits, and sends no second copy of a
+row. When a driver is killed, EOF on the pipe tells this process, which then sends what is
+on the disk and ends.
 
 Standard input: a line with the `RunInfo`, and at the end a line with an `End`.
 Standard output: `Report`s.
@@ -37,17 +37,17 @@ POLL_SECONDS = 1.0
 
 
 class End(BaseModel):
-    """The last word of the driver."""
+    """The driver's message that the run ended."""
 
     summary: dict[str, Any]
     exit_code: int
 
 
 class Report(BaseModel):
-    """Where the W&B run stands, and what people should be told about it.
+    """A message to the driver: the W&B run's state, and what people should be told.
 
-    `page` is the address of a page in W&B that was made beside the run; `last` says that
-    nothing will follow.
+    `page` is the address of a W&B page that was made beside the run; `last` marks the last
+    message.
     """
 
     mode: str
@@ -59,21 +59,21 @@ class Report(BaseModel):
 
 
 class Source(Protocol):
-    """What a W&B run is filled with."""
+    """What fills a W&B run."""
 
     page: str | None
 
     def send(self, session: Session) -> None:
-        """Send what came since the last call."""
+        """Send what is new since the last call."""
 
 
 class Rows:
-    """The rows of a `metrics.jsonl`, from the first on."""
+    """Sends the rows of a `metrics.jsonl`, from the first on."""
 
     page: str | None = None
 
     def __init__(self, info: RunInfo) -> None:
-        """Begin before the first row."""
+        """Start before the first row."""
         self._tail = Tail(info.run_dir / METRICS)
         self._log = RunLog(info.run_dir) if info.section.console else None
 
@@ -88,19 +88,19 @@ class Rows:
 
 
 class RunLog:
-    """What happens in a run, in lines: where it stands, and the events of its record."""
+    """A run's log as lines: its progress, and the events of its record."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._told: Event | None = None
 
     def lines(self, row: Mapping[str, Any] | None) -> list[str]:
-        """What is new since the last call; `row` is the newest one, if there are new ones."""
+        """The new lines since the last call; `row` is the newest new row, if there is one."""
         found = []
         if row is not None:
             values = [f"{key} {row[key]:.4f}" for key in (LOSS, VAL_LOSS) if row.get(key)]
             found.append(" ".join([f"step {row['step']:,}, {row['tokens']:,} tokens", *values]))
-        with suppress(RunError):  # being replaced; the next call sees it
+        with suppress(RunError):  # run.json is being replaced; the next call reads it
             state = read_state_if_any(self._run_dir)
             events = state.events if state else []
             first = events.index(self._told) + 1 if self._told in events else 0
@@ -109,17 +109,17 @@ class RunLog:
         return found
 
 
-# What is said on behalf of a driver that was killed.
+# The end that is assumed for a driver that was killed.
 LOST = End(summary={"status": "interrupted", "reason": "the driver was killed"}, exit_code=1)
 
 
 class RunMirror:
-    """Keeps one W&B run up with a source.
+    """Keeps one W&B run up to date with a source.
 
     Args:
-        info: of the run.
-        answers: where answers go, one JSON document a line.
-        source: makes the source anew: an offline copy gets all of it.
+        info: facts with which the W&B run is opened.
+        answers: stream for messages to the driver, one JSON document a line.
+        source: makes a new source; an offline copy starts again from the first row.
     """
 
     def __init__(self, info: RunInfo, answers: TextIO, source: Callable[[], Source]) -> None:
@@ -127,7 +127,7 @@ class RunMirror:
         self._said = Report(mode="starting")
 
     def run(self, ends: queue.SimpleQueue[End]) -> None:
-        """Open the W&B run, follow the source until there is an end in `ends`, close it."""
+        """Open the W&B run, follow the source until `ends` has an `End`, close the run."""
         mode = find_mode(self._info.section)
         if mode == "disabled":
             self.say(Report(mode="disabled", last=True))
@@ -143,8 +143,8 @@ class RunMirror:
         except Exception as error:
             if session.mode == "offline":
                 raise
-            # The connection was lost on the way. A copy with everything in it can be
-            # uploaded at any time, whatever part of it the server already has.
+            # The connection was lost. A complete offline copy can be uploaded at any time,
+            # whatever part of it the server has already.
             session = self._open_offline(error)
             source = self._source()
             source.send(session)
@@ -164,7 +164,7 @@ class RunMirror:
         if why is not None:
             import wandb
 
-            # The client would refuse the id as in use: only a new one forgets the old run.
+            # The client would refuse the id as in use; teardown makes it forget the old run.
             wandb.teardown()
         session = Session(self._info, "offline")
         message = None
@@ -177,15 +177,15 @@ class RunMirror:
         return session
 
     def say(self, report: Report) -> None:
-        """Tell the driver."""
+        """Send a report to the driver."""
         self._said = report
-        # A driver that was killed doesn't hear it.
+        # The pipe is broken if the driver was killed.
         with suppress(OSError):
             print(report.model_dump_json(), file=self._answers, flush=True)
 
 
 def _heard(ends: queue.SimpleQueue[End]) -> End | None:
-    """The driver's last word, if it comes before the file should be looked at again."""
+    """Wait for the driver's `End` until the file should be read again; None if there is none."""
     try:
         return ends.get(timeout=POLL_SECONDS)
     except queue.Empty:
@@ -198,12 +198,12 @@ def _listen(words: TextIO, ends: queue.SimpleQueue[End]) -> None:
 
 
 def _wait_for_predecessor(run_dir: Path) -> None:
-    """Let the process of a killed driver finish: two clients would log the same rows."""
+    """Wait until a killed driver's process has finished: two clients would send rows twice."""
     file = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
-            # Held until this process ends.
+            # The lock is held until this process ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
@@ -218,15 +218,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Serve the driver of a run at the other end of the pipes."""
+    """Serve a run's driver over standard input and output."""
     serve(Rows)
 
 
 def serve(source: Callable[[RunInfo], Source]) -> None:
-    """Fill the W&B run that is asked for on standard input, to its end."""
+    """Read a `RunInfo` from standard input, and keep that W&B run up to date to its end."""
     answers = sys.stdout
-    # Whatever a library prints must not be taken for an answer. It is not sys.stderr itself: W&B
-    # wraps both, and would show each line twice.
+    # Redirect prints of libraries away from the pipe of reports. Use a duplicate of stderr: W&B
+    # wraps both streams and would show each line twice if they were one object.
     sys.stdout = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     info = RunInfo.model_validate_json(sys.stdin.readline())
     ends: queue.SimpleQueue[End] = queue.SimpleQueue()

@@ -1,7 +1,7 @@
-"""The driver's end of W&B: starts the client's process, hears it, ends it in time.
+"""The driver's side of W&B: starts the client's process, reads its reports, ends it in time.
 
 Nothing here waits for W&B while a run trains. The client reads the rows from the disk by
-itself; the driver only says when the run is over, and then waits for a bounded time.
+itself; the driver only tells it when the run has ended, and then waits for a limited time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from manta.config.run import WandbSection
 from manta.show.wandb.upload_process import LOCK_SECONDS, End, Report
 from manta.show.wandb.wandb_run import FINISH_SECONDS, INIT_SECONDS, RunInfo
 
-# Opening (after a predecessor), closing, and an offline copy after a failed closing.
+# Seconds to open (after a predecessor), to close, and to make an offline copy if closing fails.
 LONGEST_FINISH = LOCK_SECONDS + INIT_SECONDS + FINISH_SECONDS + 40.0
 KILLED_SECONDS = 5.0
 CLIENT_LOG = "wandb-client.log"
-# A job that is stopped has SIGTERM sent to its driver and to all processes below it: the client and
-# its service are still needed then. So a shell starts the client and ends, and it is below nobody.
+# Stopping a Ray job sends SIGTERM to its driver and all its descendants, but the client is still
+# needed then. So a shell starts the client and exits, which makes the client an orphan.
 ORPHAN = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- &', "sh")
 START = "from manta.show.wandb.upload_process import main; main()"
 REMEDY = (
@@ -36,16 +36,16 @@ REMEDY = (
     "again to send them to W&B."
 )
 CHECK = "from manta.show.wandb.wandb_run import check; check()"
-# What W&B's client takes from the environment.
+# Values of WANDB_MODE that W&B's client accepts.
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 CHECK_SECONDS = 60.0
 
 
 def check_environment(section: WandbSection) -> None:
-    """Refuse what the environment says of W&B and its client does not know.
+    """Refuse a WANDB_MODE in the environment that W&B's client does not accept.
 
     Raises:
-        ConfigError: saying what it may be.
+        ConfigError: naming the accepted values.
     """
     mode = os.environ.get("WANDB_MODE")
     if section.mode != "disabled" and mode and mode not in MODES:
@@ -56,12 +56,12 @@ def check_environment(section: WandbSection) -> None:
 
 
 def check_wandb(section: WandbSection) -> None:
-    """Refuse a config that insists on W&B online where there is no API key.
+    """Refuse `wandb.mode: online` if there is no API key.
 
-    In a process of its own: the client leaves a service and variables behind.
+    Checks in a separate process, because W&B's client leaves a service and variables behind.
 
     Raises:
-        ConfigError: saying what to do.
+        ConfigError: naming the remedy.
     """
     check_environment(section)
     if section.mode != "online":
@@ -76,18 +76,18 @@ def check_wandb(section: WandbSection) -> None:
             timeout=CHECK_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return  # Not known to be wrong; the run will say if W&B can't be reached.
+        return  # The check itself failed: the run will tell if W&B can't be reached.
     if result.returncode == 1:
         raise ConfigError(result.stderr.strip())
 
 
 class WandbLog:
-    """A W&B client in a process of its own.
+    """A W&B client in a separate process.
 
     Args:
-        info: of the run in W&B.
-        start: what the process runs: `wandb_process.main`, or another that calls its `serve`.
-        remedy: what people hear beside why W&B was given up.
+        info: facts with which the W&B run is opened.
+        start: Python code for the process: it calls `upload_process.main` or its `serve`.
+        remedy: text added to the message that W&B was given up.
     """
 
     def __init__(self, info: RunInfo, start: str = START, remedy: str = REMEDY) -> None:
@@ -111,19 +111,19 @@ class WandbLog:
                     stderr=log,
                     text=True,
                     env=_environment(),
-                    # Ctrl-C is for the driver; it then says how the run ended.
+                    # Ctrl-C should reach only the driver, which then sends how the run ended.
                     start_new_session=True,
                 )
         except OSError as error:
             self._give_up(f"its client can't be started: {error}")
             return
-        self._process.wait()  # the shell; its number stays that of the client's process group
+        self._process.wait()  # waits for the shell, whose pid remains the client's process group id
         self._say(info.model_dump_json(by_alias=True))
         self._listener = threading.Thread(target=self._listen, name="manta-wandb", daemon=True)
         self._listener.start()
 
     def messages(self) -> list[str]:
-        """What people should be told; each message is given once."""
+        """New messages for people; each is returned once."""
         found = []
         while not self._messages.empty():
             found.append(self._messages.get())
@@ -132,7 +132,7 @@ class WandbLog:
     def finish(
         self, summary: Mapping[str, Any], *, exit_code: int, limit: float = LONGEST_FINISH
     ) -> None:
-        """Let the client send what is left and close the run, for at most `limit` seconds.
+        """Wait at most `limit` seconds for the client to send the rest and close the run.
 
         A second Ctrl-C ends the wait. Harmless when called again.
         """
@@ -153,7 +153,7 @@ class WandbLog:
     def _say(self, line: str) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        # A client that is gone is noticed at the end.
+        # The pipe breaks if the client has died, which `finish` notices.
         with contextlib.suppress(OSError):
             print(line, file=self._process.stdin, flush=True)
 
@@ -190,9 +190,9 @@ class WandbLog:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, and this package even where it isn't installed."""
+    """This process's environment, with this package importable even if it isn't installed."""
     root = str(Path(manta.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A W&B service of this process would be shared: its runs and ours must not meet.
+    # Drop WANDB_SERVICE: the client must not share the service of this process's own W&B runs.
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return {**inherited, "PYTHONPATH": os.pathsep.join(paths)}

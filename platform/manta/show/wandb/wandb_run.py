@@ -1,9 +1,9 @@
-"""One run of the W&B client, opened, filled and closed, in whatever process.
+"""One W&B run: opening, filling and closing it, in any process.
 
-Two ways to open it, so that the same history never shows twice:
+There are two ways to open it, so that the same history never shows twice:
 
-- *online*, the run is resumed. The server tells which W&B step comes next, W&B steps are
-  our steps, so exactly the rows that the server lacks are sent.
+- *online*, the run is resumed. The server says which W&B step comes next. W&B steps are the
+run's steps, so exactly the rows that the server lacks are sent.
 - *offline*, the run is begun anew and given its whole history. `wandb sync` of a run that
   was not resumed replaces what the server has, so the newest folder is all there is to
   upload, and uploading it twice does no harm. (Folders of *resumed* offline runs don't
@@ -27,14 +27,14 @@ from manta.config.run import WandbSection
 from manta.record.number_format import bits_per_byte
 
 Mode = Literal["online", "offline", "disabled"]
-# W&B's own limits are 90 s and none. Theirs can be set in the environment; so can ours.
+# Seconds; W&B's own limits are 90 s to open, and none to close. All can be set in the environment.
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 30.0
 LOCAL_SECONDS = 60.0
 
 
 class RunInfo(BaseModel):
-    """What W&B is told about the run when it is opened."""
+    """The facts with which a W&B run is opened."""
 
     id: str
     name: str
@@ -42,22 +42,22 @@ class RunInfo(BaseModel):
     section: WandbSection
     config: dict[str, Any]
     job_type: str | None = None
-    step_metric: str | None = Field(default="tokens", description="what rows are drawn over")
+    step_metric: str | None = Field(default="tokens", description="x-axis of all rows")
     val_tokens_per_byte: float | None = Field(
-        default=None, description="by which a validation loss is shown in bits a byte as well"
+        default=None, description="tokens a byte, to show a validation loss in bits a byte too"
     )
     best: dict[str, Literal["min", "max"]] = Field(
-        default_factory=dict, description="which value of a row's metric the summary keeps"
+        default_factory=dict, description="metric → the value that the summary keeps: min or max"
     )
 
 
 def find_mode(section: WandbSection) -> Mode:
-    """Online if the user has credentials, else offline; never asks for any.
+    """Online if the user has credentials, else offline; never prompts for them.
 
     W&B looks for an API key in ``WANDB_API_KEY``, its settings files and netrc.
 
     Raises:
-        ConfigError: if the config insists on online and there are no credentials.
+        ConfigError: if the config requires online and there are no credentials.
     """
     if section.mode in ("offline", "disabled"):
         return section.mode
@@ -87,7 +87,7 @@ class Session:
         """Open the run; may take up to `INIT_SECONDS` online.
 
         Raises:
-            Exception: whatever the client raises if it can't.
+            Exception: any error of the client that opens the run.
         """
         import wandb
 
@@ -118,14 +118,14 @@ class Session:
         self.folder = Path(self._run.settings.sync_dir)
         self.url: str | None = self._run.url if mode == "online" else None
         self.first_step: int = self._run.starting_step
-        """Rows before this step are at the server."""
+        """The server has the rows before this step."""
         self._last = self.first_step
         self._pending = False
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Send a row; a training and a validation row of one step become one in W&B."""
         if row["step"] < self._last:
-            return  # at the server, or void there since the run went back: W&B's steps can't
+            return  # the server has it, or has a void row of this step: W&B's steps can't go back
         self._last = row["step"]
         values = {in_wandb(k): v for k, v in row.items() if k != "step" and v is not None}
         ratio, val_loss = self._info.val_tokens_per_byte, row.get(VAL_LOSS)
@@ -135,14 +135,14 @@ class Session:
         self._pending = True
 
     def say(self, line: str) -> None:
-        """A line of the run's log in W&B, where the config asks for one."""
+        """Add a line to the W&B run's log, if the config asks for one."""
         if self._info.section.console:
             print(line, flush=True)
 
     def show(self, media: Mapping[str, Any]) -> None:
-        """Send tables and pages, as the newest row."""
-        # Tables are staged on the way: beside the run, not in the user's home, so that an
-        # offline folder is all that is needed.
+        """Send tables and pages, with the newest row."""
+        # Stage tables beside the run instead of in the user's home, so that an offline folder
+        # is all that an upload needs.
         os.environ["WANDB_DATA_DIR"] = str(self.folder / "staged")
         self._run.log(dict(media), step=self.first_step)
 
@@ -151,8 +151,8 @@ class Session:
         self._run.summary.update(dict(summary))
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Entity and project, as the server named them."""
+    def project_path(self) -> tuple[str, str]:
+        """Entity and project name, as the server returned them."""
         return str(self._run.entity), str(self._run.project)
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
@@ -162,22 +162,22 @@ class Session:
             TimeoutError: if the server did not take everything in that time.
         """
         if self._pending:
-            # The last row is held open for more of its step: written later, it would
-            # replace what the summary says of its metrics.
+            # W&B holds the last row open for more values of its step. Commit it now: later, it
+            # would overwrite the summary's values of its metrics.
             self._run.log({}, step=self._last, commit=True)
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=exit_code)
 
     def remove_earlier(self) -> None:
-        """Take away this run's older folders: what they hold is in this one or uploaded."""
+        """Remove this run's older folders: their content is in this one, or uploaded."""
         for folder in self.folder.parent.glob(f"*run-*-{self._info.id}*"):
             if folder != self.folder and folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _settings(wandb: Any, mode: str, section: WandbSection) -> Any:
-    """Silent, bounded, and with nothing in it but what we give it."""
-    # Offline there is only this machine to wait for, which may be busy.
+    """Settings of W&B's client: silent, with time limits, and without facts of the machine."""
+    # Offline, the client waits only for this machine, which may be busy.
     opening = closing = LOCAL_SECONDS
     if mode == "online":
         opening = _seconds("WANDB_INIT_TIMEOUT", INIT_SECONDS)
@@ -188,8 +188,8 @@ def _settings(wandb: Any, mode: str, section: WandbSection) -> Any:
         init_timeout=opening,
         finish_timeout=closing,
         finish_timeout_raises=True,
-        # The driver's machine and command line say nothing about the workers and may
-        # hold secrets; what matters is in the run's config.
+        # Don't send the driver's machine and command line: they tell nothing about the
+        # workers and may have secrets.
         x_disable_machine_info=not section.system,
         x_disable_meta=True,
         x_disable_stats=not section.system,
@@ -204,7 +204,7 @@ def _settings(wandb: Any, mode: str, section: WandbSection) -> Any:
 
 
 def _seconds(variable: str, default: float) -> float:
-    """The user's own limit, set the way W&B documents it, or ours."""
+    """A time limit in seconds: the user's, from W&B's own variable, or the default."""
     try:
         return float(os.environ[variable])
     except (KeyError, ValueError):
@@ -212,7 +212,7 @@ def _seconds(variable: str, default: float) -> float:
 
 
 def check() -> None:
-    """The whole of a process: exits with 1 and the reason if the config can't be followed."""
+    """The main function of the checking process: exits with 1 and the reason on a bad config."""
     try:
         find_mode(WandbSection.model_validate_json(sys.stdin.read()))
     except ConfigError as error:
