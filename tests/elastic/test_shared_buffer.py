@@ -23,7 +23,7 @@ def minor_faults() -> int:
 def test_writing_to_a_mapped_buffer_waits_for_no_page() -> None:
     buffer = allocate(SIZE, identity(os.getpid()))
     try:
-        mapped = Mapped.of(buffer.place)
+        mapped = Mapped.of(buffer.shared)
         data = np.frombuffer(mapped.data, dtype=np.uint8)
         before = minor_faults()
         data[:] = 7

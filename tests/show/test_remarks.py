@@ -39,7 +39,9 @@ def test_many_epochs(said):
 
 def test_a_batch_beyond_the_corpus(said):
     (line,) = said(schedule={"batch": [{"from": 100, "tokens": 1500}, {"from": 101}]} | long(3000))
-    assert line.startswith("schedule.batch: a step has 101 samples, but the train split has only 100 at")
+    assert line.startswith(
+        "schedule.batch: a step has 101 samples, but the train split has only 100 at"
+    )
 
 
 def long(horizon):

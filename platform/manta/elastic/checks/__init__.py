@@ -1,1 +1,1 @@
-"""What is checked before a worker is held, and after a run."""
+"""Checks made before workers are held, and after a run."""

@@ -1,8 +1,8 @@
 """`manta fork`: a run that goes on from another one's checkpoint, by a config with changed keys.
 
-Which keys may change stands at each (`OnChange`): what decides the mathematics of the steps to come
-may, what decides which positions and tensors there are may not. The steps before the fork are the
-parent's: their rows, their ledger and their part of the schedule are kept as they were.
+Each key declares whether a fork may change it (`OnChange`): keys that decide the mathematics of
+later steps may change, keys that decide which positions and tensors there are may not. The steps
+before the fork are the parent's: their rows, ledger and schedule are kept as they were.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
 from manta.train.fork import fork
 
-# Keys of the schedule that the steps before the fork have had otherwise.
+# Keys of the schedule whose earlier values a fork keeps in `schedule.history`.
 SHAPE = ("schedule.lr", "schedule.batch")
 
 
 def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str] = ()) -> Place:
-    """Make a run that goes on from a checkpoint of another one; returns its place.
+    """Make a run that goes on from a checkpoint of another one; returns its folder.
 
     Args:
-        parent: the other run's folder, or its place in a store; it may be training.
-        step: of the checkpoint; None for the newest.
-        name: of the new run, which lies beside the other one unless `run.storage` is changed.
-        overrides: ``dotted.key=value`` strings.
+        parent: the other run's folder, or its URL in a store; it may be training.
+        step: step of the checkpoint; None for the newest one.
+        name: name of the new run, made beside the other one unless `run.storage` changes.
+        overrides: changes of the config, as ``dotted.key=value``.
 
     Raises:
-        ConfigError, RunError: saying what can't be and what to do; nothing is made then.
+        ConfigError, RunError: naming the obstacle and the remedy; nothing is made then.
     """
     before = load(parent / CONFIG, RunConfig)
     storage = parent.absolute().parent if isinstance(parent, Path) else parent.parent
@@ -53,7 +53,7 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     fingerprint = _fingerprint(parent, after)
     child = place_of_run(after)
     if child.exists():
-        raise RunError(f"{child}: there is a run of this name; choose another")
+        raise RunError(f"{child}: there is a run of this name already; choose another name")
     said = [str(change) for change in found if change.key not in ("run.name", "run.storage")]
     fork(
         parent,
@@ -68,24 +68,24 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
 
 
 def _state_of(parent: Place, step: int | None) -> TrainState:
-    """What a checkpoint of the parent says."""
+    """The training state in a checkpoint of the parent."""
     folder = parent / CHECKPOINTS
     if step is None:
         return read_state(newest(folder))
     if problem := damage(folder / name_of(step)):
         steps = [str(read_state(path).step) for path in whole(folder)]
-        there = f"there are those of steps {', '.join(steps)}" if steps else "there is none"
+        there = f"there are checkpoints of steps {', '.join(steps)}" if steps else "there is none"
         raise RunError(f"{folder / name_of(step)}: {problem}: take another checkpoint; {there}")
     return read_state(folder / name_of(step))
 
 
 def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:
-    """The config with what was in force up to the fork, where that is another schedule now."""
+    """The config, with the schedule up to the fork in its history if the schedule changes."""
     old, new = before.schedule, after.schedule
     same = (old.lr, old.batch, old.horizon) == (new.lr, new.batch, new.horizon)
     if same or old.history != new.history or not state.tokens:
         return after
-    # Its last step may pass the horizon; what begins from there on is of the new schedule.
+    # The parent's last step may pass its horizon; tokens from the horizon on use the new schedule.
     now = Past(until=min(state.tokens, old.horizon), lr=old.lr, batch=old.batch)
     history = [
         past.model_copy(update={"horizon": past.horizon or old.horizon})
@@ -95,7 +95,7 @@ def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunCon
 
 
 def _changes(parent: Place, before: RunConfig, after: RunConfig) -> list[Change]:
-    """What differs, of which nothing may be that no fork can change."""
+    """The changed keys; raises if one of them is a key that no fork can change."""
     found = [c for c in changes(before, after) if not c.key.startswith("schedule.history")]
     fixed = [
         change
@@ -129,7 +129,7 @@ def _check_schedule(parent: Place, before: RunConfig, after: RunConfig, state: T
 
 
 def _fingerprint(parent: Place, after: RunConfig) -> str:
-    """That of the corpus, which must be the parent's."""
+    """The fingerprint of the corpus, which must be the parent's."""
     fingerprint = Manifest.read(after.corpus).fingerprint
     state = read_state_if_any(parent)
     if state is not None and state.corpus_fingerprint != fingerprint:
@@ -145,13 +145,13 @@ def parse(text: str) -> tuple[str, int | None]:
     """``RUN`` or ``RUN@STEP`` as a run's place and a step.
 
     Raises:
-        ConfigError: if what follows the last ``@`` is no step, and there is no such folder.
+        ConfigError: if no step follows the last ``@``, and there is no folder of the whole name.
     """
     run, at, step = text.rpartition("@")
     if not at or Path(text).exists():
         return text, None
     if not step.isdecimal():
-        if "://" in text:  # the @ is of the URL
+        if "://" in text:  # the @ belongs to the URL
             return text, None
         raise ConfigError(f"{text}: write RUN@STEP, such as runs/base@1200, or RUN alone")
     return run, int(step)

@@ -1,4 +1,4 @@
-"""Is what a run's folder has enough to go on from? Looked at before anything starts."""
+"""Checks before anything starts that a run's folder has a state to continue from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from manta.storage.store import reason
 
 
 def check_kept(run: Place) -> None:
-    """Refuse to begin at the first step where the record says that there was a checkpoint.
+    """Refuse to start from step 0 if the record says that there was a checkpoint.
 
-    Whether those that are there are whole is seen when they are loaded.
+    Whether the existing checkpoints are complete is checked when they are loaded.
 
     Raises:
-        RunError: saying what is missing.
+        RunError: naming what is missing.
     """
     try:
         state = read_state_if_any(run)
@@ -27,8 +27,8 @@ def check_kept(run: Place) -> None:
         raise RunError(f"{run}: can't be read: {reason(error)}") from None
     step = state.checkpoint.step
     if is_void(step, (), read_skips(run)):
-        return  # a rewind may have removed them all, and begins at the first step
+        return  # a rewind may have removed all checkpoints, and starts from step 0
     raise RunError(
-        f"{run / CHECKPOINTS}: there is no checkpoint, but {RUN} says that there was one of step "
+        f"{run / CHECKPOINTS}: there is no checkpoint, but {RUN} names one of step "
         f"{step}: {RESTART}"
     )

@@ -1,7 +1,7 @@
-"""What this machine can't give a run, known before Ray is started on it.
+"""Refuses a run that this machine can't hold, before Ray is started on it.
 
-Ray counts what there is when it starts, which takes seconds. Looking at files tells the most that
-it may find: what asks for more than that is refused at once.
+Ray counts the machine's resources when it starts, which takes seconds. A look at device files gives
+an upper bound at once: a run that asks for more is refused.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from manta.config.errors import RunError
 from manta.config.run import RunConfig
 
 NVIDIA = "/dev/nvidia[0-9]*"
-# Devices of other makers, and of NVIDIA's within WSL, which are not counted here.
+# Device files of GPUs that are not counted here: other makers', and NVIDIA's within WSL.
 OTHER_GPUS = ("/dev/kfd", "/dev/dxg", "/dev/dri/renderD*", "/dev/accel*")
-# With it Ray takes what it is told for what there is.
+# If this variable is set, Ray uses the resources that it names instead of counting.
 OVERRIDE = "RAY_OVERRIDE_RESOURCES"
 
 
@@ -24,14 +24,14 @@ def check_machine(config: RunConfig) -> None:
     """Refuse a run that can't start on this machine alone, as far as that is certain.
 
     Raises:
-        RunError: saying what the machine has.
+        RunError: naming what the machine has.
     """
     if OVERRIDE not in os.environ:
         refuse_too_much(config, at_most())
 
 
 def at_most() -> dict[str, float]:
-    """The most of CPUs and GPUs that Ray may find on this machine; nothing where that is open."""
+    """Upper bounds of the CPUs and GPUs that Ray can find here; without an entry if unknown."""
     found = {"CPU": float(os.cpu_count() or 1)}
     if not any(glob.glob(pattern) for pattern in OTHER_GPUS):
         gpus, visible = len(glob.glob(NVIDIA)), os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -42,7 +42,7 @@ def at_most() -> dict[str, float]:
 
 
 def refuse_too_much(config: RunConfig, have: Mapping[str, float]) -> None:
-    """Raise RunError if the fewest workers need more of a resource in `have` than there is."""
+    """Raise RunError if `scaling.min` workers need more of a resource than `have` has."""
     scaling = config.scaling
     for name, amount in scaling.resources_per_worker.items():
         need = amount * scaling.min

@@ -1,4 +1,4 @@
-"""Everything that can be wrong is looked at on the driver, before a worker is held."""
+"""Checks a run on the driver, before a worker is held."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """A config that was found sound, and what was resolved on the way."""
+    """A checked config, with the corpus, schedule and model facts resolved for it."""
 
     config: RunConfig
     manifest: Manifest
@@ -40,9 +40,9 @@ class Checked:
     corpus: Corpus
     validation: EvalSample | None
     place: Place
-    """Where the run is kept."""
+    """The run's folder, or its URL in a store."""
     tried: Tried | None = None
-    """What is known of the model, once it was tried."""
+    """The facts about the model; None until it was tried."""
 
     @property
     def run_dir(self) -> Path:
@@ -50,17 +50,17 @@ class Checked:
         return working_folder(self.place)
 
     def without_shards(self) -> Checked:
-        """The same, to be sent to workers: they have the shards from their node, by fingerprint."""
+        """A copy to send to workers, which find the shards on their node by the fingerprint."""
         return replace(self, manifest=self.manifest.model_copy(update={"shards": []}))
 
     def remarks(self) -> list[str]:
-        """What is odd about the run without being wrong, one sentence each."""
+        """Remarks on what is odd but valid about the run, one sentence each."""
         from manta.show.console.remarks import PlannedRun, remarks
 
         return remarks(PlannedRun(self.config, self.manifest, self.schedule))
 
     def head(self) -> list[str]:
-        """What the run is, in a few lines, as far as it is known before workers are there."""
+        """Header lines: what is known of the run before there are workers."""
         from manta.show.console.header import plan_lines
         from manta.show.console.remarks import PlannedRun
 
@@ -69,13 +69,13 @@ class Checked:
 
     @property
     def binding(self) -> str:
-        """Digest of what the run is trained by: config and corpus."""
+        """The digest of what binds the run: config and corpus."""
         from manta.record.identity import binding_of
 
         return binding_of(self.config, self.manifest.fingerprint)
 
     def tracker(self, *, console: bool, context: RunContext | None = None) -> Tracker:
-        """What keeps the run's record; as `Tracker.open`."""
+        """Open the run's tracker; raises as `Tracker.open`."""
         from manta.show.tracker import Tracker
 
         tracker = Tracker.open(
@@ -92,13 +92,13 @@ class Checked:
         if lost := restore_skips(self.place, tracker.skips):
             spans = ", ".join(f"{first} to {last}" for first, last in lost)
             tracker.note(
-                f"{SKIPS} was missing, or lacked the steps {spans}, which the run leaves out by "
-                "its record: they were put back"
+                f"{SKIPS} was missing, or lacked the steps {spans}, which the run leaves out "
+                "according to its record: they were restored"
             )
         return tracker
 
     def job(self, attempt: int, node: str) -> TrainingJob:
-        """What one rank of the group `attempt`, on the node of that name, trains."""
+        """The job of one rank of group `attempt` on the node named `node`."""
         from manta.train.loop import TrainingJob
 
         return TrainingJob(
@@ -114,15 +114,15 @@ class Checked:
 
 
 def check(config: RunConfig) -> Checked:
-    """Check a run against its corpus, storage and devices. Answers within a moment.
+    """Check a run against its corpus, storage and devices, without slow imports.
 
     Raises:
-        MantaError: naming what is wrong and what to do.
+        MantaError: naming the mistake and the remedy.
     """
     config = with_code(config)
     manifest = Manifest.read(config.corpus)
     check_names(config, manifest)
-    from manta.schedule import Schedule  # NumPy: a fifth of a second that most mistakes don't need
+    from manta.schedule import Schedule  # imports NumPy (0.2 s), which most mistakes don't need
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
     _check_devices(config)
@@ -140,7 +140,7 @@ def check(config: RunConfig) -> Checked:
 
 
 def remarks_of(config: RunConfig) -> list[str]:
-    """What is odd about a run that isn't checked yet; nothing if its corpus isn't there."""
+    """Remarks on a run that isn't checked yet; empty if its corpus doesn't exist."""
     try:
         manifest = Manifest.read(config.corpus)
     except CorpusError:
@@ -154,7 +154,7 @@ def remarks_of(config: RunConfig) -> list[str]:
 
 
 def refuse_existing(config: RunConfig) -> None:
-    """Raise ConfigError if the run is there already."""
+    """Raise ConfigError if the run exists already."""
     folder = place_of(config.run.storage) / config.run.name
     if folder.exists():
         raise ConfigError(
@@ -164,10 +164,10 @@ def refuse_existing(config: RunConfig) -> None:
 
 
 def check_continues(checked: Checked) -> None:
-    """Refuse what can't be the continuation of a run that is there already.
+    """Refuse a run that can't continue the existing one of its name.
 
     Raises:
-        RunError: naming what is different.
+        RunError: naming the difference.
     """
     from manta.record.opening import check_same_run
     from manta.record.run_state import read_state_if_any
@@ -180,13 +180,13 @@ def check_continues(checked: Checked) -> None:
 def check_model(checked: Checked) -> Checked:
     """Try the model before it is trained, and check W&B.
 
-    Takes seconds of imports: run it while Ray starts.
+    Its imports take seconds: run it while Ray starts.
 
     Returns:
-        The same run with what is known of its model.
+        The same run with the facts about its model.
 
     Raises:
-        ConfigError: naming what is wrong and what to do.
+        ConfigError: naming the mistake and the remedy.
     """
     from manta.show.wandb.uploader import check_wandb
 
@@ -196,10 +196,10 @@ def check_model(checked: Checked) -> Checked:
 
 
 def try_model(checked: Checked) -> Tried:
-    """Make the model of a run, or a small one of its kind, and try it.
+    """Build the model of a run, or a small one of its type, and try it.
 
     Raises:
-        ConfigError: naming what is wrong and what to do.
+        ConfigError: naming the mistake and the remedy.
     """
     from manta.model import hf_config, tryout
     from manta.model.own_net import OwnNet
@@ -220,22 +220,22 @@ def _check_devices(config: RunConfig) -> None:
     gpus = gpus_of(scaling.resources_per_worker)
     if gpus > 1:
         raise ConfigError(
-            f"scaling.resources_per_worker.GPU = {gpus:g}: a worker trains on one GPU, the others "
-            "would idle; take GPU: 1 and more workers (scaling.min, scaling.max)"
+            f"scaling.resources_per_worker.GPU = {gpus:g}: a worker uses only one GPU, so the "
+            "others would idle; set GPU: 1 and use more workers (scaling.min, scaling.max)"
         )
     if 0 < gpus < 1 < scaling.upper:
         raise ConfigError(
             f"scaling.resources_per_worker.GPU = {gpus:g} with up to {scaling.upper} workers: two "
-            "of them on one GPU can't exchange gradients; take GPU: 1, or scaling.max = 1 to share "
+            "on one GPU can't exchange gradients; set GPU: 1, or scaling.max = 1 to share "
             "a GPU with other runs"
         )
     if config.train.precision == "fp16" and not gpus:
         raise ConfigError(
             "train.precision = 'fp16' needs a GPU: set scaling.resources_per_worker.GPU, or "
-            "take 'bf16' or 'no'"
+            "use 'bf16' or 'no'"
         )
     if config.train.precision == "fp16" and config.parallel.shard:
-        raise ConfigError("parallel.shard with train.precision = 'fp16': take 'bf16' instead")
+        raise ConfigError("parallel.shard can't be used with train.precision = 'fp16': use 'bf16'")
 
 
 def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSample | None]:
@@ -249,16 +249,16 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSam
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:
         raise ConfigError(
-            f"evaluations are asked for, but the validation split of {config.corpus} has "
+            f"the config asks for evaluations, but the validation split of {config.corpus} has "
             f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
-            "prepare the corpus with a larger split.validation, or leave eval.every and eval.at out"
+            "prepare the corpus with a larger split.validation, or leave out eval.every and eval.at"
         )
     validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED, form)
     return corpus, draw(validation, manifest, config.eval.tokens)
 
 
 def absolute(config: RunConfig) -> RunConfig:
-    """The config with its local paths made absolute, so that it means the same anywhere."""
+    """The config with absolute local paths, so that it means the same in any folder."""
     run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
     model = config.model
     if model.pretrained and os.path.isdir(model.pretrained):
@@ -269,5 +269,5 @@ def absolute(config: RunConfig) -> RunConfig:
 
 
 def absolute_path(path: str) -> str:
-    """A local path made absolute; a URL as it is."""
+    """A local path made absolute; a URL unchanged."""
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

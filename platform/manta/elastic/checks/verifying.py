@@ -1,4 +1,4 @@
-"""`manta verify`: a run's record, ledger, rows and checkpoints, held against one another."""
+"""`manta verify`: compares a run's record, ledger, rows and checkpoints with one another."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def verify_run(run: Place, *, shards: bool = True) -> Verified:
     """Recompute what a run claims from its config and its corpus's manifest, and compare.
 
     Args:
-        run: the run's folder, or its place in a store.
-        shards: read token shards and checkpoints too, and compare their checksums.
+        run: the run's folder, or its URL in a store.
+        shards: whether to read token shards and checkpoints too, and compare their checksums.
 
     Raises:
-        RunError: naming the first file and step that differ, or what else does not fit.
+        RunError: naming the first file and step that differ, or another mismatch.
         CorpusError: naming the shards that are missing or damaged.
     """
     found = verify(run, shards=shards, saved=_saved(run / CHECKPOINTS, content=shards))
     if lost := lost_skips(run, found.state.skips):
         raise RunError(
-            f"{run / SKIPS}: it is missing, or lacks {len(lost)} of the stretches of steps that "
-            "the run leaves out by its record: put it back from a copy, or give the command that "
-            "trains the run: it puts them back"
+            f"{run / SKIPS} is missing, or lacks {len(lost)} ranges of steps that the run leaves "
+            "out according to its record: restore it from a copy, or continue the run with "
+            "`manta train`: it restores them"
         )
     return found
 
@@ -48,7 +48,7 @@ def _saved(folder: Place, *, content: bool) -> Saved:
     ]
     if damaged:
         raise RunError(
-            "\n".join([*damaged, "the command that trains the run goes on from one before these"])
+            "\n".join([*damaged, "`manta train` continues the run from an earlier checkpoint"])
         )
     marks, rows, unchecked = {}, list[Mapping[str, Any]](), []
     for name, inventory in found.items():
@@ -64,7 +64,7 @@ def _saved(folder: Place, *, content: bool) -> Saved:
 
 
 def _problem(checkpoint: Place, found: Inventory | str, *, content: bool) -> str | None:
-    """What is wrong with a checkpoint, if anything."""
+    """What is wrong with a checkpoint; None if nothing is."""
     if isinstance(found, str):
         return found
     try:

@@ -1,1 +1,1 @@
-"""What the cluster has and is asked for: nodes, actors, demand, the autoscaler."""
+"""The cluster's state: its nodes, actors, demand and autoscaler."""

@@ -1,4 +1,4 @@
-"""What actors answer, any of which may be dead: Ray gives an error in the answer's place."""
+"""Replies of actors, any of which may be dead: Ray then returns an error as the reply."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Name = TypeVar("Name")
 
 
 def arrived(references: Sequence[Any]) -> bool:
-    """Whether all answers, or errors, are there. Does not wait."""
+    """Whether all replies or errors have arrived. Does not wait."""
     return len(_there(references, 0)) == len(references)
 
 
 def died(reference: Any) -> bool:
-    """Whether an error came. Does not wait: False as long as nothing is there."""
+    """Whether an error has arrived. Does not wait: False while there is no reply."""
     return arrived([reference]) and _is_error(reference)
 
 
 def dead(asked: Mapping[Any, Name], seconds: float) -> list[Name]:
-    """The names of those from whom an error comes within `seconds`."""
+    """The names of the actors that reply with an error within `seconds`."""
     return [asked[reference] for reference in _there(list(asked), seconds) if _is_error(reference)]
 
 
 def said(references: Sequence[Any], seconds: float) -> list[Any]:
-    """The answers that come within `seconds`, without the errors."""
+    """The replies that arrive within `seconds`, without errors."""
     there = _there(references, seconds)
     return [ray.get(reference) for reference in there if not _is_error(reference)]
 
 
 def _there(references: Sequence[Any], seconds: float) -> list[Any]:
-    """Those that are there within `seconds`; waits until all are."""
+    """The references that are ready within `seconds`; returns early if all are."""
     if not references:
         return []
     done, _ = ray.wait(list(references), num_returns=len(references), timeout=seconds)

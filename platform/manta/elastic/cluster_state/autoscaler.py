@@ -1,9 +1,9 @@
-"""What the cluster's autoscaler says, for people who wait for its nodes.
+"""Reads the state of the cluster's autoscaler, for people who wait for its nodes.
 
-Nothing is asked of it here. A placement group that is wanted and not there (`slots`, `demand`) is
-what makes it act: that is documented, adds up over all runs and sweeps of a cluster, and ends
-with the process that wants it. `ray.autoscaler.sdk.request_resources` has one place for the whole
-cluster, which Ray Data takes, and which outlives who asked.
+Nothing is requested here. Pending placement groups (`slots`, `demand`) make the autoscaler act:
+that is documented, adds up over all runs and sweeps of a cluster, and ends with the process that
+wants them. `ray.autoscaler.sdk.request_resources` has one request for the whole cluster, which
+Ray Data overwrites, and which outlives the process that made it.
 """
 
 from __future__ import annotations
@@ -20,40 +20,43 @@ from ray.exceptions import RayError
 from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.demand import bundle_of
 
-# How often the autoscaler is asked for news.
+# Seconds between two reads of the autoscaler's state.
 NEWS_SECONDS = 5.0
-# A head that is busy answers late; people can wait for the news.
+# Seconds to wait for the state: a busy head answers late, and this is only for people.
 ANSWER_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What may be expected.
+    """The autoscaler's state, as far as it concerns one resource shape.
 
     Attributes:
-        coming: nodes that are on their way, by type.
-        places: that the nodes hold which are there, in use or not.
-        refused: whether it found that it can bring no node for one more.
-        failure: why the newest start of a node failed, if one did.
+        coming: node type → number of nodes that are starting.
+        capacity: number of workers that the present nodes hold, busy or not.
+        refused: whether the autoscaler can start no node for another worker.
+        failure: why the last start of a node failed; "" if none failed.
     """
 
     coming: Counter[str]
-    places: int
+    capacity: int
     refused: bool
     failure: str
 
     def explained(self) -> list[str]:
-        """In words, for people."""
+        """The state in words, for people."""
         found = []
         if self.coming:
             types = ", ".join(f"{count} × {kind}" for kind, count in sorted(self.coming.items()))
             found.append(f"on their way: {types}")
-        elif self.refused and self.places:
-            found.append(f"the cluster is as large as it may be, with {self.places} in all")
+        elif self.refused and self.capacity:
+            found.append(
+                f"the cluster is at its maximum size, with room for {self.capacity} in all"
+            )
         elif self.refused:
             found.append(
-                "the autoscaler has no node type for one: compare scaling.resources_per_worker "
-                "with available_node_types and max_workers of the cluster; it goes on waiting"
+                "the autoscaler has no node type for such a worker: compare "
+                "scaling.resources_per_worker with the cluster's available_node_types and "
+                "max_workers; the run goes on waiting"
             )
         if self.failure:
             found.append(f"a node could not be started ({self.failure})")
@@ -61,11 +64,11 @@ class Outlook:
 
 
 class Shortage:
-    """What somebody who can't start waits for, told once, and again when there is news of it.
+    """Words the message on what a run waits for: once, and again when something changed.
 
     Args:
-        smallest: workers that are needed to start.
-        resources: of one worker.
+        smallest: fewest workers that are needed to start.
+        resources: Ray resources that one worker needs.
     """
 
     def __init__(self, smallest: int, resources: dict[str, float]):
@@ -77,7 +80,7 @@ class Shortage:
         self._told, self._looked = "", -math.inf
 
     def news(self, found: int) -> str | None:
-        """What to tell people, if anything; there is room for `found` workers now."""
+        """A message for people if something changed; there is room for `found` workers now."""
         if time.monotonic() - self._looked < NEWS_SECONDS:
             return None
         self._looked = time.monotonic()
@@ -91,9 +94,9 @@ class Shortage:
 
 
 def outlook(resources: dict[str, float]) -> Outlook | None:
-    """What Ray's autoscaler says of places with these resources; None where there is no such.
+    """The autoscaler's state for workers with these resources; None without an autoscaler.
 
-    An autoscaler of the first version acts in the same way, but does not say what it does.
+    Ray's autoscaler version 1 acts in the same way, but doesn't publish its state.
     """
     # Internal to Ray 2.60; tests/elastic/test_internals.py guards it.
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
@@ -104,7 +107,7 @@ def outlook(resources: dict[str, float]) -> Outlook | None:
         client = GcsClient(ray.get_runtime_context().gcs_address)
         reply.ParseFromString(client.get_cluster_status(timeout_s=ANSWER_SECONDS))
     except RayError:
-        return None  # it is only for people, and there is a next time
+        return None  # only for people, and the next call may succeed
     state = reply.autoscaling_state
     if not state.autoscaler_state_version:
         return None
@@ -123,7 +126,7 @@ def outlook(resources: dict[str, float]) -> Outlook | None:
 
 
 def may_grow() -> bool:
-    """Whether there may be other nodes than this one, now or later."""
+    """Whether the cluster may have other nodes than this one, now or later."""
     return (
         bool(os.environ.get("RAY_ADDRESS"))
         or len(ray.nodes()) > 1

@@ -1,7 +1,7 @@
-"""Places that are wanted and not there, so that an autoscaler brings them.
+"""Demand for workers that the cluster has no room for, so that an autoscaler starts nodes.
 
-A pending placement group is demand. A run asks for its own (`slots`); whoever has more to start
-than there is room for wishes for the rest here, and leaves what comes to those who train.
+A pending placement group is demand. A run requests its own (`slots`); a sweep with more to start
+than there is room for requests the rest here, and leaves what comes to the runs.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ray.util.placement_group import (
 
 
 def bundle_of(resources: dict[str, float]) -> dict[str, float]:
-    """What a placement group asks for, for one worker.
+    """The placement group's bundle for one worker.
 
-    It must ask for something; a worker without needs fits anywhere.
+    A bundle must request something, so a worker without needs requests almost nothing.
     """
     return {name: amount for name, amount in resources.items() if amount > 0} or {"CPU": 0.001}
 
 
 class Demand:
-    """Wanted places, in the process that wants them: they go when it goes.
+    """Pending placement groups of this process; Ray removes them when the process ends.
 
     Args:
-        resources: what one worker needs.
+        resources: Ray resources that one worker needs.
     """
 
     def __init__(self, resources: dict[str, float]):
@@ -34,7 +34,7 @@ class Demand:
         self._pending: list[PlacementGroup] = []
 
     def have(self, count: int) -> None:
-        """Want as many; what came since the last call is given back, for others to take."""
+        """Keep `count` requests pending; granted ones are given back for others to take."""
         for group in [g for g in self._pending if placement_group_table(g)["state"] == "CREATED"]:
             self._drop(group)
         while len(self._pending) > max(count, 0):

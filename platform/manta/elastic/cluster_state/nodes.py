@@ -1,7 +1,7 @@
-"""Which nodes there are, really and now.
+"""Which nodes are alive now.
 
-Ray's own view of a node that died without a word lags by many seconds; the raylet's port
-tells at once.
+Ray notices only after many seconds that a node died silently; a connection to the raylet's
+port shows it at once.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Any
 
 import ray
 
-# A live raylet on the slowest sane network answers well within this.
+# Seconds in which a live raylet answers on any reasonable network.
 PROBE_SECONDS = 1.0
 
 
 def alive() -> dict[str, dict[str, Any]]:
-    """The nodes that Ray holds for alive, by id; `ray.nodes()` describes the values."""
+    """Node id → entry of `ray.nodes()`, for the nodes that Ray considers alive."""
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
 def is_here(node: str) -> bool:
-    """Whether a node is on the machine of this process."""
+    """Whether a node runs on this process's machine."""
     found = alive().get(node)
     return found is not None and found["NodeManagerAddress"] == ray.util.get_node_ip_address()
 
 
 def draining() -> dict[str, float | None]:
-    """Nodes that are about to go, by id, with the deadline in seconds since the epoch."""
+    """Id of each draining node → its deadline in seconds since the epoch, or None."""
     # Internal to Ray 2.60, as is every way to ask; tests/elastic/test_places.py guards it.
     deadlines = ray._private.state.state.get_draining_nodes()
     return {node: ms / 1000 if ms else None for node, ms in deadlines.items()}
 
 
 def lost(nodes: Iterable[str]) -> set[str]:
-    """Those of `nodes` that are gone: not known as alive, or their raylet doesn't answer."""
+    """The nodes that are gone: not alive for Ray, or with a raylet that doesn't answer."""
     known = alive()
     wanted = set(nodes)
     there = [known[node] for node in wanted if node in known]
@@ -57,13 +57,13 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 def leaving(nodes: Iterable[str]) -> dict[str, float | None]:
-    """Those of `nodes` that are about to go, with their deadlines."""
+    """The draining ones of `nodes`, with their deadlines."""
     wanted = set(nodes)
     return {node: at for node, at in draining().items() if node in wanted}
 
 
 def room_for(resources: dict[str, float]) -> int:
-    """How many workers that need `resources` each the nodes hold, if nobody else is there."""
+    """The number of workers that need `resources` each which all nodes hold when empty."""
     leave = draining()
     return sum(
         _fit(resources, node["Resources"]) for name, node in alive().items() if name not in leave
@@ -71,13 +71,13 @@ def room_for(resources: dict[str, float]) -> int:
 
 
 def free_for(resources: dict[str, float], most: int) -> dict[str, int]:
-    """Where workers that need `resources` each find room now: how many by node, `most` in all."""
-    # Internal to Ray 2.60, whose public ways tell what is free of the whole cluster, not of a
-    # node; tests/elastic/test_places.py guards it.
+    """Node id → number of workers that fit there now, `most` in all."""
+    # Internal to Ray 2.60, whose public functions give free resources of the whole cluster, not
+    # of a node; tests/elastic/test_places.py guards it.
     free = ray._private.state.available_resources_per_node()
     leave, found = draining(), {}
     for name, node in alive().items():
-        # A node that has just come is not among them yet, and nothing of it is taken.
+        # A node that has just joined is missing in `free`: all of it is free.
         count = min(_fit(resources, free.get(name, node["Resources"])), most)
         if count and name not in leave:
             found[name] = count

@@ -1,8 +1,8 @@
-"""What Ray Data leaves running in a cluster, kept off the nodes that come and go.
+"""Keeps the actors that Ray Data leaves running off nodes that may be released.
 
-The first dataset of a cluster starts actors that outlive it, on the node of whoever reads it. An
-autoscaler takes no node away on which an actor runs, so that after the first run one node of
-the pool would stay, and be paid for, for ever. Here that first dataset is read on the head.
+The first dataset of a cluster starts actors that outlive it, on the node that reads it. An
+autoscaler releases no node on which an actor runs, so after the first run one node of the pool
+would stay, and cost money, for ever. So the first dataset is read on the head, here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 import ray
 
-# Names that are internal to Ray Data 2.60: where one of them is, a dataset has been read.
-# tests/e2e/test_autoscaling.py sees where they are, and that nodes go.
+# Actor names, internal to Ray Data 2.60: if one of them exists, a dataset has been read.
+# tests/e2e/test_autoscaling.py checks where the actors are, and that nodes are released.
 RESIDENTS = {"AutoscalingCoordinator", "datasets_stats_actor", "DataUsageCollectionActor"}
-# A resource that Ray gives to the head's node alone.
+# A resource that only the head's node has.
 HEAD = "node:__internal_head__"
 
 
 def settle() -> Any | None:
-    """Have them started on the head; a reference to when they are, or None if nothing is to do.
+    """Start Ray Data's actors on the head; a reference that is ready then, or None if they exist.
 
-    To be called before anybody reads. Returns at once.
+    Call it before any dataset is read. Returns at once.
     """
     head = next((n for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
     named = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}

@@ -1,4 +1,4 @@
-"""What runs in Ray Train's controller: how many workers, where, and when that changes.
+"""Runs in Ray Train's controller: decides how many workers there are, where, and when.
 
-All that is internal to Ray Train is used here and nowhere else.
+Only this package uses internals of Ray Train.
 """

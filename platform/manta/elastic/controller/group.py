@@ -1,7 +1,7 @@
 """A worker group of Ray Train that starts in held slots, from warm processes.
 
 Built on internals of Ray Train 2.60, as is `train_controller`; tests/elastic/test_internals.py
-says which, and fails clearly when a new version changes them.
+lists them, and fails with their names when a new version changes them.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from manta.elastic.messages import group_start
 from manta.elastic.messages.group_start import Start
 from manta.elastic.worker import preload, worker_calls
 
-# Imports from a slow shared disk may take minutes; a start that takes longer is given up.
+# Seconds after which a start is given up: imports from a slow shared disk may take minutes.
 START_SECONDS = 600.0
-# A process that is up answers in milliseconds, if it is not stuck.
+# Seconds to wait for a reply: a running process that is not stuck answers in milliseconds.
 ANSWER_SECONDS = 10.0
-# A worker that has not answered a poll for this long may be on a node that is gone.
+# Seconds without a reply to a poll after which the worker's node is probed.
 SILENT_SECONDS = 1.0
-# How long a group that failed is asked who of it died.
+# Seconds to wait for replies that show which workers of a failed group died.
 LAST_WORDS_SECONDS = 0.2
 DIED = "its process died"
 
 
 class WorkerLost(RuntimeError):
-    """A worker is gone or does nothing; says how that was seen."""
+    """A worker died or hangs; the message says how that was noticed."""
 
 
 @dataclass
 class Placing:
-    """Where and with what a group starts.
+    """The slots, processes and limits with which a group starts.
 
     Attributes:
-        slots: one a worker, in the order of ranks.
-        spares: where the workers come from.
-        keepers: of snapshots, by node.
-        attempt: the group's number.
+        slots: one slot for each worker, in the order of ranks.
+        spares: the warm workers that the group takes its processes from.
+        keepers: node id → the actor that keeps snapshots there.
+        attempt: the group's number in the run.
         micro_batch: most rows that were found to fit in a forward pass; None: as configured.
-        first: whether it is the first group of its driver.
-        seconds: what was spent on the restart before the start, by parts.
-        began: when the start began, seconds since the epoch.
-        hang_seconds: how long a worker's process may not answer.
-        recycle: whether workers that have done their work become spares, for another run.
+        first: whether the group is the first one of its driver.
+        seconds: part of the restart before this start → seconds it took.
+        began: time at which the start began, in seconds since the epoch.
+        hang_seconds: seconds without a reply after which a worker counts as stuck.
+        recycle: whether workers that finished become warm workers for another run.
     """
 
     slots: list[Slot]
@@ -77,7 +77,7 @@ class Placing:
 
 
 class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
-    """The slots belong to the run, not to one of its groups: there is nothing to do."""
+    """A placement group handle that does nothing: slots belong to the run, not to a group."""
 
     placement_group = None
 
@@ -92,20 +92,21 @@ class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
 
 
 class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
-    """One attempt at the run."""
+    """A worker group in held slots: one attempt at the run."""
 
     placing: Placing
     lost: dict[int, str]
 
     def _start_impl(self, worker_group_state_builder: WorkerGroupStateBuilder) -> None:
-        """Start the workers; raises so that Ray Train tries again if one dies meanwhile."""
+        """Start the workers; if one dies meanwhile, raise what makes Ray Train try again."""
         self.lost = {}
         try:
             workers = self._adopt()
             self._instruct(workers)
             self._worker_group_state = (
                 worker_group_state_builder.with_placement_group_handle(_HeldElsewhere())
-                .with_sync_actor(workers[0].actor)  # never used: nothing is reported to it
+                # required, but unused: Manta does not report through it
+                .with_sync_actor(workers[0].actor)
                 .with_workers(workers)
                 .build()
             )
@@ -130,7 +131,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         return workers
 
     def _instruct(self, workers: list[Worker]) -> None:
-        """Give each worker Ray Train's context and ours."""
+        """Give each worker Ray Train's context and Manta's `Start`."""
         port = self._get([workers[0].actor.execute.remote(group_start.free_port)])[0]
         address = (workers[0].metadata.node_ip, port)
         contexts = [
@@ -140,7 +141,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
                 synchronization_actor=None,
                 storage_context=self._storage_context,
                 worker_callbacks=[],
-                controller_actor=None,  # of use to `ray.train.report` alone
+                controller_actor=None,  # only `ray.train.report` uses it
             )
             for worker in workers
         ]
@@ -151,10 +152,10 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         self._get([*contexts, *begun])
 
     def _get(self, references: list[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
-        """All answers, as long as the nodes are there from which they must come.
+        """All replies, unless a node that must reply is lost.
 
         Raises:
-            RayError: if a worker is gone, or takes too long.
+            RayError: if a worker is lost or takes too long.
         """
         deadline = time.monotonic() + seconds
         places = {slot.node for slot in self.placing.slots}
@@ -184,7 +185,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
     def _environment(
         self, context: DistributedContext, slot: Slot, address: tuple[str, int]
     ) -> dict[str, str]:
-        """What torch.distributed, CUDA and Accelerate go by, as with torchrun."""
+        """Environment variables for torch.distributed, CUDA and Accelerate, as from torchrun."""
         found = {
             "MASTER_ADDR": address[0],
             "MASTER_PORT": str(address[1]),
@@ -195,7 +196,8 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             "NODE_RANK": str(context.node_rank),
         }
         if slot.devices:
-            # Workers of a node see each other's devices, so that NCCL can go directly.
+            # Workers of a node see each other's devices, so that NCCL can copy directly between
+            # them.
             shared = sorted(
                 {d for s in self.placing.slots if s.node == slot.node for d in s.devices}
             )
@@ -203,7 +205,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             found["LOCAL_RANK"] = str(shared.index(slot.devices[0]))
         return found
 
-    # ---------------------------------------------------------------- while it runs
+    # ------------------------------------------------------------ while the group runs
 
     def ask_pause(self, pause: int) -> None:
         """Ask all workers to leave their loops at a step boundary."""
@@ -211,11 +213,11 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             worker.actor.execute.remote(group_start.ask_pause, pause)
 
     def declare_lost(self, ranks: dict[int, str]) -> None:
-        """Say of workers that they are lost, and why: the next poll reports it."""
+        """Mark ranks as lost, each with the reason; the next poll reports them."""
         self.lost.update(ranks)
 
     def _poll_workers_and_collect_errors(self, timeout: float | None) -> list[WorkerStatus]:
-        """Ray Train's poll, which by itself would wait long for a worker that is silent."""
+        """Ray Train's poll, which alone would wait long for a silent worker."""
         statuses: list[WorkerStatus] = super()._poll_workers_and_collect_errors(timeout)
         self._look_at_silent()
         for rank, why in self.lost.items():
@@ -223,7 +225,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         return statuses
 
     def _look_at_silent(self) -> None:
-        """Tell nodes that are gone, and processes that are stuck, from ones that are busy."""
+        """Find silent workers that are lost or stuck, not just busy."""
         now = time.monotonic()
         silent = {
             rank: now - poll.start_time
@@ -241,7 +243,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
                 self.lost[rank] = f"its process has not answered for {seconds:.0f} s"
 
     def find_lost(self) -> dict[int, str]:
-        """The ranks that are gone, asked anew: what others say of it came first."""
+        """Ask all workers again which are lost: errors of others may have arrived first."""
         actors = enumerate(self._actors)
         asked = {actor.execute.remote(int): rank for rank, actor in actors}
         dead = dict.fromkeys(actor_replies.dead(asked, LAST_WORDS_SECONDS), DIED)
@@ -250,16 +252,16 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         left = {rank: _gone(slot.node) for rank, slot in slots if slot.node in gone}
         return {**dead, **left}
 
-    # -------------------------------------------------------------------- its end
+    # -------------------------------------------------------------- the group's end
 
     def end(self) -> None:
-        """Kill all workers at once. Their collectives end with them; nobody waits."""
+        """Kill all workers at once, also those that wait in a collective."""
         for actor in getattr(self, "_actors", []):
             ray.kill(actor)
         self._clear_state()
 
     def shutdown(self) -> None:
-        """Ray Train's word for the end of a group that has done its work."""
+        """Called by Ray Train when the group has finished."""
         if self.placing.recycle and not self.lost:
             for actor, slot in zip(self._actors, self.placing.slots, strict=True):
                 self.placing.spares.give(
@@ -269,7 +271,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         self.end()
 
     def abort(self) -> None:
-        """Ray Train's word for it, when the controller is told to stop."""
+        """Called by Ray Train when the controller is told to stop."""
         self.end()
 
 
@@ -280,13 +282,13 @@ def _gone(node: str) -> str:
 def start_worker(
     node: str, runtime_env: dict[str, Any], resources: dict[str, float]
 ) -> tuple[ActorHandle, Any]:
-    """A worker process on a node that begins to import; with a reference to when it has."""
+    """Start a worker process that imports; returns it with a reference that is ready then."""
     actor = open_worker(node, runtime_env, resources)
     return actor, actor.execute.remote(worker_calls.warm)
 
 
 def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, float]) -> ActorHandle:
-    """A worker process on a node. It asks for no resources: those of its slot are held already."""
+    """Start a worker process on a node, without resources: its slot holds them already."""
     python = preload.python()
     if python is not None and gpus_of(resources):
         variables = {**runtime_env.get("env_vars", {}), preload.VARIABLE: ""}
@@ -296,7 +298,7 @@ def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, flo
     options = {
         "num_cpus": 0,
         "label_selector": {"ray.io/node-id": node},
-        # Not that of the driver: a leg of a sweep has a placement group on its own node.
+        # Not the driver's strategy: a sweep's leg runs in a placement group of its own node.
         "scheduling_strategy": "DEFAULT",
         "runtime_env": runtime_env,
     }
@@ -304,7 +306,7 @@ def open_worker(node: str, runtime_env: dict[str, Any], resources: dict[str, flo
 
 
 def _number(workers: list[Worker]) -> None:
-    """Ranks in the order of the workers, which is by node."""
+    """Number the ranks in the order of the workers, which are sorted by node."""
     by_node: dict[str, list[Worker]] = defaultdict(list)
     for worker in workers:
         by_node[worker.metadata.node_id].append(worker)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Growth:
-    """What is known when more workers could be had.
+    """The facts that decide whether a run should grow now.
 
     Attributes:
-        workers: in the group now.
-        possible: there could be.
+        workers: number of workers in the group now.
+        possible: number of workers that there could be.
         rate: tokens a second of one worker.
         remaining: tokens of the run that are still to be trained.
         stay: seconds that a node usually stays.
         restart: seconds that a restart costs.
-        running: seconds that the group has trained since its start.
-        settle: seconds that a group trains at least before it is changed for a gain.
+        running: seconds since the group began to train.
+        settle: fewest seconds that a group trains before it may grow.
     """
 
     workers: int
@@ -31,33 +31,33 @@ class Growth:
 
     @property
     def horizon(self) -> float:
-        """Seconds during which the additional workers would be of use."""
+        """Seconds during which additional workers would train."""
         return min(self.stay, self.remaining / (self.rate * self.possible))
 
     @property
     def gain(self) -> float:
-        """Tokens that the additional workers would train in that time."""
+        """Tokens that additional workers would train during `horizon`."""
         return self.rate * (self.possible - self.workers) * self.horizon
 
     @property
     def cost(self) -> float:
-        """Tokens that the present workers would not train while the group restarts."""
+        """Tokens that the present workers would lose to the restart."""
         return self.rate * self.workers * self.restart
 
     @property
     def worthwhile(self) -> bool:
-        """Whether to grow now."""
+        """Whether the gain exceeds the cost, after the settling time."""
         return self.running >= self.settle and self.gain > self.cost
 
     def explained(self) -> str:
-        """The decision with its numbers, for people."""
+        """The decision and its numbers, for people."""
         if self.worthwhile:
             verdict = f"growing from {self.workers} to {self.possible} workers"
         else:
             verdict = f"staying at {self.workers} workers, {self.possible} are possible"
         return (
             f"{verdict}: {_tokens(self.gain)} to gain in {self.horizon:.0f} s at "
-            f"{_tokens(self.rate)}/s a worker, {_tokens(self.cost)} to lose in a restart of "
+            f"{_tokens(self.rate)}/s per worker, {_tokens(self.cost)} to lose in a restart of "
             f"{self.restart:.1f} s"
         )
 

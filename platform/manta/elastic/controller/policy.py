@@ -1,4 +1,4 @@
-"""Where the workers of a run are, how many, and when that changes, for Ray Train's controller.
+"""The scaling policy for Ray Train's controller: how many workers, where, and when to change.
 
 `ScalingPolicy` is internal to Ray Train 2.60; tests/elastic/test_internals.py guards it.
 """
@@ -34,23 +34,23 @@ from manta.elastic.messages.events import Note, SnapshotMemory
 from manta.elastic.snapshot_memory.keeper import Keepers
 from manta.train.pause import Pause
 
-# How long a group that has its minimum waits for slots that may come at once.
+# Seconds that a group with its minimum of workers waits for further slots.
 GRACE_SECONDS = 0.4
-# How often the cluster is looked at while a group trains.
+# Seconds between two looks at the cluster while a group trains.
 LOOK_SECONDS = 1.0
-# How often the memory of snapshots is looked at.
+# Seconds between two looks at the memory of snapshots.
 WEIGH_SECONDS = 30.0
-# What starting Ray Data's actors on the head takes, at most.
+# Most seconds to wait for the start of Ray Data's actors on the head.
 SETTLE_SECONDS = 30.0
-# Until a restart has been measured.
+# Assumed seconds of a restart, until one has been measured.
 RESTART_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What a run may have of a cluster that others use too, from an actor that gives each its own.
+    """A run's share of a cluster that other runs use too, from the actor that assigns shares.
 
-    The actor answers ``share_of(name, useful)`` with a number of workers.
+    The actor's method ``share_of(name, useful)`` returns a number of workers.
     """
 
     arbiter: ActorHandle
@@ -60,10 +60,10 @@ class WorkerShare:
         """How many workers the run may have now.
 
         Args:
-            useful: more than these would be of no use to it.
+            useful: most workers that the run can use.
 
         Raises:
-            RayError: if the actor is gone.
+            RayError: if the actor is dead.
         """
         found: int = ray.get(self.arbiter.share_of.remote(self.name, useful))
         return found
@@ -71,19 +71,19 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class Elasticity:
-    """What the controller must know of a run.
+    """The facts of a run that the controller needs.
 
     Attributes:
         scaling: what the config says of workers.
-        total_tokens: of the run.
-        snapshots: whether they are kept in memory.
-        warm_after: seconds of training before spares are started.
-        owner: a name of its own for what the run holds in the cluster.
-        pool: warm workers that outlive the run, for runs one after the other; else its own.
-        begun: warm workers, or ones that are on the way, that are the run's own from now on.
+        total_tokens: tokens at which the run's schedule ends.
+        snapshots: whether snapshots are kept in memory.
+        warm_after: seconds of training before warm workers are started.
+        owner: unique name under which the run holds slots in the cluster.
+        pool: warm workers shared by consecutive runs; None if the run has its own.
+        begun: warm or starting workers that the run takes over.
         share: what it may have, if there are others beside it; else as much as `scaling.max`.
-        mailbox: the run's mailbox.
-        runtime_env: of the workers.
+        mailbox: the run's mailbox actor.
+        runtime_env: Ray's runtime environment of the workers.
     """
 
     scaling: ScalingSection
@@ -99,12 +99,12 @@ class Elasticity:
 
 
 def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
-    """Warm workers for runs with the same needs; empty at first."""
+    """An empty pool of warm workers for runs with the same needs."""
     return Spares(lambda node: start_worker(node, runtime_env, resources))
 
 
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
-    """How many workers, from the slots that are there. `stop` may be called from any thread."""
+    """Decides the number of workers from the available slots. `stop` is thread-safe."""
 
     def __init__(self, scaling_config: Any, elasticity: Elasticity):
         super().__init__(scaling_config)
@@ -128,10 +128,10 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._restarts: list[float] = []
         self._largest = self._useful = elasticity.scaling.upper
 
-    # ------------------------------------------------------- for the controller
+    # ---------------------------------------------- calls of Ray Train's controller
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Ask for slots. Ray Train's own policy would ask its autoscaling coordinator."""
+        """Request slots, instead of asking Ray Train's autoscaling coordinator."""
         if may_grow():
             self._settled = settle()
         self._ask_share()
@@ -155,24 +155,24 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def _get_num_workers_for_resource_request(self) -> int:
         return self.known.scaling.upper
 
-    # ------------------------------------------------------------ without a group
+    # ------------------------------------------------------- while there is no group
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """Take what is there now; wait only while it is less than the minimum."""
+        """Take the slots that are available; wait only while they are fewer than the minimum."""
         if (problem := ray.get(self._mail.failure.remote())) is not None:
             raise RuntimeError(problem.text)
         if self._stop:
-            raise RuntimeError("stopped while no worker group was there")
+            raise RuntimeError("stopped while there was no worker group")
         slots = self._usable()
         if len(slots) < self.known.scaling.min:
             if (news := self._shortage.news(len(slots))) is not None:
                 self._note(news)
-            time.sleep(0.1)  # the controller would ask again without a pause
+            time.sleep(0.1)  # else the controller's loop would spin
             return NoopDecision()
         return ResizeDecision(len(slots), self.known.scaling.resources_per_worker)
 
     def _usable(self) -> list[Slot]:
-        """Slots on nodes that are there and stay."""
+        """Slots on nodes that are alive and not draining."""
         unusable = self._unusable()
         self._slots.refresh(unusable)
         self._keepers.forget(unusable)
@@ -183,10 +183,10 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         return self._slots.ready
 
     def _ask_share(self) -> None:
-        """How many workers the run may have may have changed."""
+        """Update the number of workers that the run may have."""
         if self.known.share is None:
             return
-        with suppress(RayError):  # gone with the driver, and so are we
+        with suppress(RayError):  # the actor died with the driver, which ends this process, too
             may = min(self.known.share.workers(self._useful), self.known.scaling.upper)
             self._largest = max(may, self.known.scaling.min)
 
@@ -195,7 +195,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         return nodes.lost(ours) | set(nodes.draining())
 
     def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
-        """What a group of that many workers starts with."""
+        """The `Placing` of a group with `slots` workers."""
         began = time.time()
         attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
         if (problem := ray.get(self._mail.failure.remote())) is not None:
@@ -217,38 +217,38 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         )
 
     def _wait_until_settled(self) -> None:
-        """Nobody reads before Ray Data's own actors are where they may stay."""
+        """Wait until Ray Data's own actors run on the head, before any worker reads."""
         if self._settled is not None:
-            with suppress(RayError):  # the run can do without
+            with suppress(RayError):  # the run trains without that, too
                 ray.get(self._settled, timeout=SETTLE_SECONDS)
             self._settled = None
 
     def _keep_on(self, slots: list[Slot]) -> None:
-        """Have keepers of snapshots where workers are, or soon will be."""
+        """Open keepers of snapshots on nodes with workers now or soon."""
         if self.known.snapshots:
             self._keepers.open({slot.node for slot in slots})
 
-    # --------------------------------------------------------------- with a group
+    # ---------------------------------------------------------- while there is a group
 
     def group_started(self, group: SlotWorkerGroup) -> None:
-        """A group is on its way."""
+        """Take the start of a group."""
         self._groups += 1
         self._group, self._paused, self._refused = group, 0, None
         self._useful = self.known.scaling.upper
         self._watchdog = Watchdog(self.known.scaling.hang_timeout, group.placing.attempt)
 
     def group_ended(self, noticed: float) -> None:
-        """The group is gone; what follows until the next one trains is a restart."""
+        """Take the end of the group: the time until the next one trains is a restart."""
         self._group, self._noticed = None, noticed
 
     def stop(self) -> None:
-        """End the run at a step boundary; the controller's thread sees to it."""
+        """Ask for the run's end at a step boundary; the controller's thread acts on it."""
         self._stop = True
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> Any:
-        """Never a resize from here: workers leave by themselves, at a step boundary."""
+        """Never resize here: workers leave by themselves at a step boundary when asked to."""
         now = time.monotonic()
         if self._stop:
             self._ask_pause(Pause.STOP)
@@ -283,14 +283,14 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._consider_growth(group, progress, staying)
 
     def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
-        """Give back, or ask for, what the run's share says; whether the group has to shrink."""
+        """Adjust the slots to the run's share; returns whether the group has to shrink."""
         before = self._largest
         self._ask_share()
         if self._largest == before:
             return False
         workers = len(group.placing.slots)
         if self._largest < workers:
-            self._note(f"{workers} → {self._largest} workers: others need the rest")
+            self._note(f"{workers} → {self._largest} workers: other runs need the rest")
             self._ask_pause(Pause.REGROUP)
             return True
         others = [slot for slot in self._slots.ready if slot not in group.placing.slots]
@@ -299,7 +299,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         return False
 
     def _weigh_snapshots(self) -> None:
-        """Tell, now and then, how much memory the snapshots take."""
+        """Report now and then how much memory the snapshots take."""
         if time.monotonic() - self._weighed >= WEIGH_SECONDS:
             self._weighed = time.monotonic()
             self._mail.put.remote(SnapshotMemory(self._keepers.used()))
@@ -307,16 +307,16 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def _leave(self, going: dict[str, float | None]) -> None:
         for node, deadline in going.items():
             when = "" if deadline is None else f" in {max(0.0, deadline - time.time()):.0f} s"
-            self._note(f"node {node[:8]} goes away{when}: leaving it at the next step")
+            self._note(f"node {node[:8]} will go away{when}: its workers leave it at the next step")
         self._ask_pause(Pause.LEAVE)
 
     def _warm_up(self, running: float) -> None:
-        """Have spares where a group may need them next."""
+        """Start warm workers where a group may need them next."""
         if running >= self.known.warm_after:
             self._spares.fill(self._spares_for(self._slots.ready))
 
     def _spares_for(self, slots: list[Slot]) -> Counter[str]:
-        """How many spares a group in these slots is to have on each node."""
+        """Node id → number of warm workers that a group in these slots should have there."""
         places = Counter(slot.node for slot in slots)
         if self.known.scaling.spares is None:
             return places
@@ -345,7 +345,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._ask_while_useful(group, growth)
 
     def _ask_while_useful(self, group: SlotWorkerGroup, growth: Growth) -> None:
-        """Want no nodes, and hold none, that come too late for the run to gain by them."""
+        """Withdraw requests for nodes that would come too late for the run to gain by them."""
         most = replace(growth, possible=self.known.scaling.upper)
         if growth.running < growth.settle or most.worthwhile:
             self._useful = self.known.scaling.upper
@@ -354,7 +354,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._useful = growth.workers
         self._slots.keep(group.placing.slots)
         self._slots.request(growth.workers)
-        # The group's own keepers may hold snapshots in nodes without a slot.
+        # The group's keepers may hold snapshots on nodes without a slot.
         needed = {slot.node for slot in group.placing.slots} | group.placing.keepers.keys()
         self._keepers.forget(self._keepers.handles.keys() - needed)
 

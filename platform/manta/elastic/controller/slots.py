@@ -1,8 +1,8 @@
-"""The places that a run holds in the cluster, one for each worker.
+"""The resources that a run holds in the cluster: a slot for each worker.
 
-A slot is a placement group of a single bundle: it outlives the workers in it, so that a
-worker that died is replaced without asking the cluster again, and a slot that is asked for
-and not yet there is what makes an autoscaler act and what tells at once that a node came.
+A slot is a placement group with one bundle. It outlives the workers in it, so a dead worker
+is replaced without asking the cluster again. A pending slot makes an autoscaler act, and its
+placement shows at once that a node has come.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from manta.elastic.cluster_state.actor_replies import arrived, died
 from manta.elastic.cluster_state.demand import bundle_of
 
-# An anchor is a process, which takes a second or a few to start: a slot whose anchor has not
-# answered for longer is not waited for, as one that is not there at all.
+# Seconds to wait for a slot's anchor: its process takes a few seconds to start. A slot whose anchor
+# is later than that counts as pending.
 ANCHOR_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker: where it is, and the ids of the accelerators in it."""
+    """Resources held for one worker: its node, and the ids of the slot's accelerators."""
 
     id: str
     node: str
@@ -45,7 +45,7 @@ class Slot:
 class _Holding:
     """A placement group, and the actor that occupies its accelerators to learn their ids.
 
-    `devices` is the actor's answer, on its way or there; `asked` is when it was asked.
+    `devices` is the reference of the actor's reply; `asked` is the time of the request.
     """
 
     group: PlacementGroup
@@ -56,21 +56,21 @@ class _Holding:
 
 
 class _Anchor:
-    """Occupies a slot's accelerators; Ray gives their ids to nobody else meanwhile."""
+    """Occupies a slot's accelerators, so that Ray assigns them to no other process."""
 
     def devices(self, accelerator: str) -> tuple[str, ...]:
-        """Ids of the accelerators, as CUDA_VISIBLE_DEVICES wants them."""
+        """Ids of the accelerators, in the form of CUDA_VISIBLE_DEVICES."""
         return tuple(map(str, ray.get_runtime_context().get_accelerator_ids().get(accelerator, ())))
 
 
 class Slots:
-    """The slots of a run, in the process that owns them: they go when it goes.
+    """A run's slots; Ray releases them when the process that owns them ends.
 
     Args:
-        resources: what one worker needs.
-        owner: a name that no other run in the cluster has, for `release_all_of`.
-        note: told what a person should know.
-        accelerator: the resource of which a slot's workers must know the ids.
+        resources: Ray resources that one worker needs.
+        owner: name of the run, unique in the cluster, for `release_all_of`.
+        note: called with each message for people.
+        accelerator: name of the resource whose device ids the workers must know.
     """
 
     def __init__(
@@ -89,24 +89,24 @@ class Slots:
 
     @property
     def ready(self) -> list[Slot]:
-        """The slots that are there, neighbours side by side."""
+        """The placed slots, sorted by node."""
         found = [h.slot for h in self._held.values() if h.slot is not None]
         return sorted(found, key=lambda s: (s.node, s.devices, s.id))
 
     @property
     def pending(self) -> int:
-        """How many are asked for and not there."""
+        """The number of slots that are requested and not placed."""
         return len(self._held) - len(self.ready)
 
     @property
     def answering(self) -> int:
-        """How many have their place, and will be there once their anchor has answered."""
+        """The number of slots that are placed and wait for their anchor's reply."""
         since = time.monotonic() - ANCHOR_SECONDS
         asked = [h for h in self._held.values() if h.slot is None and h.anchor is not None]
         return sum(holding.asked > since for holding in asked)
 
     def request(self, total: int) -> None:
-        """Have `total` slots, held and asked for together; surplus requests are withdrawn."""
+        """Have `total` slots, placed and pending together; withdraw surplus requests."""
         for holding in [h for h in self._held.values() if h.slot is None]:
             if len(self._held) <= total:
                 break
@@ -121,14 +121,14 @@ class Slots:
         self._held[group.id.hex()] = _Holding(group)
 
     def keep(self, wanted: list[Slot]) -> None:
-        """Give back the slots that are there and not among `wanted`."""
+        """Release the placed slots that are not among `wanted`."""
         kept = {slot.id for slot in wanted}
         for slot in self.ready:
             if slot.id not in kept:
                 self._release(self._held[slot.id])
 
     def refresh(self, unusable: Set[str] = frozenset()) -> None:
-        """Take note of slots that came, and give up those on `unusable` nodes."""
+        """Find newly placed slots, and release those on `unusable` nodes."""
         for holding in list(self._held.values()):
             if holding.slot is None:
                 self._look(holding)
@@ -136,10 +136,10 @@ class Slots:
                 self._release(holding)
 
     def wait(self, total: int, grace: float, given_up: Callable[[], bool]) -> None:
-        """Return once `total` are there; else after `grace` seconds.
+        """Wait until `total` slots are placed, at most `grace` seconds.
 
-        One whose place is found and whose anchor is about to answer is waited for longer: a
-        group that starts without it would have to be replaced by a larger one soon.
+        Wait longer for a placed slot whose anchor is about to reply: a group that starts
+        without it would soon have to be replaced by a larger one.
         """
         until = time.monotonic() + grace
         while len(self.ready) < total and not given_up():
@@ -165,15 +165,15 @@ class Slots:
         holding.slot = Slot(holding.group.id.hex(), table["bundles_to_node_id"][0], devices)
 
     def _devices(self, holding: _Holding) -> tuple[str, ...] | None:
-        """The accelerators in a slot, once its anchor has answered.
+        """The ids of a slot's accelerators; None until its anchor has replied.
 
-        One that died before has told nothing, and its place is asked for anew.
+        If the anchor died first, a new slot is requested.
         """
         if holding.anchor is None:
             self._ask(holding)
         if died(holding.devices):
             self._tell_once(
-                "a process that was to find a worker's GPUs died: asking for another place"
+                "a process that should find a worker's GPUs died: requesting another slot"
             )
             self._release(holding)
             self._request_one()
@@ -181,7 +181,7 @@ class Slots:
         return ray.get(holding.devices) if arrived([holding.devices]) else None
 
     def _tell_once(self, message: str) -> None:
-        """Where all of them die, as on a node that is broken, it is said once."""
+        """Tell a message once, since on a broken node every anchor dies."""
         if message not in self._told:
             self._told.add(message)
             self._note(message)
@@ -206,11 +206,11 @@ class Slots:
 
 
 def release_all_of(owner: str) -> None:
-    """Give back what the process that owned the slots did not: it was killed.
+    """Release the slots of an owner whose process was killed.
 
-    Ray does so by itself only when the whole job has ended.
+    Ray does that by itself only at the end of the whole job.
     """
     for group in placement_group_table().values():
         if group["name"].startswith(f"{owner}/") and group["state"] != "REMOVED":
-            with suppress(ValueError):  # it went in the meantime
+            with suppress(ValueError):  # it was removed in the meantime
                 remove_placement_group(get_placement_group(group["name"]))

@@ -1,4 +1,4 @@
-"""Ray Train's controller with our decisions, and groups that are killed at once.
+"""Ray Train's controller with Manta's policy, and groups that are killed at once.
 
 Everything here that begins with an underscore in Ray is internal to Ray Train 2.60. It is
 used in this module, in `policy` and in `group` only; tests/elastic/test_internals.py guards it.
@@ -21,29 +21,30 @@ from manta.elastic.controller.policy import Elasticity, SlotPolicy
 from manta.elastic.messages.events import GroupEnded
 from manta.elastic.messages.group_start import Regroup
 
-# Ray Train's controller reads these when it is made.
+# Environment variables that Ray Train's controller reads when it is created.
 CONTROLLER_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # it looks at its workers each 2 s by default
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # draining nodes are our policy's business
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its files would be the driver's
+    # seconds between polls of the workers; the default is 2
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Manta's policy handles draining nodes
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its log files would be the driver's
 }
 
 
 class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray Train's trainer with our controller in the place of its own."""
+    """Ray Train's trainer with `SlotController` instead of its own controller."""
 
     elasticity: Elasticity
     controller: SlotController | None = None
 
     def _create_default_callbacks(self) -> list[Any]:
-        """None: they set up what `SlotWorkerGroup` does itself."""
+        """No callbacks: `SlotWorkerGroup` does what they set up."""
         return []
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         """Run the controller in this thread.
 
-        Ray Train gives it an actor, on the driver's node: a process more to start, and to import
-        Ray Train in, before the first worker is asked for.
+        Ray Train runs it in an actor: one more process to start, which imports Ray Train before
+        the first worker is requested.
         """
         policy = SlotPolicy(self.scaling_config, self.elasticity)
         os.environ.update(CONTROLLER_ENVIRONMENT)
@@ -60,11 +61,11 @@ class SlotController(TrainController):  # type: ignore[misc]
 
     _scaling_policy: SlotPolicy
     _worker_group: SlotWorkerGroup | None
-    # Parts of the restart that is going on, in seconds, and since when the last one runs.
+    # Part of the current restart → seconds; and the time at which its last part began.
     _down: dict[str, float] | None = None
 
     async def _run_control_loop_iteration(self) -> None:
-        """Ray Train's, and a moment for other calls: while a run waits for room it has none."""
+        """Ray Train's iteration, then a yield: a waiting run would block other calls."""
         await super()._run_control_loop_iteration()
         await asyncio.sleep(0)
 
@@ -77,7 +78,7 @@ class SlotController(TrainController):  # type: ignore[misc]
             num_workers=num_workers,
             resources_per_worker=resources_per_worker,
         )
-        # No callbacks: they serve `ray.train.report`, which Manta does not use.
+        # No callbacks, which only serve `ray.train.report`; Manta does not use that.
         group = SlotWorkerGroup(self._train_run_context, context, [])
         group.placing = policy.placing(num_workers, seconds)
         group._start()
@@ -85,7 +86,7 @@ class SlotController(TrainController):  # type: ignore[misc]
         policy.group_started(group)
 
     def _lap(self) -> dict[str, float]:
-        """Parts of the restart until now, in seconds."""
+        """Part of the restart until now → seconds."""
         assert self._down is not None
         parts, self._down = dict(self._down), None
         at = parts.pop("at")
@@ -94,7 +95,7 @@ class SlotController(TrainController):  # type: ignore[misc]
     def _execute_failure_decision(
         self, failure_decision: Any, training_failed_error: Any, **more: Any
     ) -> Any:
-        """Tell the driver, and kill what is left of the group before anything else."""
+        """Tell the driver, and kill the rest of the group before anything else."""
         noticed = time.time()
         policy = self._scaling_policy
         self._tell(training_failed_error)
@@ -106,11 +107,11 @@ class SlotController(TrainController):  # type: ignore[misc]
         return super()._execute_failure_decision(failure_decision, training_failed_error, **more)
 
     def _tell(self, error: Any) -> None:
-        """Let the driver know why the group ended."""
+        """Tell the driver why the group ended."""
         failures = getattr(error, "worker_failures", None) or {0: error}
         asked = all(isinstance(_cause(failure), Regroup) for failure in failures.values())
         reasons = {rank: _in_a_line(_cause(failure)) for rank, failure in failures.items()}
-        # A worker that was lost makes the others fail: it is the one to name.
+        # A lost worker makes the others fail, so name the lost one.
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
         if not lost and not asked and self._worker_group is not None:
             lost = self._worker_group.find_lost()
@@ -118,11 +119,11 @@ class SlotController(TrainController):  # type: ignore[misc]
         self._scaling_policy.known.mailbox.put.remote(event)
 
     def stop(self) -> None:
-        """End the run at a step boundary; workers make a checkpoint first. From any thread."""
+        """End the run at a step boundary, after a checkpoint. Thread-safe."""
         self._scaling_policy.stop()
 
     def abandon(self) -> None:
-        """End what is left of the run, and the control loop with it. From any thread."""
+        """End the run's group and the control loop now. Thread-safe."""
         self._scaling_policy.stop()
         if self._worker_group is not None:
             self._worker_group.end()
@@ -130,7 +131,7 @@ class SlotController(TrainController):  # type: ignore[misc]
 
 
 def _cause(failure: BaseException) -> BaseException:
-    """What a worker raised, without Ray Train's wrapping."""
+    """The exception that a worker raised, without Ray Train's wrappers."""
     inner = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", None)
     return inner if isinstance(inner, BaseException) else failure
 
@@ -140,7 +141,7 @@ def _is_loss(failure: BaseException) -> bool:
 
 
 def _in_a_line(cause: BaseException) -> str:
-    """Why a worker ended, without the paragraphs that Ray adds."""
+    """Why a worker ended, in one line, without the paragraphs that Ray adds."""
     if isinstance(cause, ActorUnavailableError):
         return "its process can't be reached"
     if isinstance(cause, ActorDiedError):

@@ -1,7 +1,7 @@
-"""Workers that wait: processes that are up and have imported everything.
+"""Warm workers: waiting processes that have imported everything.
 
 Starting a process and importing Torch and Transformers is most of what a restart costs.
-A spare has done it before it is needed.
+A warm worker (a spare) has done that before it is needed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ray.actor import ActorHandle
 
 from manta.elastic.cluster_state.actor_replies import arrived, dead, died
 
-# A process that waits answers in milliseconds.
+# Seconds to wait for a reply: a waiting process answers in milliseconds.
 ANSWER_SECONDS = 0.5
 
-# Given a node's id: an actor that is pinned there, and a reference that is done once it is warm.
+# Takes a node's id; returns an actor pinned there, and a reference that is ready once it is warm.
 StartSpare = Callable[[str], tuple[ActorHandle, Any]]
 
 
@@ -25,7 +25,7 @@ class Spares:
     """Warm workers by node.
 
     Args:
-        start: how to start one.
+        start: starts a warm worker on a node.
     """
 
     def __init__(self, start: StartSpare):
@@ -33,7 +33,7 @@ class Spares:
         self._waiting: dict[str, list[tuple[ActorHandle, Any]]] = {}
 
     def fill(self, wanted: Mapping[str, int]) -> None:
-        """Have as many on each node; those on other nodes are let go."""
+        """Have `wanted` warm workers on each node; end those on other nodes."""
         for node in list(self._waiting):
             if node not in wanted:
                 self.drop(node)
@@ -47,15 +47,15 @@ class Spares:
             del waiting[count:]
 
     def warm(self, node: str) -> int:
-        """How many on the node are ready."""
+        """The number of ready warm workers on a node."""
         return sum(arrived([warm]) and not died(warm) for _, warm in self._waiting.get(node, []))
 
     def suffice(self, wanted: Mapping[str, int]) -> bool:
-        """Whether as many on each node are ready."""
+        """Whether each node has the `wanted` number of ready warm workers."""
         return all(self.warm(node) >= count for node, count in wanted.items())
 
     def take(self, nodes: Sequence[str]) -> list[ActorHandle]:
-        """A worker on each: warm if there is one, else one that will be, else a new one."""
+        """Take a worker on each node: a ready one, else one that is starting, else a new one."""
         self._forget_dead(set(nodes))
         return [self._take(node) for node in nodes]
 
@@ -65,9 +65,9 @@ class Spares:
         return waiting.pop(0)[0] if waiting else self._start(node)[0]
 
     def _forget_dead(self, nodes: Set[str]) -> None:
-        """Those whose process has ended: on the way, which they said, or since, which they can't.
+        """Drop workers that died, while starting (their reference has an error) or since.
 
-        One that is gone with its node does not answer, nor say so; that is not waited for.
+        A worker lost with its node gives neither a reply nor an error; don't wait for it.
         """
         waiting = [spare for node in nodes for spare in self._waiting.get(node, [])]
         ready = [actor for actor, warm in waiting if arrived([warm])]
@@ -81,15 +81,15 @@ class Spares:
             ]
 
     def give(self, node: str, actor: ActorHandle, warm: Any) -> None:
-        """Add a worker on the node; `warm` is a reference that is done once it is ready."""
+        """Add a worker on a node; `warm` is a reference that is ready once the worker is."""
         self._waiting.setdefault(node, []).append((actor, warm))
 
     def drop(self, node: str) -> None:
-        """Let those on a node go."""
+        """End the warm workers on a node."""
         for actor, _ in self._waiting.pop(node, []):
             ray.kill(actor)
 
     def release(self) -> None:
-        """Let all go."""
+        """End all warm workers."""
         for node in list(self._waiting):
             self.drop(node)

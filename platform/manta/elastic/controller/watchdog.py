@@ -1,7 +1,7 @@
-"""Workers that do nothing, without an error: seen by the signs of life that don't come.
+"""Detects hanging workers, which raise no error, by missing signs of life.
 
-Each step is a sign, and so is each part of an evaluation and of a save. What has just begun shows
-nothing yet, and may take long: it loads, compiles, or waits for storage.
+Each step is a sign of life, and so is each part of an evaluation and of a save. An activity that
+has just begun gives no signs yet and may take long: it loads, compiles, or waits for storage.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import ray
 
 from manta.elastic.messages.mailbox import GroupProgress
 
-# A step may take this many times the usual one before it is called a hang.
+# A step that takes this many times the usual step counts as a hang.
 PATIENCE = 10.0
-# So may what has just begun take this many times the time that is always fine.
+# An activity that has just begun may take this many times `hang` seconds.
 BEGINNING = 10.0
 ANSWER_SECONDS = 2.0
 
 
 class Watchdog:
-    """Watches one group.
+    """Watches one worker group.
 
     Args:
-        hang: seconds without a sign of life that are always fine.
-        attempt: the group's number.
+        hang: seconds without a sign of life that are always allowed.
+        attempt: the group's number in the run.
     """
 
     def __init__(self, hang: float, attempt: int):
@@ -33,12 +33,12 @@ class Watchdog:
     def barks(self, progress: GroupProgress) -> bool:
         """Whether the group has made no progress for too long."""
         if progress.attempt != self._attempt:
-            return False  # the last group's: this one has not begun to train
+            return False  # progress of the previous group: this one has not begun to train
         limit = BEGINNING * self._hang if progress.begins else self._hang
         return progress.silent > max(limit, PATIENCE * progress.step_seconds)
 
     def culprits(self, group: Any, progress: GroupProgress) -> dict[int, str]:
-        """The ranks that don't answer, or all if they do: they wait for each other then."""
+        """The ranks that don't reply, or all ranks if all do: they deadlock then."""
         answers = {
             worker.actor.execute.remote(int): rank
             for rank, worker in enumerate(group.get_workers())

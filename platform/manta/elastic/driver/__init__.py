@@ -1,1 +1,1 @@
-"""What runs in the driver: one process that has the workers started and follows them."""
+"""Runs in the driver: the process that starts the workers and follows them."""

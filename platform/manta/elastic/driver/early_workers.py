@@ -1,9 +1,8 @@
-"""Workers that begin to import before the run is checked to its end.
+"""Starts workers, which begin to import, before all checks of the run are done.
 
-Where there is room for them they can start at once; they hold nothing of the cluster until the
-run is found sound. One of them tries the model, if that wasn't done before Ray was started
-(`model_trial`): it needs Torch and Transformers all the same, and the driver is spared importing
-them.
+If the cluster has room they start at once; they hold no resources until the checks are done. One
+of them tries the model, if that wasn't done before Ray was started (`model_trial`): the worker
+needs Torch and Transformers anyway, so the driver need not import them.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from manta.elastic.worker import worker_calls
 from manta.elastic.worker.environment import runtime_env_of
 from manta.show.wandb.uploader import check_wandb
 
-# A worker on a node that went at this moment would be waited for without end.
+# Seconds to wait for a worker's reply: a worker whose node is lost may never reply.
 ANSWER_SECONDS = 120.0
 
 
 def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
-    """Start the workers of a run where there is room, and check its model and W&B meanwhile.
+    """Start a run's workers if there is room, and check its model and W&B meanwhile.
 
     Returns:
-        The run with what is known of its model, and the workers, for `trainer.train`. These may
-        still be importing, and are none on a cluster that has no room now.
+        The run with the facts about its model, and the workers for `trainer.train`. These may
+        still be importing; there are none if the cluster has no room now.
 
     Raises:
-        RunError: if a machine that can't grow has not what the run needs.
-        ConfigError: naming what is wrong and what to do.
+        RunError: if a machine that can't grow lacks what the run needs.
+        ConfigError: naming the mistake and the remedy.
     """
     check_resources(checked.config)
     scaling = checked.config.scaling
@@ -53,7 +52,7 @@ def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
     first = open_worker(node, environment, resources)
     model = None
     if checked.tried is None:
-        # Before its other imports: what the driver then has left to do goes on beside them.
+        # Before the worker's other imports, so that they run beside the driver's remaining checks.
         model = first.execute.remote(worker_calls.try_model, checked.without_shards())
     workers.give(node, first, first.execute.remote(worker_calls.warm))
     workers.fill(room)
@@ -66,7 +65,7 @@ def _tried(checked: Checked, model: Any) -> Checked:
         return checked
     try:
         tried = ray.get(model, timeout=ANSWER_SECONDS)
-    except RayError:  # the worker is gone, or will never come; another will take its place
+    except RayError:  # the worker was lost or never started; another one tries the model
         return check_model(checked)
     if isinstance(tried, ErrorReport):
         raise tried.error()

@@ -1,4 +1,4 @@
-"""What the workers say, passed on by the driver to the run's record and to who watches it."""
+"""Passes the workers' messages on to the run's record and its watcher."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from manta.show.tracker import Tracker
 
 
 class Watcher(Protocol):
-    """Someone who follows a run beside its record. Calls come from the driver's thread."""
+    """Follows a run beside its record. All calls come from the driver's thread."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics is recorded."""
+        """Called when a row of metrics is recorded."""
 
     def checkpoint(self, step: int) -> None:
-        """The checkpoint after `step` is whole."""
+        """Called when the checkpoint after `step` is complete."""
 
     def wants_stop(self) -> bool:
-        """Whether the run is to be saved and left at the next step."""
+        """Whether the run should be saved and left at the next step."""
         ...
 
 
@@ -48,7 +48,7 @@ class Follower:
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
 
     def take_from(self, mailbox: ActorHandle) -> None:
-        """Pass on what came, and let the mailbox know how much of it is kept for good."""
+        """Pass on new messages, and tell the mailbox how many rows are durable."""
         for event in ray.get(mailbox.take.remote(self._tracker.recorded)):
             self._pass_on(event)
 
@@ -87,7 +87,7 @@ class Follower:
     def _started(self, event: GroupStarted) -> None:
         self._tracker.backfill(event.rows)
         if self._watcher is not None:
-            # Those of workers that outlived a killed driver: nobody was told of them.
+            # Rows of workers that outlived a killed driver, which never recorded them.
             for row in event.rows:
                 self._watcher.metrics(row)
         seconds = dict(event.seconds)
@@ -106,5 +106,5 @@ class Follower:
         self._tracker.group_timed(seconds)
 
     def wants_stop(self) -> bool:
-        """Whether who watches the run wants it to pause."""
+        """Whether the watcher wants the run to pause."""
         return self._watcher is not None and self._watcher.wants_stop()

@@ -1,9 +1,8 @@
-"""Models tried before a Ray is started on this machine, in another process.
+"""Tries models in another process, before Ray is started on this machine.
 
-To try a model takes Torch and Transformers, which the driver is spared: a copy of the process that
-has imported them for the workers does it (`preload`), or a Python of its own where workers have
-accelerators. What was found fit is remembered on this node, so that only the first start of a
-model waits for it.
+A trial needs Torch and Transformers, which the driver should not import. So a fork of the process
+that has imported them for the workers does it (`preload`), or a new Python process if workers have
+accelerators. A model that passed is remembered on this node, so only its first start waits.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from manta.storage.cache import node_folder
 if TYPE_CHECKING:
     from manta.elastic.checks.preflight import Checked
 
-# A model that was found fit; what is wrong with it; or nothing, if that could not be found out.
+# A model that passed; a message on what is wrong with it; or None if the trial itself failed.
 Finding = Tried | ErrorReport | None
 
 SCRIPT = Path(__file__).with_name("model_trial_server.py")
 FOLDER = "tried"
-# Beside a run's config, these decide how its model is tried.
+# Libraries whose versions, beside the run's config, identify a remembered trial.
 LIBRARIES = ("torch", "transformers")
 CODE = Path(manta.model.__file__).parent
-# A trial takes a second once everything is imported; a worker will make it in the end.
+# Most seconds to wait for a trial; after that a worker makes it.
 LONGEST_SECONDS = 300.0
 
 
 class ModelTrials:
-    """Of the models of some runs, going on in the background."""
+    """Trials of the models of some runs, in the background."""
 
     def __init__(self, runs: Sequence[Checked]):
         self._runs = list(runs)
@@ -55,10 +54,10 @@ class ModelTrials:
         self._process = self._start() if self._unknown else None
 
     def checked(self, index: int) -> Checked:
-        """A run with what is known of its model; waits for it, and says so.
+        """A run with the facts about its model; waits for the trial, and tells so.
 
         Raises:
-            ConfigError: naming what is wrong and what to do.
+            ConfigError: naming the mistake and the remedy.
         """
         if self._process is not None:
             with told("trying the model" if len(self._unknown) == 1 else "trying the models"):
@@ -70,7 +69,7 @@ class ModelTrials:
         return self._runs[index] if found is None else replace(self._runs[index], tried=found)
 
     def end(self) -> None:
-        """Wait for nothing more."""
+        """End the trials without waiting."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -85,9 +84,9 @@ class ModelTrials:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the driver
+                start_new_session=True,  # Ctrl-C should reach only the driver
             )
-        except OSError:  # no room for a process: a worker will try it
+        except OSError:  # the process can't start: a worker will try the model
             return None
 
     def _take(self, process: subprocess.Popen[bytes]) -> None:
@@ -105,7 +104,7 @@ class ModelTrials:
 
 @contextmanager
 def trying(runs: Sequence[Checked]) -> Iterator[ModelTrials]:
-    """Try the models of runs while the block goes on."""
+    """Try the models of runs while the block runs."""
     trials = ModelTrials(runs)
     try:
         yield trials
@@ -114,7 +113,7 @@ def trying(runs: Sequence[Checked]) -> Iterator[ModelTrials]:
 
 
 def _remembered(run: Checked) -> Tried | None:
-    path = _place(run)
+    path = _memory_file(run)
     if path is None:
         return None
     try:
@@ -125,20 +124,21 @@ def _remembered(run: Checked) -> Tried | None:
 
 
 def _remember(run: Checked, found: Finding) -> None:
-    path = _place(run)
+    path = _memory_file(run)
     if path is None or not isinstance(found, Tried):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(asdict(found)))
-    except OSError:  # then it is tried again at the next start
+    except OSError:  # then the model is tried again at the next start
         pass
 
 
-def _place(run: Checked) -> Path | None:
-    """Where is kept what was found, under all that decides it.
+def _memory_file(run: Checked) -> Path | None:
+    """The file that remembers a run's trial, named by a digest of all that decides it.
 
-    None for a pretrained model: what lies under its name may change. Nor for one of the user's own.
+    None for a pretrained model, since the files under its name may change, and for a user's own
+    model, since its code may.
     """
     config = run.config
     vocabulary = run.manifest.vocabulary

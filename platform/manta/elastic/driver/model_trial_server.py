@@ -1,4 +1,4 @@
-"""Tries the models of runs for a driver that is not to import Torch; see `model_trial`.
+"""Tries the models of runs for a driver that should not import Torch; see `model_trial`.
 
 Run as a script: it reads the runs from its standard input and writes what it found to its
 standard output, both pickled.
@@ -12,9 +12,9 @@ import sys
 
 
 def main() -> None:
-    """Answer one driver."""
+    """Serve one driver."""
     answer = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no part of the answer
+    os.dup2(2, 1)  # redirect prints of libraries away from the pickled answer
     runs = pickle.load(sys.stdin.buffer)
     from manta.elastic.worker.worker_calls import try_model
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop in good order, the second ends at once."""
+"""Ctrl-C and SIGTERM: the first one asks for an orderly stop, the second ends at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 def stop_signals(asked_to_stop: threading.Event) -> Iterator[None]:
     """Set `asked_to_stop` at the first signal of the block, raise KeyboardInterrupt at the second.
 
-    Signals are the main thread's; in another one this does nothing.
+    Python handles signals in the main thread; in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -22,7 +22,7 @@ def stop_signals(asked_to_stop: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         for known in previous:
             signal.signal(known, _interrupt)
-        asked_to_stop.set()  # and nothing else: it may have interrupted a call into Ray
+        asked_to_stop.set()  # nothing else, since the signal may have interrupted a call into Ray
 
     previous = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -23,19 +23,19 @@ def run_training(
     fresh: bool = False,
     restart: bool = False,
 ) -> None:
-    """Train a run to its end, or go on with it.
+    """Train a run to its end, or continue it.
 
-    What can go on beside something else does: imports of workers and driver, Ray's start.
+    Imports of workers and driver run in parallel with Ray's start.
 
     Args:
-        config: with absolute paths.
-        address: of a Ray cluster; else an embedded Ray is started.
-        submitted: when the user asked for it, seconds since the epoch.
-        fresh: refuse to go on with a run that exists.
-        restart: set aside what the run has, and start it anew.
+        config: the run's config, with absolute paths.
+        address: address of a Ray cluster; if None, a Ray is started on this machine.
+        submitted: time of the user's command, in seconds since the epoch.
+        fresh: refuse to continue a run that exists.
+        restart: move what the run has recorded aside, and start it anew.
 
     Raises:
-        MantaError: naming what is wrong and what to do; most of it before Ray is started.
+        MantaError: naming the mistake and the remedy; most mistakes before Ray is started.
         KeyboardInterrupt: when interrupted; the run is saved first.
     """
     if fresh:

@@ -1,4 +1,4 @@
-"""A run seen from its driver: start the worker group, follow it, keep the record."""
+"""The driver's side of a run: start the worker group, follow it, keep the record."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from manta.elastic.controller.policy import Elasticity, WorkerShare
     from manta.elastic.controller.warm_workers import Spares
 
-# How often the driver looks: for messages, and at a group that has ended.
+# Seconds between two looks of the driver for messages and for the group's end.
 POLL_SECONDS = 0.5
-# A corpus up to this size is read once at each start, to see that it is whole; a larger one is
-# left to `manta inspect` and `manta verify`.
+# A corpus up to this size is read once at each start, to compare its checksums; a larger one only
+# by `manta inspect` and `manta verify`.
 CHECKED_BYTES = 8 * 2**30
-# What an abandoned controller takes to end, at most.
+# Most seconds to wait for the end of an abandoned controller.
 ABANDON_SECONDS = 5.0
-# Spares are worth their imports only in a run that is longer than these, unless asked for.
+# Seconds of training before warm workers start: in a shorter run they don't pay, unless asked for.
 WARM_AFTER_SECONDS = 15.0
 
 
@@ -69,22 +69,22 @@ def train(
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
 
-    Continues from the newest whole checkpoint if the run has one.
+    Continues from the newest complete checkpoint if the run has one.
 
     Args:
-        checked: what `preflight.check` found sound.
-        console: show the run on standard output.
-        submitted: when the user asked for it, seconds since the epoch, for the breakdown.
-        spent: seconds of what is known of the time since then, by its parts.
-        owner: a name of its own for what the run holds in the cluster.
-        watcher: who follows the run, and may ask it to pause.
-        share: who says how many workers the run may have, if others run beside it.
-        pool: from `open_worker_pool`, if other runs with the same needs follow in this process.
-        begun: workers from `begin_workers`; they end with the run.
-        context: what the run is a part of, for W&B.
+        checked: the run, checked by `preflight.check`.
+        console: whether to show the run on standard output.
+        submitted: time of the user's command, in seconds since the epoch, for the breakdown.
+        spent: part of the time since `submitted` → seconds, as far as known.
+        owner: unique name under which the run holds slots in the cluster.
+        watcher: follows the run, and may ask it to pause.
+        share: assigns the run's number of workers if other runs share the cluster.
+        pool: pool from `open_worker_pool`, if runs with the same needs follow in this process.
+        begun: workers from `begin_workers`, which end with the run.
+        context: what the run is part of, such as a sweep, for W&B.
 
     Raises:
-        DivergedError: when loss or gradient forbid to go on; the record says why.
+        DivergedError: when loss or gradient is bad and the config says stop; the record has why.
         MantaError: when training can't go on; the record says why.
         RunError: when the run's directory can't be used.
         KeyboardInterrupt: when interrupted; the record is closed first.
@@ -119,13 +119,13 @@ def train(
 def _spent_before(
     submitted: float | None, spent: Mapping[str, float] | None
 ) -> tuple[dict[str, float], float]:
-    """Seconds since the user asked for the run, by their parts, and the time now."""
+    """Part of the time since the user's command → seconds, and the time now."""
     now, known = time.time(), dict(spent or {})
     return {**known, "driver": now - (submitted or now) - sum(known.values())}, now
 
 
 def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
-    """The run was saved and left on the way: by who watches it, or by a signal."""
+    """The result of a run that was saved and left early, by its watcher or by a signal."""
     if watcher is not None and watcher.wants_stop():
         tracker.finish("interrupted", reason=PAUSED)
         return Result("paused", str(tracker.run_dir))
@@ -166,7 +166,7 @@ def _follow(
 class _ShardCheck(threading.Thread):
     """Compares the corpus's checksums with its manifest while the run starts and trains.
 
-    Reading maps shards and can't see a byte that was changed.
+    Training reads shards by mmap, which can't notice a changed byte.
     """
 
     def __init__(self, checked: Checked):
@@ -175,7 +175,7 @@ class _ShardCheck(threading.Thread):
         self._problem: str | None = None
 
     def run(self) -> None:
-        """Read all shards once, unless they are many or come by a cache that does it."""
+        """Read all shards once, unless they are too large or come from a cache that checks them."""
         folder, manifest = self._checked.config.corpus, self._checked.manifest
         if "://" in folder or sum(shard.bytes for shard in manifest.shards) > CHECKED_BYTES:
             return
@@ -185,7 +185,7 @@ class _ShardCheck(threading.Thread):
             self._problem = str(error)
 
     def raise_if_damaged(self) -> None:
-        """To be called now and then.
+        """Raise if damage was found; call it now and then.
 
         Raises:
             TrainingError: naming the damaged shards.
@@ -197,7 +197,7 @@ class _ShardCheck(threading.Thread):
 
 
 class _Group(threading.Thread):
-    """Ray Train's `fit`, which blocks, in a thread of its own.
+    """Runs Ray Train's blocking `fit` in a separate thread.
 
     The main thread stays free for messages and for Ctrl-C.
     """
@@ -220,16 +220,16 @@ class _Group(threading.Thread):
             self.failure = str(error)
 
     def stop_if_asked(self) -> None:
-        """Have the run saved and ended at the next step. Returns at once."""
+        """If a stop was asked for, save and end the run at the next step. Returns at once."""
         if self._told or not self.asked_to_stop.is_set() or self._trainer.controller is None:
             return
         self._told = True
-        message = "interrupted: saving a checkpoint; once more ends the run at once"
+        message = "interrupted: saving a checkpoint; interrupt again to end the run at once"
         self._mailbox.put.remote(Note(message))
         self._trainer.controller.stop()
 
     def abandon(self) -> None:
-        """End the workers, and the controller with them; Ray can be shut down afterwards."""
+        """End the workers and the controller; Ray can be shut down afterwards."""
         if self._trainer.controller is not None:
             self._trainer.controller.abandon()
         self.join(ABANDON_SECONDS)
@@ -245,22 +245,23 @@ def _trainer(order: TrainingOrder) -> Any:
     return ElasticTrainer(
         work,
         train_loop_config={"order": order},
-        # Only what Ray Train insists on: where and how many is our controller's business.
+        # Only what Ray Train requires: `SlotController` decides how many workers there are, and
+        # where.
         scaling_config=ScalingConfig(num_workers=checked.config.scaling.min),
-        # Ray Train's own files: our checkpoints are not its business.
+        # For Ray Train's own files; Manta saves its checkpoints itself.
         run_config=RayRunConfig(
             name="ray",
             storage_path=str(checked.run_dir),
-            # Without a limit: the mailbox ends what makes no progress.
+            # No limit: the mailbox ends a run that makes no progress.
             failure_config=FailureConfig(max_failures=-1),
         ),
     )
 
 
 def open_worker_pool(resources: dict[str, float]) -> Spares | None:
-    """Workers that several runs use one after the other, so that only the first waits for them.
+    """Workers that several runs use in turn, so that only the first run waits for them.
 
-    None where workers have accelerators: a process stays with the devices it has seen first.
+    None if workers have accelerators: a process keeps the devices that it saw first.
     """
     from manta.elastic.controller.policy import open_pool
 
@@ -268,7 +269,7 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
 
 
 def load_controller() -> None:
-    """Import what training needs on the driver. Takes a second: run it while Ray starts."""
+    """Import what the driver needs to train. Takes a second: run it while Ray starts."""
     importlib.import_module("manta.elastic.controller.train_controller")
 
 
@@ -298,10 +299,10 @@ def _elasticity(
 
 
 def check_resources(config: RunConfig) -> None:
-    """Refuse what a machine that can't grow will never have.
+    """Refuse a run that needs more than a machine that can't grow has.
 
     Raises:
-        RunError: saying what it has.
+        RunError: naming what the machine has.
     """
     if may_grow():
         return

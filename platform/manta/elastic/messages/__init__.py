@@ -1,1 +1,1 @@
-"""What passes between the driver, Ray Train's controller and the workers."""
+"""Messages between the driver, Ray Train's controller and the workers."""

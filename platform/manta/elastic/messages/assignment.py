@@ -1,7 +1,7 @@
 """What the driver sends to its workers.
 
-Light to import: Ray Train's controller unpickles it too, and would else import the whole
-training stack, for nothing, before it starts the first worker.
+Light to import: Ray Train's controller unpickles it too, and would otherwise import the whole
+training stack, which it does not need, before it starts the first worker.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from manta.elastic.checks.preflight import Checked
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """A run to train.
+    """The driver's order to train a run.
 
     Attributes:
-        checked: the run.
-        mailbox: where to report.
-        before: seconds from the command to the request for workers, by their parts.
-        requested: when they were requested, in seconds since the epoch.
+        checked: the run, checked by `preflight.check`.
+        mailbox: the mailbox actor that workers report to.
+        before: part of the time from the command to the request for workers → seconds.
+        requested: time of the request for workers, in seconds since the epoch.
     """
 
     checked: Checked

@@ -1,4 +1,4 @@
-"""Actors that serve one run or one sweep, on its driver's node, for as long as it takes."""
+"""Actors that serve one run or one sweep, on the driver's node."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ray.actor import ActorHandle
 
 @contextmanager
 def beside_driver(kind: type, *arguments: Any) -> Iterator[ActorHandle]:
-    """An actor of a class on the driver's node, so that no worker's node takes it along.
+    """An actor on the driver's node, so that it does not die with a worker's node.
 
-    It ends with the block: Ray Train and Tune keep what they were given, and with it the actor,
-    for the driver's life, in which there may be many runs.
+    The block's end kills it: Ray Train and Tune keep references to it for the driver's life, in
+    which there may be many runs.
     """
     here = ray.get_runtime_context().get_node_id()
     actor = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(kind)
@@ -23,5 +23,5 @@ def beside_driver(kind: type, *arguments: Any) -> Iterator[ActorHandle]:
     try:
         yield handle
     finally:
-        with suppress(Exception):  # a Ray that is gone has taken it along
+        with suppress(Exception):  # if Ray has ended, so has the actor
             ray.kill(handle)

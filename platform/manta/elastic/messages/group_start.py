@@ -1,6 +1,6 @@
-"""What a worker is told when its group starts, and how it is reached while it trains.
+"""A worker's instructions at its group's start, and its handler for requests to pause.
 
-Light to import: it is unpickled in Ray Train's controller as well.
+Light to import: Ray Train's controller unpickles it, too.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 
 
 class Regroup(Exception):
-    """A worker has left its loop so that another group goes on. Not a failure."""
+    """Raised when a worker left its loop so that another group can go on. Not a failure."""
 
 
 @dataclass
 class Start:
-    """A group's start, seen from one of its workers.
+    """The instructions for one worker at its group's start.
 
     Attributes:
-        attempt: number of the group in the run.
-        node: id of the node.
-        keepers: the actors that keep snapshots, by node.
+        attempt: the group's number in the run.
+        node: id of the worker's node.
+        keepers: node id → the actor that keeps snapshots there.
         micro_batch: most rows that were found to fit in a forward pass; None: as configured.
-        first: whether it is the first group of its driver.
-        seconds: what the start took so far, by its parts.
-        began: when the controller handed over, seconds since the epoch.
+        first: whether the group is the first one of its driver.
+        seconds: part of the start so far → seconds it took.
+        began: time of the controller's handover, in seconds since the epoch.
     """
 
     attempt: int
@@ -41,7 +41,7 @@ class Start:
 
 
 class _Worker:
-    """The state of this process as a worker, of one group at a time."""
+    """The state of this process as a worker of one group at a time."""
 
     start: Start | None = None
     pause: int = 0
@@ -49,13 +49,13 @@ class _Worker:
 
 
 def begin(start: Start) -> None:
-    """Take a start's instructions."""
+    """Store the instructions of this worker's start."""
     os.environ.update(start.environment)
     _Worker.start = start
 
 
 def forget() -> None:
-    """Forget the run that has ended."""
+    """Clear the state after the run has ended."""
     _Worker.start, _Worker.pause, _Worker.on_pause = None, 0, None
 
 
@@ -73,7 +73,7 @@ def ask_pause(pause: int) -> None:
 
 
 def on_pause(act: Callable[[int], None]) -> None:
-    """Say what to do when a pause is asked for, or has been."""
+    """Register the handler for pauses; a pause that was asked for already calls it now."""
     _Worker.on_pause = act
     if _Worker.pause:
         act(_Worker.pause)

@@ -1,7 +1,7 @@
-"""How workers tell the driver what happens: one small actor on the driver's node.
+"""The mailbox: a small actor on the driver's node for messages from workers to the driver.
 
-Ray Train's own `report` is a barrier among workers and is read once a poll; messages
-here cost a worker nothing and survive its death.
+Ray Train's own `report` is a barrier among workers and is read once a poll. Messages here
+don't make a worker wait, and survive its death.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from manta.config.errors import ErrorReport, TrainingError
 from manta.elastic.messages.driver_actor import beside_driver
 from manta.elastic.messages.events import Busy, Event
 
-# A group that fails this often without new progress would fail for ever.
+# After this many failed groups without progress, the run would fail for ever.
 FUTILE_ATTEMPTS = 3
-# The least of an evaluation that is worth telling.
+# Smallest progress of an activity, as a share, that is passed on.
 NEWS = 0.01
 
 
 @dataclass(frozen=True)
 class GroupProgress:
-    """How the newest group is getting on.
+    """The progress of the newest group.
 
     Attributes:
-        attempt: its number.
-        steps: it has trained.
-        tokens: of the run, consumed.
-        first_step: when its first step was done, seconds since the epoch; 0 without one.
-        seconds: since then.
-        silent: seconds since its last sign of life.
-        doing: what it does between two steps, such as evaluating; empty while it trains.
-        begins: whether nothing can be seen yet of what it does now: it loads, compiles, saves.
-        step_seconds: of a usual step; 0 while unknown.
-        rate: tokens a second over the last steps; 0 while unknown.
+        attempt: the group's number in the run.
+        steps: number of steps that the group has trained.
+        tokens: tokens that the run has consumed.
+        first_step: time at which its first step was done, in seconds since the epoch; 0 if none.
+        seconds: seconds since `first_step`.
+        silent: seconds since the group's last sign of life.
+        doing: the group's activity between two steps, such as "evaluating"; "" while it trains.
+        begins: whether the activity has just begun and shows no progress yet (load, compile, save).
+        step_seconds: seconds of a usual step; 0 while unknown.
+        rate: tokens a second over the last steps, all workers; 0 while unknown.
     """
 
     attempt: int
@@ -60,8 +60,8 @@ class Mailbox:
     An *attempt* is one worker group from start to end.
 
     Args:
-        attempts: how many there were before.
-        clock: seconds since the epoch.
+        attempts: number of attempts before this driver.
+        clock: returns the time in seconds since the epoch.
     """
 
     def __init__(self, attempts: int, clock: Callable[[], float] = time.time):
@@ -82,7 +82,7 @@ class Mailbox:
         self._first_step = 0.0
         self._steps = 0
         self._doing, self._shown, self._begins = "", 0.0, True
-        # (when, steps done, tokens consumed) of the last signs of life.
+        # The last signs of life, each as (time, steps done, tokens consumed).
         self._signs: deque[tuple[float, int, int]] = deque(maxlen=20)
 
     def put(self, event: Event) -> None:
@@ -98,7 +98,7 @@ class Mailbox:
         """All events since the last call.
 
         Args:
-            recorded: how many of all rows taken before are kept for good.
+            recorded: how many of all rows taken before are durable now.
         """
         for _ in range(recorded - self._rows_recorded.total()):
             self._rows_recorded[self._rows_taken.popleft()] += 1
@@ -108,29 +108,29 @@ class Mailbox:
         return taken
 
     def recorded(self, attempt: int) -> int:
-        """How many rows of metrics of an attempt are kept for good, where the run is."""
+        """How many metric rows of an attempt are durable in the run's files."""
         return self._rows_recorded[attempt]
 
     def begin_attempt(self) -> tuple[int, int | None]:
-        """The number of the attempt that starts now, and the micro-batch found to fit."""
+        """Start an attempt; returns its number, and the micro-batch's limit if one was found."""
         self._attempts += 1
         self._futile += 1
         if self._futile > FUTILE_ATTEMPTS:
-            died = f"the workers died {FUTILE_ATTEMPTS} times in a row without a step forward"
+            died = f"the workers died {FUTILE_ATTEMPTS} times in a row without progress"
             self.fail(ErrorReport.of(TrainingError(died)))
         self._begin_watch()
         return self._attempts, self._micro_batch
 
     def limit_micro_batch(self, rows: int) -> bool:
-        """Say how many rows in a forward pass the next attempts may use at most; is it news?"""
+        """Limit the rows in a forward pass of later attempts; returns whether that is a change."""
         if self._micro_batch is not None and self._micro_batch <= rows:
             return False
         self._micro_batch = rows
-        self._futile = 0  # each halving is a step forward, and they end at one
+        self._futile = 0  # each halving is progress, and they end at one row
         return True
 
     def stepped(self, attempt: int, steps: int, tokens: int) -> None:
-        """A sign of life: an attempt has done so many steps, the run consumed so many tokens."""
+        """Take a sign of life: the steps of an attempt, and the tokens consumed by the run."""
         if attempt != self._attempts:
             return
         now = self._clock()
@@ -142,26 +142,26 @@ class Mailbox:
             self._furthest, self._futile = tokens, 0
 
     def busy(self, attempt: int, doing: str, share: float) -> None:
-        """A sign of life of an attempt that does something else than a step.
+        """Take a sign of life of an attempt that does something other than a step.
 
         Args:
-            attempt: which.
-            doing: what it does, such as evaluating.
-            share: of it that is done; 0 as long as nothing can be seen of it.
+            attempt: the attempt's number.
+            doing: the activity, such as "evaluating".
+            share: the share of the activity that is done, 0 to 1; 0 while unknown.
         """
         if attempt == self._attempts:
             self._sign_of_life = self._clock()
             self._show(doing, share)
 
     def _show(self, doing: str, share: float) -> None:
-        """Let the driver know of it, if that is news: of several ranks, the furthest is shown."""
+        """Tell the driver of an activity's progress if it is new: that of the furthest rank."""
         if doing != self._doing or share - self._shown >= NEWS:
             self.put(Busy(doing, share))
             self._shown = share
         self._doing, self._begins = doing, share == 0
 
     def progress(self) -> GroupProgress:
-        """How the newest attempt is getting on."""
+        """The progress of the newest attempt."""
         now = self._clock()
         pairs = list(zip(self._signs, list(self._signs)[1:], strict=False))
         times = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
@@ -186,14 +186,14 @@ class Mailbox:
             self._failure = problem
 
     def failure(self) -> ErrorReport | None:
-        """Why trying again is of no use, if it is."""
+        """Why the run failed for good; None if it did not."""
         return self._failure
 
 
 def open_mailbox(attempts: int) -> AbstractContextManager[ActorHandle]:
-    """A mailbox for the time of a block.
+    """A mailbox actor for the duration of a block.
 
     Args:
-        attempts: how many there were before, in earlier drivers of the run.
+        attempts: number of attempts in earlier drivers of the run.
     """
     return beside_driver(Mailbox, attempts)

@@ -1,1 +1,1 @@
-"""Memory that outlives the workers, in which their snapshots lie."""
+"""Memory for snapshots that outlives the workers."""

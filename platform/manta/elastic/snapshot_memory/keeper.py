@@ -1,9 +1,9 @@
-"""The memory that outlives the workers: one small actor on each node, a *keeper*.
+"""Keeps snapshots in memory that outlives the workers, by a *keeper*: an actor on each node.
 
 Workers on its node map a keeper's memory and copy their snapshots straight into it: no bytes
-pass through Ray, and however a keeper dies, the kernel takes the memory back. What is
-committed is copied on, in the keepers' processes, to the keeper of the next node; each message
-of it has a checksum (why the memory itself has none is said in `shared_buffer`).
+pass through Ray, and however a keeper dies, the kernel frees the memory. Committed parts are
+then copied to the keeper of the next node, in the keepers' processes; each message has a
+checksum (`shared_buffer` says why the memory itself has none).
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from manta.state.vault import Stamp
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SLACK = 2**20  # bytes that a buffer is larger than asked for: the ledger rows in it grow
+SLACK = 2**20  # bytes that a buffer has beyond the request, because the ledger rows in it grow
 CHUNK = 2**25  # bytes a message between keepers
-FETCHES = 3  # of a chunk that arrives changed
-# Chunks that a keeper has asked for at a time, of whatever parts: while one is written the others
-# travel. Each is in Ray's object store at both ends.
+FETCHES = 3  # attempts at a chunk that arrives with a wrong checksum
+# Chunks that a keeper requests at a time, of all parts together: while one is written, others are
+# on the way. Each takes memory in Ray's object store at both ends.
 CHUNKS_AT_A_TIME = 8
-# A keeper answers in milliseconds. One that does not is dead, or as good as dead.
+# Seconds to wait for a keeper's reply, which takes milliseconds: a later one counts as dead.
 ANSWER_SECONDS = 1.0
 PING_SECONDS = 0.2
-# One that copies for others answers late.
+# Seconds to wait for a part's description: a keeper that is copying replies late.
 DESCRIBE_SECONDS = 30.0
-# A part that comes more slowly than this is given up, be it one of many on a slow network.
+# A part that is copied more slowly than this is given up, even on a busy network.
 SLOWEST = 10e6  # bytes a second
 
 
 def transfer_seconds(size: float) -> float:
-    """How long so many bytes may take from node to node."""
+    """Most seconds that `size` bytes may take from node to node."""
     return 30.0 + size / SLOWEST
 
 
 class SnapshotPart(NamedTuple):
-    """A rank's part of a snapshot, of `parts` in all."""
+    """The part of a snapshot that one rank wrote, of `parts` in all."""
 
     stamp: Stamp
     number: int
@@ -66,15 +66,15 @@ class SnapshotPart(NamedTuple):
 
 
 class ChangedBytesError(OSError):
-    """Bytes arrived from another node that are not those that were sent."""
+    """Bytes from another node arrived with a wrong checksum."""
 
 
 class Chunk(NamedTuple):
-    """Bytes on their way to another node, and their checksum.
+    """Bytes sent to another node, and their checksum.
 
-    TCP's own checksum is 16 bits wide, and network cards compute it, after which the bytes still
-    pass through the memory of both nodes. A buffer that its writer begins to write to anew on the
-    way may fail the comparison too: then its snapshot is void in any case.
+    TCP's own checksum has 16 bits and is computed by network cards, so it misses errors in the
+    memory of both nodes. The comparison also fails if the writer starts to overwrite the buffer
+    during the transfer; the snapshot in it is void then anyway.
     """
 
     data: NDArray[np.uint8]
@@ -82,14 +82,14 @@ class Chunk(NamedTuple):
 
     @classmethod
     async def of(cls, data: NDArray[np.uint8]) -> Chunk:
-        """These bytes; their checksum is computed in a thread, as a keeper must answer at once."""
+        """A chunk of `data`; a thread computes the checksum, so the keeper stays responsive."""
         return cls(data, await asyncio.to_thread(zlib.crc32, data.data))
 
     def checked(self) -> memoryview:
-        """The bytes, as they were sent.
+        """The bytes, compared with their checksum.
 
         Raises:
-            ChangedBytesError: if they are others.
+            ChangedBytesError: if they don't match.
         """
         data = self.data.data
         if zlib.crc32(data) != self.crc32:
@@ -109,7 +109,7 @@ class _Held:
 
 
 class Keeper:
-    """Holds parts of snapshots. An asynchronous actor: no call waits for another."""
+    """Holds parts of snapshots. An async actor: no call blocks another."""
 
     def __init__(self) -> None:
         self._buffers: list[Buffer] = []
@@ -117,22 +117,22 @@ class Keeper:
         self._gathering = asyncio.Lock()
         self._chunks = asyncio.Semaphore(CHUNKS_AT_A_TIME)
 
-    # ------------------------------------------------------ from the workers here
+    # ------------------------------------------- calls of the workers on this node
 
     async def lease(self, size: int, writer: str) -> SharedBuffer | str:
-        """A buffer of `size` bytes with its head, for the process `writer` alone.
+        """A buffer of `size` bytes, its header included, for the process `writer` alone.
 
-        The reason where there is no such memory. It goes with its writer, once nothing is held
-        in it.
+        Returns the reason instead if there is no such memory. The buffer is freed when its
+        writer has ended and nothing is held in it.
         """
         self._sweep()
         try:
-            return (await self._take(size, writer)).place
+            return (await self._take(size, writer)).shared
         except OSError as error:
             return str(error)
 
     async def release(self, fds: Sequence[int]) -> None:
-        """Leased buffers that their writer will not write to again."""
+        """Take back leased buffers that their writer will not use again."""
         for buffer in self._buffers:
             if buffer.fd in fds:
                 buffer.writer = None
@@ -141,47 +141,47 @@ class Keeper:
     async def commit(
         self, part: SnapshotPart, fd: int, header: bytes, since: Stamp | None, onward: Onward | None
     ) -> str | None:
-        """Hold what was written to a leased buffer; ends when it is held in its second place too.
+        """Hold what was written to a leased buffer; returns once the copy is held, too.
 
-        Why it has no second place is returned, where it was to have one.
+        Returns why there is no copy on a second node, if there should be one; else None.
 
         Args:
-            part: what it is.
-            fd: of the buffer.
-            header: what goes with it.
-            since: the newest snapshot that is known to be whole: older ones are let go.
-            onward: from where to where to copy it.
+            part: the rank's part of the snapshot.
+            fd: file descriptor of the leased buffer.
+            header: description of the part's tensors, kept with it.
+            since: stamp of the newest snapshot known to be complete; older ones are dropped.
+            onward: the keepers between which to copy the part; None for no copy.
         """
         buffer = next((buffer for buffer in self._buffers if buffer.fd == fd), None)
         if buffer is None or buffer.stamp() != part.stamp:
-            return None  # too late: it came from a group that is gone
+            return None  # too late: the group that wrote it has ended
         self._drop([key for key, held in self._held.items() if held.buffer is buffer])
         self._hold(_Held(part, header, buffer), since)
         if onward is None:
             return None
         try:
             copied = onward.target.copy.remote(onward.source, part, since)
-            # It looks at the time itself; this is for one that is stuck.
+            # The copy has its own deadline; this one is for a keeper that is stuck.
             await asyncio.wait_for(copied, 2 * transfer_seconds(buffer.size))
         except RayTaskError as error:
             return "it took too long" if _is_late(error) else str(error.cause)
         except (RayError, TimeoutError) as error:
-            # The group on that node has ended or will soon.
-            log.warning("a snapshot has no second place (%s)", type(error).__name__)
+            # The other keeper is lost: its group has ended or will soon.
+            log.warning("a snapshot is on one node only (%s)", type(error).__name__)
         return None
 
-    # ------------------------------------------------------------- from anywhere
+    # ----------------------------------------------------- calls from any process
 
     async def held(self) -> list[SnapshotPart]:
-        """The parts that are here and whole."""
+        """The complete parts that this keeper has."""
         return [held.part for held in self._held.values() if held.intact]
 
     async def used(self) -> int:
-        """Bytes of memory that this keeper has taken."""
+        """Bytes of memory that this keeper has allocated."""
         return sum(buffer.size for buffer in self._buffers)
 
     async def describe(self, stamp: Stamp, number: int) -> tuple[Chunk, int] | None:
-        """A part's header, and the size of its buffer with the head."""
+        """A part's header, and the size of its buffer."""
         held = self._held.get((stamp, number))
         if held is None:
             return None
@@ -189,18 +189,18 @@ class Keeper:
         return await Chunk.of(header), held.buffer.size
 
     async def read(self, stamp: Stamp, number: int, offset: int, size: int) -> Chunk:
-        """Up to `size` bytes of a part's buffer from `offset` on; none if it is not here."""
+        """Up to `size` bytes of a part's buffer from `offset` on; none without that part."""
         held = self._held.get((stamp, number))
         if held is None:
             return await Chunk.of(np.empty(0, dtype=np.uint8))
-        # Not a copy: Ray makes one, straight from these pages into its object store.
+        # A view: Ray copies straight from these pages into its object store.
         return await Chunk.of(held.buffer.content[offset : offset + size])
 
     async def copy(self, source: ActorHandle, part: SnapshotPart, since: Stamp | None) -> bool:
-        """Get a part from the keeper `source` and hold it too. False if it is no longer there.
+        """Copy a part from the keeper `source` and hold it; False if it is no longer there.
 
         Raises:
-            OSError: if there is no memory for it, or it arrives changed each time.
+            OSError: if there is no memory, or every attempt arrives with a wrong checksum.
         """
         stamp, number = part.stamp, part.number
         if (stamp, number) in self._held:
@@ -223,16 +223,16 @@ class Keeper:
     async def gather(
         self, stamp: Stamp, others: Sequence[ActorHandle]
     ) -> list[tuple[bytes, SharedBuffer]]:
-        """All parts of a snapshot, as far as they exist, in this node's memory."""
+        """Bring all existing parts of a snapshot into this node's memory; returns them."""
         async with self._gathering:
             missing = {} if self._is_complete(stamp) else await self._sources(stamp, others)
             await asyncio.gather(*(self._get(part, there) for part, there in missing.items()))
-        return [(held.header, held.buffer.place) for held in self._parts(stamp)]
+        return [(held.header, held.buffer.shared) for held in self._parts(stamp)]
 
     async def _sources(
         self, stamp: Stamp, others: Sequence[ActorHandle]
     ) -> dict[SnapshotPart, list[ActorHandle]]:
-        """The parts of a snapshot that others have, each with all who have it."""
+        """The parts of a snapshot that other keepers have, each with all keepers that have it."""
         found: dict[SnapshotPart, list[ActorHandle]] = defaultdict(list)
         asked = (asyncio.wait_for(other.held.remote(), ANSWER_SECONDS) for other in others)
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -246,14 +246,14 @@ class Keeper:
         return found
 
     async def _get(self, part: SnapshotPart, sources: Sequence[ActorHandle]) -> None:
-        """Have a part from the first that gives it."""
+        """Copy a part from the first source that gives it."""
         for source in sources:
             try:
                 if await self.copy(source, part, None):
                     return
             except (RayError, TimeoutError, OSError) as error:
                 why = type(error).__name__
-                log.warning("part %d of a snapshot can't be had (%s)", part.number, why)
+                log.warning("part %d of a snapshot can't be copied (%s)", part.number, why)
 
     def _parts(self, stamp: Stamp) -> list[_Held]:
         parts = [held for held in self._held.values() if held.part.stamp == stamp and held.intact]
@@ -272,9 +272,10 @@ class Keeper:
         try:
             await asyncio.gather(*chunks)
         finally:
-            for chunk in chunks:  # none may write once this fails: the buffer is given back
+            # wait for all: none may write after a failure, when the buffer is freed
+            for chunk in chunks:
                 chunk.cancel()
-        # The head last: if it is still the right one, nothing was rewritten meanwhile.
+        # Copy the stamp last: if it is still the right one, nothing was overwritten meanwhile.
         await self._chunk(buffer, source, part, 0, HEAD.size)
 
     async def _chunk(
@@ -302,7 +303,7 @@ class Keeper:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Give back the memory that nothing is held in and no living process writes to."""
+        """Free buffers that hold nothing and have no living writer."""
         needed = {held.buffer.fd for held in self._held.values()}
         for buffer in list(self._buffers):
             if buffer.fd not in needed and not is_alive(buffer.writer):
@@ -311,43 +312,43 @@ class Keeper:
 
 
 class Onward(NamedTuple):
-    """Two keepers: that which has a part, and that which is to get it."""
+    """The two keepers of a copy: the one that has a part, and the one that gets it."""
 
     source: ActorHandle
     target: ActorHandle
 
 
 def open_keeper(node_id: str) -> ActorHandle:
-    """A keeper on a node. It lives as long as the process that opens it holds the handle."""
+    """Start a keeper on a node. It ends when the opening process drops the handle."""
     options = {"label_selector": {"ray.io/node-id": node_id}, "scheduling_strategy": "DEFAULT"}
     return ray.remote(num_cpus=0)(Keeper).options(**options).remote()
 
 
 class Keepers:
-    """The keepers of a run, in the process that owns them: they go when it goes."""
+    """The keepers of a run; they end with the process that owns them."""
 
     def __init__(self) -> None:
         self.handles: dict[str, ActorHandle] = {}
 
     def open(self, node_ids: Set[str]) -> None:
-        """Have one on each of these nodes; one whose process died is replaced."""
+        """Have a keeper on each of these nodes; replace dead ones."""
         for node in self._dead():
             del self.handles[node]
         for node in node_ids - self.handles.keys():
             self.handles[node] = open_keeper(node)
 
     def forget(self, node_ids: Set[str]) -> None:
-        """Let go of those on these nodes."""
+        """End the keepers on these nodes."""
         for node in node_ids & self.handles.keys():
             ray.kill(self.handles.pop(node))
 
     def used(self) -> int:
-        """Bytes that they hold, as far as they answer at once."""
+        """Bytes that the keepers hold together, as far as they reply in time."""
         asked = [keeper.used.remote() for keeper in self.handles.values()]
         return sum(said(asked, PING_SECONDS))
 
     def release(self) -> None:
-        """Let go of all."""
+        """End all keepers."""
         self.forget(set(self.handles))
 
     def _dead(self) -> list[str]:
@@ -356,10 +357,10 @@ class Keepers:
 
 
 async def _fetched(source: ActorHandle, part: SnapshotPart, offset: int, size: int) -> memoryview:
-    """Bytes of a part from another keeper; asked for again if they arrive changed.
+    """Bytes of a part from another keeper; fetched again if the checksum is wrong.
 
     Raises:
-        ChangedBytesError: if they do each time.
+        ChangedBytesError: if the checksum is wrong each time.
     """
     left = FETCHES
     while True:
@@ -377,5 +378,5 @@ def _is_late(error: RayTaskError) -> bool:
 
 
 def _age(stamp: Stamp) -> tuple[int, int]:
-    """In the order of time: a later group may have gone back to an earlier step."""
+    """A key that orders stamps by time: a later group may be at an earlier step."""
     return (stamp.attempt, stamp.step)

@@ -1,4 +1,4 @@
-"""A rank's way to the keepers: where the engine's snapshots go, and where they come from."""
+"""A rank's access to the keepers, for writing and loading snapshots."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ T = TypeVar("T")
 
 
 class NoMemory(OSError):
-    """A node has no memory for snapshots; says how much there is."""
+    """A node lacks memory for snapshots; the message says how much it has."""
 
 
 class KeeperVault:
-    """The keepers as one rank's `Vault`.
+    """One rank's `Vault`, backed by the keepers.
 
     Args:
-        keepers: by node id.
-        node_id: where this process runs; without a keeper there, it can restore but not write.
-        rank: of this process.
+        keepers: node id → keeper actor.
+        node_id: this process's node; without a keeper there, it can load but not write.
+        rank: this process's rank.
     """
 
     def __init__(self, keepers: Mapping[str, ActorHandle], node_id: str, rank: int):
@@ -87,7 +87,9 @@ class KeeperVault:
             self._pending = None
             if reason and not self._told:
                 self._told = True
-                log.warning("snapshots are on one node only, the next can't take them: %s", reason)
+                log.warning(
+                    "snapshots are on one node only; the next node can't take them: %s", reason
+                )
         return self._pending is None
 
     def _has_room(self, size: int) -> bool:
@@ -103,10 +105,10 @@ class KeeperVault:
         return bool(self._buffers) and size <= self._size
 
     def _leased(self, size: int) -> list[Mapped]:
-        """Two buffers that can be written to without a wait: it takes seconds for what is large.
+        """Two buffers with their pages in place; for large ones that takes seconds.
 
         Raises:
-            NoMemory: if the node has none.
+            NoMemory: if the node lacks the memory.
         """
         assert self._mine is not None
         places = ray.get([self._mine.lease.remote(size, self._writer) for _ in range(2)])
@@ -119,9 +121,9 @@ class KeeperVault:
 
     def _take(self, buffers: list[Mapped]) -> None:
         assert self._mine is not None
-        self._mine.release.remote([mapped.place.fd for mapped in self._buffers])
+        self._mine.release.remote([mapped.shared.fd for mapped in self._buffers])
         self._buffers = buffers
-        self._size = min(mapped.place.size for mapped in buffers) - HEAD.size
+        self._size = min(mapped.shared.size for mapped in buffers) - HEAD.size
 
     def buffer(self) -> memoryview:
         """See `Vault`."""
@@ -138,7 +140,7 @@ class KeeperVault:
         mapped.stamp(stamp)
         part = SnapshotPart(stamp, self._rank, parts)
         self._pending = self._mine.commit.remote(
-            part, mapped.place.fd, header, self._since, self._onward
+            part, mapped.shared.fd, header, self._since, self._onward
         )
         self._last = stamp
 
@@ -170,12 +172,12 @@ class KeeperVault:
             return False
 
     def _answers(self, method: str) -> list[Any]:
-        """What the keepers that live say to a question."""
+        """The replies of all living keepers to a method call."""
         asked = [getattr(keeper, method).remote() for keeper in self._keepers.values()]
         return said(asked, ANSWER_SECONDS)
 
     def _mapped(self, stamp: Stamp) -> list[SnapshotShard]:
-        """All parts, in the memory of this node's keeper."""
+        """All parts of a snapshot, mapped from this node's keeper."""
         assert self._mine is not None
         most = sum(self._answers("used"))
         gathered = self._mine.gather.remote(stamp, self._others)
@@ -183,7 +185,7 @@ class KeeperVault:
         return [SnapshotShard(header, Mapped.of(place).data) for header, place in parts]
 
     def _fetched(self, stamp: Stamp) -> list[SnapshotShard]:
-        """All parts, in memory of this process."""
+        """All parts of a snapshot, copied into this process."""
         found: dict[int, SnapshotShard] = {}
         for keeper in self._keepers.values():
             try:
@@ -193,7 +195,7 @@ class KeeperVault:
             except RayError:
                 continue
             except ChangedBytesError as error:
-                log.warning("the snapshot of step %d can't be had: %s", stamp.step, error)
+                log.warning("the snapshot of step %d can't be loaded: %s", stamp.step, error)
         return [found[number] for number in sorted(found)]
 
 
@@ -206,15 +208,15 @@ def _in_a_thread(act: Callable[[], T]) -> Future[T]:
 
 
 def _fetch(keeper: ActorHandle, part: SnapshotPart) -> SnapshotShard:
-    """A part that another node's keeper holds.
+    """Copy a part from another node's keeper.
 
     Raises:
-        RayError: if the keeper does not answer.
-        ChangedBytesError: if the part is not here as it is there.
+        RayError: if the keeper does not reply.
+        ChangedBytesError: if the part does not arrive unchanged.
     """
     found = ray.get(keeper.describe.remote(part.stamp, part.number), timeout=ANSWER_SECONDS)
     if found is None:
-        raise ChangedBytesError("it was let go")
+        raise ChangedBytesError("the keeper has dropped it")
     header, size = found
     data = np.empty(size - HEAD.size, dtype=np.uint8)
     for offset in range(0, len(data), CHUNK):
@@ -223,7 +225,7 @@ def _fetch(keeper: ActorHandle, part: SnapshotPart) -> SnapshotShard:
 
 
 def _fetched(keeper: ActorHandle, part: SnapshotPart, offset: int) -> memoryview:
-    """Bytes of a part; asked for again if they arrive changed."""
+    """Bytes of a part; fetched again if the checksum is wrong."""
     left = FETCHES
     while True:
         sent = keeper.read.remote(part.stamp, part.number, offset, CHUNK)
@@ -237,7 +239,7 @@ def _fetched(keeper: ActorHandle, part: SnapshotPart, offset: int) -> memoryview
 
 
 def _onward(keepers: Mapping[str, ActorHandle], node_id: str) -> Onward | None:
-    """From the keeper of a node to that of the next one, in the order of their ids."""
+    """The copy from a node's keeper to that of the next node, in the order of node ids."""
     nodes = sorted(keepers)
     if node_id not in keepers or len(nodes) < 2:
         return None

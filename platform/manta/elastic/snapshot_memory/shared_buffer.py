@@ -1,16 +1,15 @@
-"""Anonymous memory that processes on one node share, and that no death leaves behind.
+"""Anonymous memory that processes on one node share, and that no crash leaks.
 
 A buffer is a memfd of the process that allocates it; others map it through
-``/proc/<pid>/fd``. It begins with the stamp of the snapshot in it, zero while it is being
-written. So whoever finds the stamp that he looks for finds all of that snapshot, whenever
-its writer died.
+``/proc/<pid>/fd``. It begins with the stamp of the snapshot in it, which is zero while it is
+being written. So a buffer with the right stamp holds the complete snapshot, whenever its
+writer died.
 
-There is no checksum of what lies here. It is as safe as the weights that are trained, from which it
-was copied a moment ago and to which it goes back: no checksum covers those either, and one of
-the copy would say nothing of them. Reading it all once more would cost as much as copying it. What
-can go wrong here and not there is told: a write that was torn by the stamp, and bytes that went
-over a network by the keepers, which compare a checksum of each message. What is to last lies in
-checkpoints, whose files have checksums.
+The content has no checksum. It is as safe as the weights in memory that it was copied from, which
+have no checksum either; one of the copy would say nothing about them, and reading everything once
+more would cost as much as copying it. Errors that only a snapshot can have are detected: torn
+writes by the stamp, and network errors by the keepers' checksum of each message. For durability
+there are checkpoints, whose files have checksums.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from numpy.typing import NDArray
 from manta.cluster.free_memory import free_memory
 from manta.state.vault import Stamp
 
-# Two that look at the same free memory at once would both take it.
+# Serialises allocations: two threads could otherwise both claim the same free memory.
 _ALLOCATING = threading.Lock()
-HEAD = struct.Struct("qq48x")  # step and attempt, filled up to a cache line
+HEAD = struct.Struct("qq48x")  # the stamp: step and attempt, padded to a cache line
 NO_STAMP = bytes(HEAD.size)
 
 
 class SharedBuffer(NamedTuple):
-    """A buffer that processes on its owner's node can map: `size` bytes with its head."""
+    """A buffer that processes on its owner's node can map: `size` bytes with its stamp."""
 
     pid: int
     fd: int
@@ -46,71 +45,71 @@ class SharedBuffer(NamedTuple):
 
 @dataclass
 class Buffer:
-    """Memory of this process; `writer` is the process that may write to it, if any."""
+    """A buffer of this process; `writer` is the process that may write to it, if any."""
 
     fd: int
     size: int
     writer: str | None
 
     @property
-    def place(self) -> SharedBuffer:
-        """Where others find it."""
+    def shared(self) -> SharedBuffer:
+        """The description by which other processes map the buffer."""
         return SharedBuffer(os.getpid(), self.fd, self.size)
 
     def stamp(self) -> Stamp:
-        """The snapshot that lies in it."""
+        """The stamp of the snapshot in the buffer."""
         return Stamp(*HEAD.unpack(os.pread(self.fd, HEAD.size, 0)))
 
     @cached_property
     def content(self) -> NDArray[np.uint8]:
-        """All of it, head included, to be read; it stays as long as somebody holds a part."""
+        """The whole buffer with its stamp, read-only; it lives as long as a view of it."""
         return np.frombuffer(mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """A buffer, here or of another process, as memory of this process."""
+    """A buffer of this or another process, mapped into this process."""
 
-    place: SharedBuffer
+    shared: SharedBuffer
     memory: mmap.mmap
 
     @classmethod
-    def of(cls, place: SharedBuffer) -> Mapped:
-        """Map a buffer of a process on this node, and touch all its pages.
+    def of(cls, shared: SharedBuffer) -> Mapped:
+        """Map a buffer of a process on this node, and fault in all its pages.
 
-        A second a gigabyte, in which Python's other threads run: they would stand for that long
-        if the kernel was asked for the pages, with MAP_POPULATE.
+        That takes a second a gigabyte, during which other Python threads run: MAP_POPULATE would
+        block them, because mmap() keeps the GIL.
 
         Raises:
-            OSError: if that process, or the right to look into it, is gone.
+            OSError: if that process has ended, or may not be accessed.
         """
-        fd = os.open(f"/proc/{place.pid}/fd/{place.fd}", os.O_RDWR)
+        fd = os.open(f"/proc/{shared.pid}/fd/{shared.fd}", os.O_RDWR)
         try:
-            memory = mmap.mmap(fd, place.size, flags=mmap.MAP_SHARED)
+            memory = mmap.mmap(fd, shared.size, flags=mmap.MAP_SHARED)
         finally:
             os.close(fd)
         np.bitwise_or.reduce(np.frombuffer(memory, dtype=np.uint8)[:: mmap.PAGESIZE])
-        return cls(place, memory)
+        return cls(shared, memory)
 
     @property
     def data(self) -> memoryview:
-        """What comes after the head."""
+        """The bytes after the stamp."""
         return memoryview(self.memory)[HEAD.size :]
 
     def begin(self) -> None:
-        """From now on, and until it is stamped, nothing is in it."""
+        """Clear the stamp: until the next one, the buffer holds no snapshot."""
         self.memory[: HEAD.size] = NO_STAMP
 
     def stamp(self, stamp: Stamp) -> None:
-        """All of this snapshot is in it."""
+        """Set the stamp: the buffer holds this complete snapshot."""
         self.memory[: HEAD.size] = HEAD.pack(*stamp)
 
 
 def allocate(size: int, writer: str | None) -> Buffer:
-    """Memory of `size` bytes with its pages in place, so that no writer has to wait for them.
+    """Allocate `size` bytes with all pages faulted in, so that no writer has to wait.
 
     Raises:
-        OSError: saying why the system has no such memory to give.
+        OSError: naming why the system can't give this memory.
     """
     if not hasattr(os, "memfd_create"):
         raise OSError("only Linux has memory that outlives a process without a file")
@@ -126,18 +125,18 @@ def allocate(size: int, writer: str | None) -> Buffer:
 
 
 def _refuse_too_much(size: int) -> None:
-    """Look before the kernel does: in a container it kills for memory that is not there."""
+    """Check free memory first: in a container, the kernel's OOM killer would act instead."""
     free = free_memory()
-    # A checkpoint needs as much for as long as it is written, and the workers something too.
+    # A checkpoint needs the same amount while it is written, and the workers need some, too.
     if free is not None and 2 * size > free:
         raise OSError(
-            f"{size / 1e9:,.1f} GB are wanted and as much again has to stay free, of "
-            f"{free / 1e9:,.1f} GB that are free"
+            f"{size / 1e9:,.1f} GB are needed and as much again has to stay free, but only "
+            f"{free / 1e9:,.1f} GB are free"
         )
 
 
 def identity(pid: int) -> str | None:
-    """A process's number and start time: numbers come again. None if it is not alive."""
+    """A process's pid and start time, since pids are reused; None if it is not alive."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,1 +1,1 @@
-"""What runs in a worker's process, from its first import to its end."""
+"""Runs in a worker's process, from its first import to its end."""

@@ -1,8 +1,8 @@
-"""A worker's GPU: the one of its slot and no other, and free before anything is allocated.
+"""Makes sure that a worker uses its slot's GPU, and that the GPU is free.
 
-A worker's process imports before it knows which devices it may see. What is said by
-CUDA_VISIBLE_DEVICES then counts only if no import has started CUDA; else all workers of a machine
-would see all devices, and trials of a sweep would meet on the first. Here that is found out.
+A worker's process imports before it knows which devices it may see. CUDA_VISIBLE_DEVICES is then
+obeyed only if no import has initialised CUDA; otherwise all workers of a machine would see all
+devices, and trials of a sweep would all use the first. This module detects that.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from manta.config.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-# A process that is killed gives its device memory back within seconds: tens of GB of it, and as
-# much that is page-locked.
+# Seconds to wait for a device's memory: a killed process frees tens of GB of device memory, and as
+# much page-locked memory, within seconds.
 FREE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
-# Of a device's memory, what others may hold of it: a display, contexts.
+# Share of a device's memory that other processes may hold: a display, CUDA contexts.
 TAKEN = 0.15
 
 
 def take_device(index: int, share: float) -> None:
-    """Have this process compute on the visible device of that number.
+    """Make this process compute on a visible device.
 
     Args:
-        index: among those that the worker was told to see.
-        share: of the device that the worker asked for.
+        index: index among the devices that the worker may see.
+        share: the share of the device that the worker asked for, 0 to 1.
 
     Raises:
-        TrainingError: if it is not the device that the worker was told to see.
+        TrainingError: if CUDA would use another device than the worker's.
     """
     torch.cuda.set_device(index)
     visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
@@ -48,7 +48,7 @@ def take_device(index: int, share: float) -> None:
     )
     if problem is not None:
         raise TrainingError(problem)
-    if share >= 1:  # else others are on it by right
+    if share >= 1:  # with a smaller share, other workers may use it, too
         reason = wait_until_free(lambda: torch.cuda.mem_get_info(index))
         if reason is not None:
             log.warning("GPU %s of %s: %s", _name(visible, index), os.uname().nodename, reason)
@@ -57,42 +57,42 @@ def take_device(index: int, share: float) -> None:
 def wrong_device(
     visible: Sequence[str], index: int, *, count: int, uuid: str, uuids: Sequence[str] | None
 ) -> str | None:
-    """What is wrong with the device that a process computes on; None if nothing is known to be.
+    """Why a process would compute on the wrong device; None if no reason is known.
 
     Args:
-        visible: what CUDA_VISIBLE_DEVICES names; nothing where it is not set.
-        index: of the device among these.
-        count: devices that CUDA sees.
-        uuid: of the device that CUDA takes for that index.
-        uuids: of the machine's devices by number, where CUDA is known to count in that order.
+        visible: the entries of CUDA_VISIBLE_DEVICES; empty if it is not set.
+        index: index of the worker's device among `visible`.
+        count: number of devices that CUDA sees.
+        uuid: UUID of the device that CUDA has at `index`.
+        uuids: UUIDs of all devices of the machine in CUDA's order; None if that is unknown.
     """
     if not visible:
         return None
     if count != len(visible):
         return (
             f"CUDA sees {count} devices where this worker may see {len(visible)} "
-            f"({','.join(visible)}): something started CUDA while it was imported. Leave out what "
-            "your environment loads into every Python (sitecustomize, .pth files), and say so to "
-            "Manta's developers if there is nothing"
+            f"({','.join(visible)}): an import initialised CUDA. Remove what your environment "
+            "loads into every Python (sitecustomize, .pth files); if there is nothing, report a "
+            "bug in Manta"
         )
     name = visible[index]
     wanted = uuids[int(name)] if uuids and name.isdigit() and int(name) < len(uuids) else name
     if wanted.startswith("GPU-") and not uuid.startswith(wanted.removeprefix("GPU-")):
-        return f"this worker was to compute on device {wanted}, and CUDA took GPU-{uuid} for it"
+        return f"this worker should compute on device {wanted}, but CUDA chose GPU-{uuid}"
     return None
 
 
 def wait_until_free(
     look: Callable[[], tuple[int, int]], seconds: float = FREE_SECONDS
 ) -> str | None:
-    """Wait until a device's memory is free: that of the group before may not be yet.
+    """Wait until a device's memory is free: the previous group's may not be freed yet.
 
     Args:
-        look: bytes that are free, and all.
-        seconds: to wait, at most.
+        look: returns the device's free and total memory, in bytes.
+        seconds: most seconds to wait.
 
     Returns:
-        What is wrong if it isn't free by then.
+        A message if the memory isn't free by then; else None.
     """
     until = time.monotonic() + seconds
     while True:
@@ -108,8 +108,8 @@ def wait_until_free(
 
 
 def _uuids() -> list[str] | None:
-    """Those of all devices of the machine, in the order of its bus."""
-    with suppress(OSError):  # a machine without NVIDIA's library for management
+    """UUIDs of all devices of the machine, in PCI bus order; None if unknown."""
+    with suppress(OSError):  # a machine without NVIDIA's management library (NVML)
         return torch.cuda._raw_device_uuid_nvml()
     return None
 

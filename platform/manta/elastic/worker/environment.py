@@ -1,4 +1,4 @@
-"""With what the process of a worker begins. Light to import."""
+"""Environment variables of a worker's process. Light to import."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from manta.config.run import gpus_of
 
-# Ray Train trains in a thread that is not the main one. There glibc gives each large tensor
-# back to the kernel when it is freed and faults it in anew, page by page, at the next step:
-# a fifth of the throughput of a small model on a CPU (benchmarks/RESULTS.md).
+# Ray Train trains in a thread other than the main one. There, glibc returns each large tensor's
+# memory to the kernel when it is freed, and the next step page-faults it in again, which costs
+# a fifth of a small model's throughput on a CPU (benchmarks/RESULTS.md).
 CPU_ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -21,17 +21,16 @@ CPU_ALLOCATOR = {
 }
 
 
-# Slices of a step, and the rows of a ramp, differ in size: in fixed segments the memory between
-# them is lost to fragmentation.
+# Forward passes and batch ramps have varying sizes, which would fragment memory of fixed segments.
 GPU_ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 GPU_ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-# Torch asks the driver's library for management whether there are devices, and not CUDA, which
-# would start in this process before it knows which of them it may see.
+# Make Torch ask NVML instead of CUDA whether there are devices: CUDA would be initialised before
+# this process knows which devices it may see.
 NO_EARLY_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-# Linux' request for the address of an interface.
+# Linux's ioctl request for an interface's address.
 SIOCGIFADDR = 0x8915
-# Ray hides no device from a worker that asked for none, and Torch takes what it sees: ranks
-# would train on devices that Ray gives to others, or on one together.
+# Ray hides no device from a worker that asked for none, and Torch uses what it sees: ranks would
+# train on devices that Ray assigned to others, or all on one.
 NO_DEVICES = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -47,10 +46,10 @@ def runtime_env_of(resources: Mapping[str, float]) -> dict[str, Any]:
 
 
 def socket_names(address: str) -> dict[str, str]:
-    """Where GPU workers meet: the interface of their node's address, unless the user chose.
+    """Variables that name the network interface of GPU workers, unless the user set them.
 
-    Gloo takes that of the host's name, which on Debian is 127.0.1.1, and NCCL may take a
-    container bridge.
+    By default, Gloo uses the interface of the host's name, which on Debian is 127.0.1.1, and NCCL
+    may use a container bridge.
     """
     name = interface_of(address)
     if name is None or name == "lo":
@@ -60,13 +59,13 @@ def socket_names(address: str) -> dict[str, str]:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address, if this machine has it."""
+    """The network interface with an IPv4 address; None if this machine has none with it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode())
             try:
                 answer = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, request)
-            except OSError:  # it has none
+            except OSError:  # the interface has no address
                 continue
             if socket.inet_ntoa(answer[20:24]) == address:
                 return name

@@ -1,4 +1,4 @@
-"""Faults on purpose, named by rank and step, to see a run survive them. On by config only."""
+"""Injects the faults that a config names by rank and step, to test that a run survives them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manta.config.run import Fault
 from manta.storage.place import Place
 
-# Seconds between two looks of a held worker for its file.
+# Seconds between two checks of a held worker for its file.
 HOLD_LOOKS = 0.05
 
 
@@ -24,9 +24,9 @@ class Faults:
 
     Args:
         planned: all faults of the config.
-        rank: of this worker.
-        attempt: number of its group.
-        folder: of the run, where the files lie that held workers wait for.
+        rank: this worker's rank.
+        attempt: number of the worker's group.
+        folder: the run's folder, with the files that held workers wait for.
     """
 
     def __init__(self, planned: Sequence[Fault], rank: int, attempt: int, folder: Place):
@@ -35,7 +35,7 @@ class Faults:
         self._folder = folder
 
     def spoil(self, model: nn.Module) -> None:
-        """Have the model's loss be no number in steps with such a fault."""
+        """Make the model's loss NaN in steps with a fault of kind `nan`."""
         if any(fault.kind == "nan" for fault in self._mine):
             model.register_forward_hook(self._spoiled)
 
@@ -43,7 +43,7 @@ class Faults:
         return loss * float("nan") if self._spoils and loss.requires_grad else loss
 
     def at(self, point: str, step: int) -> None:
-        """Called where the loop passes; a fault that is due happens now.
+        """Inject the fault that is due at this point of the loop, if there is one.
 
         Args:
             point: `start`, `step`, `checkpoint`, `snapshot` or `evaluation`, as in the config.
@@ -60,8 +60,8 @@ class Faults:
                 _do(fault, f"{fault.kind} at {point} {step}")
 
     def _wait_for(self, fault: Fault) -> None:
-        """Return once the file of a hold is there; one that is there already holds nobody."""
-        assert fault.until is not None  # as the config has checked
+        """Wait for the file of a hold; returns at once if it exists."""
+        assert fault.until is not None  # the config checks that
         here = Path(fault.until)
         awaited = here if here.is_absolute() else self._folder / fault.until
         while not awaited.exists():
@@ -71,7 +71,7 @@ class Faults:
 def _reached(fault: Fault, step: int) -> bool:
     """Whether a fault at this point is due at `step`.
 
-    A snapshot that finds the one before still being copied is taken some steps later than planned.
+    A snapshot is taken later than planned if the one before is still being copied.
     """
     if fault.at == "snapshot" and fault.step is not None:
         return step >= fault.step

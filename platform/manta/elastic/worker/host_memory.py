@@ -1,4 +1,4 @@
-"""Memory that snapshots and checkpoints take on a node, beside its processes.
+"""Computes the memory that snapshots and checkpoints take on a node, beside its processes.
 
 Both are the training state: fp32 weights and AdamW's two moments, 12 bytes a parameter that is
 trained. docs/operations.md has this as a table; tests measure what it says.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Bytes of a parameter's weight, and of the moments of one that is trained.
+# Bytes of a parameter's weight, and of a trained parameter's two moments.
 WEIGHT, MOMENTS = 4, 8
-# Snapshots are written in turn, so that one is whole at any time.
+# Number of buffers: snapshots alternate between them, so that one is always complete.
 BUFFERS = 2
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes on the node that has most of them.
+    """Bytes on the node that needs the most.
 
     Attributes:
-        snapshots: as long as there are workers.
-        checkpoint: while one is written.
+        snapshots: bytes of snapshots, held as long as there are workers.
+        checkpoint: bytes of a checkpoint, held while it is written.
     """
 
     snapshots: float
@@ -28,33 +28,33 @@ class HostMemory:
 
     @property
     def most(self) -> float:
-        """Both at a time."""
+        """The bytes of both together."""
         return self.snapshots + self.checkpoint
 
 
 def state_bytes(parameters: int, trained: int) -> int:
-    """The training state of all ranks together, each tensor once."""
+    """Bytes of the training state of all ranks together, each tensor counted once."""
     return WEIGHT * parameters + MOMENTS * trained
 
 
 def host_memory(
     state: float, workers: int, here: int, *, sharded: bool, snapshots: bool
 ) -> HostMemory:
-    """What a node with `here` of the `workers` needs.
+    """The memory that a node with `here` of the `workers` needs.
 
     Args:
         state: bytes of the training state.
-        workers: of the group.
-        here: those of them that are on the node.
-        sharded: whether each has a part of the state; else all have all of it.
-        snapshots: whether there are any.
+        workers: number of workers in the group.
+        here: number of workers on the node.
+        sharded: whether each worker has a part of the state; else each has all of it.
+        snapshots: whether snapshots are taken.
     """
     mine = state * here / workers
-    places = 1 if here == workers else 2  # a node also holds those of the one before it
+    copies = 1 if here == workers else 2  # a node also holds the previous node's snapshots
     if not snapshots:
         held = 0.0
     elif sharded:
-        held = BUFFERS * places * mine
+        held = BUFFERS * copies * mine
     else:
-        held = BUFFERS * state  # the first rank's, on its node, and once more on the next one
+        held = BUFFERS * state  # only rank 0 writes: on its node, and a copy on the next
     return HostMemory(held, mine)

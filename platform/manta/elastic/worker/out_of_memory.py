@@ -1,4 +1,4 @@
-"""A device without memory left: told from other errors, and answered by smaller forward passes."""
+"""Recognises out-of-memory errors of a device, and answers them by smaller forward passes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from manta.stream.plan import RankBatch
 
 
 class ForwardPasses:
-    """How large the forward passes of the step that is trained are: `rows`, on any rank.
+    """Tracks `rows`, the largest forward pass of the current step on any rank.
 
-    None before the first step.
+    `rows` is None before the first step.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class ForwardPasses:
     def watching(
         self, batches: Generator[RankBatch, None, None], rows_of: Callable[[int], int]
     ) -> Generator[RankBatch, None, None]:
-        """The same batches, each noted when it is taken.
+        """Yield the same batches, noting each one's forward passes.
 
         Args:
-            batches: of a rank.
-            rows_of: the rows of the largest forward pass of a step of so many samples.
+            batches: the batches of this rank.
+            rows_of: samples of a step → rows of its largest forward pass.
         """
         with closing(batches):
             for batch in batches:
@@ -39,7 +39,7 @@ class ForwardPasses:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left, by whichever library noticed."""
+    """Whether an error means that a device is out of memory, whichever library raised it."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
@@ -47,15 +47,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halve_micro_batch(mailbox: ActorHandle, most: int, rows: int) -> None:
-    """Have the next group try with less, if there is less.
+    """Limit the next group to half the rows; fails the run if there is one row only.
 
     Args:
-        most: rows that a forward pass might have had.
-        rows: that it had.
+        most: most rows that a forward pass was allowed.
+        rows: rows of the largest forward pass.
     """
     if rows == 1:
         reason = (
-            "out of memory with one sample in a forward pass: take a shorter train.seq_len, "
+            "out of memory with one sample in a forward pass: use a shorter train.seq_len, "
             "train.activation_checkpointing, parallel.shard, or a smaller model"
         )
         ray.get(mailbox.fail.remote(ErrorReport.of(TrainingError(reason))))

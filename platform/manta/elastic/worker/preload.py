@@ -1,13 +1,12 @@
-"""Workers on this machine that begin with their imports done: copies of one process.
+"""Starts workers on this machine with their imports done, as forks of one process.
 
-A worker's imports take about five seconds of processor time. Here one process imports Torch,
-Transformers and the engine (`preload_server`), while Ray starts, and forks itself for each worker.
-What a Ray that Manta starts runs for any of its workers, and any Ray as the Python of those that
-train, by its setting `py_executable`, asks for a copy (`cluster/worker_setup`), and becomes a usual
-Python if there is nobody to ask.
+A worker's imports take about five seconds of CPU time. While Ray starts, one process (the preload
+server) imports Torch, Transformers and the engine, and then forks itself for each worker. Ray runs
+`cluster/worker_setup` as the Python of workers (by its setting `py_executable`), which asks the
+server for a fork, and becomes a normal Python process if there is no server.
 
-A copy imports Ray by itself: Ray reads its process's environment when it is loaded, the job among
-it. Where workers have accelerators they are usual processes, until copies were seen to work there.
+A fork imports Ray itself, because Ray reads the environment (with the job's id) when it is loaded.
+Workers with accelerators are normal processes, until forks have been tested there.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from manta.config.run import RunConfig, gpus_of
 from manta.elastic.worker.environment import runtime_env_of
 from manta.storage.socket_folder import socket_folder
 
-# Says where the process to be copied listens, from where it has the package and with which
-# variables it was started: for drivers that are started from this one, a sweep's. One with another
-# package starts its workers itself, and one with other variables a process to be copied of its own.
+# Environment variable with the preload server's socket, its package path and a digest of its
+# variables, for drivers started by this one (a sweep's). A driver with another package path starts
+# normal workers; one with other variables starts its own server.
 VARIABLE = worker_setup.VARIABLE
 SOCKET = "socket"
 ROOT = worker_setup.ROOT
-# Run as a script, and not imported here: what it imports is for its own process.
+# Run as a script and never imported here, because its imports are for its own process.
 SERVER = Path(__file__).with_name("preload_server.py")
 CLIENT = Path(worker_setup.__file__)
 
 
 def preloaded_for(config: RunConfig, address: str | None) -> AbstractContextManager[None]:
-    """`preloaded` for a run whose Ray will be on this machine; nothing if it has a cluster."""
+    """`preloaded` for a run whose Ray starts on this machine; does nothing with a cluster."""
     if cluster_of(address):
         return nullcontext()
     return preloaded(config.scaling.resources_per_worker, config.model.type)
@@ -49,13 +48,14 @@ def preloaded_for(config: RunConfig, address: str | None) -> AbstractContextMana
 
 @contextmanager
 def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterator[None]:
-    """Have workers that are started in the block, on this machine, be copies.
+    """Make workers that start in the block, on this machine, forks of a preload server.
 
     Args:
-        resources: of each.
-        model_type: of Transformers, to import its classes as well.
+        resources: Ray resources of each worker.
+        model_type: Transformers' model_type, to import its classes too; None for none.
     """
-    if gpus_of(resources) or sys.platform != "linux":  # elsewhere libraries don't bear a fork
+    # with CUDA or off Linux, libraries may break in a fork
+    if gpus_of(resources) or sys.platform != "linux":
         yield
         return
     variables = runtime_env_of(resources)["env_vars"]
@@ -66,7 +66,7 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
         try:
             folder = stack.enter_context(socket_folder(SOCKET))
             process = _start(folder / SOCKET, variables, model_type)
-        except OSError:  # no room for a socket, or for a process: usual processes do as well
+        except OSError:  # no socket or process can be made: normal workers work, too
             yield
             return
         stack.callback(_end, process)
@@ -75,7 +75,7 @@ def preloaded(resources: Mapping[str, float], model_type: str | None) -> Iterato
 
 
 def _is_served(variables: Mapping[str, str]) -> bool:
-    """Whether a process above this one has a process to be copied that does for such workers."""
+    """Whether a parent process has a preload server that suits such workers."""
     path, root, digest = _name()
     if root != ROOT or digest != _digest(variables):
         return False
@@ -85,7 +85,7 @@ def _is_served(variables: Mapping[str, str]) -> bool:
 
 @contextmanager
 def _named(path: Path, variables: Mapping[str, str]) -> Iterator[None]:
-    """Let this process, and those that it starts, know where the process to be copied listens."""
+    """Set `VARIABLE` for this process and its children during a block."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = os.pathsep.join([str(path), ROOT, _digest(variables)])
     try:
@@ -105,7 +105,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _start(
     path: Path, environment: Mapping[str, str], model_type: str | None
 ) -> subprocess.Popen[bytes]:
-    """Start the process to be copied. Who asks before it is ready waits."""
+    """Start the preload server. A request before it is ready waits."""
     script = [sys.executable, "-P", str(SERVER)]
     importable = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     with socket.socket(socket.AF_UNIX) as listener:
@@ -115,7 +115,7 @@ def _start(
             [*script, str(listener.fileno()), *([model_type] if model_type else [])],
             env={**os.environ, **environment, "PYTHONPATH": importable},
             pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,  # its end is that of this process
+            stdin=subprocess.PIPE,  # EOF tells the server that this process has ended
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -123,7 +123,7 @@ def _start(
 
 
 def python() -> str | None:
-    """What Ray is to run as a worker's Python; None if there is no process to be copied."""
+    """The command that Ray should run as a worker's Python; None without a preload server."""
     path, root, _ = _name()
     if not path or root != ROOT:
         return None
@@ -131,11 +131,11 @@ def python() -> str | None:
 
 
 def _name() -> tuple[str, str, str]:
-    """Socket, package and digest of the process to be copied; empty if there is none."""
+    """The preload server's socket, package path and digest; empty texts if there is none."""
     path, root, digest = (os.environ.get(VARIABLE, "").split(os.pathsep) + [""] * 3)[:3]
     return path, root, digest
 
 
 def _digest(variables: Mapping[str, str]) -> str:
-    """Of the variables with which a process to be copied is started."""
+    """A digest of the variables with which a preload server is started."""
     return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()[:16]

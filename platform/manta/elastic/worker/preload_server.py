@@ -1,7 +1,7 @@
-"""The process that imports what workers need and forks a copy of itself for each; see `preload`.
+"""The preload server: imports what workers need and forks itself for each; see `preload`.
 
-Run as a script with a listening socket's descriptor and, maybe, a model's type. Ends when its
-standard input does: then whoever started it is gone, and it takes the socket's folder along.
+Run as a script with a listening socket's descriptor and optionally a model's type. EOF on standard
+input tells it that its parent has ended: it then removes the socket's folder and ends.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MODULES = (*OF_RAY, "manta.train.loop")
 
 @dataclass(frozen=True)
 class CopyRequest:
-    """A program to run: what `cluster/worker_setup` sends.
+    """A request of `cluster/worker_setup` to run a program in a fork.
 
     Attributes:
-        arguments: it is started with; the first is its file.
-        environment: it is started with.
-        folder: it works in.
-        streams: descriptors of its standard streams.
-        asked_by: to be told that it runs; closed by the end of this process.
+        arguments: the program's arguments; the first is its file.
+        environment: the program's environment variables.
+        folder: the program's working directory.
+        streams: descriptors of the program's standard streams.
+        asked_by: socket on which to report that the program runs; closed when the process ends.
     """
 
     arguments: list[str]
@@ -52,8 +52,8 @@ class CopyRequest:
 
 
 def main(descriptor: int, model_type: str | None) -> None:
-    """Serve; in a copy, be the program that was asked for."""
-    # The driver's Ctrl-C is the driver's, and nobody waits for the copies.
+    """Serve requests; in a fork, run the requested program."""
+    # Ignore Ctrl-C, which is for the driver, and SIGCHLD, because nobody waits for the forks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=descriptor)
@@ -66,17 +66,17 @@ def main(descriptor: int, model_type: str | None) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove the socket and its folder: who made them is gone, and may have been killed."""
+    """Remove the socket and its folder: the parent has ended, and may have been killed."""
     with suppress(OSError):
         os.unlink(path)
         os.rmdir(os.path.dirname(path))
 
 
 def _serve(listener: socket.socket) -> CopyRequest | None:
-    """Fork for each that asks; returns what a copy is to be, or nothing once nobody may ask."""
+    """Fork for each request; returns the request in a fork, and None in the server at EOF."""
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
-        with suppress(OSError, ValueError):  # who asked has gone, or there is no room for a copy
+        with suppress(OSError, ValueError):  # the requester has ended, or fork failed
             order = _received(connection)
             if os.fork() == 0:
                 listener.close()
@@ -94,8 +94,10 @@ def _preload(model_type: str | None) -> None:
     if model_type is not None:
         with suppress(ImportError):
             importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
-    assert "ray" not in sys.modules, "Ray must be loaded in the copies: it reads their environment"
-    # What is there stays, and a look at it would copy its memory in each of the copies.
+    assert "ray" not in sys.modules, (
+        "Ray must be loaded in the forks, because it reads their environment"
+    )
+    # Freeze what is loaded: a GC pass in a fork writes to these pages and un-shares them.
     gc.freeze()
     gc.enable()
 
@@ -108,11 +110,11 @@ def _received(connection: socket.socket) -> CopyRequest:
 
 
 def _be(order: CopyRequest) -> None:
-    """Run the program in this process as if it had been started for it."""
+    """Run the program in this process, as if it had been started as one."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # A group of its own: Ray ends what is left of a worker's when the worker is gone. No session of
-    # its own: then the kernel would not end a copy that is stopped when all others are gone.
+    # Own process group, because Ray kills the rest of a worker's group when the worker has died.
+    # But no own session, so that the kernel ends a stopped fork once its process group is orphaned.
     os.setpgid(0, 0)
     for number, stream in enumerate(order.streams):
         os.dup2(stream, number)
@@ -121,7 +123,7 @@ def _be(order: CopyRequest) -> None:
     os.environ.update(order.environment)
     os.chdir(order.folder)
     sys.argv = order.arguments
-    np.random.seed()  # all copies would draw the same; Python's own random sees to it itself
+    np.random.seed()  # else all forks would draw the same numbers; Python's random reseeds itself
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [os.path.dirname(sys.argv[0]), *(p for p in more if p and p not in sys.path)]
     order.asked_by.sendall(b"1")

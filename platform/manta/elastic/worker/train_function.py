@@ -1,4 +1,4 @@
-"""What runs in each Ray Train worker."""
+"""The function that each Ray Train worker runs."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ from manta.train.pause import Pause
 from manta.train.reporter import Source
 from manta.train.threads import compute_here
 
-# How often the first rank tells that it is alive. A message takes a millisecond or two at both
-# ends, of cores that may be training.
+# Seconds between two signs of life of rank 0. A message takes a millisecond or two of CPU time at
+# both ends, on cores that may be training.
 SIGN_SECONDS = 0.5
 
 
 def train(order: TrainingOrder) -> None:
-    """Train as one rank of the group, from wherever the run's saved states end.
+    """Train as one rank of the group, from the run's newest saved state.
 
     Raises:
-        Regroup: when another group is to go on from here.
-        MantaError: which the driver has been told, so that nobody tries again.
+        Regroup: when another group should go on from here.
+        MantaError: for an error that trying again can't fix; the driver has been told.
     """
     entered, here = time.time(), group_start.current()
     seconds = {**here.seconds, "imports": entered - here.began}
@@ -72,13 +72,13 @@ def train(order: TrainingOrder) -> None:
     try:
         outcome = _train(order, here, seconds, passes)
     except MantaError as error:
-        # Trying again would meet the same: say so before the group falls apart.
+        # Trying again would fail the same way: tell the driver before the group falls apart.
         ray.get(order.mailbox.fail.remote(ErrorReport.of(error)))
         raise
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind
     except RuntimeError as error:
-        # Before the first step a smaller forward pass would not help: a failure like others.
+        # Before the first step a smaller forward pass would not help: treat it as any failure.
         if passes.rows is None or not is_out_of_memory(error):
             raise
         most = here.micro_batch or order.checked.config.train.micro_batch
@@ -91,10 +91,10 @@ def train(order: TrainingOrder) -> None:
 
 
 def clear() -> None:
-    """Leave nothing of a run that has ended in this process."""
+    """Clear all state of an ended run from this process."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    # Accelerate remembers the number of processes; only its tests' way makes it forget.
+    # Accelerate caches the number of processes; only this method of its tests clears that.
     AcceleratorState._reset_state(reset_partial_state=True)
     gc.collect()
 
@@ -102,7 +102,7 @@ def clear() -> None:
 def _train(
     order: TrainingOrder, here: Start, seconds: dict[str, float], passes: ForwardPasses
 ) -> Literal["finished", "stopped", "interrupted"] | None:
-    """Train; returns the run's outcome, or nothing if another group is to go on."""
+    """Train; returns the run's outcome, or None if another group should go on."""
     lap = _Lap()
     checked = _with_micro_batch(order.checked, here.micro_batch)
     config = checked.config
@@ -146,7 +146,7 @@ def _train(
 
 
 def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
-    """What is known of the run's model; what there is to say of it goes to the run's record."""
+    """The facts about the run's model; remarks on it go to the run's record."""
     tried = checked.tried or try_model(checked)
     if dist.get_rank() == 0:
         for remark in tried.remarks:
@@ -155,7 +155,7 @@ def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
 
 
 class _Lap:
-    """Measures one part after the other."""
+    """A stopwatch for consecutive parts."""
 
     def __init__(self) -> None:
         self._since = time.time()
@@ -169,16 +169,16 @@ class _Lap:
 def _from_the_command_on(
     order: TrainingOrder, here: Start, seconds: dict[str, float]
 ) -> dict[str, float]:
-    """The parts of a run's own start, which has a driver and a controller before it."""
+    """Part of a run's start, from the user's command on → seconds."""
     controller = here.began - here.seconds["processes"] - order.requested
     return {**order.before, "controller": controller, **seconds}
 
 
 def _join_group(gpus: float) -> None:
-    """Meet the other ranks, on the device of this one.
+    """Join the process group of all ranks, on this rank's device.
 
-    Here and not in Ray Train's backend, whose controller would wait, deaf, for ranks that
-    may die on the way.
+    Not done by Ray Train's backend, whose controller would block while it waits for ranks that
+    may have died.
     """
     if torch.cuda.is_available():
         devices.take_device(int(os.environ["LOCAL_RANK"]), gpus)
@@ -190,9 +190,9 @@ def _join_group(gpus: float) -> None:
 
 
 def compile_threads(workers: int) -> int:
-    """Processes that compile for one of so many workers of this node, which start together.
+    """Compile processes of one worker, if `workers` workers of this node start together.
 
-    Torch takes up to 32 for each of them.
+    Torch's default is up to 32 for each worker.
     """
     return max(1, min(32, len(os.sched_getaffinity(0)) // workers))
 
@@ -205,7 +205,7 @@ def _with_micro_batch(checked: Checked, rows: int | None) -> Checked:
 
 
 class _MailReporter:
-    """The engine's reporter, by mail to the driver."""
+    """The engine's reporter, which sends to the driver's mailbox."""
 
     def __init__(
         self, mailbox: ActorHandle, attempt: int, engine: Engine, starts: dict[str, float]
@@ -217,7 +217,7 @@ class _MailReporter:
         self._steps, self._told, self._doing = 0, 0.0, ""
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
-        """The group is formed and knows where it goes on."""
+        """Report that the group is formed, and the state it goes on from."""
         self._starts["state"] = self._lap.read()
         event = GroupStarted(
             world_size=self._world_size,
@@ -232,27 +232,27 @@ class _MailReporter:
         self._mailbox.put_rows.remote(self._attempt, len(rows), event)
 
     def recorded(self) -> int:
-        """How many rows are on the driver's disk. A round trip, once a checkpoint."""
+        """How many rows are durable at the driver. A round trip, once a checkpoint."""
         rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
         return rows
 
     def rewound(self, step: int, skips: Spans) -> None:
-        """Rows after `step` are void, and the steps in `skips` are left out."""
+        """Report that rows after `step` are void, and the steps in `skips` are left out."""
         self._mailbox.put.remote(Rewound(step, skips))
 
     def stepped(self, state: TrainState) -> None:
-        """A step is done: a sign of life, now and then."""
+        """Report a step as a sign of life, at most once in `SIGN_SECONDS`."""
         self._steps += 1
         if self._is_due(""):
             self._mailbox.stepped.remote(self._attempt, self._steps, state.tokens)
 
     def busy(self, doing: str, share: float = 0.0) -> None:
-        """Something else than a step goes on: a sign of life, now and then."""
+        """Report an activity other than a step as a sign of life."""
         if self._is_due(doing) or share == 1:
             self._mailbox.busy.remote(self._attempt, doing, share)
 
     def _is_due(self, doing: str) -> bool:
-        """Whether a sign of life is: at once if it is of another kind than the last."""
+        """Whether a sign of life is due: at once if the activity changed."""
         now = time.monotonic()
         if doing == self._doing and now - self._told < SIGN_SECONDS:
             return False
@@ -260,7 +260,7 @@ class _MailReporter:
         return True
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics."""
+        """Report a row of metrics."""
         if "loss" in row and not self._logged:
             self._logged = True
             self._timed("data_and_first_step")
@@ -269,7 +269,7 @@ class _MailReporter:
         self._mailbox.put_rows.remote(self._attempt, 1, RowLogged(dict(row)))
 
     def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
-        """A checkpoint is whole."""
+        """Report a complete checkpoint."""
         event = CheckpointSaved(state.step, state.tokens, str(path), seconds)
         self._mailbox.put.remote(event)
 
@@ -278,7 +278,7 @@ class _MailReporter:
 
 
 def hardware() -> dict[str, Any]:
-    """What this worker computes on."""
+    """Description of the hardware that this worker computes on."""
     found: dict[str, Any] = {
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
@@ -291,7 +291,7 @@ def hardware() -> dict[str, Any]:
 
 
 def model(engine: Engine) -> dict[str, Any]:
-    """What this worker trains: type, size, and precision of the model, and memory for its state."""
+    """Description of the model: type, size, precision, and memory for its state."""
     sizes = [(p.numel(), p.requires_grad) for p in engine.trained.lm.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
     config = getattr(engine.trained.lm, "config", None)
@@ -313,7 +313,7 @@ def model(engine: Engine) -> dict[str, Any]:
 
 
 class _MailHandler(logging.Handler):
-    """Warnings of the engine, to the person at the driver."""
+    """Sends the engine's warnings to the driver, for people."""
 
     def __init__(self, mailbox: ActorHandle):
         super().__init__(logging.WARNING)
@@ -324,7 +324,7 @@ class _MailHandler(logging.Handler):
 
 
 def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:
-    """What all ranks would say, from the first; what is of a rank's own place, from each."""
+    """Forward warnings: common ones from rank 0, those about a rank's own node from each."""
     own = (devices.__name__, keeper_vault.__name__)
     for name in ("manta",) if rank == 0 else own:
         logging.getLogger(name).handlers = [_MailHandler(mailbox)]

@@ -1,8 +1,8 @@
-"""What Ray calls in a worker's process, before, for and after a run.
+"""Functions that Ray calls in a worker's process, before, during and after a run.
 
-Light to import: it is unpickled in Ray Train's controller as well, which would else import the
-whole training stack, for nothing, before it starts the first worker. Each function imports what
-it needs.
+Light to import: Ray Train's controller unpickles it too, and would otherwise import the whole
+training stack, which it does not need, before it starts the first worker. So each function
+imports what it needs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def warm() -> float:
     began = time.time()
     with _without_gc():
         import manta.elastic.worker.train_function  # noqa: F401
-    # Half a million objects that stay: to look for garbage among them, again and again while
-    # they are made, is a fourth of the time, and each later look would be as long.
+    # Imports create half a million long-lived objects: GC passes over them would take a quarter of
+    # the import time, and every later pass as long.
     gc.freeze()
     return time.time() - began
 
 
 def try_model(checked: Checked) -> Tried | ErrorReport:
-    """What is known of the model of a run, or what is wrong; imports what it takes to know."""
+    """The facts about a run's model, or what is wrong with it; imports Torch and Transformers."""
     with _without_gc():
         from manta.elastic.checks import preflight
 
@@ -44,14 +44,14 @@ def try_model(checked: Checked) -> Tried | ErrorReport:
 
 
 def work(order: dict[str, Any]) -> None:
-    """Train as one rank of the group; the entry point that Ray Train calls."""
+    """Train as one rank of the group; Ray Train's entry point."""
     from manta.elastic.worker.train_function import train
 
     train(order["order"])
 
 
 def retire() -> None:
-    """Forget the run that has ended, so that this process can be a worker of another."""
+    """Clear an ended run, so that this process can be a worker of another one."""
     from manta.elastic.worker.train_function import clear
 
     clear()
