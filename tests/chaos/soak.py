@@ -48,7 +48,7 @@ NOTICE = 20.0  # seconds from the notice that a node goes to its end
 STILL = 180.0  # seconds without a step that are no restart, however slow the machine
 TOLERANCE = 1e-5
 # What may end a run for good, until the command is given again.
-RESUMABLE = ("can't be saved", "disk is full", "No space left", "without a step forward")
+RESUMABLE = ("can't be saved", "disk is full", "No space left", "without progress")
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ HOLDS = [
     for attempt, step in enumerate(HELD, 1)
 ]
 # What is told of a group that is to leave for a larger one, or for a smaller one.
-REPLACED = re.compile(r"^growing from |workers: others need the rest$", re.MULTILINE)
+REPLACED = re.compile(r"^growing from |workers: other runs need the rest$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_what_no_node_can_hold_is_told(
     wanted = config(tmp_path, corpus, min=2, resources_per_worker={"CPU": 16})
     Run(driver, wanted).begin()
     driver.hear("waiting for 2 workers of 16 CPU each: there is room for none")
-    driver.hear("the autoscaler has no node type for one")
+    driver.hear("the autoscaler has no node type for such a worker")
     assert cluster.demand() == 2
     driver.kill()
     cluster.wait_until_empty()

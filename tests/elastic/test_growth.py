@@ -46,7 +46,7 @@ def test_a_group_settles_before_it_is_changed_again() -> None:
 
 def test_the_numbers_are_told() -> None:
     assert BASE.explained() == (
-        "growing from 2 to 4 workers: 7.2M tokens to gain in 3600 s at 1.0K tokens/s a worker, "
+        "growing from 2 to 4 workers: 7.2M tokens to gain in 3600 s at 1.0K tokens/s per worker, "
         "10.0K tokens to lose in a restart of 5.0 s"
     )
     assert replace(BASE, stay=1.0).explained().startswith("staying at 2 workers, 4 are possible")

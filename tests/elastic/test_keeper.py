@@ -120,7 +120,7 @@ def test_memory_that_a_node_has_not_is_not_taken(keepers, caplog) -> None:
     while vault._mine is not None:
         assert not vault.free(2**50)
         assert time.monotonic() < end
-    assert "no snapshots in memory: 1,125,899.9 GB are wanted" in caplog.text
+    assert "no snapshots in memory: 1,125,899.9 GB are needed" in caplog.text
     assert ray.get(keepers["a"].used.remote()) == 0
 
 
@@ -139,7 +139,7 @@ def test_a_second_place_without_memory_is_told_and_does_without(keepers, caplog)
         put(vault, Stamp(step, 1), step)
     assert set(KeeperVault(cramped, "a", 0).whole()) == {Stamp(2, 1), Stamp(3, 1)}
     assert [record.message for record in caplog.records] == [
-        "snapshots are on one node only, the next can't take them: [Errno 27] File too large"
+        "snapshots are on one node only; the next node can't take them: [Errno 27] File too large"
     ]
 
 

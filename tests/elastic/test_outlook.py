@@ -17,7 +17,7 @@ from manta.elastic.cluster_state.autoscaler import Outlook
         ),
         (
             Outlook(Counter(), 4, refused=True, failure=""),
-            ["the cluster is as large as it may be, with 4 in all"],
+            ["the cluster is at its maximum size, with room for 4 in all"],
         ),
         (
             Outlook(Counter({"gpu": 1}), 0, refused=True, failure="gpu: no capacity"),

@@ -38,7 +38,7 @@ def test_writing_to_a_mapped_buffer_waits_for_no_page() -> None:
 def test_memory_that_would_be_killed_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     open_before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(shared_buffer, "free_memory", lambda: 2 * SIZE - 1)
-    with pytest.raises(OSError, match=r"0\.1 GB are wanted and as much again has to stay free"):
+    with pytest.raises(OSError, match=r"0\.1 GB are needed and as much again has to stay free"):
         allocate(SIZE, None)
     assert len(os.listdir("/proc/self/fd")) == open_before
     for free in (2 * SIZE, None):
