@@ -134,7 +134,7 @@ def test_another_corpus_is_refused(parent: Path, tmp_path: Path, make_corpus: An
 
 
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(parent: Path) -> None:
-    with pytest.raises(RunError, match=r"step-0+5: .*there are those of steps 6, 12"):
+    with pytest.raises(RunError, match=r"step-0+5: .*there are checkpoints of steps 6, 12"):
         fork_run(parent, 5, "refused")
 
 
