@@ -119,7 +119,7 @@ def test_a_drained_node_is_left_before_it_goes(nodes, run, undisturbed) -> None:
     disturbed = run(hold(12, "told", 1), steps=30, scaling={"min": 1, "max": 2}).begin()
     disturbed.reach(11)
     nodes.drain(30)
-    disturbed.is_told("goes away in")
+    disturbed.is_told("will go away in")
     (disturbed.dir / "told").touch()
     disturbed.end()
     first, second = disturbed.record()["groups"]
