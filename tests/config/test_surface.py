@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "RUN|SWEEP --output --metric --top",
     "export": "RUN OUT --step",
     "generate": "RUN PROMPT --tokens --temperature --seed",
+    "chat": "RUN --system --tokens --temperature --seed",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }

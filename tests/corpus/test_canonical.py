@@ -205,7 +205,14 @@ def test_a_corpus_of_the_first_format_means_what_it_did(tmp_path, make_corpus):
     make_corpus(folder, {"train": [[5, 9]]})
     llama2(folder)
     content = json.loads((folder / "manifest.json").read_text())
-    for name in ("bos_id", "pad_id", "tokenizer_config_sha256", "sample", "row_length"):
+    for name in (
+        "bos_id",
+        "pad_id",
+        "tokenizer_config_sha256",
+        "sample",
+        "row_length",
+        "turn_ends",
+    ):
         del content[name]
     for shard in content["shards"]:
         del shard["source"]

@@ -11,10 +11,17 @@ import pytest
 from chat_templates import CHATML, TEMPLATES, chat_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from manta.config.corpus import ChatSection
 from manta.config.errors import CorpusError
-from manta.corpus.chat_template import ChatEncoder, EncodedChat, TooLong, check_template
+from manta.corpus.chat_template import (
+    ChatEncoder,
+    EncodedChat,
+    TooLong,
+    check_template,
+    with_arguments,
+)
 from manta.corpus.conversations import UnusableRecord
 
 Make = Callable[..., ChatEncoder]
@@ -26,9 +33,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Make:
     made: dict[str, Path] = {}
 
     def make(template: str = "chatml", length: int = 4096, **chat: Any) -> ChatEncoder:
-        if template not in made:
-            made[template] = chat_tokenizer(tmp_path_factory.mktemp(template), TEMPLATES[template])
-        return ChatEncoder(made[template], ChatSection(length=length, **chat), "uint16")
+        section = ChatSection(length=length, **chat)
+        whole = with_arguments(TEMPLATES[template], section.template_args)
+        if whole not in made:
+            made[whole] = chat_tokenizer(tmp_path_factory.mktemp(template), whole)
+        return ChatEncoder(made[whole], section, "uint16")
 
     return make
 
@@ -206,3 +215,14 @@ def test_a_template_must_be_there_and_write_no_date(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"other tokens tomorrow: .*date_string"):
         check_template(dated, section, "t")
     check_template(dated, ChatSection(length=8, template_args={"date_string": "1 May"}), "t")
+
+
+def test_arguments_stay_with_the_template(tmp_path: Path) -> None:
+    """Whoever renders it may give others."""
+    value = {"a": [1, None, True], "b": 'it\'s "é"\n'}
+    shows = "\nx{% if deep.a[1] is none and deep.a[2] is true %}{{ deep.b ~ flag }}{% endif %}"
+    folder = chat_tokenizer(tmp_path, with_arguments(shows, {"flag": False, "deep": value}))
+    loaded = AutoTokenizer.from_pretrained(folder)
+    said = [{"role": "user", "content": "x"}]
+    assert loaded.apply_chat_template(said, tokenize=False) == f"\nx{value['b']}False"
+    assert loaded.apply_chat_template(said, tokenize=False, flag=7) == f"\nx{value['b']}7"

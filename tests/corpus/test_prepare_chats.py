@@ -129,6 +129,8 @@ def test_rows_are_whole_conversations_packed_tight_and_read_back(tmp_path: Path)
     config = config_of(tmp_path, write_lines(tmp_path / "a.jsonl", records))
     manifest = made(config)
     assert manifest.sample == "chat"
+    ends = decode(Path(config.out), "tokenizer.json", [manifest.turn_ends or []], special=True)
+    assert ends == ["<|im_end|>"]
     counts = [manifest.counts[split]["a"] for split in ("train", "validation")]
     unique = {json.dumps(record) for record in records}
     assert sum(one.documents for one in counts) == len(unique)

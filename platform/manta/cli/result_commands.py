@@ -1,7 +1,8 @@
-"""`manta verify`, `compare`, `export`, `generate`: what has been trained."""
+"""`manta verify`, `compare`, `export`, `generate`, `chat`: what has been trained."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -77,3 +78,24 @@ def generate(
     from manta.train.export import generate as run_generate
 
     print(run_generate(place_of(run), prompt, tokens=tokens, temperature=temperature, seed=seed))
+
+
+def chat(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    system: Annotated[str, typer.Option(help="First message, of the role system.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Talk to a run's model in the terminal; an empty line ends it."""
+    from manta.storage.place import place_of
+    from manta.train.chat_session import ChatSession
+
+    session = ChatSession(
+        place_of(run), system=system, tokens=tokens, temperature=temperature, seed=seed
+    )
+    with suppress(EOFError, KeyboardInterrupt):
+        while text := input("you: ").strip():
+            print("model: ", end="", flush=True)
+            speed = session.answer(text, lambda piece: print(piece, end="", flush=True))
+            print(f"\n[{speed:.0f} tokens/s]")

@@ -111,7 +111,8 @@ class ChatSection(Section):
         default=None, description="a Jinja file; if left out, the tokenizer's own template"
     )
     template_args: dict[str, JsonValue] = Field(
-        default_factory=dict, description="what the template is given, such as enable_thinking"
+        default_factory=dict,
+        description="what the template is given where nothing else is, such as enable_thinking",
     )
     supervise: list[str] = Field(
         default=["assistant"], min_length=1, description="roles whose messages are trained on"
@@ -130,6 +131,13 @@ class ChatSection(Section):
     columns: dict[ChatColumn, str] = Field(
         default_factory=dict, description="what the source calls a column, such as messages: dialog"
     )
+
+    @field_validator("template_args")
+    @classmethod
+    def _are_names(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if wrong := [name for name in arguments if not name.isidentifier()]:
+            raise ValueError(f"'{wrong[0]}' is no name of an argument")
+        return arguments
 
 
 class SplitSection(Section):

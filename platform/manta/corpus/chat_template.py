@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from manta.config.corpus import ChatSection
 from manta.config.errors import CorpusError
@@ -82,9 +83,6 @@ class ChatEncoder:
         folder: of the tokenizer in its canonical form, with its chat template.
         section: what the config says of chats.
         dtype: type of the tokens.
-
-    Raises:
-        CorpusError: if there is no template, or it depends on the day.
     """
 
     def __init__(self, folder: Path, section: ChatSection, dtype: TokenDtype):
@@ -93,7 +91,6 @@ class ChatEncoder:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker has one CPU
         self._section, self._dtype = section, np.dtype(dtype)
         self._loaded = PreTrainedTokenizerFast.from_pretrained(folder)
-        check_template(self._loaded.chat_template, section, str(folder))
         content = (folder / TOKENIZER_FILE).read_bytes()
         self._tokenizer = parsed(content, str(folder))
         special = {
@@ -235,7 +232,6 @@ class ChatEncoder:
                 documents=whole.get("documents"),
                 add_generation_prompt=prompt,
                 tokenize=False,
-                **self._section.template_args,
             )
         except Exception as error:  # a template raises what it likes
             raise UnusableRecord(f"the chat template refuses it: {error}") from None
@@ -247,8 +243,8 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def check_template(template: str | None, section: ChatSection, shown: str) -> None:
-    """Raise CorpusError if there is no template, or one that writes today's date."""
+def check_template(template: str | None, section: ChatSection, shown: str) -> str:
+    """A chat template, if there is one, and it does not write today's date; else CorpusError."""
     if not isinstance(template, str):
         raise CorpusError(
             f"tokenizer {shown}: it has no chat template: name a Jinja file in chat.template"
@@ -259,3 +255,27 @@ def check_template(template: str | None, section: ChatSection, shown: str) -> No
             "same chats would be other tokens tomorrow: fix it, for most templates by "
             "chat.template_args: {date_string: 26 Jul 2024}, or give another chat.template"
         )
+    return template
+
+
+def with_arguments(template: str, arguments: Mapping[str, JsonValue]) -> str:
+    """A template that has these arguments where whoever renders it gives none of the name.
+
+    So the model is asked as it was trained, also where it is served by another tool.
+    """
+    given = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+        for name, value in sorted(arguments.items())
+    )
+    # Jinja leaves out a line break after a block, but not after an expression.
+    return f'{given}{{{{ "" }}}}{template}' if given else template
+
+
+def _literal(value: JsonValue) -> str:
+    """A value as Jinja writes it."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)}: {_literal(inner)}" for key, inner in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -19,12 +19,13 @@ class ChatTotals:
     Attributes:
         section: what the config says of chats.
         refused: those that can't be used, in the order in which they were added.
-        too_long: how many are longer than a row.
+        turn_ends: the tokens by which answers end.
     """
 
     def __init__(self, section: ChatSection):
         self.section = section
         self.refused: list[Located] = []
+        self.turn_ends: set[int] = set()
         self._counts: Counter[str] = Counter()
 
     @property
@@ -35,6 +36,7 @@ class ChatTotals:
     def add(self, record: dict[str, Any], refused: list[Located]) -> None:
         """Take a unit's record, and where those are that it refused."""
         self._counts.update(record["chats"])
+        self.turn_ends |= set(record["turn_ends"])
         self.refused += refused
 
     def check(self, shown: int) -> None:

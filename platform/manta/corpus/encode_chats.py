@@ -53,7 +53,8 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         if len(identities) - 1 not in left_out:
             encoding.take(identity[0], str(row), (part, place))
     same_hashes(order, identities)
-    splits, pieces = _write_pieces(order, encoding.encoded)
+    encoded = encoding.encoded
+    splits, pieces = _write_pieces(order, encoded)
     record = {
         "unit": order["unit"],
         "source": order["source"],
@@ -62,6 +63,9 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         "has_padding": False,
         "refused": encoding.refused,
         "chats": encoding.counts,
+        "turn_ends": sorted(
+            {int(one.tokens[e - 1]) for _, one in encoded for _, e in one.supervised}
+        ),
     }
     write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
     return {**record, "bytes": order["bytes"]}

@@ -10,7 +10,7 @@ from typing import Any
 
 from manta.config.corpus import ChatSection, CorpusConfig, TokenizerSection
 from manta.config.errors import CorpusError
-from manta.corpus.chat_template import check_template
+from manta.corpus.chat_template import check_template, with_arguments
 from manta.corpus.manifest import Manifest
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import CorpusTokenizer, load
@@ -53,17 +53,16 @@ def open_inputs(config: CorpusConfig) -> Inputs:
 
 
 def _with_template(section: TokenizerSection, chat: ChatSection) -> CorpusTokenizer:
-    """The tokenizer that is named, with the chat template that is."""
-    template = None
+    """The tokenizer that is named, with the chat template that is, and what that is given."""
+    tokenizer = load(section)
+    template = tokenizer.chat_template
     if chat.template is not None:
         try:
-            template = Path(chat.template).expanduser().read_bytes()
-            template.decode()
+            template = Path(chat.template).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CorpusError(f"chat.template: {chat.template}: can't be read: {error}") from None
-    tokenizer = load(section, template)
-    check_template(tokenizer.chat_template, chat, str(section.path))
-    return tokenizer
+    checked = check_template(template, chat, str(section.path))
+    return load(section, with_arguments(checked, chat.template_args).encode())
 
 
 def recorded(config: CorpusConfig) -> dict[str, Any]:

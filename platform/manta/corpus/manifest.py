@@ -100,7 +100,8 @@ class Manifest(Section):
     fingerprint, and with it the same order of samples; nor the sources of shards, which their
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
     `sample` names the format of samples; what is said of tokens and a tokenizer, those of
-    tokens and of chats have alone, and `row_length` those of chats.
+    tokens and of chats have alone, and `row_length` and `turn_ends`, the tokens by which answers
+    end, those of chats.
     """
 
     format: Literal[1, 2] = 2
@@ -108,6 +109,7 @@ class Manifest(Section):
     manta_version: str
     sample: str = TOKENS
     row_length: int | None = None
+    turn_ends: list[int] | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     vocab_size: int | None = None
     eos_id: int | None = None
@@ -123,7 +125,7 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _tokens_are_described(self) -> Manifest:
-        described = {
+        described: dict[str, Any] = {
             "token_dtype": self.token_dtype,
             "vocab_size": self.vocab_size,
             "eos_id": self.eos_id,
@@ -131,7 +133,7 @@ class Manifest(Section):
             "tokenizer_sha256": self.tokenizer_sha256,
         }
         if self.sample == CHAT:
-            described["row_length"] = self.row_length
+            described |= {"row_length": self.row_length, "turn_ends": self.turn_ends}
         lacking = [name for name, value in described.items() if value is None]
         if self.sample in (TOKENS, CHAT) and lacking:
             raise ValueError(f"a corpus of {self.sample} needs {', '.join(lacking)}")
@@ -240,8 +242,9 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
-    if content.get("row_length") is None:
-        content.pop("row_length", None)
+    for name in ("row_length", "turn_ends"):
+        if content.get(name) is None:
+            content.pop(name, None)
     for shard in content["shards"]:
         shard.pop("source", None)
     for origin in [*content["config"].get("sources", []), content["config"].get("tokenizer")]:

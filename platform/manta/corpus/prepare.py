@@ -341,8 +341,9 @@ class _Preparation:
             dropped["too_long"] = chats.too_long
         return Manifest(
             manta_version=manta.__version__,
-            sample=TOKENS if chat is None else CHAT,
-            row_length=None if chat is None else chat.length,
+            sample=CHAT if chat else TOKENS,
+            row_length=chat.length if chat else None,
+            turn_ends=sorted(chats.turn_ends) if chats else None,
             token_dtype=tokenizer.dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,

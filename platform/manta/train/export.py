@@ -93,18 +93,8 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
     Raises:
         RunError: if there is no model, or nothing to begin from.
     """
-    if (where / CONFIG).exists():
-        config = load_run(where)
-        lm = load_weights(where, config, None)
-        tokenizer = load_tokenizer(config.corpus, Manifest.read(config.corpus))
-    elif isinstance(where, Path) and (where / "config.json").exists():
-        _quiet()
-        lm = AutoModelForCausalLM.from_pretrained(where)
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    else:
-        raise RunError(f"{where}: neither the directory of a run nor an exported model")
+    lm, tokenizer = load_generator(where)
     torch.manual_seed(seed)
-    lm.eval()
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.95}
@@ -119,6 +109,23 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
     )
     text: str = tokenizer.decode(made[0], skip_special_tokens=True)
     return text
+
+
+def load_generator(where: Place) -> tuple[Any, Any]:
+    """Model, in evaluation mode, and tokenizer of a run or of a folder that `export` wrote.
+
+    Raises:
+        RunError: if there is no model.
+    """
+    if (where / CONFIG).exists():
+        config = load_run(where)
+        lm = load_weights(where, config, None)
+        return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
+    if isinstance(where, Path) and (where / "config.json").exists():
+        _quiet()
+        lm = AutoModelForCausalLM.from_pretrained(where)
+        return lm.eval(), AutoTokenizer.from_pretrained(where)
+    raise RunError(f"{where}: neither the directory of a run nor an exported model")
 
 
 def _beginning(lm: PreTrainedModel, tokenizer: Any, prompt: str) -> list[int]:
@@ -167,7 +174,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     load_model(checkpoint, lm)
     if config.model.pretrained is not None:
         _generate_as_before(lm, config.model.pretrained)
-    _stop_at(lm.generation_config, manifest.eos_id)
+    _stop_at(lm.generation_config, manifest.turn_ends or [manifest.eos_id])
     return lm
 
 
@@ -198,12 +205,12 @@ def _generate_as_before(lm: PreTrainedModel, pretrained: str) -> None:
     lm.generation_config = settings
 
 
-def _stop_at(settings: GenerationConfig, eos: int) -> None:
-    """Let a text end where the corpus's documents end, also by a model that has other ends."""
-    ends = settings.eos_token_id
-    known = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if eos not in known:
-        settings.eos_token_id = [*known, eos] if known else eos
+def _stop_at(settings: GenerationConfig, ends: list[int]) -> None:
+    """Let a text end where the corpus's documents or answers end, beside the model's own ends."""
+    own = settings.eos_token_id
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    all_ends = list(dict.fromkeys([*known, *ends]))
+    settings.eos_token_id = all_ends if len(all_ends) > 1 else all_ends[0]
 
 
 def _quiet() -> None:

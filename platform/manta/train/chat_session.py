@@ -1,0 +1,89 @@
+"""A conversation with the model of a run, or of an exported folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from manta.config.errors import RunError
+from manta.storage.place import Place
+from manta.train.export import load_generator
+
+
+class ChatSession:
+    """Keeps the messages, and has the model answer them.
+
+    Args:
+        where: the directory of a run, its place in a store, or a folder that `export` wrote.
+        system: first message of the role system; none if empty.
+        tokens: most tokens of an answer.
+        temperature: of the sampling; 0 takes the likeliest token each time.
+        seed: of the sampling.
+
+    Raises:
+        RunError: if there is no model, or its tokenizer has no chat template.
+    """
+
+    def __init__(
+        self, where: Place, *, system: str, tokens: int, temperature: float, seed: int
+    ) -> None:
+        self._lm, self._tokenizer = load_generator(where)
+        if not self._tokenizer.chat_template:
+            raise RunError(
+                f"{where}: its tokenizer has no chat template, so it was not trained on chats: "
+                "manta generate continues a text with it"
+            )
+        self.messages: list[dict[str, str]] = []
+        if system:
+            self.messages.append({"role": "system", "content": system})
+        self._tokens = tokens
+        self._sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            self._sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.95}
+        torch.manual_seed(seed)
+
+    def answer(self, text: str, say: Callable[[str], None]) -> float:
+        """Have a message answered; both are kept.
+
+        Args:
+            text: of the user.
+            say: takes the answer piece by piece as it is written.
+
+        Returns:
+            Tokens a second.
+        """
+        self.messages.append({"role": "user", "content": text})
+        ids = self._tokenizer.apply_chat_template(
+            self.messages, add_generation_prompt=True, return_dict=False
+        )
+        given = torch.tensor([ids], device=self._lm.device)
+        pieces = _Pieces(self._tokenizer, say)
+        began = time.monotonic()
+        made = self._lm.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=self._tokens,
+            pad_token_id=self._tokenizer.eos_token_id,
+            streamer=pieces,
+            **self._sampling,
+        )
+        seconds = time.monotonic() - began
+        self.messages.append({"role": "assistant", "content": pieces.text.strip()})
+        return float((made.shape[1] - given.shape[1]) / seconds)
+
+
+class _Pieces(TextStreamer):  # type: ignore[misc]
+    """Hands an answer on as it is written, without the prompt and special tokens."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._say, self.text = say, ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Take a piece of text that no later token changes."""
+        self.text += text
+        self._say(text)
