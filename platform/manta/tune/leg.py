@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 
 from manta.config.errors import DivergedError, MantaError
 from manta.elastic.checks.preflight import Checked, check
-from manta.elastic.controller.policy import WorkerShare
+from manta.elastic.controller.holdings import WorkerShare
 from manta.elastic.controller.warm_workers import Spares
 from manta.elastic.driver.trainer import open_worker_pool, train
 from manta.record.history import Tail

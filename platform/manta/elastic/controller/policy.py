@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.scaling_policy import (
     NoopDecision,
@@ -21,21 +19,17 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingPolicy,
 )
 
-from manta.config.run import ScalingSection
 from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.autoscaler import Shortage, may_grow
 from manta.elastic.cluster_state.ray_data_actors import settle
-from manta.elastic.controller.group import Placing, SlotWorkerGroup, start_worker
+from manta.elastic.controller.group import Placing, SlotWorkerGroup
 from manta.elastic.controller.growth import Growth
-from manta.elastic.controller.slots import Slot, Slots
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.holdings import Elasticity, Holdings
+from manta.elastic.controller.slots import Slot
 from manta.elastic.controller.watchdog import Watchdog
 from manta.elastic.messages.events import Note, SnapshotMemory
-from manta.elastic.snapshot_memory.keeper import Keepers
 from manta.train.pause import Pause
 
-# Seconds that a group with its minimum of workers waits for further slots.
-GRACE_SECONDS = 0.4
 # Seconds between two looks at the cluster while a group trains.
 LOOK_SECONDS = 1.0
 # Seconds between two looks at the memory of snapshots.
@@ -46,63 +40,6 @@ SETTLE_SECONDS = 30.0
 RESTART_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class WorkerShare:
-    """A run's share of a cluster that other runs use too, from the actor that assigns shares.
-
-    The actor's method ``share_of(name, useful)`` returns a number of workers.
-    """
-
-    arbiter: ActorHandle
-    name: str
-
-    def workers(self, useful: int) -> int:
-        """How many workers the run may have now.
-
-        Args:
-            useful: most workers that the run can use.
-
-        Raises:
-            RayError: if the actor is dead.
-        """
-        found: int = ray.get(self.arbiter.share_of.remote(self.name, useful))
-        return found
-
-
-@dataclass(frozen=True)
-class Elasticity:
-    """The facts of a run that the controller needs.
-
-    Attributes:
-        scaling: what the config says of workers.
-        total_tokens: tokens at which the run's schedule ends.
-        snapshots: whether snapshots are kept in memory.
-        warm_after: seconds of training before warm workers are started.
-        owner: unique name under which the run holds slots in the cluster.
-        pool: warm workers shared by consecutive runs; None if the run has its own.
-        begun: warm or starting workers that the run takes over.
-        share: what it may have, if there are others beside it; else as much as `scaling.max`.
-        mailbox: the run's mailbox actor.
-        runtime_env: Ray's runtime environment of the workers.
-    """
-
-    scaling: ScalingSection
-    total_tokens: int
-    snapshots: bool
-    warm_after: float
-    owner: str
-    pool: Spares | None
-    begun: Spares | None
-    share: WorkerShare | None
-    mailbox: ActorHandle
-    runtime_env: dict[str, Any]
-
-
-def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
-    """An empty pool of warm workers for runs with the same needs."""
-    return Spares(lambda node: start_worker(node, runtime_env, resources))
-
-
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     """Decides the number of workers from the available slots. `stop` is thread-safe."""
 
@@ -110,23 +47,17 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         super().__init__(scaling_config)
         self.known = elasticity
         self._mail = elasticity.mailbox
-        resources = elasticity.scaling.resources_per_worker
-        self._slots = Slots(resources, elasticity.owner, note=self._note)
-        self._spares = (
-            elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
-        )
-        self._keepers = Keepers()
+        self._holdings = Holdings(elasticity, self._note)
         self._group: SlotWorkerGroup | None = None
         self._stop = False
         self._looked = self._weighed = -math.inf
-        self._shortage = Shortage(elasticity.scaling.min, resources)
+        self._shortage = Shortage(elasticity.scaling.min, elasticity.scaling.resources_per_worker)
         self._settled: Any = None
         self._paused = 0
         self._refused: int | None = None
         self._groups = 0
         self._noticed: float | None = None
         self._restarts: list[float] = []
-        self._largest = self._useful = elasticity.scaling.upper
 
     # ---------------------------------------------- calls of Ray Train's controller
 
@@ -134,8 +65,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """Request slots, instead of asking Ray Train's autoscaling coordinator."""
         if may_grow():
             self._settled = settle()
-        self._ask_share()
-        self._slots.request(self._largest)
+        self._holdings.ask_share()
+        self._holdings.request()
 
     async def before_controller_shutdown(self) -> None:
         """Give everything back."""
@@ -147,10 +78,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 
     def release(self) -> None:
         """Give everything back."""
-        if self.known.pool is None:
-            self._spares.release()
-        self._keepers.release()
-        self._slots.release()
+        self._holdings.release()
 
     def _get_num_workers_for_resource_request(self) -> int:
         return self.known.scaling.upper
@@ -163,36 +91,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             raise RuntimeError(problem.text)
         if self._stop:
             raise RuntimeError("stopped while there was no worker group")
-        slots = self._usable()
+        slots = self._holdings.wait(lambda: self._stop)
         if len(slots) < self.known.scaling.min:
             if (news := self._shortage.news(len(slots))) is not None:
                 self._note(news)
             time.sleep(0.1)  # else the controller's loop would spin
             return NoopDecision()
         return ResizeDecision(len(slots), self.known.scaling.resources_per_worker)
-
-    def _usable(self) -> list[Slot]:
-        """Slots on nodes that are alive and not draining."""
-        unusable = self._unusable()
-        self._slots.refresh(unusable)
-        self._keepers.forget(unusable)
-        self._ask_share()
-        self._slots.keep(self._slots.ready[: self._largest])
-        self._slots.request(self._largest)
-        self._slots.wait(self._largest, GRACE_SECONDS, lambda: self._stop)
-        return self._slots.ready
-
-    def _ask_share(self) -> None:
-        """Update the number of workers that the run may have."""
-        if self.known.share is None:
-            return
-        with suppress(RayError):  # the actor died with the driver, which ends this process, too
-            may = min(self.known.share.workers(self._useful), self.known.scaling.upper)
-            self._largest = max(may, self.known.scaling.min)
-
-    def _unusable(self) -> set[str]:
-        ours = {slot.node for slot in self._slots.ready} | set(self._keepers.handles)
-        return nodes.lost(ours) | set(nodes.draining())
 
     def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
         """The `Placing` of a group with `slots` workers."""
@@ -201,12 +106,12 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if (problem := ray.get(self._mail.failure.remote())) is not None:
             raise RuntimeError(problem.text)
         self._wait_until_settled()
-        taken = self._slots.ready[:slots]
-        self._keep_on(taken)
+        taken = self._holdings.slots.ready[:slots]
+        self._holdings.keep_snapshots(taken)
         return Placing(
             slots=taken,
-            spares=self._spares,
-            keepers=self._keepers.handles,
+            spares=self._holdings.warm,
+            keepers=self._holdings.keepers.handles,
             attempt=attempt,
             micro_batch=micro_batch,
             first=self._groups == 0,
@@ -223,18 +128,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
                 ray.get(self._settled, timeout=SETTLE_SECONDS)
             self._settled = None
 
-    def _keep_on(self, slots: list[Slot]) -> None:
-        """Open keepers of snapshots on nodes with workers now or soon."""
-        if self.known.snapshots:
-            self._keepers.open({slot.node for slot in slots})
-
     # ---------------------------------------------------------- while there is a group
 
     def group_started(self, group: SlotWorkerGroup) -> None:
         """Take the start of a group."""
         self._groups += 1
         self._group, self._paused, self._refused = group, 0, None
-        self._useful = self.known.scaling.upper
+        self._holdings.group_started()
         self._watchdog = Watchdog(self.known.scaling.hang_timeout, group.placing.attempt)
 
     def group_ended(self, noticed: float) -> None:
@@ -262,10 +162,11 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if self._watchdog.barks(progress):
             group.declare_lost(self._watchdog.culprits(group, progress))
             return
-        self._slots.refresh()
+        self._holdings.slots.refresh()
         if self._paused:
             return
-        leaving = nodes.leaving(slot.node for slot in self._slots.ready)
+        ready = self._holdings.slots.ready
+        leaving = nodes.leaving(slot.node for slot in ready)
         ours = {slot.node for slot in group.placing.slots}
         if going := {node: at for node, at in leaving.items() if node in ours}:
             self._leave(going)
@@ -276,53 +177,36 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             if self._noticed is not None:
                 self._restarts.append(progress.first_step - self._noticed)
                 self._noticed = None
-            self._keep_on(self._slots.ready)
+            self._holdings.keep_snapshots(ready)
             self._weigh_snapshots()
-            self._warm_up(progress.seconds)
-            staying = [slot for slot in self._slots.ready if slot.node not in leaving]
+            if progress.seconds >= self.known.warm_after:
+                self._holdings.warm_up()
+            staying = [slot for slot in ready if slot.node not in leaving]
             self._consider_growth(group, progress, staying)
 
     def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
         """Adjust the slots to the run's share; returns whether the group has to shrink."""
-        before = self._largest
-        self._ask_share()
-        if self._largest == before:
+        if not self._holdings.ask_share():
             return False
-        workers = len(group.placing.slots)
-        if self._largest < workers:
-            self._note(f"{workers} → {self._largest} workers: other runs need the rest")
+        workers, largest = len(group.placing.slots), self._holdings.largest
+        if largest < workers:
+            self._note(f"{workers} → {largest} workers: other runs need the rest")
             self._ask_pause(Pause.REGROUP)
             return True
-        others = [slot for slot in self._slots.ready if slot not in group.placing.slots]
-        self._slots.keep([*group.placing.slots, *others[: self._largest - workers]])
-        self._slots.request(self._largest)
+        self._holdings.fit(group)
         return False
 
     def _weigh_snapshots(self) -> None:
         """Report now and then how much memory the snapshots take."""
         if time.monotonic() - self._weighed >= WEIGH_SECONDS:
             self._weighed = time.monotonic()
-            self._mail.put.remote(SnapshotMemory(self._keepers.used()))
+            self._mail.put.remote(SnapshotMemory(self._holdings.keepers.used()))
 
     def _leave(self, going: dict[str, float | None]) -> None:
         for node, deadline in going.items():
             when = "" if deadline is None else f" in {max(0.0, deadline - time.time()):.0f} s"
             self._note(f"node {node[:8]} will go away{when}: its workers leave it at the next step")
         self._ask_pause(Pause.LEAVE)
-
-    def _warm_up(self, running: float) -> None:
-        """Start warm workers where a group may need them next."""
-        if running >= self.known.warm_after:
-            self._spares.fill(self._spares_for(self._slots.ready))
-
-    def _spares_for(self, slots: list[Slot]) -> Counter[str]:
-        """Node id → number of warm workers that a group in these slots should have there."""
-        places = Counter(slot.node for slot in slots)
-        if self.known.scaling.spares is None:
-            return places
-        return Counter(
-            {node: min(count, self.known.scaling.spares) for node, count in places.items()}
-        )
 
     def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)
@@ -348,18 +232,12 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         """Withdraw requests for nodes that would come too late for the run to gain by them."""
         most = replace(growth, possible=self.known.scaling.upper)
         if growth.running < growth.settle or most.worthwhile:
-            self._useful = self.known.scaling.upper
-            self._slots.request(self._largest)
-            return
-        self._useful = growth.workers
-        self._slots.keep(group.placing.slots)
-        self._slots.request(growth.workers)
-        # The group's keepers may hold snapshots on nodes without a slot.
-        needed = {slot.node for slot in group.placing.slots} | group.placing.keepers.keys()
-        self._keepers.forget(self._keepers.handles.keys() - needed)
+            self._holdings.want_all()
+        else:
+            self._holdings.want_no_more(group)
 
     def _weigh(self, growth: Growth, possible: list[Slot]) -> None:
-        if growth.worthwhile and not self._spares.suffice(self._spares_for(possible)):
+        if growth.worthwhile and not self._holdings.is_warm_for(possible):
             return
         self._decide(growth)
 

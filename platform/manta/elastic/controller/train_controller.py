@@ -17,7 +17,8 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from manta.elastic.controller.group import DIED, SlotWorkerGroup, WorkerLost
-from manta.elastic.controller.policy import Elasticity, SlotPolicy
+from manta.elastic.controller.holdings import Elasticity
+from manta.elastic.controller.policy import SlotPolicy
 from manta.elastic.messages.events import GroupEnded
 from manta.elastic.messages.group_start import Regroup
 

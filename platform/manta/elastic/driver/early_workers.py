@@ -18,7 +18,7 @@ from manta.elastic.checks.preflight import Checked, check_model
 from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.demand import bundle_of
 from manta.elastic.controller.group import open_worker
-from manta.elastic.controller.policy import open_pool
+from manta.elastic.controller.holdings import open_pool
 from manta.elastic.controller.warm_workers import Spares
 from manta.elastic.driver.trainer import check_resources
 from manta.elastic.worker import worker_calls

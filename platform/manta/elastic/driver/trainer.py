@@ -32,7 +32,7 @@ from manta.record.context import RunContext
 from manta.show.tracker import PAUSED, Tracker
 
 if TYPE_CHECKING:
-    from manta.elastic.controller.policy import Elasticity, WorkerShare
+    from manta.elastic.controller.holdings import Elasticity, WorkerShare
     from manta.elastic.controller.warm_workers import Spares
 
 # Seconds between two looks of the driver for messages and for the group's end.
@@ -263,7 +263,7 @@ def open_worker_pool(resources: dict[str, float]) -> Spares | None:
 
     None if workers have accelerators: a process keeps the devices that it saw first.
     """
-    from manta.elastic.controller.policy import open_pool
+    from manta.elastic.controller.holdings import open_pool
 
     return None if gpus_of(resources) else open_pool(resources, runtime_env_of(resources))
 
@@ -281,7 +281,7 @@ def _elasticity(
     pool: Spares | None,
     begun: Spares | None,
 ) -> Elasticity:
-    from manta.elastic.controller.policy import Elasticity
+    from manta.elastic.controller.holdings import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
     return Elasticity(

@@ -1,0 +1,180 @@
+"""What a run holds of a cluster: slots, keepers of snapshots, warm workers, its share of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from manta.config.run import ScalingSection
+from manta.elastic.cluster_state import nodes
+from manta.elastic.controller.group import SlotWorkerGroup, start_worker
+from manta.elastic.controller.slots import Slot, Slots
+from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.snapshot_memory.keeper import Keepers
+
+# Seconds that a group with its minimum of workers waits for further slots.
+GRACE_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """A run's share of a cluster that other runs use too, from the actor that assigns shares.
+
+    The actor's method ``share_of(name, useful)`` returns a number of workers.
+    """
+
+    arbiter: ActorHandle
+    name: str
+
+    def workers(self, useful: int) -> int:
+        """How many workers the run may have now.
+
+        Args:
+            useful: most workers that the run can use.
+
+        Raises:
+            RayError: if the actor is dead.
+        """
+        found: int = ray.get(self.arbiter.share_of.remote(self.name, useful))
+        return found
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """The facts of a run that the controller needs.
+
+    Attributes:
+        scaling: what the config says of workers.
+        total_tokens: tokens at which the run's schedule ends.
+        snapshots: whether snapshots are kept in memory.
+        warm_after: seconds of training before warm workers are started.
+        owner: unique name under which the run holds slots in the cluster.
+        pool: warm workers shared by consecutive runs; None if the run has its own.
+        begun: warm or starting workers that the run takes over.
+        share: what it may have, if there are others beside it; else as much as `scaling.max`.
+        mailbox: the run's mailbox actor.
+        runtime_env: Ray's runtime environment of the workers.
+    """
+
+    scaling: ScalingSection
+    total_tokens: int
+    snapshots: bool
+    warm_after: float
+    owner: str
+    pool: Spares | None
+    begun: Spares | None
+    share: WorkerShare | None
+    mailbox: ActorHandle
+    runtime_env: dict[str, Any]
+
+
+def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
+    """An empty pool of warm workers for runs with the same needs."""
+    return Spares(lambda node: start_worker(node, runtime_env, resources))
+
+
+class Holdings:
+    """Takes and gives back what a run holds; it decides nothing of the run.
+
+    Attributes:
+        slots: places for workers.
+        keepers: actors that keep snapshots in the memory of nodes.
+        warm: workers that are started but train nothing yet.
+        largest: most workers that the run may have now.
+    """
+
+    def __init__(self, elasticity: Elasticity, note: Callable[[str], None]):
+        self._known = elasticity
+        scaling = elasticity.scaling
+        resources = scaling.resources_per_worker
+        self.slots = Slots(resources, elasticity.owner, note=note)
+        self.keepers = Keepers()
+        self.warm = (
+            elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
+        )
+        self.largest = self._useful = scaling.upper
+
+    def request(self) -> None:
+        """Ask for as many slots as the run may have."""
+        self.slots.request(self.largest)
+
+    def release(self) -> None:
+        """Give everything back."""
+        if self._known.pool is None:
+            self.warm.release()
+        self.keepers.release()
+        self.slots.release()
+
+    def wait(self, stopped: Callable[[], bool]) -> list[Slot]:
+        """Slots on nodes that are alive and not draining, after a moment in which more may come."""
+        ours = {slot.node for slot in self.slots.ready} | set(self.keepers.handles)
+        unusable = nodes.lost(ours) | set(nodes.draining())
+        self.slots.refresh(unusable)
+        self.keepers.forget(unusable)
+        self.ask_share()
+        self.slots.keep(self.slots.ready[: self.largest])
+        self.request()
+        self.slots.wait(self.largest, GRACE_SECONDS, stopped)
+        return self.slots.ready
+
+    def ask_share(self) -> bool:
+        """Update the number of workers that the run may have; returns whether it is another."""
+        before, scaling = self.largest, self._known.scaling
+        if self._known.share is not None:
+            with suppress(RayError):  # the actor died with the driver, which ends this process, too
+                may = min(self._known.share.workers(self._useful), scaling.upper)
+                self.largest = max(may, scaling.min)
+        return self.largest != before
+
+    def fit(self, group: SlotWorkerGroup) -> None:
+        """Keep the group's slots and as many others as the run may have; ask for the rest."""
+        mine = group.placing.slots
+        others = [slot for slot in self.slots.ready if slot not in mine]
+        self.slots.keep([*mine, *others[: self.largest - len(mine)]])
+        self.request()
+
+    def want_all(self) -> None:
+        """Ask for as many workers as the run may have: each would be of use."""
+        self._useful = self._known.scaling.upper
+        self.request()
+
+    def want_no_more(self, group: SlotWorkerGroup) -> None:
+        """Hold and ask for nothing but what the group has: more would be of no use."""
+        mine = group.placing.slots
+        self._useful = len(mine)
+        self.slots.keep(mine)
+        self.slots.request(len(mine))
+        # The group's keepers may hold snapshots on nodes without a slot.
+        needed = {slot.node for slot in mine} | group.placing.keepers.keys()
+        self.keepers.forget(self.keepers.handles.keys() - needed)
+
+    def group_started(self) -> None:
+        """Take the start of a group, for which more workers may be of use again."""
+        self._useful = self._known.scaling.upper
+
+    def keep_snapshots(self, slots: Iterable[Slot]) -> None:
+        """Open keepers of snapshots on nodes with workers now or soon."""
+        if self._known.snapshots:
+            self.keepers.open({slot.node for slot in slots})
+
+    def warm_up(self) -> None:
+        """Start warm workers where a group may need them next."""
+        self.warm.fill(self._warm_for(self.slots.ready))
+
+    def is_warm_for(self, slots: list[Slot]) -> bool:
+        """Whether a group in these slots would find its warm workers started."""
+        return self.warm.suffice(self._warm_for(slots))
+
+    def _warm_for(self, slots: list[Slot]) -> Counter[str]:
+        """Node id → number of warm workers that a group in these slots should have there."""
+        places, most = Counter(slot.node for slot in slots), self._known.scaling.spares
+        if most is None:
+            return places
+        return Counter({node: min(count, most) for node, count in places.items()})
