@@ -69,17 +69,17 @@ class RecordedRun:
     """A run as its record tells of it; of one that isn't at its end, how far it came.
 
     Attributes:
-        name: of the run.
-        folder: its folder, or its URL.
+        name: the run's name.
+        folder: the run's folder or URL.
         status: `finished`, `stopped` (evaluations no longer improved), `interrupted`, `failed`
             or `running`.
         steps: trained so far.
         tokens: trained on so far.
-        loss: of the last step, in nats a token.
-        val_loss: of the last evaluation, in nats a token; None if there was none.
+        loss: the last step's training loss, in nats a token.
+        val_loss: the last evaluation's loss, in nats a token; None if there was no evaluation.
         best_val_loss: the lowest of all evaluations.
         device_hours: hours of all devices together, starts and evaluations included.
-        cost: of these; None without `cost.per_device_hour`.
+        cost: price of the device hours; None without `cost.per_device_hour`.
     """
 
     name: str
@@ -103,11 +103,11 @@ class RecordedSweep:
     """A sweep as its record tells of it.
 
     Attributes:
-        name: of the sweep.
-        folder: its folder, or its URL.
+        name: the sweep's name.
+        folder: the sweep's folder or URL.
         status: `finished`, `interrupted`, `failed` or `running`.
-        metric: what trials are compared by.
-        mode: whether its least (`min`) or its greatest value (`max`) is the best.
+        metric: the metric that ranks the trials.
+        mode: `min` or `max`: whether the least or the greatest value is best.
         trials: a table with a row for each trial: name, status, its parameters by dotted key,
             seed, parent (whose beginning it shares), tokens, value of the metric, reason.
         best: name of the trial with the best value; None if none has one.
@@ -131,12 +131,12 @@ class ComparedRuns:
     """What a comparison says.
 
     Attributes:
-        metric: what runs were compared by.
+        metric: the metric that ranks the runs.
         runs: a table with a row for each run, best configuration first: rank of its
             configuration (None where it can't be compared), name, status, the keys in which they
             differ, seed, tokens, value of the metric, device_hours, cost.
-        verdict: who is best, by how much, and whether that is more than seed noise.
-        warnings: what makes the comparison less than it seems.
+        verdict: the best, by how much, and whether that is more than seed noise.
+        warnings: reasons to trust the comparison less, one sentence each.
     """
 
     metric: str
@@ -158,8 +158,8 @@ def train(
     Args:
         config: a YAML file, the same as a mapping, or a config that was built.
         overrides: values by dotted key.
-        address: of a Ray cluster; else a Ray is started for the run, or the one is used that this
-            process is connected to.
+        address: address of a Ray cluster; by default the Ray that this process is connected to,
+            or one started for the run.
         fresh: refuse to go on with a run that exists.
         restart: set aside what the run has, and start it anew.
 
@@ -190,7 +190,7 @@ def sweep(
         config: a YAML file, or the same as a mapping, whose `base` and `space` are then looked for
             from the current folder.
         overrides: values of the sweep's own config, by dotted key.
-        address: as in `train`.
+        address: address of a Ray cluster, as in `train`.
 
     Raises:
         MantaError: naming what is wrong and what to do.
@@ -214,7 +214,7 @@ def compare(
 
     Args:
         runs: their folders or URLs, or what `train`, `sweep` and `open_run` gave.
-        metric: what to compare by; else the sweep's, or the validation loss.
+        metric: the metric to rank by; by default the sweep's, or the validation loss.
         page: where to write the HTML page; none is written without it.
 
     Raises:
@@ -249,7 +249,7 @@ def read_metrics(
     row has null where it has no value. A run may be training meanwhile.
 
     Args:
-        run: its folder or URL, or what `train` gave.
+        run: the run's folder or URL, or the result of `train`.
         kind: rows of steps or of evaluations alone; else both, in the order of training.
 
     Raises:
@@ -273,11 +273,11 @@ def write_corpus(folder: Folder, data: Mapping[Any, Any], form: Format) -> str:
     The same rows in the same order make the same corpus; if it is there already, nothing changes.
 
     Args:
-        folder: of the corpus.
+        folder: the corpus's folder.
         data: rows of each split (train, validation, test), by the name of their source, or rows
             alone where there is one source. Rows are Arrow tables or batches, mappings from column
             to value, or any iterable of these, which is read once.
-        form: of the samples, such as `manta.sample.rows.RowFormat`; docs/own_task.md shows one.
+        form: format of the samples, such as `manta.sample.rows.RowFormat`; see docs/own_task.md.
 
     Raises:
         CorpusError: if rows don't fit the format's schema, or the folder holds something else.

@@ -24,14 +24,14 @@ class NodeGroup:
     """Nodes of one type.
 
     Attributes:
-        name: in the file.
-        head: whether it is the head's.
-        resources: what Ray counts on each: "CPU", "GPU", …
-        least: nodes that are always there.
-        most: nodes that may be there at once.
-        image: what they start from; None if the file doesn't say.
-        spot: whether the cloud can take them back.
-        machine: their instance type; None if the file doesn't say.
+        name: the node type's name in the file.
+        head: whether this is the head's node type.
+        resources: Ray's resources of each node, by name: "CPU", "GPU", …
+        least: minimum number of nodes; these always run.
+        most: maximum number of nodes at once.
+        image: machine or container image of the nodes; None if the file doesn't say.
+        spot: whether the nodes are spot (preemptible) instances.
+        machine: the cloud's instance type; None if the file doesn't say.
     """
 
     name: str
@@ -61,16 +61,16 @@ class ClusterPlan:
     """A cluster file, read.
 
     Attributes:
-        path: of the file.
-        text: the file as it is.
-        kind: who launches the nodes.
+        path: the file's path.
+        text: the file's text.
+        kind: launcher of the nodes.
         data: the file's content; of KubeRay, the RayCluster's.
         groups: the node types, the head's among them; none if the machines are the user's own.
-        most: workers that may be there at once, of all groups together.
+        most: maximum number of worker nodes at once, all groups together.
         setup: the commands that prepare a node.
         start: the commands that start Ray, the head's and the workers'.
-        mounts: files that the nodes get: path there → path here.
-        machines: how many of them, where the machines are the user's own.
+        mounts: files copied to the nodes: path on the node → path on this machine.
+        machines: number of machines, where they are the user's own.
     """
 
     path: Path

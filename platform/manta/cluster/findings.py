@@ -28,9 +28,9 @@ class Finding:
 
     Attributes:
         verdict: how the check came out.
-        check: what was looked at, in a word or two.
-        found: what was seen.
-        remedy: what to do about it; there is one unless all is well.
+        check: the subject of the check, in a word or two.
+        found: the observation, in one clause.
+        remedy: advice to the user; empty only if all is well.
     """
 
     verdict: CheckResult

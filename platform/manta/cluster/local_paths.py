@@ -31,8 +31,8 @@ def check_sweep(config: SweepConfig, written: Written, base: RunConfig, by: Writ
     """Refuse a sweep whose storage, or whose base's corpus or model, is a local path.
 
     Args:
-        config: of the sweep, `written` by its writers.
-        base: its base with the sweep's overrides, `by` its writers.
+        config: the sweep's config; `written` says where each of its values comes from.
+        base: the sweep's base with its overrides; `by` says where each value comes from.
 
     Raises:
         ConfigError: naming file, key and remedy of each.

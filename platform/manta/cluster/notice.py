@@ -35,8 +35,8 @@ class Notice:
     """That the node goes.
 
     Attributes:
-        deadline: when, in seconds since the epoch.
-        reason: in the cloud's words.
+        deadline: time of the shutdown, in seconds since the epoch.
+        reason: the cloud's reason, in its own words.
     """
 
     deadline: float

@@ -34,12 +34,12 @@ class Package:
     """A folder to be sent as the working directory of a job.
 
     Attributes:
-        folder: it.
-        script: how its Python is given the script to run: a path in it, or ``-m`` and a module.
-        files: how many there are.
-        bytes: their sizes together.
-        largest: the folders with most in them, with their bytes.
-        placed: where each of the configs lies, from the folder.
+        folder: path of the folder.
+        script: arguments for Python to run the job: a path in the folder, or ``-m`` and a module.
+        files: number of files.
+        bytes: total size of the files.
+        largest: the largest folders, with their sizes in bytes.
+        placed: path of each config in the folder.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ def pack(into: Path, command: str, configs: list[Path], extra: Mapping[str, str]
     """Lay out in the empty folder `into` what a job needs.
 
     Args:
-        command: of Manta: train, sweep or prepare.
+        command: Manta's command: train, sweep or prepare.
         configs: the config file and those that it refers to.
         extra: texts of small files at the top, by name.
 

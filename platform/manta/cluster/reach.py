@@ -17,7 +17,7 @@ def check_head(address: str, given: str | None = None) -> None:
     """Check that a cluster's head answers.
 
     Args:
-        address: what `ray.init` is to connect to: "auto" or host:port.
+        address: the address for `ray.init`: "auto" or host:port.
         given: the address as it was given to the command; None if RAY_ADDRESS says it.
 
     Raises:

@@ -31,11 +31,11 @@ class Work:
     """A config that was found sound: what a job would do.
 
     Attributes:
-        command: of Manta.
+        command: Manta's command: train, sweep or prepare.
         path: the config file.
-        overrides: of the command line.
-        config: what they say together.
-        base: of a sweep, with the sweep's overrides.
+        overrides: overrides given on the command line.
+        config: the config that file and overrides give together.
+        base: a sweep's base with the sweep's overrides.
         named: how a sweep's writers named its files, by key.
         own: the user's Python files that the run's config names, by key.
     """
@@ -106,8 +106,8 @@ def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[A
     """Send a job and say what was sent; returns the client of its cluster, and the job's id.
 
     Args:
-        work: what to do.
-        address: of the cluster's job server.
+        work: the job's command and config.
+        address: address of the cluster's job server.
         extra: texts of small files that travel along, by name.
 
     Raises:

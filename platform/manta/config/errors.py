@@ -44,7 +44,7 @@ class ErrorReport:
 
     Attributes:
         kind: name of its class.
-        text: its message.
+        text: the error's message.
     """
 
     kind: str

@@ -16,7 +16,7 @@ class ConfigKind:
     """A kind of file.
 
     Attributes:
-        of: what such a file configures, with its article: "a run".
+        of: subject of such a file, with its article: "a run".
         takes: the command line that takes such a file.
         marks: top-level keys that only this kind of file has.
     """

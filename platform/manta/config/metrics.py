@@ -25,7 +25,7 @@ class Metric:
         name: the metric's key in a row of `metrics.jsonl`.
         wandb: the metric's name in W&B.
         unit: the unit of its values; "" for a plain number.
-        meaning: what the metric measures, for people.
+        meaning: the quantity that the metric measures, for people.
         best: whether "min" or "max" is the better direction; None where neither is.
     """
 

@@ -33,10 +33,10 @@ class OwnCode:
     """A name in a Python file of the user's. Small to pickle.
 
     Attributes:
-        key: of the config that names it.
+        key: the config key that names the class or function.
         file: name of the file.
-        name: in the file.
-        text: of the file.
+        name: name of the class or function in the file.
+        text: the file's text.
     """
 
     key: str
@@ -102,8 +102,8 @@ def with_code(
     """The config with the texts of the files that it names, which it then names without folders.
 
     Args:
-        config: of a run.
-        folder: from which the path at a key is seen.
+        config: a run's config.
+        folder: folder that relative paths in the config start from.
         where: a key was written, for messages.
 
     Raises:

@@ -48,7 +48,7 @@ class Key:
         name: the dotted key; `[]` stands for each entry of a list.
         values: the values that the key takes, in words.
         default: the default as it would be written in YAML, or `required`.
-        meaning: what the key does, with its unit.
+        meaning: effect of the key, with its unit.
         change: whether a run that has begun may go on with another value; "" for keys of other
             configs.
     """

@@ -80,7 +80,7 @@ def canonical(
         files: name → content, of READ_FILES; TOKENIZER_FILE must be among them.
         eos: the token that ends documents; in the vocabulary.
         bos: the token that documents begin with, if any; in the vocabulary.
-        shown: what to call it in an error.
+        shown: name of the tokenizer in errors.
 
     Returns:
         TOKENIZER_FILE and CONFIG_FILE.

@@ -80,8 +80,8 @@ class ChatEncoder:
     """Encodes conversations with the template and tokenizer in a folder.
 
     Args:
-        folder: of the tokenizer in its canonical form, with its chat template.
-        section: what the config says of chats.
+        folder: folder of the tokenizer in its canonical form, with its chat template.
+        section: the config's section on chats.
         dtype: type of the tokens.
     """
 
@@ -106,7 +106,7 @@ class ChatEncoder:
         """A conversation as one row, or as several where the template rewrites earlier turns.
 
         Args:
-            text: from `conversation_text`.
+            text: the conversation's text, from `conversation_text`.
 
         Raises:
             TooLong: if it is longer than a row, and nothing is to be cut.

@@ -17,9 +17,9 @@ class ChatTotals:
     """Conversations that were encoded, and those that were not, with the reasons.
 
     Attributes:
-        section: what the config says of chats.
-        refused: those that can't be used, in the order in which they were added.
-        turn_ends: the tokens by which answers end.
+        section: the config's section on chats.
+        refused: conversations that can't be used, in the order in which they were added.
+        turn_ends: the tokens that end answers.
     """
 
     def __init__(self, section: ChatSection):

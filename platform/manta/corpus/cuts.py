@@ -133,11 +133,11 @@ def encoded(
     """Token ids of each text, with long ones in pieces and no more than some `batch` at once.
 
     Args:
-        texts: what to encode.
-        cuts: of the tokenizer.
+        texts: the texts to encode.
+        cuts: places where this tokenizer lets a text be cut.
         encode: gives the ids of some texts, without any that frame a text.
         batch: characters that it is given at once, but for a piece that is larger.
-        size: of a piece, in characters.
+        size: length of a piece, in characters.
     """
     counts: list[int] = []
     done: list[Ids] = []

@@ -30,7 +30,7 @@ class Problem:
 
     Attributes:
         row: counted from 0 within the part; None if it is about the file.
-        reason: for people, without the place.
+        reason: text for people, without file and row.
         content: the start of the offending row, where there is one to show.
     """
 

@@ -23,8 +23,8 @@ class Inputs:
     """What `prepare` reads.
 
     Attributes:
-        files: of all sources, in canonical order.
-        tokenizer: that is loaded; None if one is to be trained.
+        files: input files of all sources, in canonical order.
+        tokenizer: the loaded tokenizer; None if one is to be trained.
     """
 
     files: list[InputFile]

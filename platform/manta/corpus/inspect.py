@@ -36,11 +36,11 @@ class Sample:
     """One document or conversation of a corpus, decoded.
 
     Attributes:
-        split: of which it is.
+        split: the split that holds the document.
         source: name of its source.
-        doc_id: its content hash in hexadecimal.
+        doc_id: the document's content hash in hexadecimal.
         tokens: how many it has.
-        pieces: its text in order, and whether each piece is trained on.
+        pieces: the text in order, each piece with whether the loss counts it.
     """
 
     split: Split
@@ -60,8 +60,8 @@ class CorpusReport:
     """What `inspect` found.
 
     Attributes:
-        folder: of the corpus.
-        manifest: its manifest.
+        folder: the corpus's folder.
+        manifest: the corpus's manifest.
         samples: some documents, spread evenly over the shards of the train split.
         verified: shards whose checksum and content were found right; None if not asked for.
     """
@@ -76,7 +76,7 @@ def inspect(folder: str | Path, *, samples: int = 3, verify: bool = True) -> Cor
     """Read a corpus back.
 
     Args:
-        folder: of the corpus.
+        folder: the corpus's folder.
         samples: number of documents to decode.
         verify: read every byte and compare it with the manifest.
 

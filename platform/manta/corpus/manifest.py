@@ -39,13 +39,13 @@ class Shard(BaseModel):
     without the checks of `Section` in Python, reads them several times as fast.
 
     Attributes:
-        file: its name in the corpus's folder.
-        split: of its rows.
+        file: name of the shard's file in the corpus's folder.
+        split: the split that the rows belong to.
         documents: how many rows it has.
-        tokens: what its rows add to the clock.
+        tokens: amount that the shard's rows add to the clock.
         bytes: size of the file.
-        sha256: of the file.
-        source: of its rows; None in corpora of older versions, whose shards have rows of several.
+        sha256: SHA-256 checksum of the file.
+        source: the rows' source; None in corpora of older versions, whose shards mix sources.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

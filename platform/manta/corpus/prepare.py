@@ -50,8 +50,8 @@ def prepare(
     workers, nor on where an earlier attempt was killed.
 
     Args:
-        config: of the corpus.
-        inputs: from `open_inputs`, if somebody has looked for them already.
+        config: the corpus's config.
+        inputs: result of `open_inputs`, if that was called already.
         progress: show how far it is.
 
     Returns:

@@ -48,12 +48,12 @@ def read(file: InputFile, kind: str, wanted: Wanted, start: int, stop: int | Non
     """One part of `file`, row by row; rows count from 0 within the part.
 
     Args:
-        file: where to read.
+        file: the file to read.
         kind: the source's format.
         wanted: column of the text, in the formats that have columns; or, for conversations, a
             column's name in `COLUMNS` → what the source calls it.
         start: first byte, row group or record batch.
-        stop: one past the last; None reads to the end.
+        stop: one past the last row; None reads to the end.
     """
     try:
         if kind == "jsonl":

@@ -24,10 +24,10 @@ def difference(
     """What a loaded tokenizer encodes otherwise than the corpus's own does; None if nothing.
 
     Args:
-        loaded: of Transformers.
+        loaded: the tokenizer as Transformers loads it.
         tokenizer: the corpus's.
-        file: its tokenizer.json.
-        texts: to compare beside some that look for trouble.
+        file: path of the tokenizer's tokenizer.json.
+        texts: texts to compare, beside some that look for trouble.
     """
     own = Encoder(file, tokenizer.begins_with, tokenizer.eos_id, tokenizer.dtype)
     compared = [*PROBES, *texts]

@@ -61,13 +61,13 @@ class Scanned:
     while duplicates are looked for.
 
     Attributes:
-        hashes: of all documents, shape (documents, HASH_BYTES).
+        hashes: content hashes of all documents, shape (documents, HASH_BYTES).
         sizes: bytes of each document.
         kept: False for a document that an earlier one equals.
         begins: index of the first document of each unit, and the number of documents.
-        problems: of all rows and files.
+        problems: problems found in rows and files.
         empty_in: number of texts without content in each unit.
-        first_rows: of each unit, for each of its parts, the number of the part's first row in its
+        first_rows: for each unit and each of its parts, the number of the part's first row in its
             file.
     """
 
@@ -88,7 +88,7 @@ class Scanned:
         """Bytes of the documents that are kept, by split and source.
 
         Args:
-            bounds: of the splits.
+            bounds: hash bounds between the splits.
             unit_sources: the index of each unit's source.
         """
         sources = np.repeat(np.array(unit_sources, np.int64), np.diff(self.begins))

@@ -39,7 +39,7 @@ class InputFile:
 
     Attributes:
         source: index of its source in the config.
-        url: what `open_input` opens.
+        url: path or URL for `open_input`.
         shown: how messages name it.
         size: bytes; 0 if unknown.
         stamp: changes when the file does: time of modification, ETag or the like.

@@ -58,9 +58,9 @@ class CorpusTokenizer:
     Attributes:
         files: name → content, in the canonical form: `TOKENIZER_FILE` and `CONFIG_FILE`.
         eos: text of the token that ends each document.
-        eos_id: its id.
+        eos_id: token id of the EOS.
         bos: text of the token that each document begins with; None if there is none.
-        bos_id: its id, or that of the EOS if the tokenizer calls it its BOS as well.
+        bos_id: token id of the BOS; the EOS's id if the tokenizer uses one token for both.
         pad_id: a token for padding, which is no other special token; None if there is none.
         vocab_size: the largest token id plus one.
     """
@@ -139,7 +139,7 @@ def load(section: TokenizerSection, template: bytes | None = None) -> CorpusToke
     """The tokenizer that `section.path` names: a file, a folder, or a name on the Hub.
 
     Args:
-        section: what the config says of it.
+        section: the config's section on the tokenizer.
         template: a chat template in place of its own.
 
     Raises:
@@ -251,10 +251,10 @@ def described(files: dict[str, bytes], eos: str, bos: str | None, shown: str) ->
     """The tokenizer of these files in the canonical form.
 
     Args:
-        files: of `READ_FILES`.
+        files: contents of the files in `READ_FILES`, by name.
         eos: the token that ends documents.
         bos: the token that documents begin with, if any.
-        shown: what to call it in an error.
+        shown: name of the tokenizer in errors.
 
     Raises:
         CorpusError: if it has no such token, or can't be read.

@@ -47,7 +47,7 @@ class FilePart:
 
     Attributes:
         file: index in the list of input files.
-        bytes: of text, about.
+        bytes: approximate size of the unit's text.
     """
 
     file: int

@@ -49,7 +49,7 @@ class Workspace:
 
     Attributes:
         out: the corpus.
-        key: of config and input; what a finished corpus is recognised by.
+        key: digest of config and input, by which a finished corpus is recognised.
     """
 
     out: Path
@@ -114,8 +114,8 @@ def opened(out: Path, key: str, version: str) -> Iterator[Workspace]:
 
     Args:
         out: folder of the corpus; made if it is not there.
-        key: of config and input.
-        version: of the code; another one's unfinished work is not gone on with.
+        key: digest of config and input.
+        version: version of the code; unfinished work of another version is not continued.
 
     Raises:
         CorpusError: if `out` can't be used.

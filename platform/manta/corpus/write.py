@@ -42,12 +42,12 @@ def write_corpus(
     changes.
 
     Args:
-        folder: of the corpus.
+        folder: the corpus's folder.
         data: rows of each split (train, validation, test), by the name of their source, or rows
             alone where there is one source. Rows are Arrow tables or batches, or mappings from
             column to value, and any iterable of these, which is read once. Those with a column
             ``doc_id`` (text) keep it; others are numbered.
-        form: of the samples: its schema names the columns.
+        form: format of the samples: its schema names the columns.
         shard_bytes: size at which a shard is closed.
 
     Raises:

@@ -20,7 +20,7 @@ class Yield:
     """One source after the first pass.
 
     Attributes:
-        source: its name.
+        source: the source's name.
         kept: documents that go into the corpus.
         duplicates: documents that an earlier one equals, of whichever source.
         empty: texts without content.

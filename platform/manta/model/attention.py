@@ -118,7 +118,7 @@ def choose(lm: PreTrainedModel, *, document_mask: bool, seq_len: int, device: to
         lm: left as it is unless Transformers would have it use Torch's attention.
         document_mask: whether attention stays within documents.
         seq_len: tokens in a sample.
-        device: on which it will run. The block-sparse kernel is for CUDA alone.
+        device: the model's device. The block-sparse kernel is for CUDA alone.
     """
     if lm.config._attn_implementation != "sdpa":
         return

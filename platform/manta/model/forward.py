@@ -25,7 +25,7 @@ def documents_of(lm: nn.Module, position_ids: Tensor | None) -> dict[str, Any]:
     """What a model is given of the documents in its rows.
 
     Args:
-        lm: with the attention that it trains with.
+        lm: the language model, with the attention that it trains with.
         position_ids: int64 (rows, seq_len), restarting at each document; None if documents don't
             matter.
     """

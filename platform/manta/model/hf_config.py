@@ -30,7 +30,7 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
 
     Args:
         config: the run.
-        vocabulary: of the corpus; None if its samples are no tokens.
+        vocabulary: size of the corpus's vocabulary; None if its samples are not tokens.
 
     Raises:
         ConfigError: unknown type or size, a vocabulary or context too small, or no token for

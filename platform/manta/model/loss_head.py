@@ -39,7 +39,7 @@ def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:
     scales or caps its logits. To be called before the model is laid over ranks.
 
     Args:
-        lm: whose layer is replaced.
+        lm: the language model whose layer is replaced.
         like: a model of its kind that was here before, to do likewise; else `lm` itself is tried.
     """
     head = getattr(lm, "get_output_embeddings", lambda: None)()

@@ -19,7 +19,7 @@ class OwnNet:
 
     Attributes:
         code: the class.
-        sizes: what it is called with.
+        sizes: keyword arguments that the class is called with.
     """
 
     code: OwnCode

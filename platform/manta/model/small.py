@@ -39,8 +39,8 @@ def small_of(resolved: PretrainedConfig, whole: nn.Module) -> PretrainedConfig |
     the kind.
 
     Args:
-        resolved: of the model.
-        whole: its skeleton.
+        resolved: the resolved model.
+        whole: skeleton of the model at full size.
     """
     if weights(whole) <= LIMIT:
         return resolved

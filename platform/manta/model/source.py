@@ -32,7 +32,7 @@ def check_names(config: RunConfig, manifest: Manifest) -> None:
 
     Args:
         config: the run.
-        manifest: of its corpus.
+        manifest: manifest of the run's corpus.
 
     Raises:
         ConfigError: naming what is wrong and what to do.
@@ -82,8 +82,8 @@ def refuse_too_small(config: RunConfig, vocab_size: int, sizes: dict[str, Any]) 
 
     Args:
         config: the run.
-        vocab_size: of the corpus's tokenizer, in tokens.
-        sizes: of the model; those that are missing, or None, are not looked at.
+        vocab_size: size of the corpus's tokenizer, in tokens.
+        sizes: sizes of the model, by name; a missing one, or None, is not checked.
     """
     vocabulary, context = sizes.get("vocab_size"), sizes.get("max_position_embeddings")
     made = config.model.pretrained is None

@@ -11,9 +11,9 @@ class Tried:
 
     Attributes:
         weights: how many it has.
-        whole: whether it was tried to the end. Else no small model of its kind can be made, and the
-            model itself is examined where it is made first.
-        remarks: what there is to say of training it, one sentence each.
+        whole: whether the trial ran to its end. If not, no small model of its kind can be made,
+            and the first worker that builds the model itself examines it.
+        remarks: notes on training the model, one sentence each.
     """
 
     weights: int

@@ -50,8 +50,8 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
 
     Args:
         config: the run.
-        resolved: of its model.
-        vocab_size: of the corpus's tokenizer, in tokens.
+        resolved: the run's resolved model.
+        vocab_size: size of the corpus's tokenizer, in tokens.
 
     Raises:
         ConfigError: naming what is wrong and what to do.

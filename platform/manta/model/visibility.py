@@ -61,8 +61,8 @@ def examine(config: RunConfig, lm: PreTrainedModel, vocab_size: int) -> None:
 
     Args:
         config: the run.
-        lm: with the attention that it trains with.
-        vocab_size: of the corpus's tokenizer, in tokens.
+        lm: the language model, with the attention that it trains with.
+        vocab_size: size of the corpus's tokenizer, in tokens.
 
     Raises:
         ConfigError: if logits depend on later tokens, other samples, or other documents though

@@ -82,7 +82,7 @@ def fill(lm: nn.Module, build: Callable[[], nn.Module]) -> None:
     All ranks must call together. The first one's host holds the whole model for a moment.
 
     Args:
-        lm: with memory on its device, sharded or not.
+        lm: the model, with memory on its device, sharded or not.
         build: makes the same model on the host, not sharded.
     """
     alone = not dist.is_initialized() or dist.get_world_size() == 1

@@ -79,11 +79,11 @@ def check_objective(objective: Objective, model: nn.Module, batch: Columns, seed
     passes then changes the order of additions and nothing else.
 
     Args:
-        objective: what is to be trained on.
+        objective: the objective to check.
         model: a small one, on the CPU; a copy of it is used, in float64, its dropout turned off.
         batch: columns of at least four samples that are as unlike as in training: a mean over them
             differs from one over shares only if their weights differ.
-        seed: of the splits.
+        seed: seed of the random splits.
 
     Raises:
         NotExactError: naming the term and the law that does not hold.

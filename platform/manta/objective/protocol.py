@@ -23,9 +23,9 @@ class Term:
     """One sum of an objective.
 
     Attributes:
-        name: in rows of metrics.
+        name: the term's name in metrics rows.
         coefficient: factor of its mean in the loss that is trained on; 0 if it is only shown.
-        auxiliary: whether it is trained on, but left out of `loss` and `val_loss`, which then stay
+        auxiliary: whether the term is trained on, but left out of `loss` and `val_loss`, which stay
             comparable whatever its coefficient.
     """
 
@@ -66,7 +66,7 @@ class Objective(Protocol):
 
     Attributes:
         columns: names of what it reads of a sample.
-        terms: in the order of the sums.
+        terms: the objective's terms, in the order of the sums.
     """
 
     columns: frozenset[str]

@@ -28,7 +28,7 @@ class SupervisedFineTuning:
 
     Args:
         document_mask: whether attention stays within a conversation.
-        per: what is averaged over.
+        per: unit that the loss is averaged over.
     """
 
     columns: frozenset[str] = frozenset({"tokens", "starts", "supervised"})

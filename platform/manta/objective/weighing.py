@@ -15,7 +15,7 @@ class Weighing:
     """The terms of an objective, weighed on one device.
 
     Attributes:
-        terms: in the order of sums and weights.
+        terms: the objective's terms, in the order of sums and weights.
     """
 
     def __init__(self, terms: Sequence[Term], device: torch.device):
@@ -34,9 +34,9 @@ class Weighing:
         """What a rank's backward pass begins with, scalar.
 
         Args:
-            sums: of a forward pass, shape (terms,).
-            weights: of the whole global batch, shape (terms,).
-            ranks: whose gradients are averaged, as data parallelism does.
+            sums: sum of each term over a forward pass, shape (terms,).
+            weights: weight of each term over the global batch, shape (terms,).
+            ranks: number of ranks, over which data parallelism averages gradients.
         """
         scales = self._picked(self._coefficients * ranks / divisors(weights))
         sums = self._picked(sums)

@@ -76,9 +76,9 @@ def prepared(
 
     Args:
         loss: computes the loss from a batch.
-        accelerator: of this rank.
+        accelerator: this rank's accelerator.
         config: the run.
-        weights: those that `loss` computes with, if they are a copy.
+        weights: the copy of the weights that `loss` computes with, if there is one.
         exchanges: whether ranks exchange whole gradients; then it gets DDP around it.
     """
     with warnings.catch_warnings():

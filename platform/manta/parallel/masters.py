@@ -63,8 +63,8 @@ class RoundedWeights:
         """Make `gradients` the sum of themselves and of what was collected, for the masters.
 
         Args:
-            weights: of this copy.
-            gradients: theirs, one after the other, float32 (elements of all weights,).
+            weights: this copy's weights, in order.
+            gradients: the weights' gradients, concatenated, float32 (elements of all weights,).
         """
         parts = torch.split(gradients, [weight.numel() for weight in weights])
         for held, part in zip(weights, parts, strict=True):

@@ -49,7 +49,7 @@ class Verified:
 
     Attributes:
         state: the run's record.
-        consumed: what the run consumed by its ledger.
+        consumed: samples that the run consumed, by its ledger.
         shards: number of token shards whose checksums were compared; None if they were left out.
         unchecked: one line for each claim of the run that could not be compared with anything.
     """
@@ -82,7 +82,7 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     Args:
         run_dir: the run's folder, or its URL in a store.
         shards: whether to read the corpus's token shards too, and compare their checksums.
-        saved: what the run's checkpoints say.
+        saved: states that the run's checkpoints record.
 
     Raises:
         RunError: naming the first step that differs, or another mismatch.

@@ -140,9 +140,9 @@ def conversations_batch(
     """A record batch of conversations of one source.
 
     Args:
-        tokens: one array a conversation.
+        tokens: one array for each conversation.
         supervised: (begin, end) of each of its spans that are trained on.
-        doc_ids: one a conversation.
+        doc_ids: one id for each conversation.
         source: index in `sources` of their source.
         sources: names of all sources of the corpus.
         dtype: type of the tokens.
@@ -156,9 +156,9 @@ def packed(table: Any, form: Chat, *, alone: bool = False) -> Any:
     """The rows of a shard, of a table of conversations of one source.
 
     Args:
-        table: of `conversations_schema`, each conversation no longer than a row.
-        form: of the rows.
-        alone: one conversation a row.
+        table: table of `conversations_schema`; no conversation is longer than a row.
+        form: format of the rows.
+        alone: put one conversation in each row.
     """
     tokens: Any = from_arrow(table.column("tokens"))
     lengths = tokens.lengths.tolist()

@@ -22,7 +22,7 @@ class Ragged:
     A plain class with slots: one is made for each batch, and a frozen dataclass takes longer.
 
     Attributes:
-        values: of many samples end to end, in one dimension.
+        values: the values of many samples end to end, in one dimension.
         bounds: where each sample's list begins in `values`, and where the last ends: integers,
             shape (samples + 1,). The first need not be 0.
     """

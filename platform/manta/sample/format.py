@@ -24,7 +24,7 @@ class SplitSize:
 
     Attributes:
         rows: rows of its shards, which are documents where samples are cut from text.
-        tokens: what its rows add to the clock: tokens, or samples where a format has none.
+        tokens: amount the rows add to the clock: tokens, or samples where a format has none.
     """
 
     rows: int
@@ -35,7 +35,7 @@ class OpenShards(Protocol):
     """The shards of one split, mapped into memory when they are first touched.
 
     Attributes:
-        length: of a sample, `train.seq_len`.
+        length: length of a sample, `train.seq_len`.
         row_bounds: rows before each shard, and in all: int64 (shards + 1,).
         token_bounds: tokens before each shard, and in all: int64 (shards + 1,).
     """
@@ -57,8 +57,8 @@ class Format(Protocol):
     """What a sample is. Small to pickle; two that are equal read the same.
 
     Attributes:
-        name: as the manifest has it.
-        schema: of a shard, beside the columns doc_id and source.
+        name: the format's name in manifests.
+        schema: columns of a shard, beside doc_id and source.
     """
 
     @property
@@ -75,7 +75,7 @@ class Format(Protocol):
         """The samples with these ids, one row each, in the given order; without ids, no rows.
 
         Args:
-            shards: of the split.
+            shards: the split's shards.
             ids: sample ids, int64 (samples,).
         """
         ...

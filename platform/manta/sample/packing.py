@@ -13,8 +13,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     depends on the lengths alone.
 
     Args:
-        lengths: of the records, each from 1 to `capacity`.
-        capacity: of a row.
+        lengths: lengths of the records, each from 1 to `capacity`.
+        capacity: length of a row.
 
     Returns:
         The records of each row by their index, ascending; rows by their first record.

@@ -21,8 +21,8 @@ class RowFormat:
     a `Ragged`.
 
     Attributes:
-        name: of the format.
-        schema: of a row.
+        name: the format's name.
+        schema: columns of a row.
     """
 
     name: str
@@ -48,7 +48,7 @@ def rows_of(shards: OpenShards, ids: NDArray[Any], schema: pa.Schema) -> Columns
     """The columns of a schema for some rows, which are numbered through the shards of a split.
 
     Args:
-        shards: of the split.
+        shards: the split's shards.
         ids: row numbers, in any order, shape (samples,).
         schema: columns of numbers, or of lists of numbers.
     """

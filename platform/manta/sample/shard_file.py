@@ -31,10 +31,10 @@ def batch(
 
     Args:
         columns: Arrow arrays, as the format's schema has them.
-        doc_ids: one a row.
+        doc_ids: one id for each row.
         source: index in `sources` of the rows' source.
         sources: names of all sources of the corpus.
-        schema: of the format.
+        schema: columns of the format.
     """
     index = pa.array(np.full(len(doc_ids), source, dtype=np.int16))
     ours = [

@@ -34,7 +34,7 @@ class Tokens:
     """The format of windows of tokens.
 
     Attributes:
-        dtype: of the tokens.
+        dtype: NumPy type of the tokens.
     """
 
     dtype: TokenDtype
@@ -139,11 +139,11 @@ def documents_batch(
     """A record batch of documents of one source.
 
     Args:
-        tokens: one array a document.
-        doc_ids: one a document: its content hash in hexadecimal.
+        tokens: one array for each document.
+        doc_ids: one id for each document: its content hash in hexadecimal.
         source: index in `sources` of the documents' source.
         sources: names of all sources of the corpus.
-        dtype: of the tokens.
+        dtype: NumPy type of the tokens.
     """
     offsets = np.zeros(len(tokens) + 1, dtype=np.int32)
     np.cumsum([len(document) for document in tokens], out=offsets[1:])
@@ -195,7 +195,7 @@ class _TokenShard:
         Args:
             begins: offsets within the shard of the samples, at least one, shape (samples,).
             out: shape (any, length).
-            rows: one a sample, shape (samples,).
+            rows: one row for each sample, shape (samples,).
 
         Returns where documents begin in them, as flat places in `out`.
         """

@@ -17,7 +17,7 @@ def draw_curve(
 
     Args:
         values: the curve at ``2 * width`` places from left to right, none below 0.
-        ascii_only: for terminals without Unicode: a star where the curve is.
+        ascii_only: draw the curve in stars, for terminals without Unicode.
     """
     grid = _rasterise(values, 4 * height)
     cells = grid.reshape(height, 4, width, 2)

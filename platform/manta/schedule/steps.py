@@ -49,7 +49,7 @@ class Schedule:
         seq_len: tokens in a sample.
         lr_segments, batch_segments: canonical; equal schedules have equal tuples.
         levels: batch size over tokens; plateaus: batch size over steps.
-        steps, positions: of the whole run.
+        steps, positions: steps and clock positions of the whole run.
     """
 
     horizon: int

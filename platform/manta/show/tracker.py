@@ -68,7 +68,7 @@ class Tracker:
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
             console: whether to show the run on standard output.
-            context: what the run is part of, such as a sweep, for W&B.
+            context: the whole that the run is part of, such as a sweep, for W&B.
             remarks: remarks on the plan, from `manta.show.console.remarks`, to keep with the run.
             head: header lines to show first, from `manta.show.console.header`.
 

@@ -60,7 +60,7 @@ class Checkpoints:
 
     Args:
         folder: ``<run>/checkpoints``, on storage that all ranks share.
-        trained: whose state is saved and loaded.
+        trained: model and optimizer, whose state is saved and loaded.
         binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
@@ -110,7 +110,7 @@ class Checkpoints:
         """Begin to save; returns once the state is copied off the device.
 
         Args:
-            state: what goes with the weights.
+            state: the training state that is saved beside the weights.
             before_commit: called on the first rank with the folder, in the background and just
                 before the checkpoint counts, so that what belongs to it is on storage first.
         """

@@ -43,14 +43,14 @@ class TrainState:
     Attributes:
         step: updates done.
         cursor: the next position in the sample order.
-        tokens: consumed so far.
-        val_loss: of this state, in nats per token, if it was evaluated.
+        tokens: tokens consumed so far.
+        val_loss: validation loss of this state, in nats per token, if it was evaluated.
         best_val_loss: lowest seen so far.
         evals_since_best: evaluations since then, for early stopping.
         eval_sample: digest of the samples that these losses are of; "" in older checkpoints.
         skips: steps that are passed over, as spans of step numbers, both ends included.
-        window: what the guard measures spikes against: loss and gradient norm of the last
-            updates. Filled in when the state is saved.
+        window: loss and gradient norm of the last updates, against which the guard measures
+            spikes. Filled in when the state is saved.
     """
 
     step: int = 0
@@ -79,7 +79,7 @@ class Inventory:
     """What a checkpoint's ``state.json`` says of it.
 
     Attributes:
-        state: from which training goes on.
+        state: the state that training continues from.
         files: size in bytes of each other file, by its name.
         checksums: SHA-256 of each of them; none in checkpoints of older versions.
         stamp: differs from that of any other checkpoint; "" in older ones.

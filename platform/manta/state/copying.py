@@ -95,7 +95,7 @@ class PageLocks:
     Memory that isn't page-locked does as well, but the copy holds training for as long as it takes.
 
     Args:
-        device: whose context registers it.
+        device: the device whose context registers the memory.
     """
 
     def __init__(self, device: torch.device):

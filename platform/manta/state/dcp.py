@@ -94,7 +94,7 @@ class Reader(FileSystemReader):
     """Reads a checkpoint from a place.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: the checkpoint's folder.
         stamp: differs from that of any other checkpoint that ever had this folder.
         checksums: SHA-256 of its files by name, as far as they are known.
     """

@@ -55,9 +55,9 @@ def load(
     All ranks must call together, and end alike.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: the checkpoint's folder.
         trained: must not train before a checkpoint is loaded, if this fails.
-        inventory: of the checkpoint; read if None.
+        inventory: the checkpoint's inventory; read from its folder if None.
         settle: tells all ranks what went wrong on one of them.
 
     Raises:

@@ -47,7 +47,7 @@ class Restored:
     """What beside weights and optimizer came out of a snapshot.
 
     Attributes:
-        state: from which training goes on.
+        state: the state that training continues from.
         ledger: rows that the ledger on disk may lack; on every rank.
         metrics: rows that the driver may lack.
     """
@@ -65,8 +65,8 @@ class Snapshots:
     """Takes and restores the snapshots of a run, on one rank.
 
     Args:
-        engine: whose state is kept.
-        vault: where; None on all ranks for no snapshots.
+        engine: the engine whose state is kept.
+        vault: store of the snapshots; None on all ranks for no snapshots.
         attempt: the worker group's number.
         every: steps between snapshots; 0 for none, None to hold training for at most `BUDGET`.
         passing: called with the step in the middle of writing a snapshot.
@@ -225,7 +225,7 @@ class Snapshots:
         finds it damaged, or if its ledger rows don't go on where the ledger on disk ends.
 
         Args:
-            stamp: one that `newest` has named.
+            stamp: a stamp returned by `newest`.
             ledger_end: the last step in the ledger on disk. For the first rank.
             void: whether a state may not be gone on from.
         """

@@ -32,7 +32,7 @@ class Piece:
         name: the same at any world size.
         local: the rows [first, first + len) on this rank, (rows, …); writes reach the original.
         first: the number of the first row in the whole tensor.
-        shape: of the whole tensor.
+        shape: shape of the whole (unsharded) tensor.
         split: whether other ranks have other rows.
     """
 

@@ -18,11 +18,11 @@ class Trained:
 
     Attributes:
         lm: the model, under the names that are saved; its tensors may be parts (DTensor).
-        optimizer: of its parameters.
-        scaler: of the loss in fp16, else None.
+        optimizer: optimizer of the model's parameters.
+        scaler: loss scaler in fp16, else None.
         sharded: whether each rank holds a part of each tensor; else all of them.
-        ranks: among whom it is trained.
-        rounded: what it is computed with in its place, if anything; not saved.
+        ranks: the ranks that train the model together.
+        rounded: low-precision copy that computes in the model's place, if any; not saved.
     """
 
     lm: nn.Module

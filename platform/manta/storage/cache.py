@@ -65,7 +65,7 @@ class Cache:
 
         Args:
             key: stands for its content.
-            size: in bytes, for which room is made.
+            size: bytes to make room for.
             fetch: writes the content to a file; whatever it raises leaves nothing behind. Of
                 several processes that ask at once, one calls it.
 

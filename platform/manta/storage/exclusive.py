@@ -114,8 +114,8 @@ class RunHold:
     """An exclusive hold on a place, until `release` or the end of the process.
 
     Attributes:
-        place: where things are kept.
-        folder: where this driver works: there, or in a folder of this node.
+        place: the storage that is held.
+        folder: this driver's working folder: `place` itself, or a folder of this node.
     """
 
     def __init__(self, place: Place) -> None:

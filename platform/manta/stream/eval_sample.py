@@ -35,7 +35,7 @@ class Stratum:
     """The samples of a split that begin in one source: ids ``[first, first + samples)``.
 
     Attributes:
-        source: its name.
+        source: the source's name.
         first: id of its first sample.
         samples: how many there are.
         drawn: how many of them are read.
@@ -53,7 +53,7 @@ class EvalSample:
 
     Attributes:
         corpus: the split that they are of.
-        strata: in the order of their ids.
+        strata: the strata, in the order of their ids.
     """
 
     corpus: Corpus
@@ -85,8 +85,8 @@ def draw(corpus: Corpus, manifest: Manifest, tokens: int) -> EvalSample:
 
     Args:
         corpus: the split; it has at least one sample.
-        manifest: of the corpus.
-        tokens: at most this many, in whole samples, but at least one sample.
+        manifest: the corpus's manifest.
+        tokens: upper bound, in whole samples, but at least one sample.
     """
     counted = _strata(manifest, corpus.split, corpus.seq_len)
     sizes = [samples for _, _, samples in counted]

@@ -139,7 +139,7 @@ class Ledger:
     """The ledger in `folder`, which need not exist yet; rows run on without a gap.
 
     Args:
-        folder: of the part files.
+        folder: folder of the ledger's part files.
         binding: digest of the config and corpus that rows to come are trained by.
     """
 

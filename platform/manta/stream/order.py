@@ -47,8 +47,8 @@ class SampleOrder:
     """The order of the samples of one split, for one seed.
 
     Attributes:
-        key: what the ids are numbers in: the corpus fingerprint, "/", the split.
-        seed: of the run; any integer.
+        key: name of the set that ids index: the corpus fingerprint, "/", the split.
+        seed: the run's seed; any integer.
         num_samples: N, the samples in the split, 1 to 2^62.
     """
 

@@ -47,11 +47,11 @@ class Corpus:
 
     Attributes:
         folder: path or URL.
-        fingerprint: of its manifest.
-        split: which one.
-        format: of its samples.
+        fingerprint: fingerprint of the corpus's manifest.
+        split: name of the split.
+        format: format of the samples.
         seq_len: length of a sample.
-        seed: of the order.
+        seed: seed of the sample order.
     """
 
     folder: str
@@ -167,11 +167,11 @@ def open_corpus(
 
     Args:
         folder: path or URL.
-        manifest: of the corpus.
-        split: which one.
+        manifest: the corpus's manifest.
+        split: name of the split.
         seq_len: length of a sample.
-        seed: of the order.
-        form: of the samples; that of tokens if left out.
+        seed: seed of the sample order.
+        form: format of the samples; by default tokens.
 
     Raises:
         CorpusError: if it does not, or a shard can't be mapped.

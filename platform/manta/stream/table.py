@@ -46,7 +46,7 @@ class ShardTable:
     """The shards of one split, in the order of their tokens.
 
     Attributes:
-        split: of the shards.
+        split: the shards' split.
         bounds: token offsets at which each shard begins, and behind the last: (shards + 1,).
     """
 

@@ -41,8 +41,8 @@ class Consumed:
     """What a ledger, found right, says of a run.
 
     Attributes:
-        steps, samples, tokens: consumed, skipped steps among them.
-        world_sizes: in the order in which they were, without repeats in a row.
+        steps, samples, tokens: numbers consumed, skipped steps included.
+        world_sizes: world sizes in order of time, without repeats in a row.
         attempts: worker groups that have steps in it.
         skipped: the steps whose update was not applied.
         unsealed: the last step of those that an older version wrote, without digests.

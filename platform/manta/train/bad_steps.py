@@ -78,8 +78,8 @@ class Healing:
         Waits for these steps; in fp16, for all that the device has to do.
 
         Args:
-            state: after the last of these steps.
-            judgements: those that were not checked yet.
+            state: the training state after the last of these steps.
+            judgements: the guard's judgements that were not checked yet.
 
         Raises:
             DivergedError: if training must stop: the update was not applied.

@@ -44,10 +44,10 @@ class StepResult:
 
     Attributes:
         loss: this rank's part of the loss that is trained on, scalar.
-        sums: this rank's, shape (terms,).
-        weights: of the whole step, over all ranks, by which sums are divided, shape (terms,).
+        sums: this rank's sums of the terms, shape (terms,).
+        weights: divisor of each term's sum: the step's weights over all ranks, shape (terms,).
         grad_norm: norm of the global gradient before clipping, scalar.
-        votes: for a pause, summed over ranks, int64 (3,).
+        votes: votes for a pause, summed over ranks, int64 (3,).
     """
 
     loss: Tensor
@@ -62,10 +62,10 @@ class Engine:
 
     Attributes:
         trained: model, optimizer and scaler.
-        ranks: among whom gradients are summed.
-        device: of the model.
-        objective: what is trained on.
-        model: what is called in a forward pass; it sums the objective's terms over its rows.
+        ranks: the ranks whose gradients are summed.
+        device: the model's device.
+        objective: the objective that is trained on.
+        model: module called in a forward pass; it sums the objective's terms over its rows.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
 
@@ -86,7 +86,7 @@ class Engine:
 
         Args:
             config: the run.
-            resolved: of its model.
+            resolved: the run's resolved model.
             examine: look at what the model sees of a sample, as no small one of its kind was tried.
             empty: leave the weights without values, for who loads them or calls `initialise`.
         """
@@ -236,8 +236,8 @@ class Engine:
         """Clip, check and apply the gradient; returns its norm before clipping.
 
         Args:
-            step: which one.
-            loss: this rank's part of it, scalar.
+            step: number of the step, from 1.
+            loss: this rank's part of the loss, scalar.
         """
         scaler = self.trained.scaler
         if scaler is not None:
@@ -326,7 +326,7 @@ class Engine:
         """Sums and weights of the objective's terms over `samples`, without training.
 
         Args:
-            samples: for one forward pass.
+            samples: the samples of one forward pass.
             most: samples in any pass of the evaluation, to which a compiled model is filled up.
         """
         inputs = self.objective.inputs(samples, self.device)

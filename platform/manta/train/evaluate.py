@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         engine: the rank's engine; all ranks must call together.
-        sample: what to read.
+        sample: the validation samples to read.
         passing: called before each forward pass with the share of them that is done, with 0 if a
             rank may compile now; and once more when this rank has done its own.
     """

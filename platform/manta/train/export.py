@@ -48,7 +48,7 @@ def export(
     Args:
         run_dir: the run's directory, or its place in a store.
         out: must not exist; it appears whole.
-        step: which checkpoint; the newest whole one if left out.
+        step: step of the checkpoint; by default the newest whole one.
         beside: texts of more files for it, by name.
 
     Raises:
@@ -87,8 +87,8 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
         prompt: the beginning of the text; before it stands what documents begin with. Where both
             are nothing, the text begins after the EOS of a document before it.
         tokens: most tokens to add.
-        temperature: of the sampling; 0 takes the likeliest token each time.
-        seed: of the sampling.
+        temperature: sampling temperature; 0 takes the most likely token each time.
+        seed: seed of the sampling.
 
     Raises:
         RunError: if there is no model, or nothing to begin from.

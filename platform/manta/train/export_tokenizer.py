@@ -44,9 +44,9 @@ def write_tokenizer(folder: Path, corpus: str, manifest: Manifest) -> None:
     """Put the tokenizer of a corpus beside an exported model, as `AutoTokenizer` finds it there.
 
     Args:
-        folder: of the model; it has its ``config.json``.
+        folder: the model's folder; holds its ``config.json``.
         corpus: folder or URL.
-        manifest: of the corpus.
+        manifest: the corpus's manifest.
 
     Raises:
         RunError: if Transformers makes another tokenizer of it all the same.

@@ -52,10 +52,10 @@ def fork(
     Args:
         parent: a run that has a checkpoint after `step`; it may be training, on this node.
         step: number of the last step that both share.
-        tokens: consumed by then.
+        tokens: tokens consumed by then.
         child: the run to be; it appears whole or not at all.
         config: text of the config by which it goes on, for its folder; None if others keep it.
-        changes: of it, in words, for the record.
+        changes: changes of the config, in words, for the record.
         binding: digest of the config and corpus by which alone it may go on; "" for any.
 
     Raises:

@@ -49,9 +49,9 @@ class Verdict:
     """A bad step.
 
     Attributes:
-        step: its number, from 1.
-        kind: what is wrong.
-        action: what the config asks for.
+        step: number of the step, from 1.
+        kind: the fault: not finite, or a spike.
+        action: the config's action for this fault.
         scores: robust z-scores of loss and gradient norm, for a spike.
     """
 
@@ -103,7 +103,7 @@ class Guard:
         """Judge a step.
 
         Args:
-            step: its number, from 1.
+            step: number of the step, from 1.
             values: loss and gradient norm, the same on every rank, float64 (2,). A loss that
                 is not finite has made the norm so.
 

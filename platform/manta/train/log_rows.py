@@ -32,9 +32,9 @@ class AwaitedRow:
     """A row of a step as far as the host knows it.
 
     Attributes:
-        known: without waiting.
-        values: of all ranks: for each its sums and times, then the terms' weights and the gradient
-            norm; None for a step that was passed over.
+        known: values that the host has without waiting for the device.
+        values: values of all ranks: each rank's sums and times, then the terms' weights and the
+            gradient norm; None for a step that was skipped.
     """
 
     known: dict[str, Any]
@@ -45,7 +45,7 @@ class LogRows:
     """Makes the rows of training steps, on one rank. All ranks must call together.
 
     Attributes:
-        meter: of the tokens that the rows until now and the next one are about.
+        meter: counts the tokens of the rows so far and of the next one.
         begun: whether a row with values was queued.
     """
 
@@ -59,8 +59,8 @@ class LogRows:
         """Ask the device for what the row of a step needs.
 
         Args:
-            step: which one.
-            result: of it; None if it was passed over.
+            step: number of the step, from 1.
+            result: the step's result; None if the step was skipped.
             waits: whether the row is read at once. If not, the times in it end with the step
                 before, which the device is done with or at.
         """

@@ -38,8 +38,8 @@ class Reporter(Protocol):
         """Something else than a step goes on, on any rank: a sign of life.
 
         Args:
-            doing: what, such as "evaluating".
-            share: of it that is done; 0 as long as nothing can be seen of it.
+            doing: present activity, such as "evaluating".
+            share: share of the activity that is done; 0 as long as its progress is unknown.
         """
 
     def metrics(self, row: Mapping[str, Any]) -> None:

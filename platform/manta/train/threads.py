@@ -19,7 +19,7 @@ def compute_here(threads: int) -> None:
     internal to Torch 2.13; tests/train/test_threads.py guards it.
 
     Args:
-        threads: of this thread's computing, itself among them.
+        threads: number of threads that compute for this one, itself included.
     """
     torch.set_num_threads(threads)
     torch.get_num_threads()  # a thread takes the process's number when it is first asked for it

@@ -88,7 +88,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak of an accelerator in FLOP/s, or None where it isn't known.
 
     Args:
-        device: of a rank.
+        device: a rank's device.
         precision: `train.precision`; with `no` products are fp32's.
     """
     if device.type != "cuda":

@@ -53,7 +53,7 @@ class StepTimes:
             of the gradient exchange backward does not hide. A sharded model exchanges
             throughout; its exchange counts as compute.
         optimizer: clipping, guarding and applying.
-        rows: of the rank in a step.
+        rows: number of rows of this rank in a step.
         steps: how many steps.
     """
 
@@ -69,7 +69,7 @@ class StepClock:
     """Takes the time at the points of each step.
 
     Args:
-        device: on which the steps run.
+        device: the device that runs the steps.
         last: the parameter whose gradient is computed last; None where no exchange of
             gradients follows.
     """

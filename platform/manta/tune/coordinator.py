@@ -40,9 +40,9 @@ class Coordinator:
     """Decides which trial trains, forks trials, and remembers.
 
     Args:
-        outline: of the sweep, before any of its state is known.
+        outline: the sweep's outline, before any of its state is known.
         id: a name that no other sweep in the cluster has.
-        folder: in which the command was given. Relative paths of base and space are meant from
+        folder: working directory of the command. Relative paths of base and space start
             there, while a process of Ray's begins in a folder of Ray's.
     """
 

@@ -22,8 +22,8 @@ def survivors(
     """The best 1/`factor` of the contenders at a rung.
 
     Args:
-        scores: of those that came so far, by name.
-        factor: one in so many goes on.
+        scores: scores of the trials that reached the rung so far, by name.
+        factor: reduction factor: 1 in `factor` goes on.
         mode: whether the smallest or the largest score is best.
         complete: nobody else will come: rounded up, so that one goes on in any case.
     """
@@ -37,8 +37,8 @@ class Halving(SweepProgress):
     """The trials of a sweep, which pause at rungs unless they are among the best there.
 
     Args:
-        state, forked, rungs: as `SweepProgress`.
-        factor: one in so many goes on at a rung.
+        state, forked, rungs: see `SweepProgress`.
+        factor: reduction factor: 1 in `factor` goes on at a rung.
     """
 
     def __init__(

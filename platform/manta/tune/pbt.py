@@ -63,7 +63,7 @@ class Population(SweepProgress):
     the same score: it may be replaced before it has a run of its own.
 
     Args:
-        state, forked: as `SweepProgress`.
+        state, forked: see `SweepProgress`.
         marks: token counts at which trials are compared, growing.
         quantile: the share that is replaced.
         take_over: puts a trial into the state that goes on from one of `donors` at a mark, in

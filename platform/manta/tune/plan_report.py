@@ -31,9 +31,9 @@ def plan(
     """The plan of a sweep for the terminal.
 
     Args:
-        outline: of the sweep.
-        parameters: of the model, for the room that checkpoints take.
-        manifest: of the corpus, for what is odd about the trials on it.
+        outline: the sweep's outline.
+        parameters: number of the model's parameters, for the disk space of checkpoints.
+        manifest: the corpus's manifest, to warn of trials that don't suit it.
     """
     notes = _note_rows(outline, manifest) if manifest is not None else ()
     if outline.learns:

@@ -46,7 +46,7 @@ def sweep(
     Continues where the sweep was left, if it was there.
 
     Args:
-        outline: of the sweep; its folder must not be in use.
+        outline: the sweep's outline; no other process may use the sweep's folder.
         show: takes a line for each event.
 
     Raises:

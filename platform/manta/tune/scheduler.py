@@ -23,7 +23,7 @@ class SweepProgress:
     """The trials of a sweep, and which of them may train. Here nobody pauses at a rung.
 
     Args:
-        state: of the sweep; changed in place. Trials are only ever added to it, at its end.
+        state: the sweep's state; changed in place. Trials are only ever appended.
         forked: whether a trial's folder is there, or can be made now; asked for those that have
             a parent.
         rungs: token counts at which trials are compared, growing.

@@ -36,9 +36,9 @@ class Space:
 
     Attributes:
         path: the file.
-        question: its docstring.
+        question: the question that the space answers: its docstring.
         values: a sampler, value or structure of them, by dotted key.
-        metric: what is compared.
+        metric: the metric that ranks the trials.
         mode: whether the smallest or the largest is best.
         horizon: tokens of each trial; None for the base's.
         seeds: each trial is run with each of them; None for the base's one.

@@ -89,7 +89,7 @@ def check_models(outline: Outline, first: Checked, *, elsewhere: bool = False) -
     """Try each model that the sweep's known trials have, and check W&B.
 
     Args:
-        outline: of the sweep.
+        outline: the sweep's outline.
         first: a trial of it that was checked.
         elsewhere: have it done by another process, which has imported what it takes.
 

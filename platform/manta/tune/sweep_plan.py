@@ -41,11 +41,11 @@ class Leg:
     """What a trial's training needs to know of the sweep.
 
     Attributes:
-        config: of the run.
+        config: the run's config.
         rungs: token counts at which it is compared, growing, by the step that reaches them.
-        metric: what is compared.
+        metric: the metric that ranks the trials.
         fork_step: the step after which it leaves its parent; 0 if it trains from the start.
-        context: what W&B shows of the sweep in it.
+        context: facts of the sweep that W&B shows at each trial.
     """
 
     config: RunConfig

@@ -25,9 +25,9 @@ class Training:
     """What a trial trains: equal trainings give equal weights, to the bit.
 
     Attributes:
-        name: of the trial.
+        name: the trial's name.
         identity: everything beside the schedule that can change a weight or what is measured.
-        schedule: of the trial.
+        schedule: the trial's schedule.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Stage:
     """The steps ``(first, last]``, numbered from 1, that a set of trials train alike.
 
     Attributes:
-        tokens: what they consume.
+        tokens: tokens that the stage consumes.
         ends: the trials whose last step is `last`.
         children: the stages that go on from here.
         count: how many trials train it.
-        name: of the first of these, by name.
+        name: name of the alphabetically first of these trials.
         way: tokens from the begin of this stage to the farthest end below it.
     """
 

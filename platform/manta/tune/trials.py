@@ -39,11 +39,11 @@ class Trial:
     """One trial.
 
     Attributes:
-        name: of its run.
-        label: what it is, for people: its parameters.
-        params: by dotted key, without the seed.
-        config: of its run, complete but for where it saves for the trials that fork from it.
-        training: what it trains.
+        name: name of the trial's run.
+        label: the trial's parameters, as people read them.
+        params: the trial's parameters by dotted key, without the seed.
+        config: the run's config, complete but for the steps to save for trials that fork from it.
+        training: the training that the trial does.
     """
 
     name: str
@@ -67,9 +67,9 @@ class Trials:
     """Makes trials from parameters, and names them.
 
     Args:
-        config: of the sweep.
-        space: of the sweep.
-        base: of the sweep.
+        config: the sweep's config.
+        space: the sweep's search space.
+        base: the sweep's base config.
         made: trials that were made before, in their order.
     """
 
@@ -86,9 +86,9 @@ class Trials:
         """The next trial.
 
         Args:
-            params: by dotted key.
-            history: what its schedule was before, if it takes over another trial's weights.
-            seed: in place of the base's, for such a trial.
+            params: the parameters by dotted key.
+            history: schedules before this one, if the trial takes over another trial's weights.
+            seed: seed that replaces the base's, for such a trial.
 
         Raises:
             ConfigError: when its config can't be, or it can't share.

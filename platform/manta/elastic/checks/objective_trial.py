@@ -30,9 +30,9 @@ def try_objective(
     Manta's own plain objective is exact by Manta's tests.
 
     Args:
-        config: of the run.
-        manifest: of its corpus.
-        resolved: of its model.
+        config: the run's config.
+        manifest: manifest of the run's corpus.
+        resolved: the run's resolved model.
 
     Raises:
         ConfigError: if it can't be made or fails, or is not exact, with the reason.

@@ -81,7 +81,7 @@ def train(
         share: assigns the run's number of workers if other runs share the cluster.
         pool: pool from `open_worker_pool`, if runs with the same needs follow in this process.
         begun: workers from `begin_workers`, which end with the run.
-        context: what the run is part of, such as a sweep, for W&B.
+        context: the whole that the run is part of, such as a sweep, for W&B.
 
     Raises:
         DivergedError: when loss or gradient is bad and the config says stop; the record has why.

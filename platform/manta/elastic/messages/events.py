@@ -18,11 +18,11 @@ class GroupStarted:
         world_size: number of its workers.
         attempt: number of the group in the run.
         step: the last step that its state has.
-        tokens: consumed by then.
-        source: what the state comes from.
-        rows: of metrics that came with the state; the driver may lack them.
-        hardware: what the first worker computes on, and what it trains.
-        seconds: what the start took, by its parts.
+        tokens: tokens consumed by then.
+        source: origin of the state: a checkpoint, a snapshot or a fresh start.
+        rows: metrics rows that came with the state; the driver may lack them.
+        hardware: the first worker's device, and facts of the model that it trains.
+        seconds: duration of the start, by its parts.
     """
 
     world_size: int
@@ -40,8 +40,8 @@ class GroupEnded:
     """A worker group has ended.
 
     Attributes:
-        reasons: in a line each, by rank; of the workers that were lost, where some were.
-        asked: whether it was asked to, so that another group goes on.
+        reasons: a line for each worker that failed, by rank; only the lost ones if some were.
+        asked: whether the group was asked to stop, so that another group goes on.
     """
 
     reasons: Mapping[int, str]
@@ -84,9 +84,9 @@ class CheckpointSaved:
 
     Attributes:
         step: the last step in it.
-        tokens: consumed by then.
-        path: its folder or URL.
-        seconds: from the start of the save.
+        tokens: tokens consumed by then.
+        path: the checkpoint's folder or URL.
+        seconds: duration since the start of the save.
     """
 
     step: int

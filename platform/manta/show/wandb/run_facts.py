@@ -33,7 +33,7 @@ def run_info(
         config: the run's config.
         state: the run's record.
         run_dir: the run's folder.
-        context: what the run is part of, such as a sweep; None for a run by itself.
+        context: the whole that the run is part of, such as a sweep; None for a lone run.
     """
     shown: dict[str, Any] = config.model_dump(mode="json")
     if not config.faults:  # faults are for tests: the W&B config leaves them out
