@@ -21,8 +21,8 @@ class ChatSession:
         where: the directory of a run, its place in a store, or a folder that `export` wrote.
         system: first message of the role system; none if empty.
         tokens: most tokens of an answer.
-        temperature: of the sampling; 0 takes the likeliest token each time.
-        seed: of the sampling.
+        temperature: sampling temperature; 0 takes the most likely token each time.
+        seed: seed of the sampling.
 
     Raises:
         RunError: if there is no model, or its tokenizer has no chat template.
@@ -50,7 +50,7 @@ class ChatSession:
         """Have a message answered; both are kept.
 
         Args:
-            text: of the user.
+            text: the user's message.
             say: takes the answer piece by piece as it is written.
 
         Returns:

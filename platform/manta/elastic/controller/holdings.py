@@ -51,14 +51,14 @@ class Elasticity:
     """The facts of a run that the controller needs.
 
     Attributes:
-        scaling: what the config says of workers.
+        scaling: the config's section on workers.
         total_tokens: tokens at which the run's schedule ends.
         snapshots: whether snapshots are kept in memory.
         warm_after: seconds of training before warm workers are started.
         owner: unique name under which the run holds slots in the cluster.
         pool: warm workers shared by consecutive runs; None if the run has its own.
         begun: warm or starting workers that the run takes over.
-        share: what it may have, if there are others beside it; else as much as `scaling.max`.
+        share: limit on the run's workers beside concurrent trials; by default `scaling.max`.
         mailbox: the run's mailbox actor.
         runtime_env: Ray's runtime environment of the workers.
     """
