@@ -108,6 +108,12 @@ class ObjectiveSection(Section):
         description="coefficient of a balance loss per sequence, for a model whose router chooses "
         "experts (DeepSeek-V3, equation 17); 0: none",
     )
+    bias_rate: float = Field(
+        default=0.0,
+        ge=0,
+        description="by how much each step moves a router's bias for its choice towards experts "
+        "with less than the mean load, over the whole global batch (DeepSeek-V3: 0.001); 0: not",
+    )
 
     @property
     def is_own(self) -> bool:
@@ -120,6 +126,8 @@ class ObjectiveSection(Section):
             raise ValueError("'options' are for an objective of your own")
         if self.is_own and self.balance:
             raise ValueError("'balance' is for type 'causal'; your own objective has its own terms")
+        if self.type != "causal" and self.bias_rate:
+            raise ValueError("'bias_rate' is for type 'causal', whose tokens all count")
         if self.type == "chat" and self.balance:
             raise ValueError("'balance' is for type 'causal', not yet for 'chat'")
         if self.type != "chat" and self.per != "token":
@@ -483,11 +491,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _balance_is_not_compiled(self) -> RunConfig:
-        if self.objective.balance and self.train.compile:
+    def _router_can_be_read(self) -> RunConfig:
+        for name in ("balance", "bias_rate"):
+            if getattr(self.objective, name) and self.train.compile:
+                raise ValueError(
+                    f"objective.{name} with train.compile: the router's choice can't be read in "
+                    "compiled code; leave one of them out"
+                )
+        if self.objective.bias_rate and self.train.precision == "fp16":
             raise ValueError(
-                "objective.balance with train.compile: the router's choice can't be read in "
-                "compiled code; leave one of them out"
+                "objective.bias_rate with train.precision: fp16: the loss scaler alone knows which "
+                "updates it skipped; take bf16"
             )
         return self
 

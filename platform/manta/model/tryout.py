@@ -205,7 +205,8 @@ def _refuse_other_losses(config: RunConfig, lm: PreTrainedModel) -> None:
         f"{named(config)}: its own loss has more to it than the cross-entropy of the next token "
         f"({found}): a balance of whole batches, which is no sum over samples and would depend on "
         f"the number of workers; set {' and '.join(f'{where}{key}: 0' for key in keys)} to train "
-        "without it; objective.balance has one of each sequence by itself"
+        "without it. Two ways to balance the router are exact: objective.balance, a loss of each "
+        "sequence by itself, and, if the router has a bias for its choice, objective.bias_rate"
     )
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manta.config.errors import ConfigError
+from manta.model.routers import choice_of, routers_of
 from manta.objective.causal import Causal, TokenRows
 from manta.objective.protocol import DeviceRows, Models, Term
 from manta.sample.columns import Columns
@@ -103,8 +104,7 @@ class RouterChoices:
     """
 
     def __init__(self, lm: nn.Module):
-        kinds = tuple({kind for module in lm.modules() for kind in _router_kinds(module)})
-        routers = [module for module in lm.modules() if kinds and isinstance(module, kinds)]
+        routers = routers_of(lm)
         if not routers:
             raise ConfigError(
                 f"objective.balance: no router whose choice of experts can be read is in "
@@ -112,7 +112,7 @@ class RouterChoices:
             )
         self._seen: list[tuple[nn.Module, Tensor, Tensor]] = []
         self._notes = False
-        for router in routers:
+        for router in routers.values():
             router.register_forward_hook(self._note)
 
     def __enter__(self) -> None:
@@ -133,12 +133,7 @@ class RouterChoices:
         """
         if not self._notes:
             return
-        if not _is_choice(output):
-            raise ConfigError(
-                f"objective.balance: {type(router).__name__} does not return scores and the chosen "
-                "experts; set objective.balance: 0, or take another model"
-            )
-        self._seen.append((router, output[0], output[2]))
+        self._seen.append((router, *choice_of(router, output, "objective.balance")))
 
 
 def _scores(router: nn.Module, logits: Tensor) -> Tensor:
@@ -147,20 +142,3 @@ def _scores(router: nn.Module, logits: Tensor) -> Tensor:
     # Routers with a bias for the choice alone score by a sigmoid, others by a softmax.
     by_sigmoid = hasattr(router, "e_score_correction_bias")
     return logits.sigmoid() if by_sigmoid else logits.softmax(-1)
-
-
-def _router_kinds(module: nn.Module) -> list[type]:
-    """The classes of a model's routers, by what Transformers records of its outputs."""
-    recorded = getattr(module, "_can_record_outputs", None) or {}
-    found = recorded.get("router_logits", [])
-    listed = found if isinstance(found, list) else [found]
-    kinds = [getattr(one, "target_class", one) for one in listed]
-    return [kind for kind in kinds if isinstance(kind, type)]
-
-
-def _is_choice(output: Any) -> bool:
-    """Whether a router returns logits (tokens, E), weights, and experts (tokens, K)."""
-    if not isinstance(output, tuple) or len(output) != 3:
-        return False
-    logits, _, chosen = output
-    return logits.ndim == chosen.ndim == 2 and not chosen.is_floating_point()

@@ -85,6 +85,8 @@ def prepared(
         # Torch has a new name for the option, which Accelerate does not know yet.
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
         model: nn.Module = accelerator.prepare_model(loss, evaluation_mode=not exchanges)
+    if weights is not None:
+        weights.share_buffers()  # Accelerate has moved the module, which gave it other tensors
     if isinstance(model, DistributedDataParallel):
         dtype = REDUCE_DTYPES[config.parallel.reduce_dtype]
         if weights is not None:

@@ -36,6 +36,7 @@ class RoundedWeights:
             held = nn.Parameter(torch.empty_like(master, dtype=torch.bfloat16))
             copied[id(master)] = held.requires_grad_(master.requires_grad)
         self.lm = copy.deepcopy(masters, copied)
+        self._master_lm = masters
         self.exchanging = False
         self._masters = dict[Tensor, nn.Parameter](
             zip(self.lm.parameters(), masters.parameters(), strict=True)
@@ -45,6 +46,11 @@ class RoundedWeights:
 
     def _trained(self) -> Iterator[Tensor]:
         return (held for held in self._masters if held.requires_grad)
+
+    def share_buffers(self) -> None:
+        """Have the copy use the masters' buffers, also after it was given others on the way."""
+        for held, master in zip(self.lm.modules(), self._master_lm.modules(), strict=True):
+            held._buffers.update(master._buffers)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -30,6 +30,7 @@ from manta.schedule import Schedule, Step
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
+from manta.train.expert_bias import ExpertBias
 from manta.train.guards import Guard
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
@@ -119,6 +120,8 @@ class Engine:
         # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
         self._exchanges = self.ranks.world_size > 1 and not sharded
         computing = self._rounded.lm if self._rounded else lm
+        rate = config.objective.bias_rate
+        self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
         self.objective = objective_of(config)
         self._weighing = Weighing(self.objective.terms, self.device)
         self.model = self._prepare_model(self.objective.module(Models(computing)))
@@ -214,7 +217,8 @@ class Engine:
                 if last or self.trained.sharded
                 else self.accelerator.no_sync(self.model)
             ):
-                micro = self._forward(inputs, rows, width)
+                with self._counting(rows, width):
+                    micro = self._forward(inputs, rows, width)
                 sums += micro.detach()
                 self._backward(self._weighing.for_backward(micro, weights, self.ranks.world_size))
         if self._rounded:
@@ -226,6 +230,12 @@ class Engine:
         with no_fallback():
             sums: Tensor = self.model(*inputs.rows(rows, width))
         return sums
+
+    def _counting(self, rows: slice, width: int) -> AbstractContextManager[Any]:
+        """In it, a forward pass of some rows counts loads of experts, if biases move by them."""
+        if self._expert_bias is None:
+            return nullcontext()
+        return self._expert_bias.counting(rows.stop - rows.start, width)
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.trained.scaler
@@ -247,7 +257,7 @@ class Engine:
         if self.trained.sharded:
             norm = norm.full_tensor()  # type: ignore[attr-defined]
         self._clip(parameters, norm)
-        self._guard(step.number, loss, norm)
+        dropped = self._guard(step.number, loss, norm)
         for group in self.trained.optimizer.param_groups:
             group["lr"] = step.lr
         if scaler is None:
@@ -256,6 +266,8 @@ class Engine:
             scaler.step(self.trained.optimizer)
             scaler.update()
         self.trained.optimizer.zero_grad(set_to_none=True)
+        if self._expert_bias is not None and dropped is not None:
+            self._expert_bias.move(dropped)
         self.trained.weights_changed()
         return norm
 
@@ -285,10 +297,10 @@ class Engine:
         """A scalar that all ranks have, as the optimizer reads it beside split parameters."""
         return replicated(value, self._parameters[0]) if self.trained.sharded else value
 
-    def _guard(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Have the update dropped if the step is bad."""
+    def _guard(self, step: int, loss: Tensor, norm: Tensor) -> Tensor | None:
+        """Have the update dropped if the step is bad; returns whether it is, None in fp16."""
         if self.trained.scaler is not None:
-            return  # overflow is the fp16 scaler's everyday business: it skips the update
+            return None  # overflow is the fp16 scaler's everyday business: it skips the update
         values = torch.stack([loss.double(), norm.double()])
         if self.guard.judges_spikes:
             # Ranks on unlike devices may differ in the last bit of the norm: their mean is one.
@@ -299,6 +311,7 @@ class Engine:
             self.trained.optimizer.found_inf = self._order(dropped)  # type: ignore[attr-defined]
         elif dropped.item():
             self.trained.optimizer.zero_grad(set_to_none=True)
+        return dropped
 
     def _casting_once(self, micro_steps: int) -> AbstractContextManager[Any]:
         """In it, autocast casts each weight for all micro-steps, not in each of them.

@@ -25,8 +25,9 @@ SAMPLES, LENGTH = 6, 32
 def try_objective(
     config: RunConfig, manifest: Manifest, resolved: PretrainedConfig | OwnNet
 ) -> None:
-    """Try an objective of the user's own, or a balance loss, on a small model and real samples.
+    """Try an objective of the user's own, or a balance of experts, on a small model.
 
+    An objective with terms of its own is tried on real samples.
     Manta's own plain objective is exact by Manta's tests.
 
     Args:
@@ -37,9 +38,10 @@ def try_objective(
     Raises:
         ConfigError: if it can't be made or fails, or is not exact, with the reason.
     """
-    if not (config.objective.is_own or config.objective.balance):
+    section = config.objective
+    if not (section.is_own or section.balance or section.bias_rate):
         return
-    from manta.model import randomness, small, visibility
+    from manta.model import randomness, routers, small, visibility
     from manta.model.own_net import OwnNet
     from manta.objective.choose import objective_of
     from manta.objective.exactness import check_objective
@@ -56,6 +58,10 @@ def try_objective(
             setattr(little.get_text_config(), key, 0.0)
         lm = visibility.made(little)
         vocabulary = little.get_text_config().vocab_size
+    if section.bias_rate:
+        routers.biases_of(lm)
+    if not (section.is_own or section.balance):
+        return
     batch = _batch(config, manifest, objective, vocabulary)
     try:
         check_objective(objective, lm, batch)
