@@ -13,9 +13,10 @@ from whole_runs import train_whole
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
-from manta.elastic.checks.fork_run import fork_run, parse
+from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import check
 from manta.elastic.checks.verifying import verify_run
+from manta.elastic.checks.warm_start import run_at_step
 from manta.record.run_state import read_fork, read_state
 
 STEPS, FORKED = 12, 6
@@ -160,9 +161,9 @@ def test_only_the_config_of_its_folder_goes_on(parent: Path) -> None:
     ],
 )
 def test_a_run_and_a_step(text: str, expected: tuple[str, int | None]) -> None:
-    assert parse(text) == expected
+    assert run_at_step(text) == expected
 
 
 def test_a_step_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="write RUN@STEP"):
-        parse("runs/base@last")
+        run_at_step("runs/base@last")

@@ -79,11 +79,12 @@ def fork(
     overrides: Overrides = None,
 ) -> None:
     """Make a run that goes on from another's checkpoint with changed keys."""
-    from manta.elastic.checks.fork_run import fork_run, parse
+    from manta.elastic.checks.fork_run import fork_run
+    from manta.elastic.checks.warm_start import run_at_step
     from manta.storage.place import place_of
     from manta.storage.run_folder import CONFIG
 
-    place, step = parse(run)
+    place, step = run_at_step(run)
     child = fork_run(place_of(place), step, name, overrides or ())
     print(f"{child} goes on from there: manta train {child / CONFIG}")
 

@@ -51,7 +51,9 @@ class ModelSection(Section):
         "called with",
     )
     pretrained: str | None = Field(
-        default=None, description="folder or Hugging Face name of a model to start from"
+        default=None,
+        description="model to start from: a folder of Transformers, a name on its Hub, or a run, "
+        "RUN or RUN@STEP",
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ CHECKPOINTS = "checkpoints"  # a folder of folders
 SKIPS = "skips.json"  # steps that it does not train on
 FORK = "fork.json"  # the run whose checkpoint it began from
 REPORT = "report.html"
+EXPORTS = "exported"  # a folder of models, one a checkpoint, from which other runs begin
 
 # Of a sweep, which holds the folders of its trials.
 SWEEP = "sweep.json"

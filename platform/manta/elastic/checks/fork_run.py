@@ -139,19 +139,3 @@ def _fingerprint(parent: Place, after: RunConfig) -> str:
             "on others from this run's weights, `manta export` them and give model.pretrained"
         )
     return fingerprint
-
-
-def parse(text: str) -> tuple[str, int | None]:
-    """``RUN`` or ``RUN@STEP`` as a run's place and a step.
-
-    Raises:
-        ConfigError: if no step follows the last ``@``, and there is no folder of the whole name.
-    """
-    run, at, step = text.rpartition("@")
-    if not at or Path(text).exists():
-        return text, None
-    if not step.isdecimal():
-        if "://" in text:  # the @ belongs to the URL
-            return text, None
-        raise ConfigError(f"{text}: write RUN@STEP, such as runs/base@1200, or RUN alone")
-    return run, int(step)

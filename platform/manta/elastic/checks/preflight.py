@@ -13,6 +13,7 @@ from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.objective_trial import try_objective
+from manta.elastic.checks.warm_start import export_if_needed, exported_folder
 from manta.model.source import check_names
 from manta.state.skips import read_skips, restore_skips
 from manta.storage.place import Place, place_of
@@ -121,6 +122,7 @@ def check(config: RunConfig) -> Checked:
     """
     config = with_code(config)
     manifest = Manifest.read(config.corpus)
+    export_if_needed(config)
     check_names(config, manifest)
     from manta.schedule import Schedule  # imports NumPy (0.2 s), which most mistakes don't need
 
@@ -261,7 +263,9 @@ def absolute(config: RunConfig) -> RunConfig:
     """The config with absolute local paths, so that it means the same in any folder."""
     run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
     model = config.model
-    if model.pretrained and os.path.isdir(model.pretrained):
+    if model.pretrained and (folder := exported_folder(model.pretrained)):
+        model = model.model_copy(update={"pretrained": str(folder)})
+    elif model.pretrained and os.path.isdir(model.pretrained):
         model = model.model_copy(update={"pretrained": absolute_path(model.pretrained)})
     return config.model_copy(
         update={"run": run, "model": model, "corpus": absolute_path(config.corpus)}

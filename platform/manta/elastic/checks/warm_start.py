@@ -1,0 +1,70 @@
+"""A run as `model.pretrained`: the model of one of its checkpoints, exported once beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manta.config.errors import ConfigError
+from manta.config.run import RunConfig
+from manta.config.urls import is_url
+from manta.state.checkpoint_files import name_of, newest, read_state
+from manta.storage.run_folder import CHECKPOINTS, EXPORTS, RUN
+
+
+def run_at_step(text: str) -> tuple[str, int | None]:
+    """``RUN`` or ``RUN@STEP`` as a run's place and a step.
+
+    Raises:
+        ConfigError: if no step follows the last ``@``, and there is no folder of the whole name.
+    """
+    run, at, step = text.rpartition("@")
+    if not at or Path(text).exists():
+        return text, None
+    if not step.isdecimal():
+        if "://" in text:  # the @ belongs to the URL
+            return text, None
+        raise ConfigError(f"{text}: write RUN@STEP, such as runs/base@1200, or RUN alone")
+    return run, int(step)
+
+
+def exported_folder(pretrained: str) -> Path | None:
+    """The folder for the model of a run, which `pretrained` names; None if it names no run.
+
+    Args:
+        pretrained: ``RUN`` for its newest checkpoint, or ``RUN@STEP``.
+
+    Raises:
+        RunError: if the run has no checkpoint.
+    """
+    if is_url(pretrained) or not Path(pretrained.rpartition("@")[0] or pretrained).is_dir():
+        return None
+    place, step = run_at_step(pretrained)
+    run = Path(place).expanduser().absolute()
+    if not (run / RUN).exists():
+        return None
+    if step is None:
+        step = read_state(newest(run / CHECKPOINTS)).step
+    return run / EXPORTS / name_of(step)
+
+
+def export_if_needed(config: RunConfig) -> None:
+    """Export the model of a run that `model.pretrained` names, unless that was done before.
+
+    Args:
+        config: with `model.pretrained` from `exported_folder`, if it names a run.
+
+    Raises:
+        RunError: if there is no such checkpoint, or it can't be written beside the run.
+    """
+    folder = Path(config.model.pretrained or "")
+    if folder.parent.name != EXPORTS or folder.exists():
+        return
+    run = folder.parents[1]
+    if (run / RUN).exists():
+        from manta.train.export import export
+
+        try:
+            export(run, folder, int(folder.name.rpartition("-")[2]))
+        except OSError:
+            if not folder.exists():  # else another run that begins there was faster
+                raise

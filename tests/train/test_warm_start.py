@@ -1,0 +1,89 @@
+"""A run that begins with the weights of another one, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from inline_prepare import without_ray
+from plain_runs import train
+from tiny_config import corpus_config, make_documents
+
+from manta.config import dump
+from manta.config.corpus import CorpusConfig
+from manta.config.errors import RunError
+from manta.corpus.prepare import prepare
+from manta.elastic.checks.preflight import absolute, check
+from manta.elastic.checks.warm_start import exported_folder
+from manta.storage.run_folder import CONFIG, RUN
+
+EVERY = 16 * 7 * 4
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared from text, so that it has a tokenizer to export with a model."""
+    folder = tmp_path_factory.mktemp("text")
+    config = corpus_config(folder / "corpus", make_documents(folder / "documents"))
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        prepare(CorpusConfig.model_validate(config), progress=False)
+    return folder / "corpus"
+
+
+@pytest.fixture
+def base(checked):
+    """A run of 12 steps, and its validation loss by step."""
+    run = checked(
+        {
+            "run.name": "base",
+            "schedule.lr": 1e-2,
+            "checkpoint": {"every": EVERY},
+            "eval": {"every": EVERY, "tokens": 4096},
+        }
+    )
+    rows = train(run)
+    (run.run_dir / CONFIG).write_text(dump(run.config))
+    (run.run_dir / RUN).write_text("{}")
+    return run, {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+
+
+def begun(checked, name: str, pretrained: str) -> tuple[str, float]:
+    """What a run that begins so resolves it to, and its first validation loss."""
+    changes = {"run.name": name, "eval": {"every": EVERY, "tokens": 4096}}
+    plain = checked(changes).config
+    model = plain.model.model_copy(update={"pretrained": pretrained, "type": None, "sizes": {}})
+    run = check(absolute(plain.model_copy(update={"model": model})))
+    rows = train(run)
+    (first,) = (row["val_loss"] for row in rows if "val_loss" in row and row["step"] == 0)
+    return str(run.config.model.pretrained), first
+
+
+def test_it_goes_on_where_the_other_came_to(checked, base) -> None:
+    run, losses = base
+    where, first = begun(checked, "newest", str(run.run_dir))
+    assert where == str(run.run_dir / "exported" / "step-000000000012")
+    assert first == pytest.approx(losses[12], rel=1e-6)
+    weights = Path(where, "model.safetensors")
+    written = weights.stat().st_mtime_ns
+
+    _, again = begun(checked, "again", f"{run.run_dir}@12")
+    assert again == first
+    assert weights.stat().st_mtime_ns == written, "it is exported once"
+
+    where, earlier = begun(checked, "earlier", f"{run.run_dir}@8")
+    assert where.endswith("exported/step-000000000008")
+    assert earlier == pytest.approx(losses[8], rel=1e-6)
+    assert losses[12] < losses[8] < losses[0]
+
+
+def test_a_step_without_a_checkpoint_is_told(checked, base) -> None:
+    run, _ = base
+    with pytest.raises(RunError, match=r"no such checkpoint; there are those of steps .*8, 12"):
+        begun(checked, "none", f"{run.run_dir}@7")
+    assert not (run.run_dir / "exported" / "step-000000000007").exists()
+
+
+def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    for text in ("org/model", "org/model@main", str(tmp_path), f"{tmp_path}@3", "s3://b/run@3"):
+        assert exported_folder(text) is None
