@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Test processes run beside each other, one for a core or so, and models here are tiny: two threads
 # each spend most of their time waiting for each other. Torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Containers often forbid Python to keep compiled modules. Then each command, worker and server that
+# a test starts compiles the whole package anew, and each test process all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
