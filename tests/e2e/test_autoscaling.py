@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import plain_runs
 import pytest
 from autoscaling import HEAD, AutoscaledCluster
+from command import copy_of_manta
 from faulty_cluster import Driver, Run
 from tiny_config import SEQ_LEN, STEP, run_config, write_yaml
 
@@ -203,15 +203,7 @@ def test_a_sweep_has_nodes_brought_and_uses_what_trials_free(
             "concurrent": 2,
         },
     )
-    command = [sys.executable, "-m", "manta.cli", "sweep", str(sweep)]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(
-        [*command, "--address", cluster.address],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    process = copy_of_manta("sweep", str(sweep), "--address", cluster.address)
     came = cluster.wait_until(lambda: len(cluster.nodes()) == MOST, "all nodes")
     folder = tmp_path / "runs" / "lengths"
     short, long = (

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command import manta
+from command import copy_of_manta, manta
+from copied import Copied
 from tiny_config import STEP, run_config, write_yaml
 
 STEPS = 60
@@ -20,15 +21,17 @@ HOLD = {"kind": "hold", "step": 26, "attempt": 1, "until": "never"}
 # What a person sees who has the time to press Ctrl-C.
 SLOW = {"kind": "slow", "seconds": 0.1, "attempt": None}
 
+Process = subprocess.Popen[str] | Copied
 
-def finish(process: subprocess.Popen[str]) -> str:
+
+def finish(process: Process) -> str:
     """Its whole output, once it has ended well."""
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     return output
 
 
-def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> None:
+def wait_for_step(process: Process, run_dir: Path, step: int) -> None:
     """Return once the run's history has reached `step`; fail if the process ends before."""
     metrics = run_dir / "metrics.jsonl"
     while process.poll() is None:
@@ -40,7 +43,7 @@ def wait_for_step(process: subprocess.Popen[str], run_dir: Path, step: int) -> N
     raise AssertionError(process.communicate()[0])
 
 
-def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+def wait_for_line(process: Process, text: str) -> None:
     """Return once the command has printed `text`."""
     assert process.stdout is not None
     while text not in (line := process.stdout.readline()):
@@ -62,7 +65,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
     )
     path = write_yaml(tmp_path / "run.yaml", config)
     run_dir = tmp_path / "tiny"
-    first = manta("train", str(path))
+    first = copy_of_manta("train", str(path))
     wait_for_step(first, run_dir, 25)
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -88,7 +91,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
     assert refused.returncode == 1
 
 
-def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def interrupt(process: Process, number: signal.Signals) -> None:
     """As a terminal does: to the whole group of processes."""
     os.killpg(process.pid, number)
 
@@ -104,7 +107,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     run_dir = tmp_path / "tiny"
     for number in (signal.SIGINT, signal.SIGTERM):
         before = max(steps_of(run_dir), default=0) if run_dir.exists() else 0
-        process = manta("train", str(path))
+        process = copy_of_manta("train", str(path))
         wait_for_step(process, run_dir, before + 1)
         if number == signal.SIGINT:
             interrupt(process, number)
@@ -127,7 +130,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, corpus: Path) -> None:
     long, disabled = {"horizon": 100_000 * STEP}, {"mode": "disabled"}
     config = run_config(tmp_path, corpus, schedule=long, faults=[hang], wandb=disabled)
     path = write_yaml(tmp_path / "run.yaml", config)
-    process = manta("train", str(path))
+    process = copy_of_manta("train", str(path))
     wait_for_step(process, tmp_path / "tiny", 4)
     interrupt(process, signal.SIGINT)
     wait_for_line(process, "saving a checkpoint")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 import plain_runs
 import pytest
-from command import manta
+from command import copy_of_manta
+from copied import Copied
 from s3_server import S3Server, upload
 from tiny_config import STEP, run_config, write_yaml
 
@@ -66,7 +66,7 @@ def losses(run: StorePath) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in logged}
 
 
-def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+def until(process: Copied, happened: Callable[[], bool]) -> None:
     """Return once it has happened; fail if the process ends before."""
     deadline = time.time() + DEADLINE
     while not happened():
@@ -94,7 +94,7 @@ def test_a_killed_driver_goes_on_on_another_node(
     config["run"] = {**config["run"], "storage": s3.url("runs")}
     path = write_yaml(tmp_path / "run.yaml", config)
     run = place_in(s3, "runs") / "tiny"
-    first = manta("train", str(path))
+    first = copy_of_manta("train", str(path))
     until(first, lambda: len(rows_of(run)) > 0 and len(whole(run / "checkpoints")) >= 2)
     node("node-2")
     with pytest.raises(RunError, match=f"another driver is at work here .process {first.pid} on"):
@@ -103,7 +103,7 @@ def test_a_killed_driver_goes_on_on_another_node(
     first.communicate()
     shutil.rmtree(tmp_path / "node-1")  # its disk is gone with it
 
-    second = manta("train", str(path))
+    second = copy_of_manta("train", str(path))
     output = second.communicate(timeout=300)[0]
     assert second.returncode == 0, output
     state = read_state(run)
@@ -154,7 +154,7 @@ def test_a_sweep_in_a_store(
         "space": "./space.py",
     }
     path = write_yaml(tmp_path / "sweep.yaml", sections)
-    first = manta("sweep", str(path))
+    first = copy_of_manta("sweep", str(path))
     output = first.communicate(timeout=300)[0]
     assert first.returncode == 0, output
     place = place_in(s3, "sweeps") / "tiny"
@@ -174,7 +174,7 @@ def test_a_sweep_in_a_store(
     node("node-2")
     page = compare_places([str(place)], metric=None, output=tmp_path / "page.html", top=5)
     assert child.name in page.read_text()
-    again = manta("sweep", str(path))  # all is finished: nothing is trained
+    again = copy_of_manta("sweep", str(path))  # all is finished: nothing is trained
     output = again.communicate(timeout=300)[0]
     assert again.returncode == 0, output
     assert " trains " not in output

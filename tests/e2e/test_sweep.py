@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import plain_runs
 import pyarrow.parquet as pq
 import pytest
 import ray
+from command import copy_of_manta
 from tiny_config import STEP, run_config, write_yaml
 
 from manta.config import RunConfig, load
@@ -178,26 +177,13 @@ def lingering(*steps: int) -> list[dict[str, Any]]:
     return [{"kind": "slow", "step": step, "seconds": 4, "attempt": None} for step in steps]
 
 
-# The command, in a process that is connected already: one that connects itself sends the package
-# along, for nodes that have none, and its workers import all of that (tests/e2e/test_jobs.py).
-COMMAND = """
-import sys, ray
-ray.init(sys.argv.pop(1), log_to_driver=False)
-from manta.cli.application import main
-main()
-"""
-
-
 def kill_and_go_on(path: Path, middle: Callable[[SweepState], bool]) -> SweepState:
     """Kill the command of a sweep once it stands so (SIGKILL); then go on here, to its end."""
     folder = path.parent / "runs" / "tiny"
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-c", COMMAND, address, "sweep", str(path), "--address", address]
-    log = path.parent / "killed.log"
-    with log.open("w") as output:
-        driver = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    driver = copy_of_manta("sweep", str(path), address=address)
     while not ((folder / SWEEP).exists() and middle(read_sweep(folder))):
-        assert driver.poll() is None, log.read_text()
+        assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.02)
     driver.kill()
     driver.wait()

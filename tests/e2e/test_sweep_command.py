@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from command import copy_of_manta
+from copied import Copied
 from tiny_config import STEP, run_config, write_yaml
 from wandb_server import API_KEY, WandbServer
 
@@ -106,14 +106,14 @@ def seen(
         server.close()
 
 
-def kill_with_two_trials(process: subprocess.Popen[str], runs: Path) -> None:
+def kill_with_two_trials(process: Copied, runs: Path) -> None:
     """End the command as a power cut would, once two trials have trained something."""
     wait_for(process, lambda: len(trained(runs)) >= 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def interrupt_as_it_goes_on(process: subprocess.Popen[str], runs: Path) -> tuple[SweepState, str]:
+def interrupt_as_it_goes_on(process: Copied, runs: Path) -> tuple[SweepState, str]:
     """Ctrl-C once a trial has trained more than before; returns state and output."""
     wait_for_line(process, " trains from ")
     before = sum(trained(runs).values())
@@ -124,30 +124,24 @@ def interrupt_as_it_goes_on(process: subprocess.Popen[str], runs: Path) -> tuple
     return read_sweep(runs), output
 
 
-def start(path: Path, server: WandbServer) -> subprocess.Popen[str]:
+def start(path: Path, server: WandbServer) -> Copied:
     environment = {
         **os.environ,
         "WANDB_BASE_URL": server.url,
         "WANDB_API_KEY": API_KEY,
         "WANDB_ERROR_REPORTING": "false",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "manta.cli", "sweep", str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={k: v for k, v in environment.items() if k != "WANDB_MODE"},
-        start_new_session=True,
-    )
+    without_mode = {k: v for k, v in environment.items() if k != "WANDB_MODE"}
+    return copy_of_manta("sweep", str(path), environment=without_mode)
 
 
-def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+def wait_for(process: Copied, what: Callable[[], bool]) -> None:
     while not what():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
 
 
-def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+def wait_for_line(process: Copied, text: str) -> None:
     """Return once the command has printed `text`."""
     assert process.stdout is not None
     while text not in (line := process.stdout.readline()):

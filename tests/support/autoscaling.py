@@ -142,8 +142,6 @@ ENVIRONMENT = {
     "RAY_CLOUD_INSTANCE_ID": HEAD,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-    # The nodes' log monitors can't be left out; looking for new files is what costs them.
-    "LOG_NAME_UPDATE_INTERVAL_S": "30",
 }
 
 

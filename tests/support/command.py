@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+
+import copied
 
 
 def manta(*arguments: str) -> subprocess.Popen[str]:
@@ -15,3 +18,31 @@ def manta(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def copy_of_manta(
+    *arguments: str, environment: Mapping[str, str] | None = None, address: str | None = None
+) -> copied.Copied:
+    """Start the command as `manta` does, but with its imports done.
+
+    With an `address` its process has connected itself to that Ray before. A command that connects
+    itself sends the package along, for nodes that have none, and its workers import all of that
+    (tests/e2e/test_jobs.py).
+    """
+    before = [] if address is None else [address]
+    function = _run if address is None else _run_connected
+    return copied.start(function, *before, *arguments, environment=environment)
+
+
+def _run(*arguments: str) -> None:
+    sys.argv = ["manta", *arguments]
+    from manta.cli import main
+
+    main()
+
+
+def _run_connected(address: str, *arguments: str) -> None:
+    import ray
+
+    ray.init(address, log_to_driver=False)
+    _run(*arguments, "--address", address)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos_driver
+import copied
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
@@ -92,20 +91,19 @@ class Driver:
     def __init__(self, address: str, log: Path, environment: Mapping[str, str] | None = None):
         self._address, self._log = address, log
         self._environment = {"RAY_AUTH_MODE": "disabled", **(environment or {})}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: copied.Copied | None = None
 
     def start(self) -> None:
         """Have one that is ready."""
         if self._process is not None and self._process.poll() is None:
             return
         with self._log.open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, chaos_driver.__file__, self._address],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            self._process = copied.start(
+                chaos_driver.main,
+                self._address,
+                environment={**os.environ, **self._environment},
+                reads=True,
                 stderr=log,
-                text=True,
-                env={**os.environ, **self._environment},
             )
         assert self._answer() == "ready"
 

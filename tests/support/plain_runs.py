@@ -180,13 +180,13 @@ def run_ranks(world_size: int, function: Callable[..., None], *args: Any) -> Non
     The processes meet by a file, for another program could take a TCP port between its choice
     and its use.
     """
-    _have_fork_server()
+    have_fork_server()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (world_size, f"file://{folder}/meet", function, args)
         mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
 
 
-def _have_fork_server() -> None:
+def have_fork_server() -> None:
     """Have a server that has imported what ranks need and forks each of them, imports done.
 
     Python 3.11 hands `sys.path` to the server but never sets it there, and an import that fails is
