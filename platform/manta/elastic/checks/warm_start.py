@@ -51,7 +51,7 @@ def export_if_needed(config: RunConfig) -> None:
     """Export the model of a run that `model.pretrained` names, unless that was done before.
 
     Args:
-        config: with `model.pretrained` from `exported_folder`, if it names a run.
+        config: the run's, with `model.pretrained` from `exported_folder` if it names a run.
 
     Raises:
         RunError: if there is no such checkpoint, or it can't be written beside the run.
