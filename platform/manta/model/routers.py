@@ -51,7 +51,7 @@ class Bias:
 
     Attributes:
         owner: the module that has it.
-        name: its name there.
+        name: the bias's name in the router.
     """
 
     owner: nn.Module

@@ -34,10 +34,10 @@ class ExpertBias:
         """Take hold of the routers.
 
         Args:
-            rate: by which a bias moves in a step.
+            rate: the amount by which a bias moves in a step.
             lm: the model whose biases are saved.
-            computing: what is called in its place, of the same modules; or the same.
-            ranks: among whom loads are summed.
+            computing: the model that is called in its place, of the same modules, or the same.
+            ranks: the ranks among whom loads are summed.
         """
         self._rate, self._ranks = rate, ranks
         self._biases = list(biases_of(lm).values())
@@ -54,7 +54,7 @@ class ExpertBias:
         """In it, loads are counted; not where a backward pass computes activations again.
 
         Args:
-            rows: of the forward pass that count; blank ones follow them.
+            rows: the rows of the forward pass that count; blank ones follow them.
             width: rows of the forward pass, but for `rows` that are more.
         """
         self._share = rows, max(rows, width)
