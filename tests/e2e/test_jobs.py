@@ -148,17 +148,6 @@ def test_modules_come_from_the_working_directory(head: Head, checkout: Path) -> 
     assert package.parts[-2:] == ("manta", "__init__.py")
 
 
-def test_plain_ray_job_submit(head: Head, checkout: Path, shared: Path) -> None:
-    assert (shared / "corpus" / "manifest.json").exists()
-    made = run_config(shared, shared / "corpus", wandb={"mode": "disabled"})
-    config = write_yaml(shared / "run.yaml", made)
-    logs = run_job(head, f"python jobs/train.py {config} run.name=job", checkout)
-    assert "2 workers" in logs
-    record = json.loads((shared / "job" / "run.json").read_text())
-    assert record["status"] == "finished"
-    assert record["totals"]["steps"] == 12
-
-
 def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Path) -> None:
     config = write_yaml(shared / "refused.yaml", run_config(shared, shared / "corpus"))
     before = len(head.client.list_jobs())
@@ -172,8 +161,8 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
     assert len(head.client.list_jobs()) == before
 
 
-def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
-    """From a folder that is no checkout; each run finishes as if it were alone."""
+def test_two_runs_at_once(manta: Manta, head: Head, checkout: Path, shared: Path) -> None:
+    """By plain Ray, and from a folder that is no checkout; each finishes as if it were alone."""
     go = shared / "both-have-begun"
     hold = {"kind": "hold", "step": 5, "until": str(go)}
     sections: dict[str, Any] = {
@@ -183,17 +172,22 @@ def test_two_runs_at_once(manta: Manta, head: Head, shared: Path) -> None:
     }
     made = run_config(shared, shared / "corpus", faults=[hold], **sections)
     config = write_yaml(shared / "half.yaml", made)
-    jobs = {
-        name: submitted(manta("submit", config, f"run.name={name}")) for name in ("one", "other")
-    }
+    plain = head.client.submit_job(
+        entrypoint=f"python jobs/train.py {config} run.name=one scaling.min=2",
+        runtime_env={"working_dir": str(checkout)},
+    )
+    jobs = {"one": plain, "other": submitted(manta("submit", config, "run.name=other"))}
     for name, job in jobs.items():
         wait_for_rows(head, job, shared / name)
     assert {head.client.get_job_status(job).value for job in jobs.values()} == {"RUNNING"}
     go.touch()
     for name, job in jobs.items():
         assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
-        assert head.client.get_job_info(job).metadata["job_name"] == name
-        verify(shared / name, shards=False)
+        assert verify(shared / name, shards=False).consumed.steps == 20
+        record = json.loads((shared / name / "run.json").read_text())
+        assert (record["status"], record["totals"]["steps"]) == ("finished", 20)
+    assert "2 workers" in head.client.get_job_logs(jobs["one"])
+    assert head.client.get_job_info(jobs["other"]).metadata["job_name"] == "other"
     shown = manta("status").stdout.splitlines()
     assert [line.split()[:2] for line in shown[-2:]] == [[j, "SUCCEEDED"] for j in jobs.values()]
 
