@@ -38,8 +38,6 @@ demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=
 demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go, compared with an undisturbed run
 	$(BIN)/python jobs/demo_elastic.py $(ARGS)
 
-# These wait for nothing: more processes than cores would only each import and collect all of it.
-check: PROCESSES = 2
 check: lint ## Check format, style and types, and run the tests that need neither Ray nor a server
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 

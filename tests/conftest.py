@@ -64,6 +64,8 @@ SLOW_PLACES = {
     *("test_language_model.py", "test_loss.py", "test_checkpoint.py"),
     *("test_imports.py", "test_devices.py", "test_fork.py", "test_export.py"),
     *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
+    *("test_chats.py", "test_chat_session.py", "test_expert_bias.py", "test_own_objective.py"),
+    *("test_courier.py", "test_warm_start.py"),
 }
 
 
