@@ -16,6 +16,7 @@ from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
 from manta.model import hf_config, tryout, visibility
+from manta.model.randomness import remarks_of_own
 from manta.model.small import LIMIT, skeleton, small_of, weights
 from manta.model.trial_result import Tried
 from manta.stream.plan import local_stream
@@ -139,6 +140,16 @@ def test_random_numbers_in_training_are_told(tried, model_type) -> None:
     assert {"gpt2": "resid_pdrop = 0.1", "opt": "dropout = 0.1"}.get(
         model_type, "router_jitter_noise = 0.1"
     ) in remark
+    assert "another train.micro_batch or number of workers" in remark
+    assert " to 0 in model.sizes" in remark
+
+
+def test_dropout_in_a_model_of_ones_own_is_told() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.0))
+    (remark,) = remarks_of_own(net)
+    assert "(dropout in 1)" in remark
+    assert "give them p = 0" in remark
+    assert remarks_of_own(nn.Linear(2, 2)) == ()
 
 
 def test_a_model_whose_rows_depend_on_each_other_is_refused(checked) -> None:

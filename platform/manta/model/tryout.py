@@ -83,7 +83,8 @@ def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
         ConfigError: naming what is wrong.
     """
     with torch.random.fork_rng(devices=[]):
-        return Tried(weights(resolved.build(config.run.seed)), True, ())
+        net = resolved.build(config.run.seed)
+    return Tried(weights(net), True, randomness.remarks_of_own(net))
 
 
 def _by_name(resolved: PretrainedConfig) -> Iterator[str]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from manta.config.errors import ConfigError
+from manta.model.randomness import is_drop
 from manta.objective.protocol import Models, Objective
 from manta.objective.weighing import Weighing
 from manta.sample.columns import Columns, Ragged, sliced
@@ -111,8 +112,8 @@ class _Check:
         if isinstance(trained, PreTrainedModel):
             trained.set_experts_implementation("eager")  # the grouped product has no float64
         for module in trained.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.p = 0.0  # whether a model draws is not the objective's business
+            if is_drop(module):
+                module.p = 0.0  # type: ignore[assignment]  # whether a model draws is not the objective's business
         self._models = Models(trained)
         self._module = objective.module(self._models).train()
         self._state = [buffer.clone() for buffer in self._module.buffers()]
