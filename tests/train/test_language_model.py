@@ -120,7 +120,9 @@ def test_a_worker_has_one_gpu_or_a_share_of_one_for_itself(checked, gpus, worker
         section = {"min": 1, "max": workers, "resources_per_worker": resources}
         return checked({"scaling": section})
 
-    with pytest.raises(ConfigError, match=rf"^scaling\.resources_per_worker\.GPU = {gpus:g}.*set GPU: 1"):
+    with pytest.raises(
+        ConfigError, match=rf"^scaling\.resources_per_worker\.GPU = {gpus:g}.*set GPU: 1"
+    ):
         asks_for(gpus, workers)
     assert asks_for(0.5, 1)
     assert asks_for(1, 4)
