@@ -7,7 +7,7 @@ workers make in parallel; `assemble` joins them into shards of the size asked fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,14 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
         tokens.extend(tool.encode(batch))
     hashes = same_hashes(order, identities)
     kept = hashes[[i for i in range(len(hashes)) if i not in left_out]]
-    counts, pieces = _write_pieces(order, tokens, kept)
+
+    def documents(members: list[int]) -> tuple[Any, list[int]]:
+        chosen = [tokens[member] for member in members]
+        names = [kept[member].tobytes().hex() for member in members]
+        table = documents_batch(chosen, names, order["source"], order["sources"], order["dtype"])
+        return table, [len(members), sum(map(len, chosen))]
+
+    counts, pieces = write_pieces(order, kept, documents)
     record = {
         "unit": order["unit"],
         "source": order["source"],
@@ -125,13 +132,18 @@ def _batches(
         yield batch
 
 
-def _write_pieces(
-    order: dict[str, Any], tokens: list[Any], hashes: Hashes
+def write_pieces(
+    order: dict[str, Any], hashes: Hashes, make: Callable[[list[int]], tuple[Any, list[int]]]
 ) -> tuple[dict[Split, list[int]], dict[Split, str]]:
-    """Write the unit's pieces, one for each split that has documents.
+    """Write the unit's pieces, one for each split that has rows.
+
+    Args:
+        order: the unit's order.
+        hashes: hash of the document of each row.
+        make: makes the table of some rows, by their indices, and its counts.
 
     Returns:
-        Documents and tokens of each split, and the SHA-256 of its piece.
+        Counts of each split, and the SHA-256 of its piece.
     """
     counts: dict[Split, list[int]] = {}
     pieces: dict[Split, str] = {}
@@ -140,14 +152,7 @@ def _write_pieces(
         members = np.flatnonzero(split == index).tolist()
         if not members:
             continue
-        table = documents_batch(
-            [tokens[member] for member in members],
-            [hashes[member].tobytes().hex() for member in members],
-            order["source"],
-            order["sources"],
-            order["dtype"],
-        )
+        table, counts[name] = make(members)
         with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
             pieces[name] = shard_file.write(file, table)[1]
-        counts[name] = [len(members), sum(len(tokens[member]) for member in members)]
     return counts, pieces

@@ -16,16 +16,14 @@ import numpy as np
 from manta.config.corpus import ChatSection
 from manta.corpus.chat_template import ChatEncoder, EncodedChat, TooLong
 from manta.corpus.conversations import UnusableRecord
-from manta.corpus.documents import SPLITS, split_of
-from manta.corpus.encode import same_hashes
-from manta.corpus.leftovers import piece_file, record_file, sealed_json
-from manta.corpus.manifest import Split
+from manta.corpus.documents import HASH_BYTES
+from manta.corpus.encode import same_hashes, write_pieces
+from manta.corpus.leftovers import record_file, sealed_json
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.work_units import identified, rows
-from manta.sample import shard_file
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
-from manta.storage.atomic import whole_file, write_whole
+from manta.storage.atomic import write_whole
 
 # Of a unit: conversations that were encoded; rows beside the first that some of them became; those
 # that are longer than a row, and how many tokens would have been trained on in these.
@@ -54,7 +52,22 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
             encoding.take(identity[0], str(row), (part, place))
     same_hashes(order, identities)
     encoded = encoding.encoded
-    splits, pieces = _write_pieces(order, encoded)
+
+    def conversations(members: list[int]) -> tuple[Any, list[int]]:
+        chosen = [encoded[member] for member in members]
+        table = conversations_batch(
+            [chat.tokens for _, chat in chosen],
+            [chat.supervised for _, chat in chosen],
+            [identity.hex() for identity, _ in chosen],
+            order["source"],
+            order["sources"],
+            order["dtype"],
+        )
+        tokens = sum(len(chat.tokens) for _, chat in chosen)
+        return table, [len(chosen), tokens, sum(chat.supervised_tokens for _, chat in chosen)]
+
+    hashes = np.frombuffer(b"".join(identity for identity, _ in encoded), np.uint8)
+    splits, pieces = write_pieces(order, hashes.reshape(-1, HASH_BYTES), conversations)
     record = {
         "unit": order["unit"],
         "source": order["source"],
@@ -109,35 +122,3 @@ class _Encoding:
 def _encoder(path: str, sha256: str, section: str, dtype: TokenDtype) -> ChatEncoder:
     """The encoder of a stored tokenizer, loaded once a process; the hash keys the cache."""
     return ChatEncoder(Path(path).parent, ChatSection.model_validate_json(section), dtype)
-
-
-def _write_pieces(
-    order: dict[str, Any], encoded: list[tuple[bytes, EncodedChat]]
-) -> tuple[dict[Split, list[int]], dict[Split, str]]:
-    """Write the unit's pieces, one for each split that has conversations.
-
-    Returns:
-        Conversations, tokens and supervised tokens of each split, and the SHA-256 of its piece.
-    """
-    counts: dict[Split, list[int]] = {}
-    pieces: dict[Split, str] = {}
-    hashes = np.frombuffer(b"".join(hash_ for hash_, _ in encoded), np.uint8)
-    split = split_of(hashes.reshape(len(encoded), -1), order["bounds"]) if encoded else hashes
-    for index, name in enumerate(SPLITS):
-        members = [encoded[member] for member in np.flatnonzero(split == index).tolist()]
-        if not members:
-            continue
-        table = conversations_batch(
-            [chat.tokens for _, chat in members],
-            [chat.supervised for _, chat in members],
-            [hash_.hex() for hash_, _ in members],
-            order["source"],
-            order["sources"],
-            order["dtype"],
-        )
-        with whole_file(piece_file(Path(order["work"]), order["unit"], name)) as file:
-            pieces[name] = shard_file.write(file, table)[1]
-        tokens = sum(len(chat.tokens) for _, chat in members)
-        supervised = sum(chat.supervised_tokens for _, chat in members)
-        counts[name] = [len(members), tokens, supervised]
-    return counts, pieces

@@ -54,15 +54,18 @@ def open_inputs(config: CorpusConfig) -> Inputs:
 
 def _with_template(section: TokenizerSection, chat: ChatSection) -> CorpusTokenizer:
     """The tokenizer that is named, with the chat template that is, and what that is given."""
-    tokenizer = load(section)
-    template = tokenizer.chat_template
-    if chat.template is not None:
-        try:
-            template = Path(chat.template).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"chat.template: {chat.template}: can't be read: {error}") from None
+    own = load(section) if chat.template is None else None
+    template = own.chat_template if own else _template_in(str(chat.template))
     checked = check_template(template, chat, str(section.path))
-    return load(section, with_arguments(checked, chat.template_args).encode())
+    whole = with_arguments(checked, chat.template_args)
+    return own if own and whole == template else load(section, whole.encode())
+
+
+def _template_in(file: str) -> str:
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"chat.template: {file}: can't be read: {error}") from None
 
 
 def recorded(config: CorpusConfig) -> dict[str, Any]:

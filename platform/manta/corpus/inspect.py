@@ -215,22 +215,21 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
             table = shard_file.read(folder / shard.file)
             rows += [{k: table.column(k)[row].as_py() for k in table.schema.names} for row in here]
         first += shard.documents
-    show = _shown_chat if manifest.sample == CHAT else _shown_document
-    return [show(folder, manifest.tokenizer_file, row) for row in rows]
-
-
-def _shown_document(folder: Path, tokenizer: str, row: dict[str, Any]) -> Sample:
-    (text,) = decode(folder, tokenizer, [row["tokens"][:-1]])
-    return Sample("train", row["source"], row["doc_id"], len(row["tokens"]), [(text, True)])
-
-
-def _shown_chat(folder: Path, tokenizer: str, row: dict[str, Any]) -> Sample:
-    """The first conversation of a row, with its special tokens."""
-    tokens, spans = first_conversation(row)
-    pieces = pieces_of(tokens, spans)
-    texts = decode(folder, tokenizer, [few for few, _ in pieces], special=True)
-    marked = [(text, supervised) for text, (_, supervised) in zip(texts, pieces, strict=True)]
-    return Sample("train", row["source"], row["doc_id"].partition("+")[0], len(tokens), marked)
+    chats = manifest.sample == CHAT
+    shown = [first_conversation(row) if chats else (row["tokens"][:-1], None) for row in rows]
+    pieces = [pieces_of(tokens, spans) if spans else [(tokens, True)] for tokens, spans in shown]
+    flat = [tokens for parts in pieces for tokens, _ in parts]
+    texts = iter(decode(folder, manifest.tokenizer_file, flat, special=chats))
+    return [
+        Sample(
+            split="train",
+            source=row["source"],
+            doc_id=row["doc_id"].partition("+")[0],
+            tokens=len(tokens) if chats else len(row["tokens"]),
+            pieces=[(next(texts), supervised) for _, supervised in parts],
+        )
+        for row, (tokens, _), parts in zip(rows, shown, pieces, strict=True)
+    ]
 
 
 def _facts(report: CorpusReport) -> RenderableType:

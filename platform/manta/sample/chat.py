@@ -22,11 +22,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manta.sample import shard_file
-from manta.sample.columns import Columns, Ragged, from_arrow, to_arrow
+from manta.sample.columns import Columns, Ragged, from_arrow
 from manta.sample.format import OpenShards, SplitSize
 from manta.sample.packing import pack
 from manta.sample.rows import rows_of
-from manta.sample.tokens import TokenDtype, flat_starts
+from manta.sample.tokens import TokenDtype, flat_starts, token_list, tokens_array
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Chat:
         """Columns of a shard, beside doc_id and source."""
         spans = pa.list_(pa.int32())
         return pa.schema(
-            [("tokens", _tokens(self.dtype)), ("starts", spans), ("supervised", spans)]
+            [("tokens", token_list(self.dtype)), ("starts", spans), ("supervised", spans)]
         )
 
     def count(self, split: SplitSize, length: int) -> int:
@@ -117,16 +117,12 @@ def _int32(column: Ragged) -> Ragged:
     return Ragged(column.values, column.bounds.astype(np.int32))
 
 
-def _tokens(dtype: TokenDtype) -> pa.DataType:
-    return pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))
-
-
 # ----------------------------------------------------------------- conversations on the way to rows
 
 
 def conversations_schema(dtype: TokenDtype) -> pa.Schema:
     """Columns of a table of conversations, one a row, before they are packed."""
-    return pa.schema([("tokens", _tokens(dtype)), ("supervised", pa.list_(pa.int32()))])
+    return pa.schema([("tokens", token_list(dtype)), ("supervised", pa.list_(pa.int32()))])
 
 
 def conversations_batch(
@@ -148,7 +144,7 @@ def conversations_batch(
         dtype: type of the tokens.
     """
     flat = [[bound for span in spans for bound in span] for spans in supervised]
-    columns = [_list_array(tokens, dtype), pa.array(flat, pa.list_(pa.int32()))]
+    columns = [tokens_array(tokens, dtype), pa.array(flat, pa.list_(pa.int32()))]
     return shard_file.batch(columns, doc_ids, source, sources, conversations_schema(dtype))
 
 
@@ -176,9 +172,3 @@ def packed(table: Any, form: Chat, *, alone: bool = False) -> Any:
     ids = pa.array(["+".join(names[index] for index in row) for row in rows], pa.string())
     source = table.column("source")[: len(rows)]  # of one source: any of its rows says which
     return pa.record_batch([*arrays, ids, source], schema=shard_file.whole_schema(form.schema))
-
-
-def _list_array(lists: Sequence[NDArray[Any]], dtype: TokenDtype) -> pa.Array:
-    bounds = np.cumsum([0, *map(len, lists)], dtype=np.int32)
-    values = np.concatenate(lists, dtype=dtype) if lists else np.empty(0, dtype)
-    return to_arrow(Ragged(values, bounds))

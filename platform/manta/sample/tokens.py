@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manta.sample import shard_file
-from manta.sample.columns import Columns, Ragged
+from manta.sample.columns import Columns, Ragged, to_arrow
 from manta.sample.format import OpenShards, SplitSize
 
 TokenDtype = Literal["uint16", "uint32"]
@@ -43,7 +43,7 @@ class Tokens:
     @property
     def schema(self) -> pa.Schema:
         """Of a shard, beside doc_id and source."""
-        return pa.schema([("tokens", pa.list_(pa.from_numpy_dtype(np.dtype(self.dtype))))])
+        return pa.schema([("tokens", token_list(self.dtype))])
 
     def count(self, split: SplitSize, length: int) -> int:
         """Whole windows in a split."""
@@ -129,6 +129,18 @@ def token_dtype(vocab_size: int) -> TokenDtype:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
+def token_list(dtype: TokenDtype) -> pa.DataType:
+    """The Arrow type of a list of tokens."""
+    return pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))
+
+
+def tokens_array(tokens: Sequence[NDArray[np.unsignedinteger]], dtype: TokenDtype) -> pa.Array:
+    """Arrays of tokens as one Arrow array, a list for each."""
+    bounds = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
+    values = np.concatenate(tokens, dtype=dtype) if tokens else np.empty(0, dtype)
+    return to_arrow(Ragged(values, bounds))
+
+
 def documents_batch(
     tokens: Sequence[NDArray[np.unsignedinteger]],
     doc_ids: Sequence[str],
@@ -145,11 +157,9 @@ def documents_batch(
         sources: names of all sources of the corpus.
         dtype: NumPy type of the tokens.
     """
-    offsets = np.zeros(len(tokens) + 1, dtype=np.int32)
-    np.cumsum([len(document) for document in tokens], out=offsets[1:])
-    values = np.concatenate(tokens, dtype=dtype) if tokens else np.empty(0, dtype)
-    column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
-    return shard_file.batch([column], doc_ids, source, sources, Tokens(dtype).schema)
+    return shard_file.batch(
+        [tokens_array(tokens, dtype)], doc_ids, source, sources, Tokens(dtype).schema
+    )
 
 
 def document_tokens(table: Any) -> tuple[NDArray[np.unsignedinteger], Ints]:
