@@ -9,18 +9,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from manta.model.cross_entropy import IGNORE
-from manta.objective.causal import TokenLoss, TokenRows
-from manta.objective.protocol import DeviceRows, Models, Term
+from manta.objective.causal import Causal, TokenRows
+from manta.objective.protocol import DeviceRows
 from manta.parallel.host_to_device import to_device
 from manta.sample.chat import conversation_of, supervised_mask
 from manta.sample.columns import Columns
-from manta.sample.tokens import position_ids
 
 
-class SupervisedFineTuning:
+class SupervisedFineTuning(Causal):
     """The mean cross-entropy over the supervised tokens of the whole global batch.
 
     With `per` sequence it is the mean over conversations of each one's mean over its own supervised
@@ -31,36 +30,30 @@ class SupervisedFineTuning:
         per: unit that the loss is averaged over.
     """
 
-    columns: frozenset[str] = frozenset({"tokens", "starts", "supervised"})
-    terms: tuple[Term, ...] = (Term("cross_entropy"),)
+    columns: frozenset[str] = Causal.columns | {"supervised"}
 
     def __init__(self, *, document_mask: bool, per: Literal["token", "sequence"] = "token"):
-        self._document_mask, self._per = document_mask, per
-
-    def module(self, models: Models) -> nn.Module:
-        """Sums the cross-entropy of its rows' supervised tokens."""
-        return TokenLoss(models.trained)
+        super().__init__(document_mask=document_mask)
+        self._per = per
 
     def inputs(self, batch: Columns, device: torch.device) -> TokenRows:
         """Tokens, labels that are supervised, and positions if there is a document mask."""
-        tokens = torch.from_numpy(batch["tokens"].astype(np.int64))
-        mask = supervised_mask(batch)
-        labels = torch.full_like(tokens, IGNORE)
-        labels[:, :-1] = torch.where(torch.from_numpy(mask[:, 1:]), tokens[:, 1:], IGNORE)
-        positions = torch.from_numpy(position_ids(batch)) if self._document_mask else None
-        moved = to_device(tokens, device), to_device(labels, device)
-        places = None if positions is None else to_device(positions, device)
+        rows = super().inputs(batch, device)
+        supervised = supervised_mask(batch)
+        counted = np.zeros_like(supervised)
+        counted[:, :-1] = supervised[:, 1:]  # label i is token i + 1
+        labels = rows.labels.masked_fill(~to_device(torch.from_numpy(counted), device), IGNORE)
         if self._per == "token":
-            return TokenRows(*moved, places)
-        scale, conversations = _share_of_each(batch, mask)
-        return ScaledRows(*moved, places, to_device(torch.from_numpy(scale), device), conversations)
+            return TokenRows(rows.tokens, labels, rows.position_ids)
+        shares, conversations = _share_of_each(batch, supervised)
+        scale = to_device(torch.from_numpy(shares), device)
+        return ScaledRows(rows.tokens, labels, rows.position_ids, scale, conversations)
 
     def weights(self, inputs: DeviceRows) -> Tensor:
         """How many supervised tokens there are, or conversations that have some, int64 (1,)."""
-        assert isinstance(inputs, TokenRows)
         if isinstance(inputs, ScaledRows):
             return inputs.labels.new_tensor([inputs.conversations])
-        return (inputs.labels != IGNORE).sum().reshape(1)
+        return super().weights(inputs)
 
 
 @dataclass(frozen=True)

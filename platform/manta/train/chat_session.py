@@ -11,7 +11,7 @@ from transformers import TextStreamer
 
 from manta.config.errors import RunError
 from manta.storage.place import Place
-from manta.train.export import load_generator
+from manta.train.export import load_generator, sampling_of
 
 
 class ChatSession:
@@ -41,9 +41,7 @@ class ChatSession:
         if system:
             self.messages.append({"role": "system", "content": system})
         self._tokens = tokens
-        self._sampling: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            self._sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.95}
+        self._sampling = sampling_of(temperature)
         torch.manual_seed(seed)
 
     def answer(self, text: str, say: Callable[[str], None]) -> float:

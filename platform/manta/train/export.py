@@ -95,9 +95,6 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
     """
     lm, tokenizer = load_generator(where)
     torch.manual_seed(seed)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": 0.95}
     tokens_before = torch.tensor([_beginning(lm, tokenizer, prompt)])
     made = lm.generate(
         input_ids=tokens_before,
@@ -105,7 +102,7 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
         max_new_tokens=tokens,
         # Nothing is padded in a single text; without a token for it Transformers warns.
         pad_token_id=tokenizer.eos_token_id,
-        **sampling,
+        **sampling_of(temperature),
     )
     text: str = tokenizer.decode(made[0], skip_special_tokens=True)
     return text
@@ -126,6 +123,13 @@ def load_generator(where: Place) -> tuple[Any, Any]:
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)
     raise RunError(f"{where}: neither the directory of a run nor an exported model")
+
+
+def sampling_of(temperature: float) -> dict[str, Any]:
+    """Transformers' settings of sampling at a temperature; 0 takes the most likely token."""
+    if temperature > 0:
+        return {"do_sample": True, "temperature": temperature, "top_p": 0.95}
+    return {"do_sample": False}
 
 
 def _beginning(lm: PreTrainedModel, tokenizer: Any, prompt: str) -> list[int]:
