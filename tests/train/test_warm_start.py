@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from inline_prepare import without_ray
+from inline_prepare import prepared_corpus
 from plain_runs import train
-from tiny_config import corpus_config, make_documents
 
 from manta.config import dump
-from manta.config.corpus import CorpusConfig
 from manta.config.errors import RunError
-from manta.corpus.prepare import prepare
 from manta.elastic.checks.preflight import absolute, check
 from manta.elastic.checks.warm_start import exported_folder
 from manta.storage.run_folder import CONFIG, RUN
@@ -23,12 +20,7 @@ EVERY = 16 * 7 * 4
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared from text, so that it has a tokenizer to export with a model."""
-    folder = tmp_path_factory.mktemp("text")
-    config = corpus_config(folder / "corpus", make_documents(folder / "documents"))
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        prepare(CorpusConfig.model_validate(config), progress=False)
-    return folder / "corpus"
+    return prepared_corpus(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture
