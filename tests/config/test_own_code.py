@@ -59,9 +59,9 @@ def test_an_override_is_seen_from_the_current_folder(written, tmp_path, monkeypa
         (MINE, "{type: ./mine.py:Yours}", r"defines no 'Yours'.* there is Mine"),
         ("class Mine\n", "{type: ./mine.py:Mine}", r"mine\.py:1: not valid Python"),
         (MINE, "{type: mine}", r"objective\.type"),
-        (MINE, "{options: {a: 1}}", r"for an objective of your own"),
+        (MINE, "{options: {a: 1}}", r"for type ./FILE.py:NAME, not for causal"),
         ("def f():\n    Mine = 3\n", "{type: ./mine.py:Mine}", r"defines no 'Mine'.* there is f"),
-        (MINE, "{type: ./mine.py:Mine, balance: 1}", r"has its own terms"),
+        (MINE, "{type: ./mine.py:Mine, balance: 1}", r"is for type causal, not for"),
     ],
 )
 def test_mistakes_name_file_and_key(written, text, objective, message):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
+from manta.config.model import ModelSection
+from manta.config.objective import ObjectiveSection
 from manta.config.on_change import OnChange, key
 from manta.config.schedule import ScheduleSection
 from manta.config.section import Section
@@ -35,39 +37,6 @@ class RunSection(Section):
     )
 
 
-class ModelSection(Section):
-    """A Hugging Face causal language model, by type and sizes or pretrained; or one of your own."""
-
-    on_change: ClassVar[OnChange] = OnChange.START
-
-    type: str | None = Field(
-        default=None,
-        description="model_type of Transformers, such as llama, to train from scratch; or a class "
-        "in a file of your own, such as ./mine.py:Net",
-    )
-    sizes: dict[str, JsonValue] = Field(
-        default_factory=dict,
-        description="fields of the Transformers config of model.type; what a class of your own is "
-        "called with",
-    )
-    pretrained: str | None = Field(
-        default=None,
-        description="model to start from: a folder of Transformers, a name on its Hub, or a run, "
-        "RUN or RUN@STEP",
-    )
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> ModelSection:
-        if (self.type is None) == (self.pretrained is None):
-            raise ValueError(
-                "give either 'type' (with 'sizes') or 'pretrained'; to replace the file's section "
-                "as a whole, write 'model={pretrained: PATH}'"
-            )
-        if self.pretrained is not None and self.sizes:
-            raise ValueError("'sizes' is only for 'type'; a pretrained model brings its own sizes")
-        return self
-
-
 class DataSection(Section):
     """How samples are cut and read."""
 
@@ -82,59 +51,6 @@ class DataSection(Section):
         description="what a sample is, for a corpus that is not tokens: a name in a file of your "
         "own, such as ./mine.py:Name",
     )
-
-
-class ObjectiveSection(Section):
-    """What is trained on."""
-
-    on_change: ClassVar[OnChange] = OnChange.FORK
-
-    type: str = Field(
-        default="causal",
-        pattern=r"^(causal|chat)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
-        description="causal: cross-entropy of the next token; chat: that of the answers in "
-        "conversations alone; or one of your own, ./FILE.py:NAME, the path relative to the config "
-        "file",
-    )
-    per: Literal["token", "sequence"] = Field(
-        default="token",
-        description="what chat averages over: all supervised tokens, or conversations, each by the "
-        "mean of its own tokens",
-    )
-    options: dict[str, JsonValue] = Field(
-        default_factory=dict, description="keyword arguments of an objective of your own"
-    )
-    balance: float = Field(
-        default=0.0,
-        ge=0,
-        description="coefficient of a balance loss per sequence, for a model whose router chooses "
-        "experts (DeepSeek-V3, equation 17); 0: none",
-    )
-    bias_rate: float = Field(
-        default=0.0,
-        ge=0,
-        description="by how much each step moves a router's bias for its choice towards experts "
-        "with less than the mean load, over the whole global batch (DeepSeek-V3: 0.001); 0: not",
-    )
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is one of the user's own."""
-        return ":" in self.type
-
-    @model_validator(mode="after")
-    def _options_are_of_ones_own(self) -> ObjectiveSection:
-        if not self.is_own and self.options:
-            raise ValueError("'options' are for an objective of your own")
-        if self.is_own and self.balance:
-            raise ValueError("'balance' is for type 'causal'; your own objective has its own terms")
-        if self.type != "causal" and self.bias_rate:
-            raise ValueError("'bias_rate' is for type 'causal', whose tokens all count")
-        if self.type == "chat" and self.balance:
-            raise ValueError("'balance' is for type 'causal', not yet for 'chat'")
-        if self.type != "chat" and self.per != "token":
-            raise ValueError("'per' is for type 'chat'")
-        return self
 
 
 class TrainSection(Section):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from manta.config.errors import ConfigError
+from manta.config.objective import ObjectiveSection
 from manta.config.own_code import OwnCode, own
-from manta.config.run import ObjectiveSection, RunConfig
+from manta.config.run import RunConfig
 from manta.objective.balanced import BalancedCausal
 from manta.objective.causal import Causal
 from manta.objective.protocol import Objective

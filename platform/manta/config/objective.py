@@ -1,0 +1,67 @@
+"""The section `objective` of a run's config."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from manta.config.on_change import OnChange
+from manta.config.section import Section
+
+OWN = "./FILE.py:NAME"
+# Types of objective that read a key; `type` is read by all.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "per": ("chat",),
+    "options": (OWN,),
+    "balance": ("causal",),
+    "bias_rate": ("causal",),
+}
+
+
+class ObjectiveSection(Section):
+    """What is trained on."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    type: str = Field(
+        default="causal",
+        pattern=r"^(causal|chat)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        description="causal: cross-entropy of the next token; chat: that of the answers in "
+        "conversations alone; or one of your own, ./FILE.py:NAME, the path relative to the config "
+        "file",
+    )
+    per: Literal["token", "sequence"] = Field(
+        default="token",
+        description="what chat averages over: all supervised tokens, or conversations, each by the "
+        "mean of its own tokens",
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments of an objective of your own"
+    )
+    balance: float = Field(
+        default=0.0,
+        ge=0,
+        description="coefficient of a balance loss per sequence, for a model whose router chooses "
+        "experts (DeepSeek-V3, equation 17); 0: none",
+    )
+    bias_rate: float = Field(
+        default=0.0,
+        ge=0,
+        description="by how much each step moves a router's bias for its choice towards experts "
+        "with less than the mean load, over the whole global batch (DeepSeek-V3: 0.001); 0: not",
+    )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the user's own."""
+        return ":" in self.type
+
+    @model_validator(mode="after")
+    def _keys_are_of_the_type(self) -> ObjectiveSection:
+        kind = OWN if self.is_own else self.type
+        for name, types in READ_BY.items():
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if kind not in types and getattr(self, name) != default:
+                raise ValueError(f"'{name}' is for type {' or '.join(types)}, not for {self.type}")
+        return self
