@@ -76,8 +76,8 @@ CORPUS_KEYS = """
     out
     sources.name sources.format sources.paths sources.text_column sources.weight
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
-    chat.length chat.template chat.template_args chat.supervise chat.turns chat.too_long
-    chat.packing chat.columns
+    chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
+    chat.too_long chat.packing chat.columns
     split.train split.validation split.test
     shard_tokens
     on_error

@@ -11,21 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chat_templates import CHATML, THINKING, chat_tokenizer
+from chat_templates import CHATML, THINKING
 from inline_prepare import without_ray
+from prepared_chats import LENGTH, config_of, made, rows_in, spans_of, write_lines
 from rich.console import Console
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus.inspect import inspect, render
 from manta.corpus.manifest import Manifest
-from manta.corpus.prepare import prepare
 from manta.corpus.tokenizer import decode
-from manta.sample import shard_file
 from manta.sample.chat import supervised_mask
 from manta.stream.plan import open_corpus, reader_of
-
-LENGTH = 64
 
 
 @pytest.fixture(autouse=True)
@@ -36,45 +33,6 @@ def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
 def messages(question: str, answer: str) -> dict[str, Any]:
     said = [("user", question), ("assistant", answer)]
     return {"messages": [{"role": role, "content": text} for role, text in said]}
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def config_of(folder: Path, *paths: Path, template: str = CHATML, **keys: Any) -> CorpusConfig:
-    tokenizer = chat_tokenizer(folder / "tokenizer", template)
-    chat = {"length": LENGTH, **keys.pop("chat", {})}
-    kinds = {".jsonl": "jsonl", ".parquet": "parquet"}
-    sources = [
-        {"name": path.stem, "format": kinds[path.suffix], "paths": [str(path)]} for path in paths
-    ]
-    return CorpusConfig.model_validate(
-        {
-            "out": str(folder / "corpus"),
-            "sources": sources,
-            "tokenizer": {"path": str(tokenizer)},
-            "chat": chat,
-            "split": {"train": 0.9, "validation": 0.1, "test": 0},
-            **keys,
-        }
-    )
-
-
-def made(config: CorpusConfig) -> Manifest:
-    return prepare(config, progress=False)
-
-
-def rows_in(config: CorpusConfig) -> list[dict[str, Any]]:
-    manifest = Manifest.read(config.out)
-    tables = [shard_file.read(Path(config.out) / shard.file) for shard in manifest.shards]
-    return [row for table in tables for row in table.to_pylist()]
-
-
-def spans_of(row: dict[str, Any]) -> list[tuple[int, int]]:
-    bounds = row["supervised"]
-    return list(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def conversations(config: CorpusConfig) -> dict[str, list[str]]:

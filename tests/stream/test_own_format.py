@@ -32,7 +32,7 @@ SCALE = 2
 class Pairs:
     """Two numbers, the second one scaled when it is read."""
 
-    name = "pairs"
+    name = "doubles"
     schema = pa.schema([("a", pa.int64()), ("b", pa.float32())])
 
     def count(self, split, length):
@@ -51,7 +51,7 @@ RUN_OF_PAIRS = RUN.replace("model:", "data: {format: ./mine.py:Pairs}\ntrain: {s
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a config beside the user's file, and a corpus of 37 pairs."""
+    """The current folder: a config beside the user's file, and a corpus of 37 of its rows."""
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "run.yaml").write_text(RUN_OF_PAIRS)
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def test_what_a_block_takes_is_told_by_its_columns(config: RunConfig) -> None:
 def test_it_travels_as_text(config: RunConfig, folder: Path) -> None:
     corpus = pickle.dumps(opened(config))
     (folder / "mine.py").unlink()
-    assert pickle.loads(corpus).format.name == "pairs"
+    assert pickle.loads(corpus).format.name == "doubles"
     (folder / "kept.yaml").write_text(dump(config))
     kept = load("kept.yaml", RunConfig)
     assert kept == config
@@ -156,10 +156,10 @@ def configured(old: str, new: str) -> Callable[[Path], None]:
             without("    def clock(self, length):\n        return 1\n"),
             r"data\.format = 'mine\.py:Pairs': no format: it lacks clock",
         ),
-        (without('    name = "pairs"\n'), "no format: it lacks name"),
+        (without('    name = "doubles"\n'), "no format: it lacks name"),
         (
             configured("data: {format: ./mine.py:Pairs}\n", ""),
-            r"samples of .*shards have the format 'pairs'.*name the file and class of it in data",
+            r"samples of .*shards have the format 'doubles'.*name the file and class of it in data",
         ),
         (
             configured("seq_len: 1}", "seq_len: 8}"),

@@ -111,7 +111,10 @@ def test_packing_changes_no_conversation(chats: Build) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"objective.type": "causal"}, r"holds conversations, .* set objective.type: chat"),
+        (
+            {"objective.type": "causal"},
+            r"trains on text, but .* holds conversations: set objective.type: chat",
+        ),
         ({"train.seq_len": 32}, r"train.seq_len = 32: .* rows of 48 tokens: .* chat.length: 32"),
         ({"data.document_mask": False}, r"set data.document_mask: true; .* chat.packing: false"),
     ],
@@ -122,5 +125,5 @@ def test_what_does_not_fit_is_refused(chats: Build, changes: dict[str, Any], sai
 
 
 def test_text_has_no_answers(checked: Build) -> None:
-    with pytest.raises(ConfigError, match="holds text, not conversations"):
+    with pytest.raises(ConfigError, match=r"trains on conversations, but .* holds text"):
         checked({"objective.type": "chat"})

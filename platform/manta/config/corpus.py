@@ -14,6 +14,7 @@ from manta.config.urls import is_url
 ROUNDING = 1e-6
 
 
+RecordKind = Literal["conversations", "pairs"]
 ChatColumn = Literal[
     "messages",
     "tools",
@@ -22,6 +23,8 @@ ChatColumn = Literal[
     "system",
     "prompt",
     "completion",
+    "chosen",
+    "rejected",
     "instruction",
     "output",
     "input",
@@ -106,6 +109,11 @@ class TokenizerSection(Section):
 class ChatSection(Section):
     """How conversations become rows of tokens."""
 
+    records: RecordKind = Field(
+        default="conversations",
+        description="what a record is: a conversation, or a pair of answers to one prompt, the "
+        "chosen one and the rejected one",
+    )
     length: int = Field(ge=2, description="tokens of a row, which is train.seq_len of a run on it")
     template: str | None = Field(
         default=None, description="a Jinja file; if left out, the tokenizer's own template"
@@ -122,11 +130,11 @@ class ChatSection(Section):
     )
     too_long: Literal["stop", "drop", "cut"] = Field(
         default="stop",
-        description="at a conversation that is longer than a row: stop, leave it out, or leave out "
-        "its oldest turns",
+        description="at a conversation or pair that is longer than a row: stop, leave it out, or "
+        "leave out its oldest turns, of a pair those of the prompt",
     )
     packing: bool = Field(
-        default=True, description="lay several conversations into a row, else one a row"
+        default=True, description="lay several conversations or pairs into a row, else one a row"
     )
     columns: dict[ChatColumn, str] = Field(
         default_factory=dict, description="what the source calls a column, such as messages: dialog"

@@ -9,11 +9,12 @@ asked then. A template under which this can't be told is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class TooLong(UnusableRecord):
-    """A conversation that does not fit into a row.
+    """A conversation, or a pair of them, that does not fit into a row.
 
     Attributes:
         supervised: tokens that would be trained on, and are lost with it.
@@ -45,15 +46,17 @@ class TooLong(UnusableRecord):
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """A conversation, or the part of one up to a turn, as tokens.
+    """What goes into a row as a whole: a conversation, the part of one up to a turn, or a pair.
 
     Attributes:
         tokens: token ids, shape (tokens,).
         supervised: (begin, end) of each span of tokens that is trained on, ascending.
+        starts: where each of its conversations begins, the first at 0.
     """
 
     tokens: NDArray[np.unsignedinteger]
     supervised: tuple[tuple[int, int], ...]
+    starts: tuple[int, ...] = (0,)
 
     @property
     def supervised_tokens(self) -> int:
@@ -83,13 +86,16 @@ class ChatEncoder:
         folder: folder of the tokenizer in its canonical form, with its chat template.
         section: the config's section on chats.
         dtype: type of the tokens.
+
+    Attributes:
+        section: the config's section on chats.
     """
 
     def __init__(self, folder: Path, section: ChatSection, dtype: TokenDtype):
         from transformers import PreTrainedTokenizerFast  # a second, in a worker
 
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker has one CPU
-        self._section, self._dtype = section, np.dtype(dtype)
+        self.section, self._dtype = section, np.dtype(dtype)
         self._loaded = PreTrainedTokenizerFast.from_pretrained(folder)
         content = (folder / TOKENIZER_FILE).read_bytes()
         self._tokenizer = parsed(content, str(folder))
@@ -112,39 +118,32 @@ class ChatEncoder:
             TooLong: if it is longer than a row, and nothing is to be cut.
             UnusableRecord: if nothing in it can be trained on, or not exactly.
         """
+        whole = self.parsed(text)
+        return fitting(self.encoded(whole), self._shorter(whole), self.section)
+
+    def parsed(self, text: str) -> dict[str, Any]:
+        """The object whose text it is; UnusableRecord if it spells a special token."""
         if found := self._special_in_json.search(text):
             raise UnusableRecord(
                 f"its text spells the special token {found.group()!r}, which would be read as one"
             )
-        whole = json.loads(text)
-        encoded = self._encoded(whole)
-        longest = max(len(one.tokens) for one in encoded)
-        if longest <= self._section.length:
-            return encoded
-        if self._section.too_long == "cut" and (shorter := self._cut(whole)):
-            return shorter
-        lost = sum(one.supervised_tokens for one in encoded)
-        raise TooLong(longest, lost, self._section.length)
+        whole: dict[str, Any] = json.loads(text)
+        return whole
 
-    def _cut(self, whole: dict[str, Any]) -> list[EncodedChat] | None:
-        """The newest turns that fit into a row, after the system's; None if none do."""
-        messages = whole["messages"]
-        lead = [m for m in messages[:1] if m["role"] in ("system", "developer")]
-        asked = [place for place, m in enumerate(messages) if m["role"] == "user"]
-        for place in asked[1:]:
-            try:
-                encoded = self._encoded({**whole, "messages": [*lead, *messages[place:]]})
-            except UnusableRecord:
-                return None
-            if max(len(one.tokens) for one in encoded) <= self._section.length:
-                return encoded
-        return None
+    def _shorter(self, whole: dict[str, Any]) -> Iterator[list[EncodedChat]]:
+        for messages in without_oldest(whole["messages"]):
+            yield self.encoded({**whole, "messages": messages})
 
-    def _encoded(self, whole: dict[str, Any]) -> list[EncodedChat]:
+    def encoded(self, whole: dict[str, Any]) -> list[EncodedChat]:
+        """A conversation of any length, as its object.
+
+        Raises:
+            UnusableRecord: if nothing in it can be trained on, or not exactly.
+        """
         messages = whole["messages"]
         turns = [self._turn(whole, place) for place in self._supervised(messages)]
         if not turns:
-            roles = ", ".join(self._section.supervise)
+            roles = ", ".join(self.section.supervise)
             raise UnusableRecord(f"no message to train on: none that answers is of {roles}")
         rendered = self._render(whole, messages)
         ids, offsets = self._tokenized(rendered)
@@ -167,9 +166,9 @@ class ChatEncoder:
         places = [
             place
             for place, message in enumerate(messages)
-            if place and message["role"] in self._section.supervise and message.get("weight", 1)
+            if place and message["role"] in self.section.supervise and message.get("weight", 1)
         ]
-        return places[-1:] if self._section.turns == "last" else places
+        return places[-1:] if self.section.turns == "last" else places
 
     def _turn(self, whole: dict[str, Any], place: int) -> _Turn:
         messages = whole["messages"]
@@ -236,6 +235,41 @@ class ChatEncoder:
         except Exception as error:  # a template raises what it likes
             raise UnusableRecord(f"the chat template refuses it: {error}") from None
         return text
+
+
+def fitting(
+    encoded: list[EncodedChat], shorter: Iterator[list[EncodedChat]], section: ChatSection
+) -> list[EncodedChat]:
+    """What fits into rows: what was encoded, or the first of its shorter forms that does.
+
+    Args:
+        encoded: the whole, as it goes into rows.
+        shorter: forms of it with fewer turns, the longest first; looked at if `too_long` is cut.
+        section: the config's section on chats.
+
+    Raises:
+        TooLong: if nothing fits.
+    """
+    longest = max(len(one.tokens) for one in encoded)
+    if longest <= section.length:
+        return encoded
+    if section.too_long == "cut":
+        with contextlib.suppress(UnusableRecord):  # such a form, and all after it
+            for form in shorter:
+                if max(len(one.tokens) for one in form) <= section.length:
+                    return form
+    raise TooLong(longest, sum(one.supervised_tokens for one in encoded), section.length)
+
+
+def without_oldest(messages: Messages) -> Iterator[list[Mapping[str, Any]]]:
+    """The messages without those before the second of the user, before the third, and so on.
+
+    The system's are kept.
+    """
+    lead = [m for m in messages[:1] if m["role"] in ("system", "developer")]
+    asked = [place for place, m in enumerate(messages) if m["role"] == "user"]
+    for place in asked[1:]:
+        yield [*lead, *messages[place:]]
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -10,15 +10,15 @@ from manta.config.errors import CorpusError
 from manta.corpus.assemble import Arrange
 from manta.corpus.scan import Located
 from manta.corpus.tokenizer import CorpusTokenizer
-from manta.sample.chat import Chat, packed
+from manta.sample.chat import Chat, Pairs, packed
 
 
 class ChatTotals:
-    """Conversations that were encoded, and those that were not, with the reasons.
+    """Conversations or pairs that were encoded, and those that were not, with the reasons.
 
     Attributes:
         section: the config's section on chats.
-        refused: conversations that can't be used, in the order in which they were added.
+        refused: conversations or pairs that can't be used, in the order in which they were added.
         turn_ends: the tokens that end answers.
     """
 
@@ -30,7 +30,7 @@ class ChatTotals:
 
     @property
     def too_long(self) -> int:
-        """How many conversations are longer than a row."""
+        """How many conversations or pairs are longer than a row."""
         return self._counts["too_long"]
 
     def add(self, record: dict[str, Any], refused: list[Located]) -> None:
@@ -47,22 +47,27 @@ class ChatTotals:
         """
         if self.too_long and self.section.too_long == "stop":
             long = [str(one) for one in self.refused if "chat.length" in one.reason][:shown]
-            kept = self._counts["conversations"]
+            kept, records = self._counts["encoded"], self.section.records
+            oldest = (
+                "the oldest turns of their prompts" if records == "pairs" else "their oldest turns"
+            )
             raise CorpusError(
                 "\n".join(
                     [
                         *long,
-                        f"{self.too_long:,} of {self.too_long + kept:,} conversations are longer "
+                        f"{self.too_long:,} of {self.too_long + kept:,} {records} are longer "
                         f"than chat.length = {self.section.length:,}, and would take "
                         f"{self._counts['too_long_supervised']:,} supervised tokens with them: set "
-                        "chat.too_long to drop (leave them out) or cut (leave out their oldest "
-                        "turns), or chat.length to more",
+                        f"chat.too_long to drop (leave them out) or cut (leave out {oldest}), or "
+                        "chat.length to more",
                     ]
                 )
             )
-        if not self._counts["conversations"]:
+        if not self._counts["encoded"]:
             reasons = "\n".join(str(one) for one in self.refused[:shown])
-            raise CorpusError(f"{reasons}\nno conversation is left to train on".strip())
+            raise CorpusError(
+                f"{reasons}\nnone of the {self.section.records} is left to train on".strip()
+            )
 
     def news(self) -> list[str]:
         """What people should hear of, beside the counts of the manifest."""
@@ -75,16 +80,16 @@ class ChatTotals:
         if self.too_long:
             lost = self._counts["too_long_supervised"]
             found.append(
-                f"{self.too_long:,} conversations are longer than a row; {lost:,} supervised "
-                "tokens are left out with them"
+                f"{self.too_long:,} {self.section.records} are longer than a row; {lost:,} "
+                "supervised tokens are left out with them"
             )
         return found
 
 
 def rows_of(section: ChatSection, tokenizer: CorpusTokenizer) -> Arrange:
-    """How the conversations of a shard become its rows."""
+    """How the conversations or pairs of a shard become its rows."""
     padding = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
-    form = Chat(tokenizer.dtype, section.length, padding)
+    form = (Pairs if section.records == "pairs" else Chat)(tokenizer.dtype, section.length, padding)
 
     def arrange(table: Any) -> tuple[Any, int]:
         rows = packed(table, form, alone=not section.packing)

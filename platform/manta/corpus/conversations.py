@@ -44,12 +44,10 @@ def conversation_text(record: Record, columns: Mapping[str, str]) -> str:
     Raises:
         UnusableRecord: if it is none of the shapes, or a message is none.
     """
-    named = {
-        name: record[columns.get(name, name)] for name in COLUMNS if _has(record, columns, name)
-    }
+    named = by_our_names(record, columns, COLUMNS)
     for needed, _ in SHAPES:
         if all(name in named for name in needed):
-            return _text(_MAKERS[needed](named), named)
+            return as_text({"messages": _MAKERS[needed](named)}, named)
     there = ", ".join(map(repr, list(record)[:8])) or "nothing"
     raise UnusableRecord(
         f"no conversation: only {there} here; needed is 'messages', 'conversations', 'prompt' and "
@@ -57,15 +55,21 @@ def conversation_text(record: Record, columns: Mapping[str, str]) -> str:
     )
 
 
-def _has(record: Record, columns: Mapping[str, str], name: str) -> bool:
-    return record.get(columns.get(name, name)) is not None
+def by_our_names(record: Record, columns: Mapping[str, str], names: Sequence[str]) -> Record:
+    """The columns of a record that are not null, of those that have one of our names."""
+    found = {name: record.get(columns.get(name, name)) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _text(messages: list[dict[str, Any]], named: Record) -> str:
-    whole: dict[str, Any] = {"messages": messages}
+def as_text(whole: dict[str, Any], named: Record) -> str:
+    """The text of a record: JSON with sorted keys, with the record's tools and documents.
+
+    Raises:
+        UnusableRecord: if tools or documents are no lists, or a text is no Unicode.
+    """
     for name in ("tools", "documents"):
         if given := named.get(name):
-            whole[name] = _parsed(given, name)
+            whole[name] = listed(given, name)
     text = json.dumps(whole, ensure_ascii=False, sort_keys=True)
     try:
         text.encode()
@@ -74,8 +78,12 @@ def _text(messages: list[dict[str, Any]], named: Record) -> str:
     return text
 
 
-def _parsed(given: Any, name: str) -> Any:
-    """A structure, also where a column of text holds it as JSON."""
+def listed(given: Any, name: str) -> list[Any]:
+    """A list, also where a column of text holds it as JSON.
+
+    Raises:
+        UnusableRecord: if it is none.
+    """
     if isinstance(given, str):
         try:
             given = json.loads(given)
@@ -90,49 +98,43 @@ def _parsed(given: Any, name: str) -> Any:
 
 
 def _of_messages(named: Record) -> list[dict[str, Any]]:
-    listed = _parsed(named["messages"], "messages")
-    return [_message(entry, "messages", place) for place, entry in enumerate(listed)]
+    return messages_of(named["messages"], "messages")
 
 
 def _of_sharegpt(named: Record) -> list[dict[str, Any]]:
-    found = _system(named)
-    for place, entry in enumerate(_parsed(named["conversations"], "conversations")):
-        if not isinstance(entry, Mapping):
-            raise UnusableRecord(f"conversations[{place}] is not an object")
-        if "role" in entry:
-            found.append(_message(entry, "conversations", place))
-            continue
-        if "from" not in entry or "value" not in entry:
-            raise UnusableRecord(f"conversations[{place}] has no 'from' and 'value'")
-        role = ROLES.get(entry["from"], entry["from"])
-        said: dict[str, Any] = {"role": role, "content": entry["value"]}
-        if entry["from"] == "function_call":
-            call = _call(entry["value"], place)
-            said = {"role": role, "content": "", "tool_calls": [call]}
-        if "weight" in entry:
-            said["weight"] = entry["weight"]
-        found.append(_message(said, "conversations", place))
-    return found
+    return [*system_of(named), *messages_of(named["conversations"], "conversations")]
 
 
-def _call(value: Any, place: int) -> dict[str, Any]:
+def _of_sharegpt_message(entry: Any, where: str) -> Any:
+    """A message as OpenAI has it, of one that may be ShareGPT's."""
+    if not isinstance(entry, Mapping) or "role" in entry or "from" not in entry:
+        return entry
+    if "value" not in entry:
+        raise UnusableRecord(f"{where} has 'from', but no 'value'")
+    role = ROLES.get(entry["from"], entry["from"])
+    said: dict[str, Any] = {"role": role, "content": entry["value"]}
+    if entry["from"] == "function_call":
+        call = _call(entry["value"], where)
+        said = {"role": role, "content": "", "tool_calls": [call]}
+    if "weight" in entry:
+        said["weight"] = entry["weight"]
+    return said
+
+
+def _call(value: Any, where: str) -> dict[str, Any]:
     try:
         function = json.loads(value) if isinstance(value, str) else dict(value)
         return {"type": "function", "function": {"name": function["name"], **function}}
     except (ValueError, TypeError, KeyError):
         raise UnusableRecord(
-            f"conversations[{place}]: a function_call is an object with 'name' and 'arguments'"
+            f"{where}: a function_call is an object with 'name' and 'arguments'"
         ) from None
 
 
 def _of_completion(named: Record) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
-        given = named[name]
-        said = (
-            [{"role": role, "content": given}] if isinstance(given, str) else _parsed(given, name)
-        )
-        messages = [_message(entry, name, place) for place, entry in enumerate(said)]
+        messages = said_by(named[name], role, name)
         if role == "user":  # of the completion alone something is learned
             messages = [message | {"weight": 0} for message in messages]
         found += messages
@@ -145,10 +147,11 @@ def _of_instruction(named: Record) -> list[dict[str, Any]]:
         raise UnusableRecord("'instruction', 'input' and 'output' are not all texts")
     question = "\n\n".join(part for part in given if part)
     said = [("user", question), ("assistant", named["output"])]
-    return [*_system(named), *({"role": role, "content": text} for role, text in said)]
+    return [*system_of(named), *({"role": role, "content": text} for role, text in said)]
 
 
-def _system(named: Record) -> list[dict[str, Any]]:
+def system_of(named: Record) -> list[dict[str, Any]]:
+    """The message of the system that a column holds as a text, if there is one."""
     system = named.get("system")
     if not system:
         return []
@@ -168,13 +171,32 @@ _MAKERS: dict[tuple[str, ...], Callable[[Record], list[dict[str, Any]]]] = {
 # ------------------------------------------------------------------------------------ one message
 
 
-def _message(entry: Any, column: str, place: int) -> dict[str, Any]:
-    where = f"{column}[{place}]"
+def said_by(given: Any, role: str, column: str) -> list[dict[str, Any]]:
+    """The messages of a column that holds a text of `role`, a message, or a list of messages."""
+    if isinstance(given, str):
+        given = [{"role": role, "content": given}]
+    if isinstance(given, Mapping):
+        given = [given]
+    return messages_of(given, column)
+
+
+def messages_of(given: Any, column: str) -> list[dict[str, Any]]:
+    """The messages of a column, OpenAI's or ShareGPT's, checked and in OpenAI's shape.
+
+    Raises:
+        UnusableRecord: naming the message that is none.
+    """
+    entries = enumerate(listed(given, column))
+    return [_message(entry, f"{column}[{place}]") for place, entry in entries]
+
+
+def _message(entry: Any, where: str) -> dict[str, Any]:
+    entry = _of_sharegpt_message(entry, where)
     if not isinstance(entry, Mapping):
         raise UnusableRecord(f"{where} is not an object")
     said = {key: value for key, value in entry.items() if value is not None and key in KEPT}
     if not isinstance(said.get("role"), str):
-        raise UnusableRecord(f"{where} has no 'role'")
+        raise UnusableRecord(f"{where} has no 'role', or 'from' and 'value'")
     said["content"] = _content(said.get("content"), where)
     if not said["content"] and "tool_calls" not in said and "content" not in entry:
         raise UnusableRecord(f"{where} has neither 'content' nor 'tool_calls'")

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manta.corpus.documents import SPLITS
-from manta.corpus.manifest import CHAT, Manifest
+from manta.corpus.manifest import Manifest
 from manta.corpus.progress_bar import short
 from manta.corpus.workspace import QUARANTINE
 
@@ -39,7 +39,7 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
     tokens = sum(found.tokens for found in counts)
     return [
         ("corpus", f"{folder} (fingerprint {manifest.fingerprint[:12]})"),
-        ("conversations" if manifest.sample == CHAT else "documents", f"{documents:,}"),
+        (manifest.documents_are, f"{documents:,}"),
         ("left out", _left_out(manifest, folder)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
         *_text(manifest),
@@ -89,9 +89,9 @@ def next_commands(folder: str) -> list[tuple[str, str]]:
 
 
 def counts_table(manifest: Manifest) -> Table:
-    """Documents or conversations, and tokens, of each source in each split."""
-    what = "conversations" if manifest.sample == CHAT else "documents"
-    table = Table("source", title=f"{what} / tokens", title_justify="left")
+    """Documents, conversations or pairs, and tokens, of each source in each split."""
+    title = f"{manifest.documents_are} / tokens"
+    table = Table("source", title=title, title_justify="left")
     for split in SPLITS:
         table.add_column(split, justify="right")
     names = list(dict.fromkeys(name for split in SPLITS for name in manifest.counts[split]))

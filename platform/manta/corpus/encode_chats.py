@@ -1,4 +1,4 @@
-"""The second pass over conversations: what `encode` does for text.
+"""The second pass over conversations and pairs of them: what `encode` does for text.
 
 Some that the first pass could read turn out to have nothing to train on, or more than a row holds.
 They are part of a unit's record, with the place in the file, and counted with what is lost by them.
@@ -19,15 +19,16 @@ from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import HASH_BYTES
 from manta.corpus.encode import same_hashes, write_pieces
 from manta.corpus.leftovers import record_file, sealed_json
+from manta.corpus.pair_template import PairEncoder
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.work_units import identified, rows
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
 from manta.storage.atomic import write_whole
 
-# Of a unit: conversations that were encoded; rows beside the first that some of them became; those
-# that are longer than a row, and how many tokens would have been trained on in these.
-COUNTS = ("conversations", "apart", "too_long", "too_long_supervised")
+# Of a unit: conversations or pairs that were encoded; rows beside the first that some of them
+# became; those that are longer than a row, and how many tokens would have been trained on in these.
+COUNTS = ("encoded", "apart", "too_long", "too_long_supervised")
 
 
 def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         table = conversations_batch(
             [chat.tokens for _, chat in chosen],
             [chat.supervised for _, chat in chosen],
+            [chat.starts for _, chat in chosen],
             [identity.hex() for identity, _ in chosen],
             order["source"],
             order["sources"],
@@ -88,7 +90,7 @@ class _Encoding:
     """What becomes of a unit's conversations.
 
     Attributes:
-        encoded: hash of each conversation, and a row of it.
+        encoded: hash of each conversation or pair, and a row of it.
         refused: part, row in it, reason and begin of each that can't be used.
         counts: how many were encoded, and what the others cost.
     """
@@ -113,12 +115,14 @@ class _Encoding:
             if self._stops or not isinstance(error, TooLong):
                 self.refused.append((*place, str(error), text[:SHOWN_CONTENT]))
             return
-        self.counts["conversations"] += 1
+        self.counts["encoded"] += 1
         self.counts["apart"] += len(found) - 1
         self.encoded += [(identity, one) for one in found]
 
 
 @lru_cache(maxsize=1)
-def _encoder(path: str, sha256: str, section: str, dtype: TokenDtype) -> ChatEncoder:
+def _encoder(path: str, sha256: str, section: str, dtype: TokenDtype) -> ChatEncoder | PairEncoder:
     """The encoder of a stored tokenizer, loaded once a process; the hash keys the cache."""
-    return ChatEncoder(Path(path).parent, ChatSection.model_validate_json(section), dtype)
+    chat = ChatSection.model_validate_json(section)
+    made = PairEncoder if chat.records == "pairs" else ChatEncoder
+    return made(Path(path).parent, chat, dtype)

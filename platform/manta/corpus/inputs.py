@@ -78,6 +78,8 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
         del kept["chat"]
     else:
         del kept["chat"]["template"]  # it is a part of the tokenizer's files
+        if config.chat.records == "conversations":
+            del kept["chat"]["records"]  # as with 'bos'
     return kept
 
 

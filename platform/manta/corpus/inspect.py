@@ -19,21 +19,21 @@ from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
-from manta.corpus.inspect_chats import first_conversation, pieces_of, wrong_rows
+from manta.corpus.inspect_chats import first_of, wrong_rows
 from manta.corpus.leftovers import checksum
-from manta.corpus.manifest import CHAT, Manifest, Shard, Split, Vocabulary
+from manta.corpus.manifest import PACKED, PAIRS, Manifest, Shard, Split, Vocabulary
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
 
 CHECKING_THREADS = 4
 SHOWN_TEXT = 600
-SUPERVISED = "bold green"
+SUPERVISED, REJECTED = "bold green", "bold red"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One document or conversation of a corpus, decoded.
+    """One document, conversation or pair of a corpus, decoded.
 
     Attributes:
         split: the split that holds the document.
@@ -41,6 +41,7 @@ class Sample:
         doc_id: the document's content hash in hexadecimal.
         tokens: how many it has.
         pieces: the text in order, each piece with whether the loss counts it.
+        rejected: the same of the rejected conversation of a pair, whose chosen one is `pieces`.
     """
 
     split: Split
@@ -48,10 +49,11 @@ class Sample:
     doc_id: str
     tokens: int
     pieces: list[tuple[str, bool]]
+    rejected: list[tuple[str, bool]] | None = None
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """All of its text, of a pair that of the chosen conversation."""
         return "".join(text for text, _ in self.pieces)
 
 
@@ -177,7 +179,7 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     vocabulary = manifest.vocabulary
     if vocabulary is None:
         return None
-    wrong = wrong_rows if manifest.sample == CHAT else _wrong_tokens
+    wrong = wrong_rows if manifest.sample in PACKED else _wrong_tokens
     return wrong(table, shard, manifest, vocabulary)
 
 
@@ -215,21 +217,26 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
             table = shard_file.read(folder / shard.file)
             rows += [{k: table.column(k)[row].as_py() for k in table.schema.names} for row in here]
         first += shard.documents
-    chats = manifest.sample == CHAT
-    shown = [first_conversation(row) if chats else (row["tokens"][:-1], None) for row in rows]
-    pieces = [pieces_of(tokens, spans) if spans else [(tokens, True)] for tokens, spans in shown]
-    flat = [tokens for parts in pieces for tokens, _ in parts]
-    texts = iter(decode(folder, manifest.tokenizer_file, flat, special=chats))
-    return [
-        Sample(
-            split="train",
-            source=row["source"],
-            doc_id=row["doc_id"].partition("+")[0],
-            tokens=len(tokens) if chats else len(row["tokens"]),
-            pieces=[(next(texts), supervised) for _, supervised in parts],
+    packed = manifest.sample in PACKED
+    count = 2 if manifest.sample == PAIRS else 1
+    shown = [first_of(row, count) if packed else [[(row["tokens"][:-1], True)]] for row in rows]
+    flat = [tokens for parts in shown for pieces in parts for tokens, _ in pieces]
+    texts = iter(decode(folder, manifest.tokenizer_file, flat, special=packed))
+    found = []
+    for row, parts in zip(rows, shown, strict=True):
+        decoded = [[(next(texts), supervised) for _, supervised in pieces] for pieces in parts]
+        ends = [*row.get("starts", [])[1:], len(row["tokens"])]
+        found.append(
+            Sample(
+                split="train",
+                source=row["source"],
+                doc_id=row["doc_id"].partition("+")[0],
+                tokens=ends[count - 1],
+                pieces=decoded[0],
+                rejected=decoded[1] if len(decoded) > 1 else None,
+            )
         )
-        for row, (tokens, _), parts in zip(rows, shown, pieces, strict=True)
-    ]
+    return found
 
 
 def _facts(report: CorpusReport) -> RenderableType:
@@ -262,13 +269,22 @@ def _token_facts(manifest: Manifest) -> dict[str, str]:
 
 
 def _panel(sample: Sample) -> RenderableType:
-    chat = any(not supervised for _, supervised in sample.pieces)
+    shown = _styled(sample.pieces, SUPERVISED)
+    if sample.rejected is not None:
+        chosen, rejected = Text("chosen\n", "bold"), Text("\nrejected\n", "bold")
+        shown = chosen + shown + rejected + _styled(sample.rejected, REJECTED)
+    title = f"{sample.split} · {sample.source} · {sample.doc_id} · {sample.tokens:,} tokens"
+    return Panel(shown, title=escape(title), title_align="left")
+
+
+def _styled(pieces: list[tuple[str, bool]], style: str) -> Text:
+    """The begin of a text, with what of it is trained on in a style, if not all is."""
+    chat = any(not supervised for _, supervised in pieces)
     shown, left = Text(), SHOWN_TEXT
-    for text, supervised in sample.pieces:
-        shown.append(text[:left], SUPERVISED if chat and supervised else "")
+    for text, supervised in pieces:
+        shown.append(text[:left], style if chat and supervised else "")
         left -= len(text)
         if left < 0:
             shown.append(" …")
             break
-    title = f"{sample.split} · {sample.source} · {sample.doc_id} · {sample.tokens:,} tokens"
-    return Panel(shown, title=escape(title), title_align="left")
+    return shown

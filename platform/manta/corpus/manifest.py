@@ -30,6 +30,10 @@ Split = Literal["train", "validation", "test"]
 # The format of samples of a manifest that names none: there was no other.
 TOKENS = "tokens"
 CHAT = "chat"
+PAIRS = "pairs"
+# Formats that Manta reads itself, and those of them whose rows were packed.
+PACKED = (CHAT, PAIRS)
+OURS = (TOKENS, *PACKED)
 
 
 class Shard(BaseModel):
@@ -63,8 +67,8 @@ class Counts(Section):
     """Size of one source in one split.
 
     `bytes` are those of the documents' texts in UTF-8, without special tokens; a corpus that was
-    prepared before they were counted doesn't say them. `supervised` are the tokens of conversations
-    that are trained on.
+    prepared before they were counted doesn't say them. `documents` are conversations or pairs in a
+    corpus of such. `supervised` are the tokens of conversations that are trained on.
     """
 
     documents: int
@@ -100,8 +104,8 @@ class Manifest(Section):
     fingerprint, and with it the same order of samples; nor the sources of shards, which their
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
     `sample` names the format of samples; what is said of tokens and a tokenizer, those of
-    tokens and of chats have alone, and `row_length` and `turn_ends`, the tokens by which answers
-    end, those of chats.
+    tokens, chats and pairs have alone, and `row_length` and `turn_ends`, the tokens by which
+    answers end, those of chats and pairs.
     """
 
     format: Literal[1, 2] = 2
@@ -132,10 +136,10 @@ class Manifest(Section):
             "tokenizer_file": self.tokenizer_file,
             "tokenizer_sha256": self.tokenizer_sha256,
         }
-        if self.sample == CHAT:
+        if self.sample in PACKED:
             described |= {"row_length": self.row_length, "turn_ends": self.turn_ends}
         lacking = [name for name, value in described.items() if value is None]
-        if self.sample in (TOKENS, CHAT) and lacking:
+        if self.sample in OURS and lacking:
             raise ValueError(f"a corpus of {self.sample} needs {', '.join(lacking)}")
         return self
 
@@ -167,9 +171,9 @@ class Manifest(Section):
 
     @property
     def format_of_samples(self) -> Format:
-        """What a sample of a corpus of tokens or chats is; other formats are the user's own."""
+        """What a sample of a corpus of Manta's own is; other formats are the user's."""
         # NumPy and Arrow, which reading a manifest lacks.
-        from manta.sample.chat import Chat
+        from manta.sample.chat import Chat, Pairs
         from manta.sample.tokens import Tokens
 
         assert self.token_dtype is not None
@@ -178,7 +182,13 @@ class Manifest(Section):
         assert self.row_length is not None
         assert self.eos_id is not None
         padding = self.eos_id if self.pad_id is None else self.pad_id
-        return Chat(self.token_dtype, self.row_length, padding)
+        made = Pairs if self.sample == PAIRS else Chat
+        return made(self.token_dtype, self.row_length, padding)
+
+    @property
+    def documents_are(self) -> str:
+        """What its documents are called, in the plural."""
+        return {CHAT: "conversations", PAIRS: "pairs"}.get(self.sample, "documents")
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""

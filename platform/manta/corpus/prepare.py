@@ -11,7 +11,7 @@ import ray
 import tokenizers
 
 import manta
-from manta.config.corpus import CorpusConfig
+from manta.config.corpus import ChatSection, CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus import leftovers, scan, work_units, worker_pool
 from manta.corpus.assemble import Assembler
@@ -22,7 +22,7 @@ from manta.corpus.documents import SPLITS, Problem, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.encode_chats import encode_chats
 from manta.corpus.inputs import Inputs, open_inputs, recorded
-from manta.corpus.manifest import CHAT, TOKENS, Counts, Manifest, Shard, Split
+from manta.corpus.manifest import CHAT, PAIRS, TOKENS, Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
@@ -341,7 +341,7 @@ class _Preparation:
             dropped["too_long"] = chats.too_long
         return Manifest(
             manta_version=manta.__version__,
-            sample=CHAT if chat else TOKENS,
+            sample=_format_of(chat),
             row_length=chat.length if chat else None,
             turn_ends=sorted(chats.turn_ends) if chats else None,
             token_dtype=tokenizer.dtype,
@@ -357,6 +357,13 @@ class _Preparation:
             dropped=dropped,
             shards=shards,
         ).sealed()
+
+
+def _format_of(chat: ChatSection | None) -> str:
+    """The name of the format of a corpus's samples."""
+    if chat is None:
+        return TOKENS
+    return PAIRS if chat.records == "pairs" else CHAT
 
 
 def _listed(problems: list[Located]) -> str:

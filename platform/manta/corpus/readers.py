@@ -11,7 +11,7 @@ import codecs
 import io
 import json
 import lzma
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manta.corpus.contents import HEAD_BYTES, codec_of, misfit
-from manta.corpus.conversations import COLUMNS, UnusableRecord, conversation_text
+from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import Problem
+from manta.corpus.records import WantedRecords, columns_of, record_text
 from manta.corpus.sources import InputFile, open_input
 
 Rows = Iterator[str | Problem | None]
-# What is read of a row: a column of text, or a conversation, whose columns may have other names.
-Wanted: TypeAlias = str | Mapping[str, str]
+# What is read of a row: a column of text, or a record of several columns.
+Wanted: TypeAlias = str | WantedRecords
 BATCH_ROWS = 1024
 SHOWN_CONTENT = 500
 # What rows are called in messages, and what their count starts from.
@@ -50,8 +51,8 @@ def read(file: InputFile, kind: str, wanted: Wanted, start: int, stop: int | Non
     Args:
         file: the file to read.
         kind: the source's format.
-        wanted: column of the text, in the formats that have columns; or, for conversations, a
-            column's name in `COLUMNS` → what the source calls it.
+        wanted: column of the text, in the formats that have columns; or kind and columns of the
+            records.
         start: first byte, row group or record batch.
         stop: one past the last row; None reads to the end.
     """
@@ -162,9 +163,7 @@ def _json_row(row: int, line: bytes, wanted: Wanted) -> str | Problem | None:
         value = json.loads(line.decode())
         if not isinstance(value, dict):
             raise UnusableRecord(f"not a JSON object but {_kind(value)}")
-        return (
-            _text_in(value, wanted) if isinstance(wanted, str) else conversation_text(value, wanted)
-        )
+        return _text_in(value, wanted) if isinstance(wanted, str) else record_text(value, wanted)
     except UnicodeDecodeError as error:
         reason = _not_utf8(error)
     except UnusableRecord as error:
@@ -253,7 +252,7 @@ def _of_batch(batch: Any, wanted: Wanted, first: int) -> Rows:
     few = batch.select(_columns_of(batch.schema, wanted))
     for row, record in enumerate(few.to_pylist(), start=first):
         try:
-            yield conversation_text(record, wanted)
+            yield record_text(record, wanted)
         except UnusableRecord as error:
             yield Problem(row, str(error), _shown(str(record).encode("utf-8", "replace")))
 
@@ -267,8 +266,7 @@ def _columns_of(schema: Any, wanted: Wanted) -> list[str]:
     if isinstance(wanted, str):
         path_to(schema, wanted)
         return [wanted]
-    named = [wanted.get(name, name) for name in COLUMNS]
-    return [name for name in named if name in schema.names]
+    return [name for name in columns_of(wanted) if name in schema.names]
 
 
 def _is_of(chunk: Any, columns: list[str]) -> bool:

@@ -101,7 +101,8 @@ def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
     """What is read of a row of a source."""
     if config.chat is None:
         return source.text_column
-    return {str(name): theirs for name, theirs in config.chat.columns.items()}
+    columns = {str(name): theirs for name, theirs in config.chat.columns.items()}
+    return {"records": config.chat.records, "columns": columns}
 
 
 def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str, Any]:

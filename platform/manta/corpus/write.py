@@ -15,7 +15,7 @@ import pyarrow as pa
 import manta
 from manta.config.errors import CorpusError
 from manta.corpus.documents import SPLITS
-from manta.corpus.manifest import CHAT, MANIFEST, TOKENS, Counts, Manifest, Shard, Split
+from manta.corpus.manifest import MANIFEST, OURS, Counts, Manifest, Shard, Split
 from manta.corpus.workspace import LOCK, shard_name
 from manta.sample import shard_file
 from manta.sample.format import Format
@@ -81,8 +81,8 @@ def _check_splits(out: Path, data: Mapping[Split, Any]) -> None:
 
 
 def _check_format(out: Path, form: Format) -> None:
-    if form.name in (TOKENS, CHAT):
-        raise CorpusError(f"{out}: a corpus of {form.name} is made by 'manta prepare', from text")
+    if form.name in OURS:
+        raise CorpusError(f"{out}: a corpus of {form.name} is made by 'manta prepare'")
     for name in ("doc_id", "source"):
         if name in form.schema.names:
             raise CorpusError(

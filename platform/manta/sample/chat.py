@@ -1,10 +1,10 @@
-"""Conversations: a sample is a row of `length` tokens with one or several, each of them whole.
+"""Conversations, or pairs of them: a sample is a row of `length` tokens with some, each whole.
 
 A row of a shard is a row of a batch, packed when the corpus was prepared: ``tokens`` (list of
 uint16 or uint32, without padding), ``starts`` (list of int32: where each conversation begins, the
 first at 0) and ``supervised`` (list of int32: begin and end of each span of tokens that is trained
-on, one pair after the other, ascending). The row's ``doc_id`` names its conversations, joined by
-`+`.
+on, one pair after the other, ascending). The row's ``doc_id`` names its conversations, or its
+pairs, joined by `+`. In rows of pairs each chosen conversation has the rejected one behind it.
 
 Columns of a batch: ``tokens`` (samples, length), padded at the end; ``starts``, ragged, in which
 the padding begins a document of its own; ``supervised``, ragged; ``lengths`` (samples,), int32,
@@ -75,6 +75,12 @@ class Chat:
         }
 
 
+class Pairs(Chat):
+    """The format of rows of pairs: two conversations each, the chosen one and the rejected one."""
+
+    name: ClassVar[str] = "pairs"
+
+
 def supervised_mask(columns: Columns) -> NDArray[np.bool_]:
     """Which tokens are trained on, shape (samples, length)."""
     rows, length = columns["tokens"].shape
@@ -121,53 +127,57 @@ def _int32(column: Ragged) -> Ragged:
 
 
 def conversations_schema(dtype: TokenDtype) -> pa.Schema:
-    """Columns of a table of conversations, one a row, before they are packed."""
-    return pa.schema([("tokens", token_list(dtype)), ("supervised", pa.list_(pa.int32()))])
+    """Columns of a table of conversations or pairs, one a row, before they are packed."""
+    spans = pa.list_(pa.int32())
+    return pa.schema([("tokens", token_list(dtype)), ("supervised", spans), ("starts", spans)])
 
 
 def conversations_batch(
     tokens: Sequence[NDArray[np.unsignedinteger]],
     supervised: Sequence[Sequence[tuple[int, int]]],
+    starts: Sequence[Sequence[int]],
     doc_ids: Sequence[str],
     source: int,
     sources: Sequence[str],
     dtype: TokenDtype,
 ) -> Any:
-    """A record batch of conversations of one source.
+    """A record batch of conversations or pairs of one source.
 
     Args:
-        tokens: one array for each conversation.
+        tokens: one array for each of them.
         supervised: (begin, end) of each of its spans that are trained on.
-        doc_ids: one id for each conversation.
+        starts: where each of its conversations begins, the first at 0.
+        doc_ids: one id for each of them.
         source: index in `sources` of their source.
         sources: names of all sources of the corpus.
         dtype: type of the tokens.
     """
     flat = [[bound for span in spans for bound in span] for spans in supervised]
-    columns = [tokens_array(tokens, dtype), pa.array(flat, pa.list_(pa.int32()))]
+    lists = [pa.array(list(map(list, given)), pa.list_(pa.int32())) for given in (flat, starts)]
+    columns = [tokens_array(tokens, dtype), *lists]
     return shard_file.batch(columns, doc_ids, source, sources, conversations_schema(dtype))
 
 
 def packed(table: Any, form: Chat, *, alone: bool = False) -> Any:
-    """The rows of a shard, of a table of conversations of one source.
+    """The rows of a shard, of a table of conversations or pairs of one source.
 
     Args:
-        table: table of `conversations_schema`; no conversation is longer than a row.
+        table: table of `conversations_schema`; none of them is longer than a row.
         form: format of the rows.
-        alone: put one conversation in each row.
+        alone: put one of them in each row.
     """
     tokens: Any = from_arrow(table.column("tokens"))
     lengths = tokens.lengths.tolist()
     rows = [[index] for index in range(len(lengths))] if alone else pack(lengths, form.length)
-    held, spans = tokens.tolist(), table.column("supervised").to_pylist()
-    names = table.column("doc_id").to_pylist()
+    held, names = tokens.tolist(), table.column("doc_id").to_pylist()
+    spans, begins = (table.column(name).to_pylist() for name in ("supervised", "starts"))
     columns: dict[str, list[Any]] = {"tokens": [], "starts": [], "supervised": []}
     for row in rows:
-        starts = np.cumsum([0, *(lengths[index] for index in row)])[:-1].tolist()
-        columns["starts"].append(starts)
+        places = np.cumsum([0, *(lengths[index] for index in row)])[:-1].tolist()
         columns["tokens"].append([token for index in row for token in held[index]])
-        moved = [b + at for at, i in zip(starts, row, strict=True) for b in spans[i]]
-        columns["supervised"].append(moved)
+        for name, given in (("starts", begins), ("supervised", spans)):
+            moved = [b + at for at, index in zip(places, row, strict=True) for b in given[index]]
+            columns[name].append(moved)
     arrays = [pa.array(columns[field.name], field.type) for field in form.schema]
     ids = pa.array(["+".join(names[index] for index in row) for row in rows], pa.string())
     source = table.column("source")[: len(rows)]  # of one source: any of its rows says which

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manta.config.errors import ConfigError
 from manta.config.own_code import OwnCode, own
 from manta.config.run import RunConfig
-from manta.corpus.manifest import CHAT, TOKENS, Manifest
+from manta.corpus.manifest import CHAT, OURS, PACKED, PAIRS, TOKENS, Manifest
 from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
 
@@ -66,14 +66,16 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
         ConfigError: if the config names none or another one, or counts samples otherwise.
     """
     code, length = own(config, "data.format"), config.train.seq_len
-    if manifest.sample in (TOKENS, CHAT):
+    if manifest.sample in OURS:
         if code is not None:
             raise ConfigError(
                 f"data.format = '{config.data.format}': the samples of {config.corpus} are "
-                f"{'tokens' if manifest.sample == TOKENS else 'chats'}, which Manta reads itself: "
+                f"of the format '{manifest.sample}', which Manta reads itself: "
                 "leave data.format out"
             )
-        _check_chats(config, manifest)
+        _check_objective(config, manifest)
+        if manifest.sample in PACKED:
+            _check_packed(config, manifest)
         if length < 2:
             raise ConfigError("train.seq_len = 1: a token alone has no next one: take 2 or more")
         return manifest.format_of_samples
@@ -98,30 +100,42 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
     return form
 
 
-def _check_chats(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ConfigError if a run does not fit a corpus of conversations, or such an objective."""
-    chats, length = manifest.sample == CHAT, config.train.seq_len
-    if config.objective.type == "chat" and not chats:
-        raise ConfigError(
-            f"objective.type = 'chat': {config.corpus} holds text, not conversations: prepare them "
-            "with a section 'chat', or leave objective.type out"
-        )
-    if not chats:
+# What each objective of Manta's own is trained on, and what a corpus of that needs.
+NEEDS = {"chat": CHAT}
+CONTENTS = {
+    TOKENS: ("text", "leave objective.type out"),
+    CHAT: ("conversations", "set objective.type: chat"),
+    PAIRS: ("pairs of answers", "set objective.type to an objective of your own"),
+}
+
+
+def _check_objective(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ConfigError if an objective of Manta's own does not train on such samples."""
+    objective = config.objective
+    needed = NEEDS.get(objective.type, TOKENS)
+    if objective.is_own or needed == manifest.sample:
         return
-    if config.objective.type == "causal":
-        raise ConfigError(
-            f"objective.type: {config.corpus} holds conversations, of which the answers alone are "
-            "to be trained on: set objective.type: chat"
-        )
+    (wanted, _), (there, remedy) = CONTENTS[needed], CONTENTS[manifest.sample]
+    raise ConfigError(
+        f"objective.type = '{objective.type}' trains on {wanted}, but {config.corpus} holds "
+        f"{there}: {remedy}, or prepare a corpus of {wanted}"
+    )
+
+
+def _check_packed(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ConfigError if a run does not fit rows that were packed."""
+    length, (there, _) = config.train.seq_len, CONTENTS[manifest.sample]
     if length != manifest.row_length:
         raise ConfigError(
-            f"train.seq_len = {length}: the conversations of {config.corpus} were packed into rows "
+            f"train.seq_len = {length}: the {there} of {config.corpus} were packed into rows "
             f"of {manifest.row_length} tokens: set train.seq_len to that, or prepare them with "
             f"chat.length: {length}"
         )
-    if manifest.config["chat"]["packing"] and not config.data.document_mask:
+    alone = manifest.sample == CHAT and not manifest.config["chat"]["packing"]
+    if not alone and not config.data.document_mask:
+        remedy = "; for a model that can't, prepare them with chat.packing: false"
         raise ConfigError(
             f"data.document_mask: {config.corpus} has several conversations in a row, which must "
-            "not see each other: set data.document_mask: true; for a model that can't, prepare "
-            "them with chat.packing: false"
+            "not see each other: set data.document_mask: true"
+            + (remedy if manifest.sample == CHAT else "")
         )
