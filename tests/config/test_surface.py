@@ -36,7 +36,8 @@ RUN_KEYS = """
     corpus
     model.type model.sizes model.pretrained
     data.document_mask data.format
-    objective.type objective.per objective.options objective.balance objective.bias_rate
+    objective.type objective.per objective.teacher objective.options
+    objective.balance objective.bias_rate
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype

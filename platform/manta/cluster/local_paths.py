@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
 from manta.config.load import Written, where
+from manta.config.model_names import named_models
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 
@@ -57,9 +58,9 @@ def check_corpus(config: CorpusConfig, written: Written) -> None:
 
 def _read_by(config: RunConfig) -> Iterator[Named]:
     yield "corpus", config.corpus
-    pretrained = config.model.pretrained
-    if pretrained is not None and _looks_local(pretrained):
-        yield "model.pretrained", pretrained
+    for model in named_models(config):
+        if _looks_local(model.name):
+            yield model.key, model.name
 
 
 def _looks_local(name: str) -> bool:

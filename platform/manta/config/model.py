@@ -27,8 +27,8 @@ class ModelSection(Section):
     )
     pretrained: str | None = Field(
         default=None,
-        description="model to start from: a folder of Transformers, a name on its Hub, or a run, "
-        "RUN or RUN@STEP",
+        description="model to start from: a folder of Transformers, a name on its Hub, NAME or "
+        "NAME@REVISION, or a run, RUN or RUN@STEP",
     )
 
     @model_validator(mode="after")

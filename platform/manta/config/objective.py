@@ -13,6 +13,7 @@ OWN = "./FILE.py:NAME"
 # Types of objective that read a key; `type` is read by all.
 READ_BY: dict[str, tuple[str, ...]] = {
     "per": ("chat",),
+    "teacher": (OWN,),
     "options": (OWN,),
     "balance": ("causal",),
     "bias_rate": ("causal",),
@@ -35,6 +36,12 @@ class ObjectiveSection(Section):
         default="token",
         description="what chat averages over: all supervised tokens, or conversations, each by the "
         "mean of its own tokens",
+    )
+    teacher: str | None = Field(
+        default=None,
+        description="model with frozen weights that an objective of your own compares with: a "
+        "folder of Transformers, a name on its Hub, NAME or NAME@REVISION, or a run, RUN or "
+        "RUN@STEP",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="keyword arguments of an objective of your own"

@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from manta.config.errors import ConfigError
+from manta.config.model_names import NamedModel, hub_name
 from manta.config.own_code import own
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
@@ -42,14 +43,7 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
         return OwnNet(code, dict(section.sizes))
     assert vocabulary is not None  # `check_names` refuses a language model without tokens
     if section.pretrained is not None:
-        try:
-            resolved = AutoConfig.from_pretrained(section.pretrained)
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())
-            raise ConfigError(
-                f"model.pretrained = {section.pretrained!r}: neither a folder with a config.json, "
-                f"as 'manta export' writes it, nor a model of Hugging Face's that can be had: {why}"
-            ) from None
+        resolved = pretrained_config(NamedModel("model.pretrained", section.pretrained))
     else:
         resolved = _from_sizes(section.type or "", section.sizes, vocabulary)
     names = ("vocab_size", "max_position_embeddings")
@@ -57,6 +51,24 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
     refuse_too_small(config, vocabulary.size, sizes)
     _refuse_trained_padding(resolved, vocabulary)
     return resolved
+
+
+def pretrained_config(model: NamedModel) -> PretrainedConfig:
+    """The Hugging Face config of a model that a run's config names.
+
+    Raises:
+        ConfigError: if it can't be had.
+    """
+    name, revision = hub_name(model.name)
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(
+            f"{model.key} = {model.name!r}: neither a folder with a config.json, as 'manta export' "
+            f"writes it, nor a model of Hugging Face's that can be had: {why}"
+        ) from None
+    return found
 
 
 def _from_sizes(model_type: str, sizes: dict[str, Any], vocabulary: Vocabulary) -> PretrainedConfig:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from manta.config.model_names import hub_name
 from manta.config.run import RunConfig
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, weights
@@ -26,7 +27,8 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     """The model in fp32 on the CPU. The same seed gives the same weights on every rank."""
     torch.manual_seed(config.run.seed)
     if config.model.pretrained is not None:
-        lm = AutoModelForCausalLM.from_pretrained(config.model.pretrained, dtype=torch.float32)
+        name, revision = hub_name(config.model.pretrained)
+        lm = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     return _ready(config, lm)

@@ -41,9 +41,9 @@ def named(config: RunConfig) -> str:
     return f"model.{key} = {value!r}"
 
 
-def made(resolved: PretrainedConfig) -> PreTrainedModel:
+def made(resolved: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A model whose weights are in general position: none is nought, and no effect is small."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     own = copy.deepcopy(resolved)
     lm: PreTrainedModel = AutoModelForCausalLM.from_config(own, dtype=torch.float32)
     train_all_embeddings(lm)

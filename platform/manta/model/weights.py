@@ -82,15 +82,15 @@ def fill(lm: nn.Module, build: Callable[[], nn.Module]) -> None:
     All ranks must call together. The first one's host holds the whole model for a moment.
 
     Args:
-        lm: the model, with memory on its device, sharded or not.
-        build: makes the same model on the host, not sharded.
+        lm: the model, with memory on its device, sharded or not, of any floating type.
+        build: makes the same model on the host, not sharded; its values are rounded to lm's type.
     """
     alone = not dist.is_initialized() or dist.get_world_size() == 1
     first = alone or dist.get_rank() == 0
     source = dict(_tensors_of(build())) if first else {}
     for name, target in _tensors_of(lm):
-        whole = source.pop(name).contiguous() if first else _whole_like(target)
-        whole = whole.to(target.device)
+        whole = source.pop(name).to(target.dtype) if first else _whole_like(target)
+        whole = whole.contiguous().to(target.device)
         if not alone:
             # As bytes: gloo does not know all types.
             dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)

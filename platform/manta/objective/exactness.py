@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from manta.config.errors import ConfigError
 from manta.model.randomness import is_drop
-from manta.objective.protocol import Models, Objective
+from manta.objective.protocol import FrozenModel, Models, Objective
 from manta.objective.weighing import Weighing
 from manta.sample.columns import Columns, Ragged, sliced
 
@@ -72,7 +72,14 @@ class _Found:
     gradients: Tensor
 
 
-def check_objective(objective: Objective, model: nn.Module, batch: Columns, seed: int = 0) -> None:
+def check_objective(
+    objective: Objective,
+    model: nn.Module,
+    batch: Columns,
+    seed: int = 0,
+    *,
+    frozen: nn.Module | None = None,
+) -> None:
     """Raise if an objective is not exact for a model and a batch.
 
     An objective is exact if each of its terms is a sum over samples, and its weight a sum over
@@ -85,13 +92,14 @@ def check_objective(objective: Objective, model: nn.Module, batch: Columns, seed
         batch: columns of at least four samples that are as unlike as in training: a mean over them
             differs from one over shares only if their weights differ.
         seed: seed of the random splits.
+        frozen: small model that the objective compares with, if it needs one; likewise copied.
 
     Raises:
         NotExactError: naming the term and the law that does not hold.
         ConfigError: if it can't be tried: the batch is too small, or shapes are wrong.
     """
     with torch.random.fork_rng(devices=[]):
-        _Check(objective, model, batch, seed).run()
+        _Check(objective, model, batch, seed, frozen).run()
 
 
 def _as_float64(column: Any) -> Any:
@@ -100,21 +108,35 @@ def _as_float64(column: Any) -> Any:
     return column.astype(np.float64) if floats else column
 
 
+def _in_float64(model: nn.Module) -> nn.Module:
+    """A copy of a model, in float64."""
+    copied = copy.deepcopy(model).double()
+    if isinstance(copied, PreTrainedModel):
+        copied.set_experts_implementation("eager")  # the grouped product has no float64
+    return copied
+
+
 class _Check:
-    def __init__(self, objective: Objective, model: nn.Module, batch: Columns, seed: int):
+    def __init__(
+        self,
+        objective: Objective,
+        model: nn.Module,
+        batch: Columns,
+        seed: int,
+        frozen: nn.Module | None,
+    ):
         self._objective, self._batch = objective, {n: _as_float64(c) for n, c in batch.items()}
         self._rows = _rows_of(batch)
         if self._rows < 4:
             raise ConfigError(f"check_objective needs at least 4 samples, not {self._rows}")
         self._name = type(objective).__name__
         self._terms = [term.name for term in objective.terms]
-        trained = copy.deepcopy(model).double().train()
-        if isinstance(trained, PreTrainedModel):
-            trained.set_experts_implementation("eager")  # the grouped product has no float64
+        trained = _in_float64(model).train()
         for module in trained.modules():
             if is_drop(module):
                 module.p = 0.0  # type: ignore[assignment]  # whether a model draws is not the objective's business
-        self._models = Models(trained)
+        beside = None if frozen is None else FrozenModel(_in_float64(frozen))
+        self._models = Models(trained, beside)
         self._module = objective.module(self._models).train()
         self._state = [buffer.clone() for buffer in self._module.buffers()]
         self._weighing = Weighing(objective.terms, CPU)

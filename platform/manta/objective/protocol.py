@@ -34,15 +34,36 @@ class Term:
     auxiliary: bool = False
 
 
+class FrozenModel:
+    """A language model that an objective compares with, whose weights are never updated.
+
+    No module by itself: a module that holds it has none of its weights, so that they are in no
+    optimizer, exchange or checkpoint, and `train` does not reach them.
+
+    Attributes:
+        lm: the model, in eval mode; no weight of it requires a gradient.
+    """
+
+    def __init__(self, lm: nn.Module):
+        self.lm = lm.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, **inputs: Any) -> Any:
+        """What the model returns, such as `logits`; as Transformers' models are called."""
+        return self.lm(**inputs)
+
+
 @dataclass(frozen=True)
 class Models:
     """The models that an objective may call.
 
     Attributes:
         trained: the one whose weights are updated.
+        frozen: the one to compare with, which the config names; None if it names none.
     """
 
     trained: nn.Module
+    frozen: FrozenModel | None = None
 
 
 class DeviceRows(Protocol):

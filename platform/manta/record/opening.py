@@ -14,6 +14,7 @@ import manta
 from manta.config import ConfigError, RunConfig, dump, load
 from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
+from manta.config.model_names import frozen_model
 from manta.corpus.manifest import Manifest
 from manta.record import identity, provenance
 from manta.record.row_chain import Mark
@@ -47,7 +48,11 @@ def take_hold(config: RunConfig) -> RunHold:
 
 
 def check_same_run(
-    run_dir: Place, old: RunState | None, config: RunConfig, manifest: Manifest
+    run_dir: Place,
+    old: RunState | None,
+    config: RunConfig,
+    manifest: Manifest,
+    frozen: str = "",
 ) -> list[str]:
     """Check that the run in `run_dir` is the one asked for; returns notes for people.
 
@@ -59,6 +64,7 @@ def check_same_run(
         old: the run's record, if there is one.
         config: the config that is asked for.
         manifest: the manifest of the corpus that is asked for.
+        frozen: fingerprint of the frozen model that the objective compares with; "" without one.
 
     Raises:
         RunError: naming the difference, or the missing file that would prove there is none.
@@ -95,7 +101,21 @@ def check_same_run(
             )
         return [f"{CONFIG} was restored to the config that the run was started with: {problem}"]
     found = identity.check_free_changes_only(run_dir, before, _redacted(config))
+    _check_frozen(run_dir, old, config, frozen)
     return [f"config: {change}" for change in found]
+
+
+def _check_frozen(run_dir: Place, old: RunState, config: RunConfig, frozen: str) -> None:
+    """Refuse other weights of the frozen model, which no checkpoint has."""
+    model = frozen_model(config)
+    if model is None or not old.frozen or old.frozen == frozen:
+        return
+    raise RunError(
+        f"{run_dir}: this run compares with a model of fingerprint {old.frozen[:12]}…, but "
+        f"{model.key} = {model.name!r} has {frozen[:12]}… now: put the model of that time back "
+        "there, or begin another run (run.name), or `manta fork` this one, which goes on beside "
+        "the model as it is now"
+    )
 
 
 def _config_before(path: Place) -> tuple[RunConfig | None, str]:

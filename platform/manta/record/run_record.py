@@ -80,6 +80,7 @@ class RunRecord:
         total_steps: int,
         total_tokens: int,
         eval_sample: str = "",
+        frozen: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> RunRecord:
         """Create or continue ``<run.storage>/<run.name>/``.
@@ -90,6 +91,7 @@ class RunRecord:
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
+            frozen: fingerprint of the frozen model that the objective compares with; "" without.
             clock: a monotonic clock, in seconds.
 
         Raises:
@@ -100,10 +102,11 @@ class RunRecord:
         record: RunRecord | None = None
         try:
             old = read_state_if_any(run_dir)
-            notes = opening.check_same_run(hold.place, old, config, manifest)
+            notes = opening.check_same_run(hold.place, old, config, manifest, frozen)
             if old is None:
                 notes += opening.set_rows_aside(hold.place, run_dir)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
+            state.frozen = frozen
             replace_text(run_dir / CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
             record.notice(notes)

@@ -178,6 +178,9 @@ class RunState(BaseModel):
         default="", description="digest of config and corpus; see record/identity.py"
     )
     once_bound: str = Field(default="", description="the same digest, by an older version's rules")
+    frozen: str = Field(
+        default="", description="fingerprint of the frozen model that the objective compares with"
+    )
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
     eval_from: int = Field(default=0, description="first step that is evaluated on eval_sample")

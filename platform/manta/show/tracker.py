@@ -54,6 +54,7 @@ class Tracker:
         total_steps: int,
         total_tokens: int,
         eval_sample: str = "",
+        frozen: str = "",
         console: bool = True,
         context: RunContext | None = None,
         remarks: Sequence[str] = (),
@@ -67,6 +68,7 @@ class Tracker:
             total_steps: optimizer steps in the whole run.
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
+            frozen: fingerprint of the frozen model that the objective compares with; "" without.
             console: whether to show the run on standard output.
             context: the whole that the run is part of, such as a sweep, for W&B.
             remarks: remarks on the plan, from `manta.show.console.remarks`, to keep with the run.
@@ -84,6 +86,7 @@ class Tracker:
             total_steps=total_steps,
             total_tokens=total_tokens,
             eval_sample=eval_sample,
+            frozen=frozen,
         )
         known = {event.message for event in record.state.events}
         for remark in remarks:

@@ -31,6 +31,7 @@ from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
 from manta.train.expert_bias import ExpertBias
+from manta.train.frozen import frozen_beside
 from manta.train.guards import Guard
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
 from manta.train.pause import PauseSwitch
@@ -124,7 +125,8 @@ class Engine:
         self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
         self.objective = objective_of(config)
         self._weighing = Weighing(self.objective.terms, self.device)
-        self.model = self._prepare_model(self.objective.module(Models(computing)))
+        frozen = frozen_beside(config, self.device, sharded=sharded)
+        self.model = self._prepare_model(self.objective.module(Models(computing, frozen)))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
         self._most_rows = config.train.micro_batch

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
+from manta.config.model_names import hub_name
 from manta.config.own_code import is_own, own
 from manta.corpus.manifest import Manifest
 from manta.model import hf_config
@@ -202,7 +203,8 @@ def _checkpoint(run_dir: Place, step: int | None) -> Place:
 def _generate_as_before(lm: PreTrainedModel, pretrained: str) -> None:
     """Let a model generate by the settings of the pretrained one, where they can be saved."""
     try:
-        settings = GenerationConfig.from_pretrained(pretrained)
+        name, revision = hub_name(pretrained)
+        settings = GenerationConfig.from_pretrained(name, revision=revision)
         settings.validate(strict=True)
     except (OSError, ValueError):  # it has none, or contradictory ones, which can't be saved
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from manta.config.errors import ConfigError
+from manta.config.model_names import frozen_model
 from manta.config.run import RunConfig
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def try_objective(
 
     objective = objective_of(config)
     lm: nn.Module
+    frozen: nn.Module | None = None
     if isinstance(resolved, OwnNet):
         lm, vocabulary = resolved.build(config.run.seed), None
     else:
@@ -57,14 +59,18 @@ def try_objective(
         for key in randomness.drawn_by(little):
             setattr(little.get_text_config(), key, 0.0)
         lm = visibility.made(little)
+        if frozen_model(config) is not None:  # of one kind, so that their vocabularies are one
+            frozen = visibility.made(little, seed=1)
         vocabulary = little.get_text_config().vocab_size
     if section.bias_rate:
         routers.biases_of(lm)
     if not (section.is_own or section.balance):
         return
+    if frozen is None and frozen_model(config) is not None:
+        return  # a model of the user's own has none of its kind to compare with
     batch = _batch(config, manifest, objective, vocabulary)
     try:
-        check_objective(objective, lm, batch)
+        check_objective(objective, lm, batch, frozen=frozen)
     except ConfigError:
         raise
     except Exception as error:  # whatever the user's code raises

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manta.config.errors import ConfigError, CorpusError
+from manta.config.model_names import named_models
 from manta.config.own_code import with_code
 from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
+from manta.elastic.checks.frozen_source import check_frozen, pinned
 from manta.elastic.checks.objective_trial import try_objective
 from manta.elastic.checks.warm_start import export_if_needed, exported_folder
 from manta.model.source import check_names
@@ -44,6 +46,8 @@ class Checked:
     """The run's folder, or its URL in a store."""
     tried: Tried | None = None
     """The facts about the model; None until it was tried."""
+    frozen: str = ""
+    """The fingerprint of the frozen model that the objective compares with; "" without one."""
 
     @property
     def run_dir(self) -> Path:
@@ -85,6 +89,7 @@ class Checked:
             total_steps=self.schedule.steps,
             total_tokens=self.schedule.positions * self.schedule.seq_len,
             eval_sample=self.validation.digest if self.validation else "",
+            frozen=self.frozen,
             console=console,
             context=context,
             remarks=self.remarks(),
@@ -124,6 +129,7 @@ def check(config: RunConfig) -> Checked:
     manifest = Manifest.read(config.corpus)
     export_if_needed(config)
     check_names(config, manifest)
+    frozen = check_frozen(config, manifest)
     from manta.schedule import Schedule  # imports NumPy (0.2 s), which most mistakes don't need
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
@@ -138,7 +144,7 @@ def check(config: RunConfig) -> Checked:
 
     check_kept(place)
     corpus, validation = _open_splits(config, manifest)
-    return Checked(config, manifest, schedule, corpus, validation, place)
+    return Checked(config, manifest, schedule, corpus, validation, place, frozen=frozen)
 
 
 def remarks_of(config: RunConfig) -> list[str]:
@@ -175,7 +181,7 @@ def check_continues(checked: Checked) -> None:
     from manta.record.run_state import read_state_if_any
 
     state = read_state_if_any(checked.place)
-    check_same_run(checked.place, state, checked.config, checked.manifest)
+    check_same_run(checked.place, state, checked.config, checked.manifest, checked.frozen)
     read_skips(checked.place)
 
 
@@ -260,16 +266,18 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSam
 
 
 def absolute(config: RunConfig) -> RunConfig:
-    """The config with absolute local paths, so that it means the same in any folder."""
+    """The config with absolute local paths, and the commit of a frozen model on the Hub.
+
+    So it means the same in any folder, and at any time.
+    """
     run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
-    model = config.model
-    if model.pretrained and (folder := exported_folder(model.pretrained)):
-        model = model.model_copy(update={"pretrained": str(folder)})
-    elif model.pretrained and os.path.isdir(model.pretrained):
-        model = model.model_copy(update={"pretrained": absolute_path(model.pretrained)})
-    return config.model_copy(
-        update={"run": run, "model": model, "corpus": absolute_path(config.corpus)}
-    )
+    for model in list(named_models(config)):
+        if folder := exported_folder(model.name):
+            config = model.renamed(config, str(folder))
+        elif os.path.isdir(model.name):
+            config = model.renamed(config, absolute_path(model.name))
+    changed = {"run": run, "corpus": absolute_path(config.corpus)}
+    return pinned(config.model_copy(update=changed))
 
 
 def absolute_path(path: str) -> str:

@@ -1,10 +1,11 @@
-"""A run as `model.pretrained`: the model of one of its checkpoints, exported once beside them."""
+"""A run where a config names a model: that of one of its checkpoints, exported once beside them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from manta.config.errors import ConfigError
+from manta.config.model_names import named_models
 from manta.config.run import RunConfig
 from manta.config.urls import is_url
 from manta.state.checkpoint_files import name_of, newest, read_state
@@ -48,15 +49,20 @@ def exported_folder(pretrained: str) -> Path | None:
 
 
 def export_if_needed(config: RunConfig) -> None:
-    """Export the model of a run that `model.pretrained` names, unless that was done before.
+    """Export the models of runs that a config names, unless that was done before.
 
     Args:
-        config: the run's, with `model.pretrained` from `exported_folder` if it names a run.
+        config: the run's, with a folder from `exported_folder` in place of each run's name.
 
     Raises:
         RunError: if there is no such checkpoint, or it can't be written beside the run.
     """
-    folder = Path(config.model.pretrained or "")
+    for model in named_models(config):
+        _export(Path(model.name))
+
+
+def _export(folder: Path) -> None:
+    """Export a run's model to `folder`, if it is from `exported_folder` and not there yet."""
     if folder.parent.name != EXPORTS or folder.exists():
         return
     run = folder.parents[1]

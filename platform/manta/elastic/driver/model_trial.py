@@ -138,15 +138,16 @@ def _memory_file(run: Checked) -> Path | None:
     """The file that remembers a run's trial, named by a digest of all that decides it.
 
     None for a pretrained model, since the files under its name may change, and for a user's own
-    model, since its code may.
+    model or objective, since its code may.
     """
     config = run.config
     vocabulary = run.manifest.vocabulary
-    if config.model.pretrained is not None or vocabulary is None:
+    if config.model.pretrained is not None or vocabulary is None or config.objective.is_own:
         return None
     code = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in CODE.glob("*.py")]
+    sections = config.model, config.data, config.objective
     decides = [
-        *(config.model.model_dump(mode="json"), config.data.model_dump(mode="json")),
+        *(section.model_dump(mode="json") for section in sections),
         *(config.train.seq_len, asdict(vocabulary)),
         *(sys.version, [version(name) for name in LIBRARIES], sorted(code)),
     ]
