@@ -6,8 +6,8 @@
     run.metrics().to_pandas()
 
 The functions do what the commands of the same names do, with the same configs and the same
-folders: a run that was begun by one goes on with the other. Errors are the package's own, below
-`MantaError`. docs/python.md shows it all. Importing this module loads neither Ray nor Torch.
+folders: a run begun by one can be continued by the other. Errors are subclasses of `MantaError`.
+docs/python.md has examples. Importing this module loads neither Ray nor Torch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
     "write_corpus",
 ]
 
-# A YAML file, or the same as a mapping.
+# Path of a YAML file, or its content as a mapping.
 ConfigSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 # Config keys with dots, and their values: {"schedule.lr.peak": 3e-4}.
 Overrides: TypeAlias = Mapping[str, Any]
@@ -66,15 +66,15 @@ SECONDS_AN_HOUR = 3600
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run as its record tells of it; of one that isn't at its end, how far it came.
+    """A run as its record describes it; an unfinished run has the figures of its last step.
 
     Attributes:
         name: the run's name.
         folder: the run's folder or URL.
         status: `finished`, `stopped` (evaluations no longer improved), `interrupted`, `failed`
             or `running`.
-        steps: trained so far.
-        tokens: trained on so far.
+        steps: number of steps trained so far.
+        tokens: number of tokens trained on so far.
         loss: the last step's training loss, in nats a token.
         val_loss: the last evaluation's loss, in nats a token; None if there was no evaluation.
         best_val_loss: the lowest of all evaluations.
@@ -100,7 +100,7 @@ class RecordedRun:
 
 @dataclass(frozen=True)
 class RecordedSweep:
-    """A sweep as its record tells of it.
+    """A sweep as its record describes it.
 
     Attributes:
         name: the sweep's name.
@@ -153,19 +153,19 @@ def train(
     fresh: bool = False,
     restart: bool = False,
 ) -> RecordedRun:
-    """Train a run, or go on where its newest checkpoint is, as `manta train` does.
+    """Train a run, or continue it from its newest checkpoint, as `manta train` does.
 
     Args:
         config: a YAML file, the same as a mapping, or a config that was built.
         overrides: values by dotted key.
         address: address of a Ray cluster; by default the Ray that this process is connected to,
             or one started for the run.
-        fresh: refuse to go on with a run that exists.
-        restart: set aside what the run has, and start it anew.
+        fresh: refuse to continue a run that exists.
+        restart: move the run's files aside, and start it anew.
 
     Raises:
-        MantaError: naming what is wrong and what to do; most of it before Ray is started.
-        KeyboardInterrupt: when interrupted; the run is saved first, and the same call goes on.
+        MantaError: naming what is wrong and what to do; most mistakes before Ray is started.
+        KeyboardInterrupt: when interrupted; the run is saved first, and the same call continues it.
     """
     asked = time.time()
     loaded = build(_written(config, overrides), RunConfig)
@@ -184,7 +184,7 @@ def sweep(
     *,
     address: str | None = None,
 ) -> RecordedSweep:
-    """Train the trials of a search space, or go on with them, as `manta sweep` does.
+    """Train the trials of a search space, or continue a sweep, as `manta sweep` does.
 
     Args:
         config: a YAML file, or the same as a mapping, whose `base` and `space` are then looked for
@@ -213,9 +213,9 @@ def compare(
     """Compare runs, or the trials of one sweep, as `manta compare` does.
 
     Args:
-        runs: their folders or URLs, or what `train`, `sweep` and `open_run` gave.
+        runs: folders or URLs of the runs, or what `train`, `sweep` and `open_run` returned.
         metric: the metric to rank by; by default the sweep's, or the validation loss.
-        page: where to write the HTML page; none is written without it.
+        page: path of the HTML page to write; by default none is written.
 
     Raises:
         MantaError: naming what can't be read or compared.
@@ -246,14 +246,15 @@ def read_metrics(
     """The metrics of a run as an Arrow table: a row for each step that was recorded.
 
     Columns are named as in docs/architecture.md, such as `step`, `tokens`, `loss` and `val_loss`; a
-    row has null where it has no value. A run may be training meanwhile.
+    row has null where it has no value. The run may still be training.
 
     Args:
         run: the run's folder or URL, or the result of `train`.
-        kind: rows of steps or of evaluations alone; else both, in the order of training.
+        kind: `training` for rows of steps alone, `validation` for rows of evaluations alone; by
+            default both, in the order of training.
 
     Raises:
-        RunError: if there is no run.
+        RunError: if there is no run in the folder.
     """
     from manta.record.checked_rows import read_checked
     from manta.record.history import kind_of
@@ -268,9 +269,9 @@ def read_metrics(
 
 
 def write_corpus(folder: Folder, data: Mapping[Any, Any], form: Format) -> str:
-    """Write a corpus of one's own from tables, whole or not at all; returns its fingerprint.
+    """Write a corpus from tables of your own, whole or not at all; returns its fingerprint.
 
-    The same rows in the same order make the same corpus; if it is there already, nothing changes.
+    The same rows in the same order make the same corpus; if it exists already, nothing changes.
 
     Args:
         folder: the corpus's folder.
@@ -288,19 +289,19 @@ def write_corpus(folder: Folder, data: Mapping[Any, Any], form: Format) -> str:
 
 
 def open_run(folder: Folder) -> RecordedRun:
-    """A run that is there already.
+    """An existing run.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is no run in the folder.
     """
     return _run_at(_place(os.fspath(folder)))
 
 
 def open_sweep(folder: Folder) -> RecordedSweep:
-    """A sweep that is there already.
+    """An existing sweep.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is no sweep in the folder.
     """
     return _sweep_at(_place(os.fspath(folder)))
 
@@ -328,7 +329,7 @@ def _folder_of(run: Folder | RecordedRun | RecordedSweep) -> str:
 
 
 def _place(folder: str) -> Place:
-    """A folder or URL that means the same wherever this process goes."""
+    """A folder or URL as an absolute place, whatever the working directory becomes."""
     from manta.elastic.checks.preflight import absolute_path
     from manta.storage.place import place_of
 
@@ -425,7 +426,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values as a column; as text where they are of several kinds, such as `0.1` and `10%`."""
+    """Values as a column; as text where their types differ, such as `0.1` and `10%`."""
     import pyarrow as pa
 
     try:

@@ -34,7 +34,7 @@ def bucket(monkeypatch):
 
 def test_storage_that_can_be_written_to(bucket):
     sound = found(AWS, CheckResult.OK, stored("s3://there/runs"))
-    assert ("storage", "s3://there/runs: written to from here") in sound
+    assert ("storage", "s3://there/runs: writable from here") in sound
     assert not [item.key for item in bucket.objects.all() if "probe" in item.key]
 
 
@@ -66,10 +66,10 @@ def test_the_corpus(bucket):
         run = gpu_run(f"corpus={corpus}", "run.storage=/mnt/share/runs")
         return [what for check, what in found(AWS, verdict, run) if check == "corpus"]
 
-    assert "no manifest.json in it" in asked(CheckResult.FAILED, "s3://there/corpora/one")[0]
+    assert "there is no manifest.json" in asked(CheckResult.FAILED, "s3://there/corpora/one")[0]
     bucket.put_object(Key="corpora/one/manifest.json", Body=b"{}")
     assert asked(CheckResult.OK, "s3://there/corpora/one") == [
-        "s3://there/corpora/one: read from here"
+        "s3://there/corpora/one: readable from here"
     ]
     assert "'corpora/demo' is a folder of one node" in asked(CheckResult.FAILED, "corpora/demo")[0]
     assert "can't be seen from here" in asked(CheckResult.WARNING, "/mnt/share/corpora")[0]

@@ -53,23 +53,27 @@ MISTAKES = {
     "min above max": (
         AWS,
         [("    min_workers: 0\n    max_workers: 8", "    min_workers: 9\n    max_workers: 8")],
-        ("nodes", "gpu-spot: at least 9 nodes, and at most 8"),
+        ("nodes", "gpu-spot: the minimum of 9 nodes exceeds the maximum of 8"),
     ),
     "min above the cluster's max": (
         AWS,
         [("max_workers: 8 ", "max_workers: 1 "), ("    min_workers: 0", "    min_workers: 2")],
-        ("nodes", "at least 2 workers by their types, and at most 1"),
+        ("nodes", "minimums add up to 2 workers, but max_workers is 1"),
     ),
-    "no workers": (AWS, [("max_workers: 8 ", "max_workers: 0 ")], ("nodes", "no worker may ever")),
+    "no workers": (
+        AWS,
+        [("max_workers: 8 ", "max_workers: 0 ")],
+        ("nodes", "the cluster may launch no worker"),
+    ),
     "head with a GPU": (
         AWS,
         [("resources: {CPU: 4, GPU: 0}", "resources: {CPU: 4, GPU: 1}")],
-        ("head", "asked to run GPU work: m7i.xlarge (4 CPU, 1 GPU)"),
+        ("head", "the head has GPUs: m7i.xlarge (4 CPU, 1 GPU)"),
     ),
     "head on a GPU machine": (
         AWS,
         [("InstanceType: m7i.xlarge", "InstanceType: g6.xlarge")],
-        ("head", "asked to run GPU work: g6.xlarge"),
+        ("head", "the head has GPUs: g6.xlarge"),
     ),
     "no idle timeout": (
         AWS,
@@ -79,7 +83,7 @@ MISTAKES = {
     "no such fallback": (
         AWS,
         [("{gpu-spot: gpu-on-demand}", "{gpu-spot: gpu-ondemand}")],
-        ("spot", "no node type 'gpu-ondemand'"),
+        ("spot", "names 'gpu-ondemand', which is no node type"),
     ),
     "fallback to spot": (
         AWS,
@@ -94,12 +98,12 @@ MISTAKES = {
     "packages beside the lock": (
         AWS,
         [("head_setup_commands: []", "head_setup_commands: [pip install ray==2.59.0 flash-attn]")],
-        ("packages", "'ray==2.59.0' beside requirements.lock: it pins ray==2.60.0"),
+        ("packages", "'ray==2.59.0' besides requirements.lock, which pins ray==2.60.0"),
     ),
     "packages without a version": (
         AWS,
         [("head_setup_commands: []", "head_setup_commands: [pip install -U flash-attn]")],
-        ("packages", "'flash-attn' beside requirements.lock: it doesn't know it"),
+        ("packages", "'flash-attn' besides requirements.lock, which doesn't have it"),
     ),
     "no lock": (
         AWS,
@@ -109,12 +113,12 @@ MISTAKES = {
     "missing file": (
         AWS,
         [('"~/manta/cluster": cluster', '"~/manta/cluster": clusters')],
-        ("files", "clusters isn't there"),
+        ("files", "clusters, which doesn't exist"),
     ),
     "other Ray in the image": (
         KUBERAY,
         [("manta:2.60.0-gpu", "manta:2.59.1-gpu")],
-        ("Ray version", "has 2.59.1, requirements.lock has 2.60.0"),
+        ("Ray version", "has Ray 2.59.1, but requirements.lock has 2.60.0"),
     ),
     "other Ray of the operator": (
         KUBERAY,
@@ -124,12 +128,12 @@ MISTAKES = {
     "image without CUDA": (
         KUBERAY,
         [("YOUR-REGISTRY/manta:2.60.0-gpu", "rayproject/ray:2.60.0-py312")],
-        ("image", "gpu-spot has GPUs; its image has no CUDA"),
+        ("image", "gpu-spot has GPUs, but its image has no CUDA"),
     ),
     "machine without CUDA": (
         AWS,
         [("/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-", "canonical/ubuntu/")],
-        ("image", "gpu-spot has GPUs; its image has no CUDA"),
+        ("image", "gpu-spot has GPUs, but its image has no CUDA"),
     ),
     "a key in the file": (
         AWS,
@@ -144,12 +148,12 @@ MISTAKES = {
     "a Secret with its content": (
         KUBERAY,
         [("apiVersion: v1\n", "apiVersion: v1\nkind: Secret\nstringData: {a: b}\n---\n")],
-        ("secrets", "a Secret with its content"),
+        ("secrets", "a Secret with its values"),
     ),
     "a key in a container's environment": (
         KUBERAY,
         [("envFrom:", "env: [{name: WANDB_API_KEY, value: abc}]\n            envFrom:")],
-        ("secrets", "the variable WANDB_API_KEY has its value in the file"),
+        ("secrets", "the value of the variable WANDB_API_KEY stands in the file"),
     ),
     "no token": (
         AWS,
@@ -159,7 +163,7 @@ MISTAKES = {
     "token off": (
         AWS,
         [(ENV, f"export RAY_AUTH_MODE=disabled; {ENV}")],
-        ("token", "is turned off"),
+        ("token", "token authentication is off"),
     ),
     "token not sent": (
         AWS,
@@ -174,12 +178,12 @@ MISTAKES = {
     "dashboard": (
         ON_PREM,
         [("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0")],
-        ("dashboard", "opened to the world"),
+        ("dashboard", "open to connections from anywhere"),
     ),
     "dashboard in Kubernetes": (
         KUBERAY,
         [("serviceType: ClusterIP", "serviceType: LoadBalancer")],
-        ("dashboard", "opened to the world: LoadBalancer"),
+        ("dashboard", "open to connections from outside the cluster: serviceType: LoadBalancer"),
     ),
     "ports": (
         AWS,
@@ -190,7 +194,7 @@ MISTAKES = {
                 "IpProtocol: tcp, IpRanges: [{CidrIp: 0.0.0.0/0}]}]}",
             )
         ],
-        ("ports", "lets anyone in: port 8265"),
+        ("ports", "lets anyone connect: port 8265"),
     ),
     "no autoscaler": (
         KUBERAY,
@@ -205,7 +209,7 @@ MISTAKES = {
                 "          container:\n            - name: ray-worker",
             )
         ],
-        ("schema", "Ray's autoscaler can't read it"),
+        ("schema", "Ray's autoscaler can't read the RayCluster"),
     ),
     "group without a name": (
         KUBERAY,
@@ -215,7 +219,7 @@ MISTAKES = {
     "job of another cluster": (
         KUBERAY,
         [("{ray.io/cluster: manta}", "{ray.io/cluster: monta}")],
-        ("schema", "'monta', which isn't here"),
+        ("schema", "'monta', which this file doesn't have"),
     ),
 }
 
@@ -248,7 +252,7 @@ def test_what_this_machine_lacks(laptop, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     failed = found(AWS, CheckResult.FAILED)
     assert {check for check, _ in failed} == {"tools", "token", "credentials"}
-    assert "ray get-auth-token --generate > /dev/null" in failed.values()
+    assert "make one: ray get-auth-token --generate > /dev/null" in failed.values()
 
 
 def test_what_is_not_a_cluster_file(tmp_path):
@@ -282,7 +286,7 @@ def test_resources_that_only_aws_knows(tmp_path):
     (what,) = [
         what for check, what in found(copy, CheckResult.WARNING, gpu_run()) if check == "nodes"
     ]
-    assert what.startswith("gpu-spot doesn't say what its nodes have")
+    assert what.startswith("gpu-spot has no resources in the file")
 
 
 def workers(verdict, run, path=AWS):
@@ -298,15 +302,17 @@ def test_workers_have_room():
 def test_workers_that_no_node_type_holds():
     run = gpu_run("scaling.resources_per_worker.GPU=2")
     (what,) = workers(CheckResult.FAILED, run)
-    assert "is 1 CPU and 2 GPU; the largest type gpu-spot has g6.2xlarge (8 CPU, 1 GPU)" in what
+    assert (
+        "is 1 CPU and 2 GPU, the largest node type gpu-spot has g6.2xlarge (8 CPU, 1 GPU)" in what
+    )
 
 
 def test_more_workers_than_nodes():
     assert workers(CheckResult.FAILED, gpu_run("scaling.min=9")) == [
-        "scaling.min = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
+        "scaling.min = 9 workers of 1 CPU and 1 GPU, but the nodes have room for 8"
     ]
     assert workers(CheckResult.WARNING, gpu_run("scaling.min=1", "scaling.max=9")) == [
-        "scaling.max = 9 workers of 1 CPU and 1 GPU; room for 8 at most"
+        "scaling.max = 9 workers of 1 CPU and 1 GPU, but the nodes have room for 8"
     ]
 
 

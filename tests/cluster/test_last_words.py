@@ -34,8 +34,8 @@ def ended(by: str) -> str:
 @pytest.mark.parametrize("by", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_an_end_without_a_word_is_told(by: str) -> None:
     (line,) = ended(by).splitlines()
-    assert line.startswith("error: this command was ended from outside before it could say why")
-    assert line.endswith("its logs: /some/logs. The same command goes on.")
+    assert line.startswith("error: this command was killed: perhaps because memory ran out")
+    assert line.endswith("Ray's logs: /some/logs. Run the same command again to continue.")
 
 
 @pytest.mark.parametrize(

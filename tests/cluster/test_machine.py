@@ -51,9 +51,10 @@ def test_packages_that_differ_from_the_lock(tmp_path):
     lock.write_text("# pinned\nray==0.0.1\nno-such-package==1.0\nPyYAML==6.0.3\n")
     (finding,) = check_machine._packages(lock)
     assert finding.verdict is CheckResult.FAILED
-    assert "2 differ from requirements.lock: ray" in finding.found
-    assert "no-such-package missing (1.0)" in finding.found
-    assert finding.remedy == f"{sys.executable} {tmp_path}/cluster/install.py {lock}"
+    assert "2 packages differ from requirements.lock: ray" in finding.found
+    assert "no-such-package is missing (pinned: 1.0)" in finding.found
+    command = f"{sys.executable} {tmp_path}/cluster/install.py {lock}"
+    assert finding.remedy == f"install the pinned versions: {command}"
 
 
 def test_a_builds_own_mark_is_no_other_version():
@@ -86,7 +87,7 @@ def test_a_torch_that_does_not_fit_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     for answer, words in {
         '["2.13.0+cpu", null, 0, ""]': "is the CPU build",
-        '["2.13.0", "12.8", 0, ""]': "for CUDA 12.8 sees no GPU",
+        '["2.13.0", "12.8", 0, ""]': "for CUDA 12.8 finds no GPU",
     }.items():
         monkeypatch.setattr(check_machine, "LOOK_AT_TORCH", f"print({answer!r})")
         finding = check_machine._torch()

@@ -102,7 +102,9 @@ def test_much_is_warned_of_and_too_much_refused(
     monkeypatch.setattr(package, "LARGEST", 2 * 2**20)
     shutil.rmtree(into)
     into.mkdir()
-    with pytest.raises(ConfigError, match=r"more than Ray takes: largest are jobs/data"):
+    with pytest.raises(
+        ConfigError, match=r"than the 2 MB that Ray accepts: the largest folders are jobs/data"
+    ):
         pack(into, "train", [], {})
 
 

@@ -56,7 +56,7 @@ def test_a_head_answers(ray_local: None) -> None:
 def test_other_doors_of_a_cluster_are_told_apart(address: str) -> None:
     with pytest.raises(RunError, match=r"auto or HOST:6379.*manta submit"):
         check_head(address)
-    with pytest.raises(RunError, match="no HOST:PORT"):
+    with pytest.raises(RunError, match="not of the form HOST:PORT"):
         check_head("head")
 
 

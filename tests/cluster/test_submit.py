@@ -45,8 +45,8 @@ def test_paths_of_this_machine_are_refused_by_file_and_key(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as refused:
         open_work(run)
     storage, corpus = str(refused.value).splitlines()
-    assert storage.startswith(f"{run}:1: run.storage = 'runs': a path of this machine")
-    assert corpus.startswith(f"{run}:2: corpus = 'shards': a path of this machine")
+    assert storage.startswith(f"{run}:1: run.storage = 'runs' is a path of this machine")
+    assert corpus.startswith(f"{run}:2: corpus = 'shards' is a path of this machine")
     assert corpus.endswith("(on the command line: corpus=/shared/shards)")
     with pytest.raises(ConfigError, match=r"command line: corpus = '~/c'"):
         open_work(run, [*SHARED, "corpus=~/c"])
@@ -108,7 +108,7 @@ def test_an_objective_of_ones_own_travels(tmp_path: Path) -> None:
     sweep = open_work(written(tmp_path, sweep=SWEEP))
     placed = "configs/sweep.yaml", "configs/mine.py"
     assert arguments(sweep, *placed, base="configs/base.yaml") == []
-    with pytest.raises(ConfigError, match=r"objective\.type = .*put the file beside"):
+    with pytest.raises(ConfigError, match=r"objective\.type = .*on the cluster: put the file"):
         arguments(sweep, *placed, base="jobs/base.yaml")
 
 

@@ -186,7 +186,7 @@ def test_sigterm_ends_the_command_with_a_word(settings, tmp_path):
     assert out.endswith("starting Ray …\n")
     bar, *said = err.strip().splitlines()
     assert bar.startswith("reading")
-    assert said == ["interrupted; the same command goes on from here"]
+    assert said == ["interrupted; the same command continues from here"]
 
 
 def test_killed_on_ray(settings, ray_local, contents, tmp_path, request):

@@ -154,7 +154,7 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
     for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "another"}):
         done = manta("submit", config, **wrong)
         assert (done.returncode, done.stdout) == (1, f"checking {config} …\n")
-        assert "it wants its token" in done.stderr
+        assert "it requires its token" in done.stderr
         assert "Traceback" not in done.stderr
     with pytest.raises(Exception, match=r"401|[Aa]uthentication"):
         JobSubmissionClient(head.address).submit_job(entrypoint="true")
@@ -215,7 +215,7 @@ def test_a_run_is_looked_at_and_saved_when_it_is_stopped(
     record = json.loads((shared / "stopped" / "run.json").read_text())
     assert record["checkpoint"]["seconds"] >= SLOW_TO_SAVE["seconds"]
     assert record["wandb"]["mode"] == "offline", "Ray's signal has not reached the W&B client"
-    assert manta("stop", job).stdout == f"{job} is over: STOPPED\n"
+    assert manta("stop", job).stdout == f"{job} has already ended: STOPPED\n"
     assert "the same command continues the run" in manta("logs", job).stdout
 
 
@@ -241,7 +241,7 @@ def check_ctrl_c_detaches(head: Head, job: str) -> None:
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=LONG)
     assert follower.returncode == 130
-    assert f"detached; the job goes on. Look again: manta logs {job} --follow" in said
+    assert f"detached; the job continues. To watch it again: manta logs {job} --follow" in said
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""The `manta` command: what all its subcommands share, and how errors are told."""
+"""The `manta` command: what all subcommands share, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def _say_version(asked: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_say_version, is_eager=True, help="Show it and stop."),
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
     """Elastic training and tuning of neural networks on Ray."""
@@ -40,11 +42,11 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one message, anything else a traceback."""
+    """Run the command line; a `MantaError` is printed as one message, others as a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
-    # Else it looks through all packages that are installed for plugins, here and in each worker.
+    # By default Pydantic searches all installed packages for plugins, here and in each worker.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Imports make objects that stay: by default they are looked through again with each 700 more.
+    # Objects made by imports stay; by default the GC scans them again after each 700 allocations.
     gc.set_threshold(50_000)
     try:
         app()

@@ -1,4 +1,4 @@
-"""Arguments and options that several subcommands take, and their first sign of life."""
+"""Arguments and options that several subcommands take, and the first line that they print."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ PrintConfig = Annotated[
 ]
 RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run.")]
 Address = Annotated[
-    str | None, typer.Option(help="A Ray cluster; an embedded Ray is started without it.")
+    str | None,
+    typer.Option(help="Address of a Ray cluster; by default a Ray is started for the command."),
 ]
 Server = Annotated[
     str | None,
-    typer.Option("--address", help="The cluster's dashboard; else as for `ray job submit`."),
+    typer.Option(
+        "--address",
+        help="URL of the cluster's dashboard; by default the one that `ray job submit` would use.",
+    ),
 ]
 
 
 def say_checking(config: Path) -> None:
-    """The first sign of life of a command that will start Ray, or connect to it."""
+    """Print at once what a command does first that will start Ray or connect to it."""
     from manta.cluster.waiting import say
 
     say(f"checking {config} …")

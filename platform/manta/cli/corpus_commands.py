@@ -39,7 +39,7 @@ def prepare(
 
                 manifest = run(loaded, inputs)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         raise typer.Exit(130) from None
     from rich.console import Console
 

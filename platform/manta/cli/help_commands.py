@@ -1,4 +1,4 @@
-"""`manta keys`, `manta doctor`: what can be set, and what would go wrong."""
+"""`manta keys`: what can be set in a config; `manta doctor`: what would go wrong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 
 def keys(
     prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="Those below it, such as schedule.lr.")
+        str,
+        typer.Argument(metavar="PREFIX", help="List only keys below it, such as schedule.lr."),
     ] = "",
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="All of them as a page: docs/config.md.")
+        bool, typer.Option("--markdown", help="Print the page docs/config.md, with all keys.")
     ] = False,
 ) -> None:
     """List the keys of all configs, with their values, defaults and meanings."""
@@ -30,9 +31,13 @@ def keys(
 def doctor(
     cluster: Annotated[
         Path | None,
-        typer.Argument(metavar="CLUSTER.yaml", help="A cluster file; else this machine."),
+        typer.Argument(
+            metavar="CLUSTER.yaml", help="The cluster file to check; by default this machine."
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A run's config, to see if it fits.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run's config: check what this run needs as well.")
+    ] = None,
 ) -> None:
     """Say what would go wrong, before anything is launched."""
     from rich.console import Console

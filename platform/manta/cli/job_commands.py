@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from manta.cluster.jobs import Job
 
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="As `manta submit` printed it.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, from `manta submit`.")]
 Follow = Annotated[bool, typer.Option("--follow", help="Show the log until the job ends.")]
 
 
@@ -23,7 +23,7 @@ def submit(
     address: Server = None,
     follow: Follow = False,
 ) -> None:
-    """Train, sweep or prepare as a job on a cluster, by what the config is of."""
+    """Run train, sweep or prepare as a job on a cluster; the config's content says which."""
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
@@ -40,10 +40,12 @@ def submit(
 
 
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Else all.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="The job's id; by default all jobs.")
+    ] = None,
     address: Server = None,
 ) -> None:
-    """Show the jobs of a cluster, or how one of them stands."""
+    """List the jobs of a cluster, or show the state of one."""
     from manta.cluster.client import connect
     from manta.cluster.jobs import Job, table
 
@@ -65,22 +67,25 @@ def logs(job: JobId, follow: Follow = False, address: Server = None) -> None:
 
 
 def stop(job: JobId, address: Server = None) -> None:
-    """Have a job save a checkpoint and end, and wait for that."""
+    """Ask a job to save a checkpoint and end, and wait until it has."""
     from manta.cluster.client import connect
     from manta.cluster.jobs import Job
 
     found = Job(connect(address), job)
     if found.is_over or not found.stop():
-        print(f"{job} is over: {found.status}")
+        print(f"{job} has already ended: {found.status}")
         return
-    print(f"{job} was asked to save and end; Ctrl-C leaves it to that")
+    print(f"{job} was asked to save and end; Ctrl-C stops waiting, not the job")
     found.skip_log()
     try:
         how = found.follow()
     except KeyboardInterrupt:
-        print(f"it goes on saving; manta status {job} says when it has ended", file=sys.stderr)
+        print(
+            f"{job} continues to save; manta status {job} shows whether it has ended",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
-    print(f"{job}: {how}; the same config, submitted again, goes on")
+    print(f"{job}: {how}; submit the same config again to continue")
 
 
 def _follow(job: Job) -> None:
@@ -89,8 +94,8 @@ def _follow(job: Job) -> None:
         how = job.follow()
     except KeyboardInterrupt:
         print(
-            f"\ndetached; the job goes on. Look again: manta logs {job.id} --follow; "
-            f"save and end it: manta stop {job.id}",
+            f"\ndetached; the job continues. To watch it again: manta logs {job.id} --follow; "
+            f"to save and end it: manta stop {job.id}",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""`manta verify`, `compare`, `export`, `generate`, `chat`: what has been trained."""
+"""`manta verify`, `compare`, `export`, `generate`, `chat`: use what has been trained."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import typer
 
 from manta.cli.arguments import RunPlace
 
+Temperature = Annotated[
+    float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+
 
 def verify(
     run: RunPlace,
     no_shards: Annotated[
-        bool, typer.Option("--no-shards", help="Don't read the token shards again.")
+        bool,
+        typer.Option("--no-shards", help="Don't check the contents of shards and checkpoints."),
     ] = False,
 ) -> None:
     """Prove from config and manifest which samples a run was trained on."""
@@ -30,12 +36,15 @@ def compare(
         typer.Argument(metavar="RUN|SWEEP", help="Folders or URLs of runs, or of one sweep."),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Where to write the HTML page; else compare.html.")
+        Path | None, typer.Option(help="HTML page to write; by default compare.html.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="What to compare by: val_loss, loss; else the sweep's.")
+        str | None,
+        typer.Option(
+            help="Metric to compare by, val_loss or loss; by default the sweep's, or val_loss."
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of the best to show.")] = 10,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
     from manta.show.compare.comparing import compare_places
@@ -46,9 +55,11 @@ def compare(
 def export(
     run: RunPlace,
     out: Annotated[Path, typer.Argument(help="Folder to write the model to.")],
-    step: Annotated[int | None, typer.Option(help="Which checkpoint; else the newest.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Step of the checkpoint; by default the newest.")
+    ] = None,
 ) -> None:
-    """Write a run's model as a Hugging Face folder; one of your own as its weights."""
+    """Write a run's model as a Hugging Face folder; of a model of your own, its weights."""
     from manta.storage.place import place_of
     from manta.storage.probe import check_new_folder
 
@@ -60,7 +71,7 @@ def export(
     from manta.train.export import export as run_export
 
     place = place_of(run)
-    # The card is that of a language model of Transformers.
+    # The model card describes a language model of Transformers; a user's own model gets none.
     named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
     card = {CARD: model_card(place, step)} if named else {}
     print(f"model: {run_export(place, out, step, card)}")
@@ -69,9 +80,9 @@ def export(
 def generate(
     run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to add.")] = 64,
+    temperature: Temperature = 0.8,
+    seed: Seed = 0,
 ) -> None:
     """Continue a text with a run's model."""
     from manta.storage.place import place_of
@@ -82,10 +93,12 @@ def generate(
 
 def chat(
     run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
-    system: Annotated[str, typer.Option(help="First message, of the role system.")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    system: Annotated[str, typer.Option(help="First message, with the role system.")] = "",
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens of an answer.")
+    ] = 256,
+    temperature: Temperature = 0.8,
+    seed: Seed = 0,
 ) -> None:
     """Talk to a run's model in the terminal; an empty line ends it."""
     from manta.storage.place import place_of

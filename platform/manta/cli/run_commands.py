@@ -1,4 +1,4 @@
-"""`manta schedule`, `manta train`, `manta fork`, `manta sweep`: what trains."""
+"""`manta schedule`, `manta train`, `manta fork`, `manta sweep`: the commands that train."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def train(
         bool, typer.Option("--fresh", help="Refuse to continue a run that exists.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Set aside what the run has, and start it anew.")
+        bool, typer.Option("--restart", help="Move the run's files aside, and start it anew.")
     ] = False,
     address: Address = None,
 ) -> None:
-    """Train, or continue a run where its newest checkpoint is."""
+    """Train a run, or continue it from its newest checkpoint."""
     submitted = time.time()
     from manta.config import RunConfig, dump, load
 
@@ -73,12 +73,14 @@ def train(
 def fork(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN@STEP", help="A run and a checkpoint of it; else the newest."),
+        typer.Argument(
+            metavar="RUN@STEP", help="A run and the step of a checkpoint; by default the newest."
+        ),
     ],
-    name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the run that begins there.")],
+    name: Annotated[str, typer.Argument(metavar="NEW", help="Name of the new run.")],
     overrides: Overrides = None,
 ) -> None:
-    """Make a run that goes on from another's checkpoint with changed keys."""
+    """Make a run that continues from another run's checkpoint with changed keys."""
     from manta.elastic.checks.fork_run import fork_run
     from manta.elastic.checks.warm_start import run_at_step
     from manta.storage.place import place_of
@@ -86,18 +88,18 @@ def fork(
 
     place, step = run_at_step(run)
     child = fork_run(place_of(place), step, name, overrides or ())
-    print(f"{child} goes on from there: manta train {child / CONFIG}")
+    print(f"{child} is ready; to train it: manta train {child / CONFIG}")
 
 
 def sweep(
-    config: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
+    config: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's config file.")],
     overrides: Overrides = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would be trained and what it costs, and stop.")
+        bool, typer.Option("--plan", help="Print what would be trained, at what cost, and stop.")
     ] = False,
     address: Address = None,
 ) -> None:
-    """Train the trials of a search space, each shared beginning once."""
+    """Train the trials of a search space; steps that trials share are trained once."""
     from manta.config.sweep import load_sweep
 
     loaded = load_sweep(config, overrides or ())

@@ -1,11 +1,12 @@
-"""Nodes on AWS, spot first: Ray's own provider, and on-demand nodes where there is no spot.
+"""Nodes on AWS, spot first: Ray's own provider, with on-demand nodes where spot capacity lacks.
 
-Ray 2.60 doesn't turn to another node type when one can't be launched on AWS. Its autoscaler v2
-lowers the score of a type only when an instance was allocated and never came up, and AWS
-refuses at once instead; v1 records the refusal and doesn't weigh it. So a failed spot type
-with the higher priority would be asked for again and again.
+Ray 2.60 doesn't choose another node type when one can't be launched on AWS. Its autoscaler v2
+lowers the score of a type only when an instance was allocated and never came up, but AWS
+refuses at once; v1 records the refusal and doesn't weigh it. So a spot type without capacity
+and with the higher priority would be requested again and again.
 
-Used by cluster.yaml as `provider.module`, on the machine of `ray up` and on the head.
+cluster.yaml names this module as `provider.module`. It runs on the machine of `ray up` and on the
+head.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
-# How AWS says that it has no spot instance to give, or none to this account.
+# Error codes by which AWS says that it has no spot instance, or none for this account.
 NO_SPOT = {
     "InsufficientInstanceCapacity",
     "MaxSpotInstanceCountExceeded",
     "SpotMaxPriceTooLow",
     "UnfulfillableCapacity",
 }
-# The autoscaler lists the instances and then the errors. A round of it that listed before the
-# other node was there must be over when it hears that the spot one failed, or it asks once more.
+# The autoscaler lists the instances and then the errors. A round that listed before the on-demand
+# node existed must end before the failure of the spot node is raised, or one more is requested.
 ROUND_SECONDS = 5.0
-# The autoscaler launches in several threads: one at a time counts and adds.
+# The autoscaler launches from several threads; counting nodes and adding some is one operation.
 COUNTING = threading.Lock()
 
 
@@ -44,17 +45,20 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
 
     @staticmethod
     def bootstrap_config(cluster_config: dict[str, Any]) -> dict[str, Any]:
-        """As Ray's, and the fallback types' resolved configs where a provider finds them.
+        """Ray's own, with the fallback types' resolved configs in `provider.fallback_types`.
 
         Raises:
-            ValueError: if `provider.fallback` names a node type that isn't there.
+            ValueError: if `provider.fallback` names a node type that isn't in the file.
         """
         config = AWSNodeProvider.bootstrap_config(cluster_config)
         types = config["available_node_types"]
         fallback = config["provider"].get("fallback", {})
         for name in [*fallback, *fallback.values()]:
             if name not in types:
-                raise ValueError(f"provider.fallback: no node type {name!r} in this file")
+                raise ValueError(
+                    f"provider.fallback names the node type {name!r}, which "
+                    "available_node_types doesn't have; correct the name or add the type"
+                )
         config["provider"]["fallback_types"] = {
             name: {
                 "node_config": copy.deepcopy(types[name]["node_config"]),
@@ -68,11 +72,11 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
     def create_node(
         self, node_config: dict[str, Any], tags: dict[str, str], count: int
     ) -> dict[str, Any]:
-        """Launch `count` nodes; instead of spot ones that can't be had, the type to fall back to.
+        """Launch `count` nodes, of the fallback type where there is no spot capacity.
 
         Raises:
-            NodeLaunchException: if not all nodes could be launched as asked, also where others
-                were launched in their place: the autoscaler finds those by their tags.
+            NodeLaunchException: if not all nodes are of the type asked for, also where nodes of
+                the fallback type were launched instead: the autoscaler finds those by their tags.
         """
         asked = tags.get(TAG_RAY_USER_NODE_TYPE, "")
         other = self.provider_config.get("fallback", {}).get(asked)
@@ -98,15 +102,15 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
 
     def _launch_other(self, other: str, tags: dict[str, str], count: int) -> int:
         """Launch up to `count` nodes of the type `other`, as its max_workers allows."""
-        kind = self.provider_config["fallback_types"][other]
+        node_type = self.provider_config["fallback_types"][other]
         there = self.non_terminated_nodes(
             {TAG_RAY_NODE_KIND: tags[TAG_RAY_NODE_KIND], TAG_RAY_USER_NODE_TYPE: other}
         )
-        count = min(count, kind["max_workers"] - len(there))
+        count = min(count, node_type["max_workers"] - len(there))
         if count <= 0:
             return 0
-        changed = {TAG_RAY_USER_NODE_TYPE: other, TAG_RAY_LAUNCH_CONFIG: kind["launch_hash"]}
-        made = super().create_node(kind["node_config"], {**tags, **changed}, count)
+        changed = {TAG_RAY_USER_NODE_TYPE: other, TAG_RAY_LAUNCH_CONFIG: node_type["launch_hash"]}
+        made = super().create_node(node_type["node_config"], {**tags, **changed}, count)
         time.sleep(ROUND_SECONDS)
         return len(made)
 

@@ -27,35 +27,38 @@ PLACEHOLDER = re.compile(r"YOUR-[A-Z-]+|FILESTORE-ADDRESS|\b192\.0\.2\.\d+")
 
 
 def check_placeholders(plan: ClusterPlan) -> Iterator[Finding]:
-    """What the file leaves to its user."""
+    """Placeholders that the user has not filled in yet."""
     lines = [line.partition(" #")[0] for line in plan.text.splitlines() if line[:1] != "#"]
     left = sorted({word for line in lines for word in PLACEHOLDER.findall(line)})
     if left:
         yield warning(
-            "fill in", f"left as shipped: {', '.join(left)}", f"give your own in {plan.path}"
+            "fill in",
+            f"placeholders that are still in the file: {', '.join(left)}",
+            f"put your own values into {plan.path}",
         )
 
 
 def check_credentials(plan: ClusterPlan) -> Iterator[Finding]:
-    """Whether the cloud would know this machine. Asks nobody."""
+    """Whether this machine has credentials for the cloud; sends no request."""
     if plan.kind is not NodeProvider.AWS:
         return
     try:
         import boto3
     except ImportError:
-        return  # said with the tools
+        return  # check_tools reports the missing package
     if boto3.Session().get_credentials() is None:
         yield failed(
             "credentials",
-            "none for AWS on this machine",
-            "aws configure, or export AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            "this machine has no AWS credentials",
+            "run `aws configure`, or export AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY",
         )
     else:
         yield ok("credentials", "AWS")
 
 
 def check_data(plan: ClusterPlan | None, run: RunConfig) -> Iterator[Finding]:
-    """Whether run.storage can be written to, the corpus is there, and all nodes see both."""
+    """Whether run.storage is writable, the corpus exists, and all nodes see both."""
     yield _storage(plan, run.run.storage)
     yield _corpus(plan, run.corpus)
 
@@ -68,10 +71,10 @@ def _storage(plan: ClusterPlan | None, storage: str) -> Finding:
         return failed(
             "storage",
             f"from here: {reason}",
-            "see that the bucket exists and your credentials may write to it; the nodes need the "
-            "same rights (cluster/aws-access.yaml)",
+            "check run.storage: the bucket must exist, and your credentials must allow writing to "
+            "it; the nodes need the same rights (cluster/aws-access.yaml)",
         )
-    return ok("storage", f"{storage}: written to from here")
+    return ok("storage", f"{storage}: writable from here")
 
 
 def _corpus(plan: ClusterPlan | None, corpus: str) -> Finding:
@@ -81,28 +84,29 @@ def _corpus(plan: ClusterPlan | None, corpus: str) -> Finding:
         if far is not None:
             return far
         if not (Path(corpus) / MANIFEST).is_file():
-            return failed("corpus", f"{corpus}: no {MANIFEST} in it", prepare)
+            return failed("corpus", f"{corpus} has no {MANIFEST}", prepare)
         return ok("corpus", corpus)
     reason = _failure(lambda: _look_for(StorePath.of(corpus) / MANIFEST))
     if reason:
-        return failed("corpus", f"{corpus}: {reason}", f"{prepare}, or see to your credentials")
-    return ok("corpus", f"{corpus}: read from here")
+        return failed("corpus", f"{corpus}: {reason}", f"{prepare}, or check your credentials")
+    return ok("corpus", f"{corpus}: readable from here")
 
 
 def _far_away(plan: ClusterPlan | None, check: str, key: str, path: str) -> Finding | None:
-    """What to say of a path on a cluster's nodes, which this machine can't see."""
+    """What to report of a path on a cluster's nodes, which this machine can't see."""
     if plan is None:
         return None
     if plan.kind in (NodeProvider.AWS, NodeProvider.GCP) and not path.startswith("/mnt/"):
         return failed(
             check,
-            f"{key} = {path!r} is a folder of one node; others don't see it, and it goes with it",
+            f"{key} = {path!r} is a folder of one node: others don't see it, and it is lost when "
+            "the node ends",
             "give a URL, such as s3://bucket/…, or a share that all nodes mount below /mnt",
         )
     return warning(
         check,
         f"{key} = {path!r}: can't be seen from here",
-        "see that it is a share, mounted at the same place on all nodes",
+        "make sure that it is a share, mounted at the same path on all nodes",
     )
 
 
@@ -111,17 +115,17 @@ def _writable(storage: str) -> Finding:
     while not here.exists():
         here = here.parent
     if not os.access(here, os.W_OK):
-        return failed("storage", f"{here} can't be written to", "give another run.storage")
-    return ok("storage", f"{storage}: can be written to")
+        return failed("storage", f"{here} isn't writable", "give another run.storage")
+    return ok("storage", f"{storage}: writable")
 
 
 def _look_for(file: StorePath) -> None:
     if not file.exists():
-        raise CorpusError(f"no {file.name} in it")
+        raise CorpusError(f"there is no {file.name}")
 
 
 def _failure(act: Callable[[], None]) -> str:
-    """Why `act` fails, or does not end in time; nothing if it succeeds."""
+    """Why `act` fails or does not end in time; the empty string if it succeeds."""
     reasons: list[str] = []
 
     def work() -> None:
@@ -153,7 +157,7 @@ def check_wandb(plan: ClusterPlan | None, section: WandbSection) -> Iterator[Fin
             yield warning("W&B", f"{found}: runs are logged offline", remedy)
     elif (reason := _unreachable(service)) is not None:
         found = f"{service} can't be reached from here: {reason}"
-        instead = "see to the network, or set wandb.mode: offline and use `wandb sync` later"
+        instead = "check the network, or set wandb.mode: offline and use `wandb sync` later"
         if section.mode == "online":
             yield failed("W&B", found, instead)
         else:
@@ -163,7 +167,7 @@ def check_wandb(plan: ClusterPlan | None, section: WandbSection) -> Iterator[Fin
 
 
 def _on_the_head(plan: ClusterPlan | None) -> str:
-    """Drivers log from the head, and no secret travels with a job."""
+    """How the head gets a key: drivers log to W&B from there, and no secret is sent with a job."""
     if plan is None:
         return ""
     if plan.kind is NodeProvider.KUBERAY:
@@ -183,7 +187,7 @@ def _has_key(service: str) -> bool:
 
 
 def _unreachable(service: str) -> str | None:
-    """Why there is no answer; any answer will do."""
+    """Why `service` can't be reached; None if it answers, be it with an HTTP error."""
     try:
         urllib.request.urlopen(service, timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError:

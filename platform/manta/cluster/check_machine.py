@@ -1,4 +1,4 @@
-"""Is this machine fit to run Manta: packages, GPU, memory, disk, limits, and does Ray start?"""
+"""Can this machine run Manta: packages, GPU, memory, disk, limits, and does Ray start?"""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from manta.cluster.lockfile import NAME, installs, normal, read_lock
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
-# What the demo needs, and what a small model's checkpoints do.
+# The demo needs the first; a small model's checkpoints need the second.
 DISK_FAILED, DISK_WARNING = 2 * GIB, 20 * GIB
 MEMORY_FAILED, MEMORY_WARNING = 2 * GIB, 8 * GIB
 SHM_WARNING = 2 * GIB
 FILES_WARNING = 4096
 RAY_SECONDS = 120
-# URL scheme → PyArrow's class for it; not every build of PyArrow has them.
+# URL scheme → PyArrow's class for its store; not every build of PyArrow has these classes.
 STORES = {"s3": "S3FileSystem", "gs": "GcsFileSystem"}
 
-# Torch and Ray in a process of their own: nothing that they start may outlive the check.
+# Torch and Ray are tried in a process of their own, so that nothing they start outlives the check.
 LOOK_AT_TORCH = """
 import json, torch
 print(json.dumps([torch.__version__, torch.version.cuda, torch.cuda.device_count(),
@@ -44,7 +44,7 @@ ray.shutdown()
 
 
 def check_machine(lock: Path | None) -> Iterator[Finding]:
-    """Everything about this machine, the slowest at the end."""
+    """All checks of this machine, the slowest ones last."""
     yield _python()
     yield from _packages(lock)
     yield _memory()
@@ -65,31 +65,37 @@ def _python() -> Finding:
 
 def _packages(lock: Path | None) -> Iterator[Finding]:
     if lock is None:
-        yield warning("packages", f"no {NAME} to compare with", "run it from the repository")
+        yield warning(
+            "packages",
+            f"no {NAME} to compare with",
+            "run `manta doctor` from the root of the repository",
+        )
         return
     pins = read_lock(lock)
     other = differing(pins)
     if not other:
-        yield ok("packages", f"the {len(pins)} of {NAME}")
+        yield ok("packages", f"all {len(pins)} packages have the versions of {NAME}")
         return
-    shown = ", ".join(f"{name} {have or 'missing'} ({pins[name]})" for name, have in other[:4])
+    shown = ", ".join(
+        f"{name} is {have or 'missing'} (pinned: {pins[name]})" for name, have in other[:4]
+    )
     more = f" and {len(other) - 4} more" if len(other) > 4 else ""
     yield failed(
         "packages",
-        f"{len(other)} differ from {NAME}: {shown}{more}",
-        installs(lock),
+        f"{len(other)} packages differ from {NAME}: {shown}{more}",
+        f"install the pinned versions: {installs(lock)}",
     )
 
 
 def differing(pins: dict[str, str]) -> list[tuple[str, str | None]]:
-    """Packages of another version than pinned, with the one that is here, None for none."""
+    """Packages that aren't installed as pinned, with the version here; None if there is none."""
     here: dict[str, str] = {}
     for found in metadata.distributions():
         name = found.metadata["Name"]
-        if name:  # the first on the path is the one that is imported
+        if name:  # Python imports the first one on its path
             here.setdefault(normal(name), found.version)
     return [
-        # A build's own mark (+cpu, +cu128) is not a version's.
+        # A build's local label (+cpu, +cu128) is no part of the pinned version.
         (name, here.get(name))
         for name, pin in pins.items()
         if here.get(name, "").partition("+")[0] != pin
@@ -100,7 +106,11 @@ def _memory() -> Finding:
     total = total_memory()
     found = f"{total / GIB:.1f} GiB"
     if total < MEMORY_FAILED:
-        return failed("memory", found, f"{MEMORY_FAILED // GIB} GiB is the least that Ray needs")
+        return failed(
+            "memory",
+            found,
+            f"take a machine with {MEMORY_FAILED // GIB} GiB or more: Ray needs as much",
+        )
     if total < MEMORY_WARNING:
         return warning("memory", found, "train small models only, with few workers")
     return ok("memory", found)
@@ -122,9 +132,9 @@ def _disk(folder: Path) -> Finding:
     free = {name: shutil.disk_usage(place).free for name, place in places.items()}
     found = ", ".join(f"{size / GIB:.1f} GiB free {name}" for name, size in free.items())
     if min(free.values()) < DISK_FAILED:
-        return failed("disk", found, "make room: checkpoints and Ray's own files need it")
+        return failed("disk", found, "free some space: checkpoints and Ray's own files need it")
     if min(free.values()) < DISK_WARNING:
-        return warning("disk", found, "make room, or give run.storage another place")
+        return warning("disk", found, "free some space, or set run.storage to another disk")
     return ok("disk", found)
 
 
@@ -133,7 +143,7 @@ def _files(limit: int) -> Finding:
         return warning(
             "file limit",
             f"a process may open {limit} files; a node with many workers needs more",
-            "ulimit -n 65536",
+            "raise the limit before you start Manta: ulimit -n 65536",
         )
     return ok("file limit", f"{limit} open files")
 
@@ -146,7 +156,7 @@ def _schemes() -> Finding:
             f"this build of PyArrow can't open {', '.join(missing)}",
             "install the lock file's PyArrow from its wheel",
         )
-    return ok("URLs", "s3://, gs://, http://; others need their package for fsspec")
+    return ok("URLs", "s3://, gs://, http://; other schemes need their package for fsspec")
 
 
 def _has_store(name: str) -> bool:
@@ -162,7 +172,7 @@ def _has_store(name: str) -> bool:
 def _torch() -> Finding:
     done = _run(LOOK_AT_TORCH)
     if done.returncode:
-        return failed("Torch", _last_line(done.stderr), "install the lock file's Torch anew")
+        return failed("Torch", _last_line(done.stderr), f"install Torch anew as {NAME} pins it")
     version, cuda, count, name = json.loads(done.stdout.splitlines()[-1])
     if count:
         return ok("Torch", f"{version}, {count} GPUs: {name}")
@@ -172,24 +182,24 @@ def _torch() -> Finding:
         return failed(
             "Torch",
             f"{version} is the CPU build, on a machine with a GPU",
-            "install the CUDA build",
+            "install Torch's CUDA build",
         )
     return failed(
         "Torch",
-        f"{version} for CUDA {cuda} sees no GPU, nvidia-smi is there",
-        "see what nvidia-smi says: the driver is too old for that CUDA, or not loaded",
+        f"{version} for CUDA {cuda} finds no GPU, but nvidia-smi is installed",
+        "run nvidia-smi: the driver is not loaded, or too old for that CUDA version",
     )
 
 
 def _ray() -> Finding:
-    # Sockets lie below it, and their paths may be 107 characters long.
+    # Ray puts its sockets below this folder, and a socket's path may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         done = _run(START_RAY, folder)
     if done.returncode:
         return failed(
             "Ray",
             f"does not start: {_last_line(done.stderr)}",
-            "see to memory, disk and limits above; then try `ray start --head`, which says more",
+            "check memory, disk and limits above; then run `ray start --head`, which prints more",
         )
     return ok("Ray", f"{metadata.version('ray')} starts and runs a task")
 
@@ -202,7 +212,7 @@ def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
             command, capture_output=True, text=True, timeout=RAY_SECONDS, env=environment
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"no end after {RAY_SECONDS} s")
+        return subprocess.CompletedProcess(command, 1, "", f"not done after {RAY_SECONDS} s")
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Does the cluster have the nodes that a run needs, and none that cost for nothing?"""
+"""Does the cluster have the nodes that a run needs, and none that cost money without work?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from manta.cluster.cluster_file import ClusterPlan, NodeGroup, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
 from manta.config.run import RunConfig
 
-# A worker that waits longer than this for work costs more than it saves.
+# A node that is kept without work for longer than this costs more than its restart would.
 LONG_IDLE_MINUTES = 60
 
 
 def check_nodes(plan: ClusterPlan) -> Iterator[Finding]:
-    """Numbers of nodes, the head's share, idle nodes, spot and what stands in for it."""
+    """Numbers of nodes, what the head is used for, idle nodes, spot nodes and their fallback."""
     if plan.kind is NodeProvider.LOCAL:
         yield ok("nodes", f"{plan.machines} machines of your own, the head among them")
         return
@@ -31,7 +31,8 @@ def _numbers(plan: ClusterPlan) -> Iterator[Finding]:
             wrong = True
             yield failed(
                 "nodes",
-                f"{group.name}: at least {group.least} nodes, and at most {group.most}",
+                f"{group.name}: the minimum of {group.least} nodes exceeds the maximum of "
+                f"{group.most}",
                 "lower the minimum, or raise the maximum",
             )
     least = sum(group.least for group in plan.workers)
@@ -39,13 +40,15 @@ def _numbers(plan: ClusterPlan) -> Iterator[Finding]:
         wrong = True
         yield failed(
             "nodes",
-            f"at least {least} workers by their types, and at most {plan.most} of all together",
-            "raise max_workers, or lower the types' min_workers",
+            f"the node types' minimums add up to {least} workers, but max_workers is {plan.most}",
+            "raise max_workers, or lower min_workers of the node types",
         )
     if not any(group.most for group in plan.workers) or not plan.most:
         wrong = True
         yield failed(
-            "nodes", "no worker may ever be launched", "give max_workers, and a type for workers"
+            "nodes",
+            "the cluster may launch no worker",
+            "set max_workers above 0, and give a node type for workers",
         )
     if not wrong:
         types = ", ".join(f"{g.name} {g.least} to {g.most}" for g in plan.workers)
@@ -53,8 +56,8 @@ def _numbers(plan: ClusterPlan) -> Iterator[Finding]:
     if least:
         yield warning(
             "nodes",
-            f"{least} workers are always there, and cost also when nothing runs",
-            "set the minimum to 0 if that isn't meant",
+            f"{least} workers always run, and cost money also when there is no work",
+            "set the minimum to 0, unless you want that",
         )
 
 
@@ -63,27 +66,29 @@ def _unsized(plan: ClusterPlan) -> Iterator[Finding]:
         if not group.resources:
             yield warning(
                 "nodes",
-                f"{group.name} doesn't say what its nodes have; Ray asks AWS at `ray up`",
-                "give its resources, such as {CPU: 8, GPU: 1}, so that it can be checked here",
+                f"{group.name} has no resources in the file; Ray asks AWS for them at `ray up`",
+                "give resources, such as {CPU: 8, GPU: 1}, so that they can be checked here",
             )
 
 
 def _head(plan: ClusterPlan) -> Iterator[Finding]:
     head = plan.head
     if head is None:
-        yield failed("head", "no node type is the head's", "name one as head_node_type")
+        yield failed(
+            "head", "no node type is the head's", "set head_node_type to one of the node types"
+        )
     elif head.gpus or _has_gpus(head.machine):
         yield failed(
             "head",
-            f"asked to run GPU work: {_describe(head)}",
-            "take a machine without GPUs for the head and give its resources GPU: 0; GPU workers "
-            "are other node types, which come and go",
+            f"the head has GPUs: {_describe(head)}",
+            "take a machine without GPUs for the head, with GPU: 0 in its resources; have GPUs in "
+            "other node types, whose nodes come and go",
         )
     elif head.most:
         yield warning(
             "head",
-            f"up to {head.most} workers of the head's type {head.name}",
-            "set its max_workers: 0; workers are other node types",
+            f"up to {head.most} workers may be of the head's node type {head.name}",
+            f"set max_workers: 0 for {head.name}, and have workers in other node types",
         )
     else:
         yield ok("head", f"{_describe(head)}: drivers and CPU work only")
@@ -107,7 +112,7 @@ def _idle(plan: ClusterPlan) -> Iterator[Finding]:
         if not spec.get("enableInTreeAutoscaling"):
             yield failed(
                 "idle nodes",
-                "the autoscaler is off: workers stay",
+                "the autoscaler is off: workers without work stay, and cost money",
                 "set enableInTreeAutoscaling: true",
             )
             return
@@ -116,7 +121,7 @@ def _idle(plan: ClusterPlan) -> Iterator[Finding]:
     elif plan.data.get("idle_timeout_minutes") is None:
         yield failed(
             "idle nodes",
-            "no idle timeout: workers without work may stay, and cost",
+            "no idle timeout: workers without work may stay, and cost money",
             "set idle_timeout_minutes: 5",
         )
         return
@@ -125,11 +130,11 @@ def _idle(plan: ClusterPlan) -> Iterator[Finding]:
     if minutes > LONG_IDLE_MINUTES:
         yield warning(
             "idle nodes",
-            f"workers without work stay for {minutes:g} minutes, and cost",
+            f"workers without work stay for {minutes:g} minutes, and cost money",
             "shorten the idle timeout; five minutes are usual",
         )
     else:
-        yield ok("idle nodes", f"leave after {minutes:g} minutes")
+        yield ok("idle nodes", f"end after {minutes:g} minutes without work")
 
 
 def _spot(plan: ClusterPlan) -> Iterator[Finding]:
@@ -144,67 +149,71 @@ def _spot(plan: ClusterPlan) -> Iterator[Finding]:
         if fallback is not None and other is None:
             yield failed(
                 "spot",
-                f"provider.fallback of {group.name}: no node type '{fallback}' in this file",
+                f"provider.fallback of {group.name} names '{fallback}', which is no node type of "
+                "this file",
                 "name an on-demand node type of this file",
             )
         elif other is not None and other.spot:
             yield failed(
                 "spot",
                 f"{group.name} falls back to {other.name}, which is spot too",
-                "leave InstanceMarketOptions out of the type to fall back to",
+                f"remove InstanceMarketOptions from {other.name}",
             )
         elif other is not None and other.resources != group.resources:
             yield failed(
                 "spot",
                 f"{group.name} has {_describe(group)}, its fallback {_describe(other)}",
-                "give both types the same resources, so that one can stand in for the other",
+                "give both types the same resources, so that one can replace the other",
             )
         elif other is not None:
-            yield ok("spot", f"{group.name}; where there is none, {other.name} (to {other.most})")
+            yield ok(
+                "spot",
+                f"{group.name}; without spot capacity {other.name}, up to {other.most} nodes",
+            )
         elif others and plan.kind is NodeProvider.KUBERAY:
             yield ok(
-                "spot", f"{group.name}; pods that get no machine are tried as {others[0].name}"
+                "spot", f"{group.name}; without spot capacity pods are tried as {others[0].name}"
             )
         else:
             yield warning(
                 "spot",
-                f"{group.name}: nothing stands in for it when there is no spot capacity",
-                "on AWS name a type in provider.fallback, as cluster.yaml does; elsewhere give an "
-                "on-demand type a min_workers while spot is short",
+                f"{group.name} has no fallback: without spot capacity there is no such node",
+                "on AWS name an on-demand type in provider.fallback, as cluster.yaml does; "
+                "elsewhere set min_workers of an on-demand type while spot capacity lacks",
             )
 
 
 def check_run(plan: ClusterPlan, run: RunConfig) -> Iterator[Finding]:
-    """Whether the workers that a run config asks for have room."""
+    """Whether the nodes have room for the workers that a run's config asks for."""
     needs, scaling = run.scaling.resources_per_worker, run.scaling
     asked = " and ".join(f"{much:g} {name}" for name, much in needs.items() if much)
     if plan.kind is NodeProvider.LOCAL:
-        yield ok("workers", f"{scaling.min} of {asked}: what the machines have is seen at start")
+        yield ok("workers", f"{scaling.min} of {asked}: checked when the run starts")
         return
     if not all(group.resources for group in plan.workers):
-        return  # said with the nodes
+        return  # check_nodes reports the missing resources
     fitting = [(group, group.room(needs)) for group in plan.groups if group.room(needs)]
     if not fitting:
         largest = max(plan.groups, key=lambda group: (group.gpus, group.resources.get("CPU", 0)))
         yield failed(
             "workers",
-            f"scaling.resources_per_worker is {asked}; the largest type {largest.name} has "
-            f"{_describe(largest)}",
-            "ask for less per worker, or take a larger machine type and give its resources",
+            f"no node has room for a worker: scaling.resources_per_worker is {asked}, the largest "
+            f"node type {largest.name} has {_describe(largest)}",
+            "lower scaling.resources_per_worker, or take a larger machine and give its resources",
         )
         return
     most = _capacity(plan, fitting)
     if most < scaling.min:
         yield failed(
             "workers",
-            f"scaling.min = {scaling.min} workers of {asked}; room for {most} at most",
+            f"scaling.min = {scaling.min} workers of {asked}, but the nodes have room for {most}",
             "raise max_workers in the cluster file, or lower scaling.min",
         )
     elif most < scaling.upper:
         yield warning(
             "workers",
-            f"scaling.max = {scaling.upper} workers of {asked}; room for {most} at most",
-            "raise max_workers in the cluster file; until then the run stays smaller",
+            f"scaling.max = {scaling.upper} workers of {asked}, but the nodes have room for {most}",
+            f"raise max_workers in the cluster file; until then the run has {most} at most",
         )
     else:
         names = ", ".join(group.name for group, _ in fitting)
@@ -214,13 +223,13 @@ def check_run(plan: ClusterPlan, run: RunConfig) -> Iterator[Finding]:
     if needs.get("GPU", 0) == 0 and any(group.gpus for group in plan.workers):
         yield warning(
             "workers",
-            "they use no GPU, and the cluster has GPU nodes",
+            "the run's workers use no GPU, but the cluster has GPU nodes",
             "set scaling.resources_per_worker.GPU if the run is to train on GPUs",
         )
 
 
 def _capacity(plan: ClusterPlan, fitting: list[tuple[NodeGroup, int]]) -> int:
-    """Workers that have room when all nodes are there, the roomiest being launched first."""
+    """Workers that fit when all nodes run; those with room for most workers are launched first."""
     left, total = plan.most, 0
     for group, room in sorted(fitting, key=lambda pair: -pair[1]):
         if group.head:

@@ -11,7 +11,7 @@ from typing import Any
 from manta.cluster.cluster_file import ClusterPlan, NodeProvider
 from manta.cluster.findings import Finding, failed, ok, warning
 
-STARTS = ("ray start", "start_worker.sh")  # what a command has that starts Ray
+STARTS = ("ray start", "start_worker.sh")  # a command with one of these starts Ray
 TOKEN = "~/.ray/auth_token"
 MAKE_TOKEN = "ray get-auth-token --generate > /dev/null"
 ANYONE = ("0.0.0.0", "::")
@@ -33,7 +33,7 @@ SECRET_NAME = re.compile(r"(?i)(key|token|secret|password)$")
 
 
 def check_safety(plan: ClusterPlan) -> Iterator[Finding]:
-    """All that could let others in."""
+    """All checks of what could let others into the cluster."""
     yield from _secrets(plan)
     yield from _kubernetes_token(plan) if not plan.launched else _token(plan)
     yield from _dashboard(plan)
@@ -49,35 +49,35 @@ def _secrets(plan: ClusterPlan) -> Iterator[Finding]:
     ]
     seen = set()
     for number, what in lines:
-        if number not in seen:  # the first name for it is the most exact
+        if number not in seen:  # SECRETS has the most exact names first
             seen.add(number)
             yield failed(
                 "secrets",
-                f"{plan.path.name}:{number}: {what}",  # what it is, never itself
-                "take it out of the file, and revoke it if the file was ever shared; a job brings "
-                "keys in its environment, nodes have roles",
+                f"{plan.path.name}:{number}: {what}",  # its kind; the secret is never printed
+                "remove it from the file, and revoke it if the file was ever shared; jobs get keys "
+                "in their environment, nodes have roles",
             )
     for item in plan.data.get("objects", []):
         if item.get("kind") == "Secret" and (item.get("data") or item.get("stringData")):
             seen.add(0)
             yield failed(
                 "secrets",
-                f"{plan.path.name} has a Secret with its content",
-                "make it with `kubectl create secret`, and leave it out of the file",
+                f"{plan.path.name} has a Secret with its values",
+                "make the Secret with `kubectl create secret`, and remove it from the file",
             )
     for name in _plain_variables(plan.data.get("objects", [])):
         seen.add(0)
         yield failed(
             "secrets",
-            f"{plan.path.name}: the variable {name} has its value in the file",
-            "take it from a Secret: valueFrom, or envFrom with secretRef",
+            f"{plan.path.name}: the value of the variable {name} stands in the file",
+            "take the value from a Secret: valueFrom, or envFrom with secretRef",
         )
     if not seen:
         yield ok("secrets", "none in the file")
 
 
 def _plain_variables(content: Any) -> Iterator[str]:
-    """Names of secret environment variables of containers that are given a value as it is."""
+    """Names of secret environment variables whose value stands in the file, in any container."""
     if isinstance(content, dict):
         name = str(content.get("name", ""))
         if content.get("value") and SECRET_NAME.search(name):
@@ -92,21 +92,24 @@ def _token(plan: ClusterPlan) -> Iterator[Finding]:
     starts = [command for command in plan.start if any(start in command for start in STARTS)]
     if "RAY_AUTH_MODE=disabled" in text:
         yield failed(
-            "token", "token authentication is turned off", "start Ray with RAY_AUTH_MODE=token"
+            "token",
+            "token authentication is off: anyone who can connect to Ray can run code on it",
+            "start Ray with RAY_AUTH_MODE=token",
         )
         return
     open_ = [c for c in starts if "RAY_AUTH_MODE=token" not in c and "cluster/env.sh" not in c]
     if open_:
         yield failed(
             "token",
-            "Ray is started without token authentication: who reaches it can run code on it",
+            "Ray is started without token authentication: anyone who can connect to it can run "
+            "code on it",
             "begin the start commands with `. ~/manta/cluster/env.sh;`, or RAY_AUTH_MODE=token",
         )
         return
     if not any(there.endswith(".ray/auth_token") for there in plan.mounts):
         yield failed(
             "token",
-            "the nodes don't get the token: Ray would not start on them",
+            "the nodes don't get the token, and Ray doesn't start without it",
             f'add to file_mounts: "{TOKEN}": {TOKEN}',
         )
         return
@@ -116,15 +119,17 @@ def _token(plan: ClusterPlan) -> Iterator[Finding]:
 def _token_here() -> Finding:
     path = Path(TOKEN).expanduser()
     if not path.is_file() or not path.read_text(encoding="utf-8").strip():
-        return failed("token", f"no token on this machine ({TOKEN})", MAKE_TOKEN)
+        return failed("token", f"this machine has no token in {TOKEN}", f"make one: {MAKE_TOKEN}")
     if path.stat().st_mode & 0o077:
-        return warning("token", f"others on this machine can read {TOKEN}", f"chmod 600 {TOKEN}")
+        return warning(
+            "token", f"other users of this machine can read {TOKEN}", f"run: chmod 600 {TOKEN}"
+        )
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode != "token":
         return warning(
             "token",
-            f"on; but RAY_AUTH_MODE is {mode or 'not set'} on this machine",
-            "export RAY_AUTH_MODE=token, so that jobs can be submitted from here",
+            f"on for the cluster, but RAY_AUTH_MODE is {mode or 'not set'} on this machine",
+            "export RAY_AUTH_MODE=token, or jobs can't be submitted from here",
         )
     return ok("token", "on, and the nodes get it")
 
@@ -133,11 +138,11 @@ def _kubernetes_token(plan: ClusterPlan) -> Iterator[Finding]:
     if (plan.data["spec"].get("authOptions") or {}).get("mode") != "token":
         yield failed(
             "token",
-            "token authentication is off: who reaches a pod can run code on the cluster",
+            "token authentication is off: anyone who can connect to a pod can run code on it",
             "add to the RayCluster's spec: authOptions: {mode: token}",
         )
     else:
-        yield ok("token", "on: the operator makes it and gives it to the pods")
+        yield ok("token", "on: the operator makes the token and gives it to the pods")
 
 
 def _dashboard(plan: ClusterPlan) -> Iterator[Finding]:
@@ -147,21 +152,23 @@ def _dashboard(plan: ClusterPlan) -> Iterator[Finding]:
         if service != "ClusterIP" or head.get("enableIngress"):
             yield failed(
                 "dashboard",
-                f"opened to the world: {'an ingress' if head.get('enableIngress') else service}",
-                "set serviceType: ClusterIP, and reach it by kubectl port-forward",
+                "open to connections from outside the cluster: "
+                f"{'enableIngress' if head.get('enableIngress') else f'serviceType: {service}'}",
+                "set serviceType: ClusterIP without enableIngress, and open the dashboard with "
+                "kubectl port-forward",
             )
         else:
-            yield ok("dashboard", "inside the cluster only; reached by kubectl port-forward")
+            yield ok("dashboard", "inside the cluster only; open it with kubectl port-forward")
         return
     hosts = re.findall(r"--dashboard-host[= ]\s*([^\s;]+)", "\n".join(plan.start))
     if any(host.strip("'\"") in ANYONE for host in hosts):
         yield failed(
             "dashboard",
-            "opened to the world: --dashboard-host=0.0.0.0",
-            f"set --dashboard-host=127.0.0.1, and reach it by: ray dashboard {plan.path}",
+            "open to connections from anywhere: --dashboard-host=0.0.0.0",
+            f"set --dashboard-host=127.0.0.1, and open it with: ray dashboard {plan.path}",
         )
     else:
-        yield ok("dashboard", f"on loopback; reached by: ray dashboard {plan.path}")
+        yield ok("dashboard", f"on loopback; open it with: ray dashboard {plan.path}")
 
 
 def _ports(plan: ClusterPlan) -> Iterator[Finding]:
@@ -171,16 +178,16 @@ def _ports(plan: ClusterPlan) -> Iterator[Finding]:
         for rule in open_:
             yield failed(
                 "ports",
-                f"the security group lets anyone in: {_ports_of(rule)}",
-                "leave the rule out: Ray's group lets in ssh, and the nodes among themselves",
+                f"provider.security_group lets anyone connect: {_ports_of(rule)}",
+                "remove the rule: Ray's own group allows ssh, and all ports among the nodes",
             )
         if not open_:
-            yield ok("ports", "ssh alone")
+            yield ok("ports", "only ssh is open to the outside")
     elif plan.kind is NodeProvider.LOCAL:
         yield warning(
             "ports",
-            "whoever reaches these machines reaches Ray's ports; the token alone protects them",
-            "let the firewall allow ssh from outside, and all ports among the machines only",
+            "the token alone protects Ray's ports from anyone who can connect to these machines",
+            "have a firewall that allows ssh from outside, and other ports among the machines only",
         )
 
 

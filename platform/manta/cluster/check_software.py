@@ -16,7 +16,7 @@ from manta.cluster.lockfile import NAME, installs, normal, read_lock
 
 PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^;&|\n]*)")
 OPTIONS_WITH_VALUE = {"-r", "-c", "--requirement", "--constraint", "-i", "--index-url", "-f"}
-# Words in the names of images that carry what GPUs need, and of those that are known not to.
+# Words in the names of images with CUDA, and in the names of images that are known to lack it.
 WITH_CUDA = re.compile(r"gpu|cuda|nvidia|cu1\d|deeplearning|dlami", re.IGNORECASE)
 WITHOUT_CUDA = re.compile(r"cpu|canonical/ubuntu|al2023-ami|amzn2|debian-cloud|ubuntu-os-cloud")
 RAY_IMAGE = re.compile(r"rayproject/ray(?:-ml)?:|/ray:")
@@ -29,7 +29,7 @@ LIBRARIES = {
 
 
 def check_schema(plan: ClusterPlan) -> Iterator[Finding]:
-    """Whether Ray, or the operator, takes the file."""
+    """Whether Ray's launcher, or its autoscaler on Kubernetes, accepts the file."""
     read = kuberay_errors if plan.kind is NodeProvider.KUBERAY else launcher_errors
     errors = read(plan)
     for error in errors:
@@ -39,7 +39,7 @@ def check_schema(plan: ClusterPlan) -> Iterator[Finding]:
 
 
 def check_tools(plan: ClusterPlan) -> Iterator[Finding]:
-    """Whether this machine has what launches such a cluster."""
+    """Whether this machine has the programs and packages that launch such a cluster."""
     programs = ["ssh", "rsync"] if plan.launched else ["kubectl"]
     missing = [name for name in programs if shutil.which(name) is None]
     library = LIBRARIES.get(plan.kind)
@@ -48,7 +48,7 @@ def check_tools(plan: ClusterPlan) -> Iterator[Finding]:
     if missing:
         yield failed(
             "tools",
-            f"not on this machine: {', '.join(missing)}",
+            f"missing on this machine: {', '.join(missing)}",
             "install them: `ray up` needs them here" if plan.launched else "install kubectl",
         )
     else:
@@ -56,9 +56,9 @@ def check_tools(plan: ClusterPlan) -> Iterator[Finding]:
 
 
 def check_packages(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
-    """Whether setup installs what the lock file pins, and nothing beside it."""
+    """Whether the setup commands install what the lock file pins, and nothing else."""
     if not plan.launched:
-        return  # the image has them; its tag is looked at below
+        return  # the image has the packages; check_versions looks at its tag
     pins = read_lock(lock)
     wrong = list(_unpinned(plan, pins))
     yield from wrong
@@ -66,10 +66,10 @@ def check_packages(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
         yield failed(
             "packages",
             f"no setup command installs {NAME}: nodes would have other versions than this machine",
-            "take file_mounts and setup_commands of cluster.yaml: they run cluster/setup.sh",
+            "copy file_mounts and setup_commands from cluster.yaml, which run cluster/setup.sh",
         )
     elif not wrong:
-        yield ok("packages", f"exactly the {len(pins)} of {NAME}")
+        yield ok("packages", f"the nodes get exactly the {len(pins)} packages of {NAME}")
     yield from _mounts(plan)
 
 
@@ -89,13 +89,13 @@ def _unpinned(plan: ClusterPlan, pins: dict[str, str]) -> Iterator[Finding]:
                 pin = pins.get(normal(name))
                 if version and (pin is None or pin == version):
                     continue
-                wanted = f"it pins {normal(name)}=={pin}" if pin else "it doesn't know it"
+                pinned = f"which pins {normal(name)}=={pin}" if pin else "which doesn't have it"
                 yield failed(
                     "packages",
-                    f"setup installs '{package}' beside {NAME}: {wanted}",
-                    f"leave it out: cluster/setup.sh installs {NAME}"
+                    f"a setup command installs '{package}' besides {NAME}, {pinned}",
+                    f"remove it from the command: cluster/setup.sh installs {NAME}"
                     if pin
-                    else "give its version: name==version",
+                    else f"give its version: {package}==VERSION",
                 )
 
 
@@ -113,24 +113,24 @@ def _mounts(plan: ClusterPlan) -> Iterator[Finding]:
     missing = [here for here in plan.mounts.values() if not Path(here).expanduser().exists()]
     for here in missing:
         if here.endswith("auth_token"):
-            continue  # said with the token
+            continue  # check_safety reports a missing token
         yield failed(
             "files",
-            f"file_mounts: {here} isn't there, seen from {Path.cwd()}",
+            f"file_mounts names {here}, which doesn't exist, seen from {Path.cwd()}",
             "run `ray up` and `manta doctor` from the root of the repository",
         )
 
 
 def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
-    """Whether Ray is one version here, in the lock file and in the images."""
+    """Whether Ray has the same version here, in the lock file and in the images."""
     locked, local = read_lock(lock).get("ray"), metadata.version("ray")
     wrong = False
     if local != locked:
         wrong = True
         yield failed(
             "Ray version",
-            f"{local} here, {locked} in {NAME}, which the nodes get",
-            f"install the lock file here: {installs(lock)}",
+            f"{local} here, but {locked} in {NAME}, which the nodes install",
+            f"install the pinned version here: {installs(lock)}",
         )
     if (
         plan.kind is NodeProvider.KUBERAY
@@ -139,7 +139,7 @@ def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
         wrong = True
         yield failed(
             "Ray version",
-            f"rayVersion is {said}, {NAME} has {locked}",
+            f"rayVersion is {said}, but {NAME} has {locked}",
             f"set rayVersion: {locked} and build the image from the lock file",
         )
     for image in sorted({g.image for g in plan.groups if g.image and _is_container(plan, g)}):
@@ -148,14 +148,14 @@ def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
             wrong = True
             yield failed(
                 "Ray version",
-                f"image {image} has {tag[1]}, {NAME} has {locked}",
-                f"take an image with Ray {locked}, such as the one of cluster/Dockerfile",
+                f"the image {image} has Ray {tag[1]}, but {NAME} has {locked}",
+                f"use an image with Ray {locked}, such as the one that cluster/Dockerfile builds",
             )
         elif tag is None:
             yield warning(
                 "Ray version",
-                f"image {image} doesn't say which Ray it has",
-                f"put {locked} in its tag, and see that it is",
+                f"the tag of the image {image} doesn't name its Ray version",
+                f"check that the image has Ray {locked}, and put that version into its tag",
             )
     if not wrong:
         yield ok("Ray version", f"{locked} here and on the nodes")
@@ -166,29 +166,29 @@ def _is_container(plan: ClusterPlan, group: NodeGroup) -> bool:
 
 
 def check_images(plan: ClusterPlan) -> Iterator[Finding]:
-    """Whether the GPU nodes' images have what GPUs need."""
+    """Whether the images of nodes with GPUs have NVIDIA's driver or CUDA."""
     for group in plan.groups:
         if not group.gpus:
             continue
         if group.image is None:
             yield warning(
                 "image",
-                f"{group.name} has GPUs and no image of its own",
-                "name one with NVIDIA's driver, and Python 3.11 or newer",
+                f"{group.name} has GPUs, but the file names no image for it",
+                "name an image with NVIDIA's driver, and Python 3.11 or newer",
             )
         elif WITH_CUDA.search(group.image):
             yield ok("image", f"{group.name}: {_short(group.image)}")
         elif WITHOUT_CUDA.search(group.image) or RAY_IMAGE.search(group.image):
             yield failed(
                 "image",
-                f"{group.name} has GPUs; its image has no CUDA: {_short(group.image)}",
-                "take one with NVIDIA's driver (on a machine) or a -gpu tag (of a container)",
+                f"{group.name} has GPUs, but its image has no CUDA: {_short(group.image)}",
+                "use a machine image with NVIDIA's driver, or a container image with a -gpu tag",
             )
         else:
             yield warning(
                 "image",
-                f"{group.name}: can't tell whether {_short(group.image)} has what GPUs need",
-                "see that it has NVIDIA's driver, and Python 3.11 or newer",
+                f"{group.name} has GPUs; can't tell whether {_short(group.image)} supports them",
+                "check that the image has NVIDIA's driver, and Python 3.11 or newer",
             )
 
 

@@ -1,4 +1,4 @@
-"""The way to a cluster's job server: its address, its token, and why it can't be reached."""
+"""Connect to a cluster's job server: its address, its token, and why it can't be reached."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from manta.config.errors import RunError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-DEFAULT = "http://127.0.0.1:8265"  # where `ray dashboard` puts it on this machine
+DEFAULT = "http://127.0.0.1:8265"  # where `ray dashboard` forwards the job server to
 ADDRESS, RAY_ADDRESS = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
 CONNECT_SECONDS = 5.0
-# Each sets its own level when it is imported.
+# These loggers set their own level when their module is imported, so ours is set after that.
 CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -29,10 +29,10 @@ CHATTY = (
 
 
 def connect(address: str | None = None) -> JobSubmissionClient:
-    """A client of the job server at `address`; else where `ray job submit` would look.
+    """A client of the job server at `address`, by default the one that `ray job submit` would use.
 
     Raises:
-        RunError: if there is none, it wants a token that isn't here, or its Ray is another.
+        RunError: if no server answers, it refuses the token, or it runs another version of Ray.
     """
     address = address or os.environ.get(ADDRESS) or os.environ.get(RAY_ADDRESS) or DEFAULT
     if address.startswith(("http://", "https://")):
@@ -43,7 +43,7 @@ def connect(address: str | None = None) -> JobSubmissionClient:
 
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Ray lets its environment win over what it is given.
+    # Ray prefers the address in this variable to its argument.
     os.environ[ADDRESS] = address
     with errors(address):
         client = JobSubmissionClient(address)
@@ -53,7 +53,7 @@ def connect(address: str | None = None) -> JobSubmissionClient:
 
 @contextmanager
 def errors(address: str) -> Iterator[None]:
-    """Turn what talking to the job server at `address` raises into errors of ours."""
+    """Turn what requests to the job server at `address` raise into `RunError`."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 
@@ -68,7 +68,7 @@ def errors(address: str) -> Iterator[None]:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Ray asks without a limit and waits minutes for a host that doesn't answer."""
+    """Refuse an address that doesn't answer at once; Ray's own request would wait for minutes."""
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -78,7 +78,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def _offer_token() -> None:
-    """Use a token where there is one, as `ray.init` does."""
+    """Send the token of this machine, if it has one, as `ray.init` does."""
     if "RAY_AUTH_MODE" in os.environ:
         return
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -90,8 +90,8 @@ def _check_version(client: JobSubmissionClient, ours: str, address: str) -> None
     theirs = client._server_ray_version or ours
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         raise RunError(
-            f"the cluster at {without_credentials(address)} runs Ray {theirs}, this Manta is for "
-            f"Ray {ours}: install ray=={ours} in the cluster's setup commands"
+            f"the cluster at {without_credentials(address)} runs Ray {theirs}, but this machine "
+            f"has Ray {ours}: have the cluster's setup commands install ray=={ours}"
         )
 
 
@@ -104,7 +104,7 @@ def _unreachable(address: str) -> str:
 
 def _wants_token(address: str) -> str:
     return (
-        f"the cluster at {without_credentials(address)} refuses: it wants its token, and "
-        "there is none here or another; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
-        "file with it (on the head it is in ~/.ray/auth_token)"
+        f"the cluster at {without_credentials(address)} refuses the request: it requires its "
+        "token, and this machine has none or a different one; copy ~/.ray/auth_token from the "
+        "head, and set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the path of the copy"
     )

@@ -1,4 +1,4 @@
-"""What a cluster file asks for, in the same words for every kind of cluster."""
+"""What a cluster file asks for, described alike for every provider of nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class NodeProvider(Enum):
-    """Who launches the nodes."""
+    """What launches the nodes; the value is how people read it."""
 
     AWS = "AWS"
     GCP = "Google Cloud"
@@ -63,8 +63,8 @@ class ClusterPlan:
     Attributes:
         path: the file's path.
         text: the file's text.
-        kind: launcher of the nodes.
-        data: the file's content; of KubeRay, the RayCluster's.
+        kind: provider of the nodes.
+        data: the file's content; for KubeRay, `spec` of the RayCluster, and all `objects`.
         groups: the node types, the head's among them; none if the machines are the user's own.
         most: maximum number of worker nodes at once, all groups together.
         setup: the commands that prepare a node.
@@ -96,7 +96,7 @@ class ClusterPlan:
 
     @property
     def launched(self) -> bool:
-        """Whether `ray up` sets the nodes up, and not an image."""
+        """Whether `ray up` launches the cluster and installs packages on its nodes."""
         return self.kind is not NodeProvider.KUBERAY
 
     @property

@@ -1,4 +1,4 @@
-"""`manta doctor`: what would go wrong, said before anything is launched or costs money."""
+"""`manta doctor`: find what would go wrong before anything is launched or costs money."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from manta.config.run import RunConfig
 
 
 def diagnose(cluster: Path | None, run: RunConfig | None) -> list[Finding]:
-    """Check a cluster file, or this machine if there is none, and what `run` needs of it.
+    """Check a cluster file, or this machine if `cluster` is None, and what `run` needs of it.
 
-    Nothing is launched and nothing costs money: of the network, only storage and W&B are asked.
+    Nothing is launched and nothing costs money: requests go to storage and W&B only.
 
     Raises:
         ConfigError: if the cluster file or the lock file can't be read at all.
@@ -65,7 +65,9 @@ def _of_cluster(plan: ClusterPlan) -> Iterator[Finding]:
     yield from check_nodes(plan)
     lock = find_lock(plan.path)
     if lock is None:
-        yield failed("packages", f"no {NAME} found", "run it from the root of the repository")
+        yield failed(
+            "packages", f"no {NAME} found", "run `manta doctor` from the root of the repository"
+        )
     else:
         yield from check_packages(plan, lock)
         yield from check_versions(plan, lock)

@@ -1,15 +1,15 @@
 """A Ray for one process alone, with only those of Ray's processes that it needs.
 
-Ray starts three more of Python's for each head node: one that asks a cloud for nodes, one that
-passes workers' logs on, and the dashboard's server, for which `ray.init` waits even when no
-dashboard is wanted. On one machine they serve nobody, and start at the moment when all cores
-are needed for imports. One that does nothing stands for the dashboard's agent on the node
-(`idle_agent`), without which there is no node. No metrics are collected, which only a dashboard
-would show: those of Ray Data take more memory, for good, with each dataset. Workers begin by a
-script of ours (`worker_setup`), which imports no Ray.
+For each head node Ray also starts three Python processes: the autoscaler's monitor, the log
+monitor, and the dashboard's server, which `ray.init` waits for even when no dashboard is wanted.
+On a single machine they have no use, and they start when all cores are needed for imports. A node
+doesn't start without the dashboard's agent, so `idle_agent`, which does nothing, runs in its
+place. No metrics are collected, as only a dashboard would show them: those of Ray Data take more
+memory with each dataset and never free it. Workers are started by a script of Manta's
+(`worker_setup`), which doesn't import Ray.
 
 Ray gives its processes 30 seconds each, which a busy machine or a slow disk may exceed. Here a
-second try has more time, and who waits is told; a process that ended is not waited for.
+second try has more time, the user is told of it, and a process that has ended is not waited for.
 
 `ray._private.node.Node` is internal to Ray 2.60, and so are the settings of its processes;
 tests/cluster/test_embedded.py guards what is used of them.
@@ -36,20 +36,20 @@ from manta.config.errors import RunError
 from manta.storage.socket_folder import fits, socket_folder
 
 T = TypeVar("T")
-# Nothing shows the history of tasks either, of which the head keeps the last 100,000.
+# Without a dashboard nothing shows the history of tasks, of which the head keeps the last 100,000.
 SETTINGS = {"enable_metrics_collection": False, "task_events_report_interval_ms": 0}
-# How long each of Ray's processes may take to be up, in the first try and in the second.
+# Seconds that each of Ray's processes may take to start, in the first try and in the second.
 WAITS = (30.0, 300.0)
-# The longest of what Ray puts in its folder and binds a socket to.
+# The longest path, relative to Ray's folder, that Ray binds a socket to.
 LONGEST = "session_2026-11-28_18-43-38_123456_1234567/sockets/plasma_store"
 
 
 class NotUp(Exception):
-    """Ray's processes did not come up; says which, and where their logs are."""
+    """Ray's processes did not start; the message names the process and the folder of the logs."""
 
 
 class SoleNode(node.Node):  # type: ignore[misc]
-    """A head node that no other node, and no browser, will ever come to."""
+    """A head node without a dashboard, which no other node joins."""
 
     wait = WAITS[0]
 
@@ -60,7 +60,8 @@ class SoleNode(node.Node):  # type: ignore[misc]
             return self._once_up("gcs_server", lambda: ask_port(folder, node_id, name, 100))
 
         def registered(address: str, node_id: str) -> Any:
-            self._once_up("raylet", self._check_socket)  # Ray asks for 30 s, whoever has ended
+            # Ray's own wait would go on for 30 s even if a process has ended.
+            self._once_up("raylet", self._check_socket)
             return self._once_up("raylet", lambda: ask_node(address, node_id))
 
         with (
@@ -75,10 +76,10 @@ class SoleNode(node.Node):  # type: ignore[misc]
                 raise
 
     def _once_up(self, process: str, ask: Callable[[], T]) -> T:
-        """The first answer; Ray's own waits end too soon, or go on when a process has ended.
+        """Call `ask` until it returns; Ray's own waits end too soon, or outlast the process.
 
         Raises:
-            NotUp: if it takes too long, or a process of Ray's has ended.
+            NotUp: if `process` takes longer than `wait`, or one of Ray's processes has ended.
         """
         deadline = time.monotonic() + self.wait
         while True:
@@ -87,7 +88,7 @@ class SoleNode(node.Node):  # type: ignore[misc]
             except RuntimeError:
                 why = self._ended()
                 if why is None and time.monotonic() > deadline:
-                    why = f"its {process} was not up within {self.wait:.0f} s"
+                    why = f"its process {process} did not answer within {self.wait:.0f} s"
             if why is not None:
                 raise NotUp(f"{why}; {how_busy()}; its logs: {self._logs_dir}")
             time.sleep(0.1)
@@ -97,22 +98,22 @@ class SoleNode(node.Node):  # type: ignore[misc]
             raise RuntimeError("no raylet listens yet")
 
     def _ended(self) -> str | None:
-        """Which of the processes has ended, and how."""
+        """Which of Ray's processes has ended, and how; None if all run."""
         for name, infos in self.all_processes.items():
             for code in (info.process.poll() for info in infos):
                 if code is not None:
                     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                    return f"its {name} {how}"
+                    return f"its process {name} {how}"
         return None
 
     def start_monitor(self) -> None:
-        """Not: it runs the autoscaler, and this machine is all there is."""
+        """Don't start the autoscaler: there is one machine only."""
 
     def start_log_monitor(self) -> None:
-        """Not: what workers print stays in their files."""
+        """Don't start the log monitor: what workers print stays in their log files."""
 
     def start_api_server(self, **_: Any) -> None:
-        """Not: its address would be that of the dashboard."""
+        """Don't start the server of the dashboard."""
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def started(waits: tuple[float, ...] = WAITS) -> Iterator[None]:
         waits: seconds that each of Ray's processes may take, in each try.
 
     Raises:
-        RunError: if it can't be started; says why, and where to look.
+        RunError: if Ray can't be started, with the reason and the folder of its logs.
     """
     try:
         with ExitStack() as stack:
@@ -134,13 +135,13 @@ def started(waits: tuple[float, ...] = WAITS) -> Iterator[None]:
             yield
     except NotUp as error:
         raise RunError(
-            f"Ray did not start on this machine: {error}. Try again when the machine has less to "
-            "do and memory to spare, or give --address of a Ray that runs"
+            f"Ray did not start on this machine: {error}. Try again when the machine is less busy "
+            "and has free memory, or give --address of a running Ray"
         ) from None
 
 
 def _start_patiently(waits: tuple[float, ...], folder: Path | None) -> None:
-    """Start Ray; its sockets and logs are in `folder`, if there is one."""
+    """Start Ray, in up to `len(waits)` tries; its sockets and logs go to `folder` if given."""
     for wait, more in zip_longest(waits, waits[1:]):
         SoleNode.wait = wait
         try:
@@ -154,8 +155,8 @@ def _start_patiently(waits: tuple[float, ...], folder: Path | None) -> None:
         except OSError as error:
             raise RunError(
                 f"Ray can't start on this machine: {error}; it writes to "
-                f"{folder or get_default_ray_temp_dir()}: set TMPDIR to a folder with some room, "
-                "that you may write"
+                f"{folder or get_default_ray_temp_dir()}: set TMPDIR to a writable folder with "
+                "free space"
             ) from None
 
 
@@ -165,16 +166,16 @@ def _init(folder: Path | None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        _system_config=dict(SETTINGS),  # Ray adds to it
+        _system_config=dict(SETTINGS),  # a copy, as Ray adds keys to it
         _temp_dir=None if folder is None else str(folder),
     )
 
 
 @contextmanager
 def light_processes() -> Iterator[None]:
-    """Have nodes that this process starts in the block begin workers by `worker_setup`.
+    """Have nodes that this process starts in the block use `worker_setup` and `idle_agent`.
 
-    And have `idle_agent` in the place of the dashboard's agent: they are to have no dashboard.
+    `worker_setup` starts their workers; `idle_agent` replaces the dashboard's agent.
     """
     command = services._build_python_executable_command_memory_profileable
 
@@ -192,7 +193,7 @@ def light_processes() -> Iterator[None]:
 
 @contextmanager
 def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    """Have `module.name` be another for the block."""
+    """Set `module.name` to `value` for the block."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -1,4 +1,4 @@
-"""What a check of `manta doctor` says: sound, doubtful or wrong, and what to do."""
+"""The result of a check of `manta doctor`: ok, warning or failed, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 class CheckResult(Enum):
-    """How a check came out; the value is how it is shown."""
+    """Result of a check; the value is the word that people see."""
 
     OK = "ok"
     WARNING = "warning"
@@ -24,10 +24,10 @@ STYLES = {CheckResult.OK: "green", CheckResult.WARNING: "yellow", CheckResult.FA
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
+    """One line that `manta doctor` prints.
 
     Attributes:
-        verdict: how the check came out.
+        verdict: result of the check.
         check: the subject of the check, in a word or two.
         found: the observation, in one clause.
         remedy: advice to the user; empty only if all is well.
@@ -43,22 +43,22 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """A check that found all well."""
+    """The finding of a check that found nothing wrong."""
     return Finding(CheckResult.OK, check, found)
 
 
 def warning(check: str, found: str, remedy: str) -> Finding:
-    """A check that found what works and may not be meant."""
+    """The finding of a check on what works, but may not be what the user wants."""
     return Finding(CheckResult.WARNING, check, found, remedy)
 
 
 def failed(check: str, found: str, remedy: str) -> Finding:
-    """A check that found what can't work, or must not."""
+    """The finding of a check on what can't work, or isn't safe."""
     return Finding(CheckResult.FAILED, check, found, remedy)
 
 
 def failures(findings: Iterable[Finding]) -> int:
-    """How many of `findings` are wrong."""
+    """Number of `findings` that are failed."""
     return sum(finding.verdict is CheckResult.FAILED for finding in findings)
 
 

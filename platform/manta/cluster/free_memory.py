@@ -1,7 +1,8 @@
-"""How much memory there is for a process of this machine: by the machine, and by its container.
+"""Memory that a process of this machine may take: the machine's, within its container's limit.
 
-In a container the machine's own figures are those of all containers together. The kernel kills for
-what goes beyond the container's limit, and asks nobody: whoever takes much has to look first.
+In a container the machine's own figures are those of all containers together. The kernel kills a
+process that exceeds the container's limit, without a warning: code that allocates much memory has
+to ask here first.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-# Of each version of control groups: limit, use, and what of it is a cache of files that the kernel
-# takes back by itself.
+# Files of each version of control groups: limit and use; then the names in memory.stat of the
+# file cache, which counts as use and which the kernel frees by itself.
 Names = tuple[str, str, tuple[str, ...]]
 V2: Names = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 V1: Names = (
@@ -23,7 +24,7 @@ V1: Names = (
 
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Bytes that a process may still take; None where the system does not say."""
+    """Bytes that a process may still allocate; None where the system does not tell."""
     sizes = _lines(proc / "meminfo")
     found = [_number(sizes["MemAvailable:"]) * 1024] if "MemAvailable:" in sizes else []
     found += [left for group, version in _groups(proc, cgroups) for left in _left(group, *version)]
@@ -31,7 +32,7 @@ def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
 
 
 def total_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Bytes that all processes in this container, or on this machine, may have together."""
+    """Bytes that all processes of this container, or of this machine, may use together."""
     limits = [_limit(group / names[0]) for group, names in _groups(proc, cgroups)]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *(limit for limit in limits if limit is not None)])
@@ -40,7 +41,7 @@ def total_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 def _groups(proc: Path, cgroups: Path) -> Iterator[tuple[Path, Names]]:
     """The control groups of this process that may limit its memory, and the names of their files.
 
-    A container may see its own group as the root, while its path is told as the machine has it.
+    In a container the own group may be mounted as the root, though its path is the machine's.
     """
     for line in _text(proc / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -56,7 +57,7 @@ def _groups(proc: Path, cgroups: Path) -> Iterator[tuple[Path, Names]]:
 
 
 def _left(group: Path, limit: str, used: str, caches: tuple[str, ...]) -> Iterator[int]:
-    """What a control group has left, if it has a limit."""
+    """Bytes that are left of a control group's limit, if it has one; caches count as free."""
     most, now = _limit(group / limit), _limit(group / used)
     if most is not None and now is not None:
         sizes = _lines(group / "memory.stat")

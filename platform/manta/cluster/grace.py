@@ -1,9 +1,9 @@
-"""Time to save: a job that is stopped gets its signal, and as long as a checkpoint takes.
+"""Time to save: a job that is stopped has as long as its checkpoint takes.
 
-Ray's job server sends SIGTERM to a job's driver, and SIGKILL three seconds later. How long it
-waits is read, when it comes to that, in the environment of the process that watches over the
-job, an actor that belongs to it. The driver tells that process to wait longer: so a job can be
-stopped by `manta stop`, `ray job stop` or the dashboard, however it was submitted.
+Ray's job server sends SIGTERM to a job's driver, and SIGKILL three seconds later. The job's
+supervisor, an actor, reads those seconds from its environment at the time of the stop. The driver
+has the supervisor set them higher, so that the checkpoint is saved whether `manta stop`, `ray job
+stop` or the dashboard stops the job, and however it was submitted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-# An upper bound: it ends as soon as the driver does.
+# Longest wait; the supervisor stops waiting as soon as the driver ends.
 STOP_SECONDS = 900
 WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -23,14 +23,14 @@ ASK_SECONDS = 10.0
 
 
 def submission_id() -> str | None:
-    """The id of the job that this process is the driver of, if it was submitted."""
+    """The id of the submitted job whose driver this process is; None if it is of no job."""
     metadata = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("metadata") or {}
     found: str | None = metadata.get("job_submission_id")
     return found
 
 
 def ask_for_time_to_save() -> None:
-    """Have Ray wait for the checkpoint when this job is stopped. Nothing outside of a job."""
+    """Have Ray wait for the checkpoint when this job is stopped; outside of a job, do nothing."""
     job = submission_id()
     if job is None:
         return
@@ -46,11 +46,13 @@ def ask_for_time_to_save() -> None:
         supervisor = ray.get_actor(name, namespace=SUPERVISOR_ACTOR_RAY_NAMESPACE)
         ray.get(supervisor.__ray_call__.remote(_patience()), timeout=ASK_SECONDS)
     except (RayError, ValueError) as error:
-        log.warning("this job has 3 s to save when it is stopped (%s)", error)
+        log.warning(
+            "can't ask Ray for time to save: if this job is stopped, it has 3 s to save (%s)", error
+        )
 
 
 def _patience() -> Callable[[object], None]:
-    """A function that travels by itself: there, this package can't be imported."""
+    """A function that is pickled whole: the supervisor's process can't import this package."""
     wait, seconds = WAIT, str(STOP_SECONDS)
 
     def be_patient(supervisor: object) -> None:

@@ -1,4 +1,4 @@
-"""What Ray and other libraries say is kept in a file, away from what a command says."""
+"""Keep what Ray and other libraries print in a file, apart from what a command prints."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 STDERR = 2
-# Of what was said, the most that is looked at for a cause.
+# Length of the end of the libraries' output that is searched for a cause.
 TAIL_BYTES = 4000
 
 
 class Hushed:
-    """Where native libraries' standard error goes meanwhile."""
+    """The file that native libraries' standard error goes to meanwhile."""
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
 
     def tail(self) -> str:
-        """The end of what was said."""
+        """The end of the libraries' output."""
         size = os.fstat(self._descriptor).st_size
         found = os.pread(self._descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
         return found.decode(errors="replace")
 
     def move_to(self, path: Path) -> None:
-        """Go on in another file, that people can find."""
+        """Write to the file `path` from now on, where people can find it."""
         said = self.tail()
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError:  # then it stays where it is
+        except OSError:  # then the output stays in the temporary file
             return
         os.write(descriptor, said.encode())
         os.dup2(descriptor, STDERR)
@@ -46,8 +46,8 @@ class Hushed:
 def hushed() -> Iterator[Hushed]:
     """Keep what Ray's C++ code writes to standard error from the terminal, for the block.
 
-    It logs errors there that are everyday business of a run whose workers come and go, or none of
-    the user's. `sys.stderr` stays what it was, so that Manta is heard.
+    Ray logs errors there that are normal for a run whose workers come and go, or that don't concern
+    the user. `sys.stderr` still writes to the terminal, for Manta's own messages.
     """
     kept, before = os.dup(STDERR), sys.stderr
     ours = os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace")
@@ -65,7 +65,7 @@ def hushed() -> Iterator[Hushed]:
 
 
 def _is_the_process_own(stream: Any) -> bool:
-    """Whether a stream writes to the process's standard error; that of a test may not."""
+    """Whether a stream writes to the process's descriptor 2; a test's `sys.stderr` may not."""
     try:
         return bool(stream.fileno() == STDERR)
     except (AttributeError, OSError, ValueError):
@@ -74,9 +74,9 @@ def _is_the_process_own(stream: Any) -> bool:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep the handler of SIGTERM.
+    """Restore the handler of SIGTERM after the block.
 
-    Ray, when it connects, puts in its own, and below it one that prints a stack trace.
+    When Ray connects it sets a handler of its own, and one in C++ that prints a stack trace.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -90,11 +90,11 @@ def handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def raylets_unheard() -> Iterator[None]:
-    """Connect, in the block, without the thread that prints what raylets say to all drivers.
+    """Connect, in the block, without the thread that prints raylets' error messages.
 
-    Of a worker that died it says "unexpected system error"; Manta says itself who died, and it is
-    in the raylet's log. The thread's function is internal to Ray 2.60; tests/cluster/test_hush.py
-    guards it.
+    For a worker that died the thread prints "unexpected system error"; Manta itself reports the
+    worker, and the message is in the raylet's log. The thread's function is internal to Ray 2.60;
+    tests/cluster/test_hush.py guards it.
     """
     from ray._private import worker
 
@@ -107,4 +107,4 @@ def raylets_unheard() -> Iterator[None]:
 
 
 def _not_listening(worker: Any, threads_stopped: Any) -> None:
-    """In the place of Ray's `listen_error_messages`."""
+    """Replace Ray's `listen_error_messages`, and return at once."""

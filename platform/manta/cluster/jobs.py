@@ -1,4 +1,4 @@
-"""Jobs on a cluster, seen from here: their state, their logs, and how to stop one."""
+"""Jobs on a cluster: show their state and their logs, and stop one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 LAST_LINES = 8
-# How a run says in its log where it is in W&B.
+# The line of a run's log with its address in W&B.
 LINK = re.compile(r"W&B: (https?://\S+)")
 
 
@@ -29,19 +29,17 @@ class Job:
     """One submitted job."""
 
     def __init__(self, client: JobSubmissionClient, id: str) -> None:
-        """Raises RunError if the cluster knows no such job, naming those that it knows."""
+        """Raises RunError if the cluster has no such job, naming the jobs that it has."""
         self._client = client
         self.id = id
-        self._shown = 0  # characters of its log
+        self._shown = 0  # characters of the log that were printed
         with errors(client.get_address()):
             known = [job.submission_id for job in _submitted(client)]
         if id not in known:
-            raise RunError(
-                f"the cluster knows no job {id!r}; it knows: {', '.join(known) or 'none'}"
-            )
+            raise RunError(f"the cluster has no job {id!r}; its jobs: {', '.join(known) or 'none'}")
 
     def info(self) -> Any:
-        """What the cluster knows of it."""
+        """What the cluster knows of the job."""
         with errors(self._client.get_address()):
             return self._client.get_job_info(self.id)
 
@@ -52,20 +50,20 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the job has ended."""
         return bool(self.info().status.is_terminal())
 
     def log(self) -> str:
-        """All that it has printed."""
+        """All that the job has printed."""
         with errors(self._client.get_address()):
             return str(self._client.get_job_logs(self.id))
 
     def skip_log(self) -> None:
-        """Take what it has printed so far as shown."""
+        """Don't print in `follow` what the job has printed so far."""
         self._shown = len(self.log())
 
     def follow(self) -> str:
-        """Print its log as it grows, until it has ended; returns how it ended.
+        """Print the log as it grows, until the job has ended; returns the job's last status.
 
         Raises:
             RunError: if the cluster can't be reached any more.
@@ -77,14 +75,14 @@ class Job:
                 if self.is_over:
                     return self.status
             except RunError as error:
-                raise RunError(f"{error}; {self.id} goes on, unseen from here") from None
+                raise RunError(f"{error}; the job {self.id} continues on the cluster") from None
             time.sleep(POLL_SECONDS)
 
     def _pieces(self) -> Iterator[str]:
-        """The log from where it was left; ends when it does, or the connection.
+        """The log from the last printed character on, until it or the connection ends.
 
-        Read in a thread: in an event loop Ctrl-C is a cancellation, which what is awaited there
-        can swallow.
+        Read in a thread: in an event loop Ctrl-C becomes a cancellation, which the code that is
+        awaited there can swallow.
         """
         pieces: Queue[str | None] = Queue()
         threading.Thread(
@@ -100,18 +98,18 @@ class Job:
                 read += len(text)
                 self._shown = max(self._shown, read)
                 pieces.put(new)
-        except Exception as error:  # the web client has many; whether it is over is asked anew
+        except Exception as error:  # of any library below; `follow` asks again whether it is over
             print(f"(the connection was lost: {type(error).__name__})", file=sys.stderr)
         finally:
             pieces.put(None)
 
     def stop(self) -> bool:
-        """Ask it to save and end; returns whether there was somebody to ask."""
+        """Ask the job to save and end; returns whether it was still running."""
         with errors(self._client.get_address()):
             return bool(self._client.stop_job(self.id))
 
     def described(self) -> list[str]:
-        """How it stands, in a few lines."""
+        """Status, command, links and the log's last lines, to print."""
         info, log = self.info(), self.log()
         lines = [
             f"job        {self.id}",
@@ -134,7 +132,7 @@ def table(client: JobSubmissionClient) -> list[str]:
     with errors(client.get_address()):
         jobs = sorted(_submitted(client), key=lambda job: job.start_time or 0)
     if not jobs:
-        return [f"no job was submitted to the cluster at {client.get_address()} yet"]
+        return [f"the cluster at {client.get_address()} has no jobs yet"]
     rows = [("JOB", "STATUS", "SINCE")]
     rows += [(job.submission_id, str(job.status.value), _times(job)) for job in jobs]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -147,7 +145,7 @@ def _submitted(client: JobSubmissionClient) -> list[Any]:
 
 def _times(info: Any) -> str:
     if not info.start_time:
-        return "not begun"
+        return "not started"
     began = datetime.fromtimestamp(info.start_time / 1000)
     ended = datetime.fromtimestamp(info.end_time / 1000) if info.end_time else datetime.now()
     seconds = max(0, round((ended - began).total_seconds()))

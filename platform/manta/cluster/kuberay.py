@@ -1,4 +1,4 @@
-"""Cluster files of KubeRay: the RayCluster among Kubernetes' objects, read to a plan."""
+"""Cluster files of KubeRay: find the RayCluster among the objects, and read it into a plan."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def is_kubernetes(text: str) -> bool:
 
 
 def read_kuberay(path: Path, text: str) -> ClusterPlan:
-    """Read a file with a RayCluster, or a RayJob that brings its own.
+    """Read a file with a RayCluster, or with a RayJob that has one in its spec.
 
     Raises:
-        ConfigError: if there is none, or it can't be read.
+        ConfigError: if the file has no RayCluster, or isn't valid YAML.
     """
     try:
         objects = [item for item in yaml.safe_load_all(text) if isinstance(item, dict)]
@@ -33,7 +33,9 @@ def read_kuberay(path: Path, text: str) -> ClusterPlan:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     spec = next(_clusters(objects), None)
     if spec is None:
-        raise ConfigError(f"{path}: no RayCluster in it, and no RayJob with a rayClusterSpec")
+        raise ConfigError(
+            f"{path}: not a cluster file: it has no RayCluster, and no RayJob with a rayClusterSpec"
+        )
     groups = tuple(_groups(spec))
     return ClusterPlan(
         path=path,
@@ -86,7 +88,7 @@ def _group(name: str, given: dict[str, Any], head: bool, least: int, most: int) 
 
 
 def _amount(given: Any) -> float:
-    """A quantity of Kubernetes, as far as CPUs and GPUs go: 4, "4", "500m"."""
+    """A Kubernetes quantity of CPUs or GPUs, such as 4, "4" or "500m", as a number."""
     text = str(given)
     try:
         return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
@@ -95,7 +97,7 @@ def _amount(given: Any) -> float:
 
 
 def schema_errors(plan: ClusterPlan) -> list[str]:
-    """What Ray's autoscaler would stumble over in the RayCluster, and jobs that name another."""
+    """What Ray's autoscaler would refuse in the RayCluster, and RayJobs of other clusters."""
     errors = list(_lost_jobs(plan.data["objects"]))
     spec = plan.data["spec"]
     groups = spec.get("workerGroupSpecs") or []
@@ -110,7 +112,7 @@ def schema_errors(plan: ClusterPlan) -> list[str]:
 
 
 def _refused_by_ray(spec: dict[str, Any]) -> list[str]:
-    """What Ray says to the spec: in the cluster it makes its own config of it."""
+    """What Ray's autoscaler refuses when it makes its own config of the spec, as in the cluster."""
     # Internal to Ray 2.60; tests/cluster/test_doctor.py guards it.
     from ray.autoscaler._private.kuberay import autoscaling_config
     from ray.autoscaler._private.util import validate_config
@@ -120,7 +122,7 @@ def _refused_by_ray(spec: dict[str, Any]) -> list[str]:
         validate_config(autoscaling_config._derive_autoscaling_config_from_ray_cr(given))
     except Exception as error:
         said = getattr(error, "message", None) or str(error)
-        return [f"Ray's autoscaler can't read it: {type(error).__name__}: {said}"]
+        return [f"Ray's autoscaler can't read the RayCluster: {type(error).__name__}: {said}"]
     return []
 
 
@@ -134,4 +136,4 @@ def _lost_jobs(objects: list[dict[str, Any]]) -> Iterator[str]:
     for item in objects:
         chosen = ((item.get("spec") or {}).get("clusterSelector") or {}).get("ray.io/cluster")
         if item.get("kind") == "RayJob" and chosen is not None and chosen not in names:
-            yield f"a RayJob's clusterSelector names '{chosen}', which isn't here"
+            yield f"a RayJob's clusterSelector names '{chosen}', which this file doesn't have"

@@ -1,7 +1,7 @@
-"""What is said for a process that is ended before it can say anything.
+"""The message for a process that is killed before it can print one itself.
 
-Ray ends a driver at once, without an exception, when its own processes on the machine are gone; so
-does the system when memory runs out. A small process beside it notices, and says so.
+Ray ends a driver at once, without an exception, when Ray's own processes on the machine are gone;
+the kernel does so when memory runs out. A small process watches the driver, and prints the message.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 FAREWELL = b"\0"
-# Reads until the last process that has the other end of the pipe is gone.
+# The watcher reads until the pipe's other end is closed, by FAREWELL or by the driver's death.
 WATCH = """
 import sys
 told = sys.stdin.buffer.read()
 if not told.endswith(b"\\0"):
     logs = told.decode(errors="replace")
     sys.stderr.write(
-        "error: this command was ended from outside before it could say why: killed, for want of "
-        "memory perhaps, or by Ray, whose own processes on this machine are gone"
-        + (f"; its logs: {logs}" if logs else "") + ". The same command goes on.\\n"
+        "error: this command was killed: perhaps because memory ran out, or by Ray, whose own "
+        "processes on this machine have ended"
+        + (f"; Ray's logs: {logs}" if logs else "") + ". Run the same command again to continue.\\n"
     )
 """
 
 
 class Watched:
-    """This process, while another one watches it."""
+    """This process, while the watcher runs."""
 
     def __init__(self, pipe: int):
         self._pipe = pipe
 
     def logs_are_in(self, folder: str) -> None:
-        """Say where people find more, if it comes to that."""
+        """Have the message name the folder of Ray's logs."""
         with suppress(OSError):
             os.write(self._pipe, folder.encode())
 
 
 @contextmanager
 def watched() -> Iterator[Watched]:
-    """Have it said on this process's standard error if it ends within the block, without Python."""
+    """Print an error if this process is killed within the block, so that it can't itself."""
     reads, writes = os.pipe()
     watcher = None
     try:
-        with suppress(OSError):  # no room for a process: then nothing is said
+        with suppress(OSError):  # without memory for a watcher there is no message
             watcher = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", WATCH],
                 stdin=reads,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C and the end of a job are for this process
+                start_new_session=True,  # Ctrl-C and a job's stop signal must not end the watcher
             )
         os.close(reads)
         yield Watched(writes)

@@ -1,4 +1,4 @@
-"""Cluster files of `ray up`: read to a plan, and held against Ray's own schema."""
+"""Cluster files of `ray up`: read into a plan, and checked against Ray's own schema."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OUR_PROVIDERS = {"manta.cluster.aws.SpotFirst": NodeProvider.AWS}
 
 
 def read_launcher(path: Path, text: str) -> ClusterPlan:
-    """Read a file of `ray up`, as far as it can be understood; `schema_errors` says the rest.
+    """Read a file of `ray up`; `schema_errors` finds its unknown and missing keys.
 
     Raises:
-        ConfigError: if it is no mapping with a provider, or a value is of the wrong type.
+        ConfigError: if the file is no mapping with a provider, or a value is of the wrong type.
     """
     data = read(path).data
     if other := mistaken(CLUSTER, data.keys(), str(path)):
@@ -89,7 +89,7 @@ def _image(data: dict[str, Any], node: dict[str, Any]) -> str | None:
 def _is_spot(node: dict[str, Any]) -> bool:
     market = (node.get("InstanceMarketOptions") or {}).get("MarketType")
     scheduling = node.get("scheduling") or {}
-    if isinstance(scheduling, list):  # as Ray's own examples have it
+    if isinstance(scheduling, list):  # as in Ray's own examples
         scheduling = {key: value for item in scheduling for key, value in item.items()}
     return market == "spot" or (
         scheduling.get("provisioningModel") == "SPOT" or bool(scheduling.get("preemptible"))
@@ -107,7 +107,7 @@ def _whole(value: Any, default: int) -> int:
 
 
 def schema_errors(plan: ClusterPlan) -> list[str]:
-    """What Ray would refuse in the file, all of it and not only the first."""
+    """All mistakes in the file that Ray would refuse it for."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     errors = [*_unknown(plan), *_missing(plan)]
@@ -118,12 +118,12 @@ def schema_errors(plan: ClusterPlan) -> list[str]:
             validate_config(prepare_config(copy.deepcopy(plan.data)))
     # Ray ends the process on some mistakes.
     except (Exception, SystemExit) as error:
-        return [getattr(error, "message", None) or str(error) or "Ray can't read it"]
+        return [getattr(error, "message", None) or str(error) or "Ray can't read the file"]
     return []
 
 
 def _schema() -> dict[str, Any]:
-    """Ray's own; internal to it, and where it is in Ray 2.60."""
+    """Ray's own schema of cluster files; its path is internal to Ray 2.60."""
     import ray.autoscaler
 
     file = Path(ray.autoscaler.__file__).parent / "ray-schema.json"
@@ -139,21 +139,21 @@ def _violations(data: dict[str, Any]) -> Iterator[Any]:
 
 
 def _refuse_misshapen(path: Path, data: dict[str, Any]) -> None:
-    """Refuse what is of another type than Ray's schema says, so that the rest can be read.
+    """Refuse values of another type than Ray's schema has, so that the file can be read.
 
     Raises:
         ConfigError: naming all such keys.
     """
-    # Missing and unknown keys are told with the other findings, the unknown ones by what was meant.
-    told = ("required", "additionalProperties")
-    wrong = [e for e in _violations(data) if e.validator not in told]
+    # `schema_errors` reports missing keys and unknown ones, these with the key that was meant.
+    later = ("required", "additionalProperties")
+    wrong = [e for e in _violations(data) if e.validator not in later]
     if wrong:
         lines = [f"{path}: {_dotted(e.absolute_path)}{e.message}" for e in wrong]
         raise ConfigError("\n".join(lines))
 
 
 def _missing(plan: ClusterPlan) -> Iterator[str]:
-    # On AWS `ray up` asks for the resources of the instance types.
+    # On AWS `ray up` asks the cloud for the resources of instance types.
     filled = ["'resources' is a required property"] if plan.kind is NodeProvider.AWS else []
     for error in _violations(plan.data):
         if error.validator == "required" and error.message not in filled:
@@ -161,10 +161,10 @@ def _missing(plan: ClusterPlan) -> Iterator[str]:
 
 
 def _unknown(plan: ClusterPlan) -> Iterator[str]:
-    """Keys that Ray doesn't know, with what was meant."""
+    """Keys that Ray doesn't know, with the most similar key that it knows."""
     config, schema = plan.data, _schema()
     types = schema["properties"]["available_node_types"]["patternProperties"][".*"]["properties"]
-    # Ray takes min_workers of machines of one's own, and moves it where its schema has it.
+    # For machines of your own Ray takes min_workers at the top, and moves it to the node type.
     known = [*schema["properties"], *(["min_workers"] if plan.kind is NodeProvider.LOCAL else [])]
     yield from _unknown_in("", config, known)
     for section in ("auth", "docker"):
@@ -188,7 +188,7 @@ def _dotted(path: Any) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Ray's launcher prints and logs what it thinks of a file; it is said here instead."""
+    """Silence Ray's launcher, which prints and logs mistakes that are reported here instead."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,7 +1,7 @@
-"""Paths that mean something on one machine only, refused before a job is sent.
+"""Refuse paths that exist on one machine only, before a job is sent.
 
-A job runs in a folder of its own on the cluster's head, its workers on other nodes. A
-relative path, or one in somebody's home, is another place on each of them.
+A job runs in a folder of its own on the cluster's head, its workers on other nodes. A relative
+path, or one in a home folder, is a different place on each of them.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _looks_local(name: str) -> bool:
 
 def _local(written: Written, named: list[Named], fix: str = "on the command line") -> list[str]:
     return [
-        f"{where(written, key)}: {key} = '{path}': a path of this machine, which means nothing "
-        f"on the cluster; {_remedy(key, path, fix)}"
+        f"{where(written, key)}: {key} = '{path}' is a path of this machine, which the cluster's "
+        f"nodes can't find; {_remedy(key, path, fix)}"
         for key, path in named
         if not _is_shared(path)
     ]
@@ -79,8 +79,8 @@ def _local(written: Written, named: list[Named], fix: str = "on the command line
 
 def _remedy(key: str, path: str, fix: str) -> str:
     shared = "give an absolute path on storage that all of its nodes share"
-    if key == "out":  # it is written by renaming and locking, which a store doesn't have
-        shared += "; a finished corpus may be copied to a store afterwards"
+    if key == "out":  # prepare renames and locks files, which a store can't
+        shared += "; a finished corpus can be copied to a store"
     else:
         shared += ", or a URL"
     return f"{shared} ({fix}: {key}={_example(key, path)})"
@@ -92,7 +92,7 @@ def _refuse(messages: list[str]) -> None:
 
 
 def _is_shared(path: str) -> bool:
-    """Whether a path can be the same place on all nodes; whether it is, only they know."""
+    """Whether a path can be the same place on all nodes: a URL or an absolute path."""
     return "://" in path or os.path.isabs(path)
 
 

@@ -1,4 +1,4 @@
-"""The lock file: which version of each package all machines have."""
+"""The lock file: the version of each package that all machines install."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_lock(path: Path) -> dict[str, str]:
     """Package → version, names in pip's normal form.
 
     Raises:
-        ConfigError: if there is no such file, or a line pins nothing.
+        ConfigError: if the file can't be read, or a line pins no version.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -23,12 +23,14 @@ def read_lock(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     pins = {}
     for number, line in enumerate(lines, start=1):
-        pin = line.rstrip("\\").strip()  # what follows are the checksums of its files
+        pin = line.rstrip("\\").strip()  # the lines after a pin are checksums of its files
         if not pin or pin.startswith(("#", "--hash=")):
             continue
         name, equals, version = pin.partition("==")
         if not equals:
-            raise ConfigError(f"{path}:{number}: {pin!r} pins no version; make it anew: make lock")
+            raise ConfigError(
+                f"{path}:{number}: {pin!r} pins no version; write the lock file anew: make lock"
+            )
         pins[normal(name)] = version.strip()
     return pins
 

@@ -1,7 +1,7 @@
-"""Watch for the cloud's notice that it takes this node back, and drain the node in Ray then.
+"""Watch for the cloud's notice that it will end this node, and drain the node in Ray then.
 
-Ray doesn't look for such notices itself (2.60). A drained node gets no new work, and Manta saves
-and goes on without it before it is gone. The cluster files start this beside Ray on each worker:
+Ray 2.60 doesn't ask for such notices itself. A drained node gets no new work, and Manta saves
+and continues without it before the node ends. The cluster files start this watch on each worker:
 
     python -m manta.cluster.notice aws --address HEAD:6379
 """
@@ -21,7 +21,7 @@ from datetime import datetime
 
 log = logging.getLogger(__name__)
 
-# Links of the clouds' own machines, the same in every region.
+# Addresses of the clouds' metadata services, the same on every machine.
 AWS = "http://169.254.169.254"
 GCP = "http://metadata.google.internal"
 POLL_SECONDS = 5.0  # as AWS advises; the notice comes 120 s ahead, on GCP 30 s
@@ -32,7 +32,7 @@ GCP_NOTICE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Notice:
-    """That the node goes.
+    """A cloud's notice that it will end the node.
 
     Attributes:
         deadline: time of the shutdown, in seconds since the epoch.
@@ -61,7 +61,7 @@ class AwsNotices:
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
-        self._token = None  # it has expired
+        self._token = None  # the service answers 401 when the token has expired
         return self._look()
 
     def _look(self) -> Notice | None:
@@ -72,7 +72,7 @@ class AwsNotices:
         try:
             text = _ask(f"{self._service}/latest/meta-data/spot/instance-action", bearer)
         except urllib.error.HTTPError as error:
-            if error.code == 404:  # how it says that there is no notice
+            if error.code == 404:  # the answer when there is no notice
                 return None
             raise
         answer = json.loads(text)
@@ -110,15 +110,15 @@ def watch(
     drain: Callable[[Notice], None],
     poll_seconds: float = POLL_SECONDS,
 ) -> None:
-    """Look until there is a notice, then drain until that has worked or the time is over."""
-    told = False
+    """Poll `look` until there is a notice, then try to drain until that works or time is up."""
+    warned = False
     while True:
         try:
             notice = look()
         except (OSError, ValueError, KeyError) as error:
-            if not told:
-                log.warning("can't ask for notices, will go on trying: %s", error)
-            notice, told = None, True
+            if not warned:
+                log.warning("can't ask the cloud for notices, will keep trying: %s", error)
+            notice, warned = None, True
         if notice is not None:
             break
         time.sleep(poll_seconds)
@@ -126,18 +126,18 @@ def watch(
     while True:
         try:
             return drain(notice)
-        except Exception as error:  # whatever it is, the node goes, and another try costs nothing
-            log.warning("can't drain this node: %s", error)
+        except Exception as error:  # the node ends anyway, so trying again costs nothing
+            log.warning("can't drain this node, will try again: %s", error)
         if time.time() > notice.deadline:
             return None
         time.sleep(min(1.0, poll_seconds))
 
 
 def drain_this_node(address: str, notice: Notice) -> None:
-    """Tell the Ray at `address` that the node of this machine goes.
+    """Tell the Ray at `address` that the node of this machine will end.
 
     Raises:
-        RuntimeError: if Ray knows no node here, or refuses.
+        RuntimeError: if Ray has no node on this machine, or refuses to drain it.
     """
     import ray
     from ray.core.generated import autoscaler_pb2
@@ -164,11 +164,13 @@ def drain_this_node(address: str, notice: Notice) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the watch; it ends when the node has been drained."""
+    """Run the watch until the node has been drained."""
     parser = argparse.ArgumentParser(prog="python -m manta.cluster.notice", description=__doc__)
     parser.add_argument("cloud", choices=["aws", "gcp"])
-    parser.add_argument("--address", required=True, help="the head of the Ray cluster, HOST:PORT")
-    parser.add_argument("--service", help="another metadata service, for tests")
+    parser.add_argument(
+        "--address", required=True, help="address of the Ray cluster's head, HOST:PORT"
+    )
+    parser.add_argument("--service", help="URL of another metadata service, for tests")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     look: Callable[[], Notice | None]

@@ -1,8 +1,8 @@
-"""What travels with a job: code and configs, never data, in a folder laid out like a checkout.
+"""What is sent with a job: code and configs, never data, in a folder laid out like a checkout.
 
-From a checkout go `platform/`, `jobs/` and `tune_spaces/`, as they are on the disk, without
-what `.gitignore` and `.rayignore` name; where Manta is installed, the installed package goes.
-Of the user's own files only those go that the config is made of.
+Of a checkout, `platform/`, `jobs/` and `tune_spaces/` are sent as they are on the disk, without
+what `.gitignore` and `.rayignore` name; of an installed Manta, the package is sent. Of the user's
+own files only those are sent that make up the config.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from manta.cluster.session import PACKAGE
 from manta.config.errors import ConfigError
 
 CODE = ("platform", "jobs", "tune_spaces")
-CONFIGS = "configs"  # where files lie that are not of the checkout
-# The rules are followed here; sent along, they would keep a config from travelling that was named.
+CONFIGS = "configs"  # folder of the user's files from outside the checkout
+# Ignore files are followed here, not sent: Ray would follow them too, and drop a config they name.
 NEVER = {".git", "__pycache__", ".gitignore", ".rayignore"}
-# Manta's own code is less than one MB. What is more was hardly meant to travel; what is more
-# than the second, Ray's own limit, can't.
+# Manta's own code is less than one MB. More than LARGE bytes was probably not meant to be sent;
+# LARGEST is Ray's own limit.
 LARGE = 20 * 2**20
 LARGEST = 500 * 2**20
 
@@ -51,22 +51,22 @@ class Package:
 
     @property
     def is_large(self) -> bool:
-        """Whether more travels than code."""
+        """Whether the folder holds more than code and configs would take."""
         return self.bytes > LARGE
 
     def described(self) -> str:
-        """Its size in a few words."""
+        """The folder's size and number of files, to print."""
         return f"{self.bytes / 2**20:.1f} MB of code and configs in {self.files} files"
 
 
 def checkout() -> Path | None:
-    """The checkout that this package is of; None where it is installed."""
+    """The checkout that this package lies in; None if it is installed."""
     root = PACKAGE.parents[1]
     return root if (root / "jobs" / "train.py").is_file() else None
 
 
 def pack(into: Path, command: str, configs: list[Path], extra: Mapping[str, str]) -> Package:
-    """Lay out in the empty folder `into` what a job needs.
+    """Copy into the empty folder `into` what a job needs.
 
     Args:
         command: Manta's command: train, sweep or prepare.
@@ -74,7 +74,7 @@ def pack(into: Path, command: str, configs: list[Path], extra: Mapping[str, str]
         extra: texts of small files at the top, by name.
 
     Raises:
-        ConfigError: if it is more than Ray takes, naming the largest folders.
+        ConfigError: if the folder is larger than Ray accepts, naming its largest folders.
     """
     root = checkout()
     if root is None:
@@ -88,7 +88,10 @@ def pack(into: Path, command: str, configs: list[Path], extra: Mapping[str, str]
         (into / name).write_text(text)
     package = _measured(into, script, placed)
     if package.bytes > LARGEST:
-        raise ConfigError(f"{package.described()} are more than Ray takes: {advice(package)}")
+        raise ConfigError(
+            f"{package.described()} are more than the {LARGEST / 2**20:.0f} MB that Ray accepts: "
+            f"{advice(package)}"
+        )
     return package
 
 
@@ -96,8 +99,8 @@ def advice(package: Package) -> str:
     """What to do about a large package."""
     listed = ", ".join(f"{name} ({size / 2**20:.1f} MB)" for name, size in package.largest)
     return (
-        f"largest are {listed}; data belongs on storage that the nodes share: move it out of "
-        f"{', '.join(CODE)}, or name it in .gitignore or .rayignore"
+        f"the largest folders are {listed}; data belongs on storage that the nodes share: move it "
+        f"out of {', '.join(CODE)}, or name it in .gitignore or .rayignore"
     )
 
 
@@ -111,7 +114,7 @@ def _copy(root: Path, names: list[str], into: Path) -> None:
 
 
 def _walk(folder: Path, excluded: list[Excluded]) -> Iterator[Path]:
-    """The files below a folder that nothing excludes, by the rules of `ray job submit`."""
+    """The files below a folder that the ignore files don't exclude, as `ray job submit` has it."""
     excluded = [*excluded, *_excludes(folder)]
     for path in sorted(folder.iterdir()):
         if path.name in NEVER or any(matches(path) for matches in excluded):
@@ -123,14 +126,14 @@ def _walk(folder: Path, excluded: list[Excluded]) -> Iterator[Path]:
 
 
 def _excludes(folder: Path) -> Iterator[Excluded]:
-    # Its own rules, so that the same travels as with `ray job submit --working-dir .`
+    # Ray's own function, so that the same is sent as with `ray job submit --working-dir .`
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 
     yield from get_excludes_from_ignore_files(folder, include_gitignore=True)
 
 
 def _place(configs: list[Path], root: Path | None, into: Path) -> dict[Path, Path]:
-    """Copy the configs; those of the checkout to their place in it, others side by side."""
+    """Copy the configs: those of the checkout to the same path, others into `CONFIGS`."""
     inside = [path for path in configs if root is not None and path.is_relative_to(root)]
     outside = [path for path in configs if path not in inside]
     placed = {path: path.relative_to(root) for path in inside if root is not None}

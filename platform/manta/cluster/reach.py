@@ -1,4 +1,4 @@
-"""Whether a Ray cluster answers, asked before Ray is: Ray would ask for a quarter of an hour."""
+"""Check that a Ray cluster answers before `ray.init`, which would try for a quarter of an hour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from manta.config.errors import RunError
 
 RAY_ADDRESS = "RAY_ADDRESS"
 CONNECT_SECONDS = 5.0
-# A head that is up says so in milliseconds, but its machine may be busy.
+# A running head answers in milliseconds, but its machine may be busy.
 ANSWER_SECONDS = 15.0
 
 
@@ -18,7 +18,7 @@ def check_head(address: str, given: str | None = None) -> None:
 
     Args:
         address: the address for `ray.init`: "auto" or host:port.
-        given: the address as it was given to the command; None if RAY_ADDRESS says it.
+        given: the address as it was given to the command; None if it is from RAY_ADDRESS.
 
     Raises:
         RunError: saying what was tried, and the remedy.
@@ -34,19 +34,19 @@ def check_head(address: str, given: str | None = None) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except ValueError:
-        raise RunError(f"{where}: no HOST:PORT; {remedy}") from None
+        raise RunError(f"{where} is not of the form HOST:PORT; {remedy}") from None
     except OSError as error:
         why = error.strerror or str(error)
         raise RunError(f"{where}: no Ray answers there ({why}); {remedy}") from None
     if not os.environ.get("RAY_USE_TLS") and not _speaks_grpc(found):
         raise RunError(
-            f"{where}: something listens there that does not answer as a Ray head, or no more; "
+            f"{where}: the server there does not answer as a Ray head does, or no longer does; "
             f"{remedy}"
         )
 
 
 def _named(address: str, given: str | None) -> tuple[str, str]:
-    """How to call the address, and what to do about it."""
+    """How messages name the address, and their remedy."""
     if given is not None:
         return f"--address {given}", "start Ray there ('ray start --head'), or leave --address out"
     return (
@@ -65,7 +65,7 @@ def _on_this_machine(where: str, remedy: str) -> str:
 
 
 def _speaks_grpc(address: str) -> bool:
-    """Whether a server of Ray's protocol answers; a socket alone may be anything's."""
+    """Whether a gRPC server answers; an open port may be another program's."""
     import grpc  # type: ignore[import-untyped]
 
     with grpc.insecure_channel(address) as channel:

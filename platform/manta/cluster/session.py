@@ -1,4 +1,4 @@
-"""A Ray to work on: the cluster that was named, or one embedded in this process."""
+"""Connect to Ray: to the cluster that was named, or to a Ray started for this process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SETTINGS = ("MANTA_CACHE", "MANTA_CACHE_BYTES")
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to Ray for the time of the block.
 
-    With an address, or inside a Ray job (RAY_ADDRESS is set there), that cluster is used,
-    and the package travels along, so that it need not be installed there. Else a Ray is
-    started in this process, for it alone. What Ray itself says goes to a file among its logs.
+    With an address, or inside a Ray job (RAY_ADDRESS is set there), that cluster is used, and
+    this package is sent to it, so that it need not be installed there. Otherwise a Ray is started
+    for this process alone. What Ray itself prints goes to a file among its logs.
 
     Raises:
-        RunError: if the cluster can't be reached, or Ray not be started.
+        RunError: if the cluster can't be reached, or Ray can't be started.
     """
     if _is_connected():
         yield
@@ -46,7 +46,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def cluster_of(address: str | None = None) -> str | None:
-    """The cluster that `ray_session` would connect to; None if it would embed a Ray."""
+    """The cluster that `ray_session` would connect to; None if it would start a Ray."""
     found = address or os.environ.get(RAY_ADDRESS)
     return None if found == "local" else found or None
 
@@ -82,14 +82,14 @@ def _connected(cluster: str, given: str | None) -> Iterator[None]:
 
 
 def _logs() -> Path:
-    """Where the Ray that this process is connected to keeps its logs on this machine."""
+    """Folder on this machine with the logs of the Ray that this process is connected to."""
     from ray._private.worker import _global_node
 
     return Path(_global_node.get_logs_dir_path())
 
 
 def _settings() -> dict[str, str]:
-    """What is set for Manta here holds for its workers too, wherever they run."""
+    """Manta's environment variables of this process, which its workers get too."""
     return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 
@@ -97,8 +97,8 @@ def _settings() -> dict[str, str]:
 def _embedded() -> Iterator[None]:
     from manta.cluster.embedded import started
 
-    # Nobody else is to join: a token that only this process and its children know
-    # would do the same, but Ray writes it to the user's home folder.
+    # A token that only this process and its children know would keep others out as well, but Ray
+    # writes it to the user's home folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     _make_importable()
     with started():
@@ -106,7 +106,7 @@ def _embedded() -> Iterator[None]:
 
 
 def _make_importable() -> None:
-    """Let Ray's workers import the package from where this process has it."""
+    """Let Ray's workers import the package from the folder where this process has it."""
     root = str(PACKAGE.parent)
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     if root not in paths:
@@ -114,8 +114,8 @@ def _make_importable() -> None:
 
 
 def _quiet() -> None:
-    """Library chatter off; what people need is said by Manta."""
-    # Ray asks for it in a warning at start; accelerators stay visible to tasks without any.
+    """Set libraries' loggers to warnings; Manta itself prints what people need."""
+    # Without this Ray warns at start. 0: tasks that ask for no accelerator still see all of them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)

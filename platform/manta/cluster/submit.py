@@ -28,7 +28,7 @@ Command = Literal["train", "sweep", "prepare"]
 
 @dataclass(frozen=True)
 class Work:
-    """A config that was found sound: what a job would do.
+    """A valid config, and the command that a job would run with it.
 
     Attributes:
         command: Manta's command: train, sweep or prepare.
@@ -50,7 +50,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """How people know it."""
+        """Name of the run, sweep or corpus."""
         if isinstance(self.config, RunConfig):
             return self.config.run.name
         if isinstance(self.config, SweepConfig):
@@ -59,13 +59,13 @@ class Work:
 
     @property
     def wandb(self) -> WandbSection | None:
-        """Where it is shown in W&B."""
+        """The W&B section of the run, or of the sweep's base; None for a corpus."""
         run = self.base or self.config
         return run.wandb if isinstance(run, RunConfig) else None
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that the config is made of, by the key that names them; its own by ``""``."""
+        """The files that make up the config, by the key that names them; ``""``: the config."""
         found = {"": self.path.resolve()}
         found |= {key: path.expanduser().resolve() for key, path in self.own.items()}
         if isinstance(self.config, SweepConfig):
@@ -79,7 +79,7 @@ class Work:
 
 
 def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
-    """Read the config of a run, a sweep or a corpus, and refuse what only this machine has.
+    """Read the config of a run, a sweep or a corpus, and refuse paths of this machine only.
 
     Raises:
         ConfigError: naming file, key and remedy.
@@ -103,22 +103,22 @@ def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
 
 
 def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[Any, str]:
-    """Send a job and say what was sent; returns the client of its cluster, and the job's id.
+    """Send a job, printing what is sent; returns the client of its cluster, and the job's id.
 
     Args:
         work: the job's command and config.
         address: address of the cluster's job server.
-        extra: texts of small files that travel along, by name.
+        extra: texts of small files to send along, by name.
 
     Raises:
-        MantaError: if it can't be sent.
+        MantaError: if the job can't be sent.
     """
     client = server.connect(address)
     with tempfile.TemporaryDirectory(prefix="manta-submit-") as folder, _errors(client):
         package = pack(Path(folder), work.command, list(work.files.values()), extra)
         print(f"sending    {package.described()}")
         if package.is_large:
-            print(f"warning    this is more than code: {advice(package)}")
+            print(f"warning    this is larger than code and configs are: {advice(package)}")
         job = client.submit_job(
             entrypoint=shlex.join(["python", *package.script, *_arguments(work, package)]),
             submission_id=job_id(work.name),
@@ -134,12 +134,12 @@ def _errors(client: Any) -> AbstractContextManager[None]:
 
 
 def job_id(name: str) -> str:
-    """An id that begins as the run is called and is nobody else's."""
+    """A unique id that begins with the run's name."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)}-{secrets.token_hex(3)}"
 
 
 def _arguments(work: Work, package: Package) -> list[str]:
-    """The arguments of the command there: the config's path, and overrides."""
+    """The arguments of the command on the cluster: the config's path, and overrides."""
     files = work.files
     own = package.placed[files[""]]
     arguments = [str(own), *work.overrides]
@@ -152,10 +152,10 @@ def _arguments(work: Work, package: Package) -> list[str]:
 
 
 def _own_code(work: Work, package: Package) -> Iterator[str]:
-    """Overrides that name the user's files where they are there, unless the config does so already.
+    """Overrides with the new paths of the user's Python files, where the config's don't hold.
 
     Raises:
-        ConfigError: if a sweep's base would not find them, as no override reaches it.
+        ConfigError: if a sweep's base would not find its files, as no override reaches the base.
     """
     files = work.files
     run = work.base or work.config
@@ -170,14 +170,14 @@ def _own_code(work: Work, package: Package) -> Iterator[str]:
             continue
         if work.base:
             raise ConfigError(
-                f"{work.base.run.name}: {key} = '{files[key]}': put the file beside {config}, and "
-                f"name it there as ./{files[key].name}:{named.name}"
+                f"{config}: {key} = '{files[key]}' can't be found on the cluster: put the file "
+                f"beside {config}, and set {key}: ./{files[key].name}:{named.name}"
             )
         yield f"{key}=./{place}:{named.name}"
 
 
 def _leads_to(place: Path, name: str, own: Path) -> bool:
-    """Whether a file of the sweep at `own` is found at `place` by the name that it is given."""
+    """Whether `name` in the sweep's config at `own` leads to the file at `place`."""
     if name == place.stem and place.parent == Path("tune_spaces"):
         return True
     return not os.path.isabs(name) and os.path.normpath(own.parent / name) == str(place)
@@ -192,9 +192,9 @@ def _links(work: Work, job: str, address: str) -> list[str]:
             site = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
             site = site.replace("://api.wandb.ai", "://wandb.ai")
             where = f"{site}/{section.entity}/{section.project}"
-        lines.append(f"W&B        {where}, by the key on the cluster's head: none is sent")
+        lines.append(f"W&B        {where}, with the key on the cluster's head: none is sent")
     return [
         *lines,
-        f"look       manta status {job} | manta logs {job} --follow",
-        f"save, end  manta stop {job}; the same config, submitted again, goes on",
+        f"watch      manta status {job} | manta logs {job} --follow",
+        f"save, end  manta stop {job}; to continue, submit the same config again",
     ]

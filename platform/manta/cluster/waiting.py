@@ -1,4 +1,4 @@
-"""What a command says while it waits for Ray: that it does, and, if it takes long, why."""
+"""What a command prints while it waits for Ray: what it waits for and, if that takes long, why."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 from manta.cluster.free_memory import free_memory
 
-# A machine with nothing else to do has Ray up before that.
+# On an idle machine Ray starts in less time than this.
 LONG_SECONDS = 15.0
 
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Say `what` is being done, at once, and again every now and then until it is."""
+    """Print `what` at once, and again every `LONG_SECONDS` until the block ends."""
     say(f"{what} …")
     done = threading.Event()
 
@@ -35,7 +35,7 @@ def told(what: str) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """A line for people, at once."""
+    """Print a line without buffering, so that people see it at once."""
     print(message, flush=True)
 
 

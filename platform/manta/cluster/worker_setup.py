@@ -1,13 +1,14 @@
-"""What Ray runs first for each worker of a Ray that Manta starts, in place of Ray's own script.
+"""The script by which a Ray that Manta starts begins each worker, in place of Ray's own.
 
-Ray's imports all of Ray only to set some variables and to become the worker, which imports Ray
-once more. This one imports nothing but a little of Python's own. Where there is a process to be
-copied (`elastic/worker/preload`) it has a copy be the worker, and ends with it.
+Ray's own script imports all of Ray only to set some variables and to exec the worker, which imports
+Ray again. This script imports a few modules of the standard library only. Where a preload server
+runs (`elastic/worker/preload`), it asks for a fork of that process to be the worker, and ends when
+the fork does.
 
-Run as Ray runs it, `worker_setup.py PROGRAM ARGUMENT... --language=PYTHON`, or, as the Python of
-a worker on a Ray that somebody else has started, as `worker_setup.py SOCKET PROGRAM ARGUMENT...`.
-What it is given by Ray 2.60, and that it does the same, is guarded by
-tests/cluster/test_worker_setup.py.
+Ray runs it as `worker_setup.py PROGRAM ARGUMENT... --language=PYTHON`. On a Ray that Manta did not
+start it is the Python of a worker: `worker_setup.py SOCKET PROGRAM ARGUMENT...`.
+tests/cluster/test_worker_setup.py guards the arguments of Ray 2.60, and that both scripts do the
+same.
 """
 
 import json
@@ -16,17 +17,17 @@ import shlex
 import socket
 import sys
 
-# Where the process to be copied listens, and from where it has the package.
+# Variable with the preload server's socket, and the folder that the server imported Manta from.
 VARIABLE = "MANTA_PRELOADED"
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LANGUAGE = "--language="
 CONTEXT = "--serialized-runtime-env-context="
-# Ray's own script, which lies beside the program of a worker.
+# Name of Ray's own script, in the folder of the worker's program.
 RAYS = "setup_worker.py"
 
 
 def main() -> None:
-    """Be the worker, or have a copy be it."""
+    """Become the worker, or have a fork of the preload server be the worker."""
     given = sys.argv[1:]
     if any(word.startswith(LANGUAGE) for word in given):
         _as_ray_asks(given)
@@ -47,7 +48,7 @@ def _as_ray_asks(given: list[str]) -> None:
 
 
 def _is_plain(context: dict) -> bool:  # type: ignore[type-arg]
-    """Whether a runtime environment asks for nothing but variables, and for no other Python."""
+    """Whether a runtime environment only sets variables, and needs no other Python."""
     more = ("command_prefix", "override_worker_entrypoint", "java_jars")
     python = context.get("py_executable") or sys.executable
     ours = python == sys.executable or os.path.abspath(__file__) in shlex.split(python)
@@ -56,23 +57,23 @@ def _is_plain(context: dict) -> bool:  # type: ignore[type-arg]
 
 
 def _socket() -> str:
-    """Where a process to be copied listens that has this package; empty if there is none."""
+    """Socket of the preload server with this very package; empty if there is none."""
     path, root, *_ = [*os.environ.get(VARIABLE, "").split(os.pathsep), ""]
     return path if root == ROOT else ""
 
 
 def _be(arguments: list[str], path: str) -> None:
-    """Have the program run by a copy, and end when it does; run it here if nobody answers."""
+    """Have a fork of the server at `path` run the program; run it here if no server answers."""
     if path:
-        order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-        message = json.dumps(order).encode()
+        wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+        message = json.dumps(wanted).encode()
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(path)
                 socket.send_fds(connection, [len(message).to_bytes(8, "big")], [0, 1, 2])
                 connection.sendall(message)
                 if connection.recv(1):
-                    connection.recv(1)  # nothing ever comes but the end
+                    connection.recv(1)  # returns at EOF: the fork has ended
                     return
         except OSError:
             pass
