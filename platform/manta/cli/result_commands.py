@@ -58,8 +58,11 @@ def export(
     step: Annotated[
         int | None, typer.Option(help="Step of the checkpoint; by default the newest.")
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the run's adapter into the weights.")
+    ] = False,
 ) -> None:
-    """Write a run's model as a Hugging Face folder; of a model of your own, its weights."""
+    """Write a run's model as a Hugging Face folder; an adapter as PEFT's, your own as weights."""
     from manta.storage.place import place_of
     from manta.storage.probe import check_new_folder
 
@@ -74,7 +77,7 @@ def export(
     # The model card describes a language model of Transformers; a user's own model gets none.
     named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
     card = {CARD: model_card(place, step)} if named else {}
-    print(f"model: {run_export(place, out, step, card)}")
+    print(f"model: {run_export(place, out, step, card, merge=merge, tell=print)}")
 
 
 def generate(

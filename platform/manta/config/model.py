@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from manta.config.on_change import OnChange
 from manta.config.section import Section
+
+
+class AdapterSection(Section):
+    """Low-rank matrices that are trained beside frozen weights (LoRA: Hu et al., 2021)."""
+
+    on_change: ClassVar[OnChange] = OnChange.START
+
+    type: Literal["lora"] = Field(default="lora", description="which kind of adapter")
+    rank: int = Field(default=16, ge=1, description="rank of the matrices that are trained")
+    alpha: int | None = Field(
+        default=None,
+        ge=1,
+        description="scale of what the matrices add: alpha / rank, with rslora alpha / √rank; "
+        "twice the rank if left out",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of an adapter's inputs that are dropped"
+    )
+    targets: Literal["all-linear"] | list[str] = Field(
+        default="all-linear",
+        min_length=1,
+        description="layers that get an adapter: all linear ones but the output layer, or the ends "
+        "of their names, such as [q_proj, v_proj]",
+    )
+    rslora: bool = Field(
+        default=False,
+        description="scale by alpha / √rank, for high ranks (Kalajdzievski, 2023)",
+    )
+    dora: bool = Field(
+        default=False,
+        description="train each weight's magnitude apart from its direction (Liu et al., 2024)",
+    )
 
 
 class ModelSection(Section):
@@ -30,6 +62,50 @@ class ModelSection(Section):
         description="model to start from: a folder of Transformers, a name on its Hub, NAME or "
         "NAME@REVISION, or a run, RUN or RUN@STEP",
     )
+
+    adapter: AdapterSection | None = Field(
+        default=None,
+        description="train an adapter and freeze the pretrained weights; needs PEFT, the extra "
+        "`adapt`",
+    )
+    train: list[str] = Field(
+        default_factory=list,
+        description="weights that are trained, all others being frozen: patterns of parameter "
+        "names, such as '*embed_tokens*' or 'model.layers.{20..23}.*'; with an adapter: those that "
+        "are trained beside it",
+    )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="weights that are frozen, all others being trained: patterns of parameter "
+        "names, such as 'model.layers.{0..7}.*'",
+    )
+    frozen_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="number format in which frozen weights are held"
+    )
+
+    @property
+    def freezes(self) -> bool:
+        """Whether some weights are not trained."""
+        return bool(self.adapter or self.train or self.freeze)
+
+    @model_validator(mode="after")
+    def _what_is_trained_is_clear(self) -> ModelSection:
+        if self.freeze and (self.train or self.adapter):
+            other = "train" if self.train else "adapter"
+            raise ValueError(
+                f"'freeze' and '{other}' both say what is frozen: leave 'freeze' out, "
+                f"for '{other}' freezes all else"
+            )
+        if self.adapter and self.pretrained is None:
+            raise ValueError(
+                "'adapter' is for a pretrained model: set 'pretrained' to a folder, a name on the "
+                "Hub, or a run"
+            )
+        if self.frozen_dtype != "fp32" and not self.freezes:
+            raise ValueError(
+                "'frozen_dtype' is for frozen weights: set 'adapter', 'train' or 'freeze'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSection:

@@ -409,6 +409,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _frozen_weights_fit_the_pass(self) -> RunConfig:
+        if self.model.frozen_dtype == "bf16" and self.train.precision != "bf16":
+            raise ValueError(
+                "model.frozen_dtype = 'bf16' can't be used with train.precision = "
+                f"{self.train.precision!r}: set train.precision to 'bf16' too, or leave "
+                "model.frozen_dtype out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _router_can_be_read(self) -> RunConfig:
         for name in ("balance", "bias_rate"):
             if getattr(self.objective, name) and self.train.compile:

@@ -52,7 +52,8 @@ def linear_cross_entropy(
         if not torch.is_grad_enabled():
             return _chunks(hidden, weight, bias, labels, scale, None)
         kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
-        found = kind.apply(hidden, weight, bias, labels, scale)  # type: ignore[no-untyped-call]
+        trained = weight.requires_grad
+        found = kind.apply(hidden, weight, bias, labels, scale, trained)  # type: ignore[no-untyped-call]
         loss: Tensor = found
         return loss
 
@@ -68,9 +69,11 @@ class _Small(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         scale: Tensor | None,
+        trained: bool,
     ) -> Tensor:
         loss, slope, factor = _loss_and_slope(hidden, weight, bias, labels, scale)
         ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype), factor)
+        ctx.trained = trained
         return loss
 
     @staticmethod
@@ -78,9 +81,9 @@ class _Small(torch.autograd.Function):
         hidden, weight, bias, slope, factor = ctx.saved_tensors
         factor = factor * grad
         of_hidden = _by_row(slope @ weight, factor)
-        of_weight = slope.T @ _by_row(hidden, factor)
+        of_weight = slope.T @ _by_row(hidden, factor) if ctx.trained else None
         of_bias = None if bias is None else (slope.float().T @ factor).flatten().to(bias.dtype)
-        return of_hidden, of_weight, of_bias, None, None
+        return of_hidden, of_weight, of_bias, None, None, None
 
 
 class _Chunked(torch.autograd.Function):
@@ -94,8 +97,9 @@ class _Chunked(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         scale: Tensor | None,
+        trained: bool,
     ) -> Tensor:
-        gradients = _Gradients(hidden, weight, bias)
+        gradients = _Gradients(hidden, weight, bias, trained=trained)
         loss = _chunks(hidden, weight, bias, labels, scale, gradients)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
@@ -107,20 +111,25 @@ class _Chunked(torch.autograd.Function):
         dtype, of_bias = ctx.dtypes
         return (
             hidden * grad.to(hidden.dtype),
-            (weight * grad).to(dtype),
+            None if weight is None else (weight * grad).to(dtype),
             None if bias is None else (bias * grad).to(of_bias),
+            None,
             None,
             None,
         )
 
 
 class _Gradients:
-    """Gradients of the summed loss, as far as chunks were added; those of parameters in float32."""
+    """Gradients of the summed loss, as far as chunks were added; those of parameters in float32.
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None):
+    Attributes:
+        weight: gradient of the output layer's weight; None if that is not trained.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trained: bool):
         self._inputs, self._head = hidden, weight
         self.hidden = torch.empty_like(hidden)
-        self.weight = torch.zeros_like(weight, dtype=torch.float32)
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         self.bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
 
     def add(self, rows: slice, slope: Tensor, factor: Tensor) -> None:
@@ -129,6 +138,8 @@ class _Gradients:
             self.bias += (slope.T @ factor).flatten()
         slope = slope.to(self._head.dtype)
         self.hidden[rows] = _by_row(slope @ self._head, factor)
+        if self.weight is None:
+            return
         inputs = _by_row(self._inputs[rows], factor)
         if slope.dtype == torch.float32:
             self.weight.addmm_(slope.T, inputs)

@@ -13,6 +13,7 @@ from manta.config.model_names import hub_name
 from manta.config.run import RunConfig
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, weights
+from manta.model.trainable import choose_trained
 from manta.model.weights import no_memory_for_parameters
 
 
@@ -62,6 +63,7 @@ def _without_weights(resolved: PretrainedConfig) -> PreTrainedModel:
 
 def _ready(config: RunConfig, lm: PreTrainedModel) -> PreTrainedModel:
     train_all_embeddings(lm)
+    choose_trained(lm, config.model, config.run.seed)
     if config.train.activation_checkpointing:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     lm.train()

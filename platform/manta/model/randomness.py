@@ -7,6 +7,8 @@ import re
 from torch import nn
 from transformers import PretrainedConfig
 
+from manta.config.model import AdapterSection
+
 # The shares and amplitudes of them in models' configs, by their usual names.
 KEY = re.compile(r"drop|jitter")
 # Of heads that a language model hasn't.
@@ -33,6 +35,13 @@ def remark(resolved: PretrainedConfig) -> str:
     where = ", ".join(drawn) or "what draws them"
     remedy = f"set {where} to 0 in model.sizes, or in the config.json of a pretrained model's copy"
     return _said(named or "dropout or the like", remedy)
+
+
+def remarks_of_adapter(adapter: AdapterSection | None) -> tuple[str, ...]:
+    """The same of a run's adapter."""
+    if adapter is None or not adapter.dropout:
+        return ()
+    return (_said(f"model.adapter.dropout = {adapter.dropout:g}", "set it to 0"),)
 
 
 def remarks_of_own(net: nn.Module) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from manta.model import attention, randomness
 from manta.model.forward import options_of
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, small_of, weights
+from manta.model.trainable import choose_trained
 from manta.model.trial_result import Tried
 from manta.model.visibility import (
     ROW,
@@ -58,7 +59,9 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     """
     skeletal = _skeleton(config, resolved)
     small = small_of(resolved, skeletal)
-    untried = Tried(weights(skeletal), False, tuple(_by_name(resolved)))
+    choose_trained(skeletal, config.model, config.run.seed)
+    dropping = randomness.remarks_of_adapter(config.model.adapter)
+    untried = Tried(weights(skeletal), False, (*_by_name(resolved), *dropping))
     if small is None:
         return untried
     try:
@@ -73,7 +76,8 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
             f"{named(config)}: its first forward pass, on {ROW} tokens and nothing else, fails: "
             f"{said(error)}; take other sizes, or another model.type"
         ) from None
-    return Tried(untried.weights, True, (randomness.remark(resolved),) if draws else ())
+    drawn = (randomness.remark(resolved),) if draws else ()
+    return Tried(untried.weights, True, (*drawn, *dropping))
 
 
 def try_own(config: RunConfig, resolved: OwnNet) -> Tried:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 
 class RoundedWeights:
-    """The bf16 copy of a model, which shares its buffers.
+    """The bf16 copy of a model, which shares its buffers, and what is frozen in bf16.
 
     Attributes:
         lm: the copy.
@@ -33,8 +33,7 @@ class RoundedWeights:
     def __init__(self, masters: PreTrainedModel):
         copied: dict[int, Any] = {id(buffer): buffer for buffer in masters.buffers()}
         for master in masters.parameters():
-            held = nn.Parameter(torch.empty_like(master, dtype=torch.bfloat16))
-            copied[id(master)] = held.requires_grad_(master.requires_grad)
+            copied[id(master)] = _copy_of(master)
         self.lm = copy.deepcopy(masters, copied)
         self._master_lm = masters
         self.exchanging = False
@@ -56,7 +55,8 @@ class RoundedWeights:
     def refresh(self) -> None:
         """Round the copy from the masters, which have changed."""
         for held, master in self._masters.items():
-            held.copy_(master)
+            if held is not master:
+                held.copy_(master)
 
     def _collect(self, held: Tensor) -> None:
         """Add the gradient of a weight to its master's."""
@@ -87,3 +87,11 @@ class RoundedWeights:
         """Forget the gradients that were exchanged; the masters have their mean."""
         for held in self._trained():
             held.grad = None
+
+
+def _copy_of(master: nn.Parameter) -> nn.Parameter:
+    """A parameter's copy in bf16, without values; one that is frozen in bf16 serves itself."""
+    if master.dtype == torch.bfloat16 and not master.requires_grad:
+        return master
+    values = torch.empty_like(master, dtype=torch.bfloat16)
+    return nn.Parameter(values, requires_grad=master.requires_grad)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
@@ -31,14 +32,19 @@ from manta.state.trained import Trained
 from manta.storage.place import Place
 
 CHECKING_THREADS = 4
+# Name of the fingerprint of frozen weights in a checkpoint.
+FROZEN = "frozen"
 # What went wrong on this rank → what went wrong on any.
 Settle = Callable[[str | None], str | None]
 
 
 def content_of(trained: Trained) -> dict[str, Any]:
     """All that a checkpoint saves of what is trained, as it stands there."""
-    model, optimizer = get_state_dict(trained.lm, trained.optimizer)
+    options = StateDictOptions(ignore_frozen_params=trained.frozen is not None)
+    model, optimizer = get_state_dict(trained.lm, trained.optimizer, options=options)
     content: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    if trained.frozen is not None:
+        content[FROZEN] = torch.tensor(trained.frozen)
     if trained.scaler is not None:
         content["scaler"] = trained.scaler.state_dict()
     return content
@@ -68,11 +74,15 @@ def load(
     _fill(content, checkpoint, inventory, settle, trained.ranks.rank, trained.ranks.world_size)
 
     def take() -> None:
+        if trained.frozen is not None:
+            check_frozen(int(content[FROZEN]), trained.frozen)
         set_state_dict(
             trained.lm,
             trained.optimizer,
             model_state_dict=content["model"],
             optim_state_dict=content["optimizer"],
+            # Strict, it would ask for frozen weights. `_fill` has filled all others.
+            options=StateDictOptions(strict=trained.frozen is None),
         )
         trained.weights_changed()
         if trained.scaler is not None:
@@ -81,18 +91,45 @@ def load(
     _refuse(settle(_problem(take)))
 
 
-def load_model(checkpoint: Place, lm: nn.Module) -> None:
-    """Load the weights alone into an unsharded model, in this one process.
+def check_frozen(saved: int, found: int) -> None:
+    """Refuse a state that was trained beside other frozen weights than the model has.
+
+    Args:
+        saved: fingerprint of the frozen weights that the state was trained beside.
+        found: fingerprint of those that the model has.
 
     Raises:
-        RunError: if the checkpoint can't be loaded.
+        RunError: with the remedy.
     """
-    weights = get_model_state_dict(lm, options=StateDictOptions())
+    if saved != found:
+        raise RunError(
+            f"the frozen weights have changed: their fingerprint is {found:016x}, and the state "
+            f"was trained beside {saved:016x}; restore what model.pretrained was, or begin anew"
+        )
+
+
+def load_model(checkpoint: Place, lm: nn.Module, frozen: int | None = None) -> None:
+    """Load the weights alone into an unsharded model, in this one process.
+
+    Args:
+        checkpoint: the checkpoint's folder.
+        lm: the model.
+        frozen: fingerprint of its frozen weights, if these are not saved.
+
+    Raises:
+        RunError: if the checkpoint can't be loaded, or was trained beside other frozen weights.
+    """
+    options = StateDictOptions(ignore_frozen_params=frozen is not None)
+    content: dict[str, Any] = {"model": get_model_state_dict(lm, options=options)}
+    if frozen is not None:
+        content[FROZEN] = torch.tensor(frozen)
     try:
-        _fill({"model": weights}, checkpoint, _inventory_of(checkpoint), lambda problem: problem)
+        _fill(content, checkpoint, _inventory_of(checkpoint), lambda problem: problem)
     except RunError as error:
         raise RunError(f"{checkpoint}: can't be loaded: {error}; take another checkpoint") from None
-    lm.load_state_dict(weights)
+    if frozen is not None:
+        check_frozen(int(content[FROZEN]), frozen)
+    lm.load_state_dict(content["model"], strict=frozen is None)
 
 
 def _inventory_of(checkpoint: Place) -> Inventory:

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from manta.config.errors import RunError
 from manta.state import tensor_layout
 from manta.state.checkpoint_files import TrainState
 from manta.state.copying import DeviceCopy, HostCopy
 from manta.state.journal import COLUMNS, NO_ROWS, Journal, RowTable
+from manta.state.loading import check_frozen
 from manta.state.tensor_layout import Piece, Saved
 from manta.state.trained import Trained
 from manta.state.vault import SnapshotShard, Stamp, Vault
@@ -190,6 +192,7 @@ class Snapshots:
             "entries": tensor_layout.to_json(entries),
             "metrics": metrics,
             "scaler": _scaler_state(self._trained),
+            "frozen": self._trained.frozen,
         }
         self._copy.start(pieces, entries, self._vault.buffer())
         self._passing(state.step)
@@ -233,13 +236,15 @@ class Snapshots:
         problem, content, copies = None, None, []
         try:
             content = _Content.read(self._vault.open(stamp), stamp)
+            if content.frozen is not None and self._trained.frozen is not None:
+                check_frozen(content.frozen, self._trained.frozen)
             if void(content.state):
                 raise ValueError("it was left behind by a rewind")
             if self._ranks.first:
                 content.check_joins(ledger_end)
             tensor_layout.create_optimizer_state(self._trained, content.saved)
             copies = tensor_layout.plan(tensor_layout.pieces_of(self._trained), content.saved)
-        except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        except (ValueError, LookupError, TypeError, RuntimeError, RunError) as error:
             problem = f"{type(error).__name__}: {error}"
             log.warning("the snapshot of step %d can't be used (%s)", stamp.step, problem)
         if self._ranks.any(problem is not None) or content is None:
@@ -267,6 +272,7 @@ class _Content:
     ledger: RowTable
     metrics: list[dict[str, Any]]
     scaler: dict[str, Any] | None
+    frozen: int | None
 
     @classmethod
     def read(cls, shards: Sequence[SnapshotShard], stamp: Stamp) -> _Content:
@@ -290,7 +296,7 @@ class _Content:
         ledger = entry.view(data).numpy().copy()
         [first] = [header for header in headers if header["first"]]
         state = TrainState(**first["state"])
-        return cls(state, saved, ledger, first["metrics"], first["scaler"])
+        return cls(state, saved, ledger, first["metrics"], first["scaler"], first.get("frozen"))
 
     def check_joins(self, ledger_end: int) -> None:
         """Refuse rows that don't lead from the ledger's end to this state.

@@ -99,7 +99,7 @@ def _named_tensors(trained: Trained) -> Iterator[tuple[str, Tensor]]:
         for module in trained.lm.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-    for name, parameter in trained.lm.named_parameters():
+    for name, parameter in trained.named_parameters():
         yield MODEL + name, parameter
     for name, buffer in _persistent_buffers(trained):
         yield MODEL + name, buffer

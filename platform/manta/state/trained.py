@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,6 +24,8 @@ class Trained:
         sharded: whether each rank holds a part of each tensor; else all of them.
         ranks: the ranks that train the model together.
         rounded: low-precision copy that computes in the model's place, if any; not saved.
+        frozen: fingerprint of the frozen weights, which are not saved: each start takes them from
+            where the run took them first. None where all weights are saved.
     """
 
     lm: nn.Module
@@ -31,6 +34,13 @@ class Trained:
     sharded: bool
     ranks: Ranks
     rounded: RoundedWeights | None = None
+    frozen: int | None = None
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that are saved, by name."""
+        for name, parameter in self.lm.named_parameters():
+            if self.frozen is None or parameter.requires_grad:
+                yield name, parameter
 
     def weights_changed(self) -> None:
         """Have the weights of `lm` used as they are now. For whoever has changed them."""

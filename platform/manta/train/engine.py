@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.sample.columns import Columns
 from manta.schedule import Schedule, Step
+from manta.state.frozen import fingerprint_of_frozen
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
@@ -137,7 +138,8 @@ class Engine:
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         self.clock = StepClock(self.device, last_gradient(computing) if self._exchanges else None)
-        if not empty:
+        # Frozen weights are not saved: each start takes them from where the run took them first.
+        if not empty or config.model.freezes:
             self.initialise()
 
     def initialise(self) -> None:
@@ -145,6 +147,9 @@ class Engine:
         if self._empty:
             weights.fill(self.trained.lm, lambda: models.build(self.config, self._resolved))
             self._empty = False
+        if self.config.model.freezes:
+            frozen = fingerprint_of_frozen(self.trained.lm, self.ranks)
+            self.trained = replace(self.trained, frozen=frozen)
         self.trained.weights_changed()
 
     def _prepare_model(self, module: nn.Module) -> nn.Module:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +27,64 @@ from manta.config.model_names import hub_name
 from manta.config.own_code import is_own, own
 from manta.corpus.manifest import Manifest
 from manta.model import hf_config
+from manta.model.adapter import merged, save_adapter
+from manta.model.language_model import build
 from manta.model.own_net import OwnNet
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
+from manta.state.frozen import fingerprint_of_frozen
 from manta.state.loading import load_model
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.train.export_check import compare
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 
 # As Transformers calls it.
 WEIGHTS = "model.safetensors"
+# A folder with one of them is that of a model, or of PEFT's adapter of one.
+MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def export(
-    run_dir: Place, out: Path, step: int | None = None, beside: Mapping[str, str] | None = None
+    run_dir: Place,
+    out: Path,
+    step: int | None = None,
+    beside: Mapping[str, str] | None = None,
+    *,
+    merge: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
 
+    Of a run with an adapter: the adapter as PEFT loads it, or the model with it, merged in float32.
     Of a model of the user's own: its weights, for `safetensors.torch.load_model`, and its file.
 
     Args:
         run_dir: the run's directory, or its place in a store.
-        out: must not exist; it appears whole.
+        out: must not exist; it appears whole, once it was loaded and compared with the run's model.
         step: step of the checkpoint; by default the newest whole one.
         beside: texts of more files for it, by name.
+        merge: whether a run's adapter is merged into the weights.
+        tell: takes what the comparison found, a line.
 
     Raises:
-        RunError: if there is no such run or checkpoint, `out` exists or can't be made, or
-            Transformers would load another tokenizer than the corpus's.
+        RunError: if there is no such run or checkpoint, `out` exists or can't be made, the model
+            or its tokenizer are not the same when Transformers loads them, or an adapter alone is
+            not all that was trained.
     """
     check_new_folder(out)
     config = load_run(run_dir)
     code = own(config, "model.type")
+    _check_what_is_exported(run_dir, config, merge=merge)
     net = None if code is None else _own_weights(run_dir, OwnNet(code, config.model.sizes), step)
     lm = load_weights(run_dir, config, step) if net is None else None
     aside = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:
         if lm is not None:
-            lm.save_pretrained(aside)
-            write_tokenizer(aside, config.corpus, Manifest.read(config.corpus))
+            _write_model(aside, lm, config, merge=merge)
+            tell(str(compare(lm, aside)))
         elif net is not None and code is not None:
             save_model(net, str(aside / WEIGHTS))
             (aside / code.file).write_text(code.text, encoding="utf-8")
@@ -78,6 +96,27 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return out
+
+
+def _check_what_is_exported(run_dir: Place, config: RunConfig, *, merge: bool) -> None:
+    if merge and config.model.adapter is None:
+        raise RunError(f"{run_dir}: --merge is for a run with an adapter, which this has not")
+    if config.model.adapter and config.model.train and not merge:
+        raise RunError(
+            f"{run_dir}: weights were trained beside the adapter (model.train: "
+            f"{config.model.train}), which a folder of PEFT does not hold: export with --merge"
+        )
+
+
+def _write_model(folder: Path, lm: PreTrainedModel, config: RunConfig, *, merge: bool) -> None:
+    adapter = config.model.adapter
+    if adapter is not None and not merge:
+        save_adapter(lm, adapter, config.model.pretrained, folder)
+        lm.generation_config.save_pretrained(folder)
+    else:
+        whole = lm if adapter is None else merged(copy.deepcopy(lm))
+        whole.save_pretrained(folder)
+    write_tokenizer(folder, config.corpus, Manifest.read(config.corpus))
 
 
 def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
@@ -119,7 +158,7 @@ def load_generator(where: Place) -> tuple[Any, Any]:
         config = load_run(where)
         lm = load_weights(where, config, None)
         return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
-    if isinstance(where, Path) and (where / "config.json").exists():
+    if isinstance(where, Path) and any((where / name).exists() for name in MODEL_FILES):
         _quiet()
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)
@@ -175,8 +214,14 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         )
     resolved = hf_config.resolve(config, manifest.vocabulary)
     assert manifest.eos_id is not None
-    lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
-    load_model(checkpoint, lm)
+    if config.model.freezes:
+        assert not isinstance(resolved, OwnNet)
+        lm = build(config, resolved)
+        load_model(checkpoint, lm, fingerprint_of_frozen(lm))
+        lm = lm.float()  # what is frozen may be in bf16
+    else:
+        lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+        load_model(checkpoint, lm)
     if config.model.pretrained is not None:
         _generate_as_before(lm, config.model.pretrained)
     _stop_at(lm.generation_config, manifest.turn_ends or [manifest.eos_id])

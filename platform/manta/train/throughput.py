@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
+
+from manta.parallel.sharding import layers_of
 
 # Dense bf16 peak with fp32 accumulation in FLOP/s, without sparsity, from the makers' data sheets,
 # by words in the device's name. V100, T4: fp16.
@@ -66,22 +69,50 @@ PEAK_FLOPS_FP32 = {
 def flops_per_token(lm: nn.Module, config: PretrainedConfig, seq_len: int) -> float:
     """Floating-point operations that forward and backward of one token need.
 
-    6 for each weight of a matrix that multiplies the token (Kaplan et al., 2020, appendix B;
-    an embedding looks up and does not count, a tied one counts as the output layer), plus
-    attention, 12 · layers · heads · head width · seq_len for the full square (Chowdhery et al.,
-    2022, appendix B), of which the causal half is needed. What is computed a second time, as by
-    activation checkpointing, does not count, and neither do norms and other elementwise work.
-    For dense models: of a mixture of experts all would count.
+    Each weight of a matrix that multiplies the token takes 2 in the forward pass, 2 for the
+    gradient of its inputs and 2 for its own (Kaplan et al., 2020, appendix B; an embedding looks up
+    and does not count, a tied one counts as the output layer). Attention takes 12 · layers ·
+    heads · head width · seq_len for the full square (Chowdhery et al., 2022, appendix B), of which
+    the causal half is needed, a third of it in the forward pass. A frozen weight takes no gradient
+    of its own, and where nothing before it is trained, its inputs take none either. What is
+    computed a second time, as by activation checkpointing, does not count, and neither do norms and
+    other elementwise work. For dense models: of a mixture of experts all would count.
     """
+    heads = getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+    layers = getattr(config, "num_hidden_layers", 0)
+    attention = 12 * layers * heads * width * seq_len / 2
+    share = _share_with_gradients(lm)
+    return float(_products(lm) + attention * (1 + 2 * share) / 3)
+
+
+def _products(lm: nn.Module) -> int:
+    """Operations of one token with the weights of matrices, in the order of the model's modules."""
     embeddings = {id(m.weight) for m in lm.modules() if isinstance(m, nn.Embedding)}
     head = getattr(lm, "get_output_embeddings", lambda: None)()
     if head is not None:
         embeddings.discard(id(head.weight))
-    weights = sum(p.numel() for p in lm.parameters() if p.ndim >= 2 and id(p) not in embeddings)
-    layers = getattr(config, "num_hidden_layers", 0)
-    heads = getattr(config, "num_attention_heads", 0)
-    width = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
-    return float(6 * weights + 12 * layers * heads * width * seq_len / 2)
+    operations, trained_before = 0, any(p.requires_grad for p in _embedded(lm))
+    for parameter in lm.parameters():
+        if parameter.ndim >= 2 and id(parameter) not in embeddings:
+            passes = 1 + int(trained_before) + int(parameter.requires_grad)
+            operations += 2 * passes * parameter.numel()
+        trained_before = trained_before or parameter.requires_grad
+    return operations
+
+
+def _embedded(lm: nn.Module) -> Iterator[torch.Tensor]:
+    return (module.weight for module in lm.modules() if isinstance(module, nn.Embedding))
+
+
+def _share_with_gradients(lm: nn.Module) -> float:
+    """Share of the layers that take gradients: those from the first on that is trained."""
+    layers = layers_of(lm)
+    if not layers or any(p.requires_grad for p in _embedded(lm)):
+        return 1.0
+    trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    first = trained.index(True) if True in trained else len(layers)
+    return 1 - first / len(layers)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -67,10 +67,11 @@ def _export(folder: Path) -> None:
         return
     run = folder.parents[1]
     if (run / RUN).exists():
-        from manta.train.export import export
+        from manta.train.export import export, load_run
 
         try:
-            export(run, folder, int(folder.name.rpartition("-")[2]))
+            adapted = load_run(run).model.adapter is not None
+            export(run, folder, int(folder.name.rpartition("-")[2]), merge=adapted)
         except OSError:
             if not folder.exists():  # else another run that begins there was faster
                 raise

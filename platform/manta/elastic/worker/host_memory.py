@@ -32,9 +32,14 @@ class HostMemory:
         return self.snapshots + self.checkpoint
 
 
-def state_bytes(parameters: int, trained: int) -> int:
-    """Bytes of the training state of all ranks together, each tensor counted once."""
-    return WEIGHT * parameters + MOMENTS * trained
+def state_bytes(saved: int, trained: int) -> int:
+    """Bytes of the training state of all ranks together, each tensor counted once.
+
+    Args:
+        saved: number of parameters that are saved.
+        trained: number of those that are trained.
+    """
+    return WEIGHT * saved + MOMENTS * trained
 
 
 def host_memory(

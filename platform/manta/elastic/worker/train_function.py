@@ -299,11 +299,12 @@ def model(engine: Engine) -> dict[str, Any]:
         "model": getattr(config, "model_type", engine.config.model.type),
         "parameters": total,
         "trained_parameters": trained,
+        **({} if engine.trained.frozen is None else {"frozen": f"{engine.trained.frozen:016x}"}),
         "precision": engine.config.train.precision,
         "param_dtype": engine.config.train.param_dtype,
         "matmul_precision": engine.config.train.matmul_precision,
         "host_memory": host_memory(
-            state_bytes(total, trained),
+            state_bytes(total if engine.trained.frozen is None else trained, trained),
             engine.ranks.world_size,
             int(os.environ["LOCAL_WORLD_SIZE"]),
             sharded=engine.trained.sharded,

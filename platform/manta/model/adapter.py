@@ -1,0 +1,163 @@
+"""Adapters: low-rank matrices of PEFT's in the layers of a model whose own weights are frozen.
+
+PEFT is imported here alone, and only for a run that has an adapter: it is the extra `adapt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from manta.config.errors import ConfigError
+from manta.config.model import AdapterSection
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+# What PEFT calls an adapter by default: a part of the names of its parameters.
+NAME = "default"
+# As PEFT calls the file, and what it puts before the names of parameters in it.
+WEIGHTS, PREFIX = "adapter_model.safetensors", "base_model.model."
+
+
+def add_adapter(lm: PreTrainedModel, section: AdapterSection, seed: int) -> None:
+    """Put an adapter into the layers of a model, in place, and freeze all other weights.
+
+    The model computes what it did before, as one of the two matrices of each layer is nought.
+
+    Args:
+        lm: the model; where its parameters are on `meta`, those of the adapter are, too.
+        section: which adapter.
+        seed: seed of the other matrix.
+
+    Raises:
+        ConfigError: if PEFT is not installed, or has no adapter for the layers that are named.
+    """
+    import_peft()
+    from peft import inject_adapter_in_model
+
+    _refuse_output_layer(lm, section)
+    meta = next(lm.parameters()).is_meta
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(peft_config(lm, section), lm, NAME, low_cpu_mem_usage=meta)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ConfigError(
+                f"model.adapter.targets = {section.targets!r}: {' '.join(str(error).split())}"
+            ) from None
+
+
+def import_peft() -> None:
+    """Import PEFT.
+
+    Raises:
+        ConfigError: if it is not installed, with the command that installs it.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "model.adapter needs PEFT, which is not installed: pip install 'manta-train[adapt]'"
+        ) from None
+
+
+def peft_config(
+    lm: PreTrainedModel, section: AdapterSection, base: str | None = None
+) -> LoraConfig:
+    """The adapter as PEFT describes it.
+
+    Args:
+        lm: the model.
+        section: which adapter.
+        base: path or name of the model without the adapter, for PEFT to load it.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        r=section.rank,
+        lora_alpha=2 * section.rank if section.alpha is None else section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=section.targets,
+        use_rslora=section.rslora,
+        use_dora=section.dora,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in lm.modules()),
+    )
+
+
+def _refuse_output_layer(lm: PreTrainedModel, section: AdapterSection) -> None:
+    """Refuse one for the output layer, whose weight alone the chunked loss is computed from."""
+    head = lm.get_output_embeddings()
+    name = next((name for name, module in lm.named_modules() if module is head), None)
+    if head is None or name is None or isinstance(section.targets, str):
+        return
+    for target in section.targets:
+        if name == target or name.endswith(f".{target}"):
+            raise ConfigError(
+                f"model.adapter.targets: '{target}' is the output layer, which takes no adapter; "
+                f"leave it out, or train it whole with model.train: ['*{target}*']"
+            )
+
+
+@contextmanager
+def without_adapter(lm: nn.Module) -> Iterator[None]:
+    """In it, a model computes as it did before it got its adapter.
+
+    `_disable_adapters` is internal to PEFT 0.21; PEFT's own switch would also change which weights
+    have gradients, which FSDP has taken note of. tests/train/test_adapter.py guards it.
+    """
+    layers = list(adapted_layers(lm))
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def adapted_layers(lm: nn.Module) -> Iterator[Any]:
+    """The layers of a model that have an adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return (module for module in lm.modules() if isinstance(module, BaseTunerLayer))
+
+
+def merged(lm: PreTrainedModel) -> PreTrainedModel:
+    """The model with its adapter added to the weights, in place and in their number format."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(lm.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            lm.set_submodule(name, module.get_base_layer())
+    return lm
+
+
+def save_adapter(
+    lm: PreTrainedModel, section: AdapterSection, base: str | None, folder: Path
+) -> None:
+    """Write a model's adapter as PEFT and Transformers load it.
+
+    Args:
+        lm: the model with its adapter.
+        section: which adapter.
+        base: path or name of the model without the adapter.
+        folder: where two files are written.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(lm, adapter_name=NAME)
+    weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    peft_config(lm, section, base).save_pretrained(str(folder))
