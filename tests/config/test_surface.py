@@ -24,7 +24,7 @@ COMMANDS = {
     "stop": "JOB --address",
     "verify": "RUN --no-shards",
     "compare": "RUN|SWEEP --output --metric --top",
-    "export": "RUN OUT --step",
+    "export": "RUN OUT --step --merge",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",
     "keys": "PREFIX --markdown",
@@ -35,6 +35,9 @@ RUN_KEYS = """
     run.name run.storage run.seed
     corpus
     model.type model.sizes model.pretrained
+    model.adapter.type model.adapter.rank model.adapter.alpha model.adapter.dropout
+    model.adapter.targets model.adapter.rslora model.adapter.dora
+    model.train model.freeze model.frozen_dtype
     data.document_mask data.format
     objective.type objective.per objective.teacher objective.options
     objective.balance objective.bias_rate

@@ -109,7 +109,7 @@ def test_the_same_losses_at_any_world_size_and_through_kills(tuned: Build, shard
         if "loss" in row:
             assert row["loss"] == pytest.approx(expected[row["step"]], rel=1e-5)
     saved = {name for name in saved_names(mixed) if "param_groups" not in name}
-    assert {name for name in saved if "lora_" not in name} == {"frozen"}
+    assert {name for name in saved if "lora_" not in name} == {"base"}
 
 
 @pytest.mark.parametrize(

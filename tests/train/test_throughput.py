@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from manta.config.model import ModelSection
+from manta.model.trainable import choose_trained
 from manta.train.throughput import flops_per_token, peak_flops_of
 
 ROWS, SEQ_LEN, LAYERS, HEADS, HEAD_WIDTH = 2, 48, 3, 4, 24
@@ -35,6 +39,32 @@ def test_flops_are_those_that_torch_counts(tied: bool) -> None:
     causal_half = 12 * LAYERS * HEADS * HEAD_WIDTH * SEQ_LEN / 2
     expected = flops_per_token(lm, lm.config, SEQ_LEN) + causal_half
     assert counter.get_total_flops() == ROWS * SEQ_LEN * expected
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"adapter": {"rank": 4}},
+        {"adapter": {"rank": 4, "targets": ["down_proj"]}},
+        {"freeze": ["*embed_tokens*", "model.layers.{0..1}.*"]},
+        {"train": ["lm_head*"]},
+    ],
+)
+def test_frozen_weights_take_fewer(section: dict[str, Any]) -> None:
+    """Within 4 %: of a layer's products that share an input, only the first is known to."""
+    config = AutoConfig.for_model("llama", tie_word_embeddings=False, **LLAMA)
+    lm = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    every = flops_per_token(lm, lm.config, SEQ_LEN)
+    choose_trained(lm, ModelSection.model_validate({"pretrained": "x", **section}), 0)
+    tokens = torch.randint(0, LLAMA["vocab_size"], (ROWS, SEQ_LEN))
+    with FlopCounterMode(display=False) as counter:
+        lm(input_ids=tokens, use_cache=False).logits.sum().backward()
+    expected = flops_per_token(lm, lm.config, SEQ_LEN)
+    frozen_layers = {"freeze": 2, "train": LAYERS}.get(next(iter(section)), 0)
+    causal_half = (12 * LAYERS - 8 * frozen_layers) * HEADS * HEAD_WIDTH * SEQ_LEN / 2
+    counted = counter.get_total_flops() / ROWS / SEQ_LEN
+    assert expected + causal_half == pytest.approx(counted, rel=0.04)
+    assert expected < 0.8 * every
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,24 @@ RUN = (
         "`manta train --fresh` refuses to continue a run; to begin another, change run.name",
     ),
     (
-        "freeze frozen freeze_layers unfreeze trainable requires_grad lora lora_r lora_rank "
-        "lora_alpha peft adapter adapters qlora load_in_4bit load_in_8bit quantization",
-        "not supported: all parameters of the model are trained",
+        "lora lora_config lora_r lora_rank lora_alpha lora_dropout lora_target_modules "
+        "target_modules peft peft_config peft_type use_peft use_lora adapter adapters",
+        "an adapter is model.adapter, such as {type: lora, rank: 16, targets: all-linear}; weights "
+        "that are trained beside it are model.train",
+    ),
+    (
+        "freeze frozen freeze_layers unfreeze trainable requires_grad modules_to_save "
+        "lora_modules_to_save unfrozen_parameters num_layers_unfrozen",
+        "what is trained is chosen by model.train or model.freeze, patterns of parameter names",
+    ),
+    (
+        "qlora load_in_4bit load_in_8bit quantization quantization_config use_qlora",
+        "not supported: frozen weights are held in model.frozen_dtype, fp32 or bf16",
+    ),
+    (
+        "assistant_only_loss completion_only_loss train_on_inputs train_on_prompt mask_prompt "
+        "response_only sft",
+        "with objective.type: chat only the answers of conversations are trained on",
     ),
     (
         "loss loss_fn loss_type criterion label_smoothing z_loss task",

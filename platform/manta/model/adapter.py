@@ -35,7 +35,7 @@ def add_adapter(lm: PreTrainedModel, section: AdapterSection, seed: int) -> None
 
     Args:
         lm: the model; where its parameters are on `meta`, those of the adapter are, too.
-        section: which adapter.
+        section: the config of the adapter.
         seed: seed of the other matrix.
 
     Raises:
@@ -77,7 +77,7 @@ def peft_config(
 
     Args:
         lm: the model.
-        section: which adapter.
+        section: the config of the adapter.
         base: path or name of the model without the adapter, for PEFT to load it.
     """
     from peft import LoraConfig
@@ -151,7 +151,7 @@ def save_adapter(
 
     Args:
         lm: the model with its adapter.
-        section: which adapter.
+        section: the config of the adapter.
         base: path or name of the model without the adapter.
         folder: where two files are written.
     """

@@ -43,12 +43,12 @@ def choose_trained(lm: PreTrainedModel, section: ModelSection, seed: int) -> Non
         parameter.requires_grad_(not section.freeze)
     if not any(parameter.requires_grad for parameter in lm.parameters()):
         raise ConfigError(f"model.freeze = {patterns}: nothing is left to train")
-    for parameter in frozen(lm).values():
+    for parameter in base_weights(lm).values():
         parameter.data = parameter.data.to(DTYPES[section.frozen_dtype])
 
 
-def frozen(lm: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a model that are not trained, by name."""
+def base_weights(lm: nn.Module) -> dict[str, nn.Parameter]:
+    """The base of a model: its parameters that are not trained, by name."""
     return {name: one for name, one in lm.named_parameters() if not one.requires_grad}
 
 

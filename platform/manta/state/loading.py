@@ -32,19 +32,19 @@ from manta.state.trained import Trained
 from manta.storage.place import Place
 
 CHECKING_THREADS = 4
-# Name of the fingerprint of frozen weights in a checkpoint.
-FROZEN = "frozen"
+# Name of the fingerprint of the base in a checkpoint.
+BASE = "base"
 # What went wrong on this rank → what went wrong on any.
 Settle = Callable[[str | None], str | None]
 
 
 def content_of(trained: Trained) -> dict[str, Any]:
     """All that a checkpoint saves of what is trained, as it stands there."""
-    options = StateDictOptions(ignore_frozen_params=trained.frozen is not None)
+    options = StateDictOptions(ignore_frozen_params=trained.base is not None)
     model, optimizer = get_state_dict(trained.lm, trained.optimizer, options=options)
     content: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    if trained.frozen is not None:
-        content[FROZEN] = torch.tensor(trained.frozen)
+    if trained.base is not None:
+        content[BASE] = torch.tensor(trained.base)
     if trained.scaler is not None:
         content["scaler"] = trained.scaler.state_dict()
     return content
@@ -74,15 +74,15 @@ def load(
     _fill(content, checkpoint, inventory, settle, trained.ranks.rank, trained.ranks.world_size)
 
     def take() -> None:
-        if trained.frozen is not None:
-            check_frozen(int(content[FROZEN]), trained.frozen)
+        if trained.base is not None:
+            check_base(int(content[BASE]), trained.base)
         set_state_dict(
             trained.lm,
             trained.optimizer,
             model_state_dict=content["model"],
             optim_state_dict=content["optimizer"],
             # Strict, it would ask for frozen weights. `_fill` has filled all others.
-            options=StateDictOptions(strict=trained.frozen is None),
+            options=StateDictOptions(strict=trained.base is None),
         )
         trained.weights_changed()
         if trained.scaler is not None:
@@ -91,7 +91,7 @@ def load(
     _refuse(settle(_problem(take)))
 
 
-def check_frozen(saved: int, found: int) -> None:
+def check_base(saved: int, found: int) -> None:
     """Refuse a state that was trained beside other frozen weights than the model has.
 
     Args:
@@ -108,28 +108,28 @@ def check_frozen(saved: int, found: int) -> None:
         )
 
 
-def load_model(checkpoint: Place, lm: nn.Module, frozen: int | None = None) -> None:
+def load_model(checkpoint: Place, lm: nn.Module, base: int | None = None) -> None:
     """Load the weights alone into an unsharded model, in this one process.
 
     Args:
         checkpoint: the checkpoint's folder.
         lm: the model.
-        frozen: fingerprint of its frozen weights, if these are not saved.
+        base: fingerprint of its base, the frozen weights, if these are not saved.
 
     Raises:
         RunError: if the checkpoint can't be loaded, or was trained beside other frozen weights.
     """
-    options = StateDictOptions(ignore_frozen_params=frozen is not None)
+    options = StateDictOptions(ignore_frozen_params=base is not None)
     content: dict[str, Any] = {"model": get_model_state_dict(lm, options=options)}
-    if frozen is not None:
-        content[FROZEN] = torch.tensor(frozen)
+    if base is not None:
+        content[BASE] = torch.tensor(base)
     try:
         _fill(content, checkpoint, _inventory_of(checkpoint), lambda problem: problem)
     except RunError as error:
         raise RunError(f"{checkpoint}: can't be loaded: {error}; take another checkpoint") from None
-    if frozen is not None:
-        check_frozen(int(content[FROZEN]), frozen)
-    lm.load_state_dict(content["model"], strict=frozen is None)
+    if base is not None:
+        check_base(int(content[BASE]), base)
+    lm.load_state_dict(content["model"], strict=base is None)
 
 
 def _inventory_of(checkpoint: Place) -> Inventory:

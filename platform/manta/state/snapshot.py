@@ -27,7 +27,7 @@ from manta.state import tensor_layout
 from manta.state.checkpoint_files import TrainState
 from manta.state.copying import DeviceCopy, HostCopy
 from manta.state.journal import COLUMNS, NO_ROWS, Journal, RowTable
-from manta.state.loading import check_frozen
+from manta.state.loading import check_base
 from manta.state.tensor_layout import Piece, Saved
 from manta.state.trained import Trained
 from manta.state.vault import SnapshotShard, Stamp, Vault
@@ -192,7 +192,7 @@ class Snapshots:
             "entries": tensor_layout.to_json(entries),
             "metrics": metrics,
             "scaler": _scaler_state(self._trained),
-            "frozen": self._trained.frozen,
+            "base": self._trained.base,
         }
         self._copy.start(pieces, entries, self._vault.buffer())
         self._passing(state.step)
@@ -236,8 +236,8 @@ class Snapshots:
         problem, content, copies = None, None, []
         try:
             content = _Content.read(self._vault.open(stamp), stamp)
-            if content.frozen is not None and self._trained.frozen is not None:
-                check_frozen(content.frozen, self._trained.frozen)
+            if content.base is not None and self._trained.base is not None:
+                check_base(content.base, self._trained.base)
             if void(content.state):
                 raise ValueError("it was left behind by a rewind")
             if self._ranks.first:
@@ -272,7 +272,7 @@ class _Content:
     ledger: RowTable
     metrics: list[dict[str, Any]]
     scaler: dict[str, Any] | None
-    frozen: int | None
+    base: int | None
 
     @classmethod
     def read(cls, shards: Sequence[SnapshotShard], stamp: Stamp) -> _Content:
@@ -296,7 +296,7 @@ class _Content:
         ledger = entry.view(data).numpy().copy()
         [first] = [header for header in headers if header["first"]]
         state = TrainState(**first["state"])
-        return cls(state, saved, ledger, first["metrics"], first["scaler"], first.get("frozen"))
+        return cls(state, saved, ledger, first["metrics"], first["scaler"], first.get("base"))
 
     def check_joins(self, ledger_end: int) -> None:
         """Refuse rows that don't lead from the ledger's end to this state.

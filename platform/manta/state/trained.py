@@ -24,8 +24,8 @@ class Trained:
         sharded: whether each rank holds a part of each tensor; else all of them.
         ranks: the ranks that train the model together.
         rounded: low-precision copy that computes in the model's place, if any; not saved.
-        frozen: fingerprint of the frozen weights, which are not saved: each start takes them from
-            where the run took them first. None where all weights are saved.
+        base: fingerprint of the base, the frozen weights, which are not saved: each start takes
+            them from where the run took them first. None where all weights are saved.
     """
 
     lm: nn.Module
@@ -34,12 +34,12 @@ class Trained:
     sharded: bool
     ranks: Ranks
     rounded: RoundedWeights | None = None
-    frozen: int | None = None
+    base: int | None = None
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are saved, by name."""
         for name, parameter in self.lm.named_parameters():
-            if self.frozen is None or parameter.requires_grad:
+            if self.base is None or parameter.requires_grad:
                 yield name, parameter
 
     def weights_changed(self) -> None:

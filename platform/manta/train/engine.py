@@ -27,7 +27,7 @@ from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.sample.columns import Columns
 from manta.schedule import Schedule, Step
-from manta.state.frozen import fingerprint_of_frozen
+from manta.state.base_weights import fingerprint_of_base
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import optimizer as optimizers
@@ -148,8 +148,8 @@ class Engine:
             weights.fill(self.trained.lm, lambda: models.build(self.config, self._resolved))
             self._empty = False
         if self.config.model.freezes:
-            frozen = fingerprint_of_frozen(self.trained.lm, self.ranks)
-            self.trained = replace(self.trained, frozen=frozen)
+            base = fingerprint_of_base(self.trained.lm, self.ranks)
+            self.trained = replace(self.trained, base=base)
         self.trained.weights_changed()
 
     def _prepare_model(self, module: nn.Module) -> nn.Module:

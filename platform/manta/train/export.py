@@ -30,8 +30,8 @@ from manta.model import hf_config
 from manta.model.adapter import merged, save_adapter
 from manta.model.language_model import build
 from manta.model.own_net import OwnNet
+from manta.state.base_weights import fingerprint_of_base
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
-from manta.state.frozen import fingerprint_of_frozen
 from manta.state.loading import load_model
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
@@ -217,7 +217,7 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     if config.model.freezes:
         assert not isinstance(resolved, OwnNet)
         lm = build(config, resolved)
-        load_model(checkpoint, lm, fingerprint_of_frozen(lm))
+        load_model(checkpoint, lm, fingerprint_of_base(lm))
         lm = lm.float()  # what is frozen may be in bf16
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)

@@ -44,7 +44,7 @@ def compare(lm: PreTrainedModel, folder: Path) -> ExportDifference:
 
     Args:
         lm: the run's model, with its adapter if it has one; float32, on the CPU.
-        folder: what was exported: a model, or an adapter that names its base.
+        folder: exported model, or adapter that names its base.
 
     Raises:
         RunError: if it differs by more than rounding does.

@@ -1,4 +1,6 @@
-"""The fingerprint of frozen weights, which no checkpoint holds: it tells whether they have changed.
+"""The fingerprint of a base: the frozen weights beside which others are trained.
+
+No checkpoint holds them; by the fingerprint it is told whether they have changed.
 
 It is a sum over elements: ranks that hold parts of a tensor sum theirs, however it is split, and
 each part is read where it lies, on the device. It finds a change by mistake; unlike a SHA-256 it
@@ -12,7 +14,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from manta.model.trainable import frozen
+from manta.model.trainable import base_weights
 from manta.parallel.ranks import Ranks
 from manta.state.tensor_layout import piece
 
@@ -24,7 +26,7 @@ INTEGERS = {4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
 @torch.no_grad()
-def fingerprint_of_frozen(lm: nn.Module, ranks: Ranks | None = None) -> int:
+def fingerprint_of_base(lm: nn.Module, ranks: Ranks | None = None) -> int:
     """Sum of each bit pattern times a number made from its name and place, modulo 2^63.
 
     The same for the same weights however they are split. All ranks must call together.
@@ -34,7 +36,7 @@ def fingerprint_of_frozen(lm: nn.Module, ranks: Ranks | None = None) -> int:
         ranks: the ranks that hold parts of it; None if this process has it all.
     """
     whole, parts = 0, None
-    for name, parameter in frozen(lm).items():
+    for name, parameter in base_weights(lm).items():
         one = piece(name, parameter)
         width = max(1, one.local[:1].numel())
         found = _sum(one.local, name, one.first * width)
