@@ -5,41 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import copied
 import pytest
-from killed_prepare import TEXTS, killed_at, renames_of, small_config
+from command import copy_of_manta
+from killed_prepare import TEXTS, killed_at, renames_of, small_config, stopped_on_ray
 
 from manta.config.corpus import CorpusConfig
 from manta.corpus.prepare import prepare
 from manta.corpus.workspace import LAYOUT
-
-# Prepares on a Ray of its own, and stops to be killed once three shards are finished.
-STOPPED_ON_RAY = """
-import logging, sys
-import ray
-from manta.config.corpus import CorpusConfig
-from manta.corpus import assemble
-from manta.corpus.prepare import prepare
-
-real, finished = assemble._shard, []
-
-def stopping(*args):
-    finished.append(real(*args))
-    if len(finished) == 3:
-        print("ready", flush=True)
-        sys.stdin.read()
-    return finished[-1]
-
-assemble._shard = stopping
-ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR,
-         _temp_dir=sys.argv[2])
-prepare(CorpusConfig.model_validate_json(sys.argv[1]), progress=False)
-"""
 
 
 @pytest.fixture
@@ -67,7 +45,7 @@ def test_killed_at_any_rename(settings, expected, contents, tmp_path, renames, s
     out = tmp_path / "out"
     at = max(1, int(renames * share))
 
-    assert killed_at(settings, at, moment).returncode == -signal.SIGKILL
+    assert killed_at(settings, at, moment) == -signal.SIGKILL
     assert not (out / "manifest.json").exists()
     before = finished_shards(out)
     assert all(out.joinpath(name).read_bytes() == expected[name] for name in before)
@@ -85,7 +63,7 @@ def renames(tmp_path_factory) -> int:
 
 
 def test_killed_just_before_the_manifest(settings, expected, contents, tmp_path, renames):
-    assert killed_at(settings, renames, "before").returncode == -signal.SIGKILL
+    assert killed_at(settings, renames, "before") == -signal.SIGKILL
     assert len(finished_shards(tmp_path / "out")) == len(finished_shards(tmp_path / "whole"))
     assert not (tmp_path / "out" / "manifest.json").exists()
     before = finished_shards(tmp_path / "out")
@@ -97,7 +75,7 @@ def test_killed_just_before_the_manifest(settings, expected, contents, tmp_path,
 
 
 def test_killed_just_after_the_manifest(settings, expected, contents, tmp_path, renames):
-    assert killed_at(settings, renames, "after").returncode == -signal.SIGKILL
+    assert killed_at(settings, renames, "after") == -signal.SIGKILL
     assert (tmp_path / "out" / ".prepare").exists()
 
     prepare(settings, progress=False)
@@ -164,27 +142,24 @@ def test_sigterm_ends_the_command_with_a_word(settings, tmp_path):
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     path = tmp_path / "corpus.yaml"
     path.write_text(json.dumps(settings.model_dump(mode="json") | {"shard_tokens": 25}))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "manta.cli", "prepare", str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        environment = {**os.environ, "COLUMNS": "200"}
+        child = copy_of_manta("prepare", str(path), environment=environment, stderr=file)
     work = tmp_path / "out" / ".prepare"
     try:
         while not any(work.glob("*.scan.npz")):
             assert child.poll() is None, child.communicate()
             time.sleep(0.05)
-        child.terminate()
-        out, err = child.communicate(timeout=300)
+        child.send_signal(signal.SIGTERM)
+        out, _ = child.communicate(timeout=300)
     finally:
         child.kill()
         child.wait()
 
     assert child.returncode == 130
     assert out.endswith("starting Ray …\n")
-    bar, *said = err.strip().splitlines()
+    bar, *said = errors.read_text().strip().splitlines()
     assert bar.startswith("reading")
     assert said == ["interrupted; the same command continues from here"]
 
@@ -193,15 +168,14 @@ def test_killed_on_ray(settings, ray_local, contents, tmp_path, request):
     """SIGKILL to a process in the middle of the second pass, with all of its Ray."""
     out = tmp_path / "out"
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temp:
-        child = subprocess.Popen(
-            [sys.executable, "-c", STOPPED_ON_RAY, settings.model_dump_json(), temp],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+        child = copied.start(
+            stopped_on_ray,
+            settings.model_dump_json(),
+            environment={**os.environ, "RAY_TMPDIR": temp},
+            reads=True,
+            stderr=sys.__stderr__,
         )
         try:
-            assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
         finally:
             os.killpg(child.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import IO
 
 import copied
 
@@ -21,9 +22,14 @@ def manta(*arguments: str) -> subprocess.Popen[str]:
 
 
 def copy_of_manta(
-    *arguments: str, environment: Mapping[str, str] | None = None, address: str | None = None
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    address: str | None = None,
+    stderr: IO[str] | None = None,
 ) -> copied.Copied:
     """Start the command as `manta` does, but with its imports done.
+
+    Its errors go to `stderr` if there is one, else to its output.
 
     With an `address` its process has connected itself to that Ray before. A command that connects
     itself sends the package along, for nodes that have none, and its workers import all of that
@@ -31,7 +37,7 @@ def copy_of_manta(
     """
     before = [] if address is None else [address]
     function = _run if address is None else _run_connected
-    return copied.start(function, *before, *arguments, environment=environment)
+    return copied.start(function, *before, *arguments, environment=environment, stderr=stderr)
 
 
 def _run(*arguments: str) -> None:
