@@ -190,7 +190,7 @@ def test_another_base_under_the_same_name_is_refused(seen: Seen) -> None:
     refused = start(folder / "sweep.yaml", seen.server)
     output = refused.communicate(timeout=300)[0]
     assert refused.returncode == 1
-    assert "give another sweep.name" in output
+    assert "choose another sweep.name" in output
 
 
 def test_every_trial_has_its_whole_history_once(seen: Seen) -> None:

@@ -200,7 +200,7 @@ def test_trials_of_a_sweep_whose_driver_is_gone_are_lost(tmp_path: Path) -> None
 def test_trials_that_share_one_training_are_paused_with_it(tmp_path: Path) -> None:
     """Halving stops the one that trains for all: the others need no folder of their own."""
     half, rung = HORIZON // 2, HORIZON // 4
-    reason = "as b, whose beginning it shares"
+    reason = "paused with b, which trains its first steps"
     shared: dict[str, Any] = {"parent": "b", "fork_tokens": half, "fork_step": 50, "until": half}
     trials = [
         trial("a", 1e-3),

@@ -86,7 +86,7 @@ def test_trials_that_do_not_fit_the_space_are_refused(sweep):
     fixed = "space = {'schedule.batch': tune.grid_search([8, 16])}"
     text = refused(sweep, fixed, search={"type": "grid", "trials": 2})
     assert "nothing in" in text
-    assert "leave it out, or give more seeds" in text
+    assert "remove search.trials, or give more seeds" in text
 
 
 # Draws.
@@ -241,11 +241,11 @@ def test_functions_see_the_base_where_the_trial_chose_nothing(sweep):
         ("lambda trial: trial['nothing']", "mine.py:2: a: its function fails: KeyError: 'nothing'"),
         ("lambda trial: trial['train.x']", "mine.py:2: a: its function fails: KeyError: 'x'"),
         ("lambda trial: 1 / 0", "mine.py:2: a: its function fails: ZeroDivisionError"),
-        ("lambda: __import__('random').random()", "mine.py:2: a: its function gives 0."),
-        ("lambda trial: trial['a']", "mine.py:2: a: depends on itself: a → a"),
-        ("lambda trial: trial['b']", "mine.py:2: a: depends on itself: a → b → a"),
-        ("lambda trial: tune.uniform(0, 1)", "samplers belong into the space itself"),
-        ("lambda trial: tune.grid_search([1])", "samplers belong into the space itself"),
+        ("lambda: __import__('random').random()", "mine.py:2: a: its function returns 0."),
+        ("lambda trial: trial['a']", "mine.py:2: a depends on itself: a → a"),
+        ("lambda trial: trial['b']", "mine.py:2: a depends on itself: a → b → a"),
+        ("lambda trial: tune.uniform(0, 1)", "samplers must be in the space itself"),
+        ("lambda trial: tune.grid_search([1])", "samplers must be in the space itself"),
         ("lambda trial: object()", "can't be a parameter"),
         ("lambda trial: float('nan')", "mine.py:2: a: nan can't be a parameter"),
     ],

@@ -98,7 +98,7 @@ def test_who_shares_a_beginning_shares_its_end() -> None:
         "diverged",
         "finished",
     ]
-    assert progress["c"].reason == "as a, whose beginning it shares"
+    assert progress["c"].reason == "diverged with a, which trains its first steps"
 
 
 def test_what_failed_is_tried_again_by_the_same_command() -> None:
@@ -170,7 +170,7 @@ def test_who_waits_for_a_paused_trial_is_paused_with_it() -> None:
             10,
             2.0,
         )
-        assert progress[name].reason == "paused with p, which trains its beginning"
+        assert progress[name].reason == "paused with p, which trains its first steps"
     assert progress.trained == 10 + END
     # Taken up again they wait as before: the one they wait for may be promoted.
     settled = progress.state.model_dump()

@@ -65,38 +65,50 @@ def test_what_the_sweep_says_counts(sweep):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ("x = 1", "mine.py: 'space' is a mapping of dotted keys of the run config to samplers"),
-        ("space = [1]", "mine.py:2: 'space' is a mapping of dotted keys"),
-        ("space = {3: 1}", "mine.py:2: key 3: write it as dotted.key"),
-        ("space = {'a..b': 1}", "mine.py:2: key 'a..b': write it as dotted.key"),
-        ("space = {\n'train.seq_len': {1, 2}}", "mine.py:3: train.seq_len: set is neither a value"),
-        ("space = {'a': lambda c: 1}", "mine.py:2: a: function is neither a value nor a sampler"),
-        ("space = {'a': [{'b': object()}]}", "mine.py:2: a: object is neither a value"),
-        ("space = {'a': tune.choice([1, {2}])}", "mine.py:2: a: set is neither a value"),
-        ("space = {'a': tune.grid_search([])}", "mine.py:2: a: a choice among nothing"),
-        ("space = {'a': tune.choice([])}", "mine.py:2: a: a choice among nothing"),
-        ("space = {'a': tune.grid_search(3)}", "mine.py:2: a: tune.grid_search takes a list"),
-        ("space = {'a': {'eval': '1 + 1'}}", "mine.py:2: a: a mapping with 'eval' alone is code"),
-        ("space = {'a': {1: 2}}", "mine.py:2: a: the keys of a structure are text"),
-        ("space = {}\nmetric = 'val_los'", "mine.py:3: metric = 'val_los': unknown; did you mean"),
-        ("space = {}\nmetric = 'zzz'", "unknown; there are: val_loss, loss"),
+        ("x = 1", "mine.py: 'space' is missing; it must be a mapping of dotted keys"),
+        ("space = [1]", "mine.py:2: 'space' is list; it must be a mapping"),
+        ("space = {3: 1}", "mine.py:2: 3 is no key; write it as dotted.key"),
+        ("space = {'a..b': 1}", "mine.py:2: 'a..b' is no key; write it as dotted.key"),
+        (
+            "space = {\n'train.seq_len': {1, 2}}",
+            "mine.py:3: train.seq_len: set is neither a plain value",
+        ),
+        (
+            "space = {'a': lambda c: 1}",
+            "mine.py:2: a: function is neither a plain value nor a sampler",
+        ),
+        ("space = {'a': [{'b': object()}]}", "mine.py:2: a: object is neither a plain value"),
+        ("space = {'a': tune.choice([1, {2}])}", "mine.py:2: a: set is neither a plain value"),
+        ("space = {'a': tune.grid_search([])}", "mine.py:2: a: the list of choices is empty"),
+        ("space = {'a': tune.choice([])}", "mine.py:2: a: the list of choices is empty"),
+        ("space = {'a': tune.grid_search(3)}", "mine.py:2: a: give tune.grid_search a list"),
+        (
+            "space = {'a': {'eval': '1 + 1'}}",
+            "mine.py:2: a: Ray Tune runs a mapping whose only key is 'eval' as code",
+        ),
+        ("space = {'a': {1: 2}}", "mine.py:2: a: the keys of a mapping must be text"),
+        (
+            "space = {}\nmetric = 'val_los'",
+            "mine.py:3: metric = 'val_los': unknown metric; did you mean",
+        ),
+        ("space = {}\nmetric = 'zzz'", "unknown metric; give one of val_loss, loss"),
         ("space = {}\nmode = 'best'", "mine.py:3: mode = 'best': write 'min' or 'max'"),
         ("space = {}\nhorizon = '10%'", "mine.py:3: horizon = '10%': write a token count such"),
         ("space = {}\nhorizon = 0", "mine.py:3: horizon = 0: give at least one token"),
-        ("space = {}\nseeds = []", "mine.py:3: seeds = []: a list of different whole numbers"),
-        ("space = {}\nseeds = 3", "mine.py:3: seeds = 3: a list of different whole numbers"),
-        ("space = {}\nseeds = [1, 1]", "mine.py:3: seeds = [1, 1]: a list of different"),
-        ("space = {}\nseeds = [True]", "mine.py:3: seeds = [True]: a list of different"),
-        ("space = {}\nseeds = [-1]", "mine.py:3: seeds = [-1]: a list of different"),
+        ("space = {}\nseeds = []", "mine.py:3: seeds = []: give a list of different whole numbers"),
+        ("space = {}\nseeds = 3", "mine.py:3: seeds = 3: give a list of different whole numbers"),
+        ("space = {}\nseeds = [1, 1]", "mine.py:3: seeds = [1, 1]: give a list of different"),
+        ("space = {}\nseeds = [True]", "mine.py:3: seeds = [True]: give a list of different"),
+        ("space = {}\nseeds = [-1]", "mine.py:3: seeds = [-1]: give a list of different"),
         ("space = {", "mine.py:2: not valid Python: '{' was never closed"),
         ("space = {'a': 1}\nspace['b'] = tune.uniform()", "mine.py:3: TypeError: "),
         ("import no_such_module", "mine.py:2: ModuleNotFoundError: No module named"),
-        ("space = {'run.name': 'x'}", "mine.py:2: run.name: trials are named by the sweep"),
-        ("space = {'run': {'name': 'x'}}", "mine.py:2: run: trials are named by the sweep"),
-        ("space = {'run.seed': 1}\nseeds = [1]", "mine.py:2: run.seed: said twice, here and by"),
+        ("space = {'run.name': 'x'}", "mine.py:2: run.name: the sweep names its trials"),
+        ("space = {'run': {'name': 'x'}}", "mine.py:2: run: the sweep names its trials"),
+        ("space = {'run.seed': 1}\nseeds = [1]", "mine.py:2: run.seed is set twice, here and by"),
         (
             "space = {'schedule.horizon': 9}\nhorizon = 9",
-            "mine.py:2: schedule.horizon: said twice, here and by 'horizon'; leave out one",
+            "mine.py:2: schedule.horizon is set twice, here and by 'horizon'; remove one",
         ),
     ],
 )
@@ -111,14 +123,14 @@ def test_an_error_deeper_down_is_named_with_the_line_of_the_space(sweep):
 
 def test_a_metric_of_the_sweep_is_checked_too(sweep):
     text = refused(sweep, "space = {}", metric="los")
-    assert text == "metric of the sweep = 'los': unknown; did you mean 'loss'?"
+    assert text == "metric of the sweep = 'los': unknown metric; did you mean 'loss'?"
 
 
 def test_spaces_are_found_by_name_or_path(tmp_path, monkeypatch):
     assert find_space("seeds").stem == "seeds"
     with pytest.raises(ConfigError, match=r"space = 'sedes': .*did you mean 'seeds'\?"):
         find_space("sedes")
-    with pytest.raises(ConfigError, match=r"space = '\./none\.py': no such file"):
+    with pytest.raises(ConfigError, match=r"space = '\./none\.py': there is no such file"):
         find_space("./none.py")
     # One's own tune_spaces, where the command is run, goes first.
     monkeypatch.chdir(tmp_path)

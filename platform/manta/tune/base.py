@@ -1,4 +1,4 @@
-"""The run config that all trials of a sweep start from, and what a space may ask of it."""
+"""The run config that all trials of a sweep start from, and what a space can read from it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from manta.tune.space import Space
 
 @dataclass(frozen=True)
 class Base:
-    """The base of a sweep: sound by itself, with the sweep's overrides, workers and horizon.
+    """The base of a sweep: a valid run config, with the sweep's overrides, workers and horizon.
 
-    Spaces read it, so that one space fits many bases: by dotted key as mappings are read
+    Spaces can read it, so that one space fits many bases: by dotted key like a mapping
     (``base["train.seq_len"]``), or by the properties below.
     """
 
@@ -32,7 +32,7 @@ class Base:
         """Read the base of a sweep.
 
         Raises:
-            ConfigError: when it can't be used, or never measures the space's metric.
+            ConfigError: if the base isn't valid, or never measures the space's metric.
         """
         written = read_base(config)
         if space.horizon is not None:
@@ -41,13 +41,13 @@ class Base:
         run = build(written, RunConfig)
         if space.metric == VAL_LOSS and run.eval.every is None:
             raise ConfigError(
-                f"{config.base}: eval.every is missing: trials are compared by val_loss; add it, "
-                "or to the sweep's overrides, such as eval.every=1M"
+                f"{config.base}: eval.every is missing, but trials are compared by val_loss: add "
+                "it there or to the sweep's overrides, such as eval.every=1M"
             )
         return cls(written, run, Schedule.resolve(run.schedule, run.train.seq_len))
 
     def __getitem__(self, dotted: str) -> Any:
-        """The value of a key as a config file has it; KeyError if it has no such key."""
+        """The value of a key as in a config file; KeyError if the config has no such key."""
         return item_at(self.config.model_dump(mode="json"), dotted.split("."))
 
     @property
@@ -57,12 +57,12 @@ class Base:
 
     @property
     def peak(self) -> float:
-        """The highest learning rate of its schedule."""
+        """The highest learning rate of the base's schedule."""
         return max(max(s.first, s.last) for s in self.schedule.lr_segments)
 
     @property
     def batch(self) -> int:
-        """The batch size, in samples, with which it begins."""
+        """The batch size of the first step, in samples."""
         return self.schedule.batch_size(0)
 
     def lr_times(self, factor: float) -> Any:
@@ -75,7 +75,7 @@ class Base:
 
 
 def item_at(value: Any, parts: Iterable[str]) -> Any:
-    """What stands in a structure under keys and indices; KeyError if nothing does."""
+    """The item of a nested structure at keys and indices; KeyError if there is none."""
     for part in parts:
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]

@@ -1,4 +1,4 @@
-"""What is looked at before a config is sent to a cluster as a job."""
+"""Checks of a config before it is sent to a cluster as a job."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from manta.schedule import Schedule
 
 
 def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None:
-    """Find what is wrong with a config as far as it can be told without its corpus.
+    """Check a config as far as that is possible without its corpus.
 
     Raises:
-        ConfigError: when a schedule, space or trial can't be.
+        ConfigError: if a schedule, space or trial isn't valid.
     """
     if isinstance(config, RunConfig):
         Schedule.resolve(config.schedule, config.train.seq_len)
     elif isinstance(config, SweepConfig):
-        # It imports Ray Tune, which takes a second, and of which a run has no need.
+        # Imports Ray Tune, which takes a second and which a run doesn't need.
         from manta.tune.sweep_plan import Outline
 
         Outline(config)
 
 
 def provenance() -> dict[str, str]:
-    """What a job can't find out where it runs: the commit of its code."""
+    """Facts that a job can't find out on the cluster, to send along: the commit of its code."""
     state = git_state(Path.cwd())
     return {} if state is None else {SENT_ALONG: json.dumps(state)}

@@ -1,8 +1,8 @@
-"""The one place that knows how a sweep stands: an actor beside the driver.
+"""The coordinator: an actor on the driver's node that alone holds and changes a sweep's state.
 
-Ray Tune asks it what to run next, the legs tell it what they reach, and it keeps `sweep.json`
-up to date, so that whatever is killed, the same command goes on. All calls are handled one
-after the other.
+Ray Tune asks it what to run next, legs report to it what they have reached, and it writes every
+change to `sweep.json`: whatever is killed, the same command continues the sweep. Calls are handled
+one after the other.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ FINISHED = "finished"
 
 
 class Coordinator:
-    """Decides which trial trains, forks trials, and remembers.
+    """Decides which trial trains, forks trials, and writes the sweep's state.
 
     Args:
-        outline: the sweep's outline, before any of its state is known.
+        outline: the sweep's outline, before its state has been read.
         id: a name that no other sweep in the cluster has.
-        folder: working directory of the command. Relative paths of base and space start
-            there, while a process of Ray's begins in a folder of Ray's.
+        folder: working directory of the command, which relative paths of base and space start
+            from; a process that Ray starts has another one.
     """
 
     def __init__(self, outline: Outline, id: str, folder: str):
@@ -58,14 +58,14 @@ class Coordinator:
         self._forks = Forks(place)
         self._progress = self._opened()
         self._searcher = self._taught() if self._outline.learns else None
-        self._tell()  # what ended just before a driver was killed
+        self._tell()  # results of trials that ended just before the driver was killed
         self._legs: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._useful: dict[str, int] = {}
         self._stopping = False
         self._notes: list[str] = []
         self._scaling = self._outline.base.config.scaling
-        self._wish = Demand(self._scaling.resources_per_worker)
+        self._demand = Demand(self._scaling.resources_per_worker)
         self._shortage = Shortage(self._scaling.min, self._scaling.resources_per_worker)
         self._may_grow = may_grow()
         self._save()
@@ -81,7 +81,7 @@ class Coordinator:
     # ---------------------------------------------------------------- for Ray Tune
 
     def next(self) -> str | None:
-        """The trial to train now; None for none yet, `FINISHED` for none any more."""
+        """The trial to train now; None if there is none yet, `FINISHED` if there will be none."""
         running = len(self._progress.running)
         if self._stopping:
             return None if running else FINISHED
@@ -104,7 +104,7 @@ class Coordinator:
         return found or self._progress.next()
 
     def lost(self, name: str) -> None:
-        """The process of a leg died. Harmless when the leg had told that it ended."""
+        """Record that the process of a leg died; nothing if the leg had reported its end."""
         if self._progress[name].status != "running":
             return
         release_all_of(self._owner(name))
@@ -113,7 +113,7 @@ class Coordinator:
     # -------------------------------------------------------------------- for legs
 
     def begin(self, name: str) -> tuple[Leg, str]:
-        """What a leg needs to know, and under which name it holds what it takes of the cluster."""
+        """What a leg needs to know, and the name that owns its slots in the cluster."""
         self._legs[name] = self._legs.get(name, 0) + 1
         self._useful.pop(name, None)
         trial = self._progress[name]
@@ -126,14 +126,14 @@ class Coordinator:
         return self._outline.leg(name), self._owner(name)
 
     def reached(self, name: str, tokens: int) -> None:
-        """A trial has come so far."""
+        """Record that a trial has trained `tokens` tokens of its history."""
         trial = self._progress[name]
         trial.tokens = max(trial.tokens, tokens)
 
     def scored(self, name: str, rung: int, value: float) -> bool:
-        """A trial has come to a rung; returns whether it goes on."""
+        """Record a trial's score at a rung; returns whether it continues."""
         goes_on = self._progress.scored(name, rung, value)
-        verb = "goes on" if goes_on else "pauses"
+        verb = "continues" if goes_on else "pauses"
         metric = self._state.metric
         self._note(f"{name} {verb} at {number_format.count(rung)} tokens with {metric} {value:.4f}")
         self._tidy_marks()
@@ -141,9 +141,9 @@ class Coordinator:
         return goes_on
 
     def _take_over(self, loser: str, donors: Sequence[str], mark: int) -> SweepTrial:
-        """Put a trial in the place of another one, which goes on from one of the donors."""
+        """Replace the trial `loser` by a new one that continues from one of the donors."""
         outline, number = self._outline, len(self._state.trials)
-        # The same after a restart, and another for each takeover.
+        # A generator for this takeover alone, which is the same after a restart.
         chance = np.random.default_rng([outline.config.search.seed, number, mark])
         donor = self._progress[str(chance.choice(donors))]
         section = outline.config.scheduler
@@ -152,11 +152,11 @@ class Coordinator:
         taken = self._state.trials[-1]
         taken.takeover = Takeover(donor=donor.name, loser=loser, at=mark)
         where = f"{number_format.count(mark)} tokens"
-        self._note(f"{taken.name} goes on from {donor.name} at {where}, in the place of {loser}")
+        self._note(f"{taken.name} replaces {loser} and continues from {donor.name} at {where}")
         return taken
 
     def checkpointed(self, name: str, step: int) -> None:
-        """A trial's checkpoint is whole: fork those that wait for it, remove what nobody needs."""
+        """A checkpoint is whole: fork the trials that wait for it, remove those not needed."""
         for child in self._children(name):
             self._lay(child)
         self._newest[name] = step
@@ -170,12 +170,12 @@ class Coordinator:
         value: float | None = None,
         reason: str = "",
     ) -> None:
-        """A leg has ended, with `value` of the metric at its end."""
+        """Record how a leg has ended, and the metric's `value` at its end."""
         trial, reason = self._progress[name], without_credentials(reason)
         self._progress.ended(name, outcome, tokens=tokens, reason=reason, value=value)
         for child in self._children(name):
             self._lay(child)
-        again = ", will be tried again" if trial.status == "waiting" and reason else ""
+        again = "; it will be tried again" if trial.status == "waiting" and reason else ""
         came = "" if value is None else f" with {self._state.metric} {value:.4f}"
         self._note(f"{name} {outcome}{came}{': ' + reason if reason else ''}{again}")
         self._tell()
@@ -183,11 +183,11 @@ class Coordinator:
         self._save()
 
     def stopping(self) -> bool:
-        """Whether the sweep is to be left: legs save and end."""
+        """Whether the sweep was asked to stop, so that legs have to save and end."""
         return self._stopping
 
     def share_of(self, name: str, useful: int) -> int:
-        """How many workers a running trial may have; more than `useful` would not help it."""
+        """Number of workers that a running trial may have; it can use `useful` at most."""
         self._useful[name] = useful
         self._ask_for_nodes()
         return self._shares().get(name, self._scaling.min)
@@ -197,45 +197,45 @@ class Coordinator:
         return shares(legs, self._capacity(), self._scaling.min, self._scaling.upper)
 
     def _ask_for_nodes(self) -> None:
-        """Ask for the room that trials could use beyond what there is and what legs ask for."""
+        """Request nodes for workers that neither the cluster has room for nor legs request."""
         if self._stopping or not self._may_grow:
             return
         there, asked = self._capacity(), sum(self._shares().values())
-        self._wish.have(self._wanted() - max(there, asked))
+        self._demand.have(self._wanted() - max(there, asked))
         if there < self._scaling.min and (news := self._shortage.news(there)) is not None:
             self._note(news)
 
     def _wanted(self) -> int:
-        """How many workers could train now: in running trials, and in those that might start."""
+        """Number of workers that could train now, in running trials and in startable ones."""
         running, upper = self._progress.running, self._scaling.upper
         more = self._progress.startable - len(running) + self._unsuggested()
         more = min(more, self._outline.config.concurrent - len(running))
         return sum(self._useful.get(trial.name, upper) for trial in running) + more * upper
 
     def _unsuggested(self) -> int:
-        """How many suggestions the searcher has still to make."""
+        """Number of suggestions that the searcher has yet to make."""
         total = self._outline.config.search.trials if self._searcher is not None else None
         return max(0, (total or 0) - len(self._state.suggestions))
 
     # --------------------------------------------------------------- for the driver
 
     def stop(self) -> None:
-        """Leave the sweep at the next step of each leg."""
+        """Stop the sweep: each leg saves and ends after its next step."""
         self._stopping = True
-        self._wish.have(0)
+        self._demand.have(0)
 
     def close(self, status: str) -> None:
-        """The last word on the sweep, until it is taken up again."""
+        """Write the sweep's last state, with `status`."""
         if status == "finished":
             self._progress.settle()
-        self._wish.have(0)
+        self._demand.have(0)
         self._state.status = status  # type: ignore[assignment]
         self._save()
         if self._courier is not None:
             self._courier.flush()
 
     def notes(self) -> list[str]:
-        """What happened since the last call."""
+        """Lines on what has happened since the last call."""
         taken, self._notes = self._notes, []
         return taken
 
@@ -259,18 +259,18 @@ class Coordinator:
     # ---------------------------------------------------------------------- forks
 
     def _children(self, name: str) -> list[SweepTrial]:
-        """Those that go on from a trial, or will."""
+        """Trials that continue from the trial `name`, or will."""
         return [t for t in self._state.trials if t.parent == name and t.status != "stopped"]
 
     def _lay(self, trial: SweepTrial) -> bool:
-        """Lay the beginning of a trial whose parent has come forward, if that is far enough."""
+        """Fork a trial whose parent has made progress, if the parent has the checkpoint by now."""
         self._forks.look_again(trial)
         return self._forks.lay(trial)
 
     def _tidy(self, name: str) -> None:
-        """Remove the checkpoints of a trial that were kept for forks which all are there now."""
+        """Remove the checkpoints of a trial that no trial is still to be forked from."""
         if self._outline.learns:
-            return  # nobody knows what will be suggested
+            return  # a later suggestion may fork from any of them
         needed = {one.fork_step for one in self._children(name) if not self._forks.lay(one)}
         needed |= self._may_be_taken(name)
         for step in self._outline.saves(name):
@@ -278,13 +278,13 @@ class Coordinator:
                 self._forks.remove(name, step)
 
     def _tidy_marks(self) -> None:
-        """Once all have come to a mark, nobody takes over there any more."""
+        """Remove checkpoints at marks where no takeover can happen any more."""
         if self._outline.population:
             for name in self._newest:
                 self._tidy(name)
 
     def _may_be_taken(self, name: str) -> set[int]:
-        """The steps of a trial from which others may still take over."""
+        """The steps of a trial at which takeovers may still happen."""
         if not isinstance(self._progress, Population):
             return set()
         steps = self._outline.rungs_of(name).items()
@@ -293,7 +293,7 @@ class Coordinator:
     # ------------------------------------------------------------------- a searcher
 
     def _taught(self) -> Suggester:
-        """The searcher, asked and told again what it was before, so that it is the same."""
+        """The searcher, with all earlier suggestions and results replayed, to restore its state."""
         config = self._outline.config
         found = searcher(self._outline.space, config.search, self._outline.base)
         told = iter(self._state.told)
@@ -312,7 +312,7 @@ class Coordinator:
         taught.on_trial_complete(str(number), result, error=value is None)
 
     def _suggest(self) -> bool:
-        """Have a new suggestion, if there is one; returns whether there is."""
+        """Take a new suggestion from the searcher; returns whether it had one."""
         assert self._searcher is not None
         number = len(self._state.suggestions)
         params = self._searcher.suggest(str(number))
@@ -325,7 +325,7 @@ class Coordinator:
         return True
 
     def _tell(self) -> None:
-        """Tell the searcher of suggestions whose trials have ended, with all seeds: their mean."""
+        """Tell the searcher the mean over seeds of each suggestion whose trials have all ended."""
         if self._searcher is None:
             return
         known = {number for number, _ in self._state.told}
@@ -340,5 +340,5 @@ class Coordinator:
 
 
 def open_coordinator(outline: Outline, id: str) -> AbstractContextManager[ActorHandle]:
-    """A coordinator for the time of a block."""
+    """A context with a coordinator, which ends with it."""
     return beside_driver(Coordinator, outline, id, os.getcwd())

@@ -1,7 +1,7 @@
-"""What a trial changes that takes over another one's weights: explore (Jaderberg et al., 2017).
+"""Parameters of a trial that takes over another's weights: "explore" of Jaderberg et al., 2017.
 
-Its parameters are those of the donor, changed by a factor or drawn again. What they change is
-the schedule from there on, so that the new trial is still a run whose config says all.
+They are the donor's, each multiplied by a factor or drawn again. They change the schedule from the
+takeover on, so that the new trial's config still describes its whole history.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from manta.tune.space import Space
 
 
 def check_space(space: Space) -> None:
-    """Refuse what can't be changed while weights stay.
+    """Refuse a space with keys that can't change during training.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: naming file, key and remedy.
     """
     for key in space.values:
         if not key.startswith(("_", "schedule.lr", "schedule.batch")):
             raise ConfigError(
-                f"{space.where(key)}: {key}: scheduler.type = 'pbt' changes learning rate and "
-                "batch size on the way: schedule.lr… and schedule.batch… only; set it in the base"
+                f"{space.where(key)}: {key}: scheduler.type = 'pbt' changes parameters during "
+                "training, which only schedule.lr… and schedule.batch… allow; set this key in the "
+                "base"
             )
 
 
@@ -42,9 +43,9 @@ def explored(
     section: SchedulerSection,
     generator: np.random.Generator,
 ) -> Params:
-    """Parameters like `params`, each changed by a factor or, at times, drawn again.
+    """`params` with each drawn value multiplied by a factor or, at random, drawn again.
 
-    Functions of other choices follow these; what can't be multiplied stays or is drawn again.
+    Values that aren't numbers stay or are drawn again. Functions of other choices are called anew.
     """
     values: dict[str, Any] = {}
     for key, raw in space.values.items():
@@ -59,12 +60,12 @@ def explored(
 
 
 def _changed(spec: Any, value: JsonValue, factor: float) -> Any:
-    """A number times the factor, within the bounds of its sampler; anything else as it is."""
+    """A number times the factor, within its sampler's bounds; any other value unchanged."""
     lower, upper = getattr(spec, "lower", None), getattr(spec, "upper", None)
     if not isinstance(spec, Domain) or lower is None or upper is None:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if isinstance(value, int):
-        return int(min(max(round(value * factor), lower), upper - 1))  # its upper is not drawn
+        return int(min(max(round(value * factor), lower), upper - 1))  # randint excludes upper
     return float(min(max(value * factor, lower), upper))

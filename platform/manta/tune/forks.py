@@ -1,7 +1,8 @@
-"""The beginnings of a sweep's trials: which are laid, and which can be now.
+"""Fork a sweep's trials from their parents' checkpoints, as soon as these are there.
 
-It is asked often, and a store answers slowly: what is laid stays so, and what is not yet there
-is looked for again when its parent has come forward, or after a while.
+The coordinator asks often, and a store answers slowly. So a fork that was made is remembered, and
+a checkpoint that is missing is looked for again only when its parent has made progress, or after
+some seconds.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS
 from manta.train.fork import can_fork, fork, is_forked
 
-# How long a store's "not there" is believed.
+# Seconds for which a store isn't asked again about a checkpoint that it lacked.
 LOOK_SECONDS = 5.0
 
 
 class Forks:
-    """Lays the beginnings of the trials of the sweep that is kept at a place."""
+    """Makes the forks of the sweep at `place`."""
 
     def __init__(self, place: Place):
         self._place = place
@@ -29,7 +30,7 @@ class Forks:
         self._removed: set[tuple[str, int]] = set()
 
     def lay(self, trial: SweepTrial) -> bool:
-        """Whether a trial's beginning is laid; lays it if it can be."""
+        """Whether a trial is forked; forks it if its parent has the checkpoint."""
         if trial.name in self._laid:
             return True
         if time.monotonic() < self._missed.get(trial.name, 0.0):
@@ -53,11 +54,11 @@ class Forks:
         return True
 
     def look_again(self, trial: SweepTrial) -> None:
-        """Its parent has come forward."""
+        """Have `lay` look again: the trial's parent has made progress."""
         self._missed.pop(trial.name, None)
 
     def remove(self, name: str, step: int) -> None:
-        """Remove a checkpoint of a trial that nobody needs any more."""
+        """Remove a checkpoint of a trial, at most once."""
         if (name, step) not in self._removed:
             discard(self._place / name / CHECKPOINTS / name_of(step))
             self._removed.add((name, step))

@@ -1,9 +1,9 @@
-"""Asynchronous successive halving: who goes on at a rung (Li et al., 2020, there ASHA).
+"""Asynchronous successive halving (ASHA; Li et al., 2020): which trials continue at a rung.
 
-Trials that come to a rung are compared with those that came before. The best 1/factor go on at
-once, the others pause with their checkpoint; one that proves to be among the best later is
-promoted then, and goes on from there. Trials that are still one training at a rung are one
-contender: they have one score, and it counts once.
+A trial that reaches a rung is compared with those that reached it before. The best 1/factor
+continue at once, the others pause with their checkpoint; a paused trial that is among the best
+later is promoted then, and continues from its checkpoint. Trials that still share their training
+at a rung are one contender: they have one score, which counts once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def survivors(
 
     Args:
         scores: scores of the trials that reached the rung so far, by name.
-        factor: reduction factor: 1 in `factor` goes on.
+        factor: reduction factor: 1 in `factor` continues.
         mode: whether the smallest or the largest score is best.
-        complete: nobody else will come: rounded up, so that one goes on in any case.
+        complete: whether no other trial can reach the rung; the number is then rounded up, so
+            that at least one continues.
     """
     share = len(scores) / factor
     count = math.ceil(share) if complete else math.floor(share)
@@ -38,7 +39,7 @@ class Halving(SweepProgress):
 
     Args:
         state, forked, rungs: see `SweepProgress`.
-        factor: reduction factor: 1 in `factor` goes on at a rung.
+        factor: reduction factor: 1 in `factor` continues at a rung.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Halving(SweepProgress):
         self._factor = factor
 
     def _judge(self, *, complete: bool) -> bool:
-        """Let trials go on that are among the best of their rung by now.
+        """Promote the trials that are among the best of their rung by now.
 
-        Once nobody else can come to a rung (`complete`), one goes on in any case: from the
-        highest rung that has one to promote, so that promotions below it wait for their turn.
+        Once no other trial can reach a rung (`complete`), at least one is promoted: at the highest
+        rung that has one to promote; lower rungs follow at later calls.
         """
         changed = False
         for rung in reversed(self._rungs):

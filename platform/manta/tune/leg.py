@@ -1,4 +1,4 @@
-"""What one trial of Ray Tune runs: one go at training one trial of the sweep."""
+"""The function of one Ray Tune trial: it trains one leg of a trial of the sweep."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from manta.storage.run_folder import METRICS
 from manta.tune.scheduler import Outcome
 from manta.tune.sweep_plan import Leg
 
-# How often a leg asks whether the sweep is to be left, and tells how far it has come.
+# Seconds between two reports of a leg's progress, each of which asks whether the sweep stops.
 ASK_SECONDS = 0.5
-# What Ray takes, at most, to end the processes of a driver that was killed.
+# Longest time that Ray takes to end the processes of a driver that was killed.
 ORPHAN_SECONDS = 60.0
 
 
 def run_leg(config: dict[str, Any], coordinator: ActorHandle) -> None:
-    """Train a trial to its end or to where the sweep pauses it, and say how it ended.
+    """Train a trial to its end or until the sweep pauses it, and report how that ended.
 
-    Ray Tune calls it, in a process of its own. It does not raise for what a trial can do wrong:
-    the coordinator decides whether it is tried again.
+    Ray Tune calls this in a process of its own. Failures of the trial are reported, not raised:
+    the coordinator decides whether the trial is tried again.
     """
     name = config["trial"]
     leg, owner = ray.get(coordinator.begin.remote(name))
@@ -47,7 +47,7 @@ def run_leg(config: dict[str, Any], coordinator: ActorHandle) -> None:
 
 @cache
 def _pool(resources: tuple[tuple[str, float], ...]) -> Spares | None:
-    """The workers of this process: Ray Tune gives it one leg after the other."""
+    """Warm workers of this process, which Ray Tune reuses for one leg after the other."""
     return open_worker_pool(dict(resources))
 
 
@@ -71,7 +71,7 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
             pool=pool,
             context=leg.context,
         )
-    except KeyboardInterrupt:  # asked to stop before it had a worker
+    except KeyboardInterrupt:  # the sweep stopped before this leg had a worker
         return ("paused" if watcher.held else "interrupted"), ""
     except DivergedError as error:
         return "diverged", str(error)
@@ -83,7 +83,7 @@ def _outcome(leg: Leg, owner: str, watcher: _Watcher) -> tuple[Outcome, str]:
 
 
 def _is_free(checked: Checked, watcher: _Watcher) -> bool:
-    """Wait, for a while, for a leg that has outlived a killed driver; False if asked to leave."""
+    """Wait for an earlier leg that has outlived a killed driver; False if asked to stop."""
     until = time.monotonic() + ORPHAN_SECONDS
     while not is_free(checked.place) and time.monotonic() < until:
         if watcher.wants_stop():
@@ -93,13 +93,13 @@ def _is_free(checked: Checked, watcher: _Watcher) -> bool:
 
 
 def _close_whole(checked: Checked, leg: Leg) -> None:
-    """A trial that another one has trained to its end: nothing is left but its record."""
+    """Finish the record of a trial whose every step another trial has trained."""
     tracker = checked.tracker(console=False, context=leg.context)
     tracker.finish("finished")
 
 
 class _Watcher:
-    """Follows the run for the sweep: tells of rungs and checkpoints, and asks it to pause."""
+    """Follows the run for the sweep: reports rungs and checkpoints, and has the run pause."""
 
     def __init__(self, coordinator: ActorHandle, name: str, leg: Leg):
         self.coordinator, self.name, self._leg = coordinator, name, leg
@@ -110,7 +110,7 @@ class _Watcher:
         self._asked = 0.0
 
     def catch_up(self, checked: Checked) -> None:
-        """Take up what is recorded: a driver that was killed may not have told all of it."""
+        """Report what is recorded already: a driver that was killed may not have reported it."""
         for row in Tail(checked.run_dir / METRICS).rows():
             self.metrics(row)
         state = read_state_if_any(checked.run_dir)
@@ -118,7 +118,7 @@ class _Watcher:
             self.checkpoint(state.checkpoint.step)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row: a trial that comes to a rung hears whether it goes on."""
+        """Take a row of metrics; at a rung, report the score and hear whether to continue."""
         self.tokens = max(self.tokens, int(row["tokens"]))
         value = row.get(self._leg.metric)
         if value is None:
@@ -129,11 +129,11 @@ class _Watcher:
             self.held = not ray.get(answer) or self.held
 
     def checkpoint(self, step: int) -> None:
-        """A checkpoint: others may fork from it."""
+        """Report a checkpoint, which other trials may fork from."""
         self.coordinator.checkpointed.remote(self.name, step)
 
     def wants_stop(self) -> bool:
-        """Whether the trial pauses, or the sweep is left."""
+        """Whether the trial has to pause, or the sweep was asked to stop."""
         now = time.monotonic()
         if now - self._asked >= ASK_SECONDS:
             self._asked = now

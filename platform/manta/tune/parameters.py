@@ -24,44 +24,44 @@ from manta.tune.samplers import (
 )
 from manta.tune.space import Space
 
-# The parameters of a trial: plain values by dotted key. Keys with an underscore are no keys of
-# the run config; they tell people what was chosen.
+# The parameters of a trial: plain values by dotted key. A key that begins with an underscore is no
+# key of the run config; it names a choice that other keys are derived from.
 Params = dict[str, JsonValue]
 
 
 def variants(space: Space, search: SearchSection, base: Base) -> Iterator[Params]:
     """The parameters of all trials of a `grid` or `random` search, each with every seed.
 
-    The same on any machine and at every call; the first n draws don't depend on how many
-    there are. `grid` takes all combinations of the grids, and `trials` draws of what is random
-    at each of them. `random` makes `trials` draws, from grids too.
+    They are the same on any machine and at every call; the first n draws don't depend on
+    `trials`. `grid` takes all combinations of the grids, with `trials` draws of the samplers at
+    each. `random` makes `trials` draws, of grids too.
 
     Raises:
-        ConfigError: when `trials` doesn't fit the space; when a function of it fails.
+        ConfigError: if `trials` doesn't fit the space, or a function of the space fails.
     """
     for values in _drawn(space, search):
         yield from seeded(space, derived(space, values, base))
 
 
 def seeded(space: Space, params: Params) -> list[Params]:
-    """The parameters with each seed of the space; as they are if it leaves that to the base."""
+    """The parameters with each seed of the space; unchanged if the space has no seeds."""
     if space.seeds is None:
         return [params]
     return [{**params, "run.seed": seed} for seed in space.seeds]
 
 
 def derived(space: Space, values: Mapping[str, Any], base: Base) -> Params:
-    """The parameters, once all draws are made: functions called, values plain.
+    """The parameters that follow from drawn `values`: functions are called, values made plain.
 
     Raises:
-        ConfigError: naming the key whose function fails or gives what can't be a parameter.
+        ConfigError: naming the key whose function fails or returns what can't be a parameter.
     """
     choices = Choices(space, values, base)
     return {key: choices.chosen(key) for key in values}
 
 
 def _drawn(space: Space, search: SearchSection) -> Iterator[dict[str, Any]]:
-    # One generator for all: a seed for each key would draw the same numbers for all of them.
+    # One generator for all keys: if each key had its own, all would draw the same numbers.
     generator = np.random.default_rng(search.seed)
     values = {key: postponed(value) for key, value in space.values.items()}
     if search.type == "random":
@@ -75,21 +75,21 @@ def _check_trials(space: Space, search: SearchSection, random: bool, grid: bool)
     if random and search.trials is None:
         keys = [key for key, value in space.values.items() if any_within(value, is_random)]
         raise ConfigError(
-            f"search.trials is missing: {', '.join(keys)} in {space.path} are drawn at random; "
-            "say how often, or write tune.grid_search there"
+            f"search.trials is missing: {', '.join(keys)} in {space.path} are drawn at random; set "
+            "search.trials to the number of draws, or use tune.grid_search in the space"
         )
     if not random and search.trials not in (None, 1):
         raise ConfigError(
-            f"search.trials = {search.trials}: nothing in {space.path} is random, so trials would "
-            "repeat each other; leave it out, or give more seeds"
+            f"search.trials = {search.trials}: nothing in {space.path} is drawn at random, so "
+            "trials would repeat each other; remove search.trials, or give more seeds"
         )
 
 
 class Choices(Mapping[str, Any]):
-    """What a function in a space is shown: what the trial chose, else what the base has.
+    """Argument of a function in a space: the trial's choices, and the base's values for the rest.
 
     Attributes:
-        base: the base itself, also where the trial chose otherwise.
+        base: the base, without the trial's choices.
     """
 
     def __init__(self, space: Space, values: Mapping[str, Any], base: Base) -> None:
@@ -101,7 +101,7 @@ class Choices(Mapping[str, Any]):
 
     @property
     def config(self) -> Choices:
-        """Itself: Ray Tune's functions of a `spec` write ``spec.config``."""
+        """This object: functions written for Ray Tune's `spec` read ``spec.config``."""
         return self
 
     def __iter__(self) -> Iterator[str]:
@@ -124,7 +124,10 @@ class Choices(Mapping[str, Any]):
         if key not in self._known:
             if key in self._asked:
                 circle = " → ".join([*self._asked, key])
-                raise ConfigError(f"{self._space.where(key)}: {key}: depends on itself: {circle}")
+                raise ConfigError(
+                    f"{self._space.where(key)}: {key} depends on itself: {circle}; have one of "
+                    "these functions not read the other"
+                )
             self._asked.append(key)
             self._known[key] = rebuilt(self._values[key], lambda item: self._plain(key, item))
             self._asked.pop()
@@ -137,9 +140,9 @@ class Choices(Mapping[str, Any]):
         once, again = (plain(self._call(item, where), where) for _ in range(2))
         if once != again:
             raise ConfigError(
-                f"{where}: its function gives {once!r}, then {again!r}: a sweep that is restarted "
-                "must find the same trials; draw with a sampler in a key such as '_draw', and "
-                "derive from that"
+                f"{where}: its function returns {once!r} at one call and {again!r} at the next: a "
+                "sweep that is restarted must find the same trials; draw with a sampler in a key "
+                "such as '_draw', and derive the value from that"
             )
         return once
 
@@ -155,10 +158,10 @@ class Choices(Mapping[str, Any]):
 
 
 def plain(value: Any, where: str) -> JsonValue:
-    """The value as JSON has it: NumPy's numbers as Python's, tuples as lists.
+    """The value with types of JSON: NumPy's numbers become Python's, tuples become lists.
 
     Raises:
-        ConfigError: beginning with `where`, when JSON has no such value.
+        ConfigError: beginning with `where`, if JSON has no such value.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -175,6 +178,6 @@ def plain(value: Any, where: str) -> JsonValue:
     ):
         return {key: plain(item, where) for key, item in value.items()}
     raise ConfigError(
-        f"{where}: {value!r} can't be a parameter: numbers, text, lists and mappings can; samplers "
-        "belong into the space itself, not into a function's answer"
+        f"{where}: {value!r} can't be a parameter: give a number, text, a list or a mapping; "
+        "samplers must be in the space itself, not in what a function returns"
     )

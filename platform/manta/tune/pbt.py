@@ -1,14 +1,13 @@
-"""Population-based training: the worst go on from the best (Jaderberg et al., 2017).
+"""Population-based training: the worst trials continue from the best (Jaderberg et al., 2017).
 
-At marks in tokens the trials of a population are compared, all of them at each mark, however
-few train at the same time. A trial goes on once it can't be among the worst quantile any more;
-those that are left when all have come are replaced: each by a new trial that goes on from one
-of the best quantile, with parameters that are changed a little. So who takes over from whom
-follows from the scores alone: not from who came first, nor from how many train at once, nor
-from a driver that was killed on the way.
+At marks in tokens all trials of the population are compared, even if few train at the same time.
+A trial continues once it can't be among the worst quantile any more. When all have reached the
+mark, the worst are replaced, each by a new trial that continues from one of the best quantile with
+slightly changed parameters. So takeovers follow from the scores alone: neither the order in which
+trials reach a mark, nor how many train at once, nor the death of a driver changes them.
 
-While some wait for a place to train, those that have come to a mark make room for them, and the
-one that is furthest behind is next.
+While some trials wait for workers, a trial that reaches a mark gives up its own, and the trial with
+the fewest tokens trains next.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from dataclasses import dataclass
 from manta.record.sweep_state import SweepState, SweepTrial
 from manta.tune.scheduler import OVER, SweepProgress
 
-# What a product of two floats may be off, before it is rounded up.
+# Rounding error of a product of two floats, subtracted before the product is rounded up.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class MarkDecision:
-    """What becomes of those that came to a mark: all of them best first.
+    """What happens to the trials that have reached a mark; each list has the best first.
 
     Attributes:
-        go_on: can't be among the worst any more, whoever comes later.
-        replaced: the worst, once all have come.
-        donors: the best, once all have come.
+        go_on: trials that can't be among the worst any more, whatever others score.
+        replaced: the worst trials; empty until all have reached the mark.
+        donors: the best trials; empty until all have reached the mark.
     """
 
     go_on: tuple[str, ...]
@@ -43,10 +42,10 @@ def verdict(came: Sequence[str], coming: int, quantile: float) -> MarkDecision:
     """Compare a population at a mark.
 
     Args:
-        came: the names of those that came to the mark, best first.
-        coming: how many may still come.
-        quantile: the share that counts as worst, and as best: rounded up to whole trials, but
-            never more than half of them.
+        came: names of the trials that have reached the mark, best first.
+        coming: number of trials that may still reach it.
+        quantile: fraction of the population that counts as worst, and as best; rounded up to
+            whole trials, but never more than half of them.
     """
     members = len(came) + coming
     count = min(math.ceil(members * quantile - ROUNDING), members // 2)
@@ -59,15 +58,15 @@ def verdict(came: Sequence[str], coming: int, quantile: float) -> MarkDecision:
 class Population(SweepProgress):
     """The trials of a population.
 
-    A trial that shares its training at a mark with others is a member like each of them, with
-    the same score: it may be replaced before it has a run of its own.
+    Trials that share their training at a mark are members each, with the same score: one may be
+    replaced before it has a run of its own.
 
     Args:
         state, forked: see `SweepProgress`.
         marks: token counts at which trials are compared, growing.
-        quantile: the share that is replaced.
-        take_over: puts a trial into the state that goes on from one of `donors` at a mark, in
-            the place of a loser; called with the loser, the donors (best first), the mark.
+        quantile: fraction of the population that is replaced at a mark.
+        take_over: called with the loser, the donors (best first) and the mark; adds to the state a
+            trial that continues from one of the donors, and returns it.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Population(SweepProgress):
         self._quantile, self._take_over = quantile, take_over
 
     def scored(self, name: str, rung: int, value: float) -> bool:
-        """As `SweepProgress.scored`; a trial that comes first makes room for those behind it."""
+        """As `SweepProgress.scored`, but a trial also pauses while others lag behind the mark."""
         came = rung not in self[name].scores
         goes_on = super().scored(name, rung, value)
         return goes_on and not (came and any(_stands(one) < rung for one in self._ready()))
@@ -94,7 +93,7 @@ class Population(SweepProgress):
     # ------------------------------------------------------------------ its members
 
     def _members(self, mark: int) -> list[SweepTrial]:
-        """Those that are compared at a mark, whether they come there by themselves or not."""
+        """Trials that are compared at a mark, with those that share another one's training."""
         left = {taken.loser: taken.at for trial in self.state.trials if (taken := trial.takeover)}
         return [
             trial
@@ -103,7 +102,7 @@ class Population(SweepProgress):
         ]
 
     def _awaits(self, trial: SweepTrial, mark: int) -> bool:
-        """Whether it may still be replaced at a mark, or has yet to come there."""
+        """Whether a trial may still be replaced at a mark, or has yet to reach it."""
         if mark in trial.passed or self._is_replaced(trial):
             return False
         return self._came(trial, mark) or self._may_come(trial, mark)
@@ -112,10 +111,10 @@ class Population(SweepProgress):
         return mark in self._contender(trial, mark).scores and self._cleared(trial, mark)
 
     def _may_come(self, trial: SweepTrial, mark: int) -> bool:
-        """Whether a trial may yet come to a mark, or one that replaces it at a lower mark.
+        """Whether a trial, or one that replaces it at a lower mark, may yet reach a mark.
 
-        One that is held at a lower mark counts also when its training is over: it may have
-        finished or diverged before it heard that it was to wait there.
+        A trial that is held at a lower mark counts even if its training is over: it may have
+        finished or diverged before it heard that it had to pause.
         """
         below = (m for m in self._rungs if _entry(trial) < m < mark and m not in trial.passed)
         if any(self._came(trial, m) for m in below):
@@ -123,7 +122,7 @@ class Population(SweepProgress):
         return trial.status not in OVER and self._can_train(self._contender(trial, mark))
 
     def _can_train(self, trial: SweepTrial) -> bool:
-        """Whether a trial trains by itself, or may yet: its beginning is there or may come."""
+        """Whether a trial can train by itself: it has its fork, or its parent may reach that."""
         if trial.status in OVER:
             return False
         if trial.parent is None or trial.tokens >= trial.fork_tokens:
@@ -151,8 +150,8 @@ class Population(SweepProgress):
         if not complete:
             names = {trial.name for trial in came}
             coming = sum(t.name not in names and self._may_come(t, mark) for t in members)
-        order = [trial.name for trial in sorted(came, key=lambda t: self._rank(t, mark))]
-        found = verdict(order, coming, self._quantile)
+        ranked = [trial.name for trial in sorted(came, key=lambda t: self._rank(t, mark))]
+        found = verdict(ranked, coming, self._quantile)
         changed = [self._pass(self[name], mark) for name in found.go_on]
         donors = [self._contender(self[name], mark).name for name in found.donors]
         for name in found.replaced:
@@ -162,9 +161,9 @@ class Population(SweepProgress):
         return any(changed)
 
     def _rank(self, trial: SweepTrial, mark: int) -> tuple[float, str, int, str]:
-        """Best first. Of trials that are one training the one that trains it is the best.
+        """Sort key, best first; of trials that share a training, the one that trains is first.
 
-        So it is replaced only if all are that would go on from it.
+        So that trial is replaced only if all that would continue from it are replaced too.
         """
         contender = self._contender(trial, mark)
         sign = 1 if self.state.mode == "min" else -1
@@ -180,17 +179,17 @@ class Population(SweepProgress):
         others = (each.takeover for each in self.state.trials)
         return any(taken is not None and taken.loser == trial.name for taken in others)
 
-    # ------------------------------------------------------------------- its order
+    # ------------------------------------------------------------- which trains next
 
-    def _order(self, trial: SweepTrial) -> tuple[int, str]:
+    def _priority(self, trial: SweepTrial) -> tuple[int, str]:
         return _stands(trial), trial.name
 
 
 def _entry(trial: SweepTrial) -> int:
-    """Up to which mark, that one included, another trial was compared in its place."""
+    """The mark at which a trial took over, up to which the trial before it was compared; or 0."""
     return trial.takeover.at if trial.takeover is not None else 0
 
 
 def _stands(trial: SweepTrial) -> int:
-    """How far its history is trained."""
+    """Number of tokens of a trial's history that are trained."""
     return max(trial.tokens, trial.fork_tokens)

@@ -1,4 +1,4 @@
-"""What a sweep will train and what that costs, before anything runs."""
+"""The plan of a sweep, printed before anything runs: what it will train, and at what cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from manta.show.console.remarks import PlannedRun, remarks
 from manta.tune.sweep_plan import Outline
 from manta.tune.tree import Stage
 
-# Of a stage's trials, on a line of the tree; lines of the tree, and how deep it is shown.
+# Trials that a line of the stage tree names; lines of the tree; levels of the tree.
 MOST_NAMES = 6
 MOST_LINES = 200
 MOST_DEPTH = 12
-# Remarks that differ by trial, the most frequent first.
+# Remarks on trials that are shown, the most frequent first.
 MOST_NOTES = 6
 # AdamW keeps two numbers for each weight; all are written as fp32.
 BYTES_A_PARAMETER = 12
@@ -33,7 +33,7 @@ def plan(
     Args:
         outline: the sweep's outline.
         parameters: number of the model's parameters, for the disk space of checkpoints.
-        manifest: the corpus's manifest, to warn of trials that don't suit it.
+        manifest: the corpus's manifest, for remarks on trials that don't suit the corpus.
     """
     notes = _note_rows(outline, manifest) if manifest is not None else ()
     if outline.learns:
@@ -42,7 +42,7 @@ def plan(
 
 
 def _note_rows(outline: Outline, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What is odd about trials without being wrong, each once, and of how many trials it is."""
+    """Remarks on trials, each once with the number of trials that it holds for."""
     count: Counter[str] = Counter()
     for trial in outline.trials:
         count.update(remarks(PlannedRun(trial.config, manifest, trial.training.schedule)))
@@ -63,15 +63,15 @@ def _facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 def _open_rows(outline: Outline) -> Iterator[tuple[str, str]]:
     most = outline.count * outline.base.schedule.positions * outline.base.config.train.seq_len
-    yield from _head(outline)
+    yield from _header(outline)
     yield (
         "Tokens",
-        f"at most {number_format.count(most)}: each suggestion goes on from what it shares",
+        f"at most {number_format.count(most)}: steps that suggestions share are trained once",
     )
     yield from _cost(outline, most)
 
 
-def _head(outline: Outline) -> Iterator[tuple[str, str]]:
+def _header(outline: Outline) -> Iterator[tuple[str, str]]:
     config = outline.config
     yield "Sweep", str(outline.folder)
     yield "Space", f"{outline.space.path}, by {config.search.type}"
@@ -80,9 +80,9 @@ def _head(outline: Outline) -> Iterator[tuple[str, str]]:
         rungs = ", ".join(number_format.count(rung) for rung in outline.rungs)
         if outline.population:
             share = f"{config.scheduler.quantile:.0%}"
-            yield "Marks", f"{rungs} tokens; the worst {share} go on from the best {share}"
+            yield "Marks", f"{rungs} tokens; the worst {share} continue from the best {share}"
         else:
-            yield "Rungs", f"{rungs} tokens; 1 in {config.scheduler.factor:g} goes on"
+            yield "Rungs", f"{rungs} tokens; 1 in {config.scheduler.factor:g} continues"
     scaling = outline.base.config.scaling
     workers = (
         f"{scaling.min}" if scaling.min == scaling.upper else f"{scaling.min} to {scaling.upper}"
@@ -94,15 +94,15 @@ def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
     apart = sum(trial.end_tokens for trial in outline.trials)
     shared = sum(branch.tokens for branch in outline.branches.values())
     stages = sum(1 for root in outline.forest for _ in root.walk())
-    yield from _head(outline)
+    yield from _header(outline)
     yield "Stages", f"{stages}"
-    saved = f", instead of {number_format.count(apart)} apart: {apart / shared:.2f} times less"
+    saved = f" instead of {number_format.count(apart)} without sharing: {apart / shared:.2f}x less"
     yield (
         "Tokens",
         f"{number_format.count(shared)}{saved if shared < apart else ': nothing is shared'}",
     )
     if outline.rungs:
-        yield "", "at most: trials that pause train less"
+        yield "", "at most, as trials that pause train less"
     yield from _cost(outline, shared)
     yield from _room(outline, parameters)
 
@@ -111,7 +111,7 @@ def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
     """Device-hours and money, if the config says how fast a worker is."""
     run = outline.base.config
     if run.scaling.throughput is None:
-        yield "Device-hours", "unknown: say scaling.throughput (tokens/s of a worker) in the base"
+        yield "Device-hours", "unknown: set scaling.throughput (tokens/s of a worker) in the base"
         return
     devices = run.scaling.devices_per_worker
     hours = tokens / run.scaling.throughput / 3600 * devices
@@ -125,12 +125,12 @@ def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
 
 
 def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:
-    """The most that checkpoints take at once: of each trial its newest, and those of forks."""
-    keep = outline.base.config.checkpoint.keep + 1  # the best, and the one being written
+    """Most disk space that checkpoints take at once: each trial's newest, and those for forks."""
+    keep = outline.base.config.checkpoint.keep + 1  # one more for the best or the one being written
     forks = len({(b.parent, b.fork) for b in outline.branches.values() if b.parent})
     count = len(outline.trials) * keep + forks
     size = f", {number_format.memory(count * parameters * BYTES_A_PARAMETER)}" if parameters else ""
-    yield "Disk", f"at most {count} checkpoints{size}; a fork takes no room of its own"
+    yield "Disk", f"at most {count} checkpoints{size}; a fork itself takes no space"
 
 
 def _tree(outline: Outline) -> RenderableType:

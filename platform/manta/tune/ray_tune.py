@@ -1,4 +1,4 @@
-"""Ray Tune runs the legs: a searcher that suggests what is ready, and a line for each event."""
+"""What Ray Tune needs to run the legs: a searcher that suggests ready trials, and a callback."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from manta.tune.coordinator import FINISHED
 
 
 class ReadyStages(Searcher):  # type: ignore[misc]
-    """Suggests the trial that is ready to train, by its name; none while there is none.
+    """Suggests the name of a trial that is ready to train, if there is one.
 
-    It has no state: the coordinator's is on storage.
+    It has no state to save, as the coordinator writes the sweep's state.
     """
 
     def __init__(self, coordinator: ActorHandle):
@@ -26,7 +26,7 @@ class ReadyStages(Searcher):  # type: ignore[misc]
         self._trials: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """What Ray Tune runs next."""
+        """The config of the next leg; None for none yet, `Searcher.FINISHED` for none any more."""
         name = ray.get(self._coordinator.next.remote())
         if name == FINISHED:
             return cast(str, Searcher.FINISHED)
@@ -38,19 +38,19 @@ class ReadyStages(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A leg is over; if its process died it could not say so itself."""
+        """Report that a leg is over, as a leg whose process died could not report it itself."""
         if trial_id in self._trials:
             self._coordinator.lost.remote(self._trials[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
+        """Do nothing: there is no state to save."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Do nothing: there is no state to restore."""
 
 
 class Beat(tune.Callback):  # type: ignore[misc]
-    """Between the steps of Ray Tune's loop: pass on what happened, and a wish to stop."""
+    """Callback at each turn of Ray Tune's loop: prints events, and passes on a request to stop."""
 
     def __init__(
         self, coordinator: ActorHandle, asked_to_stop: threading.Event, show: Callable[[str], None]
@@ -59,15 +59,15 @@ class Beat(tune.Callback):  # type: ignore[misc]
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray Tune saves its callbacks, to go on by itself, which a sweep never needs."""
+        """Pickle nothing: Ray Tune saves callbacks to resume, which a sweep does without it."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Ray Tune calls it several times a second."""
+        """Print what happened since the last call; Ray Tune calls this several times a second."""
         if self._asked_to_stop.is_set() and not self._told:
             self._told = True
             self._show(
-                "interrupted: each trial saves a checkpoint; once more ends the sweep at once"
+                "interrupted: each trial saves a checkpoint; press Ctrl-C again to end at once"
             )
             self._coordinator.stop.remote()
         for line in ray.get(self._coordinator.notes.remote()):

@@ -25,15 +25,15 @@ from manta.tune.leg import run_leg
 from manta.tune.ray_tune import Beat, ReadyStages
 from manta.tune.sweep_plan import Outline
 
-# Ray Tune's own files: nothing in them is needed to go on.
+# Folder of Ray Tune's own files, which are not needed to continue a sweep.
 TUNE_FOLDER = ".tune"
-# A leg's process only waits for its workers. Ray Tune wants it to ask for something: a byte. A
-# thousandth of a CPU would leave a machine of two no room for two workers of one CPU each, and
-# legs that may train at once would train one after the other.
+# A leg's process only waits for its workers, but Ray Tune requires it to ask for some resource: a
+# byte of memory. With a thousandth of a CPU, a machine of two CPUs would have no room for two
+# workers of one CPU each, and legs that could train at once would train one after the other.
 LEG_BUNDLE = {"memory": 1}
 TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: trials are saved first
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what it saves is never read
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Manta handles Ctrl-C: trials are saved first
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # what Ray Tune saves is never read
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
 
@@ -43,16 +43,16 @@ def sweep(
 ) -> tuple[SweepState, Literal["finished", "interrupted"]]:
     """Train all trials of a sweep on the Ray that this process is connected to.
 
-    Continues where the sweep was left, if it was there.
+    An interrupted sweep is continued.
 
     Args:
         outline: the sweep's outline; no other process may use the sweep's folder.
-        show: takes a line for each event.
+        show: called with a line for each event.
 
     Raises:
-        RunError: when the folder is another sweep's, or in use.
-        TrainingError: when no trial came to its end.
-        KeyboardInterrupt: when interrupted a second time.
+        RunError: if the folder is another sweep's, or in use.
+        TrainingError: if no trial reached its end.
+        KeyboardInterrupt: if interrupted a second time.
     """
     folder = outline.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def sweep(
     state = read_sweep(folder)
     if status == "finished" and not any(t.status in ("finished", "stopped") for t in state.trials):
         reasons = "\n".join(f"  {t.name}: {t.reason}" for t in state.trials if t.reason)
-        raise TrainingError(f"no trial of the sweep came to its end:\n{reasons}")
+        raise TrainingError(f"no trial of the sweep reached its end:\n{reasons}")
     return state, status
 
 
@@ -81,10 +81,10 @@ def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "
     return status
 
 
-def _leg_place() -> tune.PlacementGroupFactory:
-    """Where legs run: on the driver's node, whose folder they work in.
+def _leg_resources() -> tune.PlacementGroupFactory:
+    """Resources of a leg, on the driver's node, whose folder legs work in.
 
-    On a worker's node a leg would go with it, or hold it when it is idle.
+    On a worker's node a leg would die with the node, or keep an idle node from being released.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     return tune.PlacementGroupFactory([LEG_BUNDLE], bundle_label_selector=[here])
@@ -99,7 +99,9 @@ def _fit(
     os.environ.update(TUNE_ENVIRONMENT)
     _keep_keys_here()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(outline.config.concurrent)
-    leg = tune.with_resources(tune.with_parameters(run_leg, coordinator=coordinator), _leg_place())
+    leg = tune.with_resources(
+        tune.with_parameters(run_leg, coordinator=coordinator), _leg_resources()
+    )
     tuner = tune.Tuner(
         leg,
         tune_config=tune.TuneConfig(
@@ -112,7 +114,7 @@ def _fit(
             verbose=0,
         ),
     )
-    # Ray Tune prints a banner of its own, whatever its verbosity.
+    # Ray Tune prints a banner even with verbose=0.
     with redirect_stdout(io.StringIO()):
         tuner.fit()
 
@@ -120,7 +122,7 @@ def _fit(
 def _keep_keys_here() -> None:
     """Don't let Ray Tune copy the driver's keys of a store into each trial's runtime environment.
 
-    It is logged there, and shown to whoever may see the cluster. Nodes have keys of their own.
+    Ray logs runtime environments, and its dashboard shows them. Nodes have keys of their own.
     """
     # Internal to Ray 2.60; the keys planted in tests/e2e/test_jobs.py guard it.
     names = class_cache.ENV_VARS_TO_PROPAGATE

@@ -1,7 +1,7 @@
-"""How a sweep stands and what comes next: pure, so that every order of events can be tested.
+"""State of a sweep and which trial trains next: pure, so that every order of events can be tested.
 
-A trial's *leg* is one go at training it, from where it stands (its fork, or its newest
-checkpoint) to its end or to a pause. What has to outlive a killed driver is in a `SweepState`.
+A trial's *leg* is a stretch of its training without a break, from its fork or its newest checkpoint
+to its end or to a pause. What has to outlive a killed driver is in a `SweepState`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Literal
 from manta.record.sweep_state import SweepState, SweepTrial
 
 Outcome = Literal["finished", "stopped", "paused", "diverged", "failed", "lost", "interrupted"]
-# Of trials that no leg will train any more, unless the sweep is taken up again.
+# Statuses of trials that no leg will train any more, unless the sweep is started again.
 OVER = ("finished", "stopped", "diverged", "failed")
-# Legs of a trial that may break off without a step forward before it is given up.
+# Legs of a trial that may fail in a row without progress before the trial has failed.
 MOST_FAILURES = 3
 
 
 class SweepProgress:
-    """The trials of a sweep, and which of them may train. Here nobody pauses at a rung.
+    """The trials of a sweep, and which of them may train; in this class no trial pauses at a rung.
 
     Args:
         state: the sweep's state; changed in place. Trials are only ever appended.
-        forked: whether a trial's folder is there, or can be made now; asked for those that have
-            a parent.
+        forked: called with a trial that has a parent; says whether its folder is there, or makes
+            it if the parent has the checkpoint.
         rungs: token counts at which trials are compared, growing.
     """
 
@@ -41,9 +41,9 @@ class SweepProgress:
         for trial in state.trials:
             if trial.status == "running":  # its driver was killed
                 trial.status = self._left(trial)
-            elif trial.status == "failed":  # the same command again: perhaps it was mended
+            elif trial.status == "failed":  # the user may have removed the cause
                 trial.status, trial.failures, trial.reason = "waiting", 0, ""
-            elif trial.status == "paused" and self._left(trial) == "waiting":  # with another one
+            elif trial.status == "paused" and self._left(trial) == "waiting":  # `settle` paused it
                 trial.status, trial.value, trial.reason = "waiting", None, ""
 
     def __getitem__(self, name: str) -> SweepTrial:
@@ -60,29 +60,29 @@ class SweepProgress:
     # -------------------------------------------------------------- what comes next
 
     def next(self, *, complete: bool = True) -> SweepTrial | None:
-        """The trial to train next; nothing for now if None.
+        """The trial to train next; None if there is none for now.
 
         Args:
-            complete: no other trials will be added.
+            complete: whether no other trials will be added.
         """
         self._judge(complete=False)
         if complete and not self.running:
             while not self._ready() and self._judge(complete=True):
                 pass
-        return min(self._ready(), key=self._order, default=None)
+        return min(self._ready(), key=self._priority, default=None)
 
-    def _order(self, trial: SweepTrial) -> tuple[int, str]:
-        """The trial with the longest way to go first."""
+    def _priority(self, trial: SweepTrial) -> tuple[int, str]:
+        """Sort key by which ready trials train: the one with the most tokens left first."""
         return trial.fork_tokens - trial.end_tokens, trial.name
 
     @property
     def over(self) -> bool:
-        """Nothing trains and nothing will. To be asked after `next` had nothing."""
+        """Whether no trial trains or will train; valid after `next` returned None."""
         return not self.running and not self._ready()
 
     @property
     def startable(self) -> int:
-        """How many trials train, or could."""
+        """Number of trials that train, or could."""
         return len(self.running) + len(self._ready())
 
     def _ready(self) -> list[SweepTrial]:
@@ -91,12 +91,13 @@ class SweepProgress:
     def _may_start(self, trial: SweepTrial) -> bool:
         if trial.parent is None:
             return True
-        reached = self[trial.parent].tokens >= trial.fork_tokens  # asking storage is slow
+        # Compared first, as asking storage (`_forked`) is slow.
+        reached = self[trial.parent].tokens >= trial.fork_tokens
         cleared = reached and self._cleared(trial, trial.fork_tokens + 1)
         return cleared and self._forked(trial)
 
     def start(self, name: str) -> None:
-        """A leg of the trial begins."""
+        """Record that a leg of the trial begins."""
         self[name].status = "running"
 
     # --------------------------------------------------------------------- rungs
@@ -108,14 +109,14 @@ class SweepProgress:
         return trial
 
     def _cleared(self, trial: SweepTrial, below: int) -> bool:
-        """Whether all rungs below a token count let a trial through."""
+        """Whether a trial has passed all rungs below a token count."""
         return all(r in self._contender(trial, r).passed for r in self._rungs if r < below)
 
     def scored(self, name: str, rung: int, value: float) -> bool:
-        """A trial has come to a rung; returns whether it goes on. Harmless when called again.
+        """Record a trial's score at a rung, once; returns whether the trial continues.
 
-        One that is to pause at a rung may come to the next before it hears of it. What it
-        scored there counts if it goes on one day.
+        A trial that has to pause may reach the next rung before it hears of it. Its score there
+        counts if the trial is promoted later.
         """
         trial = self[name]
         trial.scores.setdefault(rung, value)
@@ -123,15 +124,15 @@ class SweepProgress:
         return rung in trial.passed
 
     def _judge(self, *, complete: bool) -> bool:
-        """Let go on whoever may by now; returns whether that changed anything.
+        """Let trials pass their rungs as the scores allow; returns whether any did.
 
         Args:
-            complete: nobody else will come to a rung unless someone is let go on.
+            complete: whether no trial can reach a rung unless another one passes.
         """
         return False
 
     def _pass(self, trial: SweepTrial, rung: int) -> bool:
-        """Let a trial go on at a rung; returns whether that is new."""
+        """Let a trial pass a rung; returns whether it had not passed it before."""
         if rung in trial.passed:
             return False
         trial.passed.append(rung)
@@ -140,7 +141,7 @@ class SweepProgress:
         return True
 
     def _is_replaced(self, trial: SweepTrial) -> bool:
-        """Whether another trial has taken its place."""
+        """Whether another trial has replaced the trial."""
         return False
 
     # ------------------------------------------------------------------- the end
@@ -154,12 +155,13 @@ class SweepProgress:
         reason: str = "",
         value: float | None = None,
     ) -> None:
-        """A leg has ended, with so many tokens of the trial's history trained."""
+        """Record how a leg has ended, and the tokens of the trial's history that are trained."""
         trial = self[name]
         trial.value = value
         forward = tokens > trial.tokens
         trial.tokens = max(trial.tokens, tokens)
-        if self._is_replaced(trial):  # however it ended: it may have gone on before it heard of it
+        # The leg may have trained on before it heard that the trial is replaced.
+        if self._is_replaced(trial):
             trial.status = "stopped"
             return
         trial.reason = reason
@@ -174,9 +176,9 @@ class SweepProgress:
             trial.failures = 0
 
     def settle(self) -> None:
-        """The sweep is over: who still waits shares how the trial stands that it was to leave.
+        """End the sweep: a waiting trial gets the status of the ancestor that it was to leave.
 
-        What that one trained of its history, and came to there, is its own as well.
+        The tokens that both share, and the value measured there, count for the trial too.
         """
         waiting = [trial for trial in self.state.trials if trial.status == "waiting"]
         for trial, above, shared in [(one, *self._stopped_above(one)) for one in waiting]:
@@ -187,20 +189,20 @@ class SweepProgress:
             if above.status == "finished":
                 trial.status, trial.value = "failed", None
                 trial.reason = (
-                    f"{trial.parent} has no whole checkpoint after step {trial.fork_step}, from "
-                    "which it was to go on"
+                    f"{trial.parent} has no whole checkpoint after step {trial.fork_step}, which "
+                    "this trial was to continue from"
                 )
             elif above.status == "paused":
                 trial.status = "paused"
-                trial.reason = f"paused with {above.name}, which trains its beginning"
+                trial.reason = f"paused with {above.name}, which trains its first steps"
             else:
                 trial.status = above.status
-                trial.reason = f"as {above.name}, whose beginning it shares"
+                trial.reason = f"{above.status} with {above.name}, which trains its first steps"
 
     def _stopped_above(self, trial: SweepTrial) -> tuple[SweepTrial, int]:
-        """The nearest of a trial and its ancestors that does not wait, else the root.
+        """The nearest of a trial and its ancestors that doesn't wait, else the root.
 
-        And the tokens that the trial shares with it.
+        Returned with the tokens that the trial shares with it.
         """
         shared = trial.end_tokens
         while trial.status == "waiting" and trial.parent is not None:
@@ -209,7 +211,7 @@ class SweepProgress:
         return trial, shared
 
     def _left(self, trial: SweepTrial) -> Literal["paused", "waiting", "stopped"]:
-        """How a trial stands that was left on its way: held at a rung, unless promoted since."""
+        """Status of a trial whose leg ended early: paused if it hasn't passed its rung."""
         if self._is_replaced(trial):
             return "stopped"
         held = any(rung in trial.scores and rung not in trial.passed for rung in self._rungs)
@@ -217,27 +219,27 @@ class SweepProgress:
 
     @property
     def trained(self) -> int:
-        """Tokens trained so far, those shared counted once."""
+        """Number of tokens trained so far, with shared ones counted once."""
         return sum(max(0, t.tokens - t.fork_tokens) for t in self.state.trials)
 
 
 def shares(legs: Mapping[str, int], capacity: int, smallest: int, largest: int) -> dict[str, int]:
-    """How many workers each running trial may have, so that all together fit.
+    """Number of workers that each running trial may have, so that all fit into the cluster.
 
     Args:
-        legs: tokens that each has still to train, by name.
-        capacity: workers that the cluster has room for.
-        smallest: workers that each needs; it is promised these, whatever the capacity.
-        largest: workers that each can use.
+        legs: number of tokens that each trial has still to train, by name.
+        capacity: number of workers that the cluster has room for.
+        smallest: number of workers that each trial needs, and gets whatever the capacity is.
+        largest: number of workers that each trial can use.
 
     Returns:
-        What is left after the smallest goes round, the trial with the longest way first.
+        `smallest` for each; what is left is dealt one by one, to trials with most tokens first.
     """
     found = dict.fromkeys(legs, smallest)
     left = capacity - smallest * len(legs)
-    order = sorted(legs, key=lambda name: (-legs[name], name))
+    longest_first = sorted(legs, key=lambda name: (-legs[name], name))
     while left > 0 and any(count < largest for count in found.values()):
-        for name in order:
+        for name in longest_first:
             if left > 0 and found[name] < largest:
                 found[name] += 1
                 left -= 1
@@ -245,5 +247,5 @@ def shares(legs: Mapping[str, int], capacity: int, smallest: int, largest: int) 
 
 
 def room(capacity: int, smallest: int, concurrent: int) -> int:
-    """How many trials may train at once: as many as asked for, if each can have its smallest."""
+    """Number of trials that may train at once: `concurrent`, if each gets `smallest` workers."""
     return max(1, min(concurrent, math.floor(capacity / smallest)))

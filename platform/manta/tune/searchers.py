@@ -1,9 +1,9 @@
-"""Ray Tune's searchers, which learn from what trials came to, on any space of ours.
+"""Ray Tune's searchers, which learn from results of trials, on any space.
 
-They know independent numbers and choices among plain values, nothing else. So a space is
-taken apart: each draw, at whatever depth, is a parameter of its own, a choice among structures
-a choice of the structure's number; and what a searcher suggests is put together again.
-Parameters of a branch that wasn't chosen are suggested too, and have no effect.
+They support only independent numbers and choices among plain values. So a space is flattened: each
+sampler, at whatever depth, becomes a parameter of its own, and a choice among structures becomes a
+choice of the structure's index. A suggestion is put together again by the space's shape.
+Parameters of a structure that wasn't chosen are suggested too, and have no effect.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from manta.tune.space import Space
 
 log = logging.getLogger(__name__)
 
-# What the searchers call their seed.
+# Names that searchers have for their seed.
 SEED_NAMES = ("seed", "random_state_seed", "random_state")
 
 
 @dataclass(frozen=True)
 class Pick:
-    """Stands where a suggested value belongs."""
+    """Placeholder for a suggested value."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class StructureChoice:
-    """Stands where one of several structures belongs, by its suggested number."""
+    """Placeholder for one of several structures, chosen by a suggested index."""
 
     name: str
     options: tuple[Any, ...]
@@ -53,13 +53,16 @@ def searcher(space: Space, search: SearchSection, base: Base) -> Suggester:
     """The searcher that a sweep asks for; grids of the space are choices to it.
 
     Raises:
-        ConfigError: when its package is missing, an option is unknown, or it can't search a
-            space like this.
+        ConfigError: if its package is missing, an option is unknown, or it can't search the
+            space.
     """
     parameters: dict[str, Any] = {}
     shape = {key: _taken_apart(key, value, parameters) for key, value in _searched(space).items()}
     if not parameters:
-        raise ConfigError(f"search.type = '{search.type}': {space.path} leaves nothing to search")
+        raise ConfigError(
+            f"search.type = '{search.type}': {space.path} has no sampler, so there is nothing to "
+            "search; use a sampler there, or search.type = 'grid'"
+        )
     _check_samplers(parameters, space, search)
     inner = _made(search, space)
     inner.set_search_properties(space.metric, space.mode, parameters)
@@ -67,7 +70,7 @@ def searcher(space: Space, search: SearchSection, base: Base) -> Suggester:
 
 
 def _check_samplers(parameters: dict[str, Any], space: Space, search: SearchSection) -> None:
-    """Ask a searcher of the same kind, which is thrown away, for a suggestion.
+    """Try the searcher's type on the space: make one, and have it make a suggestion.
 
     Raises:
         ConfigError: naming the first key that it can't search.
@@ -80,25 +83,28 @@ def _check_samplers(parameters: dict[str, Any], space: Space, search: SearchSect
             key = name.partition(":")[0]
             raise ConfigError(
                 f"{space.where(key)}: {key}: search.type = '{search.type}' can't search a "
-                f"{_kind(domain)}: {reason}; take tune.uniform, loguniform, randint or choice "
-                "there, or search.type = 'random', which draws from every sampler"
+                f"{_described(domain)}: {reason}; use tune.uniform, loguniform, randint or choice "
+                "there, or search.type = 'random', which supports every sampler"
             )
-    raise ConfigError(f"{space.path}: search.type = '{search.type}' can't search it: {whole}")
+    raise ConfigError(
+        f"{space.path}: search.type = '{search.type}' can't search this space: {whole}; use "
+        "another search.type, such as 'random'"
+    )
 
 
 def _refusal(parameters: dict[str, Any], space: Space, search: SearchSection) -> str | None:
-    """Why a searcher can't search these, if it can't."""
+    """Why the searcher can't search these parameters; None if it can."""
     asked = _made(search, space)
     try:
         asked.set_search_properties(space.metric, space.mode, parameters)
         asked.suggest("asked")
-    except Exception as error:  # each searcher has its own kinds
+    except Exception as error:  # each searcher raises exceptions of its own
         return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
-def _kind(domain: Domain) -> str:
-    """What is drawn how: ``quantized loguniform integer``."""
+def _described(domain: Domain) -> str:
+    """Type and distribution of a sampler, such as ``quantized loguniform integer``."""
     sampler = domain.get_sampler()
     quantized = isinstance(sampler, Quantized)
     named = f"{sampler.sampler if quantized else sampler} {type(domain).__name__}".lower()
@@ -110,7 +116,7 @@ def _searched(space: Space) -> dict[str, Any]:
 
 
 def _taken_apart(name: str, value: Any, parameters: dict[str, Any]) -> Any:
-    """The structure with its draws replaced by marks; the draws are put in `parameters`."""
+    """The structure with samplers replaced by placeholders; the samplers go into `parameters`."""
     if isinstance(value, dict):
         items = value.items()
         return {key: _taken_apart(f"{name}:{key}", item, parameters) for key, item in items}
@@ -142,14 +148,14 @@ def _assembled(shape: Any, picks: Mapping[str, Any]) -> Any:
 def _made(search: SearchSection, space: Space) -> RaySearcher:
     """Ray Tune's searcher without its space.
 
-    Not by `tune.create_searcher`, which leaves out what it doesn't know without a word.
+    `tune.create_searcher` is not used, as it drops unknown options silently.
     """
-    kind = SEARCH_ALG_IMPORT[search.type]()
-    # It announces each study and each result at INFO; a sweep has a progress line of its own.
+    searcher_class = SEARCH_ALG_IMPORT[search.type]()
+    # Optuna logs each study and each result at INFO; a sweep has progress lines of its own.
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    known = inspect.signature(kind.__init__).parameters
+    known = inspect.signature(searcher_class.__init__).parameters
     options = {"metric": space.metric, "mode": space.mode, **_seed(search, known)}
-    if "budget" in known:  # zoopt plans for a number of trials
+    if "budget" in known:  # zoopt needs to know the number of trials
         options["budget"] = search.trials
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     for name in search.options:
@@ -159,21 +165,21 @@ def _made(search: SearchSection, space: Space) -> RaySearcher:
                 f"{', '.join(sorted(set(known) - {'self', 'space', 'metric', 'mode'}))}"
             )
     try:
-        return cast(RaySearcher, kind(**options, **_options(search)))
+        return cast(RaySearcher, searcher_class(**options, **_options(search)))
     except (AssertionError, ImportError, TypeError, ValueError) as error:
-        # Ray Tune's words for a missing package name the package, its version and the command.
+        # Ray Tune's message for a missing package names the package and how to install it.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"search.type = '{search.type}': {reason}") from error
 
 
 def _options(search: SearchSection) -> dict[str, Any]:
-    """The options of the sweep; nevergrad's optimizer by name, where it wants an object."""
+    """The searcher's options; nevergrad's optimizer is looked up by name, as it takes an object."""
     if search.type != "nevergrad":
         return search.options
     try:
         registry = importlib.import_module("nevergrad").optimizers.registry
     except ImportError:
-        return search.options  # Ray Tune says what to install
+        return search.options  # Ray Tune's own error names the missing package
     name = search.options.get("optimizer", "NGOpt")  # nevergrad's own choice by space and budget
     if name not in registry:
         near = difflib.get_close_matches(str(name), registry, n=3)
@@ -189,14 +195,16 @@ def _seed(search: SearchSection, known: Mapping[str, Any]) -> dict[str, int]:
     for name in SEED_NAMES:
         if name in known:
             return {} if name in search.options else {name: search.seed}
-    log.warning("search.type = '%s' has no seed: its suggestions can't be repeated", search.type)
+    log.warning(
+        "search.type = '%s' takes no seed: another sweep would get other suggestions", search.type
+    )
     return {}
 
 
 class Suggester(RaySearcher):  # type: ignore[misc]
     """A searcher of Ray Tune that suggests parameters of run configs, `trials` times.
 
-    Suggestions have no seed: with several seeds, run each of them and tell the mean.
+    Suggestions have no seed: with several seeds, train each and report the mean of their results.
     """
 
     def __init__(
@@ -211,7 +219,7 @@ class Suggester(RaySearcher):  # type: ignore[misc]
         self._suggested = 0
 
     def suggest(self, trial_id: str) -> Params | str | None:
-        """Parameters for a trial; None when there are none now, FINISHED when no more."""
+        """Parameters for a trial; None if there are none now, FINISHED if there will be none."""
         if self._suggested >= self._trials:
             return cast(str, RaySearcher.FINISHED)
         picks = self._inner.suggest(trial_id)
@@ -221,11 +229,11 @@ class Suggester(RaySearcher):  # type: ignore[misc]
         return derived(self._space, _assembled(self._shape, picks), self._base)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell the searcher of a trial on its way."""
+        """Tell the searcher an intermediate result of a trial."""
         self._inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the searcher what a trial came to: ``{metric: value}``, or that it failed."""
+        """Tell the searcher a trial's result, ``{metric: value}``, or that the trial failed."""
         self._inner.on_trial_complete(trial_id, result, error)

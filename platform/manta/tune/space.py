@@ -1,9 +1,10 @@
-"""A space file: the question that a sweep asks, as Python with Ray Tune's own samplers.
+"""Read a space file: what a sweep varies, as Python with Ray Tune's own samplers.
 
-It declares, at the top level, ``space`` (dotted keys of the run config → a sampler, a value,
+The file declares, at the top level, ``space`` (dotted keys of the run config → a sampler, a value,
 or a structure with samplers inside), ``metric``, ``mode``, ``horizon`` and ``seeds``; its
-docstring is the question. A key that begins with an underscore is no key of the config: it is
-a choice that others refer to. What is derived from other choices is ``tune.sample_from``.
+docstring is the question that the sweep answers. A key that begins with an underscore is no key of
+the config, but a choice that other keys use. A value that is derived from other choices is
+``tune.sample_from(function)``.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from manta.config.units import parse_tokens
 from manta.tune.samplers import check_value
 
 SHIPPED = Path(__file__).parents[3] / "tune_spaces"
-# A trial's name and place follow from the sweep's.
+# Keys that a space may not have, as a trial's name and folder follow from the sweep's.
 IDENTITY = ("run", "run.name", "run.storage")
 NAMES = {"space", "metric", "mode", "horizon", "seeds"}
 
 
 @dataclass(frozen=True)
 class Space:
-    """A space file that was read and found sound by itself.
+    """A space file that was read and is valid by itself.
 
     Attributes:
         path: the file.
@@ -65,10 +66,10 @@ class Space:
 
 
 def open_space(config: SweepConfig) -> Space:
-    """The space of a sweep, with what the sweep says in place of what the file says.
+    """The space of a sweep: what the sweep's config sets replaces what the file sets.
 
     Raises:
-        ConfigError: when the file is missing, or it or the sweep says what can't be.
+        ConfigError: if the file is missing, or the file or the sweep isn't valid.
     """
     space = load_space(find_space(config.space))
     if config.metric is not None:
@@ -90,12 +91,12 @@ def find_space(space: str) -> Path:
     """The file for a path or a shipped name.
 
     Raises:
-        ConfigError: naming the nearest shipped names when there is none.
+        ConfigError: if there is no such file, naming the most similar shipped name.
     """
     if is_file(space):
         if Path(space).is_file():
             return Path(space)
-        raise ConfigError(f"space = '{space}': no such file")
+        raise ConfigError(f"space = '{space}': there is no such file; correct the path")
     folders = [Path("tune_spaces"), SHIPPED]
     for folder in folders:
         if (folder / f"{space}.py").is_file():
@@ -105,7 +106,7 @@ def find_space(space: str) -> Path:
 
 
 def load_space(path: Path) -> Space:
-    """Read a space file: it is Python, and it is run.
+    """Read a space file by running it.
 
     Raises:
         ConfigError: naming file, line and remedy.
@@ -158,7 +159,7 @@ def _places(tree: ast.Module) -> Iterator[tuple[str, int]]:
 def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"manta_space_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path}: a space is a Python file: its name must end in .py")
+        raise ConfigError(f"{path}: a space is a Python file; give a file whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -172,20 +173,20 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-# What it declares.
+# What the file declares.
 
 
 def _values(space: Space, module: ModuleType) -> dict[str, Any]:
     values = getattr(module, "space", None)
     if not isinstance(values, dict):
-        shown = f", not {type(values).__name__}" if hasattr(module, "space") else "; there is none"
+        has = f"is {type(values).__name__}" if hasattr(module, "space") else "is missing"
         raise ConfigError(
-            f"{space.where('space')}: 'space' is a mapping of dotted keys of the run config to "
-            f"samplers, such as {{'schedule.lr.peak': tune.loguniform(1e-4, 1e-2)}}{shown}"
+            f"{space.where('space')}: 'space' {has}; it must be a mapping of dotted keys of the "
+            "run config to samplers, such as {'schedule.lr.peak': tune.loguniform(1e-4, 1e-2)}"
         )
     for key, value in values.items():
         if not isinstance(key, str) or not all(key.split(".")):
-            raise ConfigError(f"{space.where('space')}: key {key!r}: write it as dotted.key")
+            raise ConfigError(f"{space.where('space')}: {key!r} is no key; write it as dotted.key")
         check_value(value, f"{space.where(key)}: {key}")
     return dict(values)
 
@@ -198,7 +199,9 @@ def _metric(space: Space, module: ModuleType) -> str:
 
 def _check_metric(metric: Any, where: str) -> None:
     if metric not in COMPARABLE:
-        raise ConfigError(f"{where} = {metric!r}: unknown{_nearest(str(metric), COMPARABLE)}")
+        raise ConfigError(
+            f"{where} = {metric!r}: unknown metric{_nearest(str(metric), COMPARABLE)}"
+        )
 
 
 def _mode(space: Space, module: ModuleType) -> Literal["min", "max"]:
@@ -230,26 +233,26 @@ def _seeds(space: Space, module: ModuleType) -> tuple[int, ...] | None:
     whole = isinstance(seeds, list | tuple | range) and all(type(seed) is int for seed in seeds)
     if not whole or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ConfigError(
-            f"{space.where('seeds')}: seeds = {seeds!r}: a list of different whole numbers from "
-            "0, such as [0, 1, 2]"
+            f"{space.where('seeds')}: seeds = {seeds!r}: give a list of different whole numbers, 0 "
+            "or greater, such as [0, 1, 2]"
         )
     return tuple(seeds)
 
 
 def _check_keys(space: Space) -> None:
-    """Refuse keys that the sweep itself decides."""
+    """Refuse keys that the sweep itself sets."""
     for key in space.values:
         if key in IDENTITY:
             raise ConfigError(
-                f"{space.where(key)}: {key}: trials are named by the sweep; leave it out"
+                f"{space.where(key)}: {key}: the sweep names its trials; remove this key"
             )
     for key, name in (("run.seed", "seeds"), ("schedule.horizon", "horizon")):
         if key in space.values and getattr(space, name) is not None:
             raise ConfigError(
-                f"{space.where(key)}: {key}: said twice, here and by '{name}'; leave out one"
+                f"{space.where(key)}: {key} is set twice, here and by '{name}'; remove one"
             )
 
 
 def _nearest(name: str, names: Any) -> str:
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
+    return f"; did you mean '{close[0]}'?" if close else f"; give one of {', '.join(names)}"

@@ -36,7 +36,7 @@ def show_plan(config: SweepConfig) -> None:
     """Print what the sweep would train.
 
     Raises:
-        ConfigError: when config, space or a trial can't be.
+        ConfigError: if config, space or a trial isn't valid.
     """
     outline = Outline(_absolute(config))
     outline.ask_searcher()
@@ -45,7 +45,7 @@ def show_plan(config: SweepConfig) -> None:
 
 
 def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
-    """Run the sweep to its end, or go on with it; returns whether it came there.
+    """Run or continue the sweep; returns whether it finished, and was not interrupted.
 
     Raises:
         MantaError: naming what is wrong and what to do.
@@ -90,8 +90,8 @@ def check_models(outline: Outline, first: Checked, *, elsewhere: bool = False) -
 
     Args:
         outline: the sweep's outline.
-        first: a trial of it that was checked.
-        elsewhere: have it done by another process, which has imported what it takes.
+        first: a trial of the sweep that was checked.
+        elsewhere: whether the preload server, which has imported Torch, tries the models.
 
     Raises:
         ConfigError: naming the first trial whose model can't be trained, and why.
@@ -109,7 +109,7 @@ def check_models(outline: Outline, first: Checked, *, elsewhere: bool = False) -
 
 
 def _models(outline: Outline, first: Checked) -> list[tuple[str, Checked]]:
-    """Runs whose models differ, and the names of the trials that they are; the first has none."""
+    """Runs whose models differ, each with the name of its trial; the first run has no name."""
     runs = [("", first)]
     for trial in outline.trials:
         config = trial.config
@@ -123,7 +123,7 @@ def _models(outline: Outline, first: Checked) -> list[tuple[str, Checked]]:
 
 
 def _publish(outline: Outline, say: Callable[[str], None]) -> None:
-    """Have what was made of the sweep where the sweep is kept."""
+    """Copy the sweep's state and comparison to its store, if it is kept in one."""
     if isinstance(outline.place, StorePath):
         try:
             push(outline.folder, outline.place, [SWEEP, COMPARISON])
@@ -139,7 +139,7 @@ def _show_in_wandb(outline: Outline, say: Callable[[str], None]) -> None:
 
 
 def _first(outline: Outline) -> RunConfig:
-    """A config that stands for all trials in the checks that take time."""
+    """The config of one trial, which slow checks are made with for all trials."""
     return outline.trials[0].config if outline.trials else absolute(outline.base.config)
 
 
@@ -149,7 +149,7 @@ def _absolute(config: SweepConfig) -> SweepConfig:
 
 
 def _manifest(outline: Outline) -> Manifest | None:
-    """Of the corpus; nothing if it isn't there yet."""
+    """The corpus's manifest; None if there is no corpus yet."""
     try:
         return Manifest.read(_first(outline).corpus)
     except CorpusError:
@@ -157,7 +157,7 @@ def _manifest(outline: Outline) -> Manifest | None:
 
 
 def _parameters(outline: Outline, manifest: Manifest | None) -> int | None:
-    """How many the model has; nothing without the corpus, which says the vocabulary."""
+    """Number of the model's parameters; None without the corpus, which has the vocabulary size."""
     from manta.model import hf_config, language_model
 
     if manifest is None:

@@ -1,4 +1,4 @@
-"""A sweep before anything runs: its trials, its stage tree, who trains what."""
+"""A sweep before anything runs: its trials, its stage tree, and which trial trains which steps."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ MOST_TRIALS = 10_000
 
 @dataclass(frozen=True)
 class Leg:
-    """What a trial's training needs to know of the sweep.
+    """What is sent to the process that trains a leg of a trial.
 
     Attributes:
         config: the run's config.
-        rungs: token counts at which it is compared, growing, by the step that reaches them.
+        rungs: token counts at which the trial is compared, growing, by the step that reaches them.
         metric: the metric that ranks the trials.
-        fork_step: the step after which it leaves its parent; 0 if it trains from the start.
+        fork_step: the step after which the trial leaves its parent; 0 if it has none.
         context: facts of the sweep that W&B shows at each trial.
     """
 
@@ -56,10 +56,10 @@ class Leg:
 
 
 class Outline:
-    """The trials of a sweep and how they share; trials of a searcher that learns come later.
+    """The trials of a sweep and the steps they share; a searcher that learns adds trials later.
 
     Raises:
-        ConfigError: when config, space or any trial can't be.
+        ConfigError: if config, space or any trial isn't valid.
     """
 
     def __init__(self, config: SweepConfig):
@@ -76,23 +76,23 @@ class Outline:
         self.count = rehearse(config, self.space, self.base) if self.learns else self._draw()
 
     def open(self) -> None:
-        """Read space and base; to be called again where the outline was sent to."""
+        """Read space and base; to be called again in a process that the outline was sent to."""
         self.space = open_space(self.config)
         self.base = Base.open(self.config, self.space)
         self._trials = Trials(self.config, self.space, self.base, self.trials)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what `open` reads: a space has functions, which can't always be sent."""
+        """Leave out what `open` reads: a space has functions, which can't always be pickled."""
         left_out = ("space", "base", "_trials", "forest")
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def _draw(self) -> int:
-        """Make all trials; says how many there are."""
+        """Make all trials; returns their number."""
         for params in variants(self.space, self.config.search, self.base):
             if len(self.trials) == MOST_TRIALS:
                 raise ConfigError(
-                    f"{self.space.path}: more than {MOST_TRIALS} trials; take search.type = "
-                    "'random' with search.trials, or a smaller space"
+                    f"{self.space.path}: the space has more than {MOST_TRIALS} trials; use "
+                    "search.type = 'random' with search.trials, or a smaller space"
                 )
             self._append(self._trials.make(params))
         self.branches = {branch.trial: branch for branch in branches(self.forest)}
@@ -100,26 +100,26 @@ class Outline:
 
     @property
     def learns(self) -> bool:
-        """Whether trials are suggested one by one, from what those before came to."""
+        """Whether the searcher suggests trials one by one, learning from earlier results."""
         return self.config.search.type not in ("grid", "random")
 
     def ask_searcher(self) -> None:
-        """Have a searcher that learns make a suggestion, which is thrown away.
+        """Have a searcher that learns make a suggestion, which is discarded.
 
         Raises:
-            ConfigError: when it isn't installed here, or naming what it can't search.
+            ConfigError: if it isn't installed, or naming the key that it can't search.
         """
         if self.learns:
             searcher(self.space, self.config.search, self.base)
 
     @property
     def place(self) -> Place:
-        """Where the sweep and its trials' runs are kept."""
+        """Folder or URL where the sweep and its trials' runs are kept."""
         return place_of(self.config.sweep.storage) / self.config.sweep.name
 
     @property
     def folder(self) -> Path:
-        """Where the sweep's driver works on them, on its node."""
+        """Folder on the driver's node in which the sweep's driver works."""
         return working_folder(self.place)
 
     @cached_property
@@ -134,7 +134,7 @@ class Outline:
 
     @property
     def population(self) -> bool:
-        """Whether the worst go on from the best."""
+        """Whether the sweep is population-based training."""
         return self.config.scheduler.type == "pbt"
 
     # ------------------------------------------------------------------ the trials
@@ -144,7 +144,7 @@ class Outline:
         return self._by_name[name]
 
     def suggest(self, params: Params) -> list[Trial]:
-        """Take up what a searcher suggested: a trial for each seed, attached to the tree."""
+        """Add what a searcher suggested: a trial for each seed, attached to the stage tree."""
         found = []
         for each in seeded(self.space, params):
             trial = self._trials.make(each)
@@ -157,7 +157,7 @@ class Outline:
         return found
 
     def take_over(self, donor: str, at: int, params: Params) -> Trial:
-        """A new trial that goes on from a donor's checkpoint at a mark, with other parameters."""
+        """Add a trial that continues from a donor's checkpoint at a mark, with new parameters."""
         taken = self[donor]
         step = taken.training.schedule.reaching(at)
         until = taken.training.tokens_after(step)
@@ -174,11 +174,11 @@ class Outline:
         self._by_name[trial.name] = trial
 
     def leg(self, name: str) -> Leg:
-        """What the training of a trial needs to know."""
+        """What the process needs to know that trains a leg of a trial."""
         trial = self[name]
         checkpoint = trial.config.checkpoint
         at = self.saves(name).values()
-        # A trial that ends where this one goes on reads its last evaluation off it.
+        # A trial that ends at a step that this one trains takes its last evaluation from there.
         ends = {
             trial.training.tokens_after(branch.fork)
             for branch in self.branches.values()
@@ -196,7 +196,7 @@ class Outline:
         return Leg(config, self.rungs_of(name), self.space.metric, fork, self._context(trial))
 
     def rungs_of(self, name: str) -> dict[int, list[int]]:
-        """Where a trial is compared once it trains by itself: token counts by step."""
+        """Rungs of a trial after its fork: token counts, by the step that reaches them."""
         schedule, fork = self[name].training.schedule, self.branches[name].fork
         found: dict[int, list[int]] = {}
         for tokens in self.rungs:
@@ -205,7 +205,7 @@ class Outline:
         return found
 
     def _context(self, trial: Trial) -> RunContext:
-        """What W&B shows of the sweep in a trial: flat, so that its own plots can use it."""
+        """What W&B shows of the sweep in a trial; flat, so that W&B's plots can use it."""
         names = column_names(key for key in self.space.values if key != SEED)
         shown = {"name": self.config.sweep.name, "label": trial.label, "seed": trial.seed}
         return RunContext(
@@ -217,7 +217,7 @@ class Outline:
         )
 
     def saves(self, name: str) -> dict[int, int]:
-        """Steps after which a trial saves for those that may fork from it, with their tokens."""
+        """Steps after which a trial saves for trials that may fork from it, with their tokens."""
         training = self[name].training
         fork = self.branches[name].fork
         if self.learns:
@@ -231,7 +231,7 @@ class Outline:
     # ------------------------------------------------------------------- the state
 
     def state(self) -> SweepState:
-        """The sweep's state on storage, with the trials that came later, or a new one.
+        """The sweep's state on storage, with trials that were added later, or a new state.
 
         Raises:
             RunError: if the folder holds another sweep, or something else.
@@ -239,9 +239,8 @@ class Outline:
         if not (self.place / SWEEP).exists():
             if trials := trials_in(self.place):
                 raise RunError(
-                    f"{self.place}: {SWEEP} is missing, but there are trials ({', '.join(trials)}) "
-                    "whose scores and places it knew: put it back from a copy, or choose another "
-                    "sweep.name"
+                    f"{self.place}: {SWEEP} is missing, which has the scores of the trials there "
+                    f"({', '.join(trials)}): put it back from a copy, or choose another sweep.name"
                 )
             return self._new_state()
         state = read_sweep(self.place)
@@ -268,7 +267,7 @@ class Outline:
         return state
 
     def add(self, state: SweepState, trials: list[Trial]) -> None:
-        """Put trials into the state."""
+        """Append trials to the state."""
         state.trials += [self._entry(trial) for trial in trials]
         state.tokens = SweepTokens(
             apart=sum(trial.end_tokens for trial in state.trials),
@@ -292,7 +291,7 @@ class Outline:
         )
 
     def _has_base_of(self, state: SweepState) -> bool:
-        """Whether the base is that of the sweep on storage, in all that trials train by."""
+        """Whether the base equals that of the sweep on storage in all that training depends on."""
         try:
             before = RunConfig.model_validate(state.base)
         except ValueError:
@@ -301,7 +300,11 @@ class Outline:
         return identity(before) == identity(mine) and before.schedule == mine.schedule
 
     def _check_same(self, state: SweepState) -> None:
-        """The trials on storage are those of the config, or it is another sweep."""
+        """Refuse to continue a sweep whose trials on storage are not those of the config.
+
+        Raises:
+            RunError: naming the first difference.
+        """
         new = self._new_state()
         # A key that a later version adds changes every digest, so the configs decide in the end.
         same = _digests(new) == _digests(state) or (
@@ -310,18 +313,18 @@ class Outline:
         if not same or (new.metric, new.mode) != (state.metric, state.mode):
             raise RunError(
                 f"{self.place}: this sweep was started with other trials: "
-                f"{_difference(state, new)}; to go on with it, use the old config and space; else "
-                "give another sweep.name"
+                f"{_difference(state, new)}; to continue it, use the old config and space; for a "
+                "new sweep, choose another sweep.name"
             )
 
 
 def _digests(state: SweepState) -> list[tuple[object, ...]]:
-    """What trials train, by digests, and what of it they take from one another."""
+    """What each trial trains, as a digest, and the parent and step that it forks from."""
     return [(trial.name, trial.digest, trial.parent, trial.fork_step) for trial in state.trials]
 
 
 def _asked(state: SweepState) -> list[tuple[object, ...]]:
-    """What the space asks of trials, on whatever base, and where the stage tree has them fork."""
+    """What the space gives each trial, whatever the base, and where the stage tree forks it."""
     return [
         (trial.name, trial.params, trial.seed, trial.parent, trial.fork_step, trial.end_tokens)
         for trial in state.trials

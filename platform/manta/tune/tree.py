@@ -1,9 +1,9 @@
-"""The stage tree: what a set of trials has in common is trained once.
+"""The stage tree: steps that trials have in common are trained once.
 
 A *stage* is a maximal stretch of steps in which a set of trials are still the same training. The
-trials that share a beginning form a radix tree over their steps. A *branch* says who trains what:
-a trial trains from the step at which it leaves its parent up to its own end, and of the trials
-that go on from a stage, the one with the longest way goes on in place (the critical path first).
+trials that share their first steps form a radix tree over their steps. A *branch* is what one trial
+trains: from the step at which it leaves its parent to its own end. Of the trials that continue from
+a stage, the one with the most tokens left continues the stage's branch (the critical path first).
 
 Stage trees for tuning over schedules are due to Hippo (Shin et al., 2020).
 """
@@ -26,7 +26,7 @@ class Training:
 
     Attributes:
         name: the trial's name.
-        identity: everything beside the schedule that can change a weight or what is measured.
+        identity: digest of all but the schedule that can change a weight or what is measured.
         schedule: the trial's schedule.
     """
 
@@ -35,14 +35,14 @@ class Training:
     schedule: Schedule
 
     def shared_steps(self, other: Training) -> int:
-        """How many steps from the first on are the same update in both."""
+        """Number of steps, from the first on, that are the same update in both."""
         if self.identity != other.identity:
             return 0
         return shared_steps(self.schedule, other.schedule)
 
     @property
     def digest(self) -> str:
-        """A digest of all that it trains."""
+        """A digest of identity and schedule."""
         text = repr((self.identity, self.schedule))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -58,10 +58,10 @@ class Stage:
     Attributes:
         tokens: tokens that the stage consumes.
         ends: the trials whose last step is `last`.
-        children: the stages that go on from here.
-        count: how many trials train it.
+        children: the stages that continue from this one.
+        count: number of trials that train this stage.
         name: name of the alphabetically first of these trials.
-        way: tokens from the begin of this stage to the farthest end below it.
+        way: tokens from the start of this stage to the farthest end below it.
     """
 
     first: int
@@ -74,8 +74,8 @@ class Stage:
     way: int
 
     def walk(self) -> Iterator[Stage]:
-        """This stage and all below it, each before those that go on from it."""
-        left = [self]  # trees may be as deep as there are trials
+        """This stage and all below it, each before its children."""
+        left = [self]  # no recursion, as a tree can be as deep as there are trials
         while left:
             stage = left.pop()
             yield stage
@@ -83,7 +83,7 @@ class Stage:
 
     @property
     def trials(self) -> tuple[str, ...]:
-        """The names of all that train it."""
+        """The names of all trials that train this stage."""
         return tuple(sorted(name for stage in self.walk() for name in stage.ends))
 
 
@@ -91,7 +91,7 @@ class Stage:
 class Branch:
     """What one trial trains by itself: from step `fork` of its parent to its own end.
 
-    Without a parent `fork` is 0. `tokens` is how many it trains.
+    Without a parent `fork` is 0. `tokens` is the number of tokens that the trial trains.
     """
 
     trial: str
@@ -101,10 +101,10 @@ class Branch:
 
 
 def grow(trainings: Iterable[Training]) -> tuple[Stage, ...]:
-    """The stages of these trials: one tree for each beginning, in an order of its own.
+    """The roots of the stage trees of these trials: one for each first step that occurs.
 
-    The same trials give the same trees, in whatever order they come. Costs O(n log n)
-    comparisons of two trials.
+    The result doesn't depend on the order of `trainings`. Costs O(n log n) comparisons of two
+    trials.
     """
     groups: dict[tuple[str, Step], list[Training]] = {}
     for training in sorted(trainings, key=lambda t: t.name):
@@ -116,13 +116,13 @@ def grow(trainings: Iterable[Training]) -> tuple[Stage, ...]:
 def _tree(trainings: Sequence[Training]) -> Stage:
     """The stages of trials that share at least a step.
 
-    In the order of their updates, as words in a dictionary, each shares most with one of its
+    In lexicographic order of their updates, each trial shares most steps with one of its
     neighbours; so the tree is built from left to right, along its right edge.
     """
-    order = sorted(trainings, key=cmp_to_key(_compare))
+    ordered = sorted(trainings, key=cmp_to_key(_compare))
     edge: list[_Open] = []
-    for number, training in enumerate(order):
-        shared = training.shared_steps(order[number - 1]) if number else 0
+    for number, training in enumerate(ordered):
+        shared = training.shared_steps(ordered[number - 1]) if number else 0
         while edge and edge[-1].last > shared:
             _close(edge, shared)
         if not edge or edge[-1].last < training.schedule.steps:
@@ -158,7 +158,10 @@ class _Open:
 
 
 def _close(edge: list[_Open], shared: int) -> None:
-    """Put the last stage below the one that ends at step `shared`, or comes before; make that."""
+    """Take the last stage off the edge, and put it below a stage that ends at step `shared`.
+
+    That stage is made if the edge hasn't got it; if the edge's last one ends later, that is it.
+    """
     stage = edge.pop()
     if not edge or edge[-1].last < shared:
         edge.append(_Open(stage.one, shared))
@@ -166,14 +169,14 @@ def _close(edge: list[_Open], shared: int) -> None:
 
 
 def _compare(a: Training, b: Training) -> int:
-    """The order of two trials of one identity: by the first update in which they differ."""
+    """Compare two trials of one identity by the first update in which they differ."""
     shared = a.shared_steps(b)
     mine, other = _update(a, shared), _update(b, shared)
     return (mine > other) - (mine < other)
 
 
 def _update(training: Training, k: int) -> tuple[float, ...]:
-    """What tells step `k` apart from another one; nothing where the trial has ended."""
+    """Sort key of step `k`; the empty tuple if the trial has ended before it."""
     if k == training.schedule.steps:
         return ()
     step = training.schedule.step(k)
@@ -181,7 +184,7 @@ def _update(training: Training, k: int) -> tuple[float, ...]:
 
 
 def branches(forest: Iterable[Stage]) -> list[Branch]:
-    """Who trains what, so that each stage is trained by one trial; longest ways first."""
+    """The branches of all trials, such that one trial trains each stage; most tokens first."""
     found: list[Branch] = []
     left: list[tuple[Stage, str | None, int]] = [(root, None, 0) for root in forest]
     while left:
@@ -203,13 +206,13 @@ def attach(
     known: dict[str, Branch],
     saved: dict[str, set[int]],
 ) -> Branch:
-    """Where a trial that comes later leaves those that are there.
+    """The branch of a trial that is added to existing ones.
 
     Args:
-        new: the trial.
-        trainings: the trials that are there.
-        known: their branches, by name.
-        saved: the steps after which each of them has, or will have, a checkpoint.
+        new: the training of the new trial.
+        trainings: the trainings of the existing trials.
+        known: branches of the existing trials, by name.
+        saved: steps after which each existing trial has, or will have, a checkpoint, by name.
 
     Returns:
         A branch from the deepest of those checkpoints whose steps it shares.
@@ -218,7 +221,7 @@ def attach(
     for other in sorted(trainings, key=lambda t: t.name):
         shared = new.shared_steps(other)
         parent: str | None = other.name
-        while parent is not None:  # up to the ancestors, who trained its beginning
+        while parent is not None:  # ancestors trained the first steps of `other`
             branch = known[parent]
             steps = [step for step in saved[parent] if branch.fork < step <= shared]
             if steps and max(steps) > best.fork:

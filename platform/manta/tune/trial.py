@@ -15,7 +15,7 @@ from manta.tune.base import Base
 from manta.tune.parameters import variants
 from manta.tune.space import Space
 
-# Draws that stand for those of a searcher: nearly sure to take every branch once.
+# Random draws that a searcher's space is checked with: enough to take almost surely every branch.
 REHEARSED = 32
 
 
@@ -37,7 +37,7 @@ def trial_schedule(base: Base, space: Space, run: RunConfig) -> Schedule:
     """The schedule of a trial.
 
     Raises:
-        ConfigError: naming the space file and the key, when there is no such schedule.
+        ConfigError: naming the space file and the key, if the schedule isn't valid.
     """
     try:
         return Schedule.resolve(run.schedule, run.train.seq_len)
@@ -46,12 +46,10 @@ def trial_schedule(base: Base, space: Space, run: RunConfig) -> Schedule:
 
 
 def rehearse(config: SweepConfig, space: Space, base: Base) -> int:
-    """Build trials as a searcher may suggest them, before any is run; says how many it will.
-
-    What it will suggest isn't known: some draws at random stand for it.
+    """Check trials such as a searcher may suggest, drawn at random; returns how many it will.
 
     Raises:
-        ConfigError: for the first trial that can't be, or whose horizon doesn't hold the rungs.
+        ConfigError: for the first trial that isn't valid, or whose horizon is below a rung.
     """
     draws = SearchSection(type="random", trials=REHEARSED, seed=config.search.seed)
     for params in variants(space, draws, base):

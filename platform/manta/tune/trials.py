@@ -1,7 +1,7 @@
-"""The trials of a sweep: parameters resolved to run configs, and to what they train.
+"""The trials of a sweep: from parameters to run configs and trainings.
 
-A trial is an ordinary run in the folder of its sweep. Its name is its place in the order in
-which trials are drawn, so that the same sweep gives the same names.
+A trial is an ordinary run in the folder of its sweep. Trials are numbered in the order in which
+they are drawn, so that the same sweep gives the same names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from manta.tune.space import Space
 from manta.tune.tree import Training
 from manta.tune.trial import trial_config, trial_schedule
 
-# What trials that share may differ in. Keys that a run may change with a note count: they may
-# change the order of additions, and trials that share are equal to the bit. Schedules are compared
-# by what they have in common; of `run` the seed counts.
+# Keys in which trials that share steps may differ. Keys that a run may change with a note
+# (`OnChange.NOTE`) are not among them: they can change the order of additions, and shared steps are
+# equal to the bit. Schedules are compared step by step; of the section `run` the seed counts.
 INDIFFERENT = (*keys_of(RunConfig, OnChange.KEEP, OnChange.LABEL), "schedule", "run")
 
 
@@ -54,12 +54,12 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        """Of initial weights and sample order."""
+        """Seed of the initial weights and the sample order."""
         return self.config.run.seed
 
     @property
     def end_tokens(self) -> int:
-        """Tokens of its whole history."""
+        """Tokens of the trial's whole history, shared steps included."""
         return self.training.tokens_after(self.training.schedule.steps)
 
 
@@ -70,7 +70,7 @@ class Trials:
         config: the sweep's config.
         space: the sweep's search space.
         base: the sweep's base config.
-        made: trials that were made before, in their order.
+        made: trials that were made before, in the order in which they were made.
     """
 
     def __init__(self, config: SweepConfig, space: Space, base: Base, made: Sequence[Trial] = ()):
@@ -91,7 +91,7 @@ class Trials:
             seed: seed that replaces the base's, for such a trial.
 
         Raises:
-            ConfigError: when its config can't be, or it can't share.
+            ConfigError: if its config isn't valid, or keeps it from sharing steps.
         """
         run = trial_config(self._base, self._space, params)
         if history:
@@ -115,13 +115,13 @@ class Trials:
         return Trial(name, label(shown), shown, absolute(run), training)
 
     def _name(self, params: Mapping[str, JsonValue], seed: int) -> str:
-        """``t007``, with the seed if there are several; the same parameters have one number."""
+        """``t007``, with the seed if there are several; equal parameters have the same number."""
         key = json.dumps(params, sort_keys=True)
         number = self._numbers.setdefault(key, len(self._numbers))
         name = f"t{number:03d}"
         if len(self._space.seeds or ()) > 1:
             name += f"-s{seed}"
-        while name in self._names:  # drawn again, or suggested again
+        while name in self._names:  # equal parameters were drawn or suggested again
             name += "-again"
         self._names.add(name)
         return name
@@ -132,29 +132,29 @@ class Trials:
 
 
 def in_wandb(section: WandbSection, config: SweepConfig, space: Space) -> WandbSection:
-    """Where a run of the sweep is in W&B: all of them side by side, in a group."""
+    """The W&B section of the sweep's runs: all in one group, with the sweep's tags."""
     tags = [*section.tags, "sweep", f"space:{space.name}"]
     group = section.group or config.sweep.name
     return section.model_copy(update={"group": group, "tags": list(dict.fromkeys(tags))})
 
 
 def _check(run: RunConfig, space: Space) -> None:
-    """Refuse what makes a trial depend on more than its config and the steps before."""
+    """Refuse settings that make a trial depend on more than its config and its earlier steps."""
     if run.eval.patience is not None:
         raise ConfigError(
-            f"eval.patience in a sweep ({space.path}): trials are compared at equal tokens; leave "
-            "it out, and take scheduler.type = 'halving' to stop those that lose"
+            f"eval.patience can't be set in a sweep ({space.path}), which compares trials at equal "
+            "tokens; remove it, and set scheduler.type = 'halving' to stop the worse trials early"
         )
     if "rewind" in (run.guards.nonfinite, run.guards.spike):
         raise ConfigError(
-            "guards: 'rewind' in a sweep: where it goes back to depends on which checkpoints are "
-            "there, so that a trial read off the tree would not equal the trial alone; take "
-            "'stop' or 'skip'"
+            f"guards can't be 'rewind' in a sweep ({space.path}): the step that it rewinds to "
+            "depends on the checkpoints that exist, so that a trial which shares steps would not "
+            "equal the trial trained alone; set 'stop' or 'skip'"
         )
 
 
 def identity(run: RunConfig) -> str:
-    """A digest of all that can change a weight, or what is measured of it, but the schedule."""
+    """A digest of all but the schedule that can change a weight or what is measured."""
     content = without(run.model_dump(mode="json"), INDIFFERENT)
     content["run"] = run.run.seed
     text = json.dumps(content, sort_keys=True)
@@ -162,9 +162,9 @@ def identity(run: RunConfig) -> str:
 
 
 def label(params: Mapping[str, JsonValue]) -> str:
-    """Parameters for people, by the last words of their keys.
+    """Parameters for people, each by the last part of its key.
 
-    A structure that follows from choices which are shown (those with an underscore) is left out.
+    If there are choices (keys with an underscore), structures derived from them are left out.
     """
     chosen = {key: value for key, value in params.items() if key.startswith("_")}
     plain = {k: v for k, v in params.items() if not (chosen and isinstance(v, dict | list))}
@@ -174,7 +174,7 @@ def label(params: Mapping[str, JsonValue]) -> str:
 
 
 def joints(training: Training, parts: int = 16) -> set[int]:
-    """Steps at which trials that nobody knows yet may fork: where segments end, and in between."""
+    """Steps at which trials that are suggested later may fork: ends of segments, and a grid."""
     schedule = training.schedule
     ends = [s.end for s in (*schedule.lr_segments, *schedule.batch_segments)]
     grid = [schedule.horizon * part // parts for part in range(1, parts)]

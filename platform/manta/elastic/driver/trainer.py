@@ -23,7 +23,7 @@ from manta.elastic.cluster_state.autoscaler import may_grow
 from manta.elastic.controller.slots import release_all_of
 from manta.elastic.driver.follower import Follower, Watcher
 from manta.elastic.driver.signals import stop_signals
-from manta.elastic.messages.assignment import TrainingOrder
+from manta.elastic.messages.assignment import Assignment
 from manta.elastic.messages.events import Note
 from manta.elastic.messages.mailbox import open_mailbox
 from manta.elastic.worker.environment import runtime_env_of
@@ -96,10 +96,10 @@ def train(
         with open_mailbox(tracker.attempts) as mailbox:
             owner = owner or f"manta-{uuid.uuid4().hex}"
             elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
-            order = TrainingOrder(
+            assignment = Assignment(
                 checked.without_shards(), mailbox, *_spent_before(submitted, spent)
             )
-            failure = _follow(checked, mailbox, follower, _Group(order, elasticity))
+            failure = _follow(checked, mailbox, follower, _Group(assignment, elasticity))
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
@@ -202,12 +202,12 @@ class _Group(threading.Thread):
     The main thread stays free for messages and for Ctrl-C.
     """
 
-    def __init__(self, order: TrainingOrder, elasticity: Elasticity):
+    def __init__(self, assignment: Assignment, elasticity: Elasticity):
         super().__init__(name="manta-group", daemon=True)
         self.owner = elasticity.owner
-        self._trainer = _trainer(order)
+        self._trainer = _trainer(assignment)
         self._trainer.elasticity = elasticity
-        self._mailbox = order.mailbox
+        self._mailbox = assignment.mailbox
         self.failure: str | None = None
         self.asked_to_stop = threading.Event()
         self._told = False
@@ -235,16 +235,16 @@ class _Group(threading.Thread):
         self.join(ABANDON_SECONDS)
 
 
-def _trainer(order: TrainingOrder) -> Any:
+def _trainer(assignment: Assignment) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
     from manta.elastic.controller.train_controller import ElasticTrainer
 
-    checked = order.checked
+    checked = assignment.checked
     return ElasticTrainer(
         work,
-        train_loop_config={"order": order},
+        train_loop_config={"assignment": assignment},
         # Only what Ray Train requires: `SlotController` decides how many workers there are, and
         # where.
         scaling_config=ScalingConfig(num_workers=checked.config.scaling.min),

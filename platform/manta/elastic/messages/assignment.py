@@ -1,4 +1,4 @@
-"""What the driver sends to its workers.
+"""What the driver sends to its workers: the run to train.
 
 Light to import: Ray Train's controller unpickles it too, and would otherwise import the whole
 training stack, which it does not need, before it starts the first worker.
@@ -14,8 +14,8 @@ from manta.elastic.checks.preflight import Checked
 
 
 @dataclass(frozen=True)
-class TrainingOrder:
-    """The driver's order to train a run.
+class Assignment:
+    """What a worker has to train, and how it reports to the driver.
 
     Attributes:
         checked: the run, checked by `preflight.check`.

@@ -22,7 +22,7 @@ from manta.config.errors import ErrorReport, MantaError
 from manta.config.run import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
-from manta.elastic.messages.assignment import TrainingOrder
+from manta.elastic.messages.assignment import Assignment
 from manta.elastic.messages.events import (
     CheckpointSaved,
     Ended,
@@ -59,7 +59,7 @@ from manta.train.threads import compute_here
 SIGN_SECONDS = 0.5
 
 
-def train(order: TrainingOrder) -> None:
+def train(assignment: Assignment) -> None:
     """Train as one rank of the group, from the run's newest saved state.
 
     Raises:
@@ -70,10 +70,10 @@ def train(order: TrainingOrder) -> None:
     seconds = {**here.seconds, "imports": entered - here.began}
     passes = ForwardPasses()
     try:
-        outcome = _train(order, here, seconds, passes)
+        outcome = _train(assignment, here, seconds, passes)
     except MantaError as error:
         # Trying again would fail the same way: tell the driver before the group falls apart.
-        ray.get(order.mailbox.fail.remote(ErrorReport.of(error)))
+        ray.get(assignment.mailbox.fail.remote(ErrorReport.of(error)))
         raise
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind
@@ -81,13 +81,13 @@ def train(order: TrainingOrder) -> None:
         # Before the first step a smaller forward pass would not help: treat it as any failure.
         if passes.rows is None or not is_out_of_memory(error):
             raise
-        most = here.micro_batch or order.checked.config.train.micro_batch
-        halve_micro_batch(order.mailbox, most, passes.rows)
+        most = here.micro_batch or assignment.checked.config.train.micro_batch
+        halve_micro_batch(assignment.mailbox, most, passes.rows)
         raise Regroup("out of memory") from error
     if outcome is None:
         raise Regroup("asked to leave")
     if dist.get_rank() == 0:
-        ray.get(order.mailbox.put.remote(Ended(outcome)))
+        ray.get(assignment.mailbox.put.remote(Ended(outcome)))
 
 
 def clear() -> None:
@@ -100,25 +100,25 @@ def clear() -> None:
 
 
 def _train(
-    order: TrainingOrder, here: Start, seconds: dict[str, float], passes: ForwardPasses
+    assignment: Assignment, here: Start, seconds: dict[str, float], passes: ForwardPasses
 ) -> Literal["finished", "stopped", "interrupted"] | None:
     """Train; returns the run's outcome, or None if another group should go on."""
     lap = _Lap()
-    checked = _with_micro_batch(order.checked, here.micro_batch)
+    checked = _with_micro_batch(assignment.checked, here.micro_batch)
     config = checked.config
     compute_here(int(os.environ["OMP_NUM_THREADS"]))
-    _forward_warnings(order.mailbox, int(os.environ["RANK"]))
+    _forward_warnings(assignment.mailbox, int(os.environ["RANK"]))
     _join_group(gpus_of(config.scaling.resources_per_worker))
     seconds["process_group"] = lap.read()
-    tried = _tried(checked, order.mailbox) if here.first else None
+    tried = _tried(checked, assignment.mailbox) if here.first else None
     resolved = hf_config.resolve(config, checked.manifest.vocabulary)
     examine = tried is not None and not tried.whole
     engine = Engine(config, resolved, examine=examine, empty=True)
     group_start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
     seconds["model"] = lap.read()
     if here.first:
-        seconds = _from_the_command_on(order, here, seconds)
-    reporter = _MailReporter(order.mailbox, here.attempt, engine, seconds)
+        seconds = _from_the_command_on(assignment, here, seconds)
+    reporter = _MailReporter(assignment.mailbox, here.attempt, engine, seconds)
     faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
     faults.spoil(engine.model)
 
@@ -167,11 +167,11 @@ class _Lap:
 
 
 def _from_the_command_on(
-    order: TrainingOrder, here: Start, seconds: dict[str, float]
+    assignment: Assignment, here: Start, seconds: dict[str, float]
 ) -> dict[str, float]:
     """Part of a run's start, from the user's command on → seconds."""
-    controller = here.began - here.seconds["processes"] - order.requested
-    return {**order.before, "controller": controller, **seconds}
+    controller = here.began - here.seconds["processes"] - assignment.requested
+    return {**assignment.before, "controller": controller, **seconds}
 
 
 def _join_group(gpus: float) -> None:

@@ -43,11 +43,11 @@ def try_model(checked: Checked) -> Tried | ErrorReport:
             return ErrorReport.of(error)
 
 
-def work(order: dict[str, Any]) -> None:
+def work(config: dict[str, Any]) -> None:
     """Train as one rank of the group; Ray Train's entry point."""
     from manta.elastic.worker.train_function import train
 
-    train(order["order"])
+    train(config["assignment"])
 
 
 def retire() -> None:
