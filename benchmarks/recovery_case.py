@@ -160,7 +160,7 @@ def manta(folder: Path, corpus: Path) -> Iterator[Case]:
         yield Case(folder, lose_node, _Spares(folder).warm, lambda fault: _parts(folder, fault))
 
 
-def observed(order: dict[str, Any]) -> None:
+def observed(config: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step."""
     from manta.elastic.messages import group_start
     from manta.elastic.worker import train_function
@@ -175,7 +175,7 @@ def observed(order: dict[str, Any]) -> None:
         stepped(self, state)
 
     train_function._MailReporter.stepped = logged
-    train_function.train(order["order"])
+    train_function.train(config["assignment"])
 
 
 class _Spares:

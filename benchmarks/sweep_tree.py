@@ -32,12 +32,12 @@ def observed_leg(config: dict[str, Any], coordinator: Any) -> None:
     log.ended()
 
 
-def observed_work(order: dict[str, Any]) -> None:
+def observed_work(config: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step and evaluation."""
     from manta.elastic.worker import train_function
     from manta.train import loop
 
-    log = TrialLog(order["order"].checked.config.run.name)
+    log = TrialLog(config["assignment"].checked.config.run.name)
     stepped = train_function._MailReporter.stepped
 
     def logged(self: Any, state: Any) -> None:
@@ -46,7 +46,7 @@ def observed_work(order: dict[str, Any]) -> None:
 
     train_function._MailReporter.stepped = logged
     loop.evaluate = log.timed(loop.evaluate)
-    train_function.train(order["order"])
+    train_function.train(config["assignment"])
 
 
 if __name__ == "__main__":
