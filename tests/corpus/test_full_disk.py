@@ -41,7 +41,7 @@ def test_on_a_full_disk(config, jsonl, small_disk, contents, tmp_path, size):
     resize(size)
     settings = config(jsonl(TEXTS), shard_tokens=2000, on_error="quarantine", out=str(disk / "out"))
 
-    with pytest.raises(CorpusError, match="No space left on device; make room and run"):
+    with pytest.raises(CorpusError, match="No space left on device; free some space and run"):
         prepare(settings, progress=False)
 
     assert not (disk / "out" / "manifest.json").exists()
@@ -62,7 +62,7 @@ def test_on_a_full_disk_on_ray(config, jsonl, small_disk, ray_local):
     with pytest.raises(CorpusError) as caught:
         prepare(settings, progress=False)
 
-    assert "No space left on device; make room" in str(caught.value)
+    assert "No space left on device; free some space" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -78,5 +78,5 @@ def test_a_limit_on_file_size_is_a_full_disk_too(tmp_path):
 
     done = run(sys.executable, "-c", script, tmp_path / "x")
 
-    assert "x: can't be written: File too large; make room" in done.stdout
+    assert "x: can't be written: File too large; free some space" in done.stdout
     assert list(tmp_path.iterdir()) == []

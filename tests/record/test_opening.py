@@ -128,10 +128,10 @@ def test_a_storage_that_is_a_file_is_refused(open_record: Open, tmp_path: Path) 
         (lambda text: "{}", r"'name' is missing, and \d+ more like it; it was changed"),
         (
             lambda text: text[: len(text) // 2],
-            r"it is no JSON \(.* line \d+ column \d+ .*\); it was",
+            r"it is not valid JSON \(.* line \d+ column \d+ .*\); it was",
         ),
-        (lambda text: text.replace('"running"', '"x"'), r"its seal doesn't fit: it was changed"),
-        (lambda text: "", r"it is no JSON \(Expecting value"),
+        (lambda text: text.replace('"running"', '"x"'), r"its seal doesn't match: it was changed"),
+        (lambda text: "", r"it is not valid JSON \(Expecting value"),
     ],
 )
 def test_a_damaged_record_is_refused_by_name_in_a_line(

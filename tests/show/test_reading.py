@@ -184,7 +184,7 @@ def changed(whole: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("not json", "it is no JSON"),
+        ("not json", "it is not valid JSON"),
         ({"format": 2}, "its seal is missing"),
         ({"format": 99, "seal": None}, "format"),
         ({"status": "done"}, "status"),

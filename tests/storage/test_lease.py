@@ -44,7 +44,7 @@ def test_one_at_a_time(place: StorePath) -> None:
 
 def test_another_machines_is_respected_for_its_term(place: StorePath) -> None:
     elsewhere(place)
-    with pytest.raises(RunError, match=r"process 7 on far-away, .* this is free in \d+ s"):
+    with pytest.raises(RunError, match=r"process 7 on far-away, .* try again in \d+ s"):
         Lease(place)
     Lease(place, term=0.0).release()
 

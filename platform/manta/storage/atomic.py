@@ -1,4 +1,4 @@
-"""Files that are whole under their final name, or not there."""
+"""Write files such that each is whole under its final name, or not there at all."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import BinaryIO
 
 from manta.config.errors import CorpusError
 
-# EFBIG is what a limit on file size (ulimit -f) gives in place of a full disk.
+# Errors of a full disk; EFBIG is that of a limit on file size (ulimit -f).
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, aside: Path | None = None) -> Iterator[BinaryIO]:
-    """Open `path` for writing; it gets its name only after all of it is on the disk.
+    """Open `path` for writing; the file gets this name only once all of it is on the disk.
 
     Args:
-        path: the final name. An old file there is replaced.
-        aside: folder for the unfinished file, on the same filesystem; that of `path` if None.
+        path: the final path. An old file there is replaced.
+        aside: folder for the unfinished file, on the same file system; by default that of `path`.
 
     Raises:
         CorpusError: if the file can't be written, as on a full disk. Nothing is left behind.
     """
-    # The process id keeps a worker that outlived its driver from writing into our file.
+    # With the process id, so that a worker which outlived its driver doesn't write into this file.
     temporary = (aside or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         with _replacing(path, temporary) as file:
@@ -39,7 +39,7 @@ def whole_file(path: Path, *, aside: Path | None = None) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """Open `temporary`, which takes the place of `path` once all of it is on the disk."""
+    """Open `temporary`, which replaces `path` once all of it is on the disk."""
     try:
         with temporary.open("wb") as file:
             yield file
@@ -47,7 +47,7 @@ def _replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the error that brought us here says more
+        with contextlib.suppress(OSError):  # raise the first error, not that of the removal
             temporary.unlink(missing_ok=True)
         raise
 
@@ -62,7 +62,7 @@ def replace_text(path: Path, text: str) -> None:
     """Write `text` to `path`, which this process alone writes to, whole or not at all.
 
     Raises:
-        OSError: if the disk won't take it. Nothing is left behind.
+        OSError: if the file can't be written. Nothing is left behind.
     """
     with replacing(path) as file:
         file.write(text.encode())
@@ -70,24 +70,24 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path`, which this process alone writes to.
+    """Open a file that replaces `path`, which this process alone writes to.
 
     Raises:
-        OSError: if the disk won't take it. Nothing is left behind.
+        OSError: if the file can't be written. Nothing is left behind.
     """
     with _replacing(path, path.with_name(f".{path.name}.tmp")) as file:
         yield file
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, as `replace_text` does; its name survives a power cut too."""
+    """Write `content` to `path` as `replace_text` does, and durably: it survives a power cut."""
     with replacing(path) as file:
         file.write(content)
     sync_folder(path.parent)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file that is never changed in place a second name; a copy where links are unknown."""
+    """Hard-link a file that is never changed in place; copy it where links aren't supported."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -97,7 +97,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def as_umask_says(folder: Path) -> None:
-    """Give the files in `folder` the mode of a new file; some libraries write for the owner."""
+    """Give the files in `folder` the umask's mode; some libraries allow only the owner to read."""
     probe = folder / f".{os.getpid()}.tmp"
     probe.touch()
     mode = probe.stat().st_mode & 0o777
@@ -121,7 +121,7 @@ def unwritable(path: Path, error: OSError) -> CorpusError:
     reason = error.strerror or str(error)
     if error.errno in NO_SPACE:
         return CorpusError(
-            f"{path}: can't be written: {reason}; make room and run the same command again: "
-            "it goes on from what is finished"
+            f"{path}: can't be written: {reason}; free some space and run the same command again: "
+            "it continues from what is finished"
         )
     return CorpusError(f"{path}: can't be written: {reason}")

@@ -1,10 +1,11 @@
-"""Files of stores kept on this node: each fetched once, shared by all processes, within a bound.
+"""The node's cache: files of stores, each fetched once, shared by all processes, within a bound.
 
-``MANTA_CACHE`` (else ``~/.cache/manta``) says where, ``MANTA_CACHE_BYTES`` how much, such as
-``200G``. A file lies under a key that stands for its content, so that it is never out of date.
-Whoever uses one holds a shared lock on it; when the bound is reached, those that were not used
-for longest and that nobody holds are removed. What is in use may exceed the bound: then there is
-a warning, as more room is the only remedy. Locks are flock's: they end with their process.
+The cache lies in ``MANTA_CACHE`` (by default ``~/.cache/manta``) and is bounded by
+``MANTA_CACHE_BYTES``, such as ``200G``. A file's key stands for its content, so that no file is
+ever out of date. A process holds a shared lock on each file that it uses; when the bound is
+reached, files without a lock are removed, least recently used first. Files in use may exceed the
+bound: then there is a warning, as only more space helps. Locks are flock's, and end with their
+process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from manta.config.errors import ConfigError
 log = logging.getLogger(__name__)
 FOLDER = "MANTA_CACHE"
 BYTES = "MANTA_CACHE_BYTES"
-# Of what is free or the cache's already: the rest is for others.
+# The default bound, as a share of the disk's free space and the cache together.
 DEFAULT_SHARE = 0.5
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 PARTIAL = ".partial"
@@ -32,18 +33,18 @@ LOCKS = 256
 
 
 def node_folder() -> Path:
-    """The folder of this node for what can be had again; `MANTA_CACHE` moves it."""
+    """The folder of this node for files that can be fetched again; `MANTA_CACHE` sets it."""
     return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "manta")
 
 
 class Held:
-    """A file that stays while this is held: until `release`, or nobody has this any more."""
+    """A cached file that isn't removed until `release`, or until this object is deleted."""
 
     def __init__(self, path: Path, file: int = -1):
         self.path, self._file = path, file
 
     def release(self) -> None:
-        """Let it be removed when room is needed. Harmless when called again."""
+        """Allow the file to be removed when space is needed; nothing if called again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -52,7 +53,7 @@ class Held:
 
 
 class Cache:
-    """The node's cache. Any number of processes may use it at once."""
+    """The node's cache; any number of processes may use it at once."""
 
     def __init__(self, folder: Path | None = None):
         self.folder = (folder or node_folder()) / "files"
@@ -64,10 +65,10 @@ class Cache:
         """The file under `key`, fetched first if it is not there.
 
         Args:
-            key: stands for its content.
-            size: bytes to make room for.
-            fetch: writes the content to a file; whatever it raises leaves nothing behind. Of
-                several processes that ask at once, one calls it.
+            key: a name that stands for the file's content, such as its checksum.
+            size: the file's size in bytes.
+            fetch: writes the content to the file that it is called with; if it raises, nothing is
+                left behind. If several processes ask at once, only one calls it.
 
         Raises:
             OSError: if the file can't be written.
@@ -93,7 +94,7 @@ class Cache:
         if os.fstat(file).st_nlink == 0:  # removed between the two lines above
             os.close(file)
             return None
-        os.utime(file)  # the time of use: what the file says of its content never changes
+        os.utime(file)  # the content never changes, so the modification time is that of last use
         return Held(path, file)
 
     def _fetched(self, path: Path, fetch: Callable[[BinaryIO], None]) -> Held:
@@ -102,7 +103,7 @@ class Cache:
             with aside.open("wb") as out:
                 fetch(out)
                 out.flush()
-                # Held before it has its name: nobody can remove it in between.
+                # Locked before it gets its name, so that no process can remove it in between.
                 file = os.dup(out.fileno())
             _lock(file, fcntl.LOCK_SH)
             os.replace(aside, path)
@@ -114,7 +115,7 @@ class Cache:
 
     @contextmanager
     def _fetching(self, key: str) -> Iterator[None]:
-        """One process at a time fetches a key."""
+        """Lock a key, so that one process at a time fetches it."""
         file = self._open_lock(key)
         try:
             _lock(file, fcntl.LOCK_EX)
@@ -123,14 +124,14 @@ class Cache:
             os.close(file)
 
     def _open_lock(self, key: str) -> int:
-        # A lock file can't be removed without a race, so there is a fixed number of them.
+        # Lock files can't be removed without a race, so keys share a fixed number of them.
         name = f"{sum(key.encode()) % LOCKS:02x}"
         return os.open(self._locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     # ------------------------------------------------------------------------ bound
 
     def _make_room(self, size: int) -> None:
-        """Remove what was not used for longest, until `size` bytes more fit."""
+        """Remove the least recently used files, until `size` bytes more fit."""
         file = os.open(self._locks / "room", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(file, fcntl.LOCK_EX)
@@ -163,7 +164,7 @@ class Cache:
         return int((shutil.disk_usage(self.folder).free + used) * DEFAULT_SHARE)
 
     def _remove(self, path: Path) -> bool:
-        """Remove a file that nobody holds; returns whether it is gone."""
+        """Remove a file unless a process holds it; returns whether it is gone."""
         if path.name.endswith(PARTIAL):
             return self._remove_left(path)
         try:
@@ -173,14 +174,14 @@ class Cache:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
-        except OSError:  # held, or a file system without locks
+        except OSError:  # held by a process, or on a file system without locks
             return False
         finally:
             os.close(file)
         return True
 
     def _remove_left(self, path: Path) -> bool:
-        """Remove what a killed process has fetched in part; who fetches now has the lock."""
+        """Remove what a killed process has fetched in part; a live one holds the key's lock."""
         file = self._open_lock(path.name.removesuffix(PARTIAL))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,7 +197,7 @@ def parse_bytes(text: str) -> int:
     """A number of bytes such as ``500G``.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if `text` isn't a number of bytes.
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", text.upper())
     if found is None:
@@ -205,7 +206,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _lock(file: int, kind: int) -> None:
-    """Take a lock, and wait for it; where there are none, go on without."""
+    """Take a lock, waiting for it; do nothing on a file system without locks."""
     with suppress(OSError):
         fcntl.flock(file, kind)
 
@@ -218,7 +219,7 @@ def _warn_once(folder: Path, needed: int, bound: int) -> None:
         return
     _warned.add(folder)
     log.warning(
-        "%s: what is in use on this node takes %.1f GB, more than the %.1f GB that the cache may "
-        "have: raise %s, or let %s name a larger disk",
+        "%s: files in use on this node take %.1f GB, more than the %.1f GB that the cache may "
+        "have: raise %s, or set %s to a folder on a larger disk",
         *(folder, needed / 1e9, bound / 1e9, BYTES, FOLDER),
     )

@@ -1,9 +1,9 @@
-"""Carries a driver's small files to the store, in the background, and tells what has arrived.
+"""Copy a driver's small files to a store in the background, and tell what has arrived.
 
-Training never waits for it. While one parcel is under way the newest of those that come waits,
-and replaces what waited before it. So that a history that grows is not sent over and over at
-great cost, there is a rest after each parcel, the longer the larger it was. A store that fails
-is tried again until it doesn't.
+Training never waits for it. While one parcel is being sent, only the newest of those that were
+handed in meanwhile waits. After each parcel there is a pause, the longer the larger the parcel
+was, as a growing history is sent whole each time. A parcel that fails is tried again until it
+arrives.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from manta.storage.store import CHUNK, StorePath, reason
 
 REST_SECONDS = 5.0
-# The traffic of one run stays below this on the average.
+# Average traffic of one run, at most.
 BYTES_PER_SECOND = 2**20
-# How long the last parcel of a run is tried at least.
+# Seconds for which `flush` waits for the last parcel of a run.
 LAST_SECONDS = 60.0
 
 
 @dataclass
 class Parcel:
-    """Files as they are at one moment.
+    """Contents of files at one moment.
 
     Attributes:
-        count: how much the files hold, in the sender's own measure.
-        contents: small files by name; sent after the one below.
+        count: progress that the files stand for, in a unit of the sender's.
+        contents: contents of small files, by name; sent after `grown`.
         grown: name, descriptor and size of a file that is only ever appended to, so that its
-            first bytes stay as they are; the descriptor is the parcel's own.
+            first `size` bytes never change; the parcel closes the descriptor.
     """
 
     count: int
@@ -44,14 +44,14 @@ class Parcel:
         return sum(map(len, self.contents.values())) + (self.grown[2] if self.grown else 0)
 
     def close(self) -> None:
-        """It is not needed any more. Harmless when called again."""
+        """Close the descriptor of `grown`; nothing if called again."""
         if self._open and self.grown is not None:
             os.close(self.grown[1])
         self._open = False
 
 
 class Courier:
-    """Takes parcels from one thread and brings them to a place in a store."""
+    """Takes parcels from one thread, and another thread writes them to a place in a store."""
 
     def __init__(self, place: StorePath, rest: float = REST_SECONDS):
         self._place, self._rest = place, rest
@@ -75,7 +75,7 @@ class Courier:
         return self._problem
 
     def send(self, parcel: Parcel) -> None:
-        """Have a parcel brought. Returns at once."""
+        """Hand in a parcel; returns at once."""
         with self._changed:
             if self._waiting is not None:
                 self._waiting.close()
@@ -83,7 +83,7 @@ class Courier:
             self._changed.notify_all()
 
     def flush(self, seconds: float = LAST_SECONDS) -> bool:
-        """Wait until everything has arrived, at most so long; returns whether it has."""
+        """Wait at most `seconds` until everything has arrived; returns whether it has."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
@@ -94,7 +94,7 @@ class Courier:
         return done
 
     def close(self) -> None:
-        """Bring nothing any more. Harmless when called again."""
+        """Send nothing any more; nothing if called again."""
         with self._changed:
             self._closed = True
             if self._waiting is not None:
@@ -120,7 +120,7 @@ class Courier:
                 self._changed.notify_all()
 
     def _next(self, due: float) -> Parcel | None:
-        """The next parcel, once it is time; nothing when closed."""
+        """The next parcel, once the time `due` is reached; None when closed."""
         with self._changed:
             while not self._closed:
                 left = due - time.monotonic()
@@ -140,7 +140,7 @@ class Courier:
             parcel.close()
 
     def _try(self, parcel: Parcel) -> str | None:
-        """Bring a parcel; returns why it failed, if it did."""
+        """Send a parcel; returns why it failed, or None."""
         try:
             if parcel.grown is not None:
                 self._bring_grown(*parcel.grown)

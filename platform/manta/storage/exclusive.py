@@ -1,7 +1,7 @@
-"""One driver for each run or sweep: a folder to work in, that nobody else works in.
+"""Keep each run or sweep to one driver at a time, and give that driver a folder to work in.
 
-On this node a lock says so, and dies with its process. For what is kept in a store, a lease says
-it to other nodes as well, and the folder's files are those of the store.
+A lock keeps out other processes of this node, and ends with its process. For a run or sweep in a
+store, a lease keeps out other nodes as well, and the folder's files are copied from the store.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from manta.storage.store import StorePath, reason
 from manta.storage.working import pull, tidy, working_folder
 
 LOCK = ".lock"
-# A holder touches its lock's file every `BEAT_SECONDS`. Other machines may see that a minute late
-# (a network file system caches times) and by another clock.
+# A holder touches its lock file every `BEAT_SECONDS`. After `QUIET_SECONDS` other machines take it
+# for dead: they may see the time a minute late (a network file system caches it), and their clocks
+# may differ.
 BEAT_SECONDS = 10.0
 QUIET_SECONDS = 180.0
 
@@ -32,33 +33,33 @@ class RunLock:
     """An exclusive hold on a run directory, until `release` or the end of the process."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Take the lock at once or refuse.
+        """Take the lock at once, or raise.
 
         Raises:
-            RunError: if another process holds it, or the folder can't be written.
+            RunError: if another process holds it, or the folder isn't writable.
         """
         self._path = run_dir / LOCK
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise RunError(
-                f"{run_dir}: can't be written: {error.strerror}; "
-                "set run.storage to a folder that you may write"
+                f"{run_dir} isn't writable: {error.strerror}; set run.storage to a folder that you "
+                "may write to"
             ) from None
         self.exclusive = self._take(run_dir)
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def _take(self, run_dir: Path) -> bool:
-        """True if held; false where the file system knows no locks."""
+        """Whether the lock was taken; False on a file system without locks."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._file, 200, 0).decode(errors="replace").strip()
             os.close(self._file)
             raise RunError(
-                f"{run_dir}: another driver is at work on this run ({holder or 'unknown'}); "
-                "wait for it or stop it, or choose another run.name"
+                f"{run_dir}: another driver is at work on this run ({holder or 'unknown'}); wait "
+                "until it ends, stop it, or choose another run.name"
             ) from None
         except OSError:
             return False
@@ -66,7 +67,7 @@ class RunLock:
 
     @classmethod
     def is_free(cls, run_dir: Path) -> bool:
-        """Whether a driver that asked now would get the lock. A folder that isn't there is free."""
+        """Whether the lock could be taken now; a folder that doesn't exist is free."""
         if not run_dir.exists():
             return True
         try:
@@ -76,21 +77,21 @@ class RunLock:
         return True
 
     def beat(self) -> None:
-        """Give a sign of life, for those who can't see the lock."""
+        """Touch the lock file: a sign of life for other machines, where the lock isn't visible."""
         with suppress(OSError):
             os.utime(self._file)
 
     def release(self) -> None:
-        """Let the next driver in. Harmless when called again."""
+        """Release the lock; nothing if called again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 def is_held(run_dir: Path) -> bool:
-    """Whether a driver is at work on a folder. Nothing in the folder is changed.
+    """Whether a driver is at work on a folder; nothing in the folder is changed.
 
-    The lock itself tells for drivers on this machine; for others, their last sign of life.
+    A driver on this machine is found by the lock itself, others by their last sign of life.
     """
     try:
         file = os.open(run_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
@@ -104,7 +105,7 @@ def is_held(run_dir: Path) -> bool:
                 return False
             return True
         return time.time() - os.fstat(file).st_mtime < QUIET_SECONDS
-    except OSError:  # a file system without locks
+    except OSError:  # on a file system without locks
         return time.time() - os.fstat(file).st_mtime < QUIET_SECONDS
     finally:
         os.close(file)
@@ -119,10 +120,10 @@ class RunHold:
     """
 
     def __init__(self, place: Place) -> None:
-        """Take it at once or refuse.
+        """Take the hold at once, or raise.
 
         Raises:
-            RunError: if another driver has it, or it can't be used.
+            RunError: if another driver has it, or the place can't be used.
         """
         self.place = place
         self.folder: Path = working_folder(place)
@@ -147,26 +148,26 @@ class RunHold:
         self._beating.start()
 
     def _beat(self) -> None:
-        """Give signs of life, whatever the driver waits for."""
+        """Give signs of life in a thread, as the driver may wait for long."""
         while not self._ended.wait(BEAT_SECONDS):
             self._lock.beat()
 
     @property
     def exclusive(self) -> bool:
-        """False where nothing keeps a second driver out."""
+        """Whether a second driver is kept out; False on a file system without locks."""
         return self._lock.exclusive or self._lease is not None
 
     def check(self) -> None:
-        """Refuse to go on if it was lost.
+        """Raise if the hold was lost.
 
         Raises:
-            RunError: naming who has it now.
+            RunError: naming the process that has it now.
         """
         if self._lease is not None:
             self._lease.check()
 
     def release(self) -> None:
-        """Let the next driver in. Harmless when called again."""
+        """Release the hold; nothing if called again."""
         self._ended.set()
         if self._beating is not None:
             self._beating.join()
@@ -176,9 +177,9 @@ class RunHold:
 
 
 def pull_trials(place: Place) -> None:
-    """Get the records of a sweep's trials from the store, for who looks at all of them.
+    """Copy the records of a sweep's trials from the store to this node.
 
-    Those that a leg of a killed driver still works on are left to the leg that comes after it.
+    Records that a leg of a killed driver still works on are left to the leg that follows it.
 
     Raises:
         RunError: if the store can't be read.
@@ -206,7 +207,7 @@ def _pull_if_free(place: StorePath) -> None:
 
 
 def is_free(place: Place) -> bool:
-    """Whether a driver that asked now would get a hold. What isn't there is free."""
+    """Whether a hold could be taken now; a place that doesn't exist is free."""
     if not RunLock.is_free(working_folder(place)):
         return False
     if isinstance(place, StorePath):
@@ -218,9 +219,10 @@ def is_free(place: Place) -> bool:
 
 
 def lives(place: Place) -> bool:
-    """Whether a driver is at work on a run or sweep; told from its files, from any machine.
+    """Whether a driver is at work on a run or sweep, by its files; works on any machine.
 
-    What a store does not tell is taken to be alive: who can't ask should not say that it is lost.
+    If the store can't be asked, the driver is taken to be alive: without an answer it can't be
+    said to be lost.
     """
     if is_held(working_folder(place)):
         return True
@@ -235,7 +237,7 @@ def lives(place: Place) -> bool:
 
 @cache
 def _tidy_once() -> None:
-    """A sweep's driver takes many holds; looking through all folders once is enough."""
+    """Tidy once in this process, as a sweep's driver takes many holds."""
     tidy()
 
 
@@ -245,5 +247,5 @@ def _make(folder: Path) -> None:
     except OSError as error:
         raise RunError(
             f"{folder}: can't be made: {error.strerror}; set MANTA_CACHE to a folder of this node "
-            "that you may write"
+            "that you may write to"
         ) from None

@@ -1,10 +1,10 @@
-"""Who may write to a place in a store: an object that says so, renewed while its writer lives.
+"""A lease on a place in a store: an object that names its holder, who renews it while it lives.
 
-A store has no locks that die with their process. A lease says who holds it and is renewed in
-the background; one that was not renewed for its term is free, and so is one of a process of this
-machine that is gone. Its age is told by the store's clock alone, so that machines need not agree
-on the time. Two that take it at the same moment find out at the latest when they renew: the one
-whose lease was replaced has lost it, and must stop.
+A store has no locks that end with their process. A lease is renewed in the background; one that
+was not renewed for its term is free, and so is one whose process was on this machine and has ended.
+Its age is measured by the store's clock alone, so that the clocks of machines need not agree. If
+two processes take it at the same moment, they find out at the next renewal: the one whose object
+was replaced has lost the lease, and must stop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RENEW_SECONDS = 10.0
 
 
 class Holder(BaseModel):
-    """Who holds a lease: a process, by when it started, on a machine, since when it is up."""
+    """The process that holds a lease: its machine and that machine's boot, its id and its start."""
 
     host: str
     boot: str
@@ -50,7 +50,7 @@ class Holder(BaseModel):
         )
 
     def is_dead(self) -> bool:
-        """Whether it is known to be gone: a process of this machine that is no more."""
+        """Whether the holder was a process of this machine that has ended."""
         here = (socket.gethostname(), _boot())
         return bool(self.boot) and (self.host, self.boot) == here and self._gone()
 
@@ -59,17 +59,17 @@ class Holder(BaseModel):
 
 
 class Lease:
-    """An exclusive hold on a place in a store, until `release` or a while after the process ends.
+    """An exclusive hold on a place in a store, until `release` or a term after the process ends.
 
     Attributes:
-        lost: whether another has taken it.
+        lost: whether another process has taken the lease.
     """
 
     def __init__(self, place: StorePath, term: float = TERM_SECONDS, renew: float = RENEW_SECONDS):
-        """Take it at once or refuse.
+        """Take the lease at once, or raise.
 
         Raises:
-            RunError: if another process holds it, saying who and for how long.
+            RunError: if another process holds it, naming the process and when it will be free.
             OSError: if the store can't be asked.
         """
         self.lost = False
@@ -79,15 +79,18 @@ class Lease:
         refuse_if_held(place, term)
         self._write()
         if (now := _read(self._object)) is None or now.token != self._me.token:
-            raise RunError(f"{place}: another driver has just begun to work here: {_who(now)}")
+            raise RunError(
+                f"{place}: another driver has just begun to work here: {_who(now)}; wait until it "
+                "ends, or stop it"
+            )
         self._thread = threading.Thread(target=self._keep, name="manta-lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Refuse to go on if another has taken it.
+        """Raise if another process has taken the lease.
 
         Raises:
-            RunError: naming who.
+            RunError: naming that process.
         """
         if self.lost:
             with suppress(OSError):
@@ -96,7 +99,7 @@ class Lease:
             raise RunError(f"{self._place}: another driver has taken over")
 
     def release(self) -> None:
-        """Let the next one in. Harmless when called again."""
+        """Give up the lease; nothing if called again."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -110,12 +113,12 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Say that this process lives, unless another has taken the lease."""
+        """Renew the lease, unless another process has taken it."""
         try:
             self.lost = self._taken()
             if not self.lost:
                 self._write()
-        except OSError as error:  # nobody else can take it now either
+        except OSError as error:  # while the store fails, no other process can take it either
             log.debug("the lease of %s can't be renewed: %s", self._place, error)
 
     def _taken(self) -> bool:
@@ -130,7 +133,7 @@ def refuse_if_held(place: StorePath, term: float = TERM_SECONDS) -> None:
     """Refuse if a process that may live holds the lease of a place.
 
     Raises:
-        RunError: saying who, and when it will be free.
+        RunError: naming the process, and when the lease will be free.
         OSError: if the store can't be asked.
     """
     holder = _read(place / LEASE)
@@ -139,9 +142,9 @@ def refuse_if_held(place: StorePath, term: float = TERM_SECONDS) -> None:
     age = _now(place) - (place / LEASE).modified()
     if age < term:
         raise RunError(
-            f"{place}: another driver is at work here ({_who(holder)}, last heard of "
-            f"{max(0.0, age):.0f} s ago): wait for it or stop it; if it is gone, this is free "
-            f"in {term - age:.0f} s"
+            f"{place}: another driver is at work here ({_who(holder)}, which gave its last sign of "
+            f"life {max(0.0, age):.0f} s ago): wait until it ends, or stop it; if it has ended "
+            f"already, try again in {term - age:.0f} s"
         )
 
 
@@ -173,9 +176,10 @@ def _boot() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process of this machine started, in ticks of its clock; nothing if it is gone."""
+    """Start of a process of this machine, in clock ticks; the empty string if it has ended."""
     try:
-        # After the name, which may hold anything: state, …, and as the 20th the start.
+        # Fields after the name, which may hold any character: the first is the state, the 20th
+        # the start.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

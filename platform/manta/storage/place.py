@@ -1,6 +1,7 @@
-"""A place for files: a folder that is mounted here, or one in an object store.
+"""A place for files: a folder of a mounted file system, or one in an object store.
 
-Both have ``/``, `name`, `read_bytes` and the like; what they do differently is here.
+`Path` and `StorePath` both have ``/``, `name`, `read_bytes` and the like; operations that differ
+between them are in this module.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from manta.storage.atomic import link, replacing, sync_folder, write_synced
 from manta.storage.store import StorePath
 
 Place: TypeAlias = Path | StorePath
-# A folder of this prefix is on its way in or out; no reader looks at it.
+# Prefix of folders that are being written or removed; readers ignore them.
 ASIDE = ".tmp-"
 
 
@@ -25,13 +26,13 @@ def place_of(path: str) -> Place:
     """The place that a path or URL names.
 
     Raises:
-        ConfigError: if it is a URL that can't be.
+        ConfigError: if it is a URL that can't name a place in a store.
     """
     return StorePath.of(path) if is_url(path) else Path(path)
 
 
 def tree(place: Place) -> dict[str, int]:
-    """All files below a place: their paths from there, and their sizes in bytes."""
+    """Sizes in bytes of all files below a place, by their path relative to it."""
     if isinstance(place, StorePath):
         return place.tree()
     found = (Path(here) / name for here, _, names in os.walk(place) for name in names)
@@ -39,12 +40,12 @@ def tree(place: Place) -> dict[str, int]:
 
 
 def size_so_far(folder: Place) -> int:
-    """Bytes in a folder that is being written; 0 in a store, which shows what is whole only."""
+    """Bytes in a folder that is being written; 0 in a store, which shows whole objects only."""
     if not isinstance(folder, Path):
         return 0
     try:
         return sum(tree(folder).values())
-    except OSError:  # a file got another name meanwhile
+    except OSError:  # a file was renamed meanwhile
         return -1
 
 
@@ -52,7 +53,7 @@ def put(place: Place, content: bytes) -> None:
     """Write a file, durably, whole or not at all; an old one is replaced.
 
     Raises:
-        OSError: if it can't be written. Nothing is left behind.
+        OSError: if the file can't be written. Nothing is left behind.
     """
     if isinstance(place, StorePath):
         place.write_bytes(content)
@@ -66,7 +67,7 @@ def writing(place: Place) -> Iterator[Any]:
     """Open a file for writing; see `put`.
 
     Raises:
-        OSError: if it can't be written.
+        OSError: if the file can't be written.
     """
     if isinstance(place, StorePath):
         with place.open_output() as file:
@@ -79,7 +80,7 @@ def writing(place: Place) -> Iterator[Any]:
 
 
 def remove(folder: Place, mark: str) -> None:
-    """Remove a folder that counts as there by its file `mark`: at no time is it half there."""
+    """Remove a folder atomically; in a store, where it counts as there, by its file `mark`."""
     if isinstance(folder, StorePath):
         (folder / mark).unlink(missing_ok=True)
         folder.remove_tree()
@@ -94,10 +95,10 @@ def remove(folder: Place, mark: str) -> None:
 
 
 def move(folder: Place, target: Place) -> None:
-    """Give a folder another name. `target` must not be there.
+    """Rename a folder; `target` must not exist.
 
-    In a store, which renames nothing, all of it is copied and only then removed: a crash in
-    between leaves both.
+    A store can't rename, so there all files are copied and then removed: a crash in between
+    leaves both folders.
     """
     if isinstance(folder, Path) and isinstance(target, Path):
         os.rename(folder, target)
@@ -114,11 +115,11 @@ def copy(source: Place, target: Place) -> None:
     """Give a file that is never changed in place a second name, without moving its content.
 
     Raises:
-        TypeError: if one is in a store and the other is not.
+        TypeError: if only one of the two is in a store.
     """
     if isinstance(source, StorePath) and isinstance(target, StorePath):
         source.copy_to(target)
     elif isinstance(source, Path) and isinstance(target, Path):
         link(source, target)
     else:
-        raise TypeError(f"{source} and {target} are not of one kind")
+        raise TypeError(f"{source} and {target}: only one of them is in a store")

@@ -1,4 +1,4 @@
-"""Can a place be written to? Asked before anything is held, answered so that it can be mended."""
+"""Check that a place is writable before any device is held; errors say how to correct it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from manta.config.errors import RunError
 from manta.storage.place import Place
 from manta.storage.store import StorePath, reason
 
-# What a store's error says, and what to do.
+# Part of a store's error message → what is wrong and what to do.
 REMEDIES = {
     "NO_SUCH_BUCKET": "there is no such bucket: make it, or correct the URL",
-    "INVALID_ACCESS_KEY_ID": "the access key is not known there: correct the credentials",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key is not that of the access key: correct it",
-    "EXPIRED_TOKEN": "the credentials are too old: get new ones",
-    "ACCESS_DENIED": "the credentials may not write there: allow listing, reading, writing and "
+    "INVALID_ACCESS_KEY_ID": "the store doesn't know the access key: correct the credentials",
+    "SIGNATURE_DOES_NOT_MATCH": "the secret key doesn't belong to the access key: correct it",
+    "EXPIRED_TOKEN": "the credentials have expired: get new ones",
+    "ACCESS_DENIED": "the credentials don't allow writing: allow listing, reading, writing and "
     "deleting objects below this URL",
-    "NETWORK_CONNECTION": "it can't be reached: correct endpoint_override, or mend the network",
+    "NETWORK_CONNECTION": "the store can't be reached: correct endpoint_override, or check the "
+    "network",
     "credentials": "there are no credentials: give the node a role, or set AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY",
 }
@@ -28,11 +29,11 @@ def check_writable(place: Place, key: str) -> None:
     """Write a file to a place and remove it.
 
     Args:
-        place: a folder, which is made if it isn't there, or a place in a store.
+        place: a folder, which is made if it doesn't exist, or a place in a store.
         key: the config key that names it.
 
     Raises:
-        RunError: if it can't be written to, saying why and what to do.
+        RunError: if the place isn't writable, saying why and what to do.
     """
     name = f".probe-{secrets.token_hex(8)}"
     try:
@@ -52,13 +53,13 @@ def check_writable(place: Place, key: str) -> None:
 
 
 def check_new_folder(out: Path) -> None:
-    """Check that a folder can be made which isn't there yet; leaves nothing but its parents.
+    """Check that a new folder can be made; makes its parents only.
 
     Raises:
-        RunError: if it is there, or can't be made, saying why and what to do.
+        RunError: if the folder exists or can't be made, saying why and what to do.
     """
     if out.exists():
-        raise RunError(f"{out}: exists already; give a folder that doesn't, or remove it")
+        raise RunError(f"{out} exists already; give another folder, or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _touch(out.parent / f".probe-{secrets.token_hex(8)}")
@@ -67,7 +68,7 @@ def check_new_folder(out: Path) -> None:
 
 
 def explained(error: OSError) -> str:
-    """What is wrong with a store, and what to do."""
+    """What a store's error means, and what to do."""
     text = reason(error)
     remedy = next((r for sign, r in REMEDIES.items() if sign.lower() in text.lower()), None)
     return f"can't be written to: {remedy or 'the store refuses'} ({text})"

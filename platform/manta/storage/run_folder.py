@@ -1,20 +1,20 @@
-"""The names of what lies in the folder of a run, of a sweep and of a checkpoint: each once."""
+"""File names in the folders of a run, a sweep and a checkpoint; each is spelled only here."""
 
-# Of a run.
-RUN = "run.json"  # its record
+# In a run's folder.
+RUN = "run.json"  # the run's record
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"  # its history, one row a line
+METRICS = "metrics.jsonl"  # the run's history, one row a line
 DAMAGED = "metrics.damaged"  # lines of the history that can't be read
 LEDGER = "ledger.parquet"  # a folder of parts
 CHECKPOINTS = "checkpoints"  # a folder of folders
-SKIPS = "skips.json"  # steps that it does not train on
-FORK = "fork.json"  # the run whose checkpoint it began from
+SKIPS = "skips.json"  # steps that the run does not train on
+FORK = "fork.json"  # names the checkpoint of another run that the run started from
 REPORT = "report.html"
-EXPORTS = "exported"  # a folder of models, one a checkpoint, from which other runs begin
+EXPORTS = "exported"  # a folder of models, one a checkpoint, that other runs start from
 
-# Of a sweep, which holds the folders of its trials.
+# In a sweep's folder, beside the folders of its trials.
 SWEEP = "sweep.json"
 COMPARISON = "compare.html"
 
-# Of a checkpoint, beside the files of Torch; its rows of metrics are called METRICS, too.
+# In a checkpoint's folder, beside the files of Torch; its rows of metrics are in METRICS, too.
 STATE = "state.json"

@@ -1,4 +1,4 @@
-"""Folders for Unix sockets, whose paths may be 107 bytes long and no more."""
+"""Folders for Unix sockets, whose paths may have 107 bytes at most."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST = 107
-# Where the usual folder for temporary files is too deep, or may not be written to.
+# Folders to try if the usual one for temporary files has too long a path, or isn't writable.
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -24,7 +24,7 @@ def socket_folder(name: str) -> Iterator[Path]:
     """A new folder for the block, in which a socket of that name can be bound.
 
     Raises:
-        OSError: if there is no such place.
+        OSError: if no such folder can be made.
     """
     folder = _new(name)
     try:

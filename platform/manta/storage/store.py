@@ -1,7 +1,7 @@
-"""A place in an object store, with the few things of `pathlib.Path` that runs need.
+"""A place in an object store, with those methods of `pathlib.Path` that runs need.
 
-Objects appear whole or not at all, there are no folders but in their names, and nothing can be
-renamed. Credentials come from the environment, as the store's own tools find them; a URL's
+Objects appear whole or not at all, folders exist only as parts of names, and nothing can be
+renamed. Credentials come from the environment, where the store's own tools find them too; a URL's
 options, such as ``?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http``, are those of
 Arrow's file systems. ``file://`` behaves as a store does, for tests.
 """
@@ -23,16 +23,16 @@ from manta.config.urls import join
 
 SCHEMES = ("s3", "gs", "gcs", "file")
 S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path")
-# Which server to ask, as Amazon's own tools are told.
+# Variables with the server's address, which Amazon's own tools read too.
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CHUNK = 8 * 2**20
-# More than this S3 does not copy in one request.
+# S3 doesn't copy a larger object in one request.
 MOST_COPIED = 5 * 2**30
 
 
 @dataclass(frozen=True, order=True)
 class StorePath:
-    """A place in a store, named by its URL. Every method that asks the store may raise OSError."""
+    """A place in a store, named by its URL; methods that ask the store may raise OSError."""
 
     url: str
 
@@ -47,12 +47,17 @@ class StorePath:
         scheme, _, path = base.partition("://")
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
-            raise ConfigError(f"{without_credentials(base)}: not a store that is known: {known}")
+            raise ConfigError(
+                f"{without_credentials(base)}: unknown store; give a URL that begins with one of "
+                f"{known}"
+            )
         if has_credentials(url):
             raise ConfigError(f"{without_credentials(base)}: {REMEDY}")
         parts = path.strip("/").split("/")
         if any(part in ("", ".", "..") for part in parts):
-            raise ConfigError(f"{base}: a URL of a folder has no empty parts, '.' or '..'")
+            raise ConfigError(
+                f"{base}: a URL of a folder may not have '//', '.' or '..' in its path; remove them"
+            )
         root = "/" if scheme == "file" else ""
         return cls(f"{scheme}://{root}{'/'.join(parts)}{mark}{options}")
 
@@ -64,12 +69,12 @@ class StorePath:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the path."""
         return self._base.rpartition("/")[2]
 
     @property
     def parent(self) -> StorePath:
-        """The place that it lies in."""
+        """The folder of this place."""
         return StorePath(self._base.rpartition("/")[0] + self.url[len(self._base) :])
 
     @property
@@ -89,19 +94,19 @@ class StorePath:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """Make the object what `content` is, whole or not at all."""
+        """Write `content` to the object, whole or not at all."""
         with self.open_output() as file:
             file.write(content)
 
     def exists(self) -> bool:
-        """Whether there is such an object, or one below it."""
+        """Whether this object exists, or one below it."""
         from pyarrow.fs import FileType
 
         filesystem, path = self.located()
         return bool(filesystem.get_file_info(path).type != FileType.NotFound)
 
     def is_dir(self) -> bool:
-        """Whether there are objects below it."""
+        """Whether there are objects below this place."""
         from pyarrow.fs import FileType
 
         filesystem, path = self.located()
@@ -117,23 +122,24 @@ class StorePath:
                 raise
 
     def modified(self) -> float:
-        """When the object was written by the store's clock, seconds since the epoch."""
+        """When the object was written, by the store's clock, in seconds since the epoch."""
         filesystem, path = self.located()
         info = filesystem.get_file_info(path)
         if info.mtime_ns is None:
-            raise FileNotFoundError(f"{self}: not there")
+            raise FileNotFoundError(f"{self} doesn't exist")
         return float(info.mtime_ns) / 1e9
 
     def open_input(self) -> Any:
-        """The object opened for reading at any place in it."""
+        """The object, opened for random access."""
         filesystem, path = self.located()
         return filesystem.open_input_file(path)
 
     @contextmanager
     def open_output(self) -> Iterator[Any]:
-        """Open the object for writing; it is there once the block has ended well.
+        """Open the object for writing; it exists once the block has ended without an error.
 
-        A large one is sent in parts while it is written. One whose block fails may be there half.
+        A large object is sent in parts while it is written. If the block fails, an object with
+        part of the content may exist.
         """
         filesystem, path = self.located()
         if filesystem.type_name != "local":
@@ -154,17 +160,17 @@ class StorePath:
     # -------------------------------------------------------------- what lies below
 
     def tree(self) -> dict[str, int]:
-        """All objects below it: the rest of their names, and their sizes in bytes."""
+        """Sizes in bytes of all objects below this place, by their path relative to it."""
         return self._listed(recursive=True)
 
     def files(self) -> dict[str, int]:
-        """The objects right below it: names and sizes."""
+        """Sizes in bytes of the objects directly in this place, by name."""
         return self._listed(recursive=False)
 
     def folders(self) -> list[str]:
-        """The next parts of the names of objects further below it, but for hidden ones.
+        """Names of the folders directly in this place, but for hidden ones.
 
-        Who makes folders of these names here stays below the folder that they are made in.
+        A name has no ``/`` and is not ``..``: a local folder of that name stays below its parent.
         """
         from pyarrow.fs import FileType
 
@@ -172,17 +178,17 @@ class StorePath:
         return sorted(name for name in names if not name.startswith("."))
 
     def glob(self, pattern: str) -> list[StorePath]:
-        """The objects right below it whose names fit, by name."""
+        """The objects directly in this place whose names match `pattern`, by name."""
         return sorted(self / name for name in self.files() if fnmatch(name, pattern))
 
     def remove_tree(self) -> None:
-        """Remove all objects below it. Harmless when there are none."""
+        """Remove all objects below this place; nothing if there are none."""
         filesystem, path = self.located()
         with suppress(FileNotFoundError):
             filesystem.delete_dir(path)
 
     def copy_to(self, target: StorePath) -> None:
-        """Copy the object within its store, where the store can without moving its content."""
+        """Copy the object, without downloading it if the store can copy it."""
         filesystem, path = self.located()
         there, to = target.located()
         if filesystem.type_name == "local":
@@ -202,15 +208,15 @@ class StorePath:
         infos = self._infos(recursive, FileType.File)
         return {info.path[begin:]: int(info.size) for info in infos}
 
-    def _infos(self, recursive: bool, kind: Any) -> list[Any]:
+    def _infos(self, recursive: bool, file_type: Any) -> list[Any]:
         from pyarrow.fs import FileSelector
 
         filesystem, path = self.located()
         selector = FileSelector(path, recursive=recursive, allow_not_found=True)
-        return [info for info in filesystem.get_file_info(selector) if info.type == kind]
+        return [info for info in filesystem.get_file_info(selector) if info.type == file_type]
 
     def located(self) -> tuple[Any, str]:
-        """Arrow's file system for it, and its path there."""
+        """Arrow's file system for this place, and the path in it."""
         base, mark, options = self.url.partition("?")
         scheme, _, path = base.partition("://")
         if scheme == "file":
@@ -236,25 +242,23 @@ def _opened(root: str, endpoint: str) -> Any:
     if scheme == "s3":
         return _open_s3(bucket, dict(parse_qsl(options)), endpoint)
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in options:
-        root += (
-            f"{'&' if options else '?'}retry_limit_seconds=30"  # else it is a quarter of an hour
-        )
+        root += f"{'&' if options else '?'}retry_limit_seconds=30"  # the default is 15 minutes
     try:
         return fs.FileSystem.from_uri(root)[0]
-    except ValueError as error:  # a misspelt option, say
+    except ValueError as error:  # such as a misspelt option
         raise OSError(str(error)) from None
 
 
 def _open_s3(bucket: str, options: dict[str, str], endpoint: str) -> Any:
-    """Not by Arrow's own reading of URLs, which knows no bound for the time of a request.
+    """Open a bucket with bounded retries, which Arrow's own reading of URLs can't set.
 
-    With this number of attempts a server that takes requests and never answers is given up after
-    half a minute, and one that refuses them within a few seconds.
+    With this number of attempts an error is raised after half a minute if the server takes
+    requests and never answers, and within a few seconds if it refuses them.
     """
     from pyarrow import fs
 
     if unknown := options.keys() - S3_OPTIONS:
-        raise OSError(f"unknown options {sorted(unknown)}: there are {', '.join(S3_OPTIONS)}")
+        raise OSError(f"unknown options {sorted(unknown)}: use {', '.join(S3_OPTIONS)}")
     if endpoint and "endpoint_override" not in options:
         scheme, _, options["endpoint_override"] = endpoint.rstrip("/").rpartition("://")
         options.setdefault("scheme", scheme or "https")
@@ -268,6 +272,6 @@ def _open_s3(bucket: str, options: dict[str, str], endpoint: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What a store's error says, in one short line."""
+    """The message of a store's error, shortened to one line."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return without_credentials(text.partition("Detail:")[0].strip().rstrip("."))

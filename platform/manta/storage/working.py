@@ -1,7 +1,7 @@
-"""A folder of this node for the small files of what is kept in a store.
+"""The working folder: a folder of this node for the small files of a run or sweep in a store.
 
-The store has the truth. Who opens a run gets its files from there, whatever an earlier driver
-has left in the folder; what is written in the folder is carried to the store by a `Courier`.
+The store's files count. A driver that opens a run copies them from the store, whatever an earlier
+driver has left in the folder; a `Courier` copies what is written in the folder to the store.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from manta.storage.store import StorePath
 FOLDER = "runs"
 LOCK = ".lock"
 PULLING_THREADS = 8
-# What was not touched for so long nobody misses here; the store has it.
+# Age at which a folder is removed here; the store keeps its files.
 KEPT_SECONDS = 7 * 24 * 3600.0
 
 
 def working_folder(place: Place) -> Path:
-    """Where a driver on this node works on what is kept at `place`: there, if it is a folder."""
+    """The folder in which a driver on this node works on `place`; `place` itself if it is one."""
     if not isinstance(place, StorePath):
         return place
     base, _, options = place.url.partition("?")
     scheme, _, path = base.partition("://")
-    # The options name the server: the same bucket on another one is another bucket.
+    # The options name the server, and buckets of two servers may have the same name.
     server = hashlib.sha256(options.encode()).hexdigest()[:8]
     return node_folder() / FOLDER / f"{scheme}-{server}" / path.lstrip("/")
 
 
 def pull(place: StorePath, folder: Path) -> None:
-    """Make the files right in `folder` those that the store has.
+    """Replace the files directly in `folder` by those of the store.
 
     Folders in it, and files whose names begin with a dot, are left alone.
 
@@ -57,7 +57,7 @@ def pull(place: StorePath, folder: Path) -> None:
 
 
 def pull_all(place: StorePath, folder: Path) -> None:
-    """The same for a sweep: also the files right in the folders of its trials.
+    """`pull` a sweep and each of its trials.
 
     Raises:
         OSError: if the store or the disk fails.
@@ -68,7 +68,7 @@ def pull_all(place: StorePath, folder: Path) -> None:
 
 
 def push(folder: Path, place: StorePath, names: Iterable[str]) -> None:
-    """Copy files of `folder` to the store, in this order, as far as they are there.
+    """Copy those files of `folder` that exist to the store, in the order of `names`.
 
     Raises:
         OSError: if the store fails.
@@ -79,7 +79,7 @@ def push(folder: Path, place: StorePath, names: Iterable[str]) -> None:
 
 
 def tidy() -> None:
-    """Remove the folders of runs that nobody works on and nobody did for a week."""
+    """Remove the folders of runs that no driver works on, and none has for a week."""
     before = time.time() - KEPT_SECONDS
     for lock in list((node_folder() / FOLDER).rglob(LOCK)):
         with suppress(OSError):
