@@ -82,6 +82,8 @@ CORPUS_KEYS = """
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
     chat.too_long chat.packing chat.columns
+    labelled.length labelled.labels labelled.text labelled.label labelled.too_long
+    labelled.packing
     split.train split.validation split.test
     shard_tokens
     on_error
