@@ -65,7 +65,7 @@ SLOW_PLACES = {
     *("test_imports.py", "test_devices.py", "test_fork.py", "test_export.py"),
     *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
     *("test_chats.py", "test_chat_session.py", "test_expert_bias.py", "test_own_objective.py"),
-    *("test_courier.py", "test_warm_start.py", "test_frozen.py"),
+    *("test_courier.py", "test_warm_start.py", "test_frozen.py", "test_distilled.py"),
 }
 
 

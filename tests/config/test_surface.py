@@ -39,8 +39,9 @@ RUN_KEYS = """
     model.adapter.targets model.adapter.rslora model.adapter.dora
     model.train model.freeze model.frozen_dtype
     data.document_mask data.format
-    objective.type objective.per objective.teacher objective.options
-    objective.balance objective.bias_rate
+    objective.type objective.per objective.teacher
+    objective.divergence objective.kd_ratio objective.temperature objective.jsd_beta
+    objective.options objective.balance objective.bias_rate
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype
@@ -82,8 +83,6 @@ CORPUS_KEYS = """
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
     chat.too_long chat.packing chat.columns
-    labelled.length labelled.labels labelled.text labelled.label labelled.too_long
-    labelled.packing
     split.train split.validation split.test
     shard_tokens
     on_error

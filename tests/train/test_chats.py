@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import chat_tokenizer
-from inline_prepare import without_ray
+from inline_prepare import prepared_chats
 from plain_runs import ledger, losses, train
 
-from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
-from manta.corpus.prepare import prepare
 from manta.elastic.checks.preflight import Checked
 
 LENGTH, STEPS = 48, 8
 Build = Callable[..., Checked]
 
 
-def conversation(number: int) -> dict[str, Any]:
-    words = [f"{number * k % 97:b}"[: 1 + number * k % 5] for k in (3, 5, 7, 11)]
-    turns = [("user", words[0]), ("assistant", words[1]), ("user", "?"), ("assistant", words[2])]
-    kept = turns[: 2 + number % 2 * 2]
-    return {"messages": [{"role": role, "content": f"{text}{number}"} for role, text in kept]}
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """The same conversations, packed and one a row."""
-    folder = tmp_path_factory.mktemp("chats")
-    lines = [json.dumps(conversation(number)) + "\n" for number in range(160)]
-    (folder / "a.jsonl").write_text("".join(lines))
-    tokenizer = chat_tokenizer(folder / "tokenizer")
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        for packing in (True, False):
-            config = {
-                "out": str(folder / f"{packing}"),
-                "sources": [{"name": "a", "format": "jsonl", "paths": [str(folder / "a.jsonl")]}],
-                "tokenizer": {"path": str(tokenizer)},
-                "chat": {"length": LENGTH, "packing": packing, "too_long": "drop"},
-                "split": {"train": 0.8, "validation": 0.2, "test": 0},
-            }
-            prepare(CorpusConfig.model_validate(config), progress=False)
-    return {packing: folder / f"{packing}" for packing in (True, False)}
+    return prepared_chats(tmp_path_factory.mktemp("chats"), LENGTH)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from plain_runs import engine_of, losses, train
-from transformers import AutoModelForCausalLM, LlamaConfig
+from saved_models import saved_llama
+from transformers import AutoModelForCausalLM
 
 from manta.config.errors import ConfigError, RunError
 from manta.elastic.checks.preflight import absolute, check, check_continues, try_model
@@ -56,16 +57,6 @@ class Sums(nn.Module):
 """
 
 
-def saved(folder: Path, seed: int = 0, vocabulary: int = 61, **sizes: Any) -> Path:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3, **sizes,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
 def beside(folder: Path, **changes: Any) -> dict[str, Any]:
     """A run that starts from a model, and compares with the same one."""
     return {
@@ -90,7 +81,7 @@ LAYOUTS = {
 def test_it_computes_to_the_bit_as_the_trained_model_with_its_weights(
     checked, tmp_path, layout, tied
 ) -> None:
-    folder = saved(tmp_path / "model", tie_word_embeddings=tied)
+    folder = saved_llama(tmp_path / "model", tie_word_embeddings=tied)
     run = checked(beside(folder, **LAYOUTS[layout]))
     rows = [row for row in train(run, 2) if "loss" in row]
     assert rows[0]["term/apart"] == 0, "before the first update"
@@ -98,7 +89,7 @@ def test_it_computes_to_the_bit_as_the_trained_model_with_its_weights(
 
 
 def test_compiled_it_is_the_same_but_for_rounding(checked, tmp_path) -> None:
-    folder, teacher = saved(tmp_path / "model"), saved(tmp_path / "teacher", seed=1)
+    folder, teacher = saved_llama(tmp_path / "model"), saved_llama(tmp_path / "teacher", seed=1)
     changes = beside(folder, **{"objective.teacher": str(teacher), "schedule.horizon": 16 * 7 * 3})
     plain = train(checked({**changes, "run.name": "plain"}))
     compiled = train(checked({**changes, "run.name": "compiled", "train.compile": True}))
@@ -108,7 +99,7 @@ def test_compiled_it_is_the_same_but_for_rounding(checked, tmp_path) -> None:
 
 
 def test_a_run_goes_on_beside_it_at_any_world_size(checked, tmp_path) -> None:
-    folder, teacher = saved(tmp_path / "model"), saved(tmp_path / "teacher", seed=1)
+    folder, teacher = saved_llama(tmp_path / "model"), saved_llama(tmp_path / "teacher", seed=1)
     changes = beside(folder, **{"objective.teacher": str(teacher), "checkpoint.every": 16 * 7 * 4})
     alone = train(checked({**changes, "run.name": "alone"}))
     mixed = checked({**changes, "run.name": "mixed"})
@@ -123,7 +114,7 @@ def test_a_run_goes_on_beside_it_at_any_world_size(checked, tmp_path) -> None:
 
 
 def test_its_weights_are_not_among_those_that_are_trained_and_saved(checked, tmp_path) -> None:
-    folder = saved(tmp_path / "model")
+    folder = saved_llama(tmp_path / "model")
     engine = engine_of(checked(beside(folder)))
     own = {id(weight) for weight in engine.trained.lm.parameters()}
     assert {id(weight) for weight in engine.model.parameters()} == own
@@ -134,7 +125,7 @@ def test_its_weights_are_not_among_those_that_are_trained_and_saved(checked, tmp
 
 def test_under_autocast_linear_layers_alone_are_held_rounded(checked, tmp_path) -> None:
     def types(changes: dict[str, Any], **sizes: Any) -> dict[str, torch.dtype]:
-        folder = saved(tmp_path / f"{len(list(tmp_path.iterdir()))}", **sizes)
+        folder = saved_llama(tmp_path / f"{len(list(tmp_path.iterdir()))}", **sizes)
         frozen = engine_of(checked(beside(folder, **changes))).model.frozen.lm
         names = ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight")
         return {name: dict(frozen.named_parameters(remove_duplicate=False))[name].dtype
@@ -148,16 +139,19 @@ def test_under_autocast_linear_layers_alone_are_held_rounded(checked, tmp_path) 
 
 
 def test_the_objective_is_tried_with_another_model_of_the_kind(checked, tmp_path) -> None:
-    run = checked(beside(saved(tmp_path / "model")))
+    run = checked(beside(saved_llama(tmp_path / "model")))
     assert try_model(run).whole
     mean = OWN.replace("(logits - others).float().square().sum(-1)", "(logits - others).mean()")
     mean = mean.replace("(each * counted[:, None]).sum() for", "each.sum() for")
     with pytest.raises(ConfigError, match="Apart: its term 'apart'"):
-        try_model(checked(beside(saved(tmp_path / "model"), code={"mine.py": mean})))
+        try_model(checked(beside(saved_llama(tmp_path / "model"), code={"mine.py": mean})))
 
 
 def test_another_vocabulary_is_refused(checked, tmp_path) -> None:
-    folder, teacher = saved(tmp_path / "model"), saved(tmp_path / "teacher", vocabulary=64)
+    folder, teacher = (
+        saved_llama(tmp_path / "model"),
+        saved_llama(tmp_path / "teacher", vocabulary=64),
+    )
     said = (
         r"objective.teacher = '.*teacher': its vocabulary has 64 entries, .* trained model has 61"
     )
@@ -169,28 +163,28 @@ def test_another_vocabulary_is_refused(checked, tmp_path) -> None:
 
 @pytest.mark.parametrize("lacking", ["config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_refused(checked, tmp_path, lacking) -> None:
-    folder, teacher = saved(tmp_path / "model"), saved(tmp_path / "teacher")
+    folder, teacher = saved_llama(tmp_path / "model"), saved_llama(tmp_path / "teacher")
     (teacher / lacking).unlink()
     with pytest.raises(ConfigError, match=rf"objective.teacher = '.*teacher': .*{lacking}"):
         checked(beside(folder, **{"objective.teacher": str(teacher)}))
 
 
 def test_a_run_goes_on_only_beside_the_same_weights(checked, tmp_path) -> None:
-    folder, teacher = saved(tmp_path / "model"), saved(tmp_path / "teacher", seed=1)
+    folder, teacher = saved_llama(tmp_path / "model"), saved_llama(tmp_path / "teacher", seed=1)
     run = checked(beside(folder, **{"objective.teacher": str(teacher)}))
     assert run.frozen == fingerprint(teacher)
     run.tracker(console=False).finish("interrupted", reason="")
     check_continues(check(run.config))
 
-    saved(teacher, seed=2)
+    saved_llama(teacher, seed=2)
     with pytest.raises(RunError, match=rf"fingerprint {run.frozen[:12]}.*objective.teacher = '"):
         check_continues(check(run.config))
-    saved(teacher, seed=1)
+    saved_llama(teacher, seed=1)
     check_continues(check(run.config))
 
 
 def test_the_fingerprint_is_of_weights_however_they_are_cut_into_files(tmp_path) -> None:
-    whole, cut = saved(tmp_path / "whole"), tmp_path / "cut"
+    whole, cut = saved_llama(tmp_path / "whole"), tmp_path / "cut"
     AutoModelForCausalLM.from_pretrained(whole).save_pretrained(cut, max_shard_size="20KB")
     assert len(list(cut.glob("*.safetensors"))) > 2
     assert fingerprint(cut) == fingerprint(whole)
@@ -216,7 +210,7 @@ def test_a_run_may_be_the_frozen_model(checked, tmp_path) -> None:
     base = checked({"run.name": "base", "checkpoint.every": 16 * 7 * 4})
     train(base)
     base.tracker(console=False).finish("finished", reason="")
-    changes = beside(saved(tmp_path / "model"), **{"run.name": "next"})
+    changes = beside(saved_llama(tmp_path / "model"), **{"run.name": "next"})
     changes["objective"]["teacher"] = f"{base.run_dir}@8"
     config = absolute(_unchecked(checked, changes))
     folder = base.run_dir / "exported" / "step-000000000008"
@@ -243,7 +237,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     cache = tmp_path / "hub"
     folder = cache / "models--org--teacher"
     for seed, commit in enumerate(COMMITS):
-        saved(folder / "snapshots" / commit, seed=seed)
+        saved_llama(folder / "snapshots" / commit, seed=seed)
     (folder / "refs").mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -251,7 +245,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_name_on_the_hub_is_resolved_to_a_commit_once(checked, tmp_path, hub) -> None:
-    changes = beside(saved(tmp_path / "model"))
+    changes = beside(saved_llama(tmp_path / "model"))
     changes["objective"]["teacher"] = "org/teacher"
     plain = _unchecked(checked, changes)
     for commit in COMMITS:

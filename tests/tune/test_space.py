@@ -40,6 +40,8 @@ def test_which_direction_is_better_follows_from_the_metric(sweep):
     """Unless somebody says it: the fastest trial of a sweep over throughput is the best."""
     assert sweep("space = {}\nmetric = 'tokens_per_s'").space.mode == "max"
     assert sweep("space = {}", metric="tokens_per_s").space.mode == "max"
+    of_a_term = sweep("space = {}\nmetric = 'loss'\nmode = 'max'", metric="val_term/divergence")
+    assert of_a_term.space.mode == "min"
     assert sweep("space = {}\nmode = 'min'\nmetric = 'tokens_per_s'").space.mode == "min"
     assert sweep("space = {}\nmetric = 'tokens_per_s'", metric="loss").space.mode == "min"
 

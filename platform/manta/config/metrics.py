@@ -76,6 +76,14 @@ COMPARABLE = {
 }
 
 
+def better(name: str) -> Literal["min", "max"] | None:
+    """The better direction of a metric that runs and trials may be compared by; None for another.
+
+    Of a term's mean less is better: each is a part of a loss.
+    """
+    return "min" if name.startswith((TERM, VAL_TERM)) else COMPARABLE.get(name)
+
+
 def in_wandb(name: str) -> str:
     """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
     if name.startswith(VAL_LOSS_OF):

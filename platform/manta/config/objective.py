@@ -10,12 +10,14 @@ from manta.config.on_change import OnChange
 from manta.config.section import Section
 
 OWN = "./FILE.py:NAME"
-# Types whose model has a head for scores in place of an output layer for tokens.
-SCORES = ("classify", "regression")
 # Types of objective that read a key; `type` is read by all.
 READ_BY: dict[str, tuple[str, ...]] = {
-    "per": ("chat",),
-    "teacher": (OWN,),
+    "per": ("chat", "distill"),
+    "teacher": ("distill", OWN),
+    "divergence": ("distill",),
+    "kd_ratio": ("distill",),
+    "temperature": ("distill",),
+    "jsd_beta": ("distill",),
     "options": (OWN,),
     "balance": ("causal",),
     "bias_rate": ("causal",),
@@ -29,22 +31,47 @@ class ObjectiveSection(Section):
 
     type: str = Field(
         default="causal",
-        pattern=r"^(causal|chat|classify|regression)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=r"^(causal|chat|distill)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
         description="causal: cross-entropy of the next token; chat: that of the answers in "
-        "conversations alone; classify: that of a text's class; regression: the squared error of "
-        "the number that a text is labelled with; or one of your own, ./FILE.py:NAME, the path "
-        "relative to the config file",
+        "conversations alone; distill: how far the model is from a teacher, of the labels that "
+        "causal or chat would have; or one of your own, ./FILE.py:NAME, the path relative to the "
+        "config file",
     )
     per: Literal["token", "sequence"] = Field(
         default="token",
-        description="what chat averages over: all supervised tokens, or conversations, each by the "
-        "mean of its own tokens",
+        description="what chat averages over, and distill of conversations: all supervised tokens, "
+        "or conversations, each by the mean of its own tokens",
     )
     teacher: str | None = Field(
         default=None,
-        description="model with frozen weights that an objective of your own compares with: a "
-        "folder of Transformers, a name on its Hub, NAME or NAME@REVISION, or a run, RUN or "
-        "RUN@STEP",
+        description="model with frozen weights that distill, or an objective of your own, compares "
+        "with: a folder of Transformers, a name on its Hub, NAME or NAME@REVISION, or a run, RUN "
+        "or RUN@STEP",
+    )
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        default="forward_kl",
+        description="how far the teacher's probabilities P are from the model's Q, for distill: "
+        "KL(P‖Q), KL(Q‖P), or between them the generalised Jensen-Shannon divergence",
+    )
+    kd_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the divergence in what distill trains on; the rest is the "
+        "cross-entropy of the corpus's tokens",
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="by what distill divides the logits of teacher and model; the divergence is "
+        "multiplied by its square, so that its gradient keeps its size (Hinton et al., 2015)",
+    )
+    jsd_beta: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="weight of the teacher in the mixture that jsd compares with: near 0 it goes "
+        "like KL(P‖Q), near 1 like KL(Q‖P) (Agarwal et al., 2024)",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="keyword arguments of an objective of your own"
@@ -66,6 +93,12 @@ class ObjectiveSection(Section):
     def is_own(self) -> bool:
         """Whether it is one of the user's own."""
         return ":" in self.type
+
+    @model_validator(mode="after")
+    def _distill_has_a_teacher(self) -> ObjectiveSection:
+        if self.type == "distill" and self.teacher is None:
+            raise ValueError("type distill needs 'teacher': a folder, a name on the Hub, or a run")
+        return self
 
     @model_validator(mode="after")
     def _keys_are_of_the_type(self) -> ObjectiveSection:

@@ -1,21 +1,17 @@
-"""What a record of a source is read as: by kind, of `chat.records` or `labelled.labels`."""
+"""What a record of a source is read as: the kinds that `chat.records` names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
-from manta.config.corpus import LabelKind, RecordKind
+from manta.config.corpus import RecordKind
 from manta.corpus.conversations import COLUMNS, Record, conversation_text
-from manta.corpus.label_records import LABELLED_COLUMNS, classed_text, numbered_text
 from manta.corpus.pair_records import PAIR_COLUMNS, pair_text
 
-Make = Callable[[Record, Mapping[str, str]], str]
-_KINDS: dict[RecordKind | LabelKind, tuple[Sequence[str], Make]] = {
+_KINDS: dict[RecordKind, tuple[Sequence[str], Callable[[Record, Mapping[str, str]], str]]] = {
     "conversations": (COLUMNS, conversation_text),
     "pairs": (PAIR_COLUMNS, pair_text),
-    "classes": (LABELLED_COLUMNS, classed_text),
-    "numbers": (LABELLED_COLUMNS, numbered_text),
 }
 
 
@@ -27,7 +23,7 @@ class WantedRecords(TypedDict):
         columns: a column's name here → what the source calls it.
     """
 
-    records: RecordKind | LabelKind
+    records: RecordKind
     columns: dict[str, str]
 
 

@@ -99,7 +99,7 @@ class _Chunked(torch.autograd.Function):
         scale: Tensor | None,
         trained: bool,
     ) -> Tensor:
-        gradients = _Gradients(hidden, weight, bias, trained=trained)
+        gradients = HeadGradients(hidden, weight, bias, trained=trained)
         loss = _chunks(hidden, weight, bias, labels, scale, gradients)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
@@ -119,7 +119,7 @@ class _Chunked(torch.autograd.Function):
         )
 
 
-class _Gradients:
+class HeadGradients:
     """Gradients of the summed loss, as far as chunks were added; those of parameters in float32.
 
     Attributes:
@@ -155,7 +155,7 @@ def _chunks(
     bias: Tensor | None,
     labels: Tensor,
     scale: Tensor | None,
-    gradients: _Gradients | None,
+    gradients: HeadGradients | None,
 ) -> Tensor:
     """The loss, and its `gradients` if they are wanted."""
     loss = torch.zeros((), dtype=torch.float32, device=hidden.device)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from manta.model.cross_entropy import linear_cross_entropy
 from manta.model.forward import options_of
 
+# Computes something else of inputs, weight and bias of an output layer, in place of its logits.
+Instead = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 class LossHead(nn.Linear):
     """The output layer of a language model; given labels, it returns their loss, not logits.
 
     It has the parameters of the layer that it replaces, by the same names.
+
+    Attributes:
+        instead: function that the next call has compute from the layer's inputs, (tokens, width),
+            in place of logits; None for logits.
     """
 
     def __init__(self, head: nn.Linear):
@@ -21,9 +30,13 @@ class LossHead(nn.Linear):
         self.weight, self.bias = head.weight, head.bias
         self.labels: Tensor | None = None
         self.scale: Tensor | None = None
+        self.instead: Instead | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits, (…, vocabulary), or the summed loss of `labels`, times `scale`, scalar."""
+        if self.instead is not None:
+            instead, self.instead = self.instead, None
+            return instead(hidden.flatten(0, -2), self.weight, self.bias)
         if self.labels is None:
             return super().forward(hidden)
         labels, scale = self.labels.flatten(), self.scale
@@ -53,8 +66,13 @@ def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:
         lm.set_submodule(name, head)
 
 
+def head_of(lm: nn.Module) -> LossHead | None:
+    """The output layer of a model that `fuse` has replaced; None if it is left alone."""
+    return next((module for module in lm.modules() if isinstance(module, LossHead)), None)
+
+
 def _is_fused(lm: nn.Module) -> bool:
-    return any(isinstance(module, LossHead) for module in lm.modules())
+    return head_of(lm) is not None
 
 
 @torch.no_grad()

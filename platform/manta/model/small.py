@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-
-from manta.model import model_class
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 # Weights that are drawn and tried within some tens of milliseconds.
 LIMIT = 4_000_000
@@ -29,7 +27,8 @@ MOST_EXPERTS = 16
 def skeleton(resolved: PretrainedConfig) -> PreTrainedModel:
     """The model without memory for its weights. Raises whatever the model's class does."""
     with torch.device("meta"):
-        return model_class.from_config(resolved)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+    return lm
 
 
 def small_of(resolved: PretrainedConfig, whole: nn.Module) -> PretrainedConfig | None:

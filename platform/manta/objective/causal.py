@@ -127,7 +127,7 @@ class TokenLoss(nn.Module):
                 attention within documents; None for plain causal attention.
             scale: factor of each label's cross-entropy, float32 (rows, seq_len); None for 1.
         """
-        fused = self._head is not None and not _is_half(tokens.device)
+        fused = self._head is not None and not is_half(tokens.device)
         if self._head is not None:
             self._head[0].labels = labels if fused else None
             self._head[0].scale = scale if fused else None
@@ -146,7 +146,7 @@ class TokenLoss(nn.Module):
         return out.reshape(1)
 
 
-def _is_half(device: torch.device) -> bool:
+def is_half(device: torch.device) -> bool:
     """Whether products are in fp16, where gradients vanish unless the loss is scaled before."""
     return (
         torch.is_autocast_enabled(device.type)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manta.config.errors import ConfigError
 from manta.config.own_code import OwnCode, own
 from manta.config.run import RunConfig
-from manta.corpus.manifest import CHAT, LABELLED, OURS, PACKED, PAIRS, TOKENS, Manifest
+from manta.corpus.manifest import CHAT, OURS, PACKED, PAIRS, TOKENS, Manifest
 from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
 
@@ -101,41 +101,31 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
 
 
 # What each objective of Manta's own is trained on, and what a corpus of that needs.
-NEEDS = {"chat": CHAT, "classify": LABELLED, "regression": LABELLED}
+NEEDS = {"chat": (CHAT,), "distill": (TOKENS, CHAT)}
 CONTENTS = {
     TOKENS: ("text", "leave objective.type out"),
     CHAT: ("conversations", "set objective.type: chat"),
     PAIRS: ("pairs of answers", "set objective.type to an objective of your own"),
-    LABELLED: ("labelled texts", "set objective.type: classify or regression"),
 }
 
 
 def _check_objective(config: RunConfig, manifest: Manifest) -> None:
     """Raise ConfigError if an objective of Manta's own does not train on such samples."""
     objective = config.objective
-    needed = NEEDS.get(objective.type, TOKENS)
-    if objective.is_own:
+    needed = NEEDS.get(objective.type, (TOKENS,))
+    if manifest.sample == TOKENS and objective.per == "sequence" and objective.type == "distill":
+        raise ConfigError(
+            f"objective.per = 'sequence': {config.corpus} holds text, whose documents are cut "
+            "anywhere into samples: leave objective.per out"
+        )
+    if objective.is_own or manifest.sample in needed:
         return
-    if needed == manifest.sample:
-        _check_labels(config, manifest)
-        return
-    (wanted, _), (there, remedy) = CONTENTS[needed], CONTENTS[manifest.sample]
+    wanted = " or ".join(CONTENTS[each][0] for each in needed)
+    there, remedy = CONTENTS[manifest.sample]
     raise ConfigError(
         f"objective.type = '{objective.type}' trains on {wanted}, but {config.corpus} holds "
         f"{there}: {remedy}, or prepare a corpus of {wanted}"
     )
-
-
-def _check_labels(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ConfigError if labels are classes where numbers are to be predicted, or numbers."""
-    wanted = {"classify": "classes", "regression": "numbers"}.get(config.objective.type)
-    there = "numbers" if manifest.classes is None else "classes"
-    if wanted is not None and wanted != there:
-        other = "regression" if there == "numbers" else "classify"
-        raise ConfigError(
-            f"objective.type = '{config.objective.type}': the labels of {config.corpus} are "
-            f"{there}: set objective.type: {other}, or prepare it with labelled.labels: {wanted}"
-        )
 
 
 def _check_packed(config: RunConfig, manifest: Manifest) -> None:
@@ -145,19 +135,13 @@ def _check_packed(config: RunConfig, manifest: Manifest) -> None:
         raise ConfigError(
             f"train.seq_len = {length}: the {there} of {config.corpus} were packed into rows "
             f"of {manifest.row_length} tokens: set train.seq_len to that, or prepare them with "
-            f"{_section(manifest)}.length: {length}"
+            f"chat.length: {length}"
         )
-    section, pairs = _section(manifest), manifest.sample == PAIRS
-    alone = not pairs and not manifest.config[section]["packing"]
+    alone = manifest.sample == CHAT and not manifest.config["chat"]["packing"]
     if not alone and not config.data.document_mask:
-        several = "conversations" if pairs else there
-        remedy = f"; for a model that can't, prepare them with {section}.packing: false"
+        remedy = "; for a model that can't, prepare them with chat.packing: false"
         raise ConfigError(
-            f"data.document_mask: {config.corpus} has several {several} in a row, which must "
-            f"not see each other: set data.document_mask: true{'' if pairs else remedy}"
+            f"data.document_mask: {config.corpus} has several conversations in a row, which must "
+            "not see each other: set data.document_mask: true"
+            + (remedy if manifest.sample == CHAT else "")
         )
-
-
-def _section(manifest: Manifest) -> str:
-    """The section of a corpus's config that says how its rows were made."""
-    return "labelled" if manifest.sample == LABELLED else "chat"

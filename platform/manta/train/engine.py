@@ -68,6 +68,7 @@ class Engine:
         ranks: the ranks whose gradients are summed.
         device: the model's device.
         objective: the objective that is trained on.
+        frozen: model that the objective compares with; None if it needs none.
         model: module called in a forward pass; it sums the objective's terms over its rows.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
@@ -124,10 +125,10 @@ class Engine:
         computing = self._rounded.lm if self._rounded else lm
         rate = config.objective.bias_rate
         self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
-        self.objective = objective_of(config, resolved)
+        self.objective = objective_of(config)
         self._weighing = Weighing(self.objective.terms, self.device)
-        frozen = frozen_beside(config, self.device, sharded=sharded)
-        self.model = self._prepare_model(self.objective.module(Models(computing, frozen)))
+        self.frozen = frozen_beside(config, self.device, sharded=sharded)
+        self.model = self._prepare_model(self.objective.module(Models(computing, self.frozen)))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
         self._most_rows = config.train.micro_batch

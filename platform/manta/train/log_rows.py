@@ -101,7 +101,7 @@ class LogRows:
         return {
             **row.known,
             LOSS: shown(terms, means),
-            **by_name(self._engine.objective, means, TERM),
+            **by_name(terms, means, TERM),
             "grad_norm": grad_norm,
             "tokens_per_s": tokens_per_s,
             **as_row(times),
@@ -121,5 +121,6 @@ class LogRows:
         config = getattr(engine.trained.lm, "config", None)
         if not self._peak or not isinstance(config, PretrainedConfig):
             return {}  # nor is it known what a model of the user's own computes
-        flops = throughput.flops_per_token(engine.trained.lm, config, self._corpus.seq_len)
+        lms = [engine.trained.lm, *([engine.frozen.lm] if engine.frozen else [])]
+        flops = sum(throughput.flops_per_token(lm, lm.config, self._corpus.seq_len) for lm in lms)
         return {"mfu": tokens_per_s * flops / (self._peak * engine.ranks.world_size)}

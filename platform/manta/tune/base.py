@@ -8,7 +8,7 @@ from typing import Any
 
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, change
-from manta.config.metrics import VAL_LOSS
+from manta.config.metrics import VAL_LOSS, VAL_TERM
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig, read_base
 from manta.schedule import Schedule
@@ -39,10 +39,11 @@ class Base:
             values = {"schedule.horizon": space.horizon}
             written = change(written, values, {"schedule.horizon": "horizon of the sweep"})
         run = build(written, RunConfig)
-        if space.metric == VAL_LOSS and run.eval.every is None:
+        measured = space.metric == VAL_LOSS or space.metric.startswith(VAL_TERM)
+        if measured and run.eval.every is None:
             raise ConfigError(
-                f"{config.base}: eval.every is missing, but trials are compared by val_loss: add "
-                "it there or to the sweep's overrides, such as eval.every=1M"
+                f"{config.base}: eval.every is missing, but trials are compared by {space.metric}: "
+                "add it there or to the sweep's overrides, such as eval.every=1M"
             )
         return cls(written, run, Schedule.resolve(run.schedule, run.train.seq_len))
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from manta.config.errors import ConfigError, MantaError
-from manta.config.metrics import COMPARABLE, VAL_LOSS
+from manta.config.metrics import COMPARABLE, VAL_LOSS, better
 from manta.config.sweep import SweepConfig, is_file
 from manta.config.units import parse_tokens
 from manta.tune.samplers import check_value
@@ -75,7 +75,7 @@ def open_space(config: SweepConfig) -> Space:
     if config.metric is not None:
         _check_metric(config.metric, "metric of the sweep")
     metric = config.metric or space.metric
-    mode = space.mode if metric == space.metric else COMPARABLE[metric]
+    mode = space.mode if metric == space.metric else better(metric) or space.mode
     space = replace(
         space,
         metric=metric,
@@ -198,14 +198,14 @@ def _metric(space: Space, module: ModuleType) -> str:
 
 
 def _check_metric(metric: Any, where: str) -> None:
-    if metric not in COMPARABLE:
+    if better(str(metric)) is None:
         raise ConfigError(
             f"{where} = {metric!r}: unknown metric{_nearest(str(metric), COMPARABLE)}"
         )
 
 
 def _mode(space: Space, module: ModuleType) -> Literal["min", "max"]:
-    mode = getattr(module, "mode", COMPARABLE[_metric(space, module)])
+    mode = getattr(module, "mode", better(_metric(space, module)))
     if mode == "min":
         return "min"
     if mode == "max":

@@ -1,0 +1,267 @@
+"""How far the next token's distribution is from a teacher's, without holding all logits of either.
+
+Logits of both models are computed for some tokens at a time, and the gradients by the student's
+output layer follow at once, as in `cross_entropy`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manta.model.cross_entropy import IGNORE, LEAST_ROWS, HeadGradients, rows_at_once
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+# Sums that a comparison gives: the loss, the divergence, the cross-entropy of the labels.
+SUMS = 3
+# Copies of some tokens' logits that are held at once, in one form or another.
+HELD = 8
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is trained on: a divergence from the teacher, mixed with the cross-entropy of labels.
+
+    With the teacher's probabilities P and the student's Q, both softmax(logits / T) at temperature
+    T, the loss of a token is ::
+
+        kd_ratio · T² · D(P, Q) + (1 - kd_ratio) · cross-entropy of the label at T = 1
+
+    T² keeps the size of the divergence's gradient, which shrinks by 1/T², the same at any
+    temperature (Hinton et al., 2015, arXiv:1503.02531, section 2).
+
+    Attributes:
+        divergence: distance D. forward_kl is KL(P‖Q) = Σ P log(P/Q) (Hinton et al., 2015), which
+            has the student cover all that the teacher may say; reverse_kl is KL(Q‖P), which has it
+            say nothing that the teacher would not (Gu et al., 2024, arXiv:2306.08543, MiniLLM,
+            section 2.1; here over the corpus's tokens); jsd is the generalised Jensen-Shannon
+            divergence β KL(P‖M) + (1 - β) KL(Q‖M) with M = βP + (1 - β)Q (Agarwal et al., 2024,
+            arXiv:2306.13649, GKD, equation 1).
+        kd_ratio: share of the divergence, from 0 to 1.
+        temperature: T, above 0.
+        jsd_beta: β, between 0 and 1.
+    """
+
+    divergence: Divergence = "forward_kl"
+    kd_ratio: float = 1.0
+    temperature: float = 1.0
+    jsd_beta: float = 0.5
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher's logits of some tokens, or what they are computed from.
+
+    Attributes:
+        hidden: inputs of its output layer, (tokens, width); or logits, (tokens, vocabulary).
+        weight: weight of that layer, (vocabulary, width); None if `hidden` has logits.
+        bias: the layer's bias, (vocabulary,), if it has one.
+    """
+
+    hidden: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def logits(self, rows: slice) -> Tensor:
+        """The logits of some tokens, (rows, vocabulary), at least in float32."""
+        hidden = self.hidden[rows]
+        if self.weight is None:
+            return _wide(hidden)
+        return _logits(hidden, self.weight, self.bias)
+
+
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    teacher: Teacher,
+    labels: Tensor,
+    measure: Measure,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Sums of loss, divergence and cross-entropy over labels that are not IGNORE, (3,).
+
+    In nats; the loss alone has a gradient. The divergence is without T².
+
+    Args:
+        hidden: inputs of the student's output layer, (tokens, width).
+        weight: (vocabulary, width).
+        bias: (vocabulary,), or None.
+        teacher: logits of the teacher, of the same tokens and vocabulary.
+        labels: int64 (tokens,).
+        measure: divergence from the teacher, and its share in the loss.
+        scale: factor of each label in the sums, float32 (tokens,); None for 1.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        if teacher.weight is not None:
+            teacher = Teacher(teacher.hidden.to(dtype), teacher.weight.to(dtype), teacher.bias)
+    with torch.autocast(device, enabled=False):
+        trained = torch.is_grad_enabled(), weight.requires_grad
+        found = _Chunked.apply(hidden, weight, bias, teacher, labels, measure, scale, *trained)  # type: ignore[no-untyped-call]
+        sums: Tensor = found
+        return sums
+
+
+def divergence(
+    logits: Tensor,
+    teacher: Teacher,
+    labels: Tensor,
+    measure: Measure,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """As `linear_divergence`, of a student whose logits there are: (tokens, vocabulary)."""
+    with torch.autocast(logits.device.type, enabled=False):
+        found = _Whole.apply(_wide(logits), teacher, labels, measure, scale)  # type: ignore[no-untyped-call]
+        sums: Tensor = found
+        return sums
+
+
+class _Chunked(torch.autograd.Function):
+    """Computes the gradients along with the sums, chunk by chunk; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        teacher: Teacher,
+        labels: Tensor,
+        measure: Measure,
+        scale: Tensor | None,
+        trains: bool,
+        trains_head: bool,
+    ) -> Tensor:
+        gradients = None
+        if trains:
+            gradients = HeadGradients(hidden, weight, bias, trained=trains_head)
+        sums = torch.zeros(SUMS, dtype=torch.float32, device=hidden.device)
+        size = max(LEAST_ROWS, rows_at_once(weight) // HELD)
+        for first in range(0, len(labels), size):
+            rows = slice(first, first + size)
+            student = _logits(hidden[rows], weight, bias)
+            few = None if scale is None else scale[rows]
+            part, slope, factor = _sums_and_slope(
+                student, teacher.logits(rows), labels[rows], measure, few
+            )
+            sums += part
+            if gradients is not None:
+                gradients.add(rows, slope, factor)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, bias = ctx.saved_tensors
+        dtype, of_bias = ctx.dtypes
+        grad = grad[0]
+        return (
+            hidden * grad.to(hidden.dtype),
+            None if weight is None else (weight * grad).to(dtype),
+            None if bias is None else (bias * grad).to(of_bias),
+            *[None] * 6,
+        )
+
+
+class _Whole(torch.autograd.Function):
+    """The same by all logits of the student."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        teacher: Teacher,
+        labels: Tensor,
+        measure: Measure,
+        scale: Tensor | None,
+    ) -> Tensor:
+        every = slice(0, len(labels))
+        sums, slope, factor = _sums_and_slope(
+            logits, teacher.logits(every).to(logits.dtype), labels, measure, scale
+        )
+        ctx.save_for_backward(slope, factor)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        slope, factor = ctx.saved_tensors
+        return slope * (factor * grad[0]), *[None] * 4
+
+
+def _sums_and_slope(
+    student: Tensor, teacher: Tensor, labels: Tensor, measure: Measure, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of some tokens, (3,); and the loss's gradient by the student's logits.
+
+    That is a slope, (rows, vocabulary), times a factor of each row, (rows, 1).
+    """
+    ratio, temperature = measure.kd_ratio, measure.temperature
+    valid = (labels != IGNORE)[:, None]
+    factor = valid.to(student.dtype) if scale is None else valid * scale[:, None]
+    index = torch.where(valid, labels[:, None], 0)
+    log_plain = student.log_softmax(1)
+    cross_entropy = -log_plain.gather(1, index)
+    log_q = log_plain if temperature == 1 else (student / temperature).log_softmax(1)
+    log_p = (teacher / temperature).log_softmax(1)
+    apart, slope = DIVERGENCES[measure.divergence](log_p, log_q, measure.jsd_beta)
+    slope *= ratio * temperature
+    if ratio < 1:
+        hard = log_plain.exp().scatter_add_(1, index, torch.full_like(cross_entropy, -1))
+        slope.add_(hard, alpha=1 - ratio)
+    loss = ratio * temperature**2 * apart + (1 - ratio) * cross_entropy
+    sums = (torch.cat([loss, apart, cross_entropy], 1) * factor).sum(0)
+    return sums, slope, factor
+
+
+def _forward_kl(log_p: Tensor, log_q: Tensor, _beta: float) -> tuple[Tensor, Tensor]:
+    """KL(P‖Q), whose gradient by the logits over T is Q - P."""
+    p = log_p.exp()
+    apart = (p * (log_p - log_q)).sum(1, keepdim=True)
+    return apart, log_q.exp().sub_(p)
+
+
+def _reverse_kl(log_p: Tensor, log_q: Tensor, _beta: float) -> tuple[Tensor, Tensor]:
+    """KL(Q‖P), whose gradient by the logits over T is Q (log(Q/P) - KL)."""
+    q, ratio = log_q.exp(), log_q - log_p
+    apart = (q * ratio).sum(1, keepdim=True)
+    return apart, ratio.sub_(apart).mul_(q)
+
+
+def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """β KL(P‖M) + (1-β) KL(Q‖M), with the gradient (1-β) Q (log(Q/M) - KL(Q‖M)).
+
+    By Q itself that is (1-β) log(Q/M): what M = βP + (1-β)Q changes by adds up to a constant.
+    """
+    p, q = log_p.exp(), log_q.exp()
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    ratio = log_q - log_m
+    of_q = (q * ratio).sum(1, keepdim=True)
+    apart = beta * (p * (log_p - log_m)).sum(1, keepdim=True) + (1 - beta) * of_q
+    return apart, ratio.sub_(of_q).mul_(q).mul_(1 - beta)
+
+
+# Each gives the divergence of each row, (rows, 1), and its gradient by logits over T as new memory.
+DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
+    "jsd": _jsd,
+}
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _wide(F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
