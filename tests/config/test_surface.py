@@ -15,7 +15,7 @@ COMMANDS = {
     "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
-    "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --address",
+    "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --plan --address",
     "fork": "RUN@STEP NEW KEY=VALUE",
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow",

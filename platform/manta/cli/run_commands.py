@@ -44,6 +44,9 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Move the run's files aside, and start it anew.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be trained, at what cost, and stop.")
+    ] = False,
     address: Address = None,
 ) -> None:
     """Train a run, or continue it from its newest checkpoint."""
@@ -60,6 +63,11 @@ def train(
         print(dump(loaded), end="")
         for remark in remarks_of(loaded):
             print(f"note: {remark}", file=sys.stderr)
+        return
+    if plan:
+        from manta.elastic.checks.plan_run import show_run_plan
+
+        show_run_plan(loaded)
         return
     try:
         from manta.elastic.driver.train_command import run_training

@@ -59,6 +59,11 @@ def weights(lm: nn.Module) -> int:
     return sum(parameter.numel() for parameter in lm.parameters())
 
 
+def trained_weights(lm: nn.Module) -> int:
+    """How many of a model's weights are trained."""
+    return sum(parameter.numel() for parameter in lm.parameters() if parameter.requires_grad)
+
+
 def _classes(lm: nn.Module) -> set[type]:
     return {type(module) for module in lm.modules()}
 

@@ -10,12 +10,14 @@ class Tried:
     """A model that was found fit.
 
     Attributes:
-        weights: how many it has.
+        weights: number of parameters.
+        trained: number of those that are trained.
         whole: whether the trial ran to its end. If not, no small model of its kind can be made,
             and the first worker that builds the model itself examines it.
         remarks: notes on training the model, one sentence each.
     """
 
     weights: int
+    trained: int
     whole: bool
     remarks: tuple[str, ...] = ()

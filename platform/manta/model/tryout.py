@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from manta.config.run import RunConfig
 from manta.model import attention, randomness
 from manta.model.forward import options_of
 from manta.model.own_net import OwnNet
-from manta.model.small import skeleton, small_of, weights
+from manta.model.small import skeleton, small_of, trained_weights, weights
 from manta.model.trainable import choose_trained
 from manta.model.trial_result import Tried
 from manta.model.visibility import (
@@ -61,7 +62,8 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     small = small_of(resolved, skeletal)
     choose_trained(skeletal, config.model, config.run.seed)
     dropping = randomness.remarks_of_adapter(config.model.adapter)
-    untried = Tried(weights(skeletal), False, (*_by_name(resolved), *dropping))
+    remarks = (*_by_name(resolved), *dropping)
+    untried = Tried(weights(skeletal), trained_weights(skeletal), False, remarks)
     if small is None:
         return untried
     try:
@@ -77,7 +79,7 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
             f"{said(error)}; take other sizes, or another model.type"
         ) from None
     drawn = (randomness.remark(resolved),) if draws else ()
-    return Tried(untried.weights, True, (*drawn, *dropping))
+    return replace(untried, whole=True, remarks=(*drawn, *dropping))
 
 
 def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
@@ -88,7 +90,7 @@ def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
     """
     with torch.random.fork_rng(devices=[]):
         net = resolved.build(config.run.seed)
-    return Tried(weights(net), True, randomness.remarks_of_own(net))
+    return Tried(weights(net), trained_weights(net), True, randomness.remarks_of_own(net))
 
 
 def _by_name(resolved: PretrainedConfig) -> Iterator[str]:

@@ -67,5 +67,5 @@ def money(value: float) -> str:
 
 
 def memory(size: float) -> str:
-    """Bytes as ``23.5 GiB``."""
-    return f"{size / 2**30:.1f} GiB"
+    """Bytes as ``23.5 GiB``, below one as ``58.2 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

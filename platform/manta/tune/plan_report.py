@@ -12,6 +12,7 @@ from rich.tree import Tree as RichTree
 from manta.corpus.manifest import Manifest
 from manta.record import number_format
 from manta.show.console.remarks import PlannedRun, remarks
+from manta.show.console.run_plan import cost_rows
 from manta.tune.sweep_plan import Outline
 from manta.tune.tree import Stage
 
@@ -68,7 +69,7 @@ def _open_rows(outline: Outline) -> Iterator[tuple[str, str]]:
         "Tokens",
         f"at most {number_format.count(most)}: steps that suggestions share are trained once",
     )
-    yield from _cost(outline, most)
+    yield from cost_rows(outline.base.config, most)
 
 
 def _header(outline: Outline) -> Iterator[tuple[str, str]]:
@@ -103,25 +104,8 @@ def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
     )
     if outline.rungs:
         yield "", "at most, as trials that pause train less"
-    yield from _cost(outline, shared)
+    yield from cost_rows(outline.base.config, shared)
     yield from _room(outline, parameters)
-
-
-def _cost(outline: Outline, tokens: int) -> Iterator[tuple[str, str]]:
-    """Device-hours and money, if the config says how fast a worker is."""
-    run = outline.base.config
-    if run.scaling.throughput is None:
-        yield "Device-hours", "unknown: set scaling.throughput (tokens/s of a worker) in the base"
-        return
-    devices = run.scaling.devices_per_worker
-    hours = tokens / run.scaling.throughput / 3600 * devices
-    yield (
-        "Device-hours",
-        f"{hours:.3g} at {number_format.count(run.scaling.throughput)} tokens/s a worker, "
-        "without starts and evaluations",
-    )
-    if run.cost.per_device_hour is not None:
-        yield "Money", f"{hours * run.cost.per_device_hour:,.2f}"
 
 
 def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:

@@ -118,7 +118,8 @@ def _remembered(run: Checked) -> Tried | None:
         return None
     try:
         kept = json.loads(path.read_bytes())
-        return Tried(kept["weights"], kept["whole"], tuple(kept["remarks"]))
+        kept["remarks"] = tuple(kept["remarks"])
+        return Tried(**kept)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

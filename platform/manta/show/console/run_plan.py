@@ -1,0 +1,102 @@
+"""The plan of a run, printed before anything is trained: what it takes, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from manta.config.run import RunConfig
+from manta.config.units import format_tokens
+from manta.model.trial_result import Tried
+from manta.record import number_format
+from manta.show.console.header import plan_lines
+from manta.show.console.remarks import PlannedRun, remarks
+
+# Bytes in a checkpoint: of a parameter that is saved, and of AdamW's two moments of a trained one.
+WEIGHT, MOMENTS = 4, 8
+Row = tuple[str, str]
+
+
+def plan_rows(plan: PlannedRun, place: str, tried: Tried, eval_samples: int) -> Iterator[Row]:
+    """Names and values of what is known of a run before it starts.
+
+    Args:
+        plan: the planned run.
+        place: the run's folder or URL.
+        tried: facts about the run's model.
+        eval_samples: number of samples that each evaluation reads; 0 without evaluations.
+    """
+    yield "Run", place
+    yield from _corpus(plan)
+    yield "Model", _model(plan.config, tried)
+    yield from _steps(plan)
+    _, *evaluations = plan_lines(plan, eval_samples)
+    for line in evaluations:
+        yield "Evaluation", line
+    yield "Checkpoints", _checkpoints(plan, tried)
+    scaling = plan.config.scaling
+    few, many = scaling.min, scaling.upper
+    yield "Workers", f"{few}" if few == many else f"{few} to {many}"
+    yield from cost_rows(plan.config, plan.tokens)
+    for remark in (*remarks(plan), *tried.remarks):
+        yield "Note", remark
+
+
+def cost_rows(config: RunConfig, tokens: int) -> Iterator[Row]:
+    """Device-hours and money, if the config says how fast a worker is."""
+    speed = config.scaling.throughput
+    if speed is None:
+        yield "Device-hours", "unknown: set scaling.throughput (tokens/s of a worker)"
+        return
+    hours = tokens / speed / 3600 * config.scaling.devices_per_worker
+    yield (
+        "Device-hours",
+        f"{hours:.3g} at {number_format.count(speed)} tokens/s a worker, without starts and "
+        "evaluations",
+    )
+    if config.cost.per_device_hour is not None:
+        yield "Money", number_format.money(hours * config.cost.per_device_hour)
+
+
+def _corpus(plan: PlannedRun) -> Iterator[Row]:
+    manifest, seq_len = plan.manifest, plan.schedule.seq_len
+    counts = manifest.counts["train"].values()
+    held = sum(one.tokens for one in counts)
+    shape = f"{plan.samples:,} samples of {seq_len:,} tokens, {number_format.count(held)} tokens"
+    yield "Corpus", f"{plan.config.corpus}: {shape} in its train split"
+    supervised = [one.supervised for one in counts if one.supervised is not None]
+    if supervised:
+        share = sum(supervised) / max(1, sum(one.tokens for one in counts))
+        records = sum(one.documents for one in counts)
+        yield (
+            "Supervised",
+            f"{number_format.count(sum(supervised))} tokens, {share:.0%} of all, in {records:,} "
+            f"{'pairs' if manifest.sample == 'pairs' else 'conversations'}",
+        )
+    left_out = {reason: count for reason, count in manifest.dropped.items() if count}
+    if left_out:
+        said = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        yield "Left out", f"{said}, when the corpus was prepared"
+
+
+def _model(config: RunConfig, tried: Tried) -> str:
+    name = config.model.type or config.model.pretrained
+    total, trained = tried.weights, tried.trained
+    which = "all trained" if trained == total else f"{number_format.count(trained)} trained"
+    return f"{name}: {number_format.count(total)} parameters, {which}"
+
+
+def _steps(plan: PlannedRun) -> Iterator[Row]:
+    batches = [plateau.batch for plateau in plan.schedule.plateaus]
+    least, most = min(batches), max(batches)
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    yield "Steps", f"{plan.schedule.steps:,}, of {each} samples"
+    tokens = number_format.count(plan.tokens)
+    yield "Tokens", f"{tokens}, {plan.epochs:.3g} epochs of the train split"
+
+
+def _checkpoints(plan: PlannedRun, tried: Tried) -> str:
+    section = plan.config.checkpoint
+    saved = tried.trained if plan.config.model.freezes else tried.weights
+    size = number_format.memory(WEIGHT * saved + MOMENTS * tried.trained)
+    when = f"every {format_tokens(section.every)} tokens and " if section.every else ""
+    return f"{when}at the end, of {size} each; the newest {section.keep} are kept, and the best"
