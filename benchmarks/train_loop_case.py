@@ -43,7 +43,7 @@ class Case:
         corpus: a prepared corpus.
     """
 
-    language_model: str
+    model: str
     precision: str
     accumulate: int
     world_size: int

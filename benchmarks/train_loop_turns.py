@@ -45,6 +45,11 @@ class Contender:
             )
         self._root = psutil.Process(self._process.pid)
 
+    @property
+    def pid(self) -> int:
+        """Process id of the loop, or of its launcher."""
+        return self._process.pid
+
     def rows(self) -> list[dict[str, Any]]:
         """What it has told so far."""
         try:
