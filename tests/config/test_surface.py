@@ -39,7 +39,9 @@ RUN_KEYS = """
     model.adapter.targets model.adapter.rslora model.adapter.dora
     model.train model.freeze model.frozen_dtype
     data.document_mask data.format
-    objective.type objective.per objective.teacher
+    objective.type objective.per
+    objective.loss objective.beta objective.label_smoothing objective.gamma
+    objective.teacher
     objective.divergence objective.kd_ratio objective.temperature objective.jsd_beta
     objective.options objective.balance objective.bias_rate
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manta.model import cross_entropy
-from manta.model.cross_entropy import IGNORE, linear_cross_entropy
+from manta.model.cross_entropy import IGNORE, label_cross_entropy, linear_cross_entropy
 
 REL = 1e-6
 ROUNDINGS = 16 * torch.finfo(torch.float32).eps
@@ -196,3 +196,56 @@ def test_each_label_counts_as_much_as_its_scale_says(chunk, monkeypatch) -> None
 
     found = outcome(lambda *arguments: linear_cross_entropy(*arguments, scale), given, 0.5)
     torch.testing.assert_close(found, outcome(weighed, given, 0.5))
+
+
+# ----------------------------------------------------------------------- the loss of each label
+
+
+def curved(losses: Tensor) -> Tensor:
+    """What is no plain sum of losses: each label's gradient depends on all of them."""
+    return (losses[::2].sum() - losses[1::2].sum()).tanh() + (0.1 * losses).exp().sum()
+
+
+def plain_curved(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight, bias).float()
+    return curved(F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"))
+
+
+def chunked_curved(*arguments: Tensor) -> Tensor:
+    return curved(label_cross_entropy(*arguments))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_each_label_has_the_gradient_that_it_is_asked_for(monkeypatch, rows, bias) -> None:
+    rows_at_once(monkeypatch, rows)
+    torch.manual_seed(0)
+    arguments = inputs(40, 8, 30, bias, 0.2)
+    assert_same(outcome(chunked_curved, arguments), outcome(plain_curved, arguments), 3 * REL)
+
+
+def test_that_of_each_label_compiles_as_one_graph(monkeypatch) -> None:
+    rows_at_once(monkeypatch, 15)
+    torch.manual_seed(0)
+    arguments = inputs(40, 8, 30, True, 0.2)
+    compiled = torch.compile(chunked_curved, fullgraph=True, backend="aot_eager")
+    assert_same(outcome(compiled, arguments), outcome(plain_curved, arguments), 3 * REL)
+
+
+def test_all_logits_are_never_held_for_each_label_either(monkeypatch) -> None:
+    rows_at_once(monkeypatch, 16)
+    arguments = inputs(tokens=512, width=8, vocab=64, bias=True, ignored=0.1)
+    with Largest() as mine:
+        outcome(chunked_curved, arguments)
+    assert mine.elements == 512 * 8  # the hidden states themselves
+
+
+def test_each_label_in_bf16_is_as_exact_as_the_plain_one(monkeypatch) -> None:
+    rows_at_once(monkeypatch, 9)
+    torch.manual_seed(0)
+    arguments = inputs(64, 32, 50, True, 0.2)
+    exact = outcome(plain_curved, arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = (outcome(f, arguments) for f in (chunked_curved, plain_curved))
+    for ours, plain_one, truth in zip(mine, theirs, exact, strict=True):
+        assert (ours - truth).norm() <= 1.1 * (plain_one - truth).norm() + 1e-6 * truth.norm()

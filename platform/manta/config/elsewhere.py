@@ -96,6 +96,12 @@ RUN = (
         "with objective.type: chat only the answers of conversations are trained on",
     ),
     (
+        "dpo preferences dpo_beta pref_beta pref_loss simpo_gamma ref_model reference_model "
+        "model_ref sync_ref_model precompute_ref_log_probs",
+        "it is objective.type: preference, with objective.loss and objective.beta; the reference "
+        "is the model that the run begins with, model.pretrained",
+    ),
+    (
         "loss loss_fn loss_type criterion label_smoothing z_loss task",
         "it is `objective.type`: the cross-entropy of the next token, or an objective of your own",
     ),

@@ -88,6 +88,11 @@ class ModelSection(Section):
         """Whether some weights are not trained."""
         return bool(self.adapter or self.train or self.freeze)
 
+    @property
+    def keeps_what_it_began_with(self) -> bool:
+        """Whether the model without its adapter is the one that the run began with."""
+        return self.adapter is not None and not self.train
+
     @model_validator(mode="after")
     def _what_is_trained_is_clear(self) -> ModelSection:
         if self.freeze and (self.train or self.adapter):

@@ -65,4 +65,7 @@ def frozen_model(config: RunConfig) -> NamedModel | None:
     """The model with frozen weights that the objective compares with; None if it needs none."""
     if config.objective.teacher is not None:
         return NamedModel("objective.teacher", config.objective.teacher)
+    model = config.model
+    if config.objective.compares and model.pretrained and not model.keeps_what_it_began_with:
+        return NamedModel("model.pretrained", model.pretrained)
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from manta.config.on_change import OnChange
 from manta.config.section import Section
@@ -13,6 +13,10 @@ OWN = "./FILE.py:NAME"
 # Types of objective that read a key; `type` is read by all.
 READ_BY: dict[str, tuple[str, ...]] = {
     "per": ("chat", "distill"),
+    "loss": ("preference",),
+    "beta": ("preference",),
+    "label_smoothing": ("preference",),
+    "gamma": ("preference",),
     "teacher": ("distill", OWN),
     "divergence": ("distill",),
     "kd_ratio": ("distill",),
@@ -22,6 +26,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "balance": ("causal",),
     "bias_rate": ("causal",),
 }
+PairLossName = Literal["dpo", "ipo", "simpo", "orpo"]
+# Losses of preferences that compare with a reference, and those that alone read a key.
+COMPARE: tuple[PairLossName, ...] = ("dpo", "ipo")
+READ_BY_LOSS: dict[str, PairLossName] = {"label_smoothing": "dpo", "gamma": "simpo"}
 
 
 class ObjectiveSection(Section):
@@ -31,16 +39,39 @@ class ObjectiveSection(Section):
 
     type: str = Field(
         default="causal",
-        pattern=r"^(causal|chat|distill)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=r"^(causal|chat|distill|preference)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
         description="causal: cross-entropy of the next token; chat: that of the answers in "
         "conversations alone; distill: how far the model is from a teacher, of the labels that "
-        "causal or chat would have; or one of your own, ./FILE.py:NAME, the path relative to the "
-        "config file",
+        "causal or chat would have; preference: a loss of pairs of answers, of which one was "
+        "chosen; or one of your own, ./FILE.py:NAME, the path relative to the config file",
     )
     per: Literal["token", "sequence"] = Field(
         default="token",
         description="what chat averages over, and distill of conversations: all supervised tokens, "
         "or conversations, each by the mean of its own tokens",
+    )
+    loss: PairLossName = Field(
+        default="dpo",
+        description="what preference minimises: dpo or ipo, which compare with the model that the "
+        "run began with; simpo or orpo, which need no other model",
+    )
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        description="factor β of the rewards in dpo and simpo, τ of ipo, λ of orpo, the odds "
+        "ratio's coefficient; if left out 2 for simpo, else 0.1",
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="share of pairs whose answers dpo takes to be the wrong way round",
+    )
+    gamma: float | None = Field(
+        default=None,
+        ge=0,
+        description="margin γ by which simpo wants the chosen answer's reward to be above the "
+        "other's; 1 if left out",
     )
     teacher: str | None = Field(
         default=None,
@@ -93,6 +124,29 @@ class ObjectiveSection(Section):
     def is_own(self) -> bool:
         """Whether it is one of the user's own."""
         return ":" in self.type
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares with the model that the run began with."""
+        return self.type == "preference" and self.loss in COMPARE
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _no_sum_over_pairs(cls, loss: str) -> str:
+        if loss == "kto":
+            raise ValueError(
+                "kto is no sum over samples: it subtracts a divergence that is a mean over the "
+                "samples of a forward pass, so its loss depends on how they are laid over workers; "
+                "take dpo, ipo, simpo or orpo"
+            )
+        return loss
+
+    @model_validator(mode="after")
+    def _keys_are_of_the_loss(self) -> ObjectiveSection:
+        for name, loss in READ_BY_LOSS.items():
+            if loss != self.loss and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"'{name}' is for loss {loss}, not for {self.loss}")
+        return self
 
     @model_validator(mode="after")
     def _distill_has_a_teacher(self) -> ObjectiveSection:

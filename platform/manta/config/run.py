@@ -434,6 +434,23 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _reference_is_pretrained(self) -> RunConfig:
+        if self.objective.compares and self.model.pretrained is None:
+            raise ValueError(
+                f"objective.loss = {self.objective.loss!r} compares with the model that the run "
+                "begins with: set model.pretrained to one that was trained on chats, or take "
+                "objective.loss: orpo"
+            )
+        rounds = self.model.frozen_dtype != "fp32" and not self.model.keeps_what_it_began_with
+        if self.objective.compares and rounds:
+            raise ValueError(
+                "model.frozen_dtype = 'bf16' rounds weights of the model that is trained, but not "
+                f"those that objective.loss = {self.objective.loss!r} compares with: leave it out, "
+                "or train an adapter alone (model.adapter without model.train)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _spikes_need_true_gradients(self) -> RunConfig:
         if self.guards.spike != "off" and self.train.precision == "fp16":
             raise ValueError(

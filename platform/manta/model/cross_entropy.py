@@ -44,11 +44,8 @@ def linear_cross_entropy(
 
     The products are computed in the type that autocast asks for, else in that of the inputs.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-    with torch.autocast(device, enabled=False):  # what is summed in float32 stays so
+    hidden, weight = _as_autocast_asks(hidden, weight)
+    with torch.autocast(hidden.device.type, enabled=False):  # what is summed in float32 stays so
         if not torch.is_grad_enabled():
             return _chunks(hidden, weight, bias, labels, scale, None)
         kind = _Small if len(labels) <= rows_at_once(weight) else _Chunked
@@ -56,6 +53,36 @@ def linear_cross_entropy(
         found = kind.apply(hidden, weight, bias, labels, scale, trained)  # type: ignore[no-untyped-call]
         loss: Tensor = found
         return loss
+
+
+def label_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+) -> Tensor:
+    """The cross-entropy in nats of each label, 0 where it is IGNORE, float32 (tokens,).
+
+    For what is no plain sum of them. Where not all rows fit at once, their logits are computed
+    again in the backward pass, as the gradient by each label is not known before.
+
+    Args:
+        hidden: (tokens, width).
+        weight: (vocabulary, width).
+        bias: (vocabulary,), or None.
+        labels: int64 (tokens,).
+    """
+    hidden, weight = _as_autocast_asks(hidden, weight)
+    with torch.autocast(hidden.device.type, enabled=False):
+        found = _OfEachLabel.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
+        losses: Tensor = found
+        return losses
+
+
+def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of the product in the type in which it is to be computed."""
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device):
+        return hidden, weight
+    dtype = torch.get_autocast_dtype(device)
+    return hidden.to(dtype), weight.to(dtype)
 
 
 class _Small(torch.autograd.Function):
@@ -71,10 +98,10 @@ class _Small(torch.autograd.Function):
         scale: Tensor | None,
         trained: bool,
     ) -> Tensor:
-        loss, slope, factor = _loss_and_slope(hidden, weight, bias, labels, scale)
+        losses, slope, factor = _losses_and_slope(hidden, weight, bias, labels, scale)
         ctx.save_for_backward(hidden, weight, bias, slope.to(hidden.dtype), factor)
         ctx.trained = trained
-        return loss
+        return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -119,6 +146,38 @@ class _Chunked(torch.autograd.Function):
         )
 
 
+class _OfEachLabel(torch.autograd.Function):
+    """Computes the loss of each label, and the gradients in backward, both chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        losses = torch.zeros(len(labels), dtype=torch.float32, device=hidden.device)
+        kept: list[Tensor] = []
+        parts = _slices(len(labels), rows_at_once(weight))
+        for rows in parts:
+            few, slope, factor = _losses_and_slope(hidden[rows], weight, bias, labels[rows], None)
+            losses[rows] = few
+            if len(parts) == 1:
+                kept = [slope.to(weight.dtype), factor]
+        ctx.save_for_backward(hidden, weight, bias, labels, *kept)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, bias, labels, *kept = ctx.saved_tensors
+        gradients = HeadGradients(hidden, weight, bias, trained=ctx.needs_input_grad[1])
+        for rows in _slices(len(labels), rows_at_once(weight)):
+            slope, factor = (
+                kept or _losses_and_slope(hidden[rows], weight, bias, labels[rows], None)[1:]
+            )
+            gradients.add(rows, slope, factor * grad[rows, None])
+        of_weight = None if gradients.weight is None else gradients.weight.to(weight.dtype)
+        of_bias = None if gradients.bias is None else gradients.bias.to(bias.dtype)
+        return gradients.hidden, of_weight, of_bias, None
+
+
 class HeadGradients:
     """Gradients of the summed loss, as far as chunks were added; those of parameters in float32.
 
@@ -159,30 +218,27 @@ def _chunks(
 ) -> Tensor:
     """The loss, and its `gradients` if they are wanted."""
     loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    size = rows_at_once(weight)
-    for first in range(0, len(labels), size):
-        rows = slice(first, first + size)
+    for rows in _slices(len(labels), rows_at_once(weight)):
         few = None if scale is None else scale[rows]
-        part, slope, factor = _loss_and_slope(hidden[rows], weight, bias, labels[rows], few)
-        loss += part
+        losses, slope, factor = _losses_and_slope(hidden[rows], weight, bias, labels[rows], few)
+        loss += losses.sum()
         if gradients is not None:
             gradients.add(rows, slope, factor)
     return loss
 
 
-def _loss_and_slope(
+def _losses_and_slope(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss of some rows, and its gradient by their logits: a slope and a factor of each row.
+    """Losses of some rows, and their gradient by the logits: a slope and a factor of each row.
 
-    The gradient is softmax − one-hot, times the row's scale if there is one, and nought for a row
-    whose label is IGNORE. The slope,
-    float32 (rows, vocabulary), lacks the division by the sum of exponentials, which is in the
-    factor, float32 (rows, 1).
+    The losses are float32 (rows,). The gradient is softmax − one-hot, times the row's scale if
+    there is one, and nought for a row whose label is IGNORE. The slope, float32 (rows, vocabulary),
+    lacks the division by the sum of exponentials, which is in the factor, float32 (rows, 1).
     """
     logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)).float()
     valid = (labels != IGNORE)[:, None]
@@ -192,9 +248,13 @@ def _loss_and_slope(
     exponentials = logits.sub_(largest).exp_()
     total = exponentials.sum(1, keepdim=True)
     counted = valid if scale is None else valid * scale[:, None]
-    loss = ((largest - of_labels + total.log()) * counted).sum()
+    losses = ((largest - of_labels + total.log()) * counted)[:, 0]
     slope = exponentials.scatter_add_(1, index, -total)
-    return loss, slope, counted / total
+    return losses, slope, counted / total
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _by_row(matrix: Tensor, factor: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
     sizes = {name: getattr(resolved, name, None) for name in names}
     refuse_too_small(config, vocabulary.size, sizes)
     _refuse_trained_padding(resolved, vocabulary)
+    if config.objective.type == "preference":
+        _without_dropout(resolved)
     return resolved
 
 
@@ -69,6 +71,14 @@ def pretrained_config(model: NamedModel) -> PretrainedConfig:
             f"writes it, nor a model of Hugging Face's that can be had: {why}"
         ) from None
     return found
+
+
+def _without_dropout(resolved: PretrainedConfig) -> None:
+    """Have a model draw no random numbers: what it is compared with draws none either."""
+    from manta.model.randomness import drawn_by  # imports Torch, which other runs don't need here
+
+    for name in drawn_by(resolved):
+        setattr(resolved.get_text_config(), name, 0.0)
 
 
 def _from_sizes(model_type: str, sizes: dict[str, Any], vocabulary: Vocabulary) -> PretrainedConfig:

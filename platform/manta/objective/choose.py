@@ -10,6 +10,7 @@ from manta.model.divergence import Measure
 from manta.objective.balanced import BalancedCausal
 from manta.objective.causal import Causal
 from manta.objective.distill import Distillation
+from manta.objective.preference import Preference
 from manta.objective.protocol import Objective
 from manta.objective.sft import SupervisedFineTuning
 
@@ -31,6 +32,8 @@ def objective_of(config: RunConfig) -> Objective:
         return Distillation(
             _measure(section), document_mask=config.data.document_mask, per=section.per
         )
+    if section.type == "preference":
+        return Preference(section)
     if section.balance:
         return BalancedCausal(section.balance, document_mask=config.data.document_mask)
     return Causal(document_mask=config.data.document_mask)

@@ -101,11 +101,11 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
 
 
 # What each objective of Manta's own is trained on, and what a corpus of that needs.
-NEEDS = {"chat": (CHAT,), "distill": (TOKENS, CHAT)}
+NEEDS = {"chat": (CHAT,), "distill": (TOKENS, CHAT), "preference": (PAIRS,)}
 CONTENTS = {
     TOKENS: ("text", "leave objective.type out"),
     CHAT: ("conversations", "set objective.type: chat"),
-    PAIRS: ("pairs of answers", "set objective.type to an objective of your own"),
+    PAIRS: ("pairs of answers", "set objective.type: preference"),
 }
 
 
