@@ -36,7 +36,9 @@ TOKENS = 32 * 2**20  # of the corpus that is timed, in one shard
 ROUND = 8 * 2**20  # tokens read in turn by the stream and by the gather
 ROUNDS = 15
 GATHERS = 16
-HEAD_TOKENS = pipeline.HEAD_TOKENS * pipeline.HEAD_BLOCKS  # of a stream, read in this process
+OPENING_TOKENS = (
+    pipeline.OPENING_TOKENS * pipeline.OPENING_BLOCKS
+)  # of a stream, read in this process
 RAY_TOKENS = 160 * 2**20  # of a pass by Ray
 RAY_ROUNDS = 3
 READING_SECONDS, RESTING_SECONDS = 3.0, 2.0
@@ -203,7 +205,7 @@ def on_ray() -> OnRay:
 
 def _stream(corpus: Corpus) -> Generator[RankBatch, None, None]:
     """What is read in this process, and then RAY_TOKENS by Ray."""
-    schedule = schedule_of(HEAD_TOKENS + RAY_TOKENS, SEQ_LEN)
+    schedule = schedule_of(OPENING_TOKENS + RAY_TOKENS, SEQ_LEN)
     return pipeline.stream(corpus, schedule, cursor=0, rank=0, world_size=1)
 
 
@@ -232,7 +234,7 @@ def _stream_pass(corpus: Corpus) -> float:
 def _at_rest(corpus: Corpus) -> float:
     """Processor time of this process by time, once reading may not go on."""
     with closing(_stream(corpus)) as batches:
-        for _ in islice(batches, HEAD_TOKENS // (BATCH * SEQ_LEN) + 1):
+        for _ in islice(batches, OPENING_TOKENS // (BATCH * SEQ_LEN) + 1):
             pass
         time.sleep(READING_SECONDS)
         began, used = time.perf_counter(), time.process_time()

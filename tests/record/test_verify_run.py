@@ -135,7 +135,7 @@ def test_chunks_of_any_size_find_the_same(run_dir: Path, monkeypatch: Any) -> No
         ({"first_position": 7}, "step 7: first_position is 7, but config and manifest give 30"),
         ({"last_position": 40}, "step 7: last_position is 40, but config and manifest give 34"),
         ({"tokens": None}, "step 7: tokens is None, but config and manifest give 560"),
-        ({"step": 6}, "step 6 is there again"),
+        ({"step": 6}, "step 6 is repeated"),
         ({"step": 8}, "step 7 is missing"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_missing_and_a_repeated_row(run_dir: Path) -> None:
     with pytest.raises(RunError, match=f"{path}: step 7 is missing"):
         verify(run_dir)
     pq.write_table(table.take([0, 1, 1, 2, 3, 4]), path)
-    with pytest.raises(RunError, match=f"{path}: step 6 is there again"):
+    with pytest.raises(RunError, match=f"{path}: step 6 is repeated"):
         verify(run_dir)
 
 
@@ -206,7 +206,7 @@ def test_another_config(run_dir: Path, section: str, key: str, value: Any, said:
 def test_a_shorter_schedule_leaves_rows_behind_its_end(run_dir: Path) -> None:
     change_config(run_dir, "schedule", "batch", [{"from": 5, "until": SEQ_LEN * 45}, {"from": 10}])
     change_config(run_dir, "schedule", "horizon", SEQ_LEN * 80)
-    with pytest.raises(RunError, match="step 14 is behind the end of the schedule, which has 13"):
+    with pytest.raises(RunError, match="step 14 is after the end of the schedule, which has 13"):
         verify(run_dir)
 
 

@@ -168,7 +168,7 @@ def test_the_digest_of_a_ledger_sees_what_was_consumed(folder):
 @pytest.mark.parametrize("first", [0, 8, 9, 11, 50])
 def test_gaps_and_repetitions_are_refused(folder, first):
     for ledger in (ledger_of(folder, 10), Ledger(folder)):
-        with pytest.raises(RunError, match=f"ends with step 9.*step {first} .*trim"):
+        with pytest.raises(RunError, match=f"step {first} .*ends with step 9.*trim"):
             ledger.append(rows(first, first + 2))
     assert steps(Ledger(folder).read()) == list(range(10))
 
@@ -176,7 +176,7 @@ def test_gaps_and_repetitions_are_refused(folder, first):
 def test_a_gap_between_positions_is_refused(folder):
     ledger = ledger_of(folder, 10)
     shifted = replace(rows(10, 11)[0], first_position=41)
-    with pytest.raises(RunError, match="position 39; step 10 from position 41"):
+    with pytest.raises(RunError, match="step 10 from position 41 .*position 39"):
         ledger.append([shifted])
 
 

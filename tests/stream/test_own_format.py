@@ -154,12 +154,12 @@ def configured(old: str, new: str) -> Callable[[Path], None]:
         (without("):\n        return split.rows"), r"mine\.py:\d+: not valid Python"),
         (
             without("    def clock(self, length):\n        return 1\n"),
-            r"data\.format = 'mine\.py:Pairs': no format: it lacks clock",
+            r"data\.format = 'mine\.py:Pairs' is not a format: it lacks clock",
         ),
-        (without('    name = "doubles"\n'), "no format: it lacks name"),
+        (without('    name = "doubles"\n'), "not a format: it lacks name"),
         (
             configured("data: {format: ./mine.py:Pairs}\n", ""),
-            r"samples of .*shards have the format 'doubles'.*name the file and class of it in data",
+            r"samples of .*shards have the format 'doubles'.*set data",
         ),
         (
             configured("seq_len: 1}", "seq_len: 8}"),
@@ -177,5 +177,5 @@ def test_a_mistake_is_named(
 
 def test_a_corpus_of_tokens_takes_no_format(config: RunConfig, make_corpus: Any) -> None:
     manifest = make_corpus(Path("tokens"), {"train": [[30]]})
-    with pytest.raises(ConfigError, match=r"which Manta reads itself: leave data\.format out"):
+    with pytest.raises(ConfigError, match=r"which is Manta's own: remove data\.format"):
         format_of(config.model_copy(update={"corpus": "tokens"}), manifest)

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("ray_local", "small_windows")
 @pytest.fixture
 def small_windows(monkeypatch):
     """A head of two blocks, then windows of 2, 4, 5, 5, … blocks, all of a few steps each."""
-    monkeypatch.setattr(pipeline, "HEAD_BLOCKS", 2)
-    monkeypatch.setattr(pipeline, "HEAD_TOKENS", SEQ_LEN * 9)
+    monkeypatch.setattr(pipeline, "OPENING_BLOCKS", 2)
+    monkeypatch.setattr(pipeline, "OPENING_TOKENS", SEQ_LEN * 9)
     monkeypatch.setattr(pipeline, "FIRST_WINDOW", 2)
     monkeypatch.setattr(pipeline, "LARGEST_WINDOW", 5)
     monkeypatch.setattr(plan, "BLOCK_TOKENS", SEQ_LEN * 17)
@@ -37,7 +37,7 @@ def small_windows(monkeypatch):
 @pytest.fixture
 def without_head(monkeypatch, small_windows):
     """Everything is read by Ray."""
-    monkeypatch.setattr(pipeline, "HEAD_BLOCKS", 0)
+    monkeypatch.setattr(pipeline, "OPENING_BLOCKS", 0)
 
 
 def resolve(batch, steps):
@@ -204,8 +204,8 @@ def count_until_refused(stream, corpus, schedule, message):
 @pytest.mark.parametrize(
     ("deliver", "message"),
     [
-        (lambda blocks: blocks[:-1], "the stream ended before its plan did"),
-        (lambda blocks: [*blocks, blocks[0]], "the stream went on after its plan had ended"),
+        (lambda blocks: blocks[:-1], "Ray Data returned fewer blocks"),
+        (lambda blocks: [*blocks, blocks[0]], "Ray Data returned more blocks"),
         (lambda blocks: blocks[::-1], r"where the plan has 0 \(row 0 of"),
         (lambda blocks: [blocks[0]] * len(blocks), r"position 0 where the plan has"),
     ],
@@ -272,7 +272,7 @@ def test_batches_before_the_damage_arrive(tmp_path, make_corpus):
 def test_corpus_prepared_anew_is_refused(tmp_path, make_corpus):
     make(make_corpus, tmp_path, [[1000]])
     old = plan.Corpus(str(tmp_path), "another", "train", Tokens("uint16"), SEQ_LEN, 0)
-    with pytest.raises(StreamError, match="prepared anew in the meantime"):
+    with pytest.raises(StreamError, match="prepared anew since"):
         list(pipeline.stream(old, resolve(7, 10), cursor=0, rank=0, world_size=1))
 
 

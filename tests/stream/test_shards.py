@@ -177,7 +177,7 @@ def test_no_ids_give_no_rows(corpus):
 @pytest.mark.parametrize(("split", "tokens"), [("train", 9), ("validation", 0)])
 def test_split_without_a_whole_sample_is_refused(corpus, split, tokens):
     folder, manifest = corpus([[4], [5]])
-    message = f"{folder}: the {split} split has {tokens} tokens, less than one sample .* = 10"
+    message = f"{folder}: the {split} split has {tokens} tokens, fewer than one sample .* = 10"
     with pytest.raises(CorpusError, match=message):
         reader_of(folder, manifest, 10, split)
 
@@ -221,7 +221,9 @@ def test_shard_of_another_content_is_named(corpus):
     for update in ({"tokens": 20}, {"tokens": 31}):
         shard = manifest.shards[0].model_copy(update=update)
         lie = manifest.model_copy(update={"shards": [shard]})
-        with pytest.raises(CorpusError, match=f"{folder / shard.file}: its content is not what"):
+        with pytest.raises(
+            CorpusError, match=f"{folder / shard.file}: the shard.s content is not what"
+        ):
             reader_of(folder, lie, 5).read(np.array([0]))
     lie = told.model_copy(update={"token_dtype": "uint32"})
     with pytest.raises(CorpusError, match=f"{other / told.shards[0].file}: its content is not"):

@@ -1,1 +1,1 @@
-"""Which sample stands at which place, and its way from a token shard to a rank."""
+"""The order of samples, and how each gets from its shard to a rank."""

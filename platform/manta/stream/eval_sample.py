@@ -1,11 +1,11 @@
 """Which samples of a split an evaluation reads: some of each source, the same at every step.
 
 The draw is a function of the corpus's fingerprint, the split and the sample length alone: any
-run, at any step and world size, reads the same samples, and more of them include the fewer.
+run, at any step and world size, reads the same samples, and a larger draw includes a smaller one.
 
-The tokens of a split lie source after source, in the order in which the manifest counts them.
-So the samples that begin in one source have consecutive ids: a *stratum*. A sample that runs
-over the end of a source counts for the source in which it begins.
+The tokens of a split lie source after source, in the order of the manifest. So the samples that
+begin in one source have consecutive ids: a *stratum*. A sample that extends into the next source
+counts for the source in which it begins.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from manta.stream.order import Ids, SampleOrder
 if TYPE_CHECKING:
     from manta.stream.plan import Corpus
 
-# Part of the digest: a change of the draw makes losses that can't be compared with older ones.
+# Part of the digest, to be changed with the draw: losses of two draws can't be compared.
 VERSION = "manta.eval.v1"
-# Not the run's seed: runs that differ in it alone are compared by these losses.
+# Seed of the draw. Not the run's, as runs that differ in their seed are compared by these losses.
 SEED = 0
 
 
@@ -36,9 +36,9 @@ class Stratum:
 
     Attributes:
         source: the source's name.
-        first: id of its first sample.
-        samples: how many there are.
-        drawn: how many of them are read.
+        first: id of the stratum's first sample.
+        samples: number of samples in the stratum.
+        drawn: number of samples that are read of it.
     """
 
     source: str
@@ -49,10 +49,10 @@ class Stratum:
 
 @dataclass(frozen=True)
 class EvalSample:
-    """The samples that each evaluation of a run reads. Small to pickle.
+    """The samples that each evaluation of a run reads; small to pickle.
 
     Attributes:
-        corpus: the split that they are of.
+        corpus: the split that the samples are of.
         strata: the strata, in the order of their ids.
     """
 
@@ -61,18 +61,18 @@ class EvalSample:
 
     @property
     def samples(self) -> int:
-        """How many are read."""
+        """Number of samples that are read."""
         return sum(stratum.drawn for stratum in self.strata)
 
     @property
     def digest(self) -> str:
-        """Differs where losses can't be compared because other samples were read."""
+        """A digest that differs if other samples are read, so that losses can't be compared."""
         content = [VERSION, self.corpus.fingerprint, self.corpus.split, self.corpus.seq_len]
         text = json.dumps([*content, [astuple(stratum) for stratum in self.strata]])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def ids(self, stratum: Stratum) -> Ids:
-        """The samples that are read of `stratum`, ascending: shape (drawn,)."""
+        """Ids of the samples that are read of `stratum`, ascending: shape (drawn,)."""
         if not stratum.drawn:
             return np.empty(0, np.int64)
         key = f"{self.corpus.fingerprint}/{self.corpus.split}/{stratum.source}"
@@ -81,10 +81,10 @@ class EvalSample:
 
 
 def draw(corpus: Corpus, manifest: Manifest, tokens: int) -> EvalSample:
-    """Draw about `tokens` tokens of a split, of each source in proportion.
+    """Draw about `tokens` tokens of a split, from each source in proportion to its size.
 
     Args:
-        corpus: the split; it has at least one sample.
+        corpus: the split, of at least one sample.
         manifest: the corpus's manifest.
         tokens: upper bound, in whole samples, but at least one sample.
     """
@@ -97,7 +97,7 @@ def draw(corpus: Corpus, manifest: Manifest, tokens: int) -> EvalSample:
 
 
 def _strata(manifest: Manifest, split: Split, seq_len: int) -> list[tuple[str, int, int]]:
-    """Source, first sample and number of samples, of each source in which a sample begins."""
+    """Source, first sample and number of samples of each source in which a sample begins."""
     samples = manifest.tokens_of(split) // seq_len
     found: list[tuple[str, int, int]] = []
     first = tokens = 0
@@ -111,7 +111,7 @@ def _strata(manifest: Manifest, split: Split, seq_len: int) -> list[tuple[str, i
 
 
 def _in_proportion(wanted: int, sizes: Sequence[int]) -> list[int]:
-    """`wanted` dealt out by largest remainder; no share is empty if there is one for each."""
+    """Shares of `wanted` by largest remainder; none is 0 if `wanted` is at least their number."""
     total = sum(sizes)
     shares = [wanted * size // total for size in sizes]
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-(wanted * sizes[i] % total), i))

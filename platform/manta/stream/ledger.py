@@ -1,12 +1,12 @@
 """The ledger: one row a step, the proof of which samples a run consumed.
 
 ``<run>/ledger.parquet`` is a folder of part files, which pyarrow, pandas, DuckDB and Spark
-read as one table. A part is written with each checkpoint and never touched again, so
+read as one table. A part is written with each checkpoint and not changed afterwards, so
 appending costs the same in the first hour and in the last. Parts are not compacted: a run
-has as many as it has checkpoints, and thousands of them still list in milliseconds.
+has as many as it has checkpoints, and listing thousands takes milliseconds.
 
-One process writes a ledger. Whatever moment it dies at, the folder holds whole parts
-that are a prefix of the history: parts appear by rename and disappear from the end.
+One process writes a ledger. Whenever it dies, the folder holds whole parts that are a prefix of
+the history: parts appear by rename and are removed from the end.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ SCHEMA = pa.schema(
 )
 # Columns that older ledgers lack, and what their absence means.
 LATER = {"skipped": False}
-# What was consumed, as opposed to by whom: a rerun elsewhere must agree on these.
+# Columns that say what was consumed, not by which workers: a rerun must have the same values.
 PROOF = ("step", "first_position", "last_position", "digest")
-OFFSET = np.uint64(0x9E3779B97F4A7C15)  # so that id 0, which would mix to 0, counts
+OFFSET = np.uint64(0x9E3779B97F4A7C15)  # added to ids, as `mix64` maps 0 to 0
 
 
 def digest(ids: NDArray[Any]) -> int:
     """A 64-bit digest of a multiset of sample ids.
 
-    The sum, modulo 2^64, of a strong hash of each id: the order of the ids doesn't matter,
+    It is the sum, modulo 2^64, of a strong hash of each id: the order of the ids doesn't matter,
     each repetition does, and the digest of a global batch is the sum modulo 2^64 of those
-    of its ranks (Clarke et al., 2003, call it an additive multiset hash). It detects
-    accidents; it is not made to withstand someone who chooses the ids.
+    of its ranks (an additive multiset hash; Clarke et al., 2003). It detects accidents, but not
+    ids that are chosen to collide.
     """
     return int(_mixed(ids).sum(dtype=np.uint64))
 
@@ -75,7 +75,7 @@ def digests(ids: NDArray[Any], begins: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def _mixed(ids: NDArray[Any]) -> NDArray[np.uint64]:
-    """A strong hash of each id, in one dimension."""
+    """A strong hash of each id, as an array of one dimension."""
     return mix64(np.asarray(ids).astype(np.int64).astype(np.uint64).ravel() + OFFSET)
 
 
@@ -99,7 +99,7 @@ class LedgerRow:
 
 
 class LedgerPart(NamedTuple):
-    """A part file, its rows, and its link in the chain; none in those of older versions."""
+    """A part file, its rows, and its link in the chain; None in parts of older versions."""
 
     path: Place
     table: pa.Table
@@ -107,19 +107,19 @@ class LedgerPart(NamedTuple):
 
     @property
     def last(self) -> LedgerRow:
-        """Its last row."""
+        """The part's last row."""
         return LedgerRow(**self.table.slice(self.table.num_rows - 1).to_pylist()[0])
 
     @property
     def chain(self) -> str:
-        """The chain's digest at its end."""
+        """The chain's digest after the part."""
         return self.link.after if self.link else START
 
     def checked(self) -> LedgerPart:
-        """This part, if its rows are those that its link was made of.
+        """This part, once its rows are found to match its link.
 
         Raises:
-            RunError: if they are not.
+            RunError: if they don't match.
         """
         link = self.link
         if link is not None and link != Link.of(self.table, link.binding, link.before):
@@ -128,7 +128,7 @@ class LedgerPart(NamedTuple):
 
 
 class _Tail(NamedTuple):
-    """The newest part, its last row, and the chain's digest there."""
+    """The newest part, its last row, and the chain's digest after it."""
 
     path: Place
     row: LedgerRow
@@ -136,23 +136,23 @@ class _Tail(NamedTuple):
 
 
 class Ledger:
-    """The ledger in `folder`, which need not exist yet; rows run on without a gap.
+    """The ledger in `folder`, which need not exist yet; its steps have no gap.
 
     Args:
         folder: folder of the ledger's part files.
-        binding: digest of the config and corpus that rows to come are trained by.
+        binding: digest of the config and corpus that appended rows are trained by.
     """
 
     def __init__(self, folder: Place, binding: str = "") -> None:
         self.folder, self._binding = folder, binding
         self._tail: _Tail | None = None
-        self._unsure = False  # whether a part that could not be written may be there after all
+        self._unsure = False  # whether a part whose writing failed may exist after all
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
-        """Add the rows of the next steps, as one part file, durably. No rows: no file.
+        """Add the rows of the next steps durably, as one part file; nothing if there are none.
 
         Raises:
-            RunError: if they leave a gap after what is there, or repeat it.
+            RunError: if the rows leave a gap after the ledger's end, or repeat a step.
         """
         if not rows:
             return
@@ -181,7 +181,7 @@ class Ledger:
         """All rows, by step.
 
         Raises:
-            RunError: if a part is damaged, a step missing or there twice.
+            RunError: if a part is damaged, or a step is missing or repeated.
         """
         parts = [part.checked().table for part in self.parts()]
         table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
@@ -189,7 +189,7 @@ class Ledger:
         return table
 
     def parts(self) -> Iterator[LedgerPart]:
-        """The part files in order, one at a time, neither `checked` nor seen to run on.
+        """The part files in order, one at a time, not `checked` and perhaps with gaps.
 
         Raises:
             RunError: at a part that is damaged.
@@ -198,10 +198,10 @@ class Ledger:
             yield _read_part(path)
 
     def reach(self) -> int:
-        """The last step up to which all parts are there and the newest can be read; 0 if none is.
+        """The last step before the first part that is missing or, at the end, damaged; 0 if none.
 
-        Parts that are lost or damaged, and those behind them, are named in a warning. Parts in
-        the middle are looked for and not read.
+        A warning names such parts. Only the last part is read; of those before it, the names are
+        checked.
         """
         sound = list(self._sound_parts())
         while sound:
@@ -212,16 +212,16 @@ class Ledger:
         return 0
 
     def _sound_parts(self) -> Iterator[Place]:
-        """The parts from the first step on up to the first gap, by their names.
+        """The parts up to the first gap, by the steps in their names.
 
-        A name may promise more steps than are in the part, see `_shorten`.
+        A part may have fewer steps than its name says, see `_shorten`.
         """
         end = 0
         for path in self._parts():
             first, last = _span(path)
             if first > end + 1:
                 log.warning(
-                    "%s: the part from step %d on is lost: what comes behind it doesn't count",
+                    "%s: the part that begins with step %d is missing, so later parts are ignored",
                     self.folder,
                     end + 1,
                 )
@@ -230,7 +230,7 @@ class Ledger:
             yield path
 
     def newest(self) -> LedgerPart | None:
-        """The newest part, if there is any.
+        """The newest part; None if there is none.
 
         Raises:
             RunError: if it is damaged.
@@ -239,7 +239,7 @@ class Ledger:
         return _read_part(parts[-1]).checked() if parts else None
 
     def last_step(self) -> int | None:
-        """The last step in the ledger, if there is any."""
+        """The last step in the ledger; None if it has no rows."""
         tail = self._end()
         return None if tail is None else tail.row.step
 
@@ -255,10 +255,10 @@ class Ledger:
         return steps
 
     def digest(self) -> str:
-        """A hex digest of what was consumed, in order.
+        """A hex digest of the samples that were consumed, in order.
 
-        It covers each row's step, positions and digest; how rows are spread over parts,
-        world sizes and attempts make no difference.
+        It covers each row's step, positions and digest. Parts, world sizes and attempts make no
+        difference.
         """
         table = self.read()
         columns = [table[name].to_numpy().astype("<u8") for name in PROOF]
@@ -266,9 +266,9 @@ class Ledger:
         return hashlib.blake2b(rows.tobytes(), digest_size=32).hexdigest()
 
     def copy_to(self, folder: Place, after_step: int) -> None:
-        """Put the rows up to `after_step` into a new folder too: as links, where possible.
+        """Copy the rows up to `after_step` into a new folder, as hard links where possible.
 
-        Parts are never changed in place, so that the two ledgers can go their own ways.
+        Parts are never changed in place, so both ledgers can be continued.
         """
         if isinstance(folder, Path):
             folder.mkdir(parents=True)
@@ -282,7 +282,7 @@ class Ledger:
         return sorted(self.folder.glob("steps-*.parquet"))
 
     def _end(self) -> _Tail | None:
-        """The ledger's end: from memory while its part is there, else from the newest part."""
+        """The ledger's end: from memory while its part exists, else from the newest part."""
         if self._tail is None or not self._tail.path.exists():
             part = self.newest()
             self._tail = _Tail(part.path, part.last, part.chain) if part else None
@@ -296,9 +296,10 @@ class Ledger:
         expected = (last.step + 1, last.last_position + 1)
         if (row.step, row.first_position) != expected:
             raise RunError(
-                f"{self.folder}: ends with step {last.step}, position {last.last_position}; "
-                f"step {row.step} from position {row.first_position} does not follow it; after "
-                "a rollback, trim the ledger to the step of the checkpoint first"
+                f"{self.folder}: step {row.step} from position {row.first_position} can't be "
+                f"appended: the ledger ends with step {last.step}, position "
+                f"{last.last_position}; after a rollback, trim it to the step of the checkpoint "
+                "first"
             )
 
     def _write(self, table: pa.Table, path: Place) -> None:
@@ -307,11 +308,11 @@ class Ledger:
         put(path, content.getvalue())
 
     def _shorten(self, path: Place, after_step: int) -> None:
-        """Drop the rows of steps above `after_step` from a part that keeps at least one.
+        """Drop the rows of steps above `after_step` from a part of which at least one row stays.
 
-        The content first, then the name: a crash in between leaves one part whose name
-        promises more steps than it has, never two parts with the same steps. Nothing
-        reads the last step off the name, and in a store, which can't rename, it stays.
+        The content is replaced first, then the name: a crash in between leaves a part whose name
+        has a higher last step than its rows, never two parts with the same steps. No code relies
+        on the last step in the name; in a store, which can't rename, the name stays.
         """
         _, table, link = _read_part(path)
         kept = table.filter(pc.field("step") <= after_step)
@@ -339,14 +340,14 @@ def _first_step(path: Place) -> int:
 
 
 def _span(path: Place) -> tuple[int, int]:
-    """The first step of a part and the last it had when it was written."""
+    """The first step of a part, and the last one when it was written, by the part's name."""
     _, first, last = path.name.removesuffix(".parquet").split("-")
     return int(first), int(last)
 
 
 def _read_part(path: Place) -> LedgerPart:
     try:
-        # As one file: given a path, pyarrow would take folder names like a=1 for columns.
+        # From a buffer: with a path, pyarrow would turn folder names like a=1 into columns.
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
         link = Link.on(table)
         for name, value in LATER.items():
@@ -364,12 +365,12 @@ def _read_part(path: Place) -> LedgerPart:
 def _unreadable(path: Place, why: object) -> RunError:
     return RunError(
         f"{path}: can't be read as a part of the ledger: {why}; restore it from a copy, or "
-        "remove it: the run then goes on from a checkpoint before its first step"
+        "remove it: the run then continues from a checkpoint before the part's first step"
     )
 
 
 def _check_runs_on(table: pa.Table, where: str) -> None:
-    """Refuse a table in which a row doesn't begin where the row before it ends."""
+    """Raise RunError if a row's step or first position doesn't follow that of the row before."""
     step, first, last = (table[name].to_numpy() for name in PROOF[:3])
     wrong = np.flatnonzero((step[1:] != step[:-1] + 1) | (first[1:] != last[:-1] + 1))
     if wrong.size:

@@ -1,4 +1,4 @@
-"""A strong 64-bit mixing function, vectorised: the one hash of the stream."""
+"""A strong 64-bit mixing function, vectorised: the hash of the sample order and the ledger."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""The sample order: which sample stands at which position, in O(1) memory.
+"""The sample order: which sample is at which position, in O(1) memory.
 
 Index spaces, from the outside in:
 
-- *position*: 0, 1, 2, …, a place in the run's endless sequence of samples.
+- *position*: 0, 1, 2, …, an index into the run's endless sequence of samples.
 - *epoch*: ``position // N`` for a split of N samples. Each epoch is a permutation of its own.
-- *place*: ``position % N``, a place within the epoch, in [0, N).
+- *place*: ``position % N``, an index into the epoch, in [0, N).
 - *id*: a sample's number in the split, in [0, N).
-- *cell*: a pair (row, column) of an a × b grid that has room for the N places and ids and,
-  at its end, for fewer than a others.
+- *cell*: a pair (row, column) of an a × b grid with at least N and fewer than N + a cells,
+  numbered by columns; the first N numbers are places and ids.
 
 place → id is a keyed pseudo-random permutation: a Feistel network on the grid. Rows are
 shifted, modulo a, by a hash of the column, then columns, modulo b, by a hash of the row,
-and so on; each such round can be undone, so the whole is a bijection of the grid. A cell
-that lies behind N goes through the network again until it doesn't ("cycle walking"),
-which makes it a bijection of [0, N). Black & Rogaway, "Ciphers with Arbitrary Finite
-Domains" (CT-RSA 2002), is the source of both; as a ≈ b ≈ √N, about one id in √N walks.
+and so on; each round is invertible, so the network is a bijection of the grid. A result
+of N or more goes through the network again until it is below N ("cycle walking"), which
+makes it a bijection of [0, N). Black & Rogaway, "Ciphers with Arbitrary Finite Domains"
+(CT-RSA 2002), is the source of both; as a ≈ b ≈ √N, about one id in √N walks.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from manta.stream.mix import U64, mix64
 
 Ids = NDArray[np.int64]
 
-# Grids up to 2^31 × 2^31: a 32-bit hash times a side then fits into 64 bits.
+# Grids have at most 2^31 × 2^31 cells, so that a 32-bit hash times a side fits into 64 bits.
 MOST_SAMPLES = 2**62
-# Rounds of the network. Four would do for a big grid (Luby & Rackoff, 1988; Patarin, 2004). On
-# tiny ones each round has few functions to choose from: simulated with truly random ones, eight
-# rounds leave pairs of ids unequally frequent up to N ≈ 40, and 16 permutations for N = 5.
+# Rounds of the network. Four suffice on a large grid (Luby & Rackoff, 1988; Patarin, 2004). On a
+# tiny one each round has few functions to choose from: simulated with truly random functions, some
+# pairs of ids stay more frequent than others after 8 rounds for N up to about 40, and some
+# permutations after 16 rounds for N = 5.
 ROUNDS, ROUNDS_IF_SMALL, SMALL = 8, 24, 1024
 KEYS_IN_DIGEST = 8  # 64-bit keys in one blake2b digest
-# Changing anything that changes the order would make resumed runs repeat and miss samples.
+# Version of the order. A change of the order would make resumed runs repeat and miss samples.
 PERSON = b"manta.order.v1"
 
 
@@ -58,7 +59,7 @@ class SampleOrder:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= MOST_SAMPLES:
-            raise ValueError(f"num_samples = {self.num_samples}: must be from 1 to 2^62")
+            raise ValueError(f"num_samples = {self.num_samples}: must be 1 to 2^62")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -98,7 +99,7 @@ class SampleOrder:
         """
         positions = np.asarray(positions, dtype=np.int64)
         if positions.size and positions.min() < 0:
-            raise ValueError(f"position {positions.min()}: positions count from 0")
+            raise ValueError(f"position {positions.min()}: must be 0 or greater")
         epochs = positions // self.num_samples
         places = (positions - epochs * self.num_samples).astype(np.uint64)
         ids: U64 = np.empty(positions.shape, dtype=np.uint64)
@@ -146,9 +147,9 @@ def _shift(values: U64, *, by: U64, key: np.uint64, modulus: np.uint64) -> None:
     """Add to each of `values`, modulo `modulus`, a keyed hash of `by`. In place."""
     hashed = mix64(by ^ key)
     hashed >>= np.uint64(32)
-    # 32 bits scaled to [0, modulus): a multiplication where % would divide (Lemire, 2019).
+    # 32 bits scaled to [0, modulus) by a multiplication, as % would need a division (Lemire, 2019).
     hashed *= modulus
     hashed >>= np.uint64(32)
     values += hashed
-    # values < 2 modulus. Where the subtraction goes below zero it wraps to a huge number.
+    # values < 2 * modulus. A subtraction below zero wraps to a huge number, never the minimum.
     np.minimum(values, values - modulus, out=values)

@@ -1,4 +1,4 @@
-"""The format of a corpus's samples: Manta's own for tokens, else the user's."""
+"""The format of a run's samples: one of Manta's own, or the user's."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ MEMBERS = ("name", "schema", "count", "read", "clock")
 
 @dataclass(frozen=True)
 class OwnFormat:
-    """A format of the user's own, as it travels to whoever reads: by the text of its file."""
+    """A format of the user's own, which is pickled as the text of its file."""
 
     code: OwnCode
 
     @property
     def name(self) -> str:
-        """As the manifest has it."""
+        """Name of the format in the manifest."""
         return _made(self.code).name
 
     @property
     def schema(self) -> pa.Schema:
-        """Of a shard, beside doc_id and source."""
+        """Schema of a shard, without the columns doc_id and source."""
         return _made(self.code).schema
 
     def count(self, split: SplitSize, length: int) -> int:
-        """Samples in a split."""
+        """Number of samples in a split."""
         return _made(self.code).count(split, length)
 
     def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
@@ -44,7 +44,7 @@ class OwnFormat:
         return _made(self.code).read(shards, ids)
 
     def clock(self, length: int) -> int:
-        """What one sample adds to the clock."""
+        """Number of tokens that one sample adds to the clock."""
         return _made(self.code).clock(length)
 
 
@@ -53,8 +53,8 @@ def _made(code: OwnCode) -> Format:
     made: Format = code.made()
     if lacking := [member for member in MEMBERS if not hasattr(made, member)]:
         raise ConfigError(
-            f"{code.key} = '{code.file}:{code.name}': no format: it lacks {', '.join(lacking)}; "
-            "docs/own_task.md shows one"
+            f"{code.key} = '{code.file}:{code.name}' is not a format: it lacks "
+            f"{', '.join(lacking)}; docs/own_task.md shows one"
         )
     return made
 
@@ -63,44 +63,46 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
     """The format of a run's samples, checked against its corpus and config.
 
     Raises:
-        ConfigError: if the config names none or another one, or counts samples otherwise.
+        ConfigError: if the config names no format or another one than the corpus has, or
+            train.seq_len doesn't suit it.
     """
     code, length = own(config, "data.format"), config.train.seq_len
     if manifest.sample in OURS:
         if code is not None:
             raise ConfigError(
-                f"data.format = '{config.data.format}': the samples of {config.corpus} are "
-                f"of the format '{manifest.sample}', which Manta reads itself: "
-                "leave data.format out"
+                f"data.format = '{config.data.format}': the samples of {config.corpus} have the "
+                f"format '{manifest.sample}', which is Manta's own: remove data.format"
             )
         _check_objective(config, manifest)
         if manifest.sample in PACKED:
             _check_packed(config, manifest)
         if length < 2:
-            raise ConfigError("train.seq_len = 1: a token alone has no next one: take 2 or more")
+            raise ConfigError(
+                "train.seq_len = 1: a sample of one token has no next token to predict: set it to "
+                "2 or more"
+            )
         return manifest.format_of_samples
     if code is None:
         raise ConfigError(
             f"corpus: the samples of {config.corpus} have the format '{manifest.sample}', which is "
-            "not one of Manta's own: name the file and class of it in data.format, such as "
-            "./mine.py:Name"
+            "not one of Manta's own: set data.format to its file and class, such as ./mine.py:Name"
         )
     form = OwnFormat(code)
     if form.name != manifest.sample:
         raise ConfigError(
             f"data.format = '{config.data.format}': its name is '{form.name}', but the samples of "
-            f"{config.corpus} have the format '{manifest.sample}'"
+            f"{config.corpus} have the format '{manifest.sample}': name the class of that format"
         )
     if form.clock(length) != length:
         raise ConfigError(
-            f"train.seq_len = {length}: a sample of the format '{form.name}' adds "
-            f"{form.clock(length)} to what tokens are counted by: set train.seq_len to "
-            f"{form.clock(length)}"
+            f"train.seq_len = {length}: a sample of the format '{form.name}' counts as "
+            f"{form.clock(length)} tokens: set train.seq_len to {form.clock(length)}"
         )
     return form
 
 
-# What each objective of Manta's own is trained on, and what a corpus of that needs.
+# Objective of Manta's own → the formats that it trains on (others: TOKENS); format → what a corpus
+# of it holds, and what to set to train on it.
 NEEDS = {"chat": (CHAT,), "distill": (TOKENS, CHAT), "preference": (PAIRS,)}
 CONTENTS = {
     TOKENS: ("text", "leave objective.type out"),

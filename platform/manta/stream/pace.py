@@ -1,11 +1,11 @@
 """How often a dataset's executor looks for work.
 
-The executor of Ray Data 2.60 has a thread in the process that trains. While blocks are on
-their way it waits for them; while it may not read on, because enough lies ahead, it looks
-for work without a pause, on a whole core and with the interpreter's lock.
+The executor of Ray Data 2.60 has a thread in the process that trains. While blocks are being
+read it waits for them; but while it may not start another read, because enough blocks are ready,
+it polls without a pause, taking a whole core and Python's global interpreter lock (GIL).
 
-Ray Data calls what `DataContext.custom_execution_callback_classes` makes at each of its
-looks. That is documented nowhere, so tests/stream/test_pace.py guards it.
+At each poll Ray Data calls an object made from `DataContext.custom_execution_callback_classes`,
+and this one pauses. That attribute isn't documented, so tests/stream/test_pace.py guards it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
-# Between two looks, in seconds: at first after a block was taken, then twice as long each time.
-# What became of the reads that it led to is seen late by no more than the time they took.
+# Seconds between two polls: SHORTEST after a block was taken, then twice as long each time up to
+# LONGEST. So the end of a read is noticed after at most twice the time that it took.
 SHORTEST, LONGEST = 0.005, 60.0
 
 
 class Pace:
-    """Lets an executor look for work while a block is waited for, and else ever more rarely.
+    """Lets an executor poll freely while a block is waited for, and ever more rarely otherwise.
 
-    One for each execution. What Ray sends away with a dataset's settings is another, of no effect.
+    There is one for each execution. Copies that Ray pickles with a dataset's settings do nothing.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Pace:
         return Pace, ()
 
     def itself(self) -> Pace:
-        """For Ray Data, which wants something to call for a callback."""
+        """This object; Ray Data calls a factory to get its callback."""
         return self
 
     @contextmanager
     def wanting(self) -> Generator[None, None, None]:
-        """To be held while a block is waited for, or taken."""
+        """A context to be in while a block is waited for or taken."""
         self._wanted.set()
         try:
             yield
@@ -50,14 +50,14 @@ class Pace:
                 self._wanted.clear()
 
     def close(self) -> None:
-        """No more pauses: the execution is to come to its end."""
+        """End all pauses, so that the execution can end."""
         self._ended = True
         self._wanted.set()
 
     # ------------------------------------------------------ what Ray Data calls
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Pause, unless a block is waited for."""
@@ -65,7 +65,7 @@ class Pace:
             self._pause = min(2 * self._pause, LONGEST)
 
     def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing."""
+        """Do nothing."""

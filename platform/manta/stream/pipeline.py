@@ -1,12 +1,12 @@
-"""The plan as a Ray Data stream: read tasks ahead of the training, on the rank's node.
+"""The plan as a Ray Data stream: read tasks run ahead of the training, on the rank's node.
 
-The first blocks are read in the process of the rank itself: a start, above all one after a
-failure, does not wait until Ray has processes for reading.
+The first blocks, the *opening*, are read in the rank's own process, so that a start, above all a
+restart after a failure, doesn't wait until Ray has processes for reading.
 
 Each rank has datasets of its own, so that no coordinator stands between ranks and no
 block crosses the network. One read task makes one block. A run is cut into *windows* of
-blocks, one dataset each, because a dataset submits all its read tasks up front; the next
-window starts while the last one is still being used.
+blocks, one dataset each, because a dataset submits all its read tasks at its start; the next
+window starts while the one before it is still being used.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ from manta.stream import plan
 from manta.stream.pace import Pace
 from manta.stream.plan import Block, Corpus, RankBatch, Span
 
-# The head of a stream, read without Ray: small blocks for a fast first batch, and together
-# enough to train on while Ray Data starts. That takes processor time, which the first steps
-# after a restart can't spare, and two actors from then on, which a short run has no need of:
-# so it waits until half of them are used up.
-HEAD_TOKENS = 2**16
-HEAD_BLOCKS = 64
+# The opening of a stream, read without Ray: small blocks for a fast first batch, and together
+# enough to train on while Ray Data starts. Ray Data takes CPU time to start, which the first steps
+# after a restart need themselves, and then two actors, which a short run doesn't need. So it
+# starts only when half of the opening is used up.
+OPENING_TOKENS = 2**16
+OPENING_BLOCKS = 64
 # The first window is small, for a fast first batch; later ones grow to a size at which
-# a dataset's own start (about 0.3 s) is nothing beside its work.
+# a dataset's own start (about 0.3 s) is negligible.
 FIRST_WINDOW = 8
 LARGEST_WINDOW = 512
-# The next window starts so many blocks before the end of one, or in its middle: early enough to be
-# there in time, and no earlier, because what it reads ahead lies in memory beside this one's.
+# The next window starts this many blocks before the end of one, or in its middle: early enough to
+# be ready in time, but no earlier, as blocks that it has read take memory beside this window's.
 START_BEFORE = 8
-# Planning takes 9 µs a step, in a process that trains: with small steps a window has fewer blocks.
+# Planning takes 9 µs a step, in the process that trains: if steps are small, windows have fewer
+# blocks, so that planning one doesn't take long.
 WINDOW_STEPS = 2**15
-# How far reading may run ahead of one rank. Ray Data would fill the object store.
+# Bytes that may be read ahead for one rank. Without a bound Ray Data would fill the object store.
 AHEAD_BYTES = 256 * 2**20
 READERS = 2
-# The column of a block that holds, instead of rows, why they could not be read.
+# Column of a table that a read task returns instead of rows that can't be read: the error, pickled.
 FAILURE = "manta.failure"
 
 
@@ -67,7 +68,7 @@ class PlanSource(Datasource):  # type: ignore[misc]
         return "MantaPlan"
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Bytes of all blocks, about."""
+        """Bytes of all blocks, approximately."""
         return sum(self._bytes(block) for block in self._window)
 
     def get_read_tasks(
@@ -76,7 +77,7 @@ class PlanSource(Datasource):  # type: ignore[misc]
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """One task a block, whatever parallelism is asked for: blocks are the plan."""
+        """One task for each block of the plan, whatever parallelism is asked for."""
         return [self._task(block) for block in self._window]
 
     def _task(self, block: Block) -> ReadTask:
@@ -86,7 +87,7 @@ class PlanSource(Datasource):  # type: ignore[misc]
             input_files=None,
             exec_stats=None,
         )
-        # Only spans travel; positions are made where they are read.
+        # Only spans are sent; the positions are computed in the read task.
         return ReadTask(partial(_read, self._corpus, block.spans), metadata)
 
     def _bytes(self, block: Block) -> int:
@@ -97,7 +98,7 @@ def _read(corpus: Corpus, spans: list[Span]) -> list[pa.Table]:
     try:
         return [plan.read_rows(corpus, plan.positions_of(spans))]
     except MantaError as error:
-        # As a block of its own: Ray would wrap an exception into tracebacks and print them.
+        # Returned as a block, as Ray would wrap an exception into tracebacks and print them.
         return [pa.table({FAILURE: [pickle.dumps(error)]})]
 
 
@@ -106,17 +107,17 @@ def stream(
 ) -> Generator[RankBatch, None, None]:
     """The batches of one rank from the position `cursor` to the end of the run.
 
-    To be called in the process of the rank, on its node. Reading begins at once, not at
-    the first batch; closing the iterator stops it.
+    To be called in the rank's own process. Reading begins at once, not at the first batch;
+    closing the iterator stops it.
 
     Raises:
-        StreamError: if what arrives is not what the plan says.
+        StreamError: if the rows that arrive are not those of the plan.
         CorpusError: if a shard is missing or damaged.
     """
-    small, large = (plan.as_large_as(corpus, size) for size in (HEAD_TOKENS, plan.BLOCK_TOKENS))
-    head = list(islice(plan.blocks(schedule, cursor, rank, world_size, small), HEAD_BLOCKS))
-    todo = plan.blocks(schedule, _end(head, cursor), rank, world_size, large)
-    return _chained(_Head(corpus, head), _Windows(corpus, todo))
+    small, large = (plan.as_large_as(corpus, size) for size in (OPENING_TOKENS, plan.BLOCK_TOKENS))
+    opening = list(islice(plan.blocks(schedule, cursor, rank, world_size, small), OPENING_BLOCKS))
+    todo = plan.blocks(schedule, _end(opening, cursor), rank, world_size, large)
+    return _chained(_Opening(corpus, opening), _Windows(corpus, todo))
 
 
 def _end(blocks: list[Block], cursor: int) -> int:
@@ -127,25 +128,25 @@ def _end(blocks: list[Block], cursor: int) -> int:
     return last.first_position + last.batch_size
 
 
-def _chained(head: _Head, windows: _Windows) -> Generator[RankBatch, None, None]:
-    with closing(windows), closing(head):
-        for index, batches in enumerate(head.blocks()):
-            if index == HEAD_BLOCKS // 2:
+def _chained(opening: _Opening, windows: _Windows) -> Generator[RankBatch, None, None]:
+    with closing(windows), closing(opening):
+        for index, batches in enumerate(opening.blocks()):
+            if index == OPENING_BLOCKS // 2:
                 windows.start()
             yield from batches
         yield from windows.batches()
 
 
-class _Head:
-    """Blocks read in this process, two ahead of their use. Reading begins at once."""
+class _Opening:
+    """Blocks read in this process, two ahead of their use; reading begins at once."""
 
     def __init__(self, corpus: Corpus, blocks: list[Block]):
         self._corpus, self._blocks = corpus, blocks
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="manta-head")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="manta-opening")
         self._coming = [self._submit(block) for block in blocks[:2]]
 
     def blocks(self) -> Generator[Iterator[RankBatch], None, None]:
-        """What each block holds, step by step."""
+        """For each block, its batches step by step."""
         for index, block in enumerate(self._blocks):
             table = self._coming.pop(0).result()
             self._coming += [self._submit(later) for later in self._blocks[index + 2 : index + 3]]
@@ -164,24 +165,24 @@ class _Head:
 
 
 class _Windows:
-    """Window after window; the next one starts before the end of each."""
+    """Reads one window after the other; the next one starts before the end of each."""
 
     def __init__(self, corpus: Corpus, todo: Iterator[Block]):
         self._corpus, self._todo = corpus, todo
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="manta-stream")
         self._coming: Future[_Window] | None = None
-        # Ray keeps some hundred metrics of each dataset id for good, on the head node: there are
-        # two of them, because at most two windows are open at a time. (Three more are of each
-        # dataset's start. Past 1,000 ids Ray may forget one in use until its next dataset.)
+        # The head node keeps some hundred metrics of each dataset id for good, so windows share
+        # two ids, as at most two windows are open at a time. (Each dataset's start adds three
+        # more ids. Beyond 1,000 ids Ray may forget one in use until its next dataset.)
         self._ids = cycle([uuid4().hex, uuid4().hex])
 
     def start(self) -> None:
-        """Begin to read. Harmless when called again."""
+        """Begin to read; nothing if called again."""
         if self._coming is None:
             self._coming = self._start(FIRST_WINDOW)
 
     def batches(self) -> Generator[RankBatch, None, None]:
-        """What the windows hold, step by step."""
+        """The windows' batches, step by step."""
         self.start()
         assert self._coming is not None
         size = FIRST_WINDOW
@@ -196,7 +197,7 @@ class _Windows:
                 window.finish()
 
     def close(self) -> None:
-        """Stop reading. A window that is just being started can be closed only once it has been."""
+        """Stop reading, once a window that is being started has started."""
         self._starter.shutdown(wait=True)
         if self._coming is not None and self._coming.exception() is None:
             self._coming.result().close()
@@ -206,7 +207,7 @@ class _Windows:
         return self._starter.submit(lambda: _Window(self._corpus, self._planned(size), dataset_id))
 
     def _planned(self, size: int) -> list[Block]:
-        """The next blocks: so many, or as many as have WINDOW_STEPS steps."""
+        """The next `size` blocks, or as many as have WINDOW_STEPS steps."""
         blocks: list[Block] = []
         steps = 0
         while len(blocks) < size and steps < WINDOW_STEPS and (block := next(self._todo, None)):
@@ -216,7 +217,7 @@ class _Windows:
 
 
 class _Window:
-    """Blocks in order, and their rows as they arrive. Its first rows are here when it is made."""
+    """Blocks in order, and their rows as they arrive; made once its first rows have arrived."""
 
     def __init__(self, corpus: Corpus, blocks: list[Block], dataset_id: str):
         self.blocks, self._corpus = blocks, corpus
@@ -225,20 +226,26 @@ class _Window:
         self._next = next(self._tables, None)
 
     def table_of(self, block: Block) -> pa.Table:
-        """The next block's rows. A block without rows is not read, so none arrives."""
+        """The rows of the next block; a block without rows is not read."""
         if not block.rows:
             return plan.no_rows(self._corpus)
         rows, self._next = self._next, None
         if rows is None and (rows := next(self._tables, None)) is None:
-            raise StreamError("the stream ended before its plan did")
+            raise StreamError(
+                "Ray Data returned fewer blocks than were asked for: this is a defect of the "
+                "stream, nothing was trained on it"
+            )
         if FAILURE in rows.column_names:
             raise pickle.loads(rows.column(FAILURE)[0].as_py())
         return rows
 
     def finish(self) -> None:
-        """To be called after the last block."""
+        """Check that no block is left; to be called after the last one."""
         if self._next is not None or next(self._tables, None) is not None:
-            raise StreamError("the stream went on after its plan had ended")
+            raise StreamError(
+                "Ray Data returned more blocks than were asked for: this is a defect of the "
+                "stream, nothing was trained on it"
+            )
 
     def close(self) -> None:
         """Stop reading."""
@@ -248,16 +255,16 @@ class _Window:
 def _read_ahead(
     corpus: Corpus, blocks: list[Block], dataset_id: str
 ) -> Generator[pa.Table, None, None]:
-    """One table a block; reading begins at the first and ends when the generator is closed.
+    """One table for each block; reading ends when the generator is closed.
 
-    By references, because `iter_batches` of Ray 2.60, closed before its end, leaves a thread
-    behind. Nothing is lost by it: blocks are on this node, and are mapped, not copied.
+    Blocks are fetched by reference, as `iter_batches` of Ray 2.60 leaves a thread behind when it
+    is closed early. That is as fast: blocks are on this node, and are mapped, not copied.
     """
     if not blocks:
         return
     pace = Pace()
     with closing(pace):
-        with pace.wanting():  # it waits for the first block already
+        with pace.wanting():  # iter_internal_ref_bundles waits for the first block
             dataset = _dataset(corpus, blocks, pace, dataset_id)
             bundles = iter(dataset.iter_internal_ref_bundles())
         while True:
@@ -271,12 +278,12 @@ def _read_ahead(
 
 def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace, dataset_id: str) -> Dataset:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It warns, in the middle of the training's output, that progress bars are off, as we ask.
+    # This logger would warn, amid the training's output, that progress bars are off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     dataset = ray.data.read_datasource(
         PlanSource(corpus, blocks),
         override_num_blocks=len(blocks),
-        # Training holds the CPUs: reading asks for none, or it would wait for ever.
+        # Workers hold the CPUs, so read tasks that asked for one would wait for ever.
         num_cpus=0,
         concurrency=min(READERS, len(blocks)),
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
@@ -285,9 +292,9 @@ def _dataset(corpus: Corpus, blocks: list[Block], pace: Pace, dataset_id: str) -
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = None  # a block is never split, however large its step
+    context.target_max_block_size = None  # don't split blocks, however large they are
     context.custom_execution_callback_classes = [pace.itself]
-    # A block may well be in use for half an hour, and nothing move meanwhile.
+    # A block may be trained on for half an hour, during which nothing is read.
     context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD_BYTES)

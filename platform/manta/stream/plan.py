@@ -1,12 +1,12 @@
-"""Which rows which rank gets in which step: the plan of a run, and its reading.
+"""The plan of a run: which rows which rank gets in which step, and how they are read.
 
-Index spaces: a *position* is a place in the global sample order; step `k` takes the
+Index spaces: a *position* is an index into the global sample order; step `k` takes the
 positions ``[P(k), P(k)+B(k))`` of the batch schedule, and rank `r` of `W` the part
 ``[P + ⌊r·B/W⌋, P + ⌊(r+1)·B/W⌋)`` of them, so that shares differ by at most one row at
-any world size. A *block* is some consecutive steps of one rank: what is read at once.
+any world size. A *block* is some consecutive steps of one rank, which are read at once.
 
-The plan is a function of the cursor, made lazily: a run of ten million steps starts as
-fast as one of ten, at its beginning or in its middle.
+The plan is a function of the cursor and computed lazily: a run of ten million steps starts as
+fast as one of ten, at its first step or any other.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from manta.stream.order import SampleOrder
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
 
-# Big enough that what Ray Data takes for a read task, about 45 ms from one to the next, is small
-# beside its work (benchmarks/RESULTS.md), small enough that a few blocks ahead of each rank fit in
-# any object store.
+# Large enough that Ray Data's own 45 ms for each read task are small beside the reading
+# (benchmarks/RESULTS.md), small enough that a few blocks for each rank fit into any object store.
 BLOCK_TOKENS = 16 * 2**20
 BLOCK_STEPS = 1024
 # Columns of a block beside those of the format.
 POSITION, ID = "manta.position", "manta.id"
-# What a list of varying length takes in a row: its bound, and some numbers.
+# Assumed bytes of a list of varying length in a row: its offset, and some numbers.
 LIST_BYTES = 8
 
 Span = tuple[int, int]
@@ -43,7 +42,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Corpus:
-    """One split of a prepared corpus, cut and ordered for a run. Small to pickle.
+    """One split of a prepared corpus, cut into samples and ordered for a run; small to pickle.
 
     Attributes:
         folder: path or URL.
@@ -64,7 +63,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Share:
-    """The positions ``[first, end)`` that one rank takes in one step (maybe none)."""
+    """The positions ``[first, end)`` that one rank takes in one step; they may be none."""
 
     step: Step
     first: int
@@ -84,17 +83,17 @@ class Block:
 
     @property
     def spans(self) -> list[Span]:
-        """The positions of the block in order, as half-open spans."""
+        """The positions of the block in order, as half-open intervals."""
         return [(mine.first, mine.end) for mine in self.shares if mine.end > mine.first]
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """What one rank feeds to the model in one step.
+    """The samples of one rank in one step.
 
     Attributes:
         step: the step, its global batch size and learning rate.
-        ids: sample ids as read from the corpus, shape (rows,); rows may be zero.
+        ids: ids of the samples, shape (rows,); there may be no rows.
         samples: the columns of the corpus's format, `rows` samples in each.
     """
 
@@ -104,7 +103,7 @@ class RankBatch:
 
 
 def share(step: Step, rank: int, world_size: int) -> Share:
-    """The part of `step` that is `rank`'s."""
+    """The share of one rank in a step."""
     low = step.batch_size * rank // world_size
     high = step.batch_size * (rank + 1) // world_size
     return Share(step, step.first_position + low, step.first_position + high)
@@ -140,7 +139,7 @@ def blocks(
 def local_stream(
     corpus: Corpus, schedule: Schedule, *, cursor: int, rank: int, world_size: int
 ) -> Generator[RankBatch, None, None]:
-    """The batches of one rank read in this very process: for running without Ray."""
+    """The batches of one rank, read in this process, to train without Ray."""
     most_tokens = as_large_as(corpus, BLOCK_TOKENS)
     for block in blocks(schedule, cursor, rank, world_size, most_tokens):
         yield from cut(block, read_rows(corpus, positions_of(block.spans)))
@@ -148,7 +147,7 @@ def local_stream(
 
 @lru_cache(maxsize=8)
 def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
-    """Reader and order of a corpus, once a process: the manifest may be large."""
+    """Reader and order of a corpus, made once a process, as the manifest may be large."""
     table = ShardTable.on_node(corpus.folder, corpus.fingerprint, corpus.split)
     reader = ShardReader(corpus.folder, table, corpus.format, corpus.seq_len)
     key = f"{corpus.fingerprint}/{corpus.split}"
@@ -163,7 +162,7 @@ def open_corpus(
     seed: int,
     form: Format | None = None,
 ) -> Corpus:
-    """Name a split for a run, and check that it holds at least one sample.
+    """A split for a run, once it is checked to have at least one sample.
 
     Args:
         folder: path or URL.
@@ -174,7 +173,7 @@ def open_corpus(
         form: format of the samples; by default tokens.
 
     Raises:
-        CorpusError: if it does not, or a shard can't be mapped.
+        CorpusError: if it has no sample, or a shard can't be mapped.
     """
     form = form or manifest.format_of_samples
     corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed)
@@ -193,13 +192,13 @@ def order_of(corpus: Corpus) -> SampleOrder:
 
 
 def positions_of(spans: list[Span]) -> NDArray[np.int64]:
-    """All positions in half-open `spans`, in order, shape (rows,)."""
+    """All positions in the half-open intervals `spans`, in order: shape (rows,)."""
     ranges = [np.arange(first, end, dtype=np.int64) for first, end in spans]
     return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def read_rows(corpus: Corpus, positions: NDArray[np.int64]) -> pa.Table:
-    """The rows at these positions: their POSITION and ID, and the columns of the format."""
+    """The rows at these positions: columns POSITION and ID, and those of the format."""
     reader, order = _open(corpus)
     ids = order.ids_at(positions)
     columns = {name: to_arrow(column) for name, column in reader.read(ids).items()}
@@ -213,30 +212,30 @@ def no_rows(corpus: Corpus) -> pa.Table:
 
 
 def row_bytes(corpus: Corpus) -> int:
-    """What a row of a block takes, without what its lists of varying length hold."""
+    """Bytes of a row of a block, with `LIST_BYTES` for each list of varying length."""
     return sum(map(_width, no_rows(corpus).schema.types))
 
 
 def as_large_as(corpus: Corpus, tokens: int) -> int:
-    """So much on the clock of a corpus as takes the bytes of so many tokens of uint16."""
+    """Number of tokens on a corpus's clock that take as many bytes as `tokens` tokens of uint16."""
     schema = no_rows(corpus).schema
     fixed = [field.type for field in schema if field.name not in (POSITION, ID)]
-    row = sum(_width(kind) for kind in fixed if not pa.types.is_list(kind))
+    row = sum(_width(each) for each in fixed if not pa.types.is_list(each))
     return -(-2 * tokens // max(1, row)) * corpus.format.clock(corpus.seq_len)
 
 
-def _width(kind: pa.DataType) -> int:
+def _width(type_: pa.DataType) -> int:
     """Bytes of one value of an Arrow type."""
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size) * _width(kind.value_type)
-    return LIST_BYTES if pa.types.is_list(kind) else -(-int(kind.bit_width) // 8)
+    if pa.types.is_fixed_size_list(type_):
+        return int(type_.list_size) * _width(type_.value_type)
+    return LIST_BYTES if pa.types.is_list(type_) else -(-int(type_.bit_width) // 8)
 
 
 def cut(block: Block, table: pa.Table) -> Generator[RankBatch, None, None]:
-    """A block's rows, step by step, checked against the plan.
+    """A block's rows as batches, step by step, checked against the plan.
 
     Raises:
-        StreamError: if the rows are not those that the block asks for, in its order.
+        StreamError: if the rows are not those of the block, in its order.
     """
     expected = positions_of(block.spans)
     got = table.column(POSITION).to_numpy()
@@ -253,7 +252,7 @@ def cut(block: Block, table: pa.Table) -> Generator[RankBatch, None, None]:
 
 
 def _one(table: pa.Table, column: str) -> pa.Array:
-    """A column as a single array; without a copy where it is one already."""
+    """A column as a single array, without a copy if it has a single chunk."""
     chunks = table.column(column)
     return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
 

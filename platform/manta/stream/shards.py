@@ -1,4 +1,4 @@
-"""Sample ids → columns: the shards of a split, mapped, and read by the corpus's format."""
+"""From sample ids to columns: a split's shards, memory-mapped and read by the corpus's format."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ class ShardReader:
         self._shards = table
         self.token_bounds, self.row_bounds = table.bounds, table.row_bounds
         self.num_samples = form.count(table.size, length)
-        # What is held keeps a fetched file in the node's cache while its map is in use.
+        # `Held` keeps a fetched file in the node's cache while it is mapped.
         self._mapped: dict[int, tuple[Held, Any]] = {}
         if self.num_samples <= 0:
             raise CorpusError(
-                f"{self.corpus}: the {table.split} split has {table.size.tokens} tokens, less "
-                f"than one sample of train.seq_len = {length}"
+                f"{self.corpus}: the {table.split} split has {table.size.tokens} tokens, fewer "
+                f"than one sample of train.seq_len = {length}; lower train.seq_len, or prepare "
+                "more data for the split"
             )
 
     def read(self, ids: NDArray[np.int64]) -> Columns:
@@ -56,7 +57,7 @@ class ShardReader:
         return self.format.read(self, ids)
 
     def view(self, index: int, make: Callable[[Any], Viewed]) -> Viewed:
-        """What `make` makes of a shard's record batch, once while the shard is mapped.
+        """`make` of a shard's record batch, called once while the shard is mapped.
 
         Raises:
             CorpusError: if the shard is missing or damaged, or `make` raises ValueError.
@@ -64,7 +65,7 @@ class ShardReader:
         mapped = self._mapped.get(index)
         if mapped is None:
             mapped = self._mapped[index] = self._map(self._shards[index], make)
-            if len(self._mapped) > MOST_MAPPED:  # the oldest goes, whoever used it last
+            if len(self._mapped) > MOST_MAPPED:  # unmap the one that was mapped first
                 del self._mapped[next(iter(self._mapped))]
         made: Viewed = mapped[1]
         return made
@@ -88,5 +89,6 @@ class ShardReader:
             return held, make(table)
         except (ValueError, KeyError) as error:
             raise CorpusError(
-                f"{path}: its content is not what the manifest says: {error}"
+                f"{path}: the shard's content is not what the manifest says: {error}; prepare the "
+                "corpus again"
             ) from None

@@ -1,8 +1,8 @@
 """The shards of one split as a table that processes share: what a reader needs of a manifest.
 
-A manifest of a million shards takes seconds to read and check, and a gigabyte as objects, in
-each of a node's many processes that read: ranks, and the read workers of each. So the first of
-them leaves a table in the node's cache, under the corpus's fingerprint, and the others map it.
+A manifest of a million shards takes seconds to read and check, and a gigabyte as objects, in each
+process of a node that reads: ranks, and the read workers of each. So the first such process writes
+a table to the node's cache, under the corpus's fingerprint, and the others map it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from manta.sample.format import SplitSize
 from manta.storage.atomic import whole_file
 from manta.storage.cache import node_folder
 
-# From so many shards on a table is kept; a manifest of fewer is read in a tenth of a second.
+# Tables of at least this many shards are cached; a smaller manifest is read in 0.1 s.
 MANY_SHARDS = 10_000
-# The fingerprint stands within so many bytes from the beginning of a manifest as it is written.
+# The fingerprint is within the first bytes of a manifest as Manta writes it.
 HEAD_BYTES = 4096
-FORMAT = "2"  # of the table, in its name: a change of columns makes another file
+FORMAT = "2"  # version of the table's columns; part of the file's name
 SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -47,13 +47,13 @@ class ShardTable:
 
     Attributes:
         split: the shards' split.
-        bounds: token offsets at which each shard begins, and behind the last: (shards + 1,).
+        bounds: token offset of each shard, and of the end of the last: shape (shards + 1,).
     """
 
     def __init__(self, table: pa.Table, split: Split):
         self._table = table.combine_chunks()
         self.split: Split = split
-        # The last row is no shard: it closes the offsets.
+        # The last row is no shard: it has the offset of the end.
         self.bounds = _numbers(self._table.column("first").chunk(0))
 
     def __len__(self) -> int:
@@ -68,13 +68,13 @@ class ShardTable:
 
     @cached_property
     def row_bounds(self) -> NDArray[np.int64]:
-        """Rows before each shard, and in all: (shards + 1,)."""
+        """Number of rows before each shard, and of all rows: shape (shards + 1,)."""
         rows = _numbers(self._table.column("documents").chunk(0))
         return np.concatenate([[0], np.cumsum(rows[:-1])])
 
     @property
     def size(self) -> SplitSize:
-        """How large the split is."""
+        """Rows and tokens of the split."""
         return SplitSize(int(self.row_bounds[-1]), int(self.bounds[-1]))
 
     @classmethod
@@ -84,7 +84,7 @@ class ShardTable:
 
     @classmethod
     def on_node(cls, folder: str, fingerprint: str, split: Split) -> ShardTable:
-        """The table of a corpus that has this fingerprint, from this node's cache if it is there.
+        """The table of a corpus that has this fingerprint, from this node's cache if possible.
 
         Raises:
             StreamError: if the corpus in `folder` has another fingerprint by now.
@@ -96,8 +96,9 @@ class ShardTable:
         manifest = Manifest.read(folder)
         if manifest.fingerprint != fingerprint:
             raise StreamError(
-                f"{folder}: the corpus has fingerprint {manifest.fingerprint[:12]}, but the run "
-                f"was started on {fingerprint[:12]}: it was prepared anew in the meantime"
+                f"{folder}: the corpus has the fingerprint {manifest.fingerprint[:12]}…, but the "
+                f"run was started on {fingerprint[:12]}…: it was prepared anew since; put the old "
+                "corpus back, or start another run"
             )
         made = cls.of(manifest, split)
         if len(made) >= MANY_SHARDS:
@@ -124,8 +125,8 @@ def _table(shards: Iterable[Shard]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-# By their buffers, because `pa.array` and `to_numpy` import pandas, which takes 0.4 s of each
-# command that looks at a corpus.
+# Arrays are converted by their buffers, as `pa.array` and `to_numpy` import pandas, which would
+# take 0.4 s of each command that opens a corpus.
 def _numbers(array: pa.Array) -> NDArray[np.int64]:
     values = np.frombuffer(array.buffers()[1], dtype=np.int64)
     return values[array.offset : array.offset + len(array)]
@@ -150,24 +151,24 @@ def _mapped(path: Path, split: Split) -> ShardTable:
             return ShardTable(file.read_all(), split)
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(
-            f"{path}: can't be read: {error}; remove it, it is made again from the manifest"
+            f"{path}: can't be read: {error}; remove it: it is made anew from the manifest"
         ) from None
 
 
 def _fingerprint(folder: str) -> str | None:
-    """The fingerprint of a corpus without reading all of its manifest; None if it isn't found."""
+    """The fingerprint of a corpus, from the first bytes of its manifest; None if it isn't found."""
     path = join(folder, MANIFEST)
     try:
         with _opened(path) as file:
             found = re.search(rb'"fingerprint": "([0-9a-f]{64})"', file.read(HEAD_BYTES))
     except OSError:
-        return None  # who reads all of it tells what is wrong
+        return None  # Manifest.read, which is called next, raises the error
     return found[1].decode() if found else None
 
 
 def _opened(path: str) -> BinaryIO:
     if not is_url(path):
         return Path(path).open("rb")
-    from manta.corpus.sources import open_input  # heavy, and a path needs nothing of it
+    from manta.corpus.sources import open_input  # slow to import, and only URLs need it
 
     return open_input(path)

@@ -1,4 +1,4 @@
-"""Does a ledger's chain hold, from its first row to what checkpoints say of it?"""
+"""Check a ledger's hash chain from its first row on, and against the digests in checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ REMEDY = "put the ledger back as it was written, from a copy"
 
 @dataclass(frozen=True)
 class Claims:
-    """What else than schedule and order a ledger is held against.
+    """What a ledger is compared with, besides schedule and sample order.
 
     Attributes:
-        bindings: digests of the config and corpus that the run was trained by; none if unknown.
-        fork: the last step that another run trained, by a config of its own.
-        marks: the chain's digest after a step, by the file that says so.
+        bindings: digests of the config and corpus that the run was trained by; empty if unknown.
+        fork: the last step that another run trained, by a config of its own; 0 if there is none.
+        marks: file that records a digest → a step, and the chain's digest after it.
     """
 
     bindings: Set[str] = frozenset()
@@ -28,10 +28,10 @@ class Claims:
 
 
 class ChainCheck:
-    """Takes the parts of a ledger in order, and refuses the first that does not fit.
+    """Takes the parts of a ledger in order, and refuses the first that doesn't match.
 
     Attributes:
-        unsealed: the last step of those that an older version wrote, without digests.
+        unsealed: the last step that an older version wrote, without digests; 0 if none did.
     """
 
     def __init__(self, claims: Claims):
@@ -39,35 +39,35 @@ class ChainCheck:
         self.unsealed = 0
 
     def take(self, part: LedgerPart) -> None:
-        """The next part.
+        """Check the next part.
 
         Raises:
-            RunError: naming it.
+            RunError: naming the part, if it doesn't match.
         """
         link, first, last = part.link, part.table["step"][0].as_py(), part.last.step
         if link is None:
             if self._chain != START:
-                raise RunError(f"{part.path}: it has lost the digests of its rows; {REMEDY}")
+                raise RunError(f"{part.path}: the digests of its rows are missing; {REMEDY}")
             self.unsealed = last
             return
         if link.before != self._chain:
             raise RunError(
-                f"{part.path}: step {first}: the rows before it are not those that were there when "
-                f"it was written; {REMEDY}"
+                f"{part.path}: step {first}: the rows before this part were changed after it was "
+                f"written; {REMEDY}"
             )
         part.checked()
         known = not self._claims.bindings or link.binding in self._claims.bindings
         if not known and last > self._claims.fork:
             raise RunError(
-                f"{part.path}: step {first}: trained by another config or corpus than that of "
-                f"config.yaml and run.json, by its digest; {REMEDY}, and these two with it"
+                f"{part.path}: step {first}: by its digest it was trained with another config or "
+                f"corpus than config.yaml and run.json say; {REMEDY}, and these two files with it"
             )
         for file, (step, digest) in self._claims.marks.items():
             if first <= step <= last:
                 rows = part.table.slice(0, step - first + 1)
                 if chained(rows, link.binding, link.before) != digest:
                     raise RunError(
-                        f"{part.path}: step {step}: the rows up to it are not those of which "
-                        f"{file} has the digest; {REMEDY}"
+                        f"{part.path}: step {step}: the digest of the rows up to this step is not "
+                        f"that in {file}; {REMEDY}"
                     )
         self._chain = link.after

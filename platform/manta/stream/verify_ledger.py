@@ -1,7 +1,7 @@
-"""Does a ledger say what it must? Recomputed from schedule and sample order alone.
+"""Check a ledger's rows by recomputing them from schedule and sample order alone.
 
 Parts are read one at a time and digests recomputed some million samples at a time, so that
-a ledger of any length is verified in the same memory.
+memory is bounded whatever the ledger's length.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ MEANINGS = {
     "first_position": "another batch schedule, or rows from another run",
     "last_position": "another batch schedule, or rows from another run",
     "tokens": "another batch schedule or train.seq_len, or rows from another run",
-    "digest": "other samples than those of the order: another run.seed, train.seq_len or corpus, "
-    "or a row that was changed",
+    "digest": "other samples than the sample order gives: another run.seed, train.seq_len or "
+    "corpus, or a row that was changed",
 }
 REMEDY = (
-    "put config.yaml, run.json and ledger back as they were written, from a copy; if they "
-    "are, from this step on it isn't proven what the run was trained on"
+    "restore config.yaml, run.json and the ledger from a copy; if they are unchanged already, "
+    "there is no proof of what the run was trained on from this step on"
 )
 
 
 @dataclass
 class Consumed:
-    """What a ledger, found right, says of a run.
+    """Facts about a run, from a ledger that was found right.
 
     Attributes:
         steps, samples, tokens: numbers consumed, skipped steps included.
         world_sizes: world sizes in order of time, without repeats in a row.
-        attempts: worker groups that have steps in it.
+        attempts: number of worker groups that have steps in the ledger.
         skipped: the steps whose update was not applied.
-        unsealed: the last step of those that an older version wrote, without digests.
+        unsealed: the last step that an older version wrote, without digests; 0 if none did.
     """
 
     steps: int = 0
@@ -60,10 +60,10 @@ class Consumed:
 def verify_ledger(
     ledger: Ledger, schedule: Schedule, order: SampleOrder, claims: Claims = NO_CLAIMS
 ) -> Consumed:
-    """Compare every row of a ledger with what schedule and order give for its step.
+    """Compare every row of a ledger with what schedule and sample order give for its step.
 
-    Steps must run from 1 and positions from 0, without gap or repetition, and the chain of
-    digests must hold.
+    Steps must count from 1 and positions from 0, without gap or repetition, and the hash chain
+    must match.
 
     Raises:
         RunError: naming the file and the first step that differs, and how.
@@ -111,7 +111,7 @@ class _Plan:
 
 
 def _check_part(path: Place, table: pa.Table, done: int, plan: _Plan, order: SampleOrder) -> None:
-    """Check the rows of one part, of which the first should be step `done` + 1."""
+    """Check the rows of one part, whose first step must be `done` + 1."""
     rows = min(table.num_rows, plan.steps - done)
     bounds = plan.bounds(done, done + rows)
     expected = {
@@ -120,20 +120,20 @@ def _check_part(path: Place, table: pa.Table, done: int, plan: _Plan, order: Sam
         "last_position": bounds[1:] - 1,
         "tokens": bounds[1:] * plan.seq_len,
     }
-    head = table.slice(0, rows)
+    scheduled = table.slice(0, rows)
     right = np.ones(rows, dtype=bool)
     for name, values in expected.items():
-        right &= head[name].to_numpy() == values
+        right &= scheduled[name].to_numpy() == values
     wrong = int(np.argmin(right)) if not right.all() else rows
-    # A digest may differ in an earlier row, and the first difference is what counts.
+    # A digest may differ in an earlier row, and the first difference is to be named.
     for begin, end in pairwise(_cuts(bounds[: wrong + 1])):
         _check_digests(path, table, bounds[begin : end + 1], begin, done, order)
     if wrong < rows:
         _refuse(path, table, wrong, {name: int(values[wrong]) for name, values in expected.items()})
     if rows < table.num_rows:
         raise RunError(
-            f"{path}: step {table['step'][rows].as_py()} is behind the end of the schedule, which "
-            f"has {plan.steps} steps: {REMEDY}"
+            f"{path}: step {table['step'][rows].as_py()} is after the end of the schedule, which "
+            f"has {plan.steps} steps; {REMEDY}"
         )
 
 
@@ -166,7 +166,7 @@ def _refuse(
     step = expected["step"]
     if found["step"] != step:
         before = found["step"] is not None and found["step"] < step
-        what = f"step {found['step']} is there again" if before else f"step {step} is missing"
+        what = f"step {found['step']} is repeated" if before else f"step {step} is missing"
         raise RunError(
             f"{path}: {what}: where step {step} belongs, the ledger has step {found['step']}; "
             f"{REMEDY}"
