@@ -213,7 +213,7 @@ def test_a_config_that_was_edited_is_told_and_not_taken(home: Path, old: str, ne
     before = path.read_text()
     assert old in before, before
     path.write_text(before.replace(old, new))
-    with pytest.raises(RunError, match=r"config.yaml: not the config that the run was trained by"):
+    with pytest.raises(RunError, match=r"config.yaml: not the config that the run was trained"):
         verify_run(home / "run")
     with pytest.raises(RunError, match=r"config.yaml: not the config that this run was started"):
         opened(load_config(path, RunConfig))

@@ -133,7 +133,7 @@ def test_a_full_disk_is_waited_out(disk, nodes, run, driver, undisturbed, tmp_pa
     disturbed.end()
     notes = disturbed.notes()
     assert "No space left on device" in notes
-    assert notes.count("the disk is full") == notes.count("there is room again") == 1
+    assert notes.count("the disk is full") == notes.count("there is space again") == 1
     assert held < 100
     assert disturbed.checkpoints() == [90, 100]
     assert len(disturbed.record()["groups"]) == 1

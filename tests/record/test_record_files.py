@@ -91,7 +91,7 @@ def test_a_full_disk_is_survived_and_said_once(
     assert record.recorded == 4
     assert [m.split(":")[0] for m in record.messages()] == [
         "the disk is full",
-        "there is room again",
+        "there is space again",
     ]
     assert on_disk(record)["totals"]["steps"] == 4
     assert [row["step"] for row in Tail(record.history.path).rows()] == [1, 2, 3, 4]

@@ -113,15 +113,15 @@ RAMP = {"name": "ramp", "from": 8, "to": 64, "over": "10%"}
 REFUSED = {
     "before the end before": (
         [{"from": 1, "until": "5M"}, {"until": "4M"}, {}],
-        "schedule.lr.1.until = 4M: lies before 5M",
+        "schedule.lr.1.until = 4M: is before the segment's start at 5M",
     ),
     "until past the horizon": (
         [{"from": 1, "until": "5M"}, {"shape": "linear", "to": 0, "until": "12M"}],
-        "schedule.lr.1.until = 12M: ends at 12M tokens, past the horizon of 10M",
+        "schedule.lr.1.until = 12M: ends at 12M tokens, after the horizon of 10M",
     ),
     "tokens past the horizon": (
         [{"from": 1, "tokens": "50%"}, {"tokens": "60%"}],
-        "schedule.lr.1.tokens = 60%: ends at 11M tokens, past the horizon of 10M",
+        "schedule.lr.1.tokens = 60%: ends at 11M tokens, after the horizon of 10M",
     ),
     "stops early": (
         [{"from": 1, "tokens": "50%"}, {"tokens": "40%"}],
@@ -131,7 +131,7 @@ REFUSED = {
         [{"from": 1}, {"tokens": "40%"}],
         "schedule.lr.0: give 'tokens' or 'until'",
     ),
-    "no first value": ([{}], "schedule.lr.0.from: the first segment needs it"),
+    "no first value": ([{}], "schedule.lr.0.from is missing"),
     "exponential to 0": (
         [{"shape": "exponential", "from": 1, "to": 0}],
         "schedule.lr.0.to = 0: an exponential segment multiplies",
@@ -147,19 +147,22 @@ REFUSED = {
     ),
     "long warmup": (
         {"name": "cosine", "peak": 1, "warmup": "12M"},
-        "schedule.lr.warmup = 12M: passes the horizon of 10M",
+        "schedule.lr.warmup = 12M: is longer than the horizon of 10M",
     ),
-    "long warmup and decay": ({**SHORT, "decay": "96%"}, "schedule.lr.decay = 96%: with the"),
+    "long warmup and decay": (
+        {**SHORT, "decay": "96%"},
+        "schedule.lr.decay = 96%: together with the",
+    ),
 }
 REFUSED_BATCH = {
-    "fraction": ([{"from": 8.5}], "schedule.batch.0.from = 8.5: a batch size is a whole number"),
+    "fraction": ([{"from": 8.5}], "schedule.batch.0.from = 8.5: give a whole number"),
     "fraction at the end": (
         [{"shape": "linear", "from": 8, "to": 9.5}],
-        "schedule.batch.0.to = 9.5: a batch size is a whole number",
+        "schedule.batch.0.to = 9.5: give a whole number",
     ),
     "below one": (
         [{"from": 8, "tokens": 10}, {"shape": "linear", "to": 0}],
-        "schedule.batch.1.to = 0: a batch size is a whole number of samples from 1",
+        "schedule.batch.1.to = 0: give a whole number of samples, 1 or greater",
     ),
     "stops early": (
         [{"from": 8, "tokens": "1M"}],

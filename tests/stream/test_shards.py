@@ -221,9 +221,7 @@ def test_shard_of_another_content_is_named(corpus):
     for update in ({"tokens": 20}, {"tokens": 31}):
         shard = manifest.shards[0].model_copy(update=update)
         lie = manifest.model_copy(update={"shards": [shard]})
-        with pytest.raises(
-            CorpusError, match=f"{folder / shard.file}: the shard.s content is not what"
-        ):
+        with pytest.raises(CorpusError, match=f"{folder / shard.file}: its content is not what"):
             reader_of(folder, lie, 5).read(np.array([0]))
     lie = told.model_copy(update={"token_dtype": "uint32"})
     with pytest.raises(CorpusError, match=f"{other / told.shards[0].file}: its content is not"):

@@ -314,7 +314,7 @@ def test_keys_with_an_underscore_stay_out_of_the_config(sweep):
         ),
         (
             "{'schedule.lr.warmup': '90%'}",
-            "mine.py on run.yaml: schedule.lr.decay = 20%: with the warmup of 90% it is longer",
+            "mine.py on run.yaml: schedule.lr.decay = 20%: together with the warmup of 90%",
         ),
     ],
 )

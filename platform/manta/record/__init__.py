@@ -1,1 +1,1 @@
-"""What is true of a run or a sweep: the files of its folder, and what they claim, recomputed."""
+"""The record of a run or a sweep: the files of its folder, and checks of what they claim."""

@@ -1,4 +1,4 @@
-"""What a run has taken: steps, tokens, time, device time and cost, in all and by worker group."""
+"""Totals of a run, and of each worker group: steps, tokens, time, device time and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Setting a run aside, so that its name is free for a new beginning."""
+"""Move a run's files aside, so that its name is free for a new start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from manta.storage.store import reason
 
 
 def set_aside(run: Place) -> Place | None:
-    """Rename a run's folder to a free name beside it; returns where it is then.
+    """Rename a run's folder to a free name beside it; returns the new place.
 
     Returns None if there was no such folder.
 
     Raises:
-        RunError: if a driver is at work on it, or the storage fails.
+        RunError: if a driver is at work on the run, or the storage fails.
     """
     try:
         if not run.exists():
@@ -27,5 +27,8 @@ def set_aside(run: Place) -> Place | None:
         target = next(place for place in names if not place.exists())
         move(run, target)
     except OSError as error:
-        raise RunError(f"{run}: can't be set aside: {reason(error)}") from None
+        raise RunError(
+            f"{run}: can't be renamed: {reason(error)}; repair the storage, or choose another "
+            "run.name"
+        ) from None
     return target

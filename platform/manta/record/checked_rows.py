@@ -1,4 +1,4 @@
-"""Reads all rows of a run, and says whether they are still those that its record attests."""
+"""Read all rows of a run, and check that they are still those that its record has a digest of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRIES = 3
 
 
 class Line(NamedTuple):
-    """A line of the file, its number, and its row; None if it is no valid row."""
+    """A line of the file, its number, and its row; None if the line is no valid row."""
 
     number: int
     content: bytes

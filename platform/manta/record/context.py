@@ -1,4 +1,4 @@
-"""What a run is part of (such as a sweep), for views that show many runs side by side."""
+"""Facts about the sweep that a run is part of, for views that show many runs side by side."""
 
 from __future__ import annotations
 

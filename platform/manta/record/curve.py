@@ -18,7 +18,7 @@ class Curve:
     """A metric along a run: `values` at `tokens`, and the device-seconds spent by then.
 
     `seconds` is empty if the run's rows have no speed. `trained_tokens` and
-    `trained_seconds` are those of the training rows: a run goes on between evaluations.
+    `trained_seconds` are those of all training rows, whatever the metric.
     """
 
     tokens: tuple[int, ...]
@@ -50,7 +50,7 @@ class Curve:
         )
 
     def seconds_at(self, tokens: int) -> float | None:
-        """Device-seconds of training by a token count."""
+        """Device-seconds of training up to a token count; None if the rows have no speed."""
         if not self.trained_seconds:
             return None
         return _along(tokens, self.trained_tokens, self.trained_seconds)
@@ -61,8 +61,8 @@ def read_curve(
 ) -> Curve:
     """The curve of `metric` from a history's rows.
 
-    A training row says how fast the tokens since the row before it went; a row that doesn't
-    (its step was skipped) counts at the speed of the one before.
+    A training row has the speed at which the tokens since the row before it were trained; a row
+    without it (of a skipped step) counts at the speed of the row before.
 
     Args:
         rows: the rows of `metrics.jsonl`, in file order.

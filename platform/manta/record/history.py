@@ -1,10 +1,9 @@
 """The history of a run: `metrics.jsonl`, which has each step of a kind once.
 
 There are two kinds of rows, *training* (they have a ``loss``) and *validation* (they
-have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Both kinds come in
-the order of the training, so what a killed driver left is the true history up to some
-step, and whatever is at or before that step is already there. While the disk is full, rows
-wait in memory, and go to the file in their order once there is room.
+have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Rows of both kinds are
+written in the order of the training, so a killed driver leaves the complete history up to some
+step. While the disk is full, rows wait in memory; they are written in order once there is space.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def kind_of(row: Mapping[str, Any]) -> Kind:
 
 
 class _Found(NamedTuple):
-    """A line of the file, its number, and its row; None if it is no valid row."""
+    """A line of the file, its number, and its row; None if the line is no valid row."""
 
     number: int
     line: bytes
@@ -228,7 +227,7 @@ class History:
         return plain
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of steps above `step`, which the run goes back behind.
+        """Drop the rows of steps above `step`, to which the run goes back.
 
         The rows that stay go to a new file that replaces the old one, so that a crash leaves one or
         the other. A concurrent reader finds another file under the name.
@@ -262,7 +261,7 @@ class History:
                     return
                 raise RunError(
                     f"{self.path}: a row can't be written: {error}; repair the storage, "
-                    "then give the same command again to go on"
+                    "then run the same command again to continue"
                 ) from None
             self._rows.take(line.text)
             self._written[line.kind] = line.step
@@ -280,7 +279,7 @@ class History:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Close the file. Harmless when called again."""
+        """Close the file; nothing if called again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -314,7 +313,7 @@ class Tail:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write `rows` as a new history, durably: the beginning that a fork takes over."""
+    """Write `rows` as a new history, durably: the rows that a fork takes over."""
     with path.open("wb") as file:
         file.writelines(as_line(row) for row in rows)
         file.flush()

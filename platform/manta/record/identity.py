@@ -1,4 +1,4 @@
-"""Whether a config is that of the same run: a digest of what binds it, and what changed.
+"""Whether a config belongs to the same run: a digest of the keys that may not change, and changes.
 
 Each key declares in `manta.config.run` whether it may change.
 """
@@ -13,7 +13,7 @@ from manta.config.errors import RunError
 from manta.config.on_change import OnChange, keys_of, on_change_of
 from manta.storage.seal import digest
 
-# Older versions allowed no change of these keys either, and counted them in a run's binding.
+# Keys that may change now, but not in older versions, which counted them in a run's binding.
 ONCE_BINDING = ("train.compile", "parallel.shard")
 
 
@@ -87,7 +87,7 @@ def _changes(old: Any, new: Any, at: str) -> Iterator[Change]:
 
 
 def is_free(key: str) -> bool:
-    """True if a run may go on with another value of this dotted key."""
+    """Whether a run may continue with another value of this dotted key."""
     return on_change_of(RunConfig, key) not in (OnChange.START, OnChange.FORK)
 
 
@@ -95,7 +95,7 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
     """Refuse a config that changes what binds the run at `where`.
 
     Returns:
-        The changes that the run may go on with.
+        The changes that the run may continue with.
 
     Raises:
         RunError: naming every other key that differs.
@@ -106,8 +106,8 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
         listed = "\n".join(f"  {change}" for change in binding)
         raise RunError(
             f"{where}: this run was started with another config:\n{listed}\n"
-            "To continue this run, use the old values. To go on from its checkpoint with the new "
-            "ones, use `manta fork`. To train with the new ones from the start, choose another "
+            "To continue this run, use the old values. To continue from its checkpoint with the "
+            "new ones, use `manta fork`. To train with the new ones from the start, choose another "
             "run.name."
         )
     return found

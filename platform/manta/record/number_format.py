@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-# Beyond this loss, the perplexity tells nothing, and exp() soon overflows.
+# Above this loss the perplexity isn't shown: it means nothing, and exp() would soon overflow.
 MOST_NATS = 100.0
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 

@@ -1,4 +1,4 @@
-"""Opening a run: is its folder free, is it the same run, and which state to begin with."""
+"""Open a run: take its folder, check that it is the same run, and read the state to start with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from manta.storage.seal import SEALED
 
 
 def place_of_run(config: RunConfig) -> Place:
-    """Where the run that `config` names is kept."""
+    """The folder or place in a store of the run that `config` names."""
     storage = place_of(config.run.storage)
     if isinstance(storage, Path):
         storage = storage.expanduser().absolute()
@@ -42,7 +42,7 @@ def take_hold(config: RunConfig) -> RunHold:
         except OSError as error:
             raise RunError(
                 f"{place}: can't be made: {error.strerror}; "
-                "set run.storage to a folder that you may write"
+                "set run.storage to a folder that you may write to"
             ) from None
     return RunHold(place)
 
@@ -56,8 +56,8 @@ def check_same_run(
 ) -> list[str]:
     """Check that the run in `run_dir` is the one asked for; returns notes for people.
 
-    The config says what a run is trained by; a digest of that is in its record, its checkpoints
-    and its ledger. If one of these was lost or changed, the others show it.
+    A digest of the config keys that may not change is in the run's record, its checkpoints and its
+    ledger. If one of these was lost or changed, the others show it.
 
     Args:
         run_dir: the run's folder, or its URL in a store.
@@ -91,7 +91,7 @@ def check_same_run(
         if not old.binding:
             raise RunError(
                 f"{path}: the config that this run was started with can't be read: {problem}\n"
-                "Go on with the version of Manta that started it, or choose another run.name."
+                "Continue with the version of Manta that started it, or choose another run.name."
             )
         if old.binding not in identity.bindings_of(config, manifest.fingerprint):
             raise RunError(
@@ -112,9 +112,9 @@ def _check_frozen(run_dir: Place, old: RunState, config: RunConfig, frozen: str)
         return
     raise RunError(
         f"{run_dir}: this run compares with a model of fingerprint {old.frozen[:12]}…, but "
-        f"{model.key} = {model.name!r} has {frozen[:12]}… now: put the model of that time back "
-        "there, or begin another run (run.name), or `manta fork` this one, which goes on beside "
-        "the model as it is now"
+        f"{model.key} = {model.name!r} has {frozen[:12]}… now: put the old model back there, or "
+        "start another run (run.name), or `manta fork` this one, to continue with the model as it "
+        "is now"
     )
 
 
@@ -146,12 +146,12 @@ def _check_unrecorded(run_dir: Place, binding: str) -> list[str]:
         why = "is of another config or corpus than were given" if found else "names no config"
         raise RunError(
             f"{run_dir}: {RUN} is missing, and its ledger of {newest.last.step} steps {why}: "
-            f"restore {RUN} from a copy; or give the command again with --restart, which sets "
-            "the run's files aside and starts it anew"
+            f"restore {RUN} from a copy; or run the command again with --restart, which moves the "
+            "run's files aside and starts it anew"
         )
     return [
-        f"{RUN} was missing and is made anew. By its ledger it is the same run; its earlier times "
-        "and costs are lost"
+        f"{RUN} was missing and is made anew. The ledger shows that it is the same run; its "
+        "earlier times and costs are lost"
     ]
 
 
@@ -167,7 +167,7 @@ def carried_rows(place: Place) -> list[dict[str, Any]]:
 
 
 def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
-    """Set aside rows of a run that nothing else is left of: they would pass for this run's."""
+    """Move aside rows of an earlier run without other files, which would pass for this run's."""
     rows = run_dir / METRICS
     if not rows.exists():
         return []
@@ -182,7 +182,7 @@ def set_rows_aside(place: Place, run_dir: Path) -> list[str]:
 
 
 def _redacted(config: RunConfig) -> RunConfig:
-    """The config as it is written down: without passwords in its URLs."""
+    """The config to write to a file: without passwords in its URLs."""
     return config.model_copy(update={"corpus": without_credentials(config.corpus)})
 
 
@@ -198,7 +198,7 @@ def take_up(
     total_steps: int,
     total_tokens: int,
 ) -> RunState:
-    """The state to begin with: the recorded one, updated, or a new one."""
+    """The state to start with: the recorded one, updated, or a new one."""
     now = utc_now()
     hardware = provenance.driver_hardware()
     fresh: dict[str, Any] = {
@@ -267,7 +267,7 @@ def take_eval_sample(state: RunState, eval_sample: str, last: int | None) -> str
 
 
 def _close_last_group(state: RunState) -> None:
-    """Close the group that a killed driver left open, at the time it was last heard of."""
+    """Close the group that a killed driver left open, at the time of its last sign of life."""
     if state.groups and state.groups[-1].ended is None:
         group = state.groups[-1]
         heard = datetime.fromisoformat(group.started) + timedelta(seconds=group.seconds)

@@ -1,4 +1,4 @@
-"""What a run was made with: code, packages and machine, as far as they can be found."""
+"""Provenance of a run: commit of the code, versions of packages, and the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
     "wandb",
 )
 GIT_SECONDS = 5.0
-# Has the commit of code that was sent without its .git folder, as `manta submit` sends it.
+# File with the commit of code that was sent without its .git folder, as by `manta submit`.
 SENT_ALONG = ".manta-source.json"
 
 
@@ -58,7 +58,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             text=True,
             timeout=GIT_SECONDS,
             stdin=subprocess.DEVNULL,
-            # Reading must neither wait for git's index lock nor take it from somebody at work.
+            # Reading must neither wait for git's index lock nor take it from another process.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.SubprocessError):

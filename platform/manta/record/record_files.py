@@ -1,7 +1,7 @@
-"""`run.json` and `metrics.jsonl` on their way to the disk, and to the store of a run that has one.
+"""Write `run.json` and `metrics.jsonl` to the disk, and to the run's store if it has one.
 
-What can't be written, on a full disk or to a store that fails, is kept and written later; people
-are told when that begins and when it is over.
+What can't be written, on a full disk or to a store that fails, is kept and written later; messages
+tell people when that begins and when it has ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RecordFiles:
         self._messages: list[str] = []
 
     def row_added(self) -> None:
-        """Count a row that was added to the history, or was there already."""
+        """Count a row that was added to the history, or that the history had already."""
         self._rows += 1
         if self._history.waiting:
             self._note_full()
@@ -43,7 +43,7 @@ class RecordFiles:
         """Write `run.json`, whose whole text is `run`; on a full disk, later.
 
         Raises:
-            RunError: if it can't be written for another reason.
+            RunError: if it can't be written for another reason than a full disk.
         """
         try:
             replace_text(self._folder / RUN, run)
@@ -74,7 +74,7 @@ class RecordFiles:
 
     @property
     def recorded(self) -> int:
-        """How many of the rows added so far are durable: in the store, if the run has one."""
+        """Number of rows added so far that are durable: in the store, if the run has one."""
         if self._courier is not None:
             return self._courier.delivered
         if self._up_to_date:
@@ -95,17 +95,17 @@ class RecordFiles:
         if self._courier is not None and not self._courier.flush():
             raise RunError(
                 f"{self._place}: {RUN} and {METRICS} can't be brought up to date "
-                f"({self._courier.problem or 'it takes too long'}); repair the storage, then give "
+                f"({self._courier.problem or 'it takes too long'}); repair the storage, then run "
                 "the same command again: nothing that a checkpoint holds is lost"
             )
         if not self._up_to_date:
             raise RunError(
                 f"{self._folder}: the disk is full: {RUN} and {METRICS} can't be brought up to "
-                "date; free some space, then give the same command again"
+                "date; free some space, then run the same command again"
             )
 
     def hand_over(self) -> None:
-        """Wait a while for the files to reach the store, before a run is left for later."""
+        """Wait a while for the files to reach the store, when a run is interrupted."""
         if self._courier is not None:
             self._courier.flush(HAND_OVER_SECONDS)
 
@@ -131,16 +131,16 @@ class RecordFiles:
             self._full = True
             self._messages.append(
                 f"the disk is full: {RUN} and {METRICS} can't be written to {self._folder}; "
-                "their content is kept in memory until there is room. Free some space"
+                "their content is kept in memory until there is space. Free some space"
             )
 
     def _note_room(self) -> None:
         if self._full and not self._history.waiting:
             self._full = False
-            self._messages.append(f"there is room again: {RUN} and {METRICS} are up to date")
+            self._messages.append(f"there is space again: {RUN} and {METRICS} are up to date")
 
     def close(self) -> None:
-        """Bring what is left to the store, close the files and let the folder go."""
+        """Stop sending to the store, close the files and release the folder."""
         if self._courier is not None:
             self._courier.close()
         self._history.close()

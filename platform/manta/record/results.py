@@ -1,4 +1,4 @@
-"""How far a run came, and at what cost: the values that runs are compared by."""
+"""The progress and cost of a run: the values that runs are compared by."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from manta.record.run_state import RunState
 
 @dataclass(frozen=True)
 class RunResults:
-    """How far one run came and what it cost; what is not known is None.
+    """The progress and cost of one run; unknown values are None.
 
     `tokens` and `compute_hours` are those of the whole history, as if the run had been trained
-    alone; the `own` ones are less what another run trained. Compute is the device time of steps
-    alone. `device_hours` and `cost` are the record's: all that the run held devices for, with
-    starts, evaluations and work that was done twice. `manta compare` has the same figures.
-    `metric` is the last value, `best_metric` the best.
+    alone; `own_tokens` and `own_compute_hours` leave out what another run trained. Compute is the
+    device time of steps alone. `device_hours` and `cost` are the record's: the time for which the
+    run held devices, with starts, evaluations and work that was done twice. `manta compare` shows
+    the same figures. `metric` is the metric's last value, `best_metric` its best.
     """
 
     metric: float | None
@@ -46,7 +46,7 @@ def run_results(
     metric: str = VAL_LOSS,
     mode: Literal["min", "max"] = "min",
 ) -> RunResults:
-    """How far a run came and what it cost, by its record and history.
+    """The progress and cost of a run, from its record and history.
 
     Args:
         state: the run's record.
@@ -77,7 +77,7 @@ def run_results(
 
 
 def path_of(state: RunState, tokens: int) -> tuple[str, ...]:
-    """The runs that trained the history, each with its last token: ``t000@4096``."""
+    """The runs that trained the history, each with the token count at its end: ``t000@4096``."""
     forks = [*state.fork.before, state.fork] if state.fork else []
     return (*(f"{fork.run}@{fork.tokens}" for fork in forks), f"{state.name}@{tokens}")
 

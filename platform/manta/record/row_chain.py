@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 Kind = Literal["training", "validation"]
 # The digest before the first row.
 START = bytes(32)
-# No row is longer, in bytes. A longer line is read in pieces of this size, to bound memory.
+# Bytes of the longest row. A longer line is damaged, and read in pieces of this size.
 LONGEST_LINE = 2**22
 READ_AT_A_TIME = 2**20
 

@@ -3,10 +3,10 @@
 The record knows neither W&B nor a console. One driver at a time holds it and adds what
 happens, in order. Nothing is left half-written: a driver that is killed at any moment
 leaves a directory that the next one continues. A full disk does not end the run: what
-can't be written is kept in memory and written once there is room.
+can't be written is kept in memory and written once there is space.
 
-The files of a run that is kept in a store lie in a folder of this node, and a courier carries
-them there. Only what is in the store counts as recorded: this node's disk may go with it.
+The files of a run in a store are written to a working folder of this node, and a `Courier` copies
+them to the store. Only what is in the store counts as recorded, as this node may end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RunRecord:
         config: RunConfig,
         clock: Callable[[], float],
     ) -> None:
-        """Use `open`."""
+        """Take a record that `open` has checked."""
         self.run_dir, self.place = hold.folder, hold.place
         self.state = state
         self._hold = hold
@@ -68,7 +68,8 @@ class RunRecord:
         self._hear_history()
         if not hold.exclusive:
             self.event(
-                "the file system has no locks: nothing keeps a second driver out of this run"
+                "the file system has no locks, so a second driver isn't kept out of this run: "
+                "don't start one"
             )
 
     @classmethod
@@ -117,7 +118,7 @@ class RunRecord:
             (record.close if record else hold.release)()
             raise RunError(
                 f"{run_dir}: can't be written to: {error.strerror}; free some space or repair the "
-                "storage, then give the same command again"
+                "storage, then run the same command again"
             ) from None
         except BaseException:
             (record.close if record else hold.release)()
@@ -125,7 +126,7 @@ class RunRecord:
         return record
 
     def notice(self, notes: Sequence[str]) -> None:
-        """Record what was found when the run was opened, and tell people what they didn't cause."""
+        """Record what was found when the run was opened, and show people all but config changes."""
         for note in notes:
             if note.startswith("config: "):
                 self.event(note)
@@ -141,7 +142,7 @@ class RunRecord:
             self.history.changed = False
 
     def recheck_history(self) -> None:
-        """Check all rows against the record; otherwise rows before the last start go unread."""
+        """Check all rows against the record; a start reads only those after the record's mark."""
         try:
             self.history.recheck()
             self._hear_history()
@@ -164,7 +165,7 @@ class RunRecord:
             self.event(f"forked from {fork.run} after step {fork.step:,}")
 
     def take_eval_sample(self, eval_sample: str) -> None:
-        """Evaluations read the samples with this digest from now on."""
+        """Record the digest of the samples that evaluations read from now on."""
         last = self.history.last("validation")
         if changed := opening.take_eval_sample(self.state, eval_sample, last):
             self._messages.append(changed)
@@ -173,7 +174,7 @@ class RunRecord:
         """Add a row of metrics.
 
         Returns:
-            The row as it was written; None if its step was there already.
+            The row as it was written; None if the history has its step already.
         """
         self._accounting.reached(int(row["step"]), int(row["tokens"]))
         written = self.history.append(row)
@@ -191,7 +192,7 @@ class RunRecord:
         self.save()
 
     def group_ended(self, *, reason: str) -> None:
-        """Record that the worker group ended. Harmless when there is none."""
+        """Record that the worker group ended; nothing if there is none."""
         if self._accounting.group_ended(reason):
             self.save()
 
@@ -219,7 +220,7 @@ class RunRecord:
         self.save()
 
     def rewound(self, step: int, skips: Sequence[tuple[int, int]] = ()) -> None:
-        """Record that training goes back to `step` or before: later rows are void.
+        """Record that training goes back to `step` or before, and drop later rows.
 
         Args:
             step: the last step whose rows stay valid.
@@ -227,7 +228,7 @@ class RunRecord:
         """
         self.state.skips = sorted({*self.state.skips, *skips})
         self.recheck_history()
-        # Drop the mark first: after a crash, the shortened file must not pass for damaged.
+        # Drop the mark first, so that after a crash the shortened file isn't taken for damaged.
         self.save(mark=Mark(unproven=self.history.unproven))
         self.history.rewind(step)
         self.state.results = Results(skipped_steps=self.state.results.skipped_steps)
@@ -258,7 +259,8 @@ class RunRecord:
             mark: the history's mark to record, instead of that at its current end.
 
         Raises:
-            RunError: if the files can't be written for another reason, or are another driver's.
+            RunError: if the files can't be written for another reason than a full disk, or another
+                driver has taken the run.
         """
         self._hold.check()
         self._accounting.measure()
@@ -278,7 +280,7 @@ class RunRecord:
 
     @property
     def recorded(self) -> int:
-        """How many of the rows added so far are durable: in the store, if the run has one."""
+        """Number of rows added so far that are durable: in the store, if the run has one."""
         return self._files.recorded
 
     def check_saved(self) -> None:
@@ -290,7 +292,7 @@ class RunRecord:
         self._files.check_saved()
 
     def hand_over(self) -> None:
-        """Wait a while for the files to reach the store, before a run is left for later."""
+        """Wait a while for the files to reach the store, when a run is interrupted."""
         self._files.hand_over()
 
     def messages(self) -> list[str]:
@@ -299,5 +301,5 @@ class RunRecord:
         return taken + self._files.messages()
 
     def close(self) -> None:
-        """Release the directory. Harmless when called again."""
+        """Close the files and release the directory."""
         self._files.close()

@@ -53,13 +53,13 @@ class GroupStart:
 
 
 class Group(BaseModel):
-    """One worker group from its start to its end. A run's groups tell its world size over time.
+    """One worker group from its start to its end.
 
-    `step` and `tokens` say where it began to train, `last_step` and `last_tokens` how far
-    it came; the next group begins before that point if something was lost. `start` has the
-    seconds that its start took, by parts, `noticed` when the end of the group before was seen
-    (seconds since the epoch), `source` what it went on from, `snapshot_bytes` the
-    memory that snapshots took on all nodes together.
+    `step` and `tokens` are those at which the group began to train, `last_step` and
+    `last_tokens` those that it reached; the next group begins earlier if steps were lost. `start`
+    has the seconds that the group's start took, by part; `noticed` is the time at which the end of
+    the group before was noticed, in seconds since the epoch; `source` is the kind of state that
+    the group continued; `snapshot_bytes` is the memory of snapshots on all nodes together.
     """
 
     attempt: int
@@ -82,8 +82,8 @@ class Group(BaseModel):
 class Totals(BaseModel):
     """Sums over the whole run, all drivers and worker groups together.
 
-    Steps, tokens and samples are positions in the training, so work that was done twice
-    counts once; `tokens_again` says how much that was. Seconds and cost count everything.
+    Steps, tokens and samples are progress, so work that was done twice counts once;
+    `tokens_again` is the number of tokens trained twice. Seconds and cost count everything.
     """
 
     steps: int = 0
@@ -117,7 +117,7 @@ class CheckpointState(BaseModel):
 
 
 class Event(BaseModel):
-    """Something that a reader of the run should know."""
+    """A message about the run for people, with its time and the progress at that time."""
 
     time: str
     step: int
@@ -142,10 +142,11 @@ def sync_command(folder: str) -> str:
 
 
 class Fork(BaseModel):
-    """Where the beginning of a run comes from: another run trained it up to `step`.
+    """The origin of a forked run: `run` trained its history up to `step`.
 
-    `before` has the forks of that run itself, from the root on. A fork by a person
-    names the keys it changed (`changes`) and the only config that it may train by (`binding`).
+    `before` has the forks of that run itself, from the root on. A fork by `manta fork` has the
+    keys that it changed (`changes`), and the digest of the only config that it may train with
+    (`binding`).
     """
 
     run: str
@@ -208,7 +209,7 @@ class RunState(BaseModel):
 
     @property
     def restarts(self) -> int:
-        """How often the workers were restarted."""
+        """Number of restarts of the workers."""
         return max(0, len(self.groups) - 1)
 
     @property
@@ -251,12 +252,12 @@ class RunState(BaseModel):
 
 
 def write_fork(run_dir: Place, fork: Fork) -> None:
-    """Write into a new run's folder where its beginning comes from."""
+    """Write the origin of a forked run into its folder."""
     put(run_dir / FORK, seal_text(fork.model_dump_json()).encode())
 
 
 def read_fork(run_dir: Place) -> Fork | None:
-    """What `write_fork` wrote; None if there is nothing.
+    """The origin that `write_fork` wrote; None if there is none.
 
     Raises:
         RunError: if the file can't be understood.
@@ -268,7 +269,8 @@ def read_fork(run_dir: Place) -> Fork | None:
         return None
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path}: can't be read: {in_a_line(error)}; remove the run's folder"
+            f"{path}: can't be read: {in_a_line(error)}; restore it from a copy, or remove the "
+            "run's folder to start anew"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The content of `sweep.json`: what a sweep asked, and how far each of its trials is."""
+"""The content of `sweep.json`: a sweep's question, its trials and their progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "di
 
 
 class SweepTokens(BaseModel):
-    """Tokens of a sweep: if each trial trained alone, with sharing as planned, and so far."""
+    """Tokens of a sweep: `apart` without sharing, `shared` as planned, `trained` so far."""
 
     apart: int = 0
     shared: int = 0
@@ -29,7 +29,7 @@ class SweepTokens(BaseModel):
 
 
 class Takeover(BaseModel):
-    """A trial that replaced `loser` and began with the weights of `donor` at a token count."""
+    """The takeover by which a trial replaced `loser` and took over `donor` at a token count."""
 
     donor: str
     loser: str
@@ -37,13 +37,13 @@ class Takeover(BaseModel):
 
 
 class SweepTrial(BaseModel):
-    """One trial. It was forked from a checkpoint of `parent` at `fork_step`, if it has one.
+    """One trial; if it has a parent, it is forked from the parent's checkpoint at `fork_step`.
 
-    `digest` covers all that it trains. `tokens` is how many of its whole history are
-    trained, `value` the metric at its end, `failures` how often its training broke off since it
-    last made progress. `scores` has the metric at the rungs of a sweep that pauses trials, by
-    their token counts, and `passed` the rungs after which it went on. `takeover` says whose
-    weights it took when, in a population.
+    `digest` covers all that the trial trains. `tokens` is the number of tokens of its whole
+    history that are trained, `value` the metric at its end, `failures` the number of legs that
+    failed since it last made progress. `scores` has the metric by the token counts of the rungs
+    that it reached, and `passed` the rungs that it passed. `takeover` is set if it took over
+    another trial of a population.
     """
 
     name: str
@@ -66,7 +66,7 @@ class SweepTrial(BaseModel):
 
 
 class Suggestion(BaseModel):
-    """A searcher's suggestion after it was told `told` results, and the trials made of it."""
+    """A suggestion that a searcher made after `told` results, and the trials made of it."""
 
     params: dict[str, JsonValue]
     trials: list[str]
@@ -83,9 +83,9 @@ class SweepState(BaseModel):
     """The whole of `sweep.json`.
 
     `suggestions` are those of a searcher that learns. `told` has the results in the order in
-    which the searcher was told them: the suggestion's number, and the metric, or None if there
-    was none. Asking and telling a new searcher the same in the same order rebuilds its state,
-    so the searcher itself need not be saved.
+    which the searcher was told them: the suggestion's number, and the metric, or None if it
+    failed. Replaying both to a new searcher in the same order restores its state, so the searcher
+    itself isn't saved.
     """
 
     format: Literal[1, 2] = 2
@@ -134,7 +134,7 @@ def write_sweep(folder: Path, state: SweepState) -> str:
 
 
 def trials_in(folder: Place) -> list[str]:
-    """The names of the trials that have begun, by their folders in a sweep's folder."""
+    """The names of the trials in a sweep's folder that have begun."""
     if not isinstance(folder, Path):
         return sorted(name for name in folder.folders() if (folder / name / RUN).exists())
     return sorted(path.parent.name for path in folder.glob(f"*/{RUN}"))

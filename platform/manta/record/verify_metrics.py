@@ -1,4 +1,4 @@
-"""Checks that `metrics.jsonl` has the rows that a run must have, with the values they must have."""
+"""Check that `metrics.jsonl` has the rows that it must have, with the values of the schedule."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due:
         kind, step = _checked(line, run / METRICS, schedule, after)
         if step <= last.get(kind, -1):
             raise RunError(
-                f"{run / METRICS}:{line.number}: step {step} is out of order: it is not above that "
-                "of the row before it"
+                f"{run / METRICS}:{line.number}: step {step} is out of order: it must be above the "
+                "step of the row before; restore the file from a copy"
             )
         last[kind] = step
         due.take(kind, step)
@@ -126,11 +126,13 @@ def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[K
     if row is None or step < 0:
         raise RunError(
             f"{path}:{line.number}: not a row of metrics: restore the file from a copy, or "
-            "continue the run with `manta train`: it sets the line aside"
+            "continue the run with `manta train`, which moves the line to another file"
         )
     kind, where = kind_of(row), f"{path}:{line.number}: step {step}"
     if step > schedule.steps:
-        raise RunError(f"{where}: the schedule ends with step {schedule.steps}")
+        raise RunError(
+            f"{where}: the schedule ends with step {schedule.steps}; restore the file from a copy"
+        )
     done = schedule.step(step - 1) if step else None
     expected: dict[str, Any] = {"tokens": done.tokens_after if done else 0}
     if kind == "training" and done is not None:

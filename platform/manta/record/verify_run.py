@@ -27,7 +27,7 @@ from manta.stream.verify_ledger import Consumed, verify_ledger
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run's complete checkpoints say of the run.
+    """What a run's complete checkpoints record of the run.
 
     Attributes:
         marks: file in a checkpoint → the step and the ledger's digest that it records.
@@ -40,7 +40,7 @@ class Saved:
     unchecked: Sequence[str] = ()
 
 
-NOTHING_SAVED = Saved(unchecked=("checkpoints: not looked at",))
+NOTHING_SAVED = Saved(unchecked=("checkpoints: not read",))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     steps = range(fork + 1, (0 if at_work else consumed.steps) + 1)
     lost = check_rows(run_dir, schedule, fork, lambda: Due(config, schedule, steps, saved.rows))
     if shards:
-        from manta.corpus.inspect import check_shards  # heavy: it knows tokenizers
+        from manta.corpus.inspect import check_shards  # slow to import, as it imports tokenizers
 
         check_shards(config.corpus, manifest)
     return Verified(
@@ -128,8 +128,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
 def _check_binding(run_dir: Place, state: RunState, config: RunConfig) -> None:
     if state.binding and state.binding not in bindings_of(config, state.corpus_fingerprint):
         raise RunError(
-            f"{run_dir / CONFIG}: not the config that the run was trained by: its digest is not "
-            f"that in {RUN}, so it was changed afterwards. Restore it from a copy"
+            f"{run_dir / CONFIG}: not the config that the run was trained with: its digest is not "
+            f"that in {RUN}, so it was changed afterwards; restore it from a copy"
         )
 
 
@@ -140,16 +140,21 @@ def _unchecked(
     saved: Saved,
     at_work: bool,
 ) -> Iterator[str]:
-    """What the run claims and nothing here can prove."""
+    """Claims of the run that this check can't prove."""
     if not state.binding:
-        yield f"{CONFIG}, beyond order and batch sizes: an older version kept no digest of it"
+        yield (
+            f"{CONFIG}, except sample order and batch sizes: an older version recorded no digest "
+            "of it"
+        )
     if consumed.unsealed:
-        yield f"world sizes of steps 1 to {consumed.unsealed:,}: an older version kept no digests"
+        yield (
+            f"world sizes of steps 1 to {consumed.unsealed:,}: an older version recorded no digests"
+        )
     yield from saved.unchecked
     if state.history.unproven:
         yield (
             f"{METRICS}: rows up to step {state.history.unproven:,}: the file was changed, and "
-            "accepted as it was found"
+            "its rows were accepted as they were found"
         )
     if state.fork is not None:
         yield f"the config of steps 1 to {state.fork.step:,}, which {state.fork.run} trained"
@@ -172,7 +177,7 @@ def _shown(numbers: Sequence[int]) -> str:
 def _check_end(
     ledger: Ledger, state: RunState, schedule: Schedule, consumed: Consumed, saved: Saved
 ) -> None:
-    """Refuse a ledger that ends before a checkpoint: it is written first, so it lost rows."""
+    """Refuse a ledger that ends before a checkpoint, as the ledger is written first."""
     newest = max((step for step, _ in saved.marks.values()), default=0)
     checkpoint = max(state.checkpoint.step if state.checkpoint else 0, newest)
     due, why = checkpoint, f"the run has a checkpoint of step {checkpoint}"
@@ -183,8 +188,8 @@ def _check_end(
     if last < due:
         raise RunError(
             f"{ledger.folder}: step {last + 1} is missing: the ledger ends with step {last}, but "
-            f"{why}; restore its last parts from a copy, or continue the run with `manta train`: "
-            "it goes on from a checkpoint that the ledger reaches"
+            f"{why}; restore its last parts from a copy, or continue the run with `manta train` "
+            "from a checkpoint that the ledger reaches"
         )
     if state.status in ("finished", "stopped") and state.ledger_digest is not None:
         claimed = (state.ledger_digest, state.results.skipped_steps)

@@ -13,10 +13,10 @@ DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 def draw_curve(
     values: NDArray[np.float64], width: int, height: int, *, ascii_only: bool = False
 ) -> list[str]:
-    """Lines of text, `height` of them and `width` wide, with a curve from 0 to its top.
+    """`height` lines of `width` characters with a curve, scaled from 0 to its maximum.
 
     Args:
-        values: the curve at ``2 * width`` places from left to right, none below 0.
+        values: the curve at ``2 * width`` points from left to right, none below 0.
         ascii_only: draw the curve in stars, for terminals without Unicode.
     """
     grid = _rasterise(values, 4 * height)
@@ -33,7 +33,7 @@ def _rasterise(values: NDArray[np.float64], rows: int) -> NDArray[np.bool_]:
     top = float(values.max()) or 1.0
     level = np.rint(values / top * (rows - 1)).astype(np.int64)
     before = np.concatenate([level[:1], level[:-1]])
-    # A dot at the level itself, and those between it and the level of the place before.
+    # A dot at the level itself, and dots between it and the level of the point before.
     low = np.where(before < level, np.minimum(before + 1, level), level)
     high = np.where(before > level, np.maximum(before - 1, level), level)
     row = np.arange(rows - 1, -1, -1)[:, None]

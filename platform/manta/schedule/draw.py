@@ -14,9 +14,9 @@ from manta.schedule.canvas import draw_curve
 from manta.schedule.lines import HEADINGS, LR, TITLES, Floats, segment_rows, steps_line, totals
 from manta.schedule.steps import Schedule
 
-HEIGHT = 6  # of a terminal panel, in lines
-MARGIN = 10  # columns for the labels of its axis
-WIDEST = 100  # columns; beyond that a curve gets flat to look at
+HEIGHT = 6  # lines of a panel
+MARGIN = 10  # columns for the labels of a panel's axis
+WIDEST = 100  # columns of a panel at most; a wider curve looks flat
 COLOURS = {"lr": "cyan", "batch": "magenta", "steps": "green"}
 
 

@@ -1,4 +1,4 @@
-"""What a run does after a step: a function of the step, the config and the schedule alone."""
+"""The work that is due after a step: a function of the step, the config and the schedule alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class DueWork:
     """What is due after a step.
 
     Attributes:
-        logs: a row of metrics.
-        evaluates: an evaluation.
-        saves: a checkpoint.
-        last: whether the run ends with it.
+        logs: whether a row of metrics is due.
+        evaluates: whether an evaluation is due.
+        saves: whether a checkpoint is due.
+        last: whether the run ends with the step.
     """
 
     logs: bool
@@ -29,7 +29,8 @@ class DueWork:
 def due(step: Step, config: RunConfig, schedule: Schedule) -> DueWork:
     """What is due after `step`.
 
-    The first step is logged, and after the last one all is due that the config asks for at all.
+    After the first step a row is due; after the last one, a row, a checkpoint and, if the config
+    asks for any, an evaluation.
     """
     last = step.number == schedule.steps
     evaluation = config.eval
@@ -43,7 +44,7 @@ def due(step: Step, config: RunConfig, schedule: Schedule) -> DueWork:
 
 
 def steps_at(counts: Sequence[int], schedule: Schedule) -> frozenset[int]:
-    """The steps with which these token counts are reached, of those that the run reaches."""
+    """The steps that reach these token counts; counts after the run's end are left out."""
     end = schedule.positions * schedule.seq_len
     return frozenset(schedule.reaching(tokens) for tokens in counts if tokens <= end)
 
@@ -56,7 +57,7 @@ def _passes(counts: Sequence[int], every: int | None, step: Step) -> bool:
 
 
 def _comes_round(every: int | None, step: Step) -> bool:
-    """Whether a multiple of `every` tokens lies in the step. Zero: in each step."""
+    """Whether the step reaches a multiple of `every` tokens; always if `every` is 0."""
     if every is None:
         return False
     return every == 0 or step.tokens // every < step.tokens_after // every

@@ -1,4 +1,4 @@
-"""What a picture of a schedule is made of: the points of its lines, and its segments in words."""
+"""Data of a schedule's picture: the points of its lines, and its segments as rows of text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from manta.schedule.steps import Schedule
 
 Floats = NDArray[np.float64]
 
-POINTS = 400  # of a curved segment of a line
+POINTS = 400  # points of a curved segment
 HEADINGS = ("", "from", "to", "share", "shape", "value")
 LR, BATCH = "learning rate", "batch size"
 TITLES = {"lr": "Learning rate", "batch": "Batch size (samples)", "steps": "Steps"}
 
 
 def lr_line(schedule: Schedule, points: int = POINTS) -> tuple[Floats, Floats]:
-    """Tokens and learning rate of a line, with `points` places in each curved segment."""
+    """Token counts and learning rates of a line, with `points` points in each curved segment."""
     tokens, values = [], []
     for segment in schedule.lr_segments:
         straight = segment.shape in ("constant", "linear")
@@ -32,14 +32,14 @@ def lr_line(schedule: Schedule, points: int = POINTS) -> tuple[Floats, Floats]:
 
 
 def _turns(segment: Segment) -> int:
-    """Periods in a segment, as many as can be told apart on a screen."""
+    """Number of periods to draw in a segment; at most as many as a screen can show."""
     if segment.period is None:
         return 1
     return min(50, math.ceil((segment.end - segment.start) / segment.period))
 
 
 def batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
-    """Tokens and batch size of a staircase."""
+    """Token counts and batch sizes of a line, which is a staircase."""
     starts = [level.tokens for level in schedule.levels]
     sizes = [level.batch for level in schedule.levels]
     tokens = np.repeat(np.array([*starts, schedule.horizon], dtype=np.float64), 2)[1:-1]
@@ -47,7 +47,7 @@ def batch_line(schedule: Schedule) -> tuple[Floats, Floats]:
 
 
 def steps_line(schedule: Schedule) -> tuple[Floats, Floats]:
-    """Tokens and steps by then."""
+    """Token counts and numbers of steps of a line."""
     ends = [(p.end_position * schedule.seq_len, p.end_step) for p in schedule.plateaus]
     points = np.array([(0, 0), *ends], dtype=np.float64)
     return points[:, 0], points[:, 1]

@@ -1,9 +1,9 @@
-"""A batch schedule as arithmetic: where its size changes, and which steps have which.
+"""A batch schedule as arithmetic: where the batch size changes, and which steps have which size.
 
-Two piecewise-constant functions. *Levels* live on the token clock: the size from a
-token count on. *Plateaus* live on steps: a run of steps of one size. A step has the size
-of the level in which it starts, so a plateau ends with the first step that starts in the
-next level. Everything here is whole numbers, once the levels are known.
+Batch size is a piecewise-constant function of tokens and of steps. A *level* is the size from a
+token count on. A *plateau* is a series of steps of one size. A step has the size of the level in
+which it starts, so a plateau ends before the first step that starts in the next level. Once the
+levels are known, all arithmetic is on whole numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manta.schedule.segment import Segment, round_batch
 
 Ints = NDArray[np.int64]
 
-# More sizes than that is a slip (a ramp by single samples to a million), not a wish.
+# More levels are taken for a mistake, such as a ramp by single samples to a million.
 MOST_LEVELS = 100_000
 
 
@@ -77,7 +77,7 @@ def plateaus_of(levels: Sequence[Level], horizon: int, seq_len: int) -> tuple[Pl
     ends = [level.tokens for level in levels[1:]] + [horizon]
     for level, end in zip(levels, ends, strict=True):
         left = end - position * seq_len
-        if left <= 0:  # one step of the level before jumped over this one
+        if left <= 0:  # a step of the level before ends after this level
             continue
         steps = -(-left // (level.batch * seq_len))
         if found and found[-1].batch == level.batch:
@@ -90,7 +90,7 @@ def plateaus_of(levels: Sequence[Level], horizon: int, seq_len: int) -> tuple[Pl
 
 
 def _levels_in(segment: Segment) -> tuple[Ints, Ints]:
-    """Where sizes begin in one segment, and the sizes: two arrays of one length."""
+    """The token counts at which sizes begin in one segment, and the sizes, of equal shape."""
     if segment.period is not None:
         tokens, sizes = _tiled(segment, segment.period)
     else:
@@ -99,10 +99,10 @@ def _levels_in(segment: Segment) -> tuple[Ints, Ints]:
 
 
 def _tiled(segment: Segment, period: int) -> tuple[Ints, Ints]:
-    """One period of a cyclic segment, a rise and a fall, repeated up to its end."""
+    """`_levels_in` of a cyclic segment: one period, a rise and a fall, repeated up to its end."""
     cycle = replace(segment, start=0, end=period)
-    # Both halves have the turn. It is no token if the period is odd, but then the curve is as
-    # high at the token after it.
+    # Both halves include the turning point. If the period is odd, that lies between two tokens, at
+    # which the curve has the same value.
     halves = [_monotone(cycle, 0, period // 2), _monotone(cycle, period // 2, period - 1)]
     tokens = np.concatenate([half[0] for half in halves])
     sizes = np.concatenate([half[1] for half in halves])
@@ -115,9 +115,9 @@ def _tiled(segment: Segment, period: int) -> tuple[Ints, Ints]:
 
 
 def _monotone(segment: Segment, low: int, high: int) -> tuple[Ints, Ints]:
-    """Where sizes begin within ``[low, high]``, on which the segment's curve is monotone.
+    """`_levels_in` for the tokens ``[low, high]``, on which the segment's curve is monotone.
 
-    All boundaries are bisected together, on whole token counts.
+    All boundaries are bisected at once, on whole token counts.
     """
     first, last = _units(segment, np.array([low, high]))
     sign = 1 if last >= first else -1
@@ -131,7 +131,7 @@ def _monotone(segment: Segment, low: int, high: int) -> tuple[Ints, Ints]:
         reached = sign * _units(segment, middle) >= sign * units[1:]
         at, before = np.where(reached, middle, at), np.where(reached, before, middle)
     tokens = np.concatenate([[low], at])
-    # Where a single token takes the curve past several sizes, the last of them counts.
+    # Where the curve passes several sizes within one token, the last of them counts.
     kept = np.append(tokens[1:] != tokens[:-1], True)
     return tokens[kept], units[kept] * segment.multiple_of
 

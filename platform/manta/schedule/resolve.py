@@ -1,8 +1,8 @@
-"""From what a user wrote to canonical segments.
+"""Resolve a schedule's config to canonical segments.
 
-A shorthand is first written out as the segments it stands for; so the two forms can't
-mean different things. Canonical means: every segment has at least one token, a curve
-between equal values is a constant, neighbours that hold the same constant are one.
+A shorthand is first written out as the segments that it stands for, so that both forms have the
+same meaning. Canonical means: every segment has at least one token, a curve between equal values
+is a constant, and neighbours with the same constant are joined.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from manta.config.schedule import BatchRamp, LrShorthand, ScheduleSection, Segme
 from manta.config.units import format_tokens
 from manta.schedule.segment import Segment, round_batch
 
-# Above this, floats can't tell two neighbouring token counts apart.
+# Above this, two neighbouring token counts are the same float.
 LONGEST_HORIZON = 2**53
 
 LR, BATCH = "schedule.lr", "schedule.batch"
-Piece = tuple[str, SegmentSpec]  # the key it was written under, and the segment
+Piece = tuple[str, SegmentSpec]  # a segment's key in the config, and the segment
 
 
 def lr_segments(config: ScheduleSection) -> tuple[Segment, ...]:
@@ -45,12 +45,12 @@ def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[
     pieces = _lr_pieces(lr, horizon)
     for key, spec in pieces:
         if spec.multiple_of != 1:
-            raise ConfigError(f"{key}.multiple_of: belongs to schedule.batch; leave it out here")
+            raise ConfigError(f"{key}.multiple_of: is a key of schedule.batch only; remove it here")
     return _merge(_canonical(segment) for segment in _place(pieces, LR, horizon))
 
 
 def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
-    """The batch size's canonical segments, in samples; else as `lr_segments`."""
+    """The batch size's canonical segments, in samples; see `lr_segments`."""
     check_horizon(config.horizon)
     past = [
         (each.until, _one_batch(each.batch, each.horizon or config.horizon))
@@ -58,7 +58,8 @@ def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
     ]
     if past and any(s.period for _, segments in past for s in segments):
         raise ConfigError(
-            "schedule.history: a cyclic batch size can't be left on the way; give its segments"
+            "schedule.history: a cyclic batch size can't end before its schedule does; write it as "
+            "segments without a period"
         )
     return _joined([*past, (config.horizon, _one_batch(config.batch, config.horizon))])
 
@@ -73,7 +74,7 @@ def _one_batch(batch: int | BatchRamp | list[SegmentSpec], horizon: int) -> tupl
 
 
 def _joined(pasts: list[tuple[int, tuple[Segment, ...]]]) -> tuple[Segment, ...]:
-    """One schedule of several, each in force until a token count; the curves stay what they are."""
+    """Join schedules, each in force until a token count; the curves don't change."""
     found: list[Segment] = []
     begin = 0
     for until, segments in pasts:
@@ -87,11 +88,11 @@ def _joined(pasts: list[tuple[int, tuple[Segment, ...]]]) -> tuple[Segment, ...]
 
 
 def check_horizon(horizon: int) -> None:
-    """Refuse a horizon that floats can't count to."""
+    """Raise ConfigError if floats can't represent all token counts up to the horizon."""
     if horizon > LONGEST_HORIZON:
         raise ConfigError(
-            f"schedule.horizon = {format_tokens(horizon)}: at most {LONGEST_HORIZON} tokens "
-            "can be counted exactly"
+            f"schedule.horizon = {format_tokens(horizon)}: only {LONGEST_HORIZON} tokens can be "
+            "counted exactly; lower it"
         )
 
 
@@ -121,13 +122,14 @@ def _check_lr_shorthand(lr: LrShorthand, horizon: int) -> None:
     decay = Fraction(0) if lr.decay is None else _exact(lr.decay, horizon)
     if _exact(lr.warmup, horizon) > horizon:
         raise ConfigError(
-            f"{LR}.warmup = {_show(lr.warmup)}: passes the horizon of "
+            f"{LR}.warmup = {_show(lr.warmup)}: is longer than the horizon of "
             f"{format_tokens(horizon)} tokens; shorten it"
         )
     if _exact(lr.warmup, horizon) + decay > horizon:
         raise ConfigError(
-            f"{LR}.decay = {_show(lr.decay)}: with the warmup of {_show(lr.warmup)} it is longer "
-            f"than the horizon of {format_tokens(horizon)} tokens; shorten one of them"
+            f"{LR}.decay = {_show(lr.decay)}: together with the warmup of {_show(lr.warmup)} the "
+            f"decay is longer than the horizon of {format_tokens(horizon)} tokens; shorten one of "
+            "them"
         )
     if lr.name == "wsd" and lr.decay_shape == "exponential" and lr.floor == 0:
         raise ConfigError(
@@ -157,15 +159,15 @@ def _spec(**fields: Any) -> SegmentSpec:
 
 
 def _remainder(span: int | str, horizon: int) -> int | str:
-    """What is left of the horizon before its last `span`, as a span."""
+    """The part of the horizon before its last `span`, as a span."""
     return horizon - span if isinstance(span, int) else f"{100 - Decimal(span.rstrip('%')):f}%"
 
 
-# Places on the token clock.
+# Positions on the token clock.
 
 
 def _exact(span: int | str, horizon: int) -> Fraction:
-    """Tokens in `span`, unrounded: so that 5% + 75% + 20% is the whole of any horizon."""
+    """Tokens in `span`, not rounded, so that 5% + 75% + 20% is exactly the horizon."""
     if isinstance(span, int):
         return Fraction(span)
     return Fraction(span.rstrip("%")) * horizon / 100
@@ -184,8 +186,8 @@ def _place(pieces: list[Piece], root: str, horizon: int) -> Iterator[Segment]:
     if end < horizon:
         raise ConfigError(
             f"{root}: its segments end at {format_tokens(math.floor(end))} tokens, before the "
-            f"horizon of {format_tokens(horizon)}; leave 'tokens' and 'until' out of the last "
-            "one, and it lasts to the horizon"
+            f"horizon of {format_tokens(horizon)}; remove 'tokens' and 'until' from the last one, "
+            "so that it lasts to the horizon"
         )
 
 
@@ -200,12 +202,13 @@ def _end(key: str, spec: SegmentSpec, start: Fraction, horizon: int, is_last: bo
         raise ConfigError(f"{key}: give 'tokens' or 'until'; only the last segment needs neither")
     if end < start:
         raise ConfigError(
-            f"{key} = {_show(span)}: lies before {format_tokens(math.floor(start))} tokens, where "
-            "the segment begins; put the segments in order, or give 'tokens' for a length"
+            f"{key} = {_show(span)}: is before the segment's start at "
+            f"{format_tokens(math.floor(start))} tokens; put the segments in order, or give "
+            "'tokens' for a length"
         )
     if end > horizon:
         raise ConfigError(
-            f"{key} = {_show(span)}: ends at {format_tokens(math.floor(end))} tokens, past the "
+            f"{key} = {_show(span)}: ends at {format_tokens(math.floor(end))} tokens, after the "
             f"horizon of {format_tokens(horizon)}; shorten the segment or raise schedule.horizon"
         )
     return end
@@ -214,20 +217,20 @@ def _end(key: str, spec: SegmentSpec, start: Fraction, horizon: int, is_last: bo
 def _segment(key: str, spec: SegmentSpec, place: tuple[int, int], before: float | None) -> Segment:
     first = before if spec.start is None else spec.start
     if first is None:
-        raise ConfigError(f"{key}.from: the first segment needs it: no segment before it ends")
+        raise ConfigError(f"{key}.from is missing: the first segment needs a value to start at")
     last = first if spec.end is None else spec.end
     if spec.shape == "exponential" and not (first > 0 and last > 0):
         name = "from" if first == 0 else "to"
         raise ConfigError(
-            f"{key}.{name} = 0: an exponential segment multiplies, so it can't start or end at "
-            "0; give a small value above it, or another shape"
+            f"{key}.{name} = 0: an exponential segment multiplies, so it can't start or end at 0; "
+            "give a small value above 0, or another shape"
         )
     return Segment(*place, spec.shape, first, last, spec.period, spec.multiple_of)
 
 
 def _check_batch_value(key: str, value: float | None) -> None:
     if value is not None and (value < 1 or value != int(value)):
-        raise ConfigError(f"{key} = {value:g}: a batch size is a whole number of samples from 1")
+        raise ConfigError(f"{key} = {value:g}: give a whole number of samples, 1 or greater")
 
 
 def _show(span: int | str | None) -> str:
@@ -252,7 +255,7 @@ def _canonical_batch(segment: Segment) -> Segment:
 
 
 def _merge(segments: Iterator[Segment]) -> tuple[Segment, ...]:
-    """Join neighbours that hold the same constant."""
+    """Join neighbours with the same constant."""
     merged: list[Segment] = []
     for segment in segments:
         before = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""One stretch of a schedule and the value it has at each token count."""
+"""A segment of a schedule: its shape, and its value at each token count."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from manta.config.schedule import Shape
 
-# For values that are whole in exact arithmetic and a float's error below it in ours: a
-# ramp must not take such a size a step later on a machine with another cosine.
+# Factor for values that are whole in exact arithmetic, and below it by a float's error here: a ramp
+# must not reach a size a step later on a machine whose cosine is rounded differently.
 SLACK = 1 + 2**-40
 
 
 def round_batch(values: NDArray[np.float64], multiple_of: int) -> NDArray[np.int64]:
-    """The batch sizes that a schedule's values stand for: down to a multiple, at least one."""
+    """Batch sizes of a schedule's values: rounded down to a multiple, but at least one multiple."""
     units = np.floor(values / multiple_of * SLACK)
     return multiple_of * np.maximum(units, 1).astype(np.int64)
 
@@ -25,7 +25,7 @@ def round_batch(values: NDArray[np.float64], multiple_of: int) -> NDArray[np.int
 class Segment:
     """A shape over the tokens ``[start, end)``, from the value `first` towards `last`.
 
-    Shapes, with x the share of the segment that is behind us:
+    Shapes, with x the fraction of the segment's tokens that are consumed:
         constant: `first`; `last` is the same.
         linear: a straight line.
         cosine: half a cosine wave (Loshchilov & Hutter, 2017).
@@ -34,8 +34,8 @@ class Segment:
         cyclic: a triangle from `first` to `last` and back each `period` tokens
             (Smith, 2017); the only shape that may end elsewhere than at `last`.
 
-    `multiple_of` says to which multiple a batch size is rounded down. `of` is the stretch over
-    which the shape runs, where the segment is only a part of it.
+    A batch size is rounded down to a multiple of `multiple_of`. If the segment is only a part of
+    a curve, `of` has the tokens over which the whole curve extends.
     """
 
     start: int
@@ -48,7 +48,7 @@ class Segment:
     of: tuple[int, int] | None = None
 
     def part(self, start: int, end: int) -> Segment:
-        """The same curve, in force over ``[start, end)`` alone, which lies in the segment."""
+        """The part of the segment over ``[start, end)``, with the same curve."""
         if self.shape == "constant" or (start, end) == (self.start, self.end):
             return replace(self, start=start, end=end)
         return replace(self, start=start, end=end, of=self.of or (self.start, self.end))
@@ -63,7 +63,7 @@ class Segment:
 
     @property
     def closing(self) -> float:
-        """The value that the segment reaches at `end`, where the next one takes over."""
+        """The value that the segment reaches at `end`, where the next one begins."""
         if self.end == self.start:
             return self.first if self.shape == "cyclic" else self.last
         return self.at(self.end)
@@ -82,13 +82,13 @@ class Segment:
             value = self.first * (self.last / self.first) ** x
         else:
             value = self.first + (self.last - self.first) * _progress(self.shape, x)
-        # Float error must neither leave the range nor miss the end by a hair.
+        # Rounding errors must neither leave the range nor miss the last value.
         low, high = sorted((self.first, self.last))
         return np.where(x >= 1, self.last, np.minimum(np.maximum(value, low), high))
 
 
 def _progress(shape: Shape, x: Any) -> Any:
-    """How much of the way from `first` to `last` lies behind, given the share x of tokens."""
+    """The fraction of the way from `first` to `last`, given the fraction x of tokens."""
     if shape == "cosine":
         return (1 - np.cos(np.pi * x)) / 2
     if shape == "1-sqrt":

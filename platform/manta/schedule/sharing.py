@@ -1,9 +1,9 @@
-"""How long two schedules are the same: the arithmetic beneath a stage tree.
+"""How many steps two schedules share: the arithmetic of a stage tree.
 
-Two runs that agree in all but their schedules are the same run as long as their updates are:
-same samples, same learning rate, to the bit. That is asked of the *steps*, not of how the
-schedules are written: a decay that starts later shares the plateau before it, and a line that
-is written as two lines shares all of it where the floats agree.
+Two runs that differ only in their schedules are the same run as long as their updates are the same:
+same samples, same learning rate, to the bit. The *steps* are compared, not the segments: a decay
+that starts later shares the plateau before it, and a line written as two segments shares all steps
+at which the floats are equal.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from manta.schedule.segment import Segment
 from manta.schedule.steps import Schedule
 
-# Steps compared at once: few at first, as the first difference is mostly near, then more and
-# more, up to what fills a cache.
+# Steps compared at once: few at first, as the first difference is mostly near, then ever more, up
+# to what fits into a CPU's cache.
 FIRST_CHUNK, MOST_CHUNK = 64, 65_536
 
 
 def shared_steps(a: Schedule, b: Schedule) -> int:
-    """How many steps from the first on are the same update in both schedules.
+    """Number of steps, from the first on, that are the same update in both schedules.
 
-    Costs O(segments) where the segments are the same, and one look at each step from there to
-    the first difference.
+    Costs O(segments) where the segments are the same, and one comparison for each step from there
+    to the first difference.
     """
     if a.seq_len != b.seq_len:
         return 0
@@ -32,7 +32,7 @@ def shared_steps(a: Schedule, b: Schedule) -> int:
     if not most:
         return 0
     tokens = _same_lr_tokens(a.lr_segments, b.lr_segments)
-    # The last step is looked at in any case: a horizon within it moves its middle.
+    # The last step is always compared, as a horizon within it moves its middle.
     first = bisect_left(range(most - 1), tokens, key=lambda k: a.tokens_after(k + 1))
     chunk = FIRST_CHUNK
     while first < most:
@@ -46,7 +46,7 @@ def shared_steps(a: Schedule, b: Schedule) -> int:
 
 
 def _same_batches(a: Schedule, b: Schedule) -> int:
-    """Steps from the first on that consume the same positions."""
+    """Number of steps, from the first on, that consume the same positions."""
     for mine, other in zip(a.plateaus, b.plateaus, strict=False):
         if mine.batch != other.batch:
             return mine.step
@@ -56,7 +56,7 @@ def _same_batches(a: Schedule, b: Schedule) -> int:
 
 
 def _same_lr_tokens(a: tuple[Segment, ...], b: tuple[Segment, ...]) -> int:
-    """Up to which token count two rates are written alike. They may agree for longer."""
+    """The token count up to which two rates have the same segments; they may agree for longer."""
     for mine, other in zip(a, b, strict=False):
         if _curve(mine) != _curve(other):
             return mine.start
@@ -66,7 +66,7 @@ def _same_lr_tokens(a: tuple[Segment, ...], b: tuple[Segment, ...]) -> int:
 
 
 def _curve(segment: Segment) -> tuple[object, ...]:
-    """What a segment's values follow, wherever it is in force."""
+    """What determines a segment's values, whatever part of the curve the segment is."""
     if segment.shape == "constant":
         return segment.shape, segment.first
     span = segment.of or (segment.start, segment.end)

@@ -32,7 +32,7 @@ class Step:
 
     @property
     def number(self) -> int:
-        """The step as people count it, from 1: how many updates are done after it."""
+        """The step's number for people, from 1: the number of updates after the step."""
         return self.step + 1
 
 
@@ -47,7 +47,7 @@ class Schedule:
     Attributes:
         horizon: tokens after which the run ends.
         seq_len: tokens in a sample.
-        lr_segments, batch_segments: canonical; equal schedules have equal tuples.
+        lr_segments, batch_segments: canonical segments; equal schedules have equal tuples.
         levels: batch size over tokens; plateaus: batch size over steps.
         steps, positions: steps and clock positions of the whole run.
     """
@@ -94,28 +94,28 @@ class Schedule:
     def lr(self, tokens: float | NDArray[Any]) -> float | NDArray[np.float64]:
         """The learning rate at a token count, or at each of an array of them.
 
-        At a boundary the segment that starts there counts; from the horizon on, the
-        value at which the last segment ends.
+        At a boundary it is that of the segment that starts there; from the horizon on, the value
+        at which the last segment ends.
         """
         if isinstance(tokens, np.ndarray):
             return self._lr_over(tokens)
         return self.lr_segments[_index(self.lr_segments, tokens)].at(tokens)
 
     def batch_size(self, tokens: int) -> int:
-        """Samples in a step that starts at a token count."""
+        """Number of samples in a step that starts at a token count."""
         index = bisect_right(self.levels, tokens, key=lambda level: level.tokens) - 1
         return self.levels[max(index, 0)].batch
 
     def step(self, k: int) -> Step:
         """Step `k`, from 0.
 
-        Its learning rate is the schedule's at the *middle* of the step's tokens (of those
+        The step's learning rate is the schedule's at the *middle* of the step's tokens (of those
         within the horizon). So neither the first step of a warmup from 0 nor the last of a
         decay to 0 is wasted on a rate of 0, and the sum of rate × tokens over a run is the
-        midpoint rule for the schedule's integral: it doesn't depend on the batch size.
+        midpoint rule for the schedule's integral, which doesn't depend on the batch size.
 
         Raises:
-            IndexError: when the run has no such step.
+            IndexError: if the run has no such step.
         """
         if not 0 <= k < self.steps:
             raise IndexError(f"step {k} of a run of {self.steps} steps")
@@ -127,7 +127,7 @@ class Schedule:
         return Step(k, position, plateau.batch, tokens, after, self.lr(middle))
 
     def tokens_after(self, steps: int) -> int:
-        """Tokens consumed after the first `steps` steps, of those that the run has."""
+        """Tokens consumed after the first `steps` steps; the run has at least as many."""
         plateau = self._plateau(steps)
         return (plateau.position + (steps - plateau.step) * plateau.batch) * self.seq_len
 
@@ -138,17 +138,17 @@ class Schedule:
         """The step whose first position is `position`.
 
         Raises:
-            RunError: when no step begins there. At `positions` the run is over, and none does.
+            RunError: if no step begins there, as at `positions`, where the run has ended.
         """
         index = bisect_right(self.plateaus, position, key=lambda p: p.position) - 1
         plateau = self.plateaus[max(index, 0)]
         steps, rest = divmod(position - plateau.position, plateau.batch)
         if rest or not 0 <= position < self.positions:
             raise RunError(
-                f"no step of this schedule begins at position {position}: it has "
-                f"{self.positions} positions and there batches of {plateau.batch} from "
-                f"position {plateau.position} on; was schedule.batch or schedule.horizon "
-                "changed since the checkpoint was written?"
+                f"no step of this schedule begins at position {position}: the schedule has "
+                f"{self.positions} positions, and from position {plateau.position} on batches of "
+                f"{plateau.batch}; set schedule.batch and schedule.horizon to the values that the "
+                "checkpoint was written with"
             )
         return self.step(plateau.step + steps)
 
@@ -156,7 +156,7 @@ class Schedule:
         """The learning rates of the steps ``[first, first + count)``, as `step` has them.
 
         Raises:
-            IndexError: when the run has no such steps.
+            IndexError: if the run has no such steps.
         """
         if not 0 <= first <= first + count <= self.steps:
             raise IndexError(f"steps {first} to {first + count} of a run of {self.steps} steps")
@@ -171,7 +171,7 @@ class Schedule:
         """The number (from 1) of the step with which a run has consumed `tokens`.
 
         Raises:
-            IndexError: when the run ends before.
+            IndexError: if the run ends before.
         """
         positions = max(1, -(-tokens // self.seq_len))
         if positions > self.positions:

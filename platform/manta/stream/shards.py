@@ -89,6 +89,6 @@ class ShardReader:
             return held, make(table)
         except (ValueError, KeyError) as error:
             raise CorpusError(
-                f"{path}: the shard's content is not what the manifest says: {error}; prepare the "
+                f"{path}: its content is not what the manifest says: {error}; prepare the "
                 "corpus again"
             ) from None
