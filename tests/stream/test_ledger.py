@@ -176,7 +176,7 @@ def test_gaps_and_repetitions_are_refused(folder, first):
 def test_a_gap_between_positions_is_refused(folder):
     ledger = ledger_of(folder, 10)
     shifted = replace(rows(10, 11)[0], first_position=41)
-    with pytest.raises(RunError, match="step 10 from position 41 .*position 39"):
+    with pytest.raises(RunError, match=r"step 10 from position 41 .*position 39"):
         ledger.append([shifted])
 
 
