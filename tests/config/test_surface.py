@@ -37,7 +37,7 @@ RUN_KEYS = """
     model.type model.sizes model.pretrained
     model.adapter.type model.adapter.rank model.adapter.alpha model.adapter.dropout
     model.adapter.targets model.adapter.rslora model.adapter.dora
-    model.train model.freeze model.frozen_dtype
+    model.train model.freeze model.frozen_dtype model.grow_vocabulary
     data.document_mask data.format
     objective.type objective.per
     objective.loss objective.beta objective.label_smoothing objective.gamma
@@ -83,6 +83,7 @@ CORPUS_KEYS = """
     out
     sources.name sources.format sources.paths sources.text_column sources.weight
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
+    tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
     chat.too_long chat.packing chat.columns
     split.train split.validation split.test

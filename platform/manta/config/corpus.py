@@ -92,6 +92,12 @@ class TokenizerSection(Section):
         "tokenizer's BOS; if left out, as the tokenizer itself does",
     )
 
+    add: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="tokens that are added to the tokenizer that path loads, such as those of a "
+        "chat template; a model needs model.grow_vocabulary then",
+    )
+
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerSection:
         if (self.path is None) == (self.vocab_size is None):
@@ -101,6 +107,8 @@ class TokenizerSection(Section):
             )
         if self.eos is not None and self.path is None:
             raise ValueError("'eos' is only for a tokenizer that 'path' loads")
+        if self.add and self.path is None:
+            raise ValueError("'add' is only for a tokenizer that 'path' loads")
         if self.bos and self.path is None:
             raise ValueError("'bos' is only for a tokenizer that 'path' loads")
         return self

@@ -83,6 +83,12 @@ class ModelSection(Section):
         default="fp32", description="number format in which frozen weights are held"
     )
 
+    grow_vocabulary: bool = Field(
+        default=False,
+        description="add rows for tokens of the corpus that a pretrained model lacks, each the "
+        "mean of the others; tokenizer.add of a corpus adds tokens",
+    )
+
     @property
     def freezes(self) -> bool:
         """Whether some weights are not trained."""
@@ -106,6 +112,8 @@ class ModelSection(Section):
                 "'adapter' is for a pretrained model: set 'pretrained' to a folder, a name on the "
                 "Hub, or a run"
             )
+        if self.grow_vocabulary and self.pretrained is None:
+            raise ValueError("'grow_vocabulary' is for a pretrained model: set model.sizes instead")
         if self.frozen_dtype != "fp32" and not self.freezes:
             raise ValueError(
                 "'frozen_dtype' is for frozen weights: set 'adapter', 'train' or 'freeze'"

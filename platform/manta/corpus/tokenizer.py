@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from manta.config.corpus import TokenizerSection
 from manta.config.errors import CorpusError
@@ -152,10 +152,21 @@ def load(section: TokenizerSection, template: bytes | None = None) -> CorpusToke
     else:
         folder = path.parent if path.is_file() else path if path.is_dir() else _from_hub(name)
         files = _files_in(folder) or _converted(str(folder) if path.is_dir() else name)
+    if section.add:
+        files[TOKENIZER_FILE] = _with_tokens(files[TOKENIZER_FILE], section.add)
     if template is not None:
         files[CHAT_FILE] = template
     eos = section.eos or named_tokens(files, name).get("eos_token") or _known_eos(files, name)
     return described(files, eos, _bos(files, section.bos, eos, name), name)
+
+
+def _with_tokens(content: bytes, tokens: Sequence[str]) -> bytes:
+    """A tokenizer.json with more special tokens; those that it has stay as they are."""
+    tokenizer = Tokenizer.from_str(content.decode())
+    new = [token for token in tokens if tokenizer.token_to_id(token) is None]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in new])
+    text: str = tokenizer.to_str(pretty=True)
+    return text.encode()
 
 
 def stored(folder: Path, eos: str) -> CorpusTokenizer:

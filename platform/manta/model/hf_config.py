@@ -15,6 +15,7 @@ from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
 from manta.model.own_net import OwnNet, refuse_what_needs_layers
 from manta.model.source import refuse_too_small, refuse_unknown_keys, refuse_unknown_type
+from manta.model.vocabulary import grow_config
 
 # These look for padding among the tokens of each sample: RoBERTa and its kin count positions
 # from it, XLM masks it, ProphetNet does both.
@@ -44,6 +45,8 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
     assert vocabulary is not None  # `check_names` refuses a language model without tokens
     if section.pretrained is not None:
         resolved = pretrained_config(NamedModel("model.pretrained", section.pretrained))
+        if section.grow_vocabulary:
+            grow_config(resolved, vocabulary.size)
     else:
         resolved = _from_sizes(section.type or "", section.sizes, vocabulary)
     names = ("vocab_size", "max_position_embeddings")

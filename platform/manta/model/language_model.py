@@ -14,6 +14,7 @@ from manta.config.run import RunConfig
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, weights
 from manta.model.trainable import choose_trained
+from manta.model.vocabulary import grow
 from manta.model.weights import no_memory_for_parameters
 
 
@@ -30,6 +31,8 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     if config.model.pretrained is not None:
         name, revision = hub_name(config.model.pretrained)
         lm = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        if config.model.grow_vocabulary:
+            grow(lm, resolved.get_text_config().vocab_size)
     else:
         lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
     return _ready(config, lm)

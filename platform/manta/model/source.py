@@ -88,10 +88,15 @@ def refuse_too_small(config: RunConfig, vocab_size: int, sizes: dict[str, Any]) 
     vocabulary, context = sizes.get("vocab_size"), sizes.get("max_position_embeddings")
     made = config.model.pretrained is None
     if isinstance(vocabulary, int) and vocabulary < vocab_size:
-        larger = f"set model.sizes.vocab_size to at least {vocab_size} or " if made else ""
+        larger = f"set model.sizes.vocab_size to at least {vocab_size}"
+        if not made:
+            larger = (
+                "set model.grow_vocabulary: true, if the corpus adds tokens to this model's own"
+            )
         raise ConfigError(
             f"model: its vocabulary has {vocabulary} entries, but the corpus was tokenized with "
-            f"{vocab_size}: {larger}prepare the corpus with this model's tokenizer (tokenizer.path)"
+            f"{vocab_size}: {larger}, or prepare the corpus with this model's tokenizer "
+            "(tokenizer.path)"
         )
     if isinstance(context, int) and 0 < context < config.train.seq_len:  # -1: without a limit
         longer = ", or raise model.sizes.max_position_embeddings" if made else ""

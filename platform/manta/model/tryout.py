@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from manta.config.errors import ConfigError
+from manta.config.model_names import NamedModel
 from manta.config.run import RunConfig
 from manta.model import attention, randomness
 from manta.model.forward import options_of
+from manta.model.hf_config import pretrained_config
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, small_of, trained_weights, weights
 from manta.model.trainable import choose_trained
@@ -38,6 +40,7 @@ from manta.model.visibility import (
     refuse_what_sees_too_much,
     sample_rows,
 )
+from manta.model.vocabulary import refuse_frozen_rows
 
 # Of a loss, between two ways of computing it.
 SAME_LOSS = 1e-4
@@ -61,6 +64,9 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     skeletal = _skeleton(config, resolved)
     small = small_of(resolved, skeletal)
     choose_trained(skeletal, config.model, config.run.seed)
+    if config.model.grow_vocabulary and config.model.pretrained:
+        before = pretrained_config(NamedModel("model.pretrained", config.model.pretrained))
+        refuse_frozen_rows(skeletal, before.get_text_config().vocab_size)
     dropping = randomness.remarks_of_adapter(config.model.adapter)
     remarks = (*_by_name(resolved), *dropping)
     untried = Tried(weights(skeletal), trained_weights(skeletal), False, remarks)

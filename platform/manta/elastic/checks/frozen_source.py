@@ -82,7 +82,10 @@ def _trained_vocabulary(config: RunConfig, manifest: Manifest) -> int | None:
     section = config.model
     if section.pretrained is not None:
         model = NamedModel("model.pretrained", section.pretrained)
-        return _vocabulary(_file_of(model), model)
+        entries = _vocabulary(_file_of(model), model)
+        if section.grow_vocabulary and entries is not None:
+            return max(entries, manifest.vocab_size or 0)
+        return entries
     if ":" in (section.type or ""):
         return manifest.vocab_size
     said = section.sizes.get("vocab_size", manifest.vocab_size)
