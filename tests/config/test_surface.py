@@ -86,6 +86,8 @@ CORPUS_KEYS = """
     tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
     chat.too_long chat.packing chat.columns
+    labelled.length labelled.labels labelled.text labelled.label labelled.too_long
+    labelled.packing
     split.train split.validation split.test
     shard_tokens
     on_error

@@ -42,8 +42,9 @@ def test_it_is_the_digest_of_all_but_itself_paths_and_bytes(shards: int, tmp_pat
     manifest.write(tmp_path)
     content = json.loads((tmp_path / MANIFEST).read_text())
     assert content.pop("sample") == "tokens"
-    assert [content.pop(name) for name in ("row_length", "turn_ends")] == [None, None]
-    assert content["counts"]["train"]["made"].pop("supervised") is None
+    assert [content.pop(name) for name in ("row_length", "turn_ends", "classes")] == [None] * 3
+    made = content["counts"]["train"]["made"]
+    assert [made.pop(name) for name in ("supervised", "labels")] == [None, None]
     assert [shard.pop("source") for shard in content["shards"]] == [None] * shards
     del content["fingerprint"], content["config"]["tokenizer"]["path"]
     del content["config"]["sources"][0]["paths"], content["counts"]["train"]["made"]["bytes"]

@@ -18,7 +18,7 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus.corpus_summary import show_summary
 from manta.corpus.inspect import inspect, render
-from manta.corpus.inspect_chats import wrong_rows
+from manta.corpus.inspect_rows import wrong_chats
 from manta.corpus.manifest import Manifest
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
@@ -152,11 +152,11 @@ def test_inspect_and_the_summary_show_pairs_and_damage_is_found(tmp_path: Path) 
     table = shard_file.read(Path(config.out) / shard.file)
     vocabulary = manifest.vocabulary
     assert vocabulary is not None
-    assert wrong_rows(table, shard, manifest, vocabulary) is None
+    assert wrong_chats(table, shard, manifest, vocabulary) is None
     starts = [one[:-1] for one in table.column("starts").to_pylist()]
     index = table.schema.get_field_index("starts")
     odd = table.set_column(index, table.schema.field(index), pa.array(starts, pa.list_(pa.int32())))
-    assert "no pairs" in str(wrong_rows(odd, shard, manifest, vocabulary))
+    assert "no pairs" in str(wrong_chats(odd, shard, manifest, vocabulary))
 
 
 def test_pairs_are_another_corpus_and_the_same_in_any_units(

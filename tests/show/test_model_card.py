@@ -53,6 +53,15 @@ def test_an_earlier_checkpoint_is_not_given_the_last_losses(run_dir: Path) -> No
     assert "Tokens" not in text
 
 
+def test_a_model_that_scores_texts_is_loaded_by_its_own_class(tmp_path: Path) -> None:
+    config = base(tmp_path, "c") | {"objective": {"type": "classify"}}
+    facts, text = split(model_card(write_run(config, ends_at(3.0))))
+    assert facts["pipeline_tag"] == "text-classification"
+    assert "AutoModelForSequenceClassification.from_pretrained" in text
+    assert "3.0200, a mean over texts" in text
+    assert "Perplexity" not in text
+
+
 def test_a_model_that_was_trained_further_names_what_it_comes_from(tmp_path: Path) -> None:
     config = base(tmp_path, "b")
     config["model"] = {"pretrained": "models/first"}

@@ -15,6 +15,7 @@ ROUNDING = 1e-6
 
 
 RecordKind = Literal["conversations", "pairs"]
+LabelKind = Literal["classes", "numbers"]
 ChatColumn = Literal[
     "messages",
     "tools",
@@ -156,6 +157,25 @@ class ChatSection(Section):
         return arguments
 
 
+class LabelledSection(Section):
+    """How texts with a label become rows of tokens."""
+
+    length: int = Field(ge=2, description="tokens of a row, which is train.seq_len of a run on it")
+    labels: LabelKind = Field(
+        default="classes", description="what labels are: names of classes, or numbers to predict"
+    )
+    text: str = Field(default="text", description="column or key that holds the text")
+    label: str = Field(default="label", description="column or key that holds the label")
+    too_long: Literal["stop", "drop", "cut"] = Field(
+        default="stop",
+        description="at a text that is longer than a row: stop, leave it out, or keep its first "
+        "tokens",
+    )
+    packing: bool = Field(
+        default=True, description="lay several texts into a row, else one text a row"
+    )
+
+
 class SplitSection(Section):
     """Shares of all documents. If their sum is below 1, all are scaled up in proportion."""
 
@@ -189,6 +209,9 @@ class CorpusConfig(Section):
     chat: ChatSection | None = Field(
         default=None, description="for sources that hold conversations rather than text"
     )
+    labelled: LabelledSection | None = Field(
+        default=None, description="for sources that hold texts with a label"
+    )
     split: SplitSection = SplitSection()
     # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
     # upper bound keeps the offsets of a list column within 32 bits.
@@ -211,16 +234,21 @@ class CorpusConfig(Section):
         return out
 
     @model_validator(mode="after")
-    def _chats_fit(self) -> CorpusConfig:
-        if self.chat is None:
+    def _records_fit(self) -> CorpusConfig:
+        kinds = [name for name in ("chat", "labelled") if getattr(self, name) is not None]
+        if not kinds:
             return self
+        if len(kinds) > 1:
+            raise ValueError(f"{' and '.join(kinds)}: a corpus holds one kind of records")
         if self.tokenizer.path is None:
-            raise ValueError("'chat' needs tokenizer.path: that of the model that is to be adapted")
+            raise ValueError(
+                f"'{kinds[0]}' needs tokenizer.path: that of the model that is to be adapted"
+            )
         for source in self.sources:
             if source.format not in ("jsonl", "parquet", "arrow"):
                 raise ValueError(
-                    f"source '{source.name}': 'chat' needs records (jsonl, parquet, arrow), not "
-                    f"{source.format}"
+                    f"source '{source.name}': '{kinds[0]}' needs records (jsonl, parquet, arrow), "
+                    f"not {source.format}"
                 )
         return self
 

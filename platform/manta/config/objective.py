@@ -10,6 +10,8 @@ from manta.config.on_change import OnChange
 from manta.config.section import Section
 
 OWN = "./FILE.py:NAME"
+# Types whose model has a head for scores in place of an output layer for tokens.
+SCORES = ("classify", "regression")
 # Types of objective that read a key; `type` is read by all.
 READ_BY: dict[str, tuple[str, ...]] = {
     "per": ("chat", "distill"),
@@ -39,11 +41,14 @@ class ObjectiveSection(Section):
 
     type: str = Field(
         default="causal",
-        pattern=r"^(causal|chat|distill|preference)$|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=r"^(causal|chat|distill|preference|classify|regression)$"
+        r"|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
         description="causal: cross-entropy of the next token; chat: that of the answers in "
         "conversations alone; distill: how far the model is from a teacher, of the labels that "
         "causal or chat would have; preference: a loss of pairs of answers, of which one was "
-        "chosen; or one of your own, ./FILE.py:NAME, the path relative to the config file",
+        "chosen; classify: the cross-entropy of a text's class; regression: the squared error of "
+        "the number that a text is labelled with; or one of your own, ./FILE.py:NAME, the path "
+        "relative to the config file",
     )
     per: Literal["token", "sequence"] = Field(
         default="token",

@@ -8,6 +8,7 @@ from typing import Any
 from manta.config.corpus import ChatSection
 from manta.config.errors import CorpusError
 from manta.corpus.assemble import Arrange
+from manta.corpus.manifest import CHAT, PAIRS
 from manta.corpus.scan import Located
 from manta.corpus.tokenizer import CorpusTokenizer
 from manta.sample.chat import Chat, Pairs, packed
@@ -27,6 +28,13 @@ class ChatTotals:
         self.refused: list[Located] = []
         self.turn_ends: set[int] = set()
         self._counts: Counter[str] = Counter()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of the format of samples."""
+        sample = PAIRS if self.section.records == "pairs" else CHAT
+        ends = sorted(self.turn_ends)
+        return {"sample": sample, "row_length": self.section.length, "turn_ends": ends}
 
     @property
     def too_long(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -10,9 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from manta.corpus.documents import SPLITS
-from manta.corpus.manifest import Manifest
+from manta.corpus.manifest import CHATS, LABELLED, Manifest
 from manta.corpus.progress_bar import short
 from manta.corpus.workspace import QUARANTINE
+
+SHOWN_CLASSES = 10
 
 
 def show_summary(manifest: Manifest, folder: str, console: Console) -> None:
@@ -43,7 +46,8 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
         ("left out", _left_out(manifest, folder)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
         *_text(manifest),
-        *_chats(manifest, tokens),
+        *_rows(manifest, tokens),
+        *_labels(manifest),
         ("tokenizer", _tokenizer(manifest)),
         ("bos", bos_rule(manifest)),
     ]
@@ -59,18 +63,36 @@ def _text(manifest: Manifest) -> list[tuple[str, str]]:
     return [("text", f"{short(total)}B, {total / tokens:.2f} bytes a token")]
 
 
-def _chats(manifest: Manifest, tokens: int) -> list[tuple[str, str]]:
-    """What of conversations is trained on, and how full their rows are."""
+def _rows(manifest: Manifest, tokens: int) -> list[tuple[str, str]]:
+    """What of conversations is trained on, and how full packed rows are."""
     if manifest.row_length is None:
         return []
-    counts = [found for split in manifest.counts.values() for found in split.values()]
-    supervised = sum(found.supervised or 0 for found in counts)
     rows = sum(shard.documents for shard in manifest.shards)
     padding = 1 - tokens / (rows * manifest.row_length)
+    shown = f"{rows:,} of {manifest.row_length:,} tokens, {padding:.1%} of them padding"
+    if manifest.sample not in CHATS:
+        return [("rows", shown)]
+    counts = [found for split in manifest.counts.values() for found in split.values()]
+    supervised = sum(found.supervised or 0 for found in counts)
     return [
         ("supervised", f"{supervised:,} tokens, {supervised / tokens:.1%}"),
-        ("rows", f"{rows:,} of {manifest.row_length:,} tokens, {padding:.1%} of them padding"),
+        ("rows", shown),
     ]
+
+
+def _labels(manifest: Manifest) -> list[tuple[str, str]]:
+    """The classes by which texts are labelled, each with its share."""
+    if manifest.sample != LABELLED:
+        return []
+    if manifest.classes is None:
+        return [("labels", "numbers")]
+    total = Counter[str]()
+    for split in manifest.counts.values():
+        for found in split.values():
+            total.update(found.labels or {})
+    shown = [f"{n} {total[n] / total.total():.1%}" for n in manifest.classes[:SHOWN_CLASSES]]
+    more = ", …" if len(manifest.classes) > SHOWN_CLASSES else ""
+    return [("classes", f"{len(manifest.classes)}: {', '.join(shown)}{more}")]
 
 
 def bos_rule(manifest: Manifest) -> str:

@@ -84,7 +84,7 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
         "source": order["source"],
         "splits": counts,
         "pieces": pieces,
-        "has_padding": _stands_in(order["pad_id"], tokens),
+        "has_padding": stands_in(order["pad_id"], tokens),
     }
     write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
     return {**record, "bytes": order["bytes"]}
@@ -106,7 +106,8 @@ def same_hashes(order: dict[str, Any], identities: list[bytes]) -> Hashes:
     return hashes
 
 
-def _stands_in(token: int | None, documents: list[Any]) -> bool:
+def stands_in(token: int | None, documents: list[Any]) -> bool:
+    """Whether a token stands in one of some documents."""
     return token is not None and any((document == token).any() for document in documents)
 
 

@@ -74,6 +74,8 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
     if kept["tokenizer"]["bos"] is None:
         # A key that is not given says nothing: a corpus from before it was there is the same.
         del kept["tokenizer"]["bos"]
+    if config.labelled is None:
+        del kept["labelled"]
     if config.chat is None:
         del kept["chat"]
     else:

@@ -19,9 +19,9 @@ from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
-from manta.corpus.inspect_chats import first_of, wrong_rows
+from manta.corpus.inspect_rows import first_label, first_of, wrong_chats, wrong_texts
 from manta.corpus.leftovers import checksum
-from manta.corpus.manifest import PACKED, PAIRS, Manifest, Shard, Split, Vocabulary
+from manta.corpus.manifest import LABELLED, PACKED, PAIRS, Manifest, Shard, Split, Vocabulary
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
@@ -42,6 +42,7 @@ class Sample:
         tokens: how many it has.
         pieces: the text in order, each piece with whether the loss counts it.
         rejected: the same of the rejected conversation of a pair, whose chosen one is `pieces`.
+        label: the name of its class, or its number; "" without a label.
     """
 
     split: Split
@@ -50,6 +51,7 @@ class Sample:
     tokens: int
     pieces: list[tuple[str, bool]]
     rejected: list[tuple[str, bool]] | None = None
+    label: str = ""
 
     @property
     def text(self) -> str:
@@ -179,7 +181,9 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
     vocabulary = manifest.vocabulary
     if vocabulary is None:
         return None
-    wrong = wrong_rows if manifest.sample in PACKED else _wrong_tokens
+    wrong = _wrong_tokens
+    if manifest.sample in PACKED:
+        wrong = wrong_texts if manifest.sample == LABELLED else wrong_chats
     return wrong(table, shard, manifest, vocabulary)
 
 
@@ -234,6 +238,7 @@ def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
                 tokens=ends[count - 1],
                 pieces=decoded[0],
                 rejected=decoded[1] if len(decoded) > 1 else None,
+                label=first_label(row, manifest) if manifest.sample == LABELLED else "",
             )
         )
     return found
@@ -274,6 +279,7 @@ def _panel(sample: Sample) -> RenderableType:
         chosen, rejected = Text("chosen\n", "bold"), Text("\nrejected\n", "bold")
         shown = chosen + shown + rejected + _styled(sample.rejected, REJECTED)
     title = f"{sample.split} · {sample.source} · {sample.doc_id} · {sample.tokens:,} tokens"
+    title += f" · {sample.label}" if sample.label else ""
     return Panel(shown, title=escape(title), title_align="left")
 
 

@@ -31,8 +31,11 @@ Split = Literal["train", "validation", "test"]
 TOKENS = "tokens"
 CHAT = "chat"
 PAIRS = "pairs"
-# Formats that Manta reads itself, and those of them whose rows were packed.
-PACKED = (CHAT, PAIRS)
+LABELLED = "labelled"
+# Formats that Manta reads itself, those of them whose rows were packed, and those of these that
+# hold conversations.
+CHATS = (CHAT, PAIRS)
+PACKED = (*CHATS, LABELLED)
 OURS = (TOKENS, *PACKED)
 
 
@@ -68,13 +71,15 @@ class Counts(Section):
 
     `bytes` are those of the documents' texts in UTF-8, without special tokens; a corpus that was
     prepared before they were counted doesn't say them. `documents` are conversations or pairs in a
-    corpus of such. `supervised` are the tokens of conversations that are trained on.
+    corpus of such. `supervised` are the tokens of conversations that are trained on; `labels` says
+    how many texts each class has.
     """
 
     documents: int
     tokens: int
     bytes: int | None = None
     supervised: int | None = None
+    labels: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,15 @@ class Vocabulary:
         bos_id: the token that each document begins with, or the EOS of the document before it
             where that is the tokenizer's BOS too; None if there is neither.
         pad_id: a token for padding, which stands nowhere in the corpus; None without one.
+        classes: names of the classes by which its texts are labelled, in the order of their
+            numbers; None if they are not.
     """
 
     size: int
     eos_id: int | None = None
     bos_id: int | None = None
     pad_id: int | None = None
+    classes: tuple[str, ...] | None = None
 
 
 class Manifest(Section):
@@ -103,9 +111,10 @@ class Manifest(Section):
     follow from the documents: the same corpus, prepared before they were counted, has the same
     fingerprint, and with it the same order of samples; nor the sources of shards, which their
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
-    `sample` names the format of samples; what is said of tokens and a tokenizer, those of
-    tokens, chats and pairs have alone, and `row_length` and `turn_ends`, the tokens by which
-    answers end, those of chats and pairs.
+    `sample` names the format of samples; what is said of tokens and a tokenizer, Manta's own
+    formats have alone; `row_length` those of packed rows; `turn_ends`, the tokens by which answers
+    end, those of chats and pairs; and `classes`, in the order of their numbers, that of texts that
+    are labelled by classes.
     """
 
     format: Literal[1, 2] = 2
@@ -114,6 +123,7 @@ class Manifest(Section):
     sample: str = TOKENS
     row_length: int | None = None
     turn_ends: list[int] | None = None
+    classes: list[str] | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     vocab_size: int | None = None
     eos_id: int | None = None
@@ -137,7 +147,9 @@ class Manifest(Section):
             "tokenizer_sha256": self.tokenizer_sha256,
         }
         if self.sample in PACKED:
-            described |= {"row_length": self.row_length, "turn_ends": self.turn_ends}
+            described["row_length"] = self.row_length
+        if self.sample in CHATS:
+            described["turn_ends"] = self.turn_ends
         lacking = [name for name, value in described.items() if value is None]
         if self.sample in OURS and lacking:
             raise ValueError(f"a corpus of {self.sample} needs {', '.join(lacking)}")
@@ -152,7 +164,8 @@ class Manifest(Section):
         """What a model has to know of its tokens; None if its samples are no tokens."""
         if self.vocab_size is None:
             return None
-        return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id)
+        classes = None if self.classes is None else tuple(self.classes)
+        return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id, classes)
 
     @property
     def tokenizer_files(self) -> dict[str, str | None]:
@@ -174,6 +187,7 @@ class Manifest(Section):
         """What a sample of a corpus of Manta's own is; other formats are the user's."""
         # NumPy and Arrow, which reading a manifest lacks.
         from manta.sample.chat import Chat, Pairs
+        from manta.sample.labelled import Labelled
         from manta.sample.tokens import Tokens
 
         assert self.token_dtype is not None
@@ -182,13 +196,17 @@ class Manifest(Section):
         assert self.row_length is not None
         assert self.eos_id is not None
         padding = self.eos_id if self.pad_id is None else self.pad_id
+        if self.sample == LABELLED:
+            return Labelled(self.token_dtype, self.row_length, padding, self.classes is None)
         made = Pairs if self.sample == PAIRS else Chat
         return made(self.token_dtype, self.row_length, padding)
 
     @property
     def documents_are(self) -> str:
         """What its documents are called, in the plural."""
-        return {CHAT: "conversations", PAIRS: "pairs"}.get(self.sample, "documents")
+        return {CHAT: "conversations", PAIRS: "pairs", LABELLED: "texts"}.get(
+            self.sample, "documents"
+        )
 
     def shards_of(self, split: Split) -> list[Shard]:
         """The shards of `split` in the order in which their tokens are concatenated."""
@@ -252,7 +270,7 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
-    for name in ("row_length", "turn_ends"):
+    for name in ("row_length", "turn_ends", "classes"):
         if content.get(name) is None:
             content.pop(name, None)
     for shard in content["shards"]:
@@ -264,8 +282,9 @@ def _digest(content: dict[str, Any]) -> str:
     for sources in content["counts"].values():
         for counts in sources.values():
             counts.pop("bytes", None)
-            if counts.get("supervised") is None:
-                counts.pop("supervised", None)
+            for name in ("supervised", "labels"):
+                if counts.get(name) is None:
+                    counts.pop(name, None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

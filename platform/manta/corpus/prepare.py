@@ -11,18 +11,20 @@ import ray
 import tokenizers
 
 import manta
-from manta.config.corpus import ChatSection, CorpusConfig
+from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
 from manta.corpus import leftovers, scan, work_units, worker_pool
-from manta.corpus.assemble import Assembler
+from manta.corpus.assemble import Arrange, Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.chat_totals import ChatTotals, rows_of
 from manta.corpus.cuts import cuts_of
 from manta.corpus.documents import SPLITS, Problem, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.encode_chats import encode_chats
+from manta.corpus.encode_labelled import encode_labelled
 from manta.corpus.inputs import Inputs, open_inputs, recorded
-from manta.corpus.manifest import CHAT, PAIRS, TOKENS, Counts, Manifest, Shard, Split
+from manta.corpus.label_totals import LabelTotals, rows_of_texts
+from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.reloaded import difference
 from manta.corpus.scan import Located, Scanned
@@ -94,7 +96,11 @@ class _Preparation:
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
         self.has_padding = False  # whether the token for padding stands in a document
-        self.chats = ChatTotals(config.chat) if config.chat else None
+        self.records: ChatTotals | LabelTotals | None = None
+        if config.chat:
+            self.records = ChatTotals(config.chat)
+        elif config.labelled:
+            self.records = LabelTotals(config.labelled)
 
     def run(self, tokenizer: CorpusTokenizer | None) -> Manifest:
         self.tell_unusable_files()
@@ -110,7 +116,7 @@ class _Preparation:
         self.bar.say(str(tokenizer))
         self.compare(tokenizer, scanned)
         counts, shards = self.encode(scanned, tokenizer)
-        self.quarantine(scanned.problems + self.check_chats())
+        self.quarantine(scanned.problems + self.check_records())
         for found in self.yields(scanned):
             if found.is_little:
                 self.bar.say(f"little is left: {found}")
@@ -218,28 +224,28 @@ class _Preparation:
     ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
         """The second pass, without what an earlier attempt has done; and the shards."""
         totals = {split: {name: np.zeros(3, int) for name in self.sources} for split in SPLITS}
+        if isinstance(self.records, LabelTotals):
+            self.records.classes = scanned.classes
         self.tell_uncut(tokenizer, int(scanned.sizes.max(initial=0)))
         phase = self.bar.phase("tokenizing", sum(unit.bytes for unit in self.plan.units))
         orders = []
-        chat, shard_tokens = self.config.chat, self.config.shard_tokens
-        arrange = rows_of(chat, tokenizer) if chat else None
+        shard_tokens, (task, more, arrange) = (
+            self.config.shard_tokens,
+            self.task(scanned, tokenizer),
+        )
         with Assembler(self.workspace, shard_tokens, self.sources, arrange) as assembler:
 
             def take(record: dict[str, Any]) -> tuple[int, int]:
                 assembler.add(record)
                 self.has_padding |= record["has_padding"]
-                self.take_chats(record, scanned)
+                self.take_records(record, scanned)
                 for split, found in record["splits"].items():
                     totals[split][self.sources[record["source"]]][: len(found)] += found
                 sums = np.sum([[0, 0], *(few[:2] for few in record["splits"].values())], axis=0)
                 documents, tokens = sums.tolist()
                 return documents, tokens
 
-            common = settings(self.workspace, tokenizer, self.bounds, self.sources)
-            task = encode_unit
-            if chat is not None:
-                common["chat"] = chat.model_dump_json()
-                task = encode_chats
+            common = settings(self.workspace, tokenizer, self.bounds, self.sources) | more
             before = np.zeros(3, dtype=np.int64)
             for unit in self.plan.units:
                 record = leftovers.record_file(self.workspace.work, unit.index)
@@ -254,26 +260,38 @@ class _Preparation:
             shards = assembler.finish()
         return self.counts(totals, scanned), shards
 
-    def take_chats(self, record: dict[str, Any], scanned: Scanned) -> None:
-        """Note what became of a unit's conversations, and where those are that can't be used."""
-        if self.chats is None:
+    def task(
+        self, scanned: Scanned, tokenizer: CorpusTokenizer
+    ) -> tuple[worker_pool.Task, dict[str, Any], Arrange | None]:
+        """What the second pass does to a unit, what its orders hold more, and to a shard's rows."""
+        chat, labelled = self.config.chat, self.config.labelled
+        if chat is not None:
+            return encode_chats, {"chat": chat.model_dump_json()}, rows_of(chat, tokenizer)
+        if labelled is not None:
+            more = {"labelled": labelled.model_dump_json(), "classes": scanned.classes}
+            return encode_labelled, more, rows_of_texts(labelled, tokenizer)
+        return encode_unit, {}, None
+
+    def take_records(self, record: dict[str, Any], scanned: Scanned) -> None:
+        """Note what became of a unit's records, and where those are that can't be used."""
+        if self.records is None:
             return
         unit, refused = self.plan.units[record["unit"]], []
         for part, row, reason, content in record["refused"]:
             place = scanned.first_rows[unit.index][part] + row
             file = self.files[unit.parts[part].file]
             refused.append(scan.located(self.config, file, Problem(place, reason, content)))
-        self.chats.add(record, refused)
+        self.records.add(record, refused)
 
-    def check_chats(self) -> list[Located]:
-        """The conversations that are left out; raises if nothing was said of leaving them out."""
-        if self.chats is None:
+    def check_records(self) -> list[Located]:
+        """The records that are left out; raises if nothing was said of leaving them out."""
+        if self.records is None:
             return []
-        self.chats.check(SHOWN_PROBLEMS)
-        refused = sorted(self.chats.refused, key=lambda one: (one.source, one.file))
+        self.records.check(SHOWN_PROBLEMS)
+        refused = sorted(self.records.refused, key=lambda one: (one.source, one.file))
         if refused and self.config.on_error == "stop":
             raise CorpusError(_listed(refused))
-        for news in self.chats.news():
+        for news in self.records.news():
             self.bar.say(news)
         return refused
 
@@ -285,8 +303,12 @@ class _Preparation:
 
         def count(split: Split, name: str, size: int) -> Counts:
             documents, tokens, supervised = totals[split][name].tolist()
-            # The text of a conversation is JSON: its size says nothing of bits a byte.
-            more = {"supervised": supervised} if self.chats else {"bytes": size}
+            # The text of a record is JSON: its size says nothing of bits a byte.
+            more: dict[str, Any] = {"bytes": size}
+            if isinstance(self.records, ChatTotals):
+                more = {"supervised": supervised}
+            elif isinstance(self.records, LabelTotals):
+                more = {"labels": self.records.labels_of(split, self.sources.index(name))}
             return Counts(documents=documents, tokens=tokens, **more)
 
         return {
@@ -331,19 +353,17 @@ class _Preparation:
         counts: dict[Split, dict[str, Counts]],
         shards: list[Shard],
     ) -> Manifest:
-        chat, chats = self.config.chat, self.chats
+        records = self.records
         dropped = {
             "duplicate": int((~scanned.kept).sum()),
             "empty": scanned.empty,
-            "quarantined": len(scanned.problems) + (len(chats.refused) if chats else 0),
+            "quarantined": len(scanned.problems) + (len(records.refused) if records else 0),
         }
-        if chats:
-            dropped["too_long"] = chats.too_long
+        if records:
+            dropped["too_long"] = records.too_long
         return Manifest(
             manta_version=manta.__version__,
-            sample=_format_of(chat),
-            row_length=chat.length if chat else None,
-            turn_ends=sorted(chats.turn_ends) if chats else None,
+            **(records.facts if records else {}),
             token_dtype=tokenizer.dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,
@@ -357,13 +377,6 @@ class _Preparation:
             dropped=dropped,
             shards=shards,
         ).sealed()
-
-
-def _format_of(chat: ChatSection | None) -> str:
-    """The name of the format of a corpus's samples."""
-    if chat is None:
-        return TOKENS
-    return PAIRS if chat.records == "pairs" else CHAT
 
 
 def _listed(problems: list[Located]) -> str:

@@ -1,17 +1,21 @@
-"""What a record of a source is read as: the kinds that `chat.records` names."""
+"""What a record of a source is read as: by kind, of `chat.records` or `labelled.labels`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
-from manta.config.corpus import RecordKind
+from manta.config.corpus import LabelKind, RecordKind
 from manta.corpus.conversations import COLUMNS, Record, conversation_text
+from manta.corpus.label_records import LABELLED_COLUMNS, classed_text, numbered_text
 from manta.corpus.pair_records import PAIR_COLUMNS, pair_text
 
-_KINDS: dict[RecordKind, tuple[Sequence[str], Callable[[Record, Mapping[str, str]], str]]] = {
+Make = Callable[[Record, Mapping[str, str]], str]
+_KINDS: dict[RecordKind | LabelKind, tuple[Sequence[str], Make]] = {
     "conversations": (COLUMNS, conversation_text),
     "pairs": (PAIR_COLUMNS, pair_text),
+    "classes": (LABELLED_COLUMNS, classed_text),
+    "numbers": (LABELLED_COLUMNS, numbered_text),
 }
 
 
@@ -23,7 +27,7 @@ class WantedRecords(TypedDict):
         columns: a column's name here → what the source calls it.
     """
 
-    records: RecordKind
+    records: RecordKind | LabelKind
     columns: dict[str, str]
 
 

@@ -22,6 +22,7 @@ from manta.corpus.documents import (
     sample_priority,
     split_of,
 )
+from manta.corpus.label_records import label_of, sorted_classes
 from manta.corpus.leftovers import sample_file, scan_file
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
 from manta.corpus.sources import InputFile
@@ -69,6 +70,8 @@ class Scanned:
         empty_in: number of texts without content in each unit.
         first_rows: for each unit and each of its parts, the number of the part's first row in its
             file.
+        classes: names of the classes by which documents are labelled, in the order of their
+            numbers; empty where they are not.
     """
 
     hashes: Hashes
@@ -78,6 +81,7 @@ class Scanned:
     problems: list[Located]
     empty_in: list[int]
     first_rows: list[list[int]]
+    classes: list[str]
 
     @property
     def empty(self) -> int:
@@ -115,6 +119,8 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     problems: list[tuple[int, int | None, str, str]] = []
     sample: list[tuple[int, str]] = []
     counted = [0] * len(order["parts"])
+    wanted, classes = order["wanted"], set[str]()
+    has_classes = not isinstance(wanted, str) and wanted["records"] == "classes"
     empty = 0
     for part, row in rows(order):
         if isinstance(row, Problem):
@@ -128,8 +134,16 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
             sample.append((len(hashes), str(row)))
         hashes.append(identity[0])
         sizes.append(identity[1])
+        if has_classes:
+            classes.add(label_of(str(row)))
     work = Path(order["work"])
-    notes: dict[str, Any] = {"problems": problems, "rows": counted, "empty": empty, "sample": None}
+    notes: dict[str, Any] = {
+        "problems": problems,
+        "rows": counted,
+        "empty": empty,
+        "classes": sorted(classes),
+        "sample": None,
+    }
     if sample:
         content = json.dumps(sample).encode()
         write_whole(sample_file(work, order["unit"]), content)
@@ -151,12 +165,14 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     first_rows: list[list[int]] = []
     problems = unusable_files(plan, files, config)
     rows_before: dict[int, int] = {}
+    classes = set[str]()
     for unit in plan.units:
         with np.load(scan_file(work, unit.index)) as result:
             hashes.append(result["hashes"])
             sizes.append(result["sizes"])
             notes = json.loads(result["notes"].tobytes())
         empty.append(notes["empty"])
+        classes.update(notes["classes"])
         first_rows.append([])
         for part, count in zip(unit.parts, notes["rows"], strict=True):
             first_rows[-1].append(rows_before.get(part.file, 0))
@@ -171,7 +187,14 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     # A file that can't be read says so once for each of its parts.
     distinct = list(dict.fromkeys(problems))
     return Scanned(
-        joined, all_sizes, first_occurrences(joined), begins, distinct, empty, first_rows
+        joined,
+        all_sizes,
+        first_occurrences(joined),
+        begins,
+        distinct,
+        empty,
+        first_rows,
+        sorted_classes(classes),
     )
 
 

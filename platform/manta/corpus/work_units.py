@@ -99,6 +99,9 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
 
 def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
     """What is read of a row of a source."""
+    if config.labelled is not None:
+        columns = {"text": config.labelled.text, "label": config.labelled.label}
+        return {"records": config.labelled.labels, "columns": columns}
     if config.chat is None:
         return source.text_column
     columns = {str(name): theirs for name, theirs in config.chat.columns.items()}

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from manta.config.errors import ConfigError
 from manta.config.model import AdapterSection
+from manta.model.model_class import head_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -83,7 +84,8 @@ def peft_config(
     from peft import LoraConfig
 
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        # Of a model with a head, PEFT leaves that layer out of all linear ones.
+        task_type="CAUSAL_LM" if head_of(lm) is None else "SEQ_CLS",
         base_model_name_or_path=base,
         r=section.rank,
         lora_alpha=2 * section.rank if section.alpha is None else section.alpha,

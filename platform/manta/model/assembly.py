@@ -7,10 +7,10 @@ import logging
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from manta.config.run import RunConfig
-from manta.model import attention, cross_entropy
+from manta.model import attention, cross_entropy, model_class
 from manta.model import language_model as models
 from manta.model.loss_head import fuse
 from manta.model.own_net import OwnNet
@@ -67,7 +67,7 @@ def _without_weights(
             small = small_of(copy.deepcopy(resolved), lm)
             if small is None:
                 return None
-            like = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+            like = model_class.from_config(small)
             _choose(config, like, device)
     except Exception as error:  # each model's class has errors of its own
         log.debug("the model is built whole: %s: %s", type(error).__name__, error)

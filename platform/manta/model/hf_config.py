@@ -13,6 +13,7 @@ from manta.config.model_names import NamedModel, hub_name
 from manta.config.own_code import own
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Vocabulary
+from manta.model.model_class import take_head
 from manta.model.own_net import OwnNet, refuse_what_needs_layers
 from manta.model.source import refuse_too_small, refuse_unknown_keys, refuse_unknown_type
 from manta.model.vocabulary import grow_config
@@ -32,11 +33,11 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
 
     Args:
         config: the run.
-        vocabulary: size of the corpus's vocabulary; None if its samples are not tokens.
+        vocabulary: the corpus's vocabulary and classes; None if its samples are not tokens.
 
     Raises:
-        ConfigError: unknown type or size, a vocabulary or context too small, or no token for
-            padding in a model that can't do without.
+        ConfigError: unknown type or size, a vocabulary or context too small, no token for padding
+            in a model that can't do without, or no head for scores where the objective needs one.
     """
     section = config.model
     if code := own(config, "model.type"):
@@ -55,6 +56,7 @@ def resolve(config: RunConfig, vocabulary: Vocabulary | None) -> PretrainedConfi
     _refuse_trained_padding(resolved, vocabulary)
     if config.objective.type == "preference":
         _without_dropout(resolved)
+    take_head(resolved, config, vocabulary)
     return resolved
 
 
@@ -73,6 +75,7 @@ def pretrained_config(model: NamedModel) -> PretrainedConfig:
             f"{model.key} = {model.name!r}: neither a folder with a config.json, as 'manta export' "
             f"writes it, nor a model of Hugging Face's that can be had: {why}"
         ) from None
+    found.problem_type = None  # a language model, until an objective asks for a head
     return found
 
 

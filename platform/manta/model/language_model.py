@@ -1,16 +1,15 @@
-"""The language model: any Hugging Face causal LM."""
+"""The language model: any Hugging Face causal LM, or one with a head for scores."""
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from manta.config.model_names import hub_name
 from manta.config.run import RunConfig
+from manta.model import model_class
 from manta.model.own_net import OwnNet
 from manta.model.small import skeleton, weights
 from manta.model.trainable import choose_trained
@@ -30,11 +29,11 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
     torch.manual_seed(config.run.seed)
     if config.model.pretrained is not None:
         name, revision = hub_name(config.model.pretrained)
-        lm = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        lm = model_class.from_pretrained(name, resolved, revision)
         if config.model.grow_vocabulary:
             grow(lm, resolved.get_text_config().vocab_size)
     else:
-        lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+        lm = model_class.from_config(resolved)
     return _ready(config, lm)
 
 
@@ -57,9 +56,7 @@ def build_without_weights(config: RunConfig, resolved: PretrainedConfig) -> PreT
 
 def _without_weights(resolved: PretrainedConfig) -> PreTrainedModel:
     with no_memory_for_parameters(), no_init_weights():
-        lm: PreTrainedModel = AutoModelForCausalLM.from_config(
-            copy.deepcopy(resolved), dtype=torch.float32
-        )
+        lm = model_class.from_config(resolved)
     lm.init_weights()  # ties parameters; some buffers, too, get their values here
     return lm
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+
+from manta.model import model_class
 
 # Weights that are drawn and tried within some tens of milliseconds.
 LIMIT = 4_000_000
@@ -27,8 +29,7 @@ MOST_EXPERTS = 16
 def skeleton(resolved: PretrainedConfig) -> PreTrainedModel:
     """The model without memory for its weights. Raises whatever the model's class does."""
     with torch.device("meta"):
-        lm: PreTrainedModel = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
-    return lm
+        return model_class.from_config(resolved)
 
 
 def small_of(resolved: PretrainedConfig, whole: nn.Module) -> PretrainedConfig | None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from manta.config.errors import ConfigError
 from manta.config.model import ModelSection
 from manta.model.adapter import add_adapter
+from manta.model.model_class import head_of
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 NAMES_SHOWN = 6
@@ -41,6 +42,9 @@ def choose_trained(lm: PreTrainedModel, section: ModelSection, seed: int) -> Non
         lm.requires_grad_(bool(section.freeze))
     for parameter in named:
         parameter.requires_grad_(not section.freeze)
+    head = head_of(lm)
+    if head is not None and not section.freeze:
+        head.requires_grad_(True)  # it is new: frozen, it would give scores at random
     if not any(parameter.requires_grad for parameter in lm.parameters()):
         raise ConfigError(f"model.freeze = {patterns}: nothing is left to train")
     for parameter in base_weights(lm).values():

@@ -23,7 +23,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from manta.config.errors import ConfigError
 from manta.config.model_names import NamedModel
 from manta.config.run import RunConfig
-from manta.model import attention, randomness
+from manta.model import attention, model_class, randomness
 from manta.model.forward import options_of
 from manta.model.hf_config import pretrained_config
 from manta.model.own_net import OwnNet
@@ -39,6 +39,7 @@ from manta.model.visibility import (
     named,
     refuse_what_sees_too_much,
     sample_rows,
+    with_drawn_weights,
 )
 from manta.model.vocabulary import refuse_frozen_rows
 
@@ -156,6 +157,10 @@ def _try(config: RunConfig, small: PretrainedConfig, vocab_size: int) -> bool:
             "attention; take another model.type"
         )
     _refuse_too_few_positions(config, lm, vocabulary)
+    if model_class.has_head(small):
+        headed = with_drawn_weights(model_class.from_config(small))
+        with evaluating(headed):
+            model_class.refuse_other_head(headed, rows[:1])
     return _draws(lm, rows[:1], ours)
 
 

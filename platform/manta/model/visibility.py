@@ -42,10 +42,17 @@ def named(config: RunConfig) -> str:
 
 
 def made(resolved: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A model whose weights are in general position: none is nought, and no effect is small."""
+    """The language model of a config, with weights from `with_drawn_weights`.
+
+    Also where a head takes the place of its output layer: what it sees of a sample is the same.
+    """
     torch.manual_seed(seed)
     own = copy.deepcopy(resolved)
-    lm: PreTrainedModel = AutoModelForCausalLM.from_config(own, dtype=torch.float32)
+    return with_drawn_weights(AutoModelForCausalLM.from_config(own, dtype=torch.float32))
+
+
+def with_drawn_weights(lm: PreTrainedModel) -> PreTrainedModel:
+    """The model with weights in general position: none is nought, and no effect is small."""
     train_all_embeddings(lm)
     with torch.no_grad():
         for parameter in lm.parameters():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from transformers import PretrainedConfig
+
 from manta.config.errors import ConfigError
 from manta.config.objective import ObjectiveSection
 from manta.config.own_code import OwnCode, own
 from manta.config.run import RunConfig
 from manta.model.divergence import Measure
+from manta.model.model_class import classes_of
+from manta.model.own_net import OwnNet
 from manta.objective.balanced import BalancedCausal
 from manta.objective.causal import Causal
 from manta.objective.distill import Distillation
+from manta.objective.labelled_texts import Classification, Regression
 from manta.objective.preference import Preference
 from manta.objective.protocol import Objective
 from manta.objective.sft import SupervisedFineTuning
@@ -17,8 +22,12 @@ from manta.objective.sft import SupervisedFineTuning
 NEEDED = ("columns", "terms", "module", "inputs", "weights")
 
 
-def objective_of(config: RunConfig) -> Objective:
+def objective_of(config: RunConfig, resolved: PretrainedConfig | OwnNet) -> Objective:
     """What a run trains on.
+
+    Args:
+        config: the run's config.
+        resolved: the run's resolved model, which names the classes that it tells apart.
 
     Raises:
         ConfigError: if an objective of the user's own can't be made, naming file and remedy.
@@ -34,6 +43,10 @@ def objective_of(config: RunConfig) -> Objective:
         )
     if section.type == "preference":
         return Preference(section)
+    if section.type == "classify":
+        return Classification(classes_of(resolved), document_mask=config.data.document_mask)
+    if section.type == "regression":
+        return Regression(document_mask=config.data.document_mask)
     if section.balance:
         return BalancedCausal(section.balance, document_mask=config.data.document_mask)
     return Causal(document_mask=config.data.document_mask)

@@ -27,11 +27,13 @@ class Term:
         coefficient: factor of its mean in the loss that is trained on; 0 if it is only shown.
         auxiliary: whether the term is trained on, but left out of `loss` and `val_loss`, which stay
             comparable whatever its coefficient.
+        shown: whether the term's mean is in metrics rows; one that is not is there for `figures`.
     """
 
     name: str
     coefficient: float = 1.0
     auxiliary: bool = False
+    shown: bool = True
 
 
 class FrozenModel:
@@ -84,6 +86,9 @@ class DeviceRows(Protocol):
 
 class Objective(Protocol):
     """What is summed over the samples of a step, and by what it is divided.
+
+    It may have a method ``figures(means) -> dict[str, float]`` too: what is shown beside the terms
+    and follows from their means, all in order, though it is no sum over samples itself.
 
     Attributes:
         columns: names of what it reads of a sample.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from manta.objective.protocol import Term
+from manta.objective.protocol import Objective, Term
 
 
 class Weighing:
@@ -75,8 +75,16 @@ def shown(terms: Sequence[Term], means: Sequence[float]) -> float:
     )
 
 
-def by_name(terms: Sequence[Term], means: Sequence[float], before: str) -> dict[str, float]:
-    """The mean of each term for a row of metrics; nothing where the loss is the only one."""
-    if len(terms) == 1:
+def by_name(objective: Objective, means: Sequence[float], before: str) -> dict[str, float]:
+    """The mean of each term, and what follows from them, for a row of metrics.
+
+    Nothing where the loss is the only one.
+    """
+    if len(objective.terms) == 1:
         return {}
-    return {before + term.name: mean for term, mean in zip(terms, means, strict=True)}
+    pairs = zip(objective.terms, means, strict=True)
+    named = {before + term.name: mean for term, mean in pairs if term.shown}
+    figures = getattr(objective, "figures", None)
+    if figures is not None:
+        named |= {before + name: value for name, value in figures(means).items()}
+    return named

@@ -22,11 +22,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manta.sample import shard_file
-from manta.sample.columns import Columns, Ragged, from_arrow
+from manta.sample.columns import Columns, Ragged
 from manta.sample.format import OpenShards, SplitSize
-from manta.sample.packing import pack
-from manta.sample.rows import rows_of
+from manta.sample.padded import PackedRows, padded_rows
 from manta.sample.tokens import TokenDtype, flat_starts, token_list, tokens_array
+
+# Columns that hold places among the tokens.
+MOVED = ("starts", "supervised")
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,7 @@ class Chat:
 
     def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
         """The columns of some rows."""
-        found = rows_of(shards, ids, self.schema)
-        tokens: Ragged = found["tokens"]
-        lengths = tokens.lengths
-        padded = np.full((len(lengths), self.length), self.padding, dtype=self.dtype)
-        padded[np.arange(self.length) < lengths[:, None]] = tokens.flat
-        return {
-            "tokens": padded,
-            "starts": _with_padding(found["starts"], lengths, self.length),
-            "supervised": _int32(found["supervised"]),
-            "lengths": lengths.astype(np.int32),
-        }
+        return padded_rows(shards, ids, self.schema, self.length, self.padding)
 
 
 class Pairs(Chat):
@@ -103,24 +95,6 @@ def conversation_of(columns: Columns) -> NDArray[np.int64]:
     begins[flat_starts(columns)] = 1
     found: NDArray[np.int64] = (np.cumsum(begins) - 1).reshape(columns["tokens"].shape)
     return found
-
-
-def _with_padding(starts: Ragged, lengths: NDArray[np.int64], length: int) -> Ragged:
-    """Where documents begin in rows, with one more where the padding of a row begins."""
-    padded = lengths < length
-    counts = starts.lengths + padded
-    bounds = np.concatenate([[0], np.cumsum(counts)])
-    values = np.empty(bounds[-1], np.int32)
-    last = bounds[1:][padded] - 1
-    values[last] = lengths[padded]
-    real = np.ones(len(values), dtype=bool)
-    real[last] = False
-    values[real] = starts.flat
-    return Ragged(values, bounds.astype(np.int32))
-
-
-def _int32(column: Ragged) -> Ragged:
-    return Ragged(column.values, column.bounds.astype(np.int32))
 
 
 # ----------------------------------------------------------------- conversations on the way to rows
@@ -166,19 +140,5 @@ def packed(table: Any, form: Chat, *, alone: bool = False) -> Any:
         form: format of the rows.
         alone: put one of them in each row.
     """
-    tokens: Any = from_arrow(table.column("tokens"))
-    lengths = tokens.lengths.tolist()
-    rows = [[index] for index in range(len(lengths))] if alone else pack(lengths, form.length)
-    held, names = tokens.tolist(), table.column("doc_id").to_pylist()
-    spans, begins = (table.column(name).to_pylist() for name in ("supervised", "starts"))
-    columns: dict[str, list[Any]] = {"tokens": [], "starts": [], "supervised": []}
-    for row in rows:
-        places = np.cumsum([0, *(lengths[index] for index in row)])[:-1].tolist()
-        columns["tokens"].append([token for index in row for token in held[index]])
-        for name, given in (("starts", begins), ("supervised", spans)):
-            moved = [b + at for at, index in zip(places, row, strict=True) for b in given[index]]
-            columns[name].append(moved)
-    arrays = [pa.array(columns[field.name], field.type) for field in form.schema]
-    ids = pa.array(["+".join(names[index] for index in row) for row in rows], pa.string())
-    source = table.column("source")[: len(rows)]  # of one source: any of its rows says which
-    return pa.record_batch([*arrays, ids, source], schema=shard_file.whole_schema(form.schema))
+    laid = PackedRows.of(table, form.length, alone=alone)
+    return laid.shard(table, form.schema, {name: laid.moved(table, name) for name in MOVED})

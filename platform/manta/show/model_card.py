@@ -9,6 +9,7 @@ import yaml
 
 from manta.config import RunConfig, load
 from manta.config.credentials import without_credentials
+from manta.config.objective import SCORES
 from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.run_state import RunState, read_state
@@ -38,16 +39,16 @@ def model_card(run_dir: Place, step: int | None = None) -> str:
 
 # {state.name}
 
-A causal language model, trained with Manta {state.manta_version}.
+{_what(config)}, trained with Manta {state.manta_version}.
 
 | | |
 | --- | --- |
 {table}
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {_class(config)}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("PATH OF THIS FOLDER")
+model = {_class(config)}.from_pretrained("PATH OF THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("PATH OF THIS FOLDER")
 ```
 
@@ -56,10 +57,25 @@ license its data and weights have: write it here before you publish the model.
 """
 
 
+def _what(config: RunConfig) -> str:
+    if config.objective.type == "classify":
+        return "A model that tells classes of texts apart"
+    return "A model that scores texts" if _scores(config) else "A causal language model"
+
+
+def _scores(config: RunConfig) -> bool:
+    return config.objective.type in SCORES
+
+
+def _class(config: RunConfig) -> str:
+    """The class of Transformers that loads the model."""
+    return "AutoModelForSequenceClassification" if _scores(config) else "AutoModelForCausalLM"
+
+
 def _facts(config: RunConfig) -> str:
     facts: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if _scores(config) else "text-generation",
         "tags": ["manta"],
     }
     if config.model.pretrained is not None:
@@ -77,8 +93,11 @@ def _rows(state: RunState, config: RunConfig, step: int) -> list[tuple[str, str]
     if step == totals.steps:
         rows.append(("Tokens", f"{totals.tokens:,} ({words.count(totals.tokens)})"))
         if results.val_loss is not None:
-            rows.append(("Validation loss", f"{results.val_loss:.4f} nats per token"))
-            rows.append(("Perplexity", f"{math.exp(min(results.val_loss, 700)):.4g}"))
+            if _scores(config):
+                rows.append(("Validation loss", f"{results.val_loss:.4f}, a mean over texts"))
+            else:
+                rows.append(("Validation loss", f"{results.val_loss:.4f} nats per token"))
+                rows.append(("Perplexity", f"{math.exp(min(results.val_loss, 700)):.4g}"))
             if (bits := state.bits_per_byte(results.val_loss)) is not None:
                 rows.append(("Bits per byte of text", words.loss(bits)))
     rows += [

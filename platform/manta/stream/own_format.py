@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manta.config.errors import ConfigError
 from manta.config.own_code import OwnCode, own
 from manta.config.run import RunConfig
-from manta.corpus.manifest import CHAT, OURS, PACKED, PAIRS, TOKENS, Manifest
+from manta.corpus.manifest import CHAT, LABELLED, OURS, PACKED, PAIRS, TOKENS, Manifest
 from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
 
@@ -103,11 +103,18 @@ def format_of(config: RunConfig, manifest: Manifest) -> Format:
 
 # Objective of Manta's own → the formats that it trains on (others: TOKENS); format → what a corpus
 # of it holds, and what to set to train on it.
-NEEDS = {"chat": (CHAT,), "distill": (TOKENS, CHAT), "preference": (PAIRS,)}
+NEEDS = {
+    "chat": (CHAT,),
+    "distill": (TOKENS, CHAT),
+    "preference": (PAIRS,),
+    "classify": (LABELLED,),
+    "regression": (LABELLED,),
+}
 CONTENTS = {
     TOKENS: ("text", "leave objective.type out"),
     CHAT: ("conversations", "set objective.type: chat"),
     PAIRS: ("pairs of answers", "set objective.type: preference"),
+    LABELLED: ("labelled texts", "set objective.type: classify or regression"),
 }
 
 
@@ -120,7 +127,10 @@ def _check_objective(config: RunConfig, manifest: Manifest) -> None:
             f"objective.per = 'sequence': {config.corpus} holds text, whose documents are cut "
             "anywhere into samples: leave objective.per out"
         )
-    if objective.is_own or manifest.sample in needed:
+    if objective.is_own:
+        return
+    if manifest.sample in needed:
+        _check_labels(config, manifest)
         return
     wanted = " or ".join(CONTENTS[each][0] for each in needed)
     there, remedy = CONTENTS[manifest.sample]
@@ -130,6 +140,18 @@ def _check_objective(config: RunConfig, manifest: Manifest) -> None:
     )
 
 
+def _check_labels(config: RunConfig, manifest: Manifest) -> None:
+    """Raise ConfigError if labels are classes where numbers are to be predicted, or numbers."""
+    wanted = {"classify": "classes", "regression": "numbers"}.get(config.objective.type)
+    there = "numbers" if manifest.classes is None else "classes"
+    if wanted is not None and wanted != there:
+        other = "regression" if there == "numbers" else "classify"
+        raise ConfigError(
+            f"objective.type = '{config.objective.type}': the labels of {config.corpus} are "
+            f"{there}: set objective.type: {other}, or prepare it with labelled.labels: {wanted}"
+        )
+
+
 def _check_packed(config: RunConfig, manifest: Manifest) -> None:
     """Raise ConfigError if a run does not fit rows that were packed."""
     length, (there, _) = config.train.seq_len, CONTENTS[manifest.sample]
@@ -137,13 +159,19 @@ def _check_packed(config: RunConfig, manifest: Manifest) -> None:
         raise ConfigError(
             f"train.seq_len = {length}: the {there} of {config.corpus} were packed into rows "
             f"of {manifest.row_length} tokens: set train.seq_len to that, or prepare them with "
-            f"chat.length: {length}"
+            f"{_section(manifest)}.length: {length}"
         )
-    alone = manifest.sample == CHAT and not manifest.config["chat"]["packing"]
+    section, pairs = _section(manifest), manifest.sample == PAIRS
+    alone = not pairs and not manifest.config[section]["packing"]
     if not alone and not config.data.document_mask:
-        remedy = "; for a model that can't, prepare them with chat.packing: false"
+        several = "conversations" if pairs else there
+        remedy = f"; for a model that can't, prepare them with {section}.packing: false"
         raise ConfigError(
-            f"data.document_mask: {config.corpus} has several conversations in a row, which must "
-            "not see each other: set data.document_mask: true"
-            + (remedy if manifest.sample == CHAT else "")
+            f"data.document_mask: {config.corpus} has several {several} in a row, which must "
+            f"not see each other: set data.document_mask: true{'' if pairs else remedy}"
         )
+
+
+def _section(manifest: Manifest) -> str:
+    """The section of a corpus's config that says how its rows were made."""
+    return "labelled" if manifest.sample == LABELLED else "chat"

@@ -125,7 +125,7 @@ class Engine:
         computing = self._rounded.lm if self._rounded else lm
         rate = config.objective.bias_rate
         self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
-        self.objective = objective_of(config)
+        self.objective = objective_of(config, resolved)
         self._weighing = Weighing(self.objective.terms, self.device)
         self.frozen = frozen_beside(config, self.device, sharded=sharded)
         self.model = self._prepare_model(self.objective.module(Models(computing, self.frozen)))

@@ -83,7 +83,7 @@ def evaluate(
     return Evaluation(
         loss=shown(terms, means),
         by_source=by_source if len(sample.strata) > 1 else {},
-        by_term=by_name(terms, means, VAL_TERM),
+        by_term=by_name(engine.objective, means, VAL_TERM),
     )
 
 

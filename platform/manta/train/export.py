@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -24,9 +25,10 @@ from transformers.utils import logging as transformers_logging
 from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.config.model_names import hub_name
+from manta.config.objective import SCORES
 from manta.config.own_code import is_own, own
 from manta.corpus.manifest import Manifest
-from manta.model import hf_config
+from manta.model import hf_config, model_class
 from manta.model.adapter import merged, save_adapter
 from manta.model.language_model import build
 from manta.model.own_net import OwnNet
@@ -101,6 +103,11 @@ def export(
 def _check_what_is_exported(run_dir: Place, config: RunConfig, *, merge: bool) -> None:
     if merge and config.model.adapter is None:
         raise RunError(f"{run_dir}: --merge is for a run with an adapter, which this has not")
+    if config.model.adapter and config.objective.type in SCORES and not merge:
+        raise RunError(
+            f"{run_dir}: a head for scores was trained beside the adapter, which a folder of PEFT "
+            "does not hold: export with --merge"
+        )
     if config.model.adapter and config.model.train and not merge:
         raise RunError(
             f"{run_dir}: weights were trained beside the adapter (model.train: "
@@ -156,13 +163,23 @@ def load_generator(where: Place) -> tuple[Any, Any]:
     """
     if (where / CONFIG).exists():
         config = load_run(where)
+        if config.objective.type in SCORES:
+            raise RunError(_no_generator(where))
         lm = load_weights(where, config, None)
         return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
     if isinstance(where, Path) and any((where / name).exists() for name in MODEL_FILES):
         _quiet()
+        if model_class.names_head(AutoConfig.from_pretrained(where)):
+            raise RunError(_no_generator(where))
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)
     raise RunError(f"{where}: neither the directory of a run nor an exported model")
+
+
+def _no_generator(where: Place) -> str:
+    return (
+        f"{where}: its model scores texts and writes none: manta score has it score those of a file"
+    )
 
 
 def sampling_of(temperature: float) -> dict[str, Any]:
@@ -220,8 +237,10 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
         load_model(checkpoint, lm, fingerprint_of_base(lm))
         lm = lm.float()  # what is frozen may be in bf16
     else:
-        lm = AutoModelForCausalLM.from_config(resolved, dtype=torch.float32)
+        lm = model_class.from_config(resolved)
         load_model(checkpoint, lm)
+    if model_class.has_head(resolved):
+        return lm
     if config.model.pretrained is not None:
         _generate_as_before(lm, config.model.pretrained)
     _stop_at(lm.generation_config, manifest.turn_ends or [manifest.eos_id])

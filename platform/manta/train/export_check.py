@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from manta.config.errors import RunError
 from manta.model.forward import options_of
+from manta.model.model_class import from_pretrained, head_of
 
 # The rows that are compared, of tokens drawn at random: those of a seed are the same everywhere.
 ROWS, LENGTH = 4, 64
@@ -54,7 +55,7 @@ def compare(lm: PreTrainedModel, folder: Path) -> ExportDifference:
     vocabulary = lm.get_input_embeddings().weight.shape[0]
     rows = torch.randint(vocabulary, (ROWS, max(length, 1)), generator=generator)
     expected = _logits(lm, rows)
-    found = _logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), rows)
+    found = _logits(_loaded(lm, folder), rows)
     logit = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
     ours, theirs = (F.log_softmax(logits, -1) for logits in (expected, found))
     kl = float((ours.exp() * (ours - theirs)).sum(-1).mean())
@@ -66,6 +67,13 @@ def compare(lm: PreTrainedModel, folder: Path) -> ExportDifference:
             "with --merge"
         )
     return ExportDifference(logit, kl)
+
+
+def _loaded(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    if head_of(lm) is not None:  # scores of every token, as the run's gives them
+        return from_pretrained(str(folder), lm.config)
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return loaded
 
 
 def _logits(lm: PreTrainedModel, rows: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class LogRows:
         return {
             **row.known,
             LOSS: shown(terms, means),
-            **by_name(terms, means, TERM),
+            **by_name(self._engine.objective, means, TERM),
             "grad_norm": grad_norm,
             "tokens_per_s": tokens_per_s,
             **as_row(times),

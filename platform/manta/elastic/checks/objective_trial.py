@@ -47,7 +47,7 @@ def try_objective(
     from manta.objective.choose import objective_of
     from manta.objective.exactness import check_objective
 
-    objective = objective_of(config)
+    objective = objective_of(config, resolved)
     lm: nn.Module
     frozen: nn.Module | None = None
     if isinstance(resolved, OwnNet):

@@ -1,0 +1,134 @@
+"""Labelled texts: a sample is a row of `length` tokens with one or several texts, each whole.
+
+A row of a shard is a row of a batch, packed when the corpus was prepared: ``tokens`` (list of
+uint16 or uint32, without padding), ``starts`` (list of int32: where each text begins, the first at
+0) and ``labels`` (a label for each text: the number of its class, int32, or a number to predict,
+float64). The row's ``doc_id`` names its texts, joined by `+`.
+
+Columns of a batch: ``tokens`` (samples, length), padded at the end; ``starts``, ragged, in which
+the padding begins a document of its own; ``labels``, ragged; ``lengths`` (samples,), int32, tokens
+without padding. Which token is a text's last one is told by position, never by a token's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from manta.sample import shard_file
+from manta.sample.columns import Columns
+from manta.sample.format import OpenShards, SplitSize
+from manta.sample.padded import PackedRows, padded_rows
+from manta.sample.tokens import TokenDtype, token_list, tokens_array
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The format of rows of labelled texts.
+
+    Attributes:
+        dtype: type of the tokens.
+        length: tokens of a row, for which the corpus was packed.
+        padding: token that fills a row up; nothing is read from it, whatever it is.
+        numbers: whether labels are numbers to predict, not those of classes.
+    """
+
+    dtype: TokenDtype
+    length: int
+    padding: int
+    numbers: bool
+    name: ClassVar[str] = "labelled"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a shard, beside doc_id and source."""
+        return pa.schema(
+            [
+                ("tokens", token_list(self.dtype)),
+                ("starts", pa.list_(pa.int32())),
+                ("labels", pa.list_(_label_type(self.numbers))),
+            ]
+        )
+
+    def count(self, split: SplitSize, length: int) -> int:
+        """Rows of a split."""
+        return split.rows
+
+    def clock(self, length: int) -> int:
+        """Tokens of a row, padding included."""
+        return length
+
+    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
+        """The columns of some rows."""
+        return padded_rows(shards, ids, self.schema, self.length, self.padding)
+
+
+def text_ends(columns: Columns) -> NDArray[np.int64]:
+    """The last token of each labelled text, as flat places ``row·length + column``, ascending."""
+    rows, length = columns["tokens"].shape
+    starts, counts = columns["starts"], columns["labels"].lengths
+    row_of = np.repeat(np.arange(rows), starts.lengths)
+    # A text ends where the document after it begins, which may be the padding's; else its row does.
+    after = np.append(starts.flat[1:], 0)
+    last = np.append(row_of[1:] != row_of[:-1], True)[: len(row_of)]
+    ends = np.where(last, length, after) - 1
+    is_text = np.arange(len(row_of)) - _before(starts.lengths)[row_of] < counts[row_of]
+    found: NDArray[np.int64] = (ends + row_of * length)[is_text]
+    return found
+
+
+def _before(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.cumsum(counts) - counts
+
+
+def _label_type(numbers: bool) -> pa.DataType:
+    return pa.float64() if numbers else pa.int32()
+
+
+# ------------------------------------------------------------------------ texts on the way to rows
+
+
+def texts_batch(
+    tokens: Sequence[NDArray[np.unsignedinteger]],
+    labels: Sequence[float],
+    doc_ids: Sequence[str],
+    source: int,
+    sources: Sequence[str],
+    dtype: TokenDtype,
+    *,
+    numbers: bool,
+) -> Any:
+    """A record batch of labelled texts of one source.
+
+    Args:
+        tokens: one array for each text.
+        labels: the number of each text's class, or the number to predict.
+        doc_ids: one id for each text.
+        source: index in `sources` of their source.
+        sources: names of all sources of the corpus.
+        dtype: type of the tokens.
+        numbers: whether labels are numbers to predict.
+    """
+    kind = _label_type(numbers)
+    schema = pa.schema([("tokens", token_list(dtype)), ("label", kind)])
+    columns = [tokens_array(tokens, dtype), pa.array(labels, kind)]
+    return shard_file.batch(columns, doc_ids, source, sources, schema)
+
+
+def packed_texts(table: Any, form: Labelled, *, alone: bool) -> Any:
+    """The rows of a shard, of a table of `texts_batch`; no text is longer than a row.
+
+    Args:
+        table: texts of one source.
+        form: format of the rows.
+        alone: put one text in each row.
+    """
+    laid = PackedRows.of(table, form.length, alone=alone)
+    labels = table.column("label").to_pylist()
+    listed = [[labels[index] for index in row] for row in laid.rows]
+    return laid.shard(table, form.schema, {"starts": laid.places, "labels": listed})
