@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "RUN OUT --step --merge",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",
+    "score": "RUN FILE --output",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }

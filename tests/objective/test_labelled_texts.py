@@ -17,7 +17,7 @@ from manta.objective.labelled_texts import Classification, Regression
 from manta.objective.protocol import Models
 from manta.objective.weighing import Weighing, by_name
 from manta.sample.columns import Columns, Ragged, sliced
-from manta.sample.labelled import text_ends
+from manta.sample.padded import document_ends
 from manta.testing import check_objective
 
 CPU = torch.device("cpu")
@@ -93,9 +93,9 @@ def alone(lm: Any, batch: Columns, rows: Any = ROWS) -> list[torch.Tensor]:
 def test_a_text_ends_where_the_next_or_the_padding_begins() -> None:
     rows = [[5, 10], [15], [3, 13], [2, 4, 9], [15]]
     expected = [4, 14, 30, 34, 47, 49, 53, 62, 78]
-    assert text_ends(texts(rows)).tolist() == expected
+    assert document_ends(texts(rows)).tolist() == expected
     some = sliced(texts(rows), slice(1, 4))
-    assert text_ends(some).tolist() == [14, 18, 31, 33, 37, 46]
+    assert document_ends(some).tolist() == [14, 18, 31, 33, 37, 46]
 
 
 @pytest.mark.parametrize("numbers", [False, True])

@@ -1,4 +1,4 @@
-"""`manta verify`, `compare`, `export`, `generate`, `chat`: use what has been trained."""
+"""`manta verify`, `compare`, `export`, `generate`, `chat`, `score`: use what has been trained."""
 
 from __future__ import annotations
 
@@ -115,3 +115,23 @@ def chat(
             print("model: ", end="", flush=True)
             speed = session.answer(text, lambda piece: print(piece, end="", flush=True))
             print(f"\n[{speed:.0f} tokens/s]")
+
+
+def score(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    file: Annotated[Path, typer.Argument(help="JSONL file of texts or conversations.")],
+    output: Annotated[
+        Path | None, typer.Option(help="JSONL file to write; else the lines are printed.")
+    ] = None,
+) -> None:
+    """Score texts or conversations by a model with a head: reward, regression or classify."""
+    from manta.storage.place import place_of
+    from manta.train.scoring import score_file
+
+    count = 0
+    for line in score_file(place_of(run), file, output):
+        count += 1
+        if output is None:
+            print(line)
+    if output is not None:
+        print(f"{count:,} scored: {output}")

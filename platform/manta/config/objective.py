@@ -11,7 +11,7 @@ from manta.config.section import Section
 
 OWN = "./FILE.py:NAME"
 # Types whose model has a head for scores in place of an output layer for tokens.
-SCORES = ("classify", "regression")
+SCORES = ("classify", "regression", "reward")
 # Types of objective that read a key; `type` is read by all.
 READ_BY: dict[str, tuple[str, ...]] = {
     "per": ("chat", "distill"),
@@ -41,14 +41,14 @@ class ObjectiveSection(Section):
 
     type: str = Field(
         default="causal",
-        pattern=r"^(causal|chat|distill|preference|classify|regression)$"
+        pattern=r"^(causal|chat|distill|preference|classify|regression|reward)$"
         r"|^.+\.py:[A-Za-z_][A-Za-z0-9_]*$",
         description="causal: cross-entropy of the next token; chat: that of the answers in "
         "conversations alone; distill: how far the model is from a teacher, of the labels that "
         "causal or chat would have; preference: a loss of pairs of answers, of which one was "
-        "chosen; classify: the cross-entropy of a text's class; regression: the squared error of "
-        "the number that a text is labelled with; or one of your own, ./FILE.py:NAME, the path "
-        "relative to the config file",
+        "chosen; reward: a score of answers, learned from such pairs; classify: the cross-entropy "
+        "of a text's class; regression: the squared error of the number that a text is labelled "
+        "with; or one of your own, ./FILE.py:NAME, the path relative to the config file",
     )
     per: Literal["token", "sequence"] = Field(
         default="token",

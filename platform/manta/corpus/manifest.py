@@ -94,6 +94,7 @@ class Vocabulary:
         pad_id: a token for padding, which stands nowhere in the corpus; None without one.
         classes: names of the classes by which its texts are labelled, in the order of their
             numbers; None if they are not.
+        turn_ends: the tokens by which answers of its conversations end.
     """
 
     size: int
@@ -101,6 +102,7 @@ class Vocabulary:
     bos_id: int | None = None
     pad_id: int | None = None
     classes: tuple[str, ...] | None = None
+    turn_ends: tuple[int, ...] = ()
 
 
 class Manifest(Section):
@@ -164,8 +166,14 @@ class Manifest(Section):
         """What a model has to know of its tokens; None if its samples are no tokens."""
         if self.vocab_size is None:
             return None
-        classes = None if self.classes is None else tuple(self.classes)
-        return Vocabulary(self.vocab_size, self.eos_id, self.bos_id, self.pad_id, classes)
+        return Vocabulary(
+            self.vocab_size,
+            self.eos_id,
+            self.bos_id,
+            self.pad_id,
+            None if self.classes is None else tuple(self.classes),
+            tuple(self.turn_ends or ()),
+        )
 
     @property
     def tokenizer_files(self) -> dict[str, str | None]:

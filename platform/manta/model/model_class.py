@@ -75,7 +75,11 @@ def take_head(resolved: PretrainedConfig, config: RunConfig, vocabulary: Vocabul
     resolved.id2label = dict(enumerate(wanted))
     resolved.label2id = {name: number for number, name in enumerate(wanted)}
     # Only for who loads the exported model and lets its class pick the token: nothing here does.
+    # By one that may end a conversation it would pick another: without any it takes the last token,
+    # and refuses several rows at once.
     padding = vocabulary.eos_id if vocabulary.pad_id is None else vocabulary.pad_id
+    if padding in vocabulary.turn_ends:
+        padding = None
     for part in {id(p): p for p in (resolved, resolved.get_text_config())}.values():
         part.pad_token_id = padding
 

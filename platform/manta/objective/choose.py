@@ -17,6 +17,7 @@ from manta.objective.distill import Distillation
 from manta.objective.labelled_texts import Classification, Regression
 from manta.objective.preference import Preference
 from manta.objective.protocol import Objective
+from manta.objective.reward import Reward
 from manta.objective.sft import SupervisedFineTuning
 
 NEEDED = ("columns", "terms", "module", "inputs", "weights")
@@ -47,6 +48,8 @@ def objective_of(config: RunConfig, resolved: PretrainedConfig | OwnNet) -> Obje
         return Classification(classes_of(resolved), document_mask=config.data.document_mask)
     if section.type == "regression":
         return Regression(document_mask=config.data.document_mask)
+    if section.type == "reward":
+        return Reward(document_mask=config.data.document_mask)
     if section.balance:
         return BalancedCausal(section.balance, document_mask=config.data.document_mask)
     return Causal(document_mask=config.data.document_mask)

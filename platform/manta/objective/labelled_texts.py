@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manta.model.forward import documents_of, options_of
@@ -20,7 +21,7 @@ from manta.objective.causal import TokenRows
 from manta.objective.protocol import DeviceRows, Models, Term
 from manta.parallel.host_to_device import to_device
 from manta.sample.columns import Columns
-from manta.sample.labelled import text_ends
+from manta.sample.padded import document_ends
 from manta.sample.tokens import position_ids
 
 # With more classes no F1 is shown: it would add three sums a class to each step's.
@@ -36,7 +37,7 @@ class LabelledTexts:
         document_mask: whether attention stays within a text.
     """
 
-    columns: frozenset[str] = frozenset({"tokens", "starts", "labels"})
+    columns: frozenset[str] = frozenset({"tokens", "starts", "lengths", "labels"})
     terms: tuple[Term, ...] = ()
     label_dtype: torch.dtype = torch.int64
 
@@ -49,11 +50,11 @@ class LabelledTexts:
 
     def inputs(self, batch: Columns, device: torch.device) -> TextRows:
         """Tokens, and the label of each text at its last one."""
-        tokens, ends = batch["tokens"].astype(np.int64), text_ends(batch)
+        tokens, (places, values) = batch["tokens"].astype(np.int64), self.labels(batch)
         labels = torch.zeros(tokens.size, dtype=self.label_dtype)
         scored = torch.zeros(tokens.size, dtype=torch.bool)
-        labels[ends] = torch.from_numpy(batch["labels"].flat.copy()).to(self.label_dtype)
-        scored[ends] = True
+        labels[places] = torch.from_numpy(values.copy()).to(self.label_dtype)
+        scored[places] = True
         positions = torch.from_numpy(position_ids(batch)) if self._document_mask else None
         return TextRows(
             to_device(torch.from_numpy(tokens), device),
@@ -61,6 +62,10 @@ class LabelledTexts:
             None if positions is None else to_device(positions, device),
             to_device(scored.view(tokens.shape), device),
         )
+
+    def labels(self, batch: Columns) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The last token of each text, as flat places in the batch's tokens, and its label."""
+        return document_ends(batch), batch["labels"].flat
 
     def weights(self, inputs: DeviceRows) -> Tensor:
         """How many texts there are, for each term, int64 (terms,)."""

@@ -68,24 +68,6 @@ class Labelled:
         return padded_rows(shards, ids, self.schema, self.length, self.padding)
 
 
-def text_ends(columns: Columns) -> NDArray[np.int64]:
-    """The last token of each labelled text, as flat places ``row·length + column``, ascending."""
-    rows, length = columns["tokens"].shape
-    starts, counts = columns["starts"], columns["labels"].lengths
-    row_of = np.repeat(np.arange(rows), starts.lengths)
-    # A text ends where the document after it begins, which may be the padding's; else its row does.
-    after = np.append(starts.flat[1:], 0)
-    last = np.append(row_of[1:] != row_of[:-1], True)[: len(row_of)]
-    ends = np.where(last, length, after) - 1
-    is_text = np.arange(len(row_of)) - _before(starts.lengths)[row_of] < counts[row_of]
-    found: NDArray[np.int64] = (ends + row_of * length)[is_text]
-    return found
-
-
-def _before(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.cumsum(counts) - counts
-
-
 def _label_type(numbers: bool) -> pa.DataType:
     return pa.float64() if numbers else pa.int32()
 

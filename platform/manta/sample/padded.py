@@ -44,6 +44,26 @@ def padded_rows(
     }
 
 
+def document_ends(columns: Columns) -> NDArray[np.int64]:
+    """The last token of each document, as flat places ``row·length + column``, ascending.
+
+    It is told by position; what pads a row is no document.
+
+    Args:
+        columns: ``tokens``, ``starts`` and ``lengths``, as `padded_rows` gives them.
+    """
+    length = columns["tokens"].shape[1]
+    starts, lengths = columns["starts"], columns["lengths"].astype(np.int64)
+    row_of = np.repeat(np.arange(len(lengths)), starts.lengths)
+    real = starts.flat < lengths[row_of]
+    begins, row_of = starts.flat[real].astype(np.int64), row_of[real]
+    # A document ends where the next one of its row begins; the last one where its row ends.
+    last = np.append(row_of[1:] != row_of[:-1], True)[: len(row_of)]
+    ends = np.where(last, lengths[row_of], np.append(begins[1:], 0)[: len(row_of)])
+    found: NDArray[np.int64] = ends - 1 + row_of * length
+    return found
+
+
 def _with_padding(starts: Ragged, lengths: NDArray[np.int64], length: int) -> Ragged:
     """Where documents begin in rows, with one more where the padding of a row begins."""
     padded = lengths < length

@@ -60,6 +60,8 @@ license its data and weights have: write it here before you publish the model.
 def _what(config: RunConfig) -> str:
     if config.objective.type == "classify":
         return "A model that tells classes of texts apart"
+    if config.objective.type == "reward":
+        return "A reward model of answers"
     return "A model that scores texts" if _scores(config) else "A causal language model"
 
 

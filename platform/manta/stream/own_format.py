@@ -107,13 +107,14 @@ NEEDS = {
     "chat": (CHAT,),
     "distill": (TOKENS, CHAT),
     "preference": (PAIRS,),
+    "reward": (PAIRS,),
     "classify": (LABELLED,),
     "regression": (LABELLED,),
 }
 CONTENTS = {
     TOKENS: ("text", "leave objective.type out"),
     CHAT: ("conversations", "set objective.type: chat"),
-    PAIRS: ("pairs of answers", "set objective.type: preference"),
+    PAIRS: ("pairs of answers", "set objective.type: preference or reward"),
     LABELLED: ("labelled texts", "set objective.type: classify or regression"),
 }
 
