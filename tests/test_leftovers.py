@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import killed_at
 from small_disk import FILLER, SmallDisk, small_disk
 from small_runs import config_of, end_of, make_corpus_here, opened
 from whole_runs import train_whole
@@ -23,7 +20,6 @@ from manta.config.run import RunConfig
 from manta.elastic.checks.verifying import verify_run
 from manta.state.checkpoint_files import whole
 
-SUPPORT = Path(__file__).parent / "support"
 # The second of two kills comes while the first one's leftovers are being cleared up, soon after,
 # or in the same place again.
 TWO_KILLS = {
@@ -37,7 +33,7 @@ TWO_KILLS = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, and runs that were killed twice."""
+    """A corpus, and beside it the runs of all tests."""
     found = tmp_path_factory.mktemp("home")
     with chdir(found):
         make_corpus_here()
@@ -51,23 +47,6 @@ def expected(home: Path) -> Any:
         return end_of(opened(config_of("whole")))
 
 
-@pytest.fixture(scope="module")
-def killed(home: Path) -> None:
-    configs = [config_of(name).model_dump(mode="json") for name in TWO_KILLS]
-    done = subprocess.run(
-        [
-            *(sys.executable, str(SUPPORT / "killed_runs.py")),
-            *(json.dumps(configs), json.dumps(list(TWO_KILLS.values()))),
-        ],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2 * len(TWO_KILLS), done.stderr
-
-
 def check_end(config: RunConfig, expected: Any) -> None:
     weights, consumed, curve = end_of(opened(config))
     assert (consumed, curve) == expected[1:]
@@ -77,10 +56,11 @@ def check_end(config: RunConfig, expected: Any) -> None:
     assert not [path for path in folder.rglob("*tmp*") if "wandb" not in path.parts]
 
 
-@pytest.mark.usefixtures("killed")
 @pytest.mark.parametrize("name", TWO_KILLS)
 def test_two_kills_in_a_row(home: Path, expected: Any, name: str) -> None:
     with chdir(home):
+        for rename, moment in TWO_KILLS[name]:
+            killed_at(config_of(name), rename, moment)
         train_whole(opened(config_of(name)))
         check_end(config_of(name), expected)
 

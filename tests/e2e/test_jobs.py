@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import copy_of_manta
 from ray.job_submission import JobSubmissionClient
 from ray_head import ROOT, TOKEN, Head, ray_head
 from tiny_config import STEP, corpus_config, make_documents, run_config, write_yaml
@@ -41,14 +43,16 @@ for name in (platform.__file__, *ray.get(worker.remote())):
 """
 # Saving takes longer than the three seconds that Ray leaves to a job by default.
 SLOW_TO_SAVE = {"kind": "slow", "at": "checkpoint", "seconds": 4.0}
-SLOW_TO_TRAIN = {"kind": "slow", "at": "step", "seconds": 0.15, "attempt": None}
+SLOW_TO_TRAIN = {"kind": "slow", "at": "step", "seconds": 0.5, "attempt": None}
 
 Manta = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with ray_head({"WANDB_MODE": "offline", **PLANTED}) as found:
+    # A worker that Ray starts before anybody needs one is idle to its end here.
+    settings = {"WANDB_MODE": "offline", "RAY_prestart_worker_first_driver": "0"}
+    with ray_head({**settings, **PLANTED}) as found:
         yield found
 
 
@@ -77,18 +81,19 @@ def shared(head: Head, checkout: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def manta(head: Head, tmp_path: Path) -> Manta:
+def manta(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manta:
     """Runs the command line as on a user's machine, beside the cluster."""
+    monkeypatch.chdir(tmp_path)
 
     def command(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "manta.cli", *map(str, arguments)],
-            env=head.environment(**environment),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=LONG,
-        )
+        words = [*map(str, arguments)]
+        with tempfile.TemporaryFile("w+") as errors:
+            process = copy_of_manta(
+                *words, environment=head.environment(**environment), stderr=errors
+            )
+            said, _ = process.communicate(timeout=LONG)
+            errors.seek(0)
+            return subprocess.CompletedProcess(words, process.wait(), said, errors.read())
 
     return command
 
