@@ -50,9 +50,7 @@ Manta = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # A worker that Ray starts before anybody needs one is idle to its end here.
-    settings = {"WANDB_MODE": "offline", "RAY_prestart_worker_first_driver": "0"}
-    with ray_head({**settings, **PLANTED}) as found:
+    with ray_head({"WANDB_MODE": "offline", **PLANTED}) as found:
         yield found
 
 
