@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -84,16 +86,28 @@ def _rank(item: pytest.Item) -> int:
 
 
 @pytest.fixture(scope="session")
-def copies() -> Iterator[None]:
-    """One process that workers are copies of, for all that the tests of this process start.
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One process that workers are copies of, for all that tests start.
 
-    Also for commands, which otherwise have one each, for four seconds of processor time. A Ray that
-    this process starts has all its workers so, and no dashboard's agent, as one that Manta starts.
+    Also for commands, which otherwise have one each, for four seconds of processor time, and for
+    the other processes that run tests beside this one. A Ray that this process starts has all its
+    workers so, and no dashboard's agent, as one that Manta starts.
     """
     from manta.cluster.embedded import light_processes
-    from manta.elastic.worker.preload import preloaded
+    from manta.elastic.worker.preload import VARIABLE, preloaded
 
-    with preloaded({"CPU": 1}, "llama"), light_processes():
+    with ExitStack() as stack:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            known = tmp_path_factory.getbasetemp().parent / "preloaded"
+            with known.open("a+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                os.environ[VARIABLE] = file.read()  # nothing of the first to ask
+                stack.enter_context(preloaded({"CPU": 1}, "llama"))
+                known.write_text(os.environ[VARIABLE])
+        else:
+            stack.enter_context(preloaded({"CPU": 1}, "llama"))
+        stack.enter_context(light_processes())
         yield
 
 

@@ -55,6 +55,7 @@ def write_sweep(folder: Path, corpus: Path, space: str, base: dict[str, Any], **
         eval={"every": 10 * STEP, "tokens": 160},
         wandb={"mode": "disabled"},
         scaling={"min": 1, "resources_per_worker": {"CPU": 1}},
+        checkpoint={"snapshot_every": 0},  # no keeper of a node's memory for each trial
     )
     for name, section in base.items():
         config[name] = {**config.get(name, {}), **section} if isinstance(section, dict) else section
@@ -113,7 +114,8 @@ def steps_trained(state: SweepState, folder: Path) -> int:
 def test_each_trial_equals_the_same_run_alone(
     tmp_path: Path, sweep_corpus: Path, ray_local: None
 ) -> None:
-    path = write_sweep(tmp_path, sweep_corpus, FAN, {}, concurrent=2)
+    kept = {"checkpoint": {"snapshot_every": None}}
+    path = write_sweep(tmp_path, sweep_corpus, FAN, kept, concurrent=2)
     state = run_here(path)
     folder = tmp_path / "runs" / "tiny"
     assert {trial.status for trial in state.trials} == {"finished"}

@@ -104,6 +104,11 @@ def start(
     return Copied(process, None if its is None else os.fdopen(its, "w"), os.fdopen(ours))
 
 
+def execute(program: str) -> None:
+    """Run the text of a program, as `python -c` does."""
+    exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+
+
 def _begin(
     function: Callable[..., object],
     arguments: tuple[str, ...],

@@ -1,8 +1,6 @@
 """Computing threads, counted in a process that has no others."""
 
-import subprocess
-import sys
-
+import copied
 import pytest
 
 # What a thread of its own, or Gloo's, does meanwhile.
@@ -45,11 +43,10 @@ print(torch.get_num_threads(), mine, count() - before - mine - others)
 def counted(others: str, call: str) -> list[int]:
     """Threads of the one that trains: asked for, begun; and those begun by others."""
     program = PROGRAM.format(others=OTHERS[others], compute_here=call)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return [int(word) for word in done.stdout.split()]
+    process = copied.start(copied.execute, program)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return [int(word) for word in said.split()]
 
 
 @pytest.mark.parametrize("others", OTHERS)
