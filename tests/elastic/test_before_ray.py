@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command
+import copied
 import pytest
+from ray_head import free_port
 from tiny_config import run_config, write_yaml
 
 from manta.config import RunConfig, load
@@ -19,40 +22,32 @@ from manta.elastic.checks import machine
 from manta.record.run_record import RunRecord
 
 ROOT = Path(__file__).parents[2]
-CODE = """
-import sys
-from manta import cli
-try:
-    cli.main()
-finally:
-    print([name for name in ("ray", "manta.cluster.embedded") if name in sys.modules])
-"""
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Callable[..., str]:
+def refused(copies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs a command that must be refused before Ray starts; returns its message.
 
     A run has no use of Ray before that; the space of a sweep has its samplers, and while a model is
     tried Ray is imported.
     """
+    monkeypatch.chdir(tmp_path)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**kept, "MANTA_CACHE": str(tmp_path)}
 
     def run(*arguments: object, imported: bool = False, silent: bool = False) -> str:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, *map(str, arguments)],
-            env={**kept, "PYTHONPATH": str(ROOT / "platform"), "MANTA_CACHE": str(tmp_path)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 1, done.stderr
-        assert "starting Ray" not in done.stdout
+        errors = tmp_path / "errors"
+        with errors.open("w") as file:
+            words = ["ray manta.cluster.embedded", *map(str, arguments)]
+            process = copied.start(command.noting, *words, environment=environment, stderr=file)
+            stdout, _ = process.communicate(timeout=300)
+        stderr = errors.read_text()
+        assert process.returncode == 1, stderr
+        assert "starting Ray" not in stdout
         said = "" if silent else f"checking {arguments[1]} …\n"
         ray = imported or arguments[0] == "sweep"
-        assert done.stdout.endswith("['ray']\n" if ray else f"{said}[]\n")
-        return done.stderr
+        assert stdout.endswith("['ray']\n" if ray else f"{said}[]\n")
+        return stderr
 
     return run
 
@@ -212,11 +207,12 @@ def test_a_command_speaks_before_it_imports(config: Path, tmp_path: Path, comman
     (tmp_path / "space.py").write_text("space = {'run.seed': 1}\n")
     sweep = {"sweep": {"name": "s"}, "base": "run.yaml", "space": "./space.py", "metric": "loss"}
     sweep["overrides"] = ["corpus=not-there"]
+    nobody = f"http://127.0.0.1:{free_port()}"
     arguments = {
         "prepare": [write_yaml(tmp_path / "corpus.yaml", corpus)],
         "train": [config, "corpus=not-there"],
         "sweep": [write_yaml(tmp_path / "sweep.yaml", sweep)],
-        "submit": [config, "--address", "not-there:1"],
+        "submit": [config, "--address", nobody],
     }[command]
     done = subprocess.run(
         [sys.executable, "-c", FIRST, command, *map(str, arguments)],
@@ -227,7 +223,7 @@ def test_a_command_speaks_before_it_imports(config: Path, tmp_path: Path, comman
         timeout=300,
     )
     assert done.stdout == f"checking {arguments[0]} …\n[]\n"
-    assert "not-there" in done.stderr
+    assert (nobody if command == "submit" else "not-there") in done.stderr
 
 
 # What a machine has at most.

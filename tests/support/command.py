@@ -40,6 +40,19 @@ def copy_of_manta(
     return copied.start(function, *before, *arguments, environment=environment, stderr=stderr)
 
 
+def noting(names: str, *arguments: str) -> None:
+    """Run the command; print at its end which of some modules it has imported.
+
+    Args:
+        names: of the modules, with spaces between them.
+        arguments: of the command.
+    """
+    try:
+        _run(*arguments)
+    finally:
+        print([name for name in names.split() if name in sys.modules])
+
+
 def _run(*arguments: str) -> None:
     sys.argv = ["manta", *arguments]
     from manta.cli import main
