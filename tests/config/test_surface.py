@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
     "inspect": "CORPUS --samples",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
+    "precompute": "CONFIG.yaml KEY=VALUE --address",
     "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --plan --address",
     "fork": "RUN@STEP NEW KEY=VALUE",
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
@@ -44,7 +45,7 @@ RUN_KEYS = """
     objective.loss objective.beta objective.label_smoothing objective.gamma
     objective.teacher
     objective.divergence objective.kd_ratio objective.temperature objective.jsd_beta
-    objective.options objective.balance objective.bias_rate
+    objective.top_k objective.options objective.balance objective.bias_rate
     train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing
     parallel.shard parallel.reduce_dtype
@@ -86,10 +87,7 @@ CORPUS_KEYS = """
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
-    chat.too_long chat.packing
-    chat.context.paths chat.context.passages chat.context.words chat.context.lacking
-    chat.context.refusal chat.context.place
-    chat.columns
+    chat.too_long chat.packing chat.columns
     labelled.length labelled.labels labelled.text labelled.label labelled.too_long
     labelled.packing
     split.train split.validation split.test

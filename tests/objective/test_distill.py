@@ -15,12 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from manta.config.errors import ConfigError
 from manta.model import attention, cross_entropy, divergence
 from manta.model.cross_entropy import IGNORE
-from manta.model.divergence import DIVERGENCES, Measure, Teacher
+from manta.model.divergence import DIVERGENCES, Measure, TeacherLogits
 from manta.model.loss_head import fuse
 from manta.objective.causal import Causal
 from manta.objective.distill import Distillation
 from manta.objective.protocol import FrozenModel, Models
 from manta.objective.weighing import Weighing
+from manta.sample.teacher_top import LOG_PROBS, TAIL
+from manta.sample.teacher_top import TOKENS as TOKENS_OF_TEACHER
 from manta.testing import check_objective
 
 CPU = torch.device("cpu")
@@ -82,7 +84,7 @@ def test_sums_and_gradients_are_those_of_the_formulas(
     for each in (hidden, weight, bias):
         each.grad = None
 
-    teacher = Teacher(other)
+    teacher = TeacherLogits(other)
     if whole:
         logits = F.linear(hidden, weight, bias)
         found = divergence.divergence(logits, teacher, labels, measure, scale)
@@ -207,12 +209,87 @@ def test_the_logits_of_neither_are_ever_held_whole(monkeypatch: pytest.MonkeyPat
     torch.manual_seed(0)
     tokens = 4 * cross_entropy.LEAST_ROWS
     hidden, weight = (torch.randn(n, WIDTH, requires_grad=True) for n in (tokens, VOCABULARY))
-    teacher = Teacher(torch.randn(tokens, WIDTH), torch.randn(VOCABULARY, WIDTH))
+    teacher = TeacherLogits(torch.randn(tokens, WIDTH), torch.randn(VOCABULARY, WIDTH))
     labels = torch.randint(0, VOCABULARY, (tokens,))
     with Largest() as largest:
         found = divergence.linear_divergence(hidden, weight, None, teacher, labels, Measure())
         found[0].backward()
     assert largest.elements == cross_entropy.LEAST_ROWS * VOCABULARY
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("measure", MEASURES, ids=label)
+def test_the_most_likely_tokens_and_the_rest_are_compared_as_one_more(
+    measure: Measure, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against Torch's functions of the probabilities of these classes, and their gradient."""
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 1)
+    torch.manual_seed(0)
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64).requires_grad_()
+    other = 2 * torch.randn(TOKENS, VOCABULARY, dtype=torch.float64)
+    labels = torch.randint(0, VOCABULARY, (TOKENS,))
+    at, count = measure.temperature, 5
+    teacher = TeacherLogits(other).top(count, at)
+    assert teacher.tokens.shape == teacher.log_probs.shape == (TOKENS, count)
+    mass = teacher.log_probs.exp().sum(1) + teacher.tail.exp()
+    torch.testing.assert_close(mass, torch.ones_like(mass))
+
+    def classes(logits: Tensor) -> Tensor:
+        """Logits at T of the teacher's most likely tokens, and of the rest together, times T."""
+        tokens = (other / at).softmax(1).argsort(1, descending=True)
+        ordered = (logits / at).log_softmax(1).gather(1, tokens)
+        rest = ordered[:, count:].logsumexp(1, keepdim=True)
+        return torch.cat([ordered[:, :count], rest], 1) * at
+
+    logits = hidden @ weight.T
+    apart = by_torch(classes(logits), classes(other), torch.zeros_like(labels), measure)[:, 1]
+    hard = F.cross_entropy(logits, labels, reduction="none")
+    loss = measure.kd_ratio * at**2 * apart + (1 - measure.kd_ratio) * hard
+    expected = torch.stack([loss.sum(), apart.sum(), hard.sum()])
+    gradients = torch.autograd.grad(expected[0], [hidden, weight])
+
+    if whole:
+        found = divergence.divergence(hidden @ weight.T, teacher, labels, measure)
+    else:
+        found = divergence.linear_divergence(hidden, weight, None, teacher, labels, measure)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-9)
+    for own, gradient in zip(
+        torch.autograd.grad(found[0], [hidden, weight]), gradients, strict=True
+    ):
+        assert (own - gradient).norm() <= 1e-6 * gradient.norm()
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_less_is_known_by_fewer_tokens_and_nothing_where_the_student_says_the_same(
+    name: Any,
+) -> None:
+    torch.manual_seed(0)
+    student, other = torch.randn(2, 50, VOCABULARY)
+    labels = torch.zeros(50, dtype=torch.int64)
+    measure = Measure(name, temperature=2.0)
+
+    def apart(teacher: Tensor, count: int) -> float:
+        top = TeacherLogits(teacher).top(count, 2.0)
+        return float(divergence.divergence(student, top, labels, measure)[1])
+
+    whole = float(divergence.divergence(student, TeacherLogits(other), labels, measure)[1])
+    known = [apart(other, count) for count in (1, 5, 20, VOCABULARY - 1)]
+    assert known == sorted(known)
+    assert known[-1] == pytest.approx(whole, rel=1e-5)
+    assert known[0] < 0.5 * whole
+    assert abs(apart(student, 5)) <= 1e-5
+
+
+@pytest.mark.parametrize("per", ["token", "sequence"])
+@pytest.mark.parametrize("batch", [documents(), chats()], ids=["text", "chats"])
+def test_it_is_exact_by_precomputed_probabilities_too(batch: Any, per: Any) -> None:
+    objective = Distillation(Measure(kd_ratio=0.8), per=per, precomputed=True)
+    drawn = torch.Generator().manual_seed(2)
+    top = TeacherLogits(torch.randn(6 * LENGTH, 61, generator=drawn)).top(4, 1.0)
+    columns = (TOKENS_OF_TEACHER, top.tokens), (LOG_PROBS, top.log_probs), (TAIL, top.tail)
+    said = {name: each.view(6, LENGTH, *each.shape[1:]).numpy() for name, each in columns}
+    check_objective(objective, llama(), batch | said)
 
 
 def test_other_vocabularies_are_refused() -> None:

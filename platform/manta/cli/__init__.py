@@ -8,11 +8,11 @@ from manta.cli.corpus_commands import inspect, prepare
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.result_commands import chat, compare, export, generate, score, verify
-from manta.cli.run_commands import fork, schedule, sweep, train
+from manta.cli.run_commands import fork, precompute, schedule, sweep, train
 
 # In the order in which help lists them.
 for command in (
-    *(prepare, inspect, schedule, train, fork, sweep),
+    *(prepare, inspect, schedule, precompute, train, fork, sweep),
     *(submit, status, logs, stop),
     *(verify, compare, export, generate, chat, score),
     *(keys, doctor),

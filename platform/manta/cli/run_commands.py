@@ -78,6 +78,35 @@ def train(
         raise typer.Exit(130) from None
 
 
+def precompute(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
+    """Have a run's teacher say of each sample of the corpus what the run is to learn, once."""
+    from manta.config import RunConfig, load
+
+    loaded = load(config, RunConfig, overrides or ())
+    say_checking(config)
+    from manta.corpus.progress_bar import short
+    from manta.elastic.checks.preflight import absolute
+    from manta.elastic.driver.precompute import finished, plan
+
+    planned = plan(absolute(loaded))
+    if finished(planned):
+        print(f"{planned.folder}: already there; nothing to do")
+        return
+    tokens = short(planned.samples * planned.settings.seq_len)
+    print(f"{tokens} tokens, about {short(planned.bytes)}B in {planned.folder}", flush=True)
+    try:
+        from manta.cluster.session import ray_session
+
+        with ray_session(address):
+            from manta.elastic.driver.precompute import precompute as run
+
+            run(planned)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"{planned.folder} is ready; to train by it: manta train {config}")
+
+
 def fork(
     run: Annotated[
         str,

@@ -24,6 +24,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "kd_ratio": ("distill",),
     "temperature": ("distill",),
     "jsd_beta": ("distill",),
+    "top_k": ("distill",),
     "options": (OWN,),
     "balance": ("causal",),
     "bias_rate": ("causal",),
@@ -108,6 +109,13 @@ class ObjectiveSection(Section):
         lt=1,
         description="weight of the teacher in the mixture that jsd compares with: near 0 it goes "
         "like KL(P‖Q), near 1 like KL(Q‖P) (Agarwal et al., 2024)",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        description="most likely tokens of which distill has the teacher's probabilities, the rest "
+        "as one, from what `manta precompute` left beside the corpus; null: all tokens, from the "
+        "teacher beside the model",
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="keyword arguments of an objective of your own"

@@ -115,9 +115,8 @@ class Manifest(Section):
     rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
     `sample` names the format of samples; what is said of tokens and a tokenizer, Manta's own
     formats have alone; `row_length` those of packed rows; `turn_ends`, the tokens by which answers
-    end, those of chats and pairs; `passages_sha256`, of passages that are attached to questions,
-    that of chats; and `classes`, in the order of their numbers, that of texts that are labelled by
-    classes.
+    end, those of chats and pairs; and `classes`, in the order of their numbers, that of texts that
+    are labelled by classes.
     """
 
     format: Literal[1, 2] = 2
@@ -127,7 +126,6 @@ class Manifest(Section):
     row_length: int | None = None
     turn_ends: list[int] | None = None
     classes: list[str] | None = None
-    passages_sha256: str | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     vocab_size: int | None = None
     eos_id: int | None = None
@@ -280,7 +278,7 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
-    for name in ("row_length", "turn_ends", "classes", "passages_sha256"):
+    for name in ("row_length", "turn_ends", "classes"):
         if content.get(name) is None:
             content.pop(name, None)
     for shard in content["shards"]:

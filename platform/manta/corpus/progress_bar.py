@@ -80,8 +80,8 @@ class Phase:
         self._tokens += tokens
 
     def _counts(self) -> str:
-        tokens = f", {short(self._tokens)} tokens" if self._tokens else ""
-        return f"{short(self._documents)} documents{tokens}"
+        counts = {"documents": self._documents, "tokens": self._tokens}
+        return ", ".join(f"{short(count)} {name}" for name, count in counts.items() if count)
 
 
 class _Speed(ProgressColumn):

@@ -32,12 +32,10 @@ LOCK = "lock"
 # of what a corpus is.
 PREPARED = ".prepared.json"
 QUARANTINE = "quarantine.jsonl"
-# Which passages each conversation got; there is one only where some were attached.
-CONTEXT = "context.parquet"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
 # Of unfinished work. Another number: what an older version has left there can't be gone on with.
 LAYOUT = 2
-OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE, CONTEXT}
+OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE}
 
 
 def shard_name(split: str, number: int) -> str:
@@ -66,11 +64,6 @@ class Workspace:
     def tokenizer(self) -> Path:
         """Folder of the tokenizer, until the end."""
         return self.work / "tokenizer"
-
-    @property
-    def passages(self) -> Path:
-        """Folder of the index of passages, until the end."""
-        return self.work / "passages"
 
     def finish(self, manifest: Manifest) -> None:
         """Make the corpus a finished one."""

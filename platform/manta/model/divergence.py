@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +54,31 @@ class Measure:
     jsd_beta: float = 0.5
 
 
+class Teacher(Protocol):
+    """What a teacher says of some tokens."""
+
+    def as_autocast_asks(self) -> Teacher:
+        """The same, with the factors of products in the type in which they are computed."""
+        ...
+
+    def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
+        """The divergence of a student from it, (rows, 1), and the gradient of that.
+
+        Args:
+            rows: some of the tokens.
+            log_q: logarithms of the student's probabilities at the measure's temperature, (rows,
+                vocabulary).
+            measure: divergence to compute.
+
+        Returns:
+            The gradient, (rows, vocabulary), is by the student's logits divided by the temperature.
+            It lies in memory of its own.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Teacher:
+class TeacherLogits:
     """The teacher's logits of some tokens, or what they are computed from.
 
     Attributes:
@@ -68,12 +91,76 @@ class Teacher:
     weight: Tensor | None = None
     bias: Tensor | None = None
 
+    def as_autocast_asks(self) -> TeacherLogits:
+        """The inputs and the weight of the output layer in the type that autocast asks for."""
+        if self.weight is None:
+            return self
+        return TeacherLogits(*_as_autocast_asks(self.hidden, self.weight), self.bias)
+
     def logits(self, rows: slice) -> Tensor:
         """The logits of some tokens, (rows, vocabulary), at least in float32."""
         hidden = self.hidden[rows]
         if self.weight is None:
             return _wide(hidden)
         return _logits(hidden, self.weight, self.bias)
+
+    def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
+        """By all tokens of the vocabulary; see `Teacher`."""
+        log_p = (self.logits(rows).to(log_q.dtype) / measure.temperature).log_softmax(1)
+        return DIVERGENCES[measure.divergence](log_p, log_q, measure.jsd_beta)
+
+    def top(self, count: int, temperature: float) -> TeacherTop:
+        """The most likely tokens by themselves and the others together."""
+        layer, found = self.as_autocast_asks(), list[TeacherTop]()
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            size = rows_at_once(self.hidden.T if self.weight is None else self.weight)
+            for first in range(0, len(self.hidden), size):
+                logits = layer.logits(slice(first, first + size))
+                log_p = (logits / temperature).log_softmax(1)
+                log_probs, tokens = log_p.topk(count, 1)
+                tail = log_p.scatter_(1, tokens, -math.inf).logsumexp(1)
+                found.append(TeacherTop(tokens, log_probs, tail))
+        return TeacherTop(
+            torch.cat([each.tokens for each in found]),
+            torch.cat([each.log_probs for each in found]),
+            torch.cat([each.tail for each in found]),
+        )
+
+
+@dataclass(frozen=True)
+class TeacherTop:
+    """The teacher's probabilities of its most likely tokens, and of all others together.
+
+    The divergence is that of distributions over these tokens and the rest as one more: it is at
+    most the whole one, and 0 where the student says the same. To leave the rest out instead would
+    have the student give it no probability (Anshumann et al., 2025, arXiv:2503.16870, section 3).
+
+    Attributes:
+        tokens: int64 (tokens, count).
+        log_probs: logarithms of their probabilities, float32 (tokens, count), at the temperature at
+            which they are compared.
+        tail: logarithm of the probability of all others together, float32 (tokens,).
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    tail: Tensor
+
+    def as_autocast_asks(self) -> TeacherTop:
+        """The same: nothing is multiplied."""
+        return self
+
+    def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
+        """By the most likely tokens and the rest; see `Teacher`."""
+        tokens = self.tokens[rows]
+        log_p = torch.cat([self.log_probs[rows], self.tail[rows, None]], 1).to(log_q.dtype)
+        others = log_q.scatter(1, tokens, -math.inf)
+        rest = others.logsumexp(1, keepdim=True)
+        log_classes = torch.cat([log_q.gather(1, tokens), rest], 1)
+        apart, slope = DIVERGENCES[measure.divergence](log_p, log_classes, measure.jsd_beta)
+        # What the rest gets is shared out by the student's own probabilities within it.
+        spread = others.sub_(rest).exp_().mul_(slope[:, -1:])
+        return apart, spread.scatter_(1, tokens, slope[:, :-1])
 
 
 def linear_divergence(
@@ -98,13 +185,9 @@ def linear_divergence(
         measure: divergence from the teacher, and its share in the loss.
         scale: factor of each label in the sums, float32 (tokens,); None for 1.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        if teacher.weight is not None:
-            teacher = Teacher(teacher.hidden.to(dtype), teacher.weight.to(dtype), teacher.bias)
-    with torch.autocast(device, enabled=False):
+    hidden, weight = _as_autocast_asks(hidden, weight)
+    teacher = teacher.as_autocast_asks()
+    with torch.autocast(hidden.device.type, enabled=False):
         trained = torch.is_grad_enabled(), weight.requires_grad
         found = _Chunked.apply(hidden, weight, bias, teacher, labels, measure, scale, *trained)  # type: ignore[no-untyped-call]
         sums: Tensor = found
@@ -119,6 +202,7 @@ def divergence(
     scale: Tensor | None = None,
 ) -> Tensor:
     """As `linear_divergence`, of a student whose logits there are: (tokens, vocabulary)."""
+    teacher = teacher.as_autocast_asks()
     with torch.autocast(logits.device.type, enabled=False):
         found = _Whole.apply(_wide(logits), teacher, labels, measure, scale)  # type: ignore[no-untyped-call]
         sums: Tensor = found
@@ -151,7 +235,7 @@ class _Chunked(torch.autograd.Function):
             student = _logits(hidden[rows], weight, bias)
             few = None if scale is None else scale[rows]
             part, slope, factor = _sums_and_slope(
-                student, teacher.logits(rows), labels[rows], measure, few
+                student, teacher, rows, labels[rows], measure, few
             )
             sums += part
             if gradients is not None:
@@ -187,9 +271,7 @@ class _Whole(torch.autograd.Function):
         scale: Tensor | None,
     ) -> Tensor:
         every = slice(0, len(labels))
-        sums, slope, factor = _sums_and_slope(
-            logits, teacher.logits(every).to(logits.dtype), labels, measure, scale
-        )
+        sums, slope, factor = _sums_and_slope(logits, teacher, every, labels, measure, scale)
         ctx.save_for_backward(slope, factor)
         return sums
 
@@ -200,7 +282,12 @@ class _Whole(torch.autograd.Function):
 
 
 def _sums_and_slope(
-    student: Tensor, teacher: Tensor, labels: Tensor, measure: Measure, scale: Tensor | None
+    student: Tensor,
+    teacher: Teacher,
+    rows: slice,
+    labels: Tensor,
+    measure: Measure,
+    scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of some tokens, (3,); and the loss's gradient by the student's logits.
 
@@ -213,8 +300,7 @@ def _sums_and_slope(
     log_plain = student.log_softmax(1)
     cross_entropy = -log_plain.gather(1, index)
     log_q = log_plain if temperature == 1 else (student / temperature).log_softmax(1)
-    log_p = (teacher / temperature).log_softmax(1)
-    apart, slope = DIVERGENCES[measure.divergence](log_p, log_q, measure.jsd_beta)
+    apart, slope = teacher.apart(rows, log_q, measure)
     slope *= ratio * temperature
     if ratio < 1:
         hard = log_plain.exp().scatter_add_(1, index, torch.full_like(cross_entropy, -1))
@@ -257,6 +343,14 @@ DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor, float], tuple[Tensor, Te
     "reverse_kl": _reverse_kl,
     "jsd": _jsd,
 }
+
+
+def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    device = hidden.device.type
+    if not torch.is_autocast_enabled(device):
+        return hidden, weight
+    dtype = torch.get_autocast_dtype(device)
+    return hidden.to(dtype), weight.to(dtype)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

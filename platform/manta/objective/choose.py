@@ -40,7 +40,10 @@ def objective_of(config: RunConfig, resolved: PretrainedConfig | OwnNet) -> Obje
         return SupervisedFineTuning(document_mask=config.data.document_mask, per=section.per)
     if section.type == "distill":
         return Distillation(
-            _measure(section), document_mask=config.data.document_mask, per=section.per
+            _measure(section),
+            document_mask=config.data.document_mask,
+            per=section.per,
+            precomputed=section.top_k is not None,
         )
     if section.type == "preference":
         return Preference(section)

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manta.config.errors import ConfigError
-from manta.model.divergence import Measure, Teacher, divergence, linear_divergence
+from manta.model.divergence import (
+    Measure,
+    Teacher,
+    TeacherLogits,
+    TeacherTop,
+    divergence,
+    linear_divergence,
+)
 from manta.model.forward import documents_of, options_of
 from manta.model.loss_head import head_of
 from manta.objective.causal import Causal, TokenRows, is_half
 from manta.objective.protocol import DeviceRows, FrozenModel, Models, Term
 from manta.objective.sft import SupervisedFineTuning
+from manta.parallel.host_to_device import to_device
 from manta.sample.columns import Columns
+from manta.sample.teacher_top import LOG_PROBS, TAIL, TOKENS
 
 
 class Distillation:
     """The mean over labels of a divergence from the teacher, mixed with the cross-entropy.
 
     `manta.model.divergence.Measure` has the formula. Of conversations, answers alone have labels;
-    of text, all tokens but the first. What is trained on is the term `distill`; beside it the mean
-    divergence and the mean cross-entropy are shown, which mean the same at any setting.
+    of text, all tokens but the first. What is trained on is the term `distill`. `loss` and
+    `val_loss` are the mean cross-entropy, as of any language model, so that they mean the same at
+    any setting; the mean divergence is shown beside it.
 
     Args:
         measure: divergence from the teacher, and its share in the loss.
         document_mask: whether attention stays within a document.
         per: unit that means are taken over, as for `SupervisedFineTuning`.
+        precomputed: whether samples bring what the teacher says of them; else it is a frozen model.
     """
 
-    columns: frozenset[str] = Causal.columns
     terms: tuple[Term, ...] = (
-        Term("distill"),
+        Term("distill", auxiliary=True),
         Term("divergence", 0.0),
-        Term("cross_entropy", 0.0),
+        Term("cross_entropy", 0.0, is_loss=True),
     )
 
     def __init__(
@@ -43,10 +56,14 @@ class Distillation:
         *,
         document_mask: bool = False,
         per: Literal["token", "sequence"] = "token",
+        precomputed: bool = False,
     ):
         self._measure = measure
         self._text = Causal(document_mask=document_mask)
         self._chats = SupervisedFineTuning(document_mask=document_mask, per=per)
+        self._precomputed = precomputed
+        brought = {TOKENS, LOG_PROBS, TAIL} if precomputed else set[str]()
+        self.columns: frozenset[str] = Causal.columns | brought
 
     def module(self, models: Models) -> nn.Module:
         """Sums loss, divergence and cross-entropy of its rows.
@@ -54,26 +71,57 @@ class Distillation:
         Raises:
             ConfigError: if teacher and student have other vocabularies.
         """
-        assert models.frozen is not None
         return DistillationLoss(models.trained, models.frozen, self._measure)
 
-    def inputs(self, batch: Columns, device: torch.device) -> TokenRows:
-        """Tokens and their labels, as the corpus has them."""
-        return (self._chats if "supervised" in batch else self._text).inputs(batch, device)
+    def inputs(self, batch: Columns, device: torch.device) -> TokenRows | TaughtRows:
+        """Tokens and their labels, as the corpus has them, and what a teacher said of them."""
+        rows = (self._chats if "supervised" in batch else self._text).inputs(batch, device)
+        if not self._precomputed:
+            return rows
+        columns = batch[TOKENS].astype(np.int64), batch[LOG_PROBS], batch[TAIL]
+        return TaughtRows(
+            rows, tuple(to_device(torch.from_numpy(column.copy()), device) for column in columns)
+        )
 
     def weights(self, inputs: DeviceRows) -> Tensor:
         """How many labels count, or conversations, the same for each term, int64 (3,)."""
-        return self._chats.weights(inputs).expand(len(self.terms))
+        rows = inputs.labelled if isinstance(inputs, TaughtRows) else inputs
+        return self._chats.weights(rows).expand(len(self.terms))
+
+
+@dataclass(frozen=True)
+class TaughtRows:
+    """Rows of tokens, and what a teacher said of each.
+
+    Attributes:
+        labelled: tokens with their labels.
+        top: the fields of `TeacherTop`, of rows: (rows, seq_len, count) twice, and (rows, seq_len).
+    """
+
+    labelled: TokenRows
+    top: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def rows(self, rows: slice, width: int = 1) -> tuple[Any, ...]:
+        """As those of tokens, and what the teacher said; of a blank row nothing that counts."""
+        given = self.labelled.rows(rows, width)
+        tokens, labels, positions, scale = given if len(given) == 4 else (*given, None)
+        blank = len(tokens) - len(self.top[0][rows])
+        top = (F.pad(each[rows], (0, 0) * (each.ndim - 1) + (0, blank)) for each in self.top)
+        return tokens, labels, positions, scale, *top
 
 
 class DistillationLoss(nn.Module):
     """A causal LM that returns the sums of loss, divergence from a teacher and cross-entropy."""
 
-    def __init__(self, lm: nn.Module, teacher: FrozenModel, measure: Measure):
+    def __init__(self, lm: nn.Module, teacher: FrozenModel | None, measure: Measure):
         super().__init__()
-        _check_vocabularies(lm, teacher.lm)
+        if teacher is not None:
+            _check_vocabularies(lm, teacher.lm)
         self.lm, self._measure = lm, measure
-        self._said = _Said(teacher)
+        self._says = None if teacher is None else TeacherPass(teacher)
         # In a list: not a submodule of this one too, so that its parameters have one name.
         self._head = [head_of(lm)]
         self._options = options_of(lm)
@@ -84,6 +132,7 @@ class DistillationLoss(nn.Module):
         labels: Tensor,
         position_ids: Tensor | None,
         scale: Tensor | None = None,
+        *top: Tensor,
     ) -> Tensor:
         """Sums over labels that are not IGNORE, (3,).
 
@@ -93,8 +142,9 @@ class DistillationLoss(nn.Module):
             position_ids: int64 (rows, seq_len), restarting at each document, to keep
                 attention within documents; None for plain causal attention.
             scale: factor of each label in the sums, float32 (rows, seq_len); None for 1.
+            top: tensors of `TaughtRows`, if the teacher isn't there itself.
         """
-        teacher = self._said(tokens, position_ids)
+        teacher = self._teacher(tokens, position_ids, top)
         flat, factors = labels.flatten(), None if scale is None else scale.flatten()
         head, measure = self._head[0], self._measure
         fused = head is not None and not is_half(tokens.device)
@@ -108,15 +158,23 @@ class DistillationLoss(nn.Module):
             return out
         return divergence(out.flatten(0, 1), teacher, flat, measure, factors)
 
+    def _teacher(
+        self, tokens: Tensor, position_ids: Tensor | None, top: tuple[Tensor, ...]
+    ) -> Teacher:
+        if self._says is not None:
+            return self._says(tokens, position_ids)
+        return TeacherTop(*(each.flatten(0, 1) for each in top))
 
-class _Said:
+
+class TeacherPass:
     """What a teacher says of tokens: inputs of its output layer, or logits where there are none."""
 
     def __init__(self, teacher: FrozenModel):
         self._teacher, self._head = teacher, head_of(teacher.lm)
         self._options = options_of(teacher.lm)
 
-    def __call__(self, tokens: Tensor, position_ids: Tensor | None) -> Teacher:
+    def __call__(self, tokens: Tensor, position_ids: Tensor | None) -> TeacherLogits:
+        """Of each token, int64 (rows, seq_len), flat; positions are those for the student."""
         layer: list[Any] = []
 
         def kept(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -127,7 +185,7 @@ class _Said:
             self._head.instead = kept
         documents = documents_of(self._teacher.lm, position_ids)
         out = self._teacher(input_ids=tokens, **documents, **self._options).logits
-        return Teacher(out.flatten(0, -2), *layer)
+        return TeacherLogits(out.flatten(0, -2), *layer)
 
 
 def _check_vocabularies(student: nn.Module, teacher: nn.Module) -> None:

@@ -28,12 +28,22 @@ class Term:
         auxiliary: whether the term is trained on, but left out of `loss` and `val_loss`, which stay
             comparable whatever its coefficient.
         shown: whether the term's mean is in metrics rows; one that is not is there for `figures`.
+        is_loss: whether `loss` and `val_loss` are the term's mean although its coefficient is 0:
+            where all that is trained on is auxiliary.
     """
 
     name: str
     coefficient: float = 1.0
     auxiliary: bool = False
     shown: bool = True
+    is_loss: bool = False
+
+    @property
+    def shown_factor(self) -> float:
+        """Factor of its mean in `loss` and `val_loss`."""
+        if self.is_loss:
+            return 1.0
+        return 0.0 if self.auxiliary else self.coefficient
 
 
 class FrozenModel:

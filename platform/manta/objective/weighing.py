@@ -69,9 +69,9 @@ def means_of(sums: Iterable[float], weights: Iterable[float]) -> list[float]:
 def shown(terms: Sequence[Term], means: Sequence[float]) -> float:
     """The loss as people see it, without auxiliary terms."""
     return sum(
-        term.coefficient * mean
+        term.shown_factor * mean
         for term, mean in zip(terms, means, strict=True)
-        if term.coefficient and not term.auxiliary
+        if term.shown_factor
     )
 
 

@@ -80,7 +80,12 @@ class ShardTable:
     @classmethod
     def of(cls, manifest: Manifest, split: Split) -> ShardTable:
         """The table of one split of a manifest."""
-        return cls(_table(manifest.shards_of(split)), split)
+        return cls.of_shards(manifest.shards_of(split), split)
+
+    @classmethod
+    def of_shards(cls, shards: Iterable[Shard], split: Split) -> ShardTable:
+        """The table of shards that are all of one split."""
+        return cls(_table(shards), split)
 
     @classmethod
     def on_node(cls, folder: str, fingerprint: str, split: Split) -> ShardTable:

@@ -30,7 +30,7 @@ ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def frozen_beside(config: RunConfig, device: torch.device, *, sharded: bool) -> FrozenModel | None:
-    """The frozen model of a run, with its values; None if its objective compares with none.
+    """The frozen model of a run, with its values; None if it needs none in its workers.
 
     All ranks must call together: the first one reads the weights, and hands them to the others.
 
@@ -43,8 +43,15 @@ def frozen_beside(config: RunConfig, device: torch.device, *, sharded: bool) -> 
         ConfigError: if the model can't be had.
     """
     source = frozen_model(config)
-    if source is None:
+    if source is None or config.objective.top_k is not None:
         return None
+    return frozen_from(source, config, device, sharded=sharded)
+
+
+def frozen_from(
+    source: NamedModel, config: RunConfig, device: torch.device, *, sharded: bool
+) -> FrozenModel:
+    """As `frozen_beside`, of a model that is needed."""
     alone, resolved = _by_itself(config, source), pretrained_config(source)
     lm = assemble(alone, resolved, device)
     frozen = FrozenModel(lm)

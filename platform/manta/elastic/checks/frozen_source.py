@@ -64,6 +64,20 @@ def check_frozen(config: RunConfig, manifest: Manifest) -> str:
         ) from None
 
 
+def frozen_vocabulary(config: RunConfig) -> int:
+    """Entries of the vocabulary of a run's frozen model.
+
+    Raises:
+        ConfigError: if its config.json doesn't say.
+    """
+    model = frozen_model(config)
+    assert model is not None
+    size = _vocabulary(_file_of(model), model)
+    if size is None:
+        raise ConfigError(f"{model.key} = {model.name!r}: its config.json says no vocab_size")
+    return size
+
+
 def _check_vocabulary(
     model: NamedModel, vocabulary: int | None, config: RunConfig, manifest: Manifest
 ) -> None:

@@ -143,7 +143,7 @@ def check(config: RunConfig) -> Checked:
     from manta.elastic.checks.kept_state import check_kept
 
     check_kept(place)
-    corpus, validation = _open_splits(config, manifest)
+    corpus, validation = _open_splits(config, manifest, frozen)
     return Checked(config, manifest, schedule, corpus, validation, place, frozen=frozen)
 
 
@@ -246,13 +246,17 @@ def _check_devices(config: RunConfig) -> None:
         raise ConfigError("parallel.shard can't be used with train.precision = 'fp16': use 'bf16'")
 
 
-def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSample | None]:
+def _open_splits(
+    config: RunConfig, manifest: Manifest, frozen: str
+) -> tuple[Corpus, EvalSample | None]:
+    from manta.elastic.checks.precomputed_columns import with_precomputed
     from manta.stream.eval_sample import SEED, draw
     from manta.stream.own_format import format_of
     from manta.stream.plan import open_corpus
 
     seq_len, seed, form = config.train.seq_len, config.run.seed, format_of(config, manifest)
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, form)
+    train = with_precomputed(config, manifest, frozen, form, "train")
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, train)
     if config.eval.every is None and not config.eval.at:
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:
@@ -261,7 +265,8 @@ def _open_splits(config: RunConfig, manifest: Manifest) -> tuple[Corpus, EvalSam
             f"{manifest.tokens_of('validation')} tokens, less than one sample of {seq_len}: "
             "prepare the corpus with a larger split.validation, or leave out eval.every and eval.at"
         )
-    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED, form)
+    held_out = with_precomputed(config, manifest, frozen, form, "validation")
+    validation = open_corpus(config.corpus, manifest, "validation", seq_len, SEED, held_out)
     return corpus, draw(validation, manifest, config.eval.tokens)
 
 

@@ -1,0 +1,286 @@
+"""`manta precompute`: what a teacher says of each sample of a corpus, once, for all runs to come.
+
+Ray Data hands spans of samples to actors that each hold the teacher. A span becomes a shard, which
+appears whole. An attempt that was interrupted goes on with the shards that are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.data import Dataset
+from ray.exceptions import RayError
+
+from manta.config.errors import ConfigError, RunError
+from manta.config.model_names import frozen_model
+from manta.config.run import RunConfig, gpus_of
+from manta.config.urls import is_url
+from manta.corpus.manifest import Shard, Split
+from manta.corpus.progress_bar import PrepareProgress
+from manta.elastic.checks.precomputed_columns import settings_of
+from manta.elastic.checks.preflight import Checked, check
+from manta.objective.causal import Causal
+from manta.objective.distill import TeacherPass
+from manta.sample import shard_file
+from manta.sample.columns import to_arrow
+from manta.sample.teacher_top import TOKENS, bytes_a_token, teacher_top
+from manta.storage.atomic import whole_file
+from manta.stream.plan import Corpus, open_corpus, reader_of
+from manta.stream.precomputed import PrecomputedManifest, TeacherSettings
+from manta.train.frozen import ROUNDED, frozen_from
+
+# Bytes of a shard, about: what an actor computes between two moments at which it may be killed, and
+# what there are so many of that each worker has some. A large corpus has larger ones, but no more.
+SHARD_BYTES, MOST_SHARDS = 8 * 2**20, 4096
+SPLITS: tuple[Split, ...] = ("train", "validation")
+HASHING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to be precomputed for a run.
+
+    Attributes:
+        config: the run, as if its teacher computed beside the model.
+        settings: corpus, teacher and keys that decide what is computed.
+        folder: folder beside the corpus.
+        corpora: splits that have a sample, by name.
+    """
+
+    config: RunConfig
+    settings: TeacherSettings
+    folder: Path
+    corpora: dict[Split, Corpus]
+
+    @property
+    def samples(self) -> int:
+        """Samples of all splits."""
+        return sum(reader_of(corpus).num_samples for corpus in self.corpora.values())
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, about."""
+        tokens = self.samples * self.settings.seq_len
+        return tokens * bytes_a_token(self.settings.top_k, self.settings.vocabulary)
+
+    def spans(self) -> Iterator[dict[str, Any]]:
+        """The spans of samples that make a shard each."""
+        settings = self.settings
+        row = settings.seq_len * bytes_a_token(settings.top_k, settings.vocabulary)
+        step = max(1, SHARD_BYTES // row, self.samples // MOST_SHARDS)
+        for split, corpus in self.corpora.items():
+            count = reader_of(corpus).num_samples
+            for index, first in enumerate(range(0, count, step)):
+                last = min(first + step, count)
+                file = f"{split}-{index:06d}.arrow"
+                yield {"split": split, "file": file, "first": first, "end": last}
+
+
+def plan(config: RunConfig) -> Planned:
+    """Check a run whose teacher is to be precomputed.
+
+    Raises:
+        ConfigError: naming the mistake and the remedy.
+    """
+    if config.objective.top_k is None:
+        raise ConfigError(
+            "objective.top_k is missing: it says how many of the teacher's most likely tokens are "
+            "kept of each token, such as 64; without it the teacher computes beside the model"
+        )
+    if is_url(config.corpus):
+        raise ConfigError(
+            f"corpus = '{config.corpus}': files are written by renaming, which a store doesn't "
+            "have: precompute beside a copy in a folder, and copy its folder 'precomputed' then"
+        )
+    objective = config.objective.model_copy(update={"top_k": None})
+    checked = check(config.model_copy(update={"objective": objective}))
+    settings = settings_of(config, checked.manifest, checked.frozen)
+    folder = Path(settings.folder(checked.config.corpus))
+    return Planned(checked.config, settings, folder, _corpora(checked))
+
+
+def _corpora(checked: Checked) -> dict[Split, Corpus]:
+    found, seq_len = dict[Split, Corpus](), checked.config.train.seq_len
+    for split in SPLITS:
+        if checked.manifest.tokens_of(split) >= seq_len:
+            form = checked.corpus.format
+            folder = checked.config.corpus
+            found[split] = open_corpus(folder, checked.manifest, split, seq_len, 0, form)
+    return found
+
+
+def finished(planned: Planned) -> PrecomputedManifest | None:
+    """What is there already; None if it is not, or not all of it."""
+    try:
+        return PrecomputedManifest.read(str(planned.folder))
+    except FileNotFoundError:
+        return None
+
+
+def precompute(planned: Planned, *, progress: bool = True) -> PrecomputedManifest:
+    """Have the teacher say of each sample what a run is to learn. Ray must be running.
+
+    Raises:
+        RunError: if a worker died twice, or its teacher fails.
+        OSError: if the folder can't be written to.
+    """
+    if manifest := finished(planned):
+        return manifest
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    spans = list(planned.spans())
+    with PrepareProgress(progress) as bar:
+        shards = _there(planned, spans)
+        todo = [span for span in spans if span["file"] not in shards]
+        if shards:
+            bar.say(f"{len(shards)} of {len(spans)} shards are there from an earlier attempt")
+        phase = bar.phase("teacher", planned.bytes)
+        kept = shards.values()
+        phase.found(sum(s.bytes for s in kept), 0, sum(s.tokens for s in kept))
+        for span in _computed(planned, todo):
+            shard = shards[span["file"]] = _shard(planned, **span)
+            phase.advance(shard.bytes, 0, shard.tokens)
+        phase.done()
+    ordered = [shards[span["file"]] for span in spans]
+    manifest = PrecomputedManifest(
+        settings=planned.settings, precision=planned.config.train.precision, shards=ordered
+    )
+    manifest.write(planned.folder)
+    return manifest
+
+
+def _there(planned: Planned, spans: list[dict[str, Any]]) -> dict[str, Shard]:
+    """The shards of an interrupted attempt, which are whole where they have their names."""
+    kept = [span for span in spans if (planned.folder / span["file"]).exists()]
+
+    def described(span: dict[str, Any]) -> Shard:
+        path = planned.folder / span["file"]
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return _shard(planned, **span, bytes=path.stat().st_size, sha256=sha256)
+
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        return {shard.file: shard for shard in threads.map(described, kept)}
+
+
+def _shard(
+    planned: Planned, *, split: Split, file: str, first: int, end: int, bytes: int, sha256: str
+) -> Shard:
+    rows = int(end - first)
+    tokens = rows * planned.settings.seq_len
+    return Shard(
+        file=file, split=split, documents=rows, tokens=tokens, bytes=int(bytes), sha256=sha256
+    )
+
+
+def _computed(planned: Planned, spans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The spans with size and checksum of their shards, as they are done."""
+    if not spans:
+        return
+    resources = planned.config.scaling.resources_per_worker
+    fits = [
+        int(ray.cluster_resources().get(name, 0) // amount)
+        for name, amount in resources.items()
+        if amount
+    ]
+    actors = max(1, min([len(spans), *fits]))
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way yet to say how often an actor is started again.
+        warnings.filterwarnings("ignore", ".*ray_remote_args_fn")
+        dataset = _dataset(planned, spans, actors)
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{planned.folder}: a worker could not go on: {first} If it ran out of memory, lower "
+            "train.micro_batch; the same command goes on from the shards that are there"
+        ) from None
+
+
+def _dataset(planned: Planned, spans: list[dict[str, Any]], actors: int) -> Dataset:
+    resources = planned.config.scaling.resources_per_worker
+    dataset = ray.data.from_items(spans, override_num_blocks=len(spans)).map_batches(
+        Precomputer,
+        fn_constructor_args=(planned,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=resources.get("CPU", 1),
+        num_gpus=gpus_of(resources),
+        # By itself Ray Data would start an actor that died for want of memory again for ever.
+        ray_remote_args_fn=lambda: {"max_restarts": 1, "max_task_retries": 1},
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns that progress bars are off, as we ask.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    return dataset
+
+
+class Precomputer:
+    """An actor's teacher, which writes the shard of one span after the other."""
+
+    def __init__(self, planned: Planned):
+        self._planned = planned
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        config = planned.config
+        source = frozen_model(config)
+        assert source is not None
+        torch.set_float32_matmul_precision(config.train.matmul_precision)
+        self._says = TeacherPass(frozen_from(source, config, self._device, sharded=False))
+        self._rows = Causal(document_mask=config.data.document_mask)
+        settings = planned.settings
+        self._form = teacher_top(settings.seq_len, settings.top_k, settings.vocabulary)
+
+    def __call__(self, spans: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
+        """The spans of a batch, with size and checksum of the shard of each."""
+        done: list[tuple[int, str]] = []
+        for index in range(len(spans["file"])):
+            file, split = str(spans["file"][index]), str(spans["split"][index])
+            ids = np.arange(spans["first"][index], spans["end"][index])
+            done.append(self._write(file, split, ids))  # type: ignore[arg-type]
+        sizes, checksums = zip(*done, strict=True)
+        columns = {name: values.tolist() for name, values in spans.items()}
+        return {**columns, "bytes": list(sizes), "sha256": list(checksums)}
+
+    def _write(self, file: str, split: Split, ids: NDArray[np.int64]) -> tuple[int, str]:
+        width = self._planned.config.train.micro_batch
+        parts = [
+            self._said(split, ids[first : first + width]) for first in range(0, len(ids), width)
+        ]
+        schema = self._form.schema
+        columns = [
+            to_arrow(np.concatenate([part[index] for part in parts]))
+            for index in range(len(schema))
+        ]
+        with whole_file(self._planned.folder / file) as out:
+            return shard_file.write(out, pa.record_batch(columns, schema=schema))
+
+    @torch.no_grad()
+    def _said(self, split: Split, ids: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """The columns of some samples, in the order of the schema."""
+        config, settings = self._planned.config, self._planned.settings
+        rows = self._rows.inputs(reader_of(self._planned.corpora[split]).read(ids), self._device)
+        dtype = ROUNDED.get(config.train.precision)
+        with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
+            logits = self._says(rows.tokens, rows.position_ids)
+            top = logits.top(settings.top_k, settings.temperature)
+        shape = (len(ids), settings.seq_len)
+        kind = self._form.schema.field(TOKENS).type.value_type.value_type.to_pandas_dtype()
+        return (
+            top.tokens.view(*shape, -1).cpu().numpy().astype(kind),
+            top.log_probs.view(*shape, -1).float().cpu().numpy(),
+            top.tail.view(shape).float().cpu().numpy(),
+        )
