@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from manta.config.objective import ObjectiveSection
 from manta.record import number_format
-from manta.record.run_state import CheckpointState, Group, RunState, WandbState
+from manta.record.run_state import CheckpointState, Group, Results, RunState, WandbState
 from manta.show.console.live_line import LiveLine
+from manta.show.console.run_summary import loss_rows
 from manta.show.console.terminal import PLAIN_SECONDS, RunConsole
 
 ROW = {
@@ -162,6 +164,14 @@ def test_an_evaluation_shows_how_far_it_is(clock: Any) -> None:
     console.busy("", 1.0)
     assert out.getvalue().splitlines()[2] == "starting workers: loading …"
     assert out.getvalue().count("evaluating 40%") == 1
+
+
+def test_only_a_loss_of_tokens_has_a_perplexity() -> None:
+    results = Results(loss=0.5, val_loss=0.6, best_val_loss=0.6, best_val_step=1)
+    state = make_state().model_copy(update={"results": results})
+    assert "Perplexity" in dict(loss_rows(state))
+    of_pairs = ObjectiveSection(type="preference").loss_is
+    assert "Perplexity" not in dict(loss_rows(state.model_copy(update={"loss_is": of_pairs})))
 
 
 def test_a_loss_as_perplexity() -> None:

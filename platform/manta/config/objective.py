@@ -29,6 +29,13 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "balance": ("causal",),
     "bias_rate": ("causal",),
 }
+# What a loss is: by type, where it is no cross-entropy of tokens.
+NATS = "nats per token"
+LOSS_IS = {
+    "preference": "a mean over pairs",
+    "distill": "a divergence per token",
+    **dict.fromkeys(SCORES, "a mean over texts"),
+}
 PairLossName = Literal["dpo", "ipo", "simpo", "orpo"]
 # Losses of preferences that compare with a reference, and those that alone read a key.
 COMPARE: tuple[PairLossName, ...] = ("dpo", "ipo")
@@ -137,6 +144,11 @@ class ObjectiveSection(Section):
     def is_own(self) -> bool:
         """Whether it is one of the user's own."""
         return ":" in self.type
+
+    @property
+    def loss_is(self) -> str:
+        """What its loss is, for people; of one of the user's own nothing is known."""
+        return "" if self.is_own else LOSS_IS.get(self.type, NATS)
 
     @property
     def compares(self) -> bool:

@@ -107,7 +107,7 @@ class RunRecord:
             if old is None:
                 notes += opening.set_rows_aside(hold.place, run_dir)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
-            state.frozen = frozen
+            state.frozen, state.loss_is = frozen, config.objective.loss_is
             replace_text(run_dir / CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
             record.notice(notes)

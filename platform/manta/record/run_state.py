@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from manta.config.errors import RunError
 from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
 from manta.config.mistakes import in_a_line
+from manta.config.objective import NATS
 from manta.record.number_format import bits_per_byte
 from manta.record.row_chain import Mark
 from manta.storage.place import Place, put
@@ -182,6 +183,7 @@ class RunState(BaseModel):
     frozen: str = Field(
         default="", description="fingerprint of the frozen model that the objective compares with"
     )
+    loss_is: str = Field(default=NATS, description="unit of the loss, or what it is a mean over")
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")
     eval_from: int = Field(default=0, description="first step that is evaluated on eval_sample")

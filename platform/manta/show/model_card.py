@@ -9,7 +9,7 @@ import yaml
 
 from manta.config import RunConfig, load
 from manta.config.credentials import without_credentials
-from manta.config.objective import SCORES
+from manta.config.objective import NATS, SCORES
 from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.run_state import RunState, read_state
@@ -95,10 +95,10 @@ def _rows(state: RunState, config: RunConfig, step: int) -> list[tuple[str, str]
     if step == totals.steps:
         rows.append(("Tokens", f"{totals.tokens:,} ({words.count(totals.tokens)})"))
         if results.val_loss is not None:
-            if _scores(config):
-                rows.append(("Validation loss", f"{results.val_loss:.4f}, a mean over texts"))
-            else:
-                rows.append(("Validation loss", f"{results.val_loss:.4f} nats per token"))
+            unit = config.objective.loss_is
+            said = f" {unit}" if unit == NATS else f", {unit}" if unit else ""
+            rows.append(("Validation loss", f"{results.val_loss:.4f}{said}"))
+            if unit == NATS:
                 rows.append(("Perplexity", f"{math.exp(min(results.val_loss, 700)):.4g}"))
             if (bits := state.bits_per_byte(results.val_loss)) is not None:
                 rows.append(("Bits per byte of text", words.loss(bits)))

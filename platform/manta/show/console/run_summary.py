@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from manta.config.objective import NATS
 from manta.config.urls import is_url, join
 from manta.record import number_format
 from manta.record.run_state import RunState, sync_command
@@ -28,7 +29,7 @@ def status_text(state: RunState) -> str:
 
 
 def loss_rows(state: RunState) -> list[tuple[str, str]]:
-    """Rows for the measured losses, in nats a token, as perplexity and in bits a byte."""
+    """Rows for the measured losses; those of tokens as perplexity and in bits a byte, too."""
     results = state.results
     rows = []
     if results.loss is not None:
@@ -36,7 +37,8 @@ def loss_rows(state: RunState) -> list[tuple[str, str]]:
     if results.val_loss is not None:
         best = f"best {number_format.loss(results.best_val_loss)} at step {results.best_val_step:,}"
         rows.append(("Validation loss", f"{number_format.loss(results.val_loss)} ({best})"))
-        rows.append(("Perplexity", number_format.perplexity(results.val_loss)))
+        if state.loss_is == NATS:
+            rows.append(("Perplexity", number_format.perplexity(results.val_loss)))
         if (bits := state.bits_per_byte(results.val_loss)) is not None:
             rows.append(("Bits per byte", number_format.loss(bits)))
     return rows

@@ -56,7 +56,7 @@ def figures(
     """
     restarts = _restarts(state)
     x = {**TOKENS, "range": [0, max(state.totals.tokens, 1)]}
-    found = [{**_loss(training, validation, restarts), "x": x}]
+    found = [{**_loss(training, validation, restarts, state.loss_is), "x": x}]
     rows = training.thinned("loss")
     tokens, steps = training.values("tokens", rows), training.values("step", rows)
     for name, title, color, form, unit, stairs in SMALL_CHARTS:
@@ -87,14 +87,16 @@ def draw_against(loss: Figure, name: str, other: Series) -> None:
     loss["data"].append({**_curve(name, other, "loss", SOFT), "dash": True})
 
 
-def _loss(training: Series, validation: Series, restarts: list[dict[str, Any]]) -> Figure:
+def _loss(
+    training: Series, validation: Series, restarts: list[dict[str, Any]], loss_is: str
+) -> Figure:
     data = [_curve("Training", training, "loss", BLUE)]
     if len(validation):
         data.append({**_curve("Validation", validation, VAL_LOSS, ORANGE), "dots": True})
         data[-1]["width"] = 2.2
     labelled = restarts if len(restarts) <= MOST_LABELS else [{"x": one["x"]} for one in restarts]
     return lines(
-        "Loss (nats per token)",
+        f"Loss ({loss_is})" if loss_is else "Loss",
         data,
         y={"format": "loss"},
         height=380,

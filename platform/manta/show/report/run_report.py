@@ -65,13 +65,18 @@ def _header_lines(state: RunState) -> list[str]:
     return [f"{state.reason}", *lines] if state.reason else lines
 
 
+def _of_loss(state: RunState) -> str:
+    mean = f"mean of the last {SMOOTHED:.0%}"
+    return f"{mean}, {state.loss_is}" if state.loss_is else mean
+
+
 def _tiles(state: RunState, loss: float | None) -> list[tuple[str, str, str]]:
     totals, results = state.totals, state.results
     again = f"{words.count(totals.tokens_again)} trained again" if totals.tokens_again else ""
     tiles = [
         ("Tokens", words.count(totals.tokens), again or f"of {words.count(state.total_tokens)}"),
         ("Steps", f"{totals.steps:,}", f"of {state.total_steps:,}"),
-        ("Loss", words.loss(loss), f"mean of the last {SMOOTHED:.0%}, nats per token"),
+        ("Loss", words.loss(loss), _of_loss(state)),
     ]
     if results.best_val_loss is not None:
         best = f"best, at step {results.best_val_step:,}"
