@@ -40,7 +40,7 @@ def test_every_key_that_is_named_exists(mark, names, says):
     commands = {text for text in quoted if text.startswith("manta ")}
     named |= quoted - commands
     assert named <= everywhere, named - everywhere
-    assert named & own or commands or says.startswith(NOTHING) or "its config" in says
+    assert named & own or commands or says.startswith(NOTHING) or "corpus's config" in says
     for command in commands:
         known = get_command(cli.app).commands[command.split()[1]]
         options = {option for parameter in known.params for option in parameter.opts}

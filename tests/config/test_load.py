@@ -30,7 +30,7 @@ from manta.config.mistakes import keys
         ),
         ("cost: {x: 1}", "unknown key 'cost.x'; valid here: per_device_hour"),
         # Another tool's name for it.
-        ("cost: {gpu: 1}", "unknown key 'cost.gpu': it is cost.per_device_hour"),
+        ("cost: {gpu: 1}", "unknown key 'cost.gpu': use cost.per_device_hour"),
     ],
 )
 def test_unknown_key_is_named_with_the_nearest_valid_one(refused, text, message):
@@ -80,14 +80,14 @@ def test_every_valid_key_is_its_own_nearest_name(refused):
             "optimizer: {betas: [0.9, 1.5]}",
             "run.yaml:8: optimizer.betas.1 = 1.5: input should be less than 1",
         ),
-        ("train: 3", "run.yaml:8: train = 3: this is a section, with keys of its own"),
-        ("train:", "run.yaml:8: train = nothing: this is a section, with keys of its own"),
+        ("train: 3", "run.yaml:8: train = 3: this is a section: give its keys"),
+        ("train:", "run.yaml:8: train = nothing: this is a section: give its keys"),
         ("train: {seq_len: yes}", "run.yaml:8: train.seq_len = yes: write a number, not"),
         ("cost: {per_device_hour: yes}", "run.yaml:8: cost.per_device_hour = yes: write a"),
         ("train: {seq_len: {a: 1}}", "run.yaml:8: train.seq_len = {'a': 1}: input should be"),
         (
             "eval: {every: 0.5}",
-            "run.yaml:8: eval.every = 0.5: a token count is a whole number of tokens",
+            "run.yaml:8: eval.every = 0.5: a token count must be a whole number of tokens",
         ),
         (
             "eval: {every: soon}",
@@ -106,7 +106,7 @@ def test_wrong_value_is_named_with_line_key_value_and_remedy(refused, text, mess
 
 def test_a_corpus_is_written_to_a_folder(refused):
     (line,) = refused(CORPUS, "out=s3://bucket/corpus", kind=CorpusConfig)
-    assert line.startswith(f"{COMMAND_LINE}: out = 's3://bucket/corpus': must be a folder that")
+    assert line.startswith(f"{COMMAND_LINE}: out = 's3://bucket/corpus': give a folder that")
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_missing_key_is_named_with_what_it_is_for(refused):
         ("a: *x\n", "run.yaml:1: not valid YAML: found undefined alias 'x'"),
         ("a: \x00\n", "run.yaml: not valid YAML: unacceptable character"),
         ("a: 1\n---\nb: 2\n", "run.yaml:2: not valid YAML: but found another document"),
-        ("? [a, b]\n: 1\n", "run.yaml:1: not valid YAML: a key is a word"),
+        ("? [a, b]\n: 1\n", "run.yaml:1: not valid YAML: a key must be a word"),
         ("a: &x\n  b: *x\n", "run.yaml: not valid YAML: an anchor that contains itself"),
         (f"a: {'1' * 5000}\n", "run.yaml: not valid YAML: Exceeds the limit"),
         ("a: !!python/name:os.system\n", "run.yaml:1: not valid YAML: could not determine a"),
-        ("- a\n", "run.yaml: a config is a mapping of sections, not ['a']"),
-        ("just text\n", "run.yaml: a config is a mapping of sections, not 'just text'"),
-        ("", "run.yaml: a config is a mapping of sections, not nothing"),
-        ("# only a comment\n", "run.yaml: a config is a mapping of sections, not nothing"),
+        ("- a\n", "run.yaml: a config must be a mapping of sections, not ['a']"),
+        ("just text\n", "run.yaml: a config must be a mapping of sections, not 'just text'"),
+        ("", "run.yaml: a config must be a mapping of sections, not nothing"),
+        ("# only a comment\n", "run.yaml: a config must be a mapping of sections, not nothing"),
     ],
 )
 def test_broken_file_is_one_message(refused, text, message):

@@ -77,8 +77,8 @@ def test_bad_override_is_one_message(refused, override, message):
     [
         ("train.seqlen=3", "unknown key 'train.seqlen'; did you mean 'train.seq_len'?"),
         ("train.seq_len=x", "train.seq_len = 'x': input should be a valid integer"),
-        ("train=3", "train = 3: this is a section, with keys of its own: seq_len, micro_batch, "),
-        ("checkpoint.at=3K", "checkpoint.at = '3K': a list belongs here: [3K]"),
+        ("train=3", "train = 3: this is a section: give its keys: seq_len, micro_batch, "),
+        ("checkpoint.at=3K", "checkpoint.at = '3K': give a list: [3K]"),
         ("train={seq_len: x}", "train.seq_len = 'x': input should be a valid integer"),
         ("run.name=", "run.name = nothing: input should be a valid string"),
         # They replace a number of the file by a mapping, so the file's line is not to blame.

@@ -56,11 +56,11 @@ def test_an_override_is_seen_from_the_current_folder(written, tmp_path, monkeypa
             "{type: ./other.py:Mine}",
             r"run\.yaml:5: objective\.type = .*other\.py can't be read: No such",
         ),
-        (MINE, "{type: ./mine.py:Yours}", r"defines no 'Yours'.* there is Mine"),
+        (MINE, "{type: ./mine.py:Yours}", r"defines no 'Yours'.* it defines Mine"),
         ("class Mine\n", "{type: ./mine.py:Mine}", r"mine\.py:1: not valid Python"),
         (MINE, "{type: mine}", r"objective\.type"),
         (MINE, "{options: {a: 1}}", r"for type ./FILE.py:NAME, not for causal"),
-        ("def f():\n    Mine = 3\n", "{type: ./mine.py:Mine}", r"defines no 'Mine'.* there is f"),
+        ("def f():\n    Mine = 3\n", "{type: ./mine.py:Mine}", r"defines no 'Mine'.* it defines f"),
         (MINE, "{type: ./mine.py:Mine, balance: 1}", r"is for type causal, not for"),
     ],
 )

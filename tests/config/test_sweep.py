@@ -99,14 +99,14 @@ def test_dumped_sweeps_load_equal(write, tmp_path):
         ),
         (
             {"scheduler": {"type": "pbt"}, "search": {"type": "optuna", "trials": 8}},
-            "take search.type = 'random'",
+            "set search.type = 'random'",
         ),
         (
             {"scheduler": {"type": "pbt"}, "search": {"type": "random", "trials": 1}},
             "search.trials = 1: raise search.trials to 4",
         ),
-        ({"scheduler": {"type": "pbt"}, "seeds": [0, 1]}, "leave one seed"),
-        ({"seeds": [1, 1]}, "seeds = [1, 1]: give each once"),
+        ({"scheduler": {"type": "pbt"}, "seeds": [0, 1]}, "give one seed"),
+        ({"seeds": [1, 1]}, "seeds = [1, 1]: give each seed once"),
         ({"workers": {"min": 2, "max": 1}}, "workers: max 1 is below min 2"),
         ({"workers": {"max": 1}}, "key 'workers.min' is missing"),
         ({"concurrent": 0}, "concurrent = 0: input should be greater"),

@@ -258,7 +258,7 @@ def test_two_at_once_in_one_folder(make, jsonl, monkeypatch):
 
 def test_urls_are_no_place_to_write(config, jsonl):
     """Known from the config alone."""
-    with pytest.raises(ValueError, match="must be a folder"):
+    with pytest.raises(ValueError, match="give a folder"):
         config(jsonl(TEXTS), out="s3://bucket/corpus")
 
 

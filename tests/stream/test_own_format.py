@@ -148,7 +148,7 @@ def configured(old: str, new: str) -> Callable[[Path], None]:
         ),
         (
             configured(":Pairs", ":Pears"),
-            "mine.py defines no 'Pears' at its top level; there is SCALE, Pairs",
+            "mine.py defines no 'Pears' at its top level; it defines SCALE, Pairs",
         ),
         (without("import pyarrow as pa\n"), r"mine\.py can't be run: mine\.py:10: NameError"),
         (without("):\n        return split.rows"), r"mine\.py:\d+: not valid Python"),

@@ -1,7 +1,7 @@
-"""What a user may ask for: typed configs, their loading, units and errors.
+"""Configs: their types, loading, units and errors.
 
-The bottom layer: light to import (no Ray, no Torch), so that a wrong config is
-refused at once.
+The bottom layer. Importing it loads neither Ray nor Torch, so that a wrong config is refused at
+once.
 """
 
 from manta.config.corpus import CorpusConfig

@@ -57,7 +57,7 @@ class SourceSection(Section):
         if weight != 1:
             raise ValueError(
                 "sources can't be mixed by weight yet: a run takes every document of each source "
-                "once an epoch; leave it out"
+                "once an epoch; remove this key"
             )
         return weight
 
@@ -129,7 +129,8 @@ class ChatSection(Section):
     )
     template_args: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="what the template is given where nothing else is, such as enable_thinking",
+        description="arguments of the template that a conversation may replace, such as "
+        "enable_thinking",
     )
     supervise: list[str] = Field(
         default=["assistant"], min_length=1, description="roles whose messages are trained on"
@@ -146,14 +147,15 @@ class ChatSection(Section):
         default=True, description="lay several conversations or pairs into a row, else one a row"
     )
     columns: dict[ChatColumn, str] = Field(
-        default_factory=dict, description="what the source calls a column, such as messages: dialog"
+        default_factory=dict,
+        description="name that a column has in the sources, such as messages: dialog",
     )
 
     @field_validator("template_args")
     @classmethod
     def _are_names(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if wrong := [name for name in arguments if not name.isidentifier()]:
-            raise ValueError(f"'{wrong[0]}' is no name of an argument")
+            raise ValueError(f"'{wrong[0]}' can't be the name of an argument: write it as a word")
         return arguments
 
 
@@ -220,7 +222,8 @@ class CorpusConfig(Section):
     )
     on_error: Literal["stop", "quarantine"] = Field(
         default="stop",
-        description="at a document that can't be read: stop, or set it aside and go on",
+        description="at a document that can't be read: stop, or list it in quarantine.jsonl and "
+        "continue",
     )
 
     @field_validator("out")
@@ -228,8 +231,8 @@ class CorpusConfig(Section):
     def _a_folder(cls, out: str) -> str:
         if is_url(out):
             raise ValueError(
-                "must be a folder that the driver and all workers see; prepare there and copy "
-                "the finished corpus"
+                "give a folder that the driver and all workers see, not a URL; a finished corpus "
+                "can be copied to a store"
             )
         return out
 
@@ -242,7 +245,7 @@ class CorpusConfig(Section):
             raise ValueError(f"{' and '.join(kinds)}: a corpus holds one kind of records")
         if self.tokenizer.path is None:
             raise ValueError(
-                f"'{kinds[0]}' needs tokenizer.path: that of the model that is to be adapted"
+                f"'{kinds[0]}' needs tokenizer.path: name the tokenizer of the model to fine-tune"
             )
         for source in self.sources:
             if source.format not in ("jsonl", "parquet", "arrow"):

@@ -1,8 +1,8 @@
-"""Passwords and keys in URLs: a config that holds one is refused, a message never repeats it.
+"""Passwords and keys in URLs: a config with one is refused, and messages never show it.
 
-A config is written down in many places: beside the run, in W&B, in the job's entry on the
-cluster's dashboard, in messages. Credentials of a store belong in the environment, where the
-store's own tools look for them.
+A config is written to many places: the run's folder, W&B, the job's entry on the cluster's
+dashboard, messages. Credentials of a store belong in the environment, where the store's own tools
+look for them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# ``user:password@``; in a web URL also a lone token. Other schemes put names there that are no
+# ``user:password@``; in a web URL also a lone token. Other schemes have names there that aren't
 # secret: gs://anonymous@bucket, abfs://container@account.
 _USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*@|(?<=http://)[^/@\s]+@|(?<=https://)[^/@\s]+@")
 # ``?secret_key=…``, and the signatures of presigned URLs.
@@ -21,14 +21,14 @@ _OPTION = re.compile(
     r"[^&#\s'\"]+"
 )
 REMEDY = (
-    "a password or key in a URL would be written down with the run; leave it out and set it in "
-    "the environment, where the store's own tools look for it (for s3:// AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY)"
+    "a password or key in a URL would be written to files and logs; remove it from the URL, and "
+    "set it in the environment, where the store's own tools look for it (for s3:// "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
 )
 
 
 def has_credentials(text: str) -> bool:
-    """True if a URL in `text` holds a password, a key or a signature."""
+    """Whether a URL in `text` has a password, a key or a signature."""
     return bool(_USER.search(text) or _OPTION.search(text))
 
 
@@ -38,7 +38,7 @@ def without_credentials(text: str) -> str:
 
 
 def places_of_credentials(data: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in plain data that hold credentials."""
+    """The paths of all values in plain data that have credentials in a URL."""
     if isinstance(data, str):
         if has_credentials(data):
             yield at

@@ -2,7 +2,7 @@
 
 Numbers are those of YAML 1.2 (and may have ``_`` between digits): ``010`` is ten, ``0o17`` is
 fifteen, ``1e-3`` needs no point, and neither ``1:30`` nor a date is a number. Keys are text.
-The written text is kept because a bare word or number may stand where text belongs.
+The written text is kept because an unquoted word or number may be the value of a text key.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def parse(text: str) -> Document:
             return Document(None, {}, {})
         _check_keys(root)
         data = loader.construct_document(root)
-        # Constructing has put merged keys (<<) where they belong, with their own lines.
+        # construct_document has moved merged keys (<<) into place, with their own lines.
         places = list(_places(root, (), root.start_mark.line + 1))
     except RecursionError:
         raise RefusedError(problem="an anchor that contains itself") from None
@@ -116,7 +116,7 @@ def parse_value(text: str) -> Document:
         return found
     plain = not isinstance(found.data, dict | list) and whole[0] not in ("'", '"')
     if plain and found.texts.get(()) != whole:
-        # On a command line `exp #3` is not `exp` with a comment, nor `&x` an anchor of nothing.
+        # On a command line `exp #3` is not `exp` with a comment, and `&x` is no anchor.
         return Document(whole, {}, {})
     return Document(found.data, found.lines, {**found.texts, (): whole})
 
@@ -136,7 +136,7 @@ def _check_keys(node: yaml.Node) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise RefusedError(problem="a key is a word", problem_mark=key.start_mark)
+                raise RefusedError(problem="a key must be a word", problem_mark=key.start_mark)
             if key.value in seen:
                 problem = f"key '{key.value}' is given twice"
                 raise RefusedError(problem=problem, problem_mark=key.start_mark)

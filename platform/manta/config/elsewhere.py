@@ -1,7 +1,7 @@
 """Keys that people know from other tools, and the keys of Manta's configs that do the same.
 
-Each entry: names as others write them, and what is said of them, in the config's own keys. A name
-is looked for with its section before it (``eval.steps`` as ``eval_steps``), then alone.
+Each entry has names of other tools, and the message for them, which names Manta's own keys. A name
+is looked up with its section before it (``eval.steps`` as ``eval_steps``), then alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ RUN = (
     (
         "gradient_accumulation_steps gradient_accumulation grad_accum grad_accum_steps "
         "accumulate_grad_batches accumulation_steps accum_steps",
-        "it follows from other keys: a step of schedule.batch samples is cut into forward passes "
-        "of at most train.micro_batch",
+        "the number follows from other keys: a step of schedule.batch samples is cut into forward "
+        "passes of at most train.micro_batch",
     ),
     (
         "learning_rate max_lr base_lr peak_lr init_lr max_learning_rate optimizer_learning_rate",
@@ -103,7 +103,7 @@ RUN = (
     ),
     (
         "loss loss_fn loss_type criterion label_smoothing z_loss task",
-        "it is `objective.type`: the cross-entropy of the next token, or an objective of your own",
+        "use `objective.type`: the cross-entropy of the next token, or an objective of your own",
     ),
     (
         "num_workers workers world_size num_gpus n_gpus gpus ngpus devices n_devices num_devices "
@@ -145,7 +145,7 @@ RUN = (
     (
         "fp16 bf16 fp32 amp use_amp mixed_precision dtype torch_dtype half "
         "model_dtype precision_plugin",
-        "it is train.precision: no (float32), bf16 or fp16",
+        "use train.precision: no (float32), bf16 or fp16",
     ),
     (
         "master_weights bf16_full bf16_full_train pure_bf16 params_dtype weights_dtype "
@@ -165,9 +165,9 @@ RUN = (
     (
         "gradient_checkpointing grad_checkpointing activation_ckpt ac remat recompute "
         "checkpoint_activations",
-        "it is train.activation_checkpointing",
+        "use train.activation_checkpointing",
     ),
-    ("torch_compile use_compile compile_model model_compile", "it is train.compile"),
+    ("torch_compile use_compile compile_model model_compile", "use train.compile"),
     (
         "fsdp fsdp2 zero zero_stage deepspeed ddp strategy parallelism distributed shard "
         "data_parallel sharding",
@@ -215,13 +215,13 @@ RUN = (
         "report_to logger tracker tensorboard wandb_enabled wandb_disabled wandb_offline use_wandb",
         "where metrics go is wandb.mode; disabled keeps them in the run's folder only",
     ),
-    ("wandb_project wandb_team team", "in Weights & Biases they are wandb.project, wandb.entity"),
+    ("wandb_project wandb_team team", "use wandb.project and wandb.entity"),
     (
         "beta beta1 beta2 adam_beta1 adam_beta2 adam_betas",
-        "they are optimizer.betas, such as [0.9, 0.95]",
+        "use optimizer.betas, such as [0.9, 0.95]",
     ),
-    ("epsilon adam_eps adam_epsilon", "it is optimizer.eps"),
-    ("wd l2 decay_weight weight_decay_rate", "it is optimizer.weight_decay"),
+    ("epsilon adam_eps adam_epsilon", "use optimizer.eps"),
+    ("wd l2 decay_weight weight_decay_rate", "use optimizer.weight_decay"),
     (
         "optim optimizer_name momentum nesterov sgd optim_type optimizer_class",
         "the optimizer is optimizer.type: adamw",
@@ -240,7 +240,7 @@ RUN = (
         "hidden_size d_model dim n_embd n_layer n_layers num_layers num_hidden_layers n_head "
         "n_heads num_heads num_attention_heads num_key_value_heads intermediate_size d_ff ffn_dim "
         "max_position_embeddings rope_theta dropout attention_dropout initializer_range",
-        "it belongs in model.sizes, by the name that the config of model.type has for it",
+        "set it in model.sizes, under its name in the config of model.type",
     ),
     (
         "dataset datasets dataset_name dataset_path data_path data_dir data_file data_files "
@@ -251,11 +251,12 @@ RUN = (
     (
         "validation_file val_file eval_dataset val_data val_split validation_split eval_split "
         "test_size val_size data_validation data_val eval_data eval_path eval_file split",
-        "the validation split is made with the corpus: split.validation of its config",
+        "the validation split is made by `manta prepare`: set split.validation in the corpus's "
+        "config",
     ),
     (
         "tokenizer tokenizer_name tokenizer_path tokenizer_type vocab_size vocab data_tokenizer",
-        "the tokenizer is the corpus's, and the vocabulary with it: `tokenizer` of its config",
+        "tokenizer and vocabulary are the corpus's: set `tokenizer` in the corpus's config",
     ),
     (
         "packing pack sample_packing data_packing",
@@ -269,7 +270,7 @@ RUN = (
         "max_restarts max_retries max_failures retries fault_tolerance elastic",
         "there is nothing to set: a run restarts as long as it makes progress",
     ),
-    ("price cost_gpu price_per_hour cost_per_hour gpu_hour_price", "it is cost.per_device_hour"),
+    ("price cost_gpu price_per_hour cost_per_hour gpu_hour_price", "use cost.per_device_hour"),
 )
 # Keys for a corpus's config.
 CORPUS = (
@@ -283,21 +284,21 @@ CORPUS = (
         "sources_field sources_key",
         "the column with the text is sources.text_column",
     ),
-    ("type sources_type file_type data_format", "it is sources.format"),
+    ("type sources_type file_type data_format", "use sources.format"),
     (
         "val valid dev eval val_split val_size val_fraction validation_split test_size "
         "eval_fraction split_val split_valid split_dev split_eval",
         "the splits are split.train, split.validation and split.test",
     ),
-    ("vocab vocab_size tokenizer_vocab tokenizer_size", "it is tokenizer.vocab_size"),
+    ("vocab vocab_size tokenizer_vocab tokenizer_size", "use tokenizer.vocab_size"),
     (
         "tokenizer_name tokenizer_type tokenizer_pretrained tokenizer_file tokenizer_id "
         "tokenizer_name_or_path tokenizer_path_or_name",
         "a tokenizer to load is tokenizer.path; one to train is tokenizer.vocab_size",
     ),
-    ("eos eos_token tokenizer_eos_token eod append_eos eos_id", "it is tokenizer.eos"),
+    ("eos eos_token tokenizer_eos_token eod append_eos eos_id", "use tokenizer.eos"),
     ("output output_dir out_dir output_path save_dir folder name", "the corpus's folder is `out`"),
-    ("shard_size shard_mb tokens_per_shard max_shard_size num_shards", "it is `shard_tokens`"),
+    ("shard_size shard_mb tokens_per_shard max_shard_size num_shards", "use `shard_tokens`"),
     (
         "seq_len max_length block_size seq_length sequence_length context_length max_seq_length",
         "there is nothing to set: a corpus has whole documents, a run cuts them to train.seq_len",
@@ -308,13 +309,13 @@ CORPUS = (
     ),
     (
         "num_workers num_proc workers processes",
-        "there is nothing to set: every CPU that Ray has reads",
+        "there is nothing to set: all CPUs that Ray has are used",
     ),
     (
         "dedup deduplicate dedupe",
         "there is nothing to set: duplicate documents are always dropped",
     ),
-    ("skip_errors ignore_errors errors strict", "it is `on_error`: stop or quarantine"),
+    ("skip_errors ignore_errors errors strict", "use `on_error`: stop or quarantine"),
 )
 # Keys for a sweep's config.
 SWEEP = (
@@ -327,7 +328,7 @@ SWEEP = (
         "search_algorithm search_name",
         "how trials are chosen is search.type",
     ),
-    ("goal direction objective_mode maximize minimize", "it is `mode`: min or max"),
+    ("goal direction objective_mode maximize minimize", "use `mode`: min or max"),
     ("target monitor metric_name", "the metric that trials are compared by is `metric`"),
     (
         "max_concurrent max_concurrent_trials concurrency parallel_trials n_jobs",
@@ -346,7 +347,7 @@ SWEEP = (
     ("scheduler_grace_period scheduler_min_iter min_iter", "the first rung is scheduler.first"),
     (
         "reduction_factor eta scheduler_eta scheduler_reduction_factor",
-        "one in scheduler.factor goes on",
+        "the reduction factor is scheduler.factor: one in this many trials continues at a rung",
     ),
     (
         "num_workers workers_num workers_count resources_per_trial gpus_per_trial",
@@ -364,7 +365,7 @@ TABLES = {"schedule": RUN, "sources": CORPUS, "search": SWEEP}
 
 
 def elsewhere(sections: Collection[str], path: KeyPath) -> str | None:
-    """What to say to somebody who used another tool's key; None if the key isn't known.
+    """The message for another tool's key; None if the key isn't known.
 
     Args:
         sections: the top-level keys of the config.

@@ -1,8 +1,7 @@
-"""The one family of errors that Manta raises on purpose.
+"""The errors that Manta raises on purpose, all subclasses of `MantaError`.
 
-Each message says what was wrong, where (file and key) and what to do. The command
-line prints it without a traceback; anything outside this family is a defect and
-keeps its traceback.
+Each message says what was wrong, where (file and key) and what to do. The command line prints it
+without a traceback; any other exception is a defect and is printed with its traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 
 class MantaError(Exception):
-    """Root of the family."""
+    """Base class of all errors that Manta raises on purpose."""
 
 
 class ConfigError(MantaError):
@@ -31,7 +30,7 @@ class RunError(MantaError):
 
 
 class TrainingError(MantaError):
-    """Training stopped because going on would spoil the result."""
+    """Training stopped because continuing would make the result wrong."""
 
 
 class DivergedError(TrainingError):
@@ -40,10 +39,10 @@ class DivergedError(TrainingError):
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """An error of the family on its way between processes, of which class and text arrive.
+    """A `MantaError` as it is sent to another process: its class and message.
 
     Attributes:
-        kind: name of its class.
+        kind: name of the error's class.
         text: the error's message.
     """
 
@@ -52,12 +51,13 @@ class ErrorReport:
 
     @classmethod
     def of(cls, error: MantaError) -> ErrorReport:
-        """What is sent of an error."""
+        """The report of an error, to send."""
         return cls(type(error).__name__, str(error))
 
     def error(self) -> MantaError:
-        """The error again, to be raised where it has arrived."""
-        kinds = {MantaError}
-        while more := {sub for kind in kinds for sub in kind.__subclasses__()} - kinds:
-            kinds |= more
-        return next((kind for kind in kinds if kind.__name__ == self.kind), MantaError)(self.text)
+        """The error again, to raise in the receiving process."""
+        classes = {MantaError}
+        while more := {sub for known in classes for sub in known.__subclasses__()} - classes:
+            classes |= more
+        found = next((known for known in classes if known.__name__ == self.kind), MantaError)
+        return found(self.text)

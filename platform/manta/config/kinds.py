@@ -17,7 +17,7 @@ class ConfigKind:
 
     Attributes:
         of: subject of such a file, with its article: "a run".
-        takes: the command line that takes such a file.
+        takes: the command that takes such a file.
         marks: top-level keys that only this kind of file has.
     """
 
@@ -38,13 +38,13 @@ KINDS = (RUN, CORPUS, SWEEP, CLUSTER)
 
 
 def kind_of(keys: Collection[str]) -> ConfigKind | None:
-    """The kind of a file with these top-level keys; None if none of them tells."""
+    """The kind of a file with these top-level keys; None if no key belongs to one kind only."""
     found = max(KINDS, key=lambda kind: len(kind.marks.intersection(keys)))
     return found if found.marks.intersection(keys) else None
 
 
 def mistaken(asked: ConfigKind, keys: Collection[str], source: str) -> str | None:
-    """What to say if a file is of another kind than `asked`; None if it isn't or can't be known.
+    """The message if a file is of another kind than `asked`; None if it isn't, or no key tells.
 
     Args:
         asked: the kind of file that was expected.
@@ -82,5 +82,5 @@ def _flat(key: str, value: JsonValue) -> list[tuple[str, str]]:
 
 
 def _in_list(text: str) -> str:
-    """A text as an item of a list in YAML."""
+    """A text as an item of a YAML list, quoted if needed."""
     return json.dumps(text, ensure_ascii=False) if set(text) & set("[]{},:#'\"") else text

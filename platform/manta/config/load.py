@@ -30,14 +30,14 @@ WANTS_TEXT = {"string_type", "literal_error"}
 
 @dataclass(frozen=True)
 class Written:
-    """A config as its writers left it: plain data, unchecked, and who wrote what.
+    """A config as it was written: plain data, unchecked, and where each value comes from.
 
     Attributes:
         data: the file's content with all changes applied.
         source: the file's path, for messages.
         lines: path of each key → its line in the file.
         texts: path of each unquoted value → the text as written.
-        changed: path of each key that was replaced since → who replaced it.
+        changed: path of each key whose value was replaced → where the new value comes from.
     """
 
     data: dict[str, Any]
@@ -48,7 +48,7 @@ class Written:
 
 
 class Readable(Protocol):
-    """A config file that is no path on this machine, such as one in an object store."""
+    """A config file that is not on this machine, such as one in an object store."""
 
     def read_text(self, encoding: str) -> str:
         """The file's text; raises OSError."""
@@ -93,7 +93,7 @@ def read(
 
 
 def given(data: Mapping[str, Any], source: str) -> Written:
-    """A config that is in no file; messages call it `source`."""
+    """A config that isn't in a file; messages call it `source`."""
     return Written(copy.deepcopy(dict(data)), source, {}, {}, {})
 
 
@@ -101,17 +101,17 @@ def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, st
     """A copy of `written` with `values` set, by dotted key; whole sections before their keys.
 
     Args:
-        origins: dotted key → who wrote its value, for messages.
+        origins: dotted key → where its value comes from, for messages.
 
     Raises:
-        ConfigError: when a key can't be reached.
+        ConfigError: if a key names an item that a list doesn't have.
     """
     data, changed = copy.deepcopy(written.data), dict(written.changed)
     texts = written.texts
     for dotted in sorted(values, key=lambda key: key.count(".")):
         origin = origins[dotted]
         path = _put(data, dotted, copy.deepcopy(values[dotted]), f"{origin}: '{dotted}'")
-        changed.pop(path, None)  # the newest writer of a path goes last, since the last one counts
+        changed.pop(path, None)  # moves the path to the end, since the last change counts
         changed[path] = origin
         texts = _without(texts, path)
     return replace(written, data=data, texts=texts, changed=changed)
@@ -130,7 +130,9 @@ def _parse(text: str, source: str) -> Document:
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(document.data, dict):
-        raise ConfigError(f"{source}: a config is a mapping of sections, not {show(document.data)}")
+        raise ConfigError(
+            f"{source}: a config must be a mapping of sections, not {show(document.data)}"
+        )
     return document
 
 
@@ -202,7 +204,7 @@ def build(written: Written, kind: type[C]) -> C:
     """The typed config.
 
     Raises:
-        ConfigError: naming file (and line) or another writer, key, value and remedy.
+        ConfigError: naming file and line, or where else a value comes from; key, value, remedy.
     """
     _refuse_credentials(written)
     _refuse_another_kind(written, kind)
@@ -236,7 +238,7 @@ def _complete(config: C, written: Written) -> C:
 
 
 def own_files(written: Written) -> dict[str, Path]:
-    """The user's Python files that a run's config names, by key, as seen from here."""
+    """Paths of the user's Python files that a run's config names, by key."""
     found = {}
     for key in KEYS:
         value: Any = written.data
@@ -248,14 +250,17 @@ def own_files(written: Written) -> dict[str, Path]:
 
 
 def folder_of(written: Written, dotted: str) -> Path:
-    """From where a path at a key is seen: the file's folder, or the current one if given beside."""
+    """The folder that a relative path at a key starts from.
+
+    It is the config file's folder, or the current one for a value from elsewhere.
+    """
     path = tuple(_split(dotted))
     beside = any(path[: len(given)] == given for given in written.changed)
     return Path() if beside else Path(written.source).parent
 
 
 def _refuse_another_kind(written: Written, asked: type[Section]) -> None:
-    """Judge the kind by the file alone: no override turns a corpus's config into a run's."""
+    """Refuse a file of another kind of config, judged without overrides."""
     kind = kind_of(asked.model_fields)
     keys = {str(path[0]) for path in written.lines if len(path) == 1}
     if kind is not None and (other := mistaken(kind, keys, written.source)):
@@ -278,7 +283,7 @@ def _as_text(written: Written, paths: Iterable[KeyPath]) -> Written:
 
 
 def _refuse_credentials(written: Written) -> None:
-    """Called before any other check of values, because error messages repeat values."""
+    """Refuse credentials, before any other check of values, as error messages show values."""
     messages = [
         f"{_where(path, written)}: {'.'.join(map(str, path))}: {REMEDY}"
         for path in places_of_credentials(written.data)
@@ -288,12 +293,12 @@ def _refuse_credentials(written: Written) -> None:
 
 
 def where(written: Written, dotted: str) -> str:
-    """Where the value of a key was written, for messages: ``run.yaml:7`` or another writer."""
+    """Where the value of a key comes from, for messages, such as ``run.yaml:7``."""
     return _where(tuple(_split(dotted)), written)
 
 
 def _where(path: KeyPath, written: Written) -> str:
-    """Where the value at `path` was written: a line of the file, another writer, or both."""
+    """Where the value at `path` comes from: a line of the file, a later change, or both."""
     newest = list(reversed(written.changed.items()))
     for given, origin in newest:
         if path[: len(given)] == given:

@@ -40,12 +40,12 @@ def explain(
         return f"key '{dotted}' is missing{_describe(kind, path)}"
     if item["type"] == "invalid_key" or path[-1:] == ("[key]",):
         parent = ".".join(map(str, path[:-1] if item["type"] == "invalid_key" else path[:-2]))
-        return f"key {item['input']!r} in {parent or 'the config'}: a key is text; put it in quotes"
+        return f"key {item['input']!r} in {parent or 'the config'}: a key must be text; quote it"
     if item["type"] in ("model_type", "dict_type"):
-        return f"{dotted} = {shown}: this is a section, with keys of its own{_below(kind, dotted)}"
+        return f"{dotted} = {shown}: this is a section: give its keys{_below(kind, dotted)}"
     if item["type"] in ("list_type", "tuple_type"):
         written = shown if isinstance(item["input"], dict) or written is None else written
-        return f"{dotted} = {shown}: a list belongs here: [{written}]"
+        return f"{dotted} = {shown}: give a list: [{written}]"
     if item["type"] == "string_pattern_mismatch":
         return f"{dotted} = {shown}: {_name_rule(item['ctx']['pattern'])}"
     message: str = item["msg"].removeprefix("Value error, ")
@@ -67,7 +67,7 @@ def _below(kind: type[BaseModel], dotted: str) -> str:
 
 
 def _name_rule(pattern: str) -> str:
-    """The rule for names, in words; the patterns of names differ only in their length."""
+    """The rule for names, in words; the patterns differ in their length only."""
     most = re.search(r"\{0,(\d+)\}", pattern)
     length = f" up to {int(most[1]) + 1} of them," if most else ""
     return (
@@ -77,7 +77,7 @@ def _name_rule(pattern: str) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Why a record that Manta wrote can't be read, without pydantic's own words."""
+    """Why a file that Manta wrote can't be read, in one line."""
     if not isinstance(error, ValidationError):
         return str(error)
     first, *others = error.errors(include_url=False)
@@ -101,7 +101,7 @@ def show(value: Any) -> str:
 
 
 def _shown(value: Any, written: str | None) -> str:
-    """A value as its writer wrote it: `yes`, not `True`."""
+    """A value as it was written in the file: `yes`, not `True`."""
     if written is None or value is None or isinstance(value, str):
         return show(value)
     return without_credentials(written)

@@ -1,8 +1,8 @@
-"""What it means to change a config key of a run that has begun, declared at the key.
+"""What a changed value of a config key means for a run that has begun; each key declares it.
 
-A section declares it for all of its keys, and a key for itself where it differs. Whether a run may
-go on with another value, whether trials of a sweep share what they train, and which keys a
-comparison ignores all follow from it.
+A section declares it for all of its keys, and a key for itself where it differs. It determines
+whether a run may continue with another value, whether trials of a sweep with different values share
+steps, and which keys a comparison ignores.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class OnChange(Enum):
     """What follows from another value of a key. A member's value is the text that people read.
 
     START: the key decides what positions and tensors are, so no saved state fits another value.
-    FORK: the key decides the mathematics, so another value is another run; it may start from a
-        checkpoint of this one.
+    FORK: the key decides the mathematics, so another value makes another run, which may start from
+        a checkpoint of this one.
     NOTE: the key decides how the same is computed, judged or measured. Rounding may differ, so
-        trials of a sweep with different values train no stage together.
+        trials of a sweep with different values share no steps.
     KEEP: the key decides which workers train the run, and where it is kept.
     LABEL: the key decides where the run is shown; comparisons ignore it.
     """
@@ -37,12 +37,12 @@ class OnChange(Enum):
 
 
 def key(on_change: OnChange, **field: Any) -> Any:
-    """A pydantic `Field` that says what changing it means."""
+    """A pydantic `Field` that declares its `OnChange`."""
     return Field(json_schema_extra={"on_change": on_change.name}, **field)
 
 
 def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
-    """What changing a key means; a key inside a value that is no section follows that value.
+    """The `OnChange` of a key; for a key inside a value that is no section, the value's.
 
     Args:
         config: the config's type.
@@ -77,7 +77,7 @@ def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterato
 
 
 def _said_by(field: FieldInfo) -> OnChange | None:
-    """What a key or, for want of that, the section that is its value declares."""
+    """What a key declares, or else the section that is its value."""
     inner = _section_of(field)
     said: OnChange | None = _own(field) or (inner.on_change if inner else None)
     return said

@@ -1,7 +1,7 @@
 """Python files of the user's own, named in a run's config as ``./mine.py:Name``.
 
-Their texts become part of the config (`code`). So they travel to workers that don't see the file,
-lie in the run's folder, and a run doesn't go on with another text: what it is includes its code.
+Their texts become part of the config (`code`). So they are sent to workers that don't see the file,
+and kept in the run's folder, and a run can't continue with another text.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 
-# The keys that take a name in a file of the user's.
+# The keys that can name a class or function in a file of the user's.
 KEYS = ("model.type", "data.format", "objective.type")
-# Only running a file with such an import tells which names it has.
+# Such an import, after which the names in a file can't be known without running it.
 STAR = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """A name in a Python file of the user's. Small to pickle.
+    """A class, function or object in a Python file of the user's; small to pickle.
 
     Attributes:
         key: the config key that names the class or function.
@@ -45,7 +45,7 @@ class OwnCode:
     text: str
 
     def load(self) -> Any:
-        """What is named.
+        """The class, function or object.
 
         Raises:
             ConfigError: if the file fails, or has no such name.
@@ -54,16 +54,16 @@ class OwnCode:
         if not hasattr(module, self.name):
             known = ", ".join(name for name in vars(module) if not name.startswith("_"))
             raise ConfigError(
-                f"{self.key} = '{self.file}:{self.name}': the file has no '{self.name}'; it has "
+                f"{self.key} = '{self.file}:{self.name}': {self.file} has no '{self.name}'; it has "
                 f"{known}"
             )
         return getattr(module, self.name)
 
     def made(self, **options: Any) -> Any:
-        """What is named; of a class or function, what it makes of these options.
+        """The object, or what the class or function returns for these options.
 
         Raises:
-            ConfigError: if it can't be made.
+            ConfigError: if the class or function fails.
         """
         found = self.load()
         if not isinstance(found, type | FunctionType):
@@ -77,14 +77,14 @@ class OwnCode:
 
 
 def is_own(value: str | None) -> bool:
-    """Whether a value of a config names something in a file of the user's."""
+    """Whether a value of a config names a class or function in a file of the user's."""
     return value is not None and ".py:" in value
 
 
 def own(config: RunConfig, key: str) -> OwnCode | None:
-    """What a key names in a file of the user's; None if it names something of Manta's.
+    """What a key names in a file of the user's; None if it names something of Manta's own.
 
-    The config has the text, as `with_code` put it there.
+    The config must be a result of `with_code`, which has the file's text.
     """
     section, _, field = key.partition(".")
     value = getattr(getattr(config, section), field)
@@ -99,15 +99,15 @@ def with_code(
     folder: Callable[[str], Path] = lambda key: Path(),
     where: Callable[[str], str] = lambda key: "config",
 ) -> RunConfig:
-    """The config with the texts of the files that it names, which it then names without folders.
+    """The config with the texts of the Python files that it names, and their names without folders.
 
     Args:
         config: a run's config.
-        folder: folder that relative paths in the config start from.
-        where: a key was written, for messages.
+        folder: called with a key; gives the folder that a relative path at the key starts from.
+        where: called with a key; says where its value comes from, for messages.
 
     Raises:
-        ConfigError: if a file can't be read, or two of them have one name.
+        ConfigError: if a file can't be read, or two files have the same name.
     """
     code: dict[str, str] = {}
     for key in KEYS:
@@ -121,7 +121,7 @@ def with_code(
         _check_defines(text, name, Path(path).name, said)
         file = Path(path).name
         if code.setdefault(file, text) != text:
-            raise ConfigError(f"{said}: another file is called {file}, too: rename one of them")
+            raise ConfigError(f"{said}: another file is called {file} too; rename one of them")
         named = getattr(config, section).model_copy(update={field: f"{file}:{name}"})
         config = config.model_copy(update={section: named})
     return config if code == config.code else config.model_copy(update={"code": code})
@@ -130,7 +130,7 @@ def with_code(
 def _check_defines(text: str, name: str, file: str, said: str) -> None:
     """Raise ConfigError unless a file defines or imports a name, as far as its text tells.
 
-    The user's code does not run where a config is only read.
+    Reading a config doesn't run the user's code.
     """
     try:
         top = symtable.symtable(text, file, "exec")
@@ -141,7 +141,7 @@ def _check_defines(text: str, name: str, file: str, said: str) -> None:
         return
     own = [symbol.get_name() for symbol in bound if not symbol.is_imported()]
     raise ConfigError(
-        f"{said}: {file} defines no '{name}' at its top level; there is "
+        f"{said}: {file} defines no '{name}' at its top level; it defines "
         f"{', '.join(own) or 'nothing'}"
     )
 
@@ -150,16 +150,16 @@ def _text(path: Path, said: str) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or "it isn't UTF-8 text"
         raise ConfigError(
-            f"{said}: {path} can't be read: {why}; write the file's path as seen from the config "
-            "file, and a name in it, such as ./mine.py:Name"
+            f"{said}: {path} can't be read: {why}; write the file's path relative to the config "
+            "file, and a name in the file, such as ./mine.py:Name"
         ) from None
 
 
 @cache
 def _module(key: str, file: str, text: str) -> ModuleType:
-    """The module that a text makes, once a process."""
+    """The module made from a file's text, once a process."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     module = ModuleType(f"manta_own_{Path(file).stem}_{digest}")
     module.__file__ = file
@@ -174,7 +174,7 @@ def _module(key: str, file: str, text: str) -> ModuleType:
 
 
 def _said(error: Exception, file: str) -> str:
-    """What an error says, and the last line of the file that it came from."""
+    """An error's message, with the line of the user's file that it came from."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame in traceback.extract_tb(error.__traceback__):
         line = frame.lineno if frame.filename == file else line

@@ -1,7 +1,7 @@
 """The reference of all config keys, made from the sections that check them.
 
-A key's meaning and unit stand where the key is declared (`Field(description=…)`), so that what is
-printed by `manta keys`, what docs/config.md says and what a config is checked by is one text.
+A key's meaning and unit are declared with the key (`Field(description=…)`), so that `manta keys`,
+docs/config.md and the checks of a config can't differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from manta.config.section import Section
 from manta.config.sweep import SweepConfig
 from manta.config.units import format_tokens, parse_span, parse_tokens
 
-# What each kind of config is called, and the command that takes it.
+# Title of each kind of config, with the command that takes it → its type.
 CONFIGS: dict[str, type[Section]] = {
     "Run: `manta train RUN.yaml`": RunConfig,
     "Sweep: `manta sweep SWEEP.yaml`": SweepConfig,
@@ -49,8 +49,8 @@ class Key:
         values: the values that the key takes, in words.
         default: the default as it would be written in YAML, or `required`.
         meaning: effect of the key, with its unit.
-        change: whether a run that has begun may go on with another value; "" for keys of other
-            configs.
+        change: whether a run that has begun may continue with another value; "" for keys of other
+            kinds of config.
     """
 
     name: str
@@ -86,7 +86,7 @@ def _keys(section: type[Section], above: str) -> Iterator[Key]:
         if not _is_plain_section(field.annotation):
             yield Key(name, _values(field), _default(field), field.description or "")
         if field.description and field.description.startswith("as "):
-            continue  # the same keys stand where it points
+            continue  # "as KEY": the keys are listed at that key
         for inner, inner_name in sections:
             yield from _keys(inner, f"{inner_name}.")
 
@@ -96,7 +96,7 @@ def _is_plain_section(annotation: Any) -> bool:
 
 
 def _sections(annotation: Any, name: str) -> Iterator[tuple[type[Section], str]]:
-    """The sections that a value may be or hold, and what their keys begin with."""
+    """The sections that a value may be or contain, with the prefix of their keys."""
     if _is_plain_section(annotation):
         yield annotation, name
         return
@@ -171,7 +171,7 @@ def _reads_with(function: Any, metadata: tuple[Any, ...]) -> bool:
 
 
 def _default(field: FieldInfo) -> str:
-    """A default as it would be written in a config."""
+    """A default as it is written in a config file."""
     if field.is_required():
         return REQUIRED
     value = field.get_default(call_default_factory=True)
@@ -186,7 +186,7 @@ def show_keys(prefix: str, console: Console) -> None:
     """Print the keys below a prefix, by kind of config.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if no key begins with it.
     """
     found = {title: config_keys(config, prefix) for title, config in CONFIGS.items()}
     if not any(found.values()):
@@ -207,14 +207,14 @@ def show_keys(prefix: str, console: Console) -> None:
 
 
 def as_markdown() -> str:
-    """The whole reference as a page, which docs/config.md is."""
+    """The whole reference as Markdown, the content of docs/config.md."""
     lines = [
         "# Config keys",
         "",
         "Made from the code by `make reference`; `manta keys [PREFIX]` prints the same. A token",
         "count is written as `2000000`, `2M` or `1.5B` (powers of 1000). Any key may be changed",
         "on the command line: `manta train run.yaml train.seq_len=512`. The last column of a run's",
-        "keys says whether a run that has begun may go on with another value.",
+        "keys says whether a run that has begun may continue with another value.",
     ]
     for title, config in CONFIGS.items():
         lines += ["", f"## {title}", "", cleandoc(config.__doc__ or "")]

@@ -193,7 +193,7 @@ class ScalingSection(Section):
 
     @property
     def devices_per_worker(self) -> float:
-        """What a worker's time is counted and paid in: its GPUs; without one the worker."""
+        """Devices of a worker, for device hours and cost: its GPUs, or 1 if it has none."""
         return gpus_of(self.resources_per_worker) or 1.0
 
     @property
@@ -209,7 +209,7 @@ class GuardsSection(Section):
 
     nonfinite: Literal["stop", "skip", "rewind"] = Field(
         default="stop",
-        description="loss or gradient is not finite: stop, go on without the step, or go back; "
+        description="loss or gradient is not finite: stop, continue without the step, or go back; "
         "overflows of fp16 are left to its gradient scaler",
     )
     spike: Literal["off", "stop", "skip", "rewind"] = Field(
@@ -325,10 +325,10 @@ class CostSection(Section):
 
 
 class Fault(Section):
-    """A fault injected on purpose, to see the run survive it."""
+    """A fault injected on purpose, to test that the run survives it."""
 
     kind: Literal["kill", "hang", "slow", "hold", "out_of_memory", "nan", "error"] = Field(
-        description="what happens to the worker; nan: what happens to its loss"
+        description="what happens to the worker; nan: its loss is NaN"
     )
     at: Literal["start", "step", "checkpoint", "snapshot", "evaluation"] = Field(
         default="step",
@@ -345,9 +345,7 @@ class Fault(Section):
     attempt: int | None = Field(
         default=1, ge=1, description="number of the worker group, from 1; null for any"
     )
-    seconds: float = Field(
-        default=0.05, gt=0, description="seconds that a slow worker takes longer"
-    )
+    seconds: float = Field(default=0.05, gt=0, description="extra seconds of a slow worker")
     until: str | None = Field(
         default=None,
         description="file that a held worker waits for: a path, or a name in the run's folder",

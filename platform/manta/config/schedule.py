@@ -1,6 +1,6 @@
-"""How schedules are written: segments on the token clock, and shorthands for them.
+"""Config of schedules: segments on the token clock, and shorthands for them.
 
-What they mean is in `manta.schedule`, which resolves both forms to the same segments.
+`manta.schedule` resolves both forms to the same segments.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 
 
 class SegmentSpec(Section):
-    """One stretch of a schedule.
+    """One segment of a schedule.
 
-    Its length is `tokens`, or it lasts `until` a token count or share of the horizon;
-    the last segment may leave out both and then lasts to the horizon. `from` defaults
-    to the value at which the segment before it ends.
+    A segment has a length, `tokens`, or an end, `until`, as a token count or a share of the
+    horizon; the last segment may have neither and then lasts to the horizon. `from` defaults to
+    the value at which the segment before ends.
     """
 
     shape: Shape = Field(
         default="constant", description="shape of the way from the first to the last value"
     )
     tokens: Span | None = Field(default=None, description="length of the segment")
-    until: Span | None = Field(default=None, description="where it ends; in place of `tokens`")
+    until: Span | None = Field(default=None, description="end of the segment; in place of `tokens`")
     start: Annotated[Rate, Field(ge=0)] | None = Field(
         default=None,
         alias="from",
@@ -152,8 +152,8 @@ class Past(Section):
 class ScheduleSection(Section):
     """Learning rate and batch size as functions of the tokens consumed.
 
-    Where a fork changed the schedule on the way, `history` has the earlier ones in order; `lr`
-    and `batch` are in force from the last `until` on.
+    If a fork changed the schedule, `history` has the earlier ones in order; `lr` and `batch` are
+    in force from the last `until` on.
     """
 
     on_change: ClassVar[OnChange] = OnChange.FORK

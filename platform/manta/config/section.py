@@ -30,7 +30,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `yes` where numbers belong, alone or in a list; Python would read it as 1."""
+        """Refuse `yes` in a key for numbers, also in a list; Python would read it as 1."""
         annotation: Any = cls.model_fields[str(info.field_name)].annotation
         if _are_numbers(annotation) and _holds_bool(value):
             raise ValueError("write a number, not true or false")

@@ -67,9 +67,9 @@ OWN = {
 class SchedulerSection(Section):
     """How trials are compared, stopped or changed while they run.
 
-    `none` trains every trial to its end. `halving` compares them at rungs and lets the best
-    1/factor go on (Li et al., 2018). `pbt` lets the worst continue from the best, with
-    parameters changed a little (Jaderberg et al., 2017).
+    `none` trains every trial to its end. `halving` compares them at rungs, where the best
+    1/factor continue (Li et al., 2018). With `pbt` the worst continue from the best, with
+    slightly changed parameters (Jaderberg et al., 2017).
     """
 
     type: Literal["none", "halving", "pbt"] = Field(
@@ -82,10 +82,10 @@ class SchedulerSection(Section):
     first: Span | None = Field(
         default=None, description="the first rung; each next one is factor times as far"
     )
-    # Between 2, which saves little because it hardly trusts early losses, and 4, usual for long
-    # runs of many trials; in theory, e minimises the worst case.
+    # Between 2, which saves little because few trials pause, and 4, which is usual for many long
+    # trials; in theory, e minimises the worst case.
     factor: float = Field(
-        default=3.0, gt=1, description="one in this many trials goes on at a rung"
+        default=3.0, gt=1, description="one in this many trials continues at a rung"
     )
     # Ten chances to change: with fewer nothing adapts, with more, noise decides.
     interval: Span = Field(default="10%", description="tokens between two comparisons of pbt")
@@ -119,7 +119,7 @@ class SchedulerSection(Section):
         return self
 
     def _refuse_keys_of_others(self) -> None:
-        # Judge by value, not by presence: a dumped config has every key, and it must load.
+        # Compare values, as a dumped config has every key and must load.
         for owner, names in OWN.items():
             for name in names:
                 default = type(self).model_fields[name].default
@@ -130,7 +130,7 @@ class SchedulerSection(Section):
         """The token counts at which halving compares, for a horizon; () for other types.
 
         Raises:
-            ConfigError: when the rungs don't grow within the horizon.
+            ConfigError: if the rungs don't grow within the horizon.
         """
         if self.type != "halving":
             return ()
@@ -171,7 +171,7 @@ class SchedulerSection(Section):
 
 
 class WorkersSection(Section):
-    """How many workers each trial has; in place of scaling.min and scaling.max of the base."""
+    """Number of workers of each trial; replaces scaling.min and scaling.max of the base."""
 
     min: int = Field(ge=1, description="fewest workers that a trial trains with")
     max: int | None = Field(
@@ -208,7 +208,7 @@ class SweepConfig(Section):
         ge=1,
         description="trials, or stages that trials share, that train at the same time",
     )
-    # The next four keys override what the search space says.
+    # The next four keys replace what the search space sets.
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
         default=None,
         min_length=1,
@@ -231,7 +231,9 @@ class SweepConfig(Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> SweepConfig:
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: give each once; twice is the same run twice")
+            raise ValueError(
+                f"seeds = {self.seeds}: give each seed once, as twice would be the same run twice"
+            )
         return self
 
     @model_validator(mode="after")
@@ -240,8 +242,8 @@ class SweepConfig(Section):
             return self
         if self.search.type not in ("grid", "random"):
             raise ValueError(
-                f"scheduler.type = 'pbt' changes parameters on the way, which {self.search.type} "
-                "can't follow: take search.type = 'random'"
+                "scheduler.type = 'pbt' changes parameters during training, which search.type = "
+                f"'{self.search.type}' can't follow: set search.type = 'random'"
             )
         if self.search.trials == 1:
             raise ValueError(
@@ -249,8 +251,8 @@ class SweepConfig(Section):
             )
         if self.seeds and len(self.seeds) > 1:
             raise ValueError(
-                "scheduler.type = 'pbt' with several seeds: trials take over each other's state, "
-                "seed included; leave one seed and raise search.trials"
+                "scheduler.type = 'pbt' can't have several seeds: trials take over each other's "
+                "state, seed included; give one seed and raise search.trials"
             )
         return self
 
@@ -261,7 +263,7 @@ def load_sweep(path: str | Path, overrides: Any = ()) -> SweepConfig:
     Both are relative to the folder of the sweep file, wherever the command is run.
 
     Raises:
-        ConfigError: as `load`; or when the base or the space file doesn't exist.
+        ConfigError: as `load`; or if the base or the space file doesn't exist.
     """
     return located(
         build(read(path, overrides), SweepConfig), Path(path).resolve().parent, str(path)
@@ -269,10 +271,10 @@ def load_sweep(path: str | Path, overrides: Any = ()) -> SweepConfig:
 
 
 def located(config: SweepConfig, folder: Path, source: str) -> SweepConfig:
-    """A sweep config with its files made absolute, as seen from `folder`.
+    """A sweep config with absolute paths of its files, which are relative to `folder`.
 
     Raises:
-        ConfigError: when there is no such file; `source` is what the message calls the config.
+        ConfigError: if there is no such file; the message calls the config `source`.
     """
     files = {"base": config.base}
     if is_file(config.space):
@@ -280,13 +282,14 @@ def located(config: SweepConfig, folder: Path, source: str) -> SweepConfig:
     for key, name in files.items():
         if not (folder / name).is_file():
             raise ConfigError(
-                f"{source}: {key} = '{name}': no such file in {folder}; write its path from there"
+                f"{source}: {key} = '{name}': no such file in {folder}; give its path "
+                "relative to that folder"
             )
     return config.model_copy(update={key: str(folder / name) for key, name in files.items()})
 
 
 def is_file(space: str) -> bool:
-    """True if a `space` is the path of a file, not a shipped name."""
+    """Whether a `space` is the path of a file, not a shipped name."""
     return space.endswith(".py") or "/" in space
 
 
@@ -294,7 +297,7 @@ def read_base(config: SweepConfig) -> Written:
     """The base with the sweep's overrides, workers and horizon, without any trial's parameters.
 
     Raises:
-        ConfigError: when file or overrides can't be read.
+        ConfigError: if file or overrides can't be read.
     """
     written = read(config.base, config.overrides, origin="overrides of the sweep")
     values: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Token counts and spans: how they are written, read back and printed.
+"""Token counts and spans: how they are written in configs, parsed and printed.
 
 A *token count* is an integer, written plainly (``2000000``, ``2_000_000``) or with a
 decimal suffix (``2M``, ``1.5B``; K, M, B, T are powers of 1000). A *span* is a token
@@ -32,12 +32,12 @@ def parse_tokens(value: Any) -> int:
         raise ValueError("write a token count such as 2000000, 2M or 1.5B")
     count = Decimal(match[1].replace("_", "")) * SUFFIXES[match[2].upper()]
     if count != count.to_integral_value():
-        raise ValueError("a token count is a whole number of tokens")
+        raise ValueError("a token count must be a whole number of tokens")
     return int(count)
 
 
 def format_tokens(count: int) -> str:
-    """Print a token count in its shortest exact form: ``2M``, ``1.5B``, ``2097152``."""
+    """A token count in its shortest exact form: ``2M``, ``1.5B``, ``2097152``."""
     for suffix in ("T", "B", "M", "K"):
         scaled = Decimal(count) / SUFFIXES[suffix]
         if scaled >= 1 and scaled == round(scaled, 2):
@@ -55,7 +55,7 @@ def parse_span(value: Any) -> int | str:
         except ValueError as error:
             raise ValueError(f"{error}, or a share of the horizon such as 5%") from None
     if Decimal(match[1]) > 100:
-        raise ValueError("a share of the horizon is at most 100%")
+        raise ValueError("a share of the horizon must be at most 100%")
     return f"{match[1]}%"
 
 
