@@ -129,7 +129,7 @@ def test_bos_is_asked_of_a_tokenizer_that_adds_none(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("t5", "it has no BOS: name one .* bos_token"),
+        ("t5", "the tokenizer has no BOS: name one .* bos_token"),
         ("gpt2", "its BOS is its EOS '<.endoftext.>'"),
     ],
 )

@@ -27,7 +27,7 @@ def test_the_summary_says_what_is_there_what_is_not_and_what_comes_next(
     for part in (
         f"{tmp_path}/out (fingerprint {manifest.fingerprint[:12]})",
         "documents  31\n",
-        f"2 duplicate, 1 empty, 1 quarantined (why is in {tmp_path}/out/quarantine.jsonl)",
+        f"2 duplicate, 1 empty, 1 quarantined (reasons: {tmp_path}/out/quarantine.jsonl)",
         f"{tokens:,} in {len(manifest.shards)} shards, ",
         f"{manifest.vocab_size} tokens (uint16), EOS is {manifest.eos_id}; trained on a sample",
         f"look at it: manta inspect {tmp_path}/out\n",

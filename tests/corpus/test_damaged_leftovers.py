@@ -76,7 +76,7 @@ def test_a_damaged_leftover(
     assert contents(out) == contents(whole)
     if damage != "missing" and path.name != "lock":
         told = "\n".join([*said, *caplog.messages])
-        assert path.name in told or "removing what an interrupted attempt" in told
+        assert path.name in told or "an interrupted attempt had another config" in told
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -82,7 +82,7 @@ def test_an_error_of_a_worker_is_its_message_alone(make, sources, tmp_path):
 
     assert str(caught.value).splitlines() == [
         f"{tmp_path}/c.jsonl, line 2: not valid JSON: Expecting value: line 1 column 1 (char 0)",
-        "1 unusable input: repair what is named above, or set on_error: quarantine to leave it out",
+        "1 unusable input: repair what is named above, or leave it out with on_error: quarantine",
     ]
     assert caught.value.__cause__ is None
     assert not (tmp_path / "out").exists()
@@ -114,9 +114,9 @@ def test_a_worker_that_dies_again_and_again_stops_with_what_it_died_at(tmp_path)
 
     assert sorted(done) == [0, 1, 2, 4, 5, 6, 7]  # all the others, before the last try
     assert str(caught.value).startswith(
-        "3 workers died one after the other at the same input, the last one while it alone was at "
-        "work: a piece of 1.5MB of a.jsonl, b.jsonl, c.jsonl and 1 more; its largest document has "
-        "45MB; most likely they ran out of memory. Cut or leave out the largest document, or "
+        "3 workers died one after the other at the same input, the last one while no other worker "
+        "ran: a piece of 1.5MB of a.jsonl, b.jsonl, c.jsonl and 1 more; its largest document has "
+        "45MB; most likely they ran out of memory. Split or leave out the largest document, or "
     )
     assert len((tmp_path / "3").read_text()) == 3
 
@@ -136,7 +136,7 @@ def test_workers_that_can_not_start_are_no_fault_of_the_input(monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(worker_pool, "Worker", Broken)
-    with pytest.raises(RunError, match="3 workers died one after the other as they started"):
+    with pytest.raises(RunError, match="3 workers in a row died as they started"):
         list(worker_pool.run(_meeting, [{"i": 0}]))
 
 

@@ -218,7 +218,7 @@ def test_a_finished_corpus_is_never_overwritten(config, jsonl, contents, tmp_pat
     if change == "time":
         os.utime(source["paths"][0], ns=(1, 1))
 
-    with pytest.raises(CorpusError, match="pick another 'out'"):
+    with pytest.raises(CorpusError, match="choose another 'out'"):
         prepare(settings, progress=False)
 
     assert contents(tmp_path / "out") == before
@@ -237,7 +237,7 @@ def test_a_folder_of_something_else_is_left_alone(make, jsonl, contents, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
 
-    with pytest.raises(CorpusError, match="not empty"):
+    with pytest.raises(CorpusError, match="files that are no corpus"):
         make(jsonl(TEXTS))
 
     assert contents(tmp_path / "out") == {"thesis.tex": b"precious"}
@@ -370,7 +370,7 @@ def test_many_problems_are_counted(make, jsonl):
 
 @pytest.mark.parametrize("texts", [[], ["", " "]])
 def test_an_empty_corpus_is_an_error(make, jsonl, texts, tmp_path):
-    with pytest.raises(CorpusError, match="the corpus is empty"):
+    with pytest.raises(CorpusError, match="the corpus would be empty"):
         make(jsonl(texts))
 
     assert not (tmp_path / "out").exists()
@@ -385,11 +385,11 @@ def test_a_source_that_is_left_empty_stops_and_is_named(make, jsonl, tmp_path):
         make(jsonl(TEXTS), wrong, jsonl(["", " "], "blank"), again, on_error="quarantine")
 
     assert str(caught.value).splitlines() == [
-        "source 'wrong' is left with no document: 3 unusable, most often as in "
+        "source 'wrong': no document is kept: 3 unusable, most often as in "
         f"{tmp_path}/wrong.jsonl, line 1: no 'text' here, only 'body'",
-        "source 'blank' is left with no document: 2 empty",
-        "source 'again' is left with no document: 2 duplicates",
-        "repair each source named above, or leave it out of 'sources'",
+        "source 'blank': no document is kept: 2 empty",
+        "source 'again': no document is kept: 2 duplicates",
+        "repair each source named above, or remove it from 'sources'",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -403,8 +403,8 @@ def test_a_source_of_which_little_is_left_is_named(config, jsonl, capsys, tmp_pa
 
     said = capsys.readouterr().err
     assert (
-        "little is left: source 'bad' is left with 1 of 11 documents: 10 unusable, most often as "
-        f"in {tmp_path}/bad.jsonl, line 2: no 'text' here, only 'body'"
+        "many documents were dropped: source 'bad': 1 of 11 documents are kept: 10 unusable, most "
+        f"often as in {tmp_path}/bad.jsonl, line 2: no 'text' here, only 'body'"
     ) in said
     assert "'docs'" not in said
 
@@ -417,11 +417,11 @@ def test_a_large_document_that_can_not_be_cut_is_told(config, jsonl, capsys, mon
 
     prepare(config(jsonl(["words " * 200, *TEXTS]), tokenizer={"path": str(tmp_path / "t.json")}))
 
-    assert "the largest document has 1.2KB, and it is not known" in capsys.readouterr().err
+    assert "the largest document has 1.2KB, and Manta can't tell" in capsys.readouterr().err
 
     prepare(config(jsonl(["words " * 200, *TEXTS]), out=str(tmp_path / "other")))
 
-    assert "not known" not in capsys.readouterr().err
+    assert "Manta can't tell" not in capsys.readouterr().err
 
 
 def test_an_empty_train_split_is_an_error(make, jsonl):

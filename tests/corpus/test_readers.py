@@ -126,7 +126,7 @@ def test_each_kind_of_bad_line_has_its_reason(tmp_path):
         (5, "'text' is not a text but a number"),
         (6, "'text' is not a text but null"),
         (7, "not valid UTF-8: byte 0xff at offset 10"),
-        (8, "'text' holds half of a surrogate pair, which is no Unicode text"),
+        (8, "'text' has half of a surrogate pair, which isn't valid Unicode"),
     ]
     assert found[9][1].startswith("not valid JSON")
     assert found[10] == "good too"

@@ -114,7 +114,7 @@ def test_what_an_older_layout_left_is_begun_anew_with_the_reason(
 
     prepare(settings, progress=False)
 
-    assert "with another config, input or version left: it is begun anew" in caplog.text
+    assert "an interrupted attempt had another config, input or version" in caplog.text
     assert contents(tmp_path / "out") == expected
 
 

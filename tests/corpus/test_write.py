@@ -141,9 +141,18 @@ def test_one_that_is_killed_leaves_no_corpus_and_the_next_is_whole(folder: Path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"train": table(0, 3).drop_columns("y")}, "train rows of 'data': no column 'y'"),
-        ({"train": [{"x": [1, 2, 3]}]}, "train rows of 'data': a row isn't what the schema asks"),
-        ({"train": {"a": [table(0, 2), 5]}}, "train rows of 'a': a row isn't what the schema asks"),
+        (
+            {"train": table(0, 3).drop_columns("y")},
+            "train rows of 'data': the column 'y' is missing",
+        ),
+        (
+            {"train": [{"x": [1, 2, 3]}]},
+            "train rows of 'data': a row doesn't fit the format's schema",
+        ),
+        (
+            {"train": {"a": [table(0, 2), 5]}},
+            "train rows of 'a': a row doesn't fit the format's schema",
+        ),
         (
             {"train": table(0, 2).set_column(1, "y", pa.array([1.0, None]))},
             "train rows of 'data': column 'y' has rows without a value",
@@ -152,7 +161,7 @@ def test_one_that_is_killed_leaves_no_corpus_and_the_next_is_whole(folder: Path)
             {"train": table(0, 2).set_column(1, "y", pa.array(["a", "b"]))},
             "train rows of 'data': column 'y': ",
         ),
-        ({"training": table(0, 2)}, "no split 'training'; splits are train, validation, test"),
+        ({"training": table(0, 2)}, "no split 'training'; use train, validation, test"),
         ({"validation": table(0, 2)}, "the train split has no row"),
         ({"train": []}, "the train split has no row"),
     ],
@@ -168,7 +177,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_left(
 def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(CorpusError, match="not empty"):
+    with pytest.raises(CorpusError, match="files that are no corpus"):
         write_corpus(folder, data(), POINTS)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 

@@ -1,8 +1,7 @@
-"""Offline: read documents, clean, drop duplicates, split, tokenize, write token shards.
+"""Prepare a corpus: read documents, clean, drop duplicates, split, tokenize, write token shards.
 
-`manta.corpus.prepare.prepare` makes a corpus and `manta.corpus.inspect.inspect` checks and
-shows one. They are not imported here: they need Ray and Arrow, and whoever reads a manifest
-alone should not wait for those.
+`manta.corpus.prepare.prepare` makes a corpus, and `manta.corpus.inspect.inspect` checks and shows
+one. Neither is imported here, as code that only reads a manifest shouldn't wait for Ray and Arrow.
 """
 
 from manta.corpus.manifest import MANIFEST, Counts, Manifest, Shard, Split

@@ -1,4 +1,4 @@
-"""Joining the pieces of consecutive units of one source into shards, as soon as they are there."""
+"""Join the pieces of consecutive units of one source into shards, as soon as they are written."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from manta.sample import shard_file
 from manta.sample.tokens import document_tokens
 from manta.storage.atomic import sync_folder, unwritable, whole_file, write_whole
 
-# What becomes of a table of joined pieces: the shard's rows, and what they add to the clock.
+# A function from the table of joined pieces to the shard's rows and the tokens that these count as.
 Arrange: TypeAlias = Callable[[Any], tuple[Any, int]]
 
 
 class ShardUnits(NamedTuple):
-    """What makes up a shard: consecutive units of one source, by the source's index."""
+    """The consecutive units of one source, given by its index, that make up a shard."""
 
     source: int
     units: list[int]
 
 
 class Grouping:
-    """Which consecutive units make up each shard of one split: a pure function of their sizes.
+    """Groups consecutive units into the shards of one split: a pure function of their sizes.
 
-    A shard is closed by the unit that fills it to `shard_tokens`, and has units of one source.
+    A shard ends with the unit that fills it to `shard_tokens`, and has units of one source only.
     """
 
     def __init__(self, shard_tokens: int):
@@ -41,7 +41,7 @@ class Grouping:
         self._tokens = self._source = 0
 
     def add(self, unit: int, tokens: int, source: int) -> Iterator[ShardUnits]:
-        """Take the next unit; gives the units of each shard that is closed by now."""
+        """Take the next unit; yields the units of each shard that is complete now."""
         if not tokens:
             return
         if source != self._source:
@@ -53,17 +53,17 @@ class Grouping:
             yield from self.rest()
 
     def rest(self) -> Iterator[ShardUnits]:
-        """The units of the last shard, if there are any."""
+        """The units of the last shard, if any are left."""
         if self._units:
             yield ShardUnits(self._source, self._units)
         self._units, self._tokens = [], 0
 
 
 class Assembler:
-    """Takes the counts of units in any order; writes shards in canonical order.
+    """Takes the counts of units in any order, and writes shards in canonical order.
 
-    Writing is one thread of the driver: joining and summing up run at memory speed, some
-    hundred times that of a core that tokenizes.
+    One thread of the driver writes: joining and counting run at the speed of memory, which is some
+    hundred times as fast as a core tokenizes.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Assembler:
             self._unchecked.popleft().result()
 
     def finish(self) -> list[Shard]:
-        """Write what is left; returns all shards, by split, in the order of their tokens."""
+        """Write the last shards; returns all shards, by split, in the order of their tokens."""
         for split in SPLITS:
             self._submit(split, self._groupings[split].rest())
         return [shard.result() for split in SPLITS for shard in self._shards[split]]
@@ -130,7 +130,7 @@ class Assembler:
 
 
 def _documents(table: Any) -> tuple[Any, int]:
-    """Documents as they are, and their tokens."""
+    """The documents unchanged, and the number of their tokens."""
     return table, len(document_tokens(table)[0])
 
 
@@ -142,7 +142,7 @@ def _shard(
     units: list[int],
     arrange: Arrange,
 ) -> Shard:
-    """Write one shard, or find it finished by an earlier attempt; then drop its pieces."""
+    """Write one shard, unless an earlier attempt has; then remove its pieces."""
     work, final = workspace.work, workspace.out / name
     record = shard_record(work, name)
     pieces = [piece_file(work, unit, split) for unit in units]
@@ -172,11 +172,12 @@ def _join(
     missing = [piece for piece in pieces if not piece.exists()]
     if missing:
         raise CorpusError(
-            f"{final}: finished before, and gone now; remove {final.parent} and prepare it again"
+            f"{final}: this shard was finished, but is missing now, and so are its pieces; remove "
+            f"{final.parent} and prepare it again"
         )
     table, tokens = arrange(shard_file.joined([shard_file.read(piece) for piece in pieces]))
-    # Two names: the shard's record must be there before the shard is, so that a shard under
-    # its final name is never written a second time.
+    # Under a temporary name first: the shard's record must be written before the shard gets its
+    # final name, so that a shard with its final name is never written again.
     whole = work / f"{final.name}.whole"
     with whole_file(whole) as file:
         size, sha256 = shard_file.write(file, table)

@@ -1,11 +1,12 @@
-"""A tokenizer's files in the one form that encodes alike for everyone who loads them.
+"""A tokenizer's files in a canonical form, which encodes the same however it is loaded.
 
-What a Hugging Face tokenizer does to a text lies in several places: ``tokenizer.json``, flags in
+What a Hugging Face tokenizer does to a text depends on several things: ``tokenizer.json``, flags in
 ``tokenizer_config.json``, and the class named there, which may build another tokenizer from the
-vocabulary alone. In the canonical form it lies in ``tokenizer.json``; the class is the one that
-takes this file as it is, and what is added to a text is what a corpus's documents begin with.
+vocabulary alone. In the canonical form it depends on ``tokenizer.json`` alone: the class is the
+one that uses this file unchanged, and only the tokens that a corpus's documents begin with are
+added to a text.
 
-What is not in the way stays byte for byte, and the form of a canonical tokenizer is itself.
+Everything else stays byte for byte, and the canonical form of a canonical tokenizer is itself.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 MAP_FILE = "special_tokens_map.json"
 CHAT_FILE = "chat_template.jinja"
-# What is read of a tokenizer that has a tokenizer.json.
+# Files that are read of a tokenizer that has a tokenizer.json.
 READ_FILES = (TOKENIZER_FILE, CONFIG_FILE, MAP_FILE, CHAT_FILE)
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
-# Keys of a tokenizer_config.json that have no say in which tokens a text becomes.
+# Keys of a tokenizer_config.json that don't change which tokens a text becomes.
 KEPT = (
     *("chat_template", "model_max_length", "padding_side", "truncation_side"),
     *("clean_up_tokenization_spaces", "model_input_names"),
 )
-# Transformers 4 and 5 know it, and neither changes the tokenizer.json that it is given.
+# Class that Transformers 4 and 5 both know, and which uses a tokenizer.json unchanged.
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 
 
@@ -39,7 +40,7 @@ def parsed(content: bytes, shown: str) -> Any:
     """The tokenizer in a tokenizer.json.
 
     Raises:
-        CorpusError: if it is none; `shown` says which.
+        CorpusError: if the content isn't a tokenizer.json; `shown` names it.
     """
     try:
         return Tokenizer.from_buffer(content)
@@ -58,7 +59,7 @@ def added_to_text(tokenizer_json: bytes) -> tuple[list[int], list[int]]:
     processor = json.loads(tokenizer_json).get("post_processor")
     if processor is None:
         return [], []
-    # With a vocabulary of one word, so that there surely is a text with a token.
+    # A vocabulary of one word, so that a text with exactly one token is known.
     probe = {
         **dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "decoder")),
         "version": "1.0",
@@ -90,7 +91,7 @@ def canonical(
     """
     vocabulary = parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
     named = named_tokens(files, shown) | {"eos_token": eos} | ({"bos_token": bos} if bos else {})
-    # A token that isn't there would get an id of its own when the files are loaded.
+    # A token outside the vocabulary would get a new id when the files are loaded.
     named = {name: token for name, token in named.items() if token in vocabulary}
     config = _read_object(files, CONFIG_FILE, shown)
     extra = _extra_tokens(_read_object(files, MAP_FILE, shown) | config, vocabulary)
@@ -113,7 +114,7 @@ def canonical(
 
 
 def _fitted(content: bytes, special: Mapping[str, int], bos: str | None) -> bytes:
-    """A tokenizer.json that cuts and fills nothing, adds `bos` alone, and spares `special`."""
+    """A tokenizer.json that doesn't truncate or pad, adds only `bos`, and marks `special` ones."""
     whole = json.loads(content)
     changed = dict(whole)
     changed["truncation"] = changed["padding"] = None
@@ -127,7 +128,7 @@ def _fitted(content: bytes, special: Mapping[str, int], bos: str | None) -> byte
 
 
 def _added_tokens(added: list[dict[str, Any]], special: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The added tokens with these among them, marked as special."""
+    """The added tokens, with the tokens in `special` added if missing and marked as special."""
     marked = [
         token | {"special": True} if token["content"] in special else token for token in added
     ]
@@ -140,7 +141,7 @@ def _added_tokens(added: list[dict[str, Any]], special: Mapping[str, int]) -> li
 
 
 def _beginning(old: Any, special: Mapping[str, int], bos: str | None) -> dict[str, Any]:
-    """A post-processor that adds `bos` alone, and keeps what the old one does to offsets."""
+    """A post-processor that adds only `bos`, and treats offsets as the old one does."""
     first: list[dict[str, Any]] = []
     named: dict[str, Any] = {}
     if bos is not None:
@@ -159,13 +160,13 @@ def _beginning(old: Any, special: Mapping[str, int], bos: str | None) -> dict[st
 
 
 def _prefix_space(content: bytes) -> dict[str, bool]:
-    """Transformers 4 sets this in the tokenizer to what the config says, or to false."""
+    """The config's `add_prefix_space`; Transformers 4 takes it from there, by default false."""
     first = json.loads(content).get("pre_tokenizer") or {}
     return {"add_prefix_space": True} if first.get("add_prefix_space") else {}
 
 
 def _extra_tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
-    """The special tokens without a role, or with one that the model's own code knows."""
+    """The additional special tokens: without a role, or with one that the model's code uses."""
     for name in EXTRA:
         extra = config.get(name)
         if isinstance(extra, dict):
@@ -192,5 +193,7 @@ def _read_object(files: Mapping[str, bytes], name: str, shown: str) -> dict[str,
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise CorpusError(f"{shown}: {name} beside it is not a JSON object")
+        raise CorpusError(
+            f"tokenizer {shown}: {name} beside it is not a JSON object; correct or remove it"
+        )
     return found

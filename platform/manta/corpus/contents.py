@@ -1,8 +1,7 @@
-"""What a file is by its first bytes, whatever its name says.
+"""Detect a file's format from its first bytes, whatever its name is.
 
-A text file and a JSONL file are UTF-8, perhaps compressed. Anything else that is found under
-these formats is told for what it is, with the remedy, once a file: read line by line it would be
-thousands of bad rows, or, worse, text that nobody wrote.
+Files of text and JSONL are UTF-8, perhaps compressed. A file of another format is reported once,
+with the remedy: read line by line it would give thousands of errors or, worse, meaningless text.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ OTHERS = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
 }
 TAR, TAR_AT = b"ustar", 257
-# The longer ones first: that of UTF-32 begins with that of UTF-16.
+# The longer marks first, as that of UTF-32 begins with that of UTF-16.
 WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# Without a mark, text of most languages in UTF-16 has a zero in a good part of every second byte.
+# Share of zeros among every second byte above which a text without a mark is taken for UTF-16.
 ZEROS = 0.3
 LEAST_WIDE = 8  # bytes to judge by
 
 
 def codec_of(head: bytes) -> str | None:
-    """The codec that the first bytes of a compressed file name; None of any other file."""
+    """The codec of a compressed file, by its first bytes; None for any other file."""
     return next((codec for magic, codec in CODECS.items() if head.startswith(magic)), None)
 
 
 def misfit(head: bytes, kind: str) -> str | None:
-    """Why a file with this beginning can't be read as text or JSONL; None if it can be tried.
+    """Why a file that begins with `head` isn't text or JSONL; None if it may be.
 
     Args:
         head: the first `HEAD_BYTES` of the file, decompressed.
@@ -74,7 +73,7 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _not_lines(head: bytes) -> str | None:
-    """JSON that is one value of the whole file, not one object a line."""
+    """The problem with JSON that has one value in the whole file, not one object a line."""
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith(b"["):
         return (

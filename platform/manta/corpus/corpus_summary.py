@@ -1,4 +1,4 @@
-"""A corpus in a few lines: what `manta prepare` ends with."""
+"""The summary of a corpus that `manta prepare` prints at its end."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SHOWN_CLASSES = 10
 
 
 def show_summary(manifest: Manifest, folder: str, console: Console) -> None:
-    """Print what the corpus in `folder` holds, and what to do with it next."""
-    # Lines rather than a table, which would break a path in two where the window is narrow.
+    """Print what the corpus in `folder` holds, and the commands to use next."""
+    # Lines rather than a table, which would break a path into two lines in a narrow window.
     rows = summary_rows(manifest, folder)
     width = max(10, *(len(name) for name, _ in rows))
     for name, value in rows:
@@ -35,7 +35,7 @@ def _print(line: str, console: Console) -> None:
 
 
 def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
-    """The facts, by name."""
+    """The lines of the summary: names and values."""
     size = sum(shard.bytes for shard in manifest.shards)
     counts = [found for split in manifest.counts.values() for found in split.values()]
     documents = sum(found.documents for found in counts)
@@ -54,7 +54,7 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
 
 
 def _text(manifest: Manifest) -> list[tuple[str, str]]:
-    """The size of the documents' texts, if the manifest says it."""
+    """The size of the documents' texts, if the manifest has it."""
     sizes = [counts.bytes for split in manifest.counts.values() for counts in split.values()]
     if None in sizes:
         return []
@@ -64,7 +64,7 @@ def _text(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _rows(manifest: Manifest, tokens: int) -> list[tuple[str, str]]:
-    """What of conversations is trained on, and how full packed rows are."""
+    """Tokens of conversations that are trained on, and padding in packed rows."""
     if manifest.row_length is None:
         return []
     rows = sum(shard.documents for shard in manifest.shards)
@@ -96,14 +96,14 @@ def _labels(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def bos_rule(manifest: Manifest) -> str:
-    """What documents begin with, and so the prompts of a model trained on them."""
+    """Whether documents begin with a BOS, and so prompts of a model trained on them."""
     for token in manifest.begins_with:
         return f"true: documents begin with token {token}, and so does each prompt"
-    return "false: nothing stands before the text of a document, or of a prompt"
+    return "false: documents begin with their text, and so does each prompt"
 
 
 def next_commands(folder: str) -> list[tuple[str, str]]:
-    """What a user of a new corpus does next, by purpose."""
+    """Commands to use next with a new corpus, each after its purpose."""
     return [
         ("look at it", f"manta inspect {shlex.quote(folder)}"),
         ("train on it", f"manta train RUN.yaml {shlex.quote(f'corpus={folder}')}"),
@@ -136,7 +136,7 @@ def _left_out(manifest: Manifest, folder: str) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
     if not manifest.dropped.get("quarantined"):
         return dropped
-    return f"{dropped} (why is in {Path(folder) / QUARANTINE})"
+    return f"{dropped} (reasons: {Path(folder) / QUARANTINE})"
 
 
 def _tokenizer(manifest: Manifest) -> str:

@@ -1,16 +1,16 @@
-"""Where a long text can be cut before its tokenizer, so that the pieces' ids are the whole's.
+"""Where a long text can be cut before it is tokenized, without changing its token ids.
 
-A tokenizer takes some 150 times the memory of what it is given at once. So a long document goes
-through it in pieces, cut where nothing that the tokenizer does can reach across:
+A tokenizer needs some 150 times the memory of the text that it is given at once. So a long document
+is tokenized in pieces, cut where no part of the tokenizer looks across the cut:
 
 - *at a space*: between an ASCII letter and a single space that another ASCII letter follows;
-- *at a newline*: behind a single newline, between a visible character and a letter or digit.
+- *at a newline*: after a single newline, between a visible character and a letter or digit.
 
-Whether that holds is read off the ``tokenizer.json``, part by part, in the order in which they are
-applied: added tokens, normalizer, pre-tokenizer, model. A part is *local* at a cut if what it makes
-of the two pieces is what it makes of the whole, but for a seam; one part must *split* there, so
-that no seam is left. Each rule below says why for one kind of part. What is not in the rules is not
-known to be safe, and such a tokenizer gets its texts whole.
+Whether such cuts are safe follows from the ``tokenizer.json``, part by part, in the order in which
+parts are applied: added tokens, normalizer, pre-tokenizer, model. A part is *local* at a cut if its
+results for both pieces, joined, are its result for the whole; and one part must *split* at the cut.
+Each rule below gives the reason for one type of part. A part without a rule isn't known to be safe,
+and texts of such a tokenizer aren't cut.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.unsignedinteger]
 
-# Characters in a piece, about: as many as vanish beside what a worker holds anyway.
+# Approximate characters in a piece, whose tokenization takes little memory beside a worker's own.
 PIECE = 1 << 18
-# Letters that all versions of Unicode know as such, and that compose with no character before.
+# Characters that are letters in all versions of Unicode, and compose with no character before them.
 _LETTER = "A-Za-zА-яא-תء-غ一-龥ぁ-ゖァ-ヺ가-힣"
 _VISIBLE = f"!-~{_LETTER}。、！？」』"
 AT_SPACE = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 AT_NEWLINE = re.compile(rf"(?<=[{_VISIBLE}]\n)(?=[{_LETTER}0-9])")
-SPACE = "▁"  # of SentencePiece
+SPACE = "▁"  # SentencePiece's sign for a space
 
-# Normalizers that work on one character and the marks that follow it; neither stands at a cut.
+# Normalizers that change one character and the marks after it; there are no marks at a cut.
 LOCAL_NORMALIZERS = {
     *("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "BertNormalizer"),
 }
-# Patterns of blanks that don't match a single space, and one that does and is replaced by it.
+# Patterns of blanks that don't match a single space; and one that does, and is replaced by a space.
 LOCAL_REPLACED = {" {2,}", r"[\n\r\t]", r"\n"}
 BLANKS_TO_ONE = (r"\s+", " ")
 # The alternatives of the patterns of GPT-2, GPT-4, Llama 3, Qwen, DeepSeek, Falcon, StarCoder and
-# others. None matches a letter and a blank behind it, or a newline and a letter behind it; none
-# looks back; the look ahead for a blank finds at the end of a piece what it finds in the whole.
+# others. None matches a letter with a blank after it, or a newline with a letter after it; none has
+# a lookbehind; the lookahead for a blank has the same result at the end of a piece.
 LETTERS = {
     r" ?\p{L}+",
     r"[^\r\n\p{L}\p{N}]?\p{L}+",
     r"[^\r\n\p{L}\p{N}]?+\p{L}+",
     r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-    # GPT-4o's, of which only the two together match any letter.
+    # GPT-4o's two alternatives, which match all letters only together.
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -87,7 +87,7 @@ class Cuts:
     Attributes:
         at_space: cutting at a space is safe.
         at_newline: cutting at a newline is safe.
-        drops_space: the space at a cut is left out, since the normalizer puts one before a text.
+        drops_space: the space at a cut is dropped, as the normalizer puts one before each piece.
     """
 
     at_space: bool = False
@@ -100,7 +100,7 @@ class Cuts:
         return self.at_space or self.at_newline
 
     def pieces(self, text: str, size: int = PIECE) -> list[str]:
-        """`text` in pieces of `size` characters, or more where there is no safe place to cut."""
+        """`text` in pieces of `size` characters, or more up to the next safe place to cut."""
         found, begin = [], 0
         while len(text) - begin > size:
             cut = self._next(text, begin + size)
@@ -112,7 +112,7 @@ class Cuts:
         return [*found, text[begin:]]
 
     def _next(self, text: str, begin: int) -> tuple[int, int] | None:
-        """The first safe place from `begin` on, and how many characters to leave out there."""
+        """The first safe place from `begin` on, and the number of characters to drop there."""
         places = []
         if self.at_space and (match := AT_SPACE.search(text, begin)):
             places.append((match.start(), int(self.drops_space)))
@@ -130,13 +130,13 @@ def encoded(
     batch: int,
     size: int = PIECE,
 ) -> list[Ids]:
-    """Token ids of each text, with long ones in pieces and no more than some `batch` at once.
+    """Token ids of each text, with long texts in pieces and about `batch` characters at once.
 
     Args:
         texts: the texts to encode.
-        cuts: places where this tokenizer lets a text be cut.
-        encode: gives the ids of some texts, without any that frame a text.
-        batch: characters that it is given at once, but for a piece that is larger.
+        cuts: the cuts that are safe for this tokenizer.
+        encode: gives the ids of some texts, without special tokens at their ends.
+        batch: characters that `encode` is given at once, unless a single piece is larger.
         size: length of a piece, in characters.
     """
     counts: list[int] = []
@@ -174,12 +174,12 @@ def cuts_of(tokenizer: str | bytes) -> Cuts:
     kinds = {part["type"] for part in normalizers}
     if _is_whole_text(stages, normalizers):
         drops = "Prepend" in kinds
-        # Nothing is put before a text that begins with an added token.
+        # The normalizer puts no space before a text that begins with an added token.
         lost = drops and any(not t["special"] and t["content"][:1].isalpha() for t in added)
         return Cuts(_no_token_spans(spec["model"]) and not lost, False, drops)
     if kinds & {"Prepend"} or _replaces_space(normalizers) or not all(map(_stage_is_local, stages)):
         return Cuts()
-    # A text that begins with a letter would get a space of its own, and a strip takes newlines.
+    # Not safe at a newline: a space before each piece, and an lstrip that removes the newline.
     adds = any(stage.get("add_prefix_space") for stage in stages)
     sentences = any(stage["type"] == "Metaspace" for stage in stages)
     takes_newline = any(token["lstrip"] and not token["special"] for token in added)
@@ -192,7 +192,7 @@ def cuts_of(tokenizer: str | bytes) -> Cuts:
 
 
 def _sequence(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The parts of which one consists, in order."""
+    """The parts of a sequence, in order; other parts are returned alone."""
     if part is None:
         return []
     if part["type"] == "Sequence":
@@ -201,15 +201,15 @@ def _sequence(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
 
 
 def _added_is_local(token: dict[str, Any]) -> bool:
-    """Added tokens are looked for in the text itself: none may reach over a cut."""
+    """Whether an added token, which is searched in the text itself, can't extend over a cut."""
     content = unicodedata.normalize("NFKC", str(token["content"]))
     if re.search(rf"[A-Za-z][ {SPACE}]|\n[^\n]", content):
         return False
-    return bool(token["special"]) or not token["rstrip"]  # special ones are not looked for
+    return bool(token["special"]) or not token["rstrip"]  # special ones are not searched for
 
 
 def _model_is_local(model: dict[str, Any]) -> bool:
-    """All but a BPE that leaves out merges by chance work on one pre-token after the other."""
+    """Whether a model encodes each pre-token by itself, and always alike (no BPE dropout)."""
     known = model.get("type") in {"BPE", "WordPiece", "WordLevel", "Unigram"}
     return known and not model.get("dropout")
 
@@ -235,7 +235,7 @@ def _replaces_space(normalizers: list[dict[str, Any]]) -> bool:
 
 
 def _is_whole_text(stages: list[dict[str, Any]], normalizers: list[dict[str, Any]]) -> bool:
-    """Whether the model gets whole texts, with a visible sign for each space."""
+    """Whether the model gets whole texts, with `SPACE` in place of each space."""
     replaced = {
         (part["pattern"].get("String"), part["content"])
         for part in normalizers
@@ -249,9 +249,9 @@ def _is_whole_text(stages: list[dict[str, Any]], normalizers: list[dict[str, Any
 
 
 def _no_token_spans(model: dict[str, Any]) -> bool:
-    """Whether no token of a BPE has a sign for a space behind another character.
+    """Whether no token of a BPE has `SPACE` after another character.
 
-    Then no merge reaches over a cut, and those on either side don't depend on each other.
+    Then no merge extends over a cut, and merges on either side don't depend on each other.
     """
     marks_ends = model.get("end_of_word_suffix") or model.get("continuing_subword_prefix")
     if model["type"] != "BPE" or SPACE not in model["vocab"] or marks_ends:
@@ -289,11 +289,11 @@ def _splits_at_newline(stage: dict[str, Any]) -> bool:
 
 
 def _alternatives(stage: dict[str, Any]) -> set[str]:
-    """The alternatives of a stage's pattern, those within brackets and groups left together."""
+    """The alternatives of a stage's pattern, as far as they are in `KNOWN`."""
     pattern = stage["pattern"].get("Regex")
     if pattern is None:
         return {f"the text {stage['pattern'].get('String')}"}
     for known in KNOWN:
         if pattern.startswith(f"{known}|"):
             return {known} | _alternatives({"pattern": {"Regex": pattern[len(known) + 1 :]}})
-    return {pattern}  # the last one, or not all are known
+    return {pattern}  # the last alternative, or the rest of a pattern that isn't known

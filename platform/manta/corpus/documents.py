@@ -1,8 +1,8 @@
-"""What the content of a document decides, and what can be wrong with one.
+"""A document's hash and what follows from it, and problems with documents.
 
-The BLAKE2b-128 hash of a document's UTF-8 bytes is its identity. Everything that must not
-depend on where a document stands, or on what else is in the corpus, is read off the hash:
-whether it is a duplicate, its split, its chance of being in the tokenizer's sample, its id.
+The BLAKE2b-128 hash of a document's UTF-8 bytes is its identity. Everything that must not depend on
+the document's place, or on the rest of the corpus, follows from the hash: whether it is a
+duplicate, its split, its rank in the tokenizer's sample, its id.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Problem:
     """Why a file, or one row (or line) of a part of it, can't be used.
 
     Attributes:
-        row: counted from 0 within the part; None if it is about the file.
+        row: number of the row within the part, from 0; None if the problem is the file's.
         reason: text for people, without file and row.
-        content: the start of the offending row, where there is one to show.
+        content: the start of the row, if it can be shown.
     """
 
     row: int | None
@@ -53,7 +53,7 @@ def split_bounds(weights: SplitSection) -> list[int]:
 def split_of(hashes: Hashes, bounds: list[int]) -> NDArray[np.int8]:
     """Index in `SPLITS` of each document, by the last eight bytes of its hash."""
     place = _words(hashes)[:, 1]
-    # Not searchsorted: a split of weight 0 has an empty interval, and 2**64 is no uint64.
+    # searchsorted can't do it: a split of weight 0 has an empty interval, and 2**64 is no uint64.
     split = np.zeros(len(place), dtype=np.int8)
     for end in bounds[:-1]:
         split += place >= end if end < 2**64 else np.zeros(len(place), dtype=bool)
@@ -61,21 +61,21 @@ def split_of(hashes: Hashes, bounds: list[int]) -> NDArray[np.int8]:
 
 
 def sample_priority(hashes: Hashes) -> NDArray[np.uint64]:
-    """Rank in the draw of the tokenizer's sample, lowest first: the hash's first eight bytes.
+    """Rank in the tokenizer's sample, lowest first: the hash's first eight bytes.
 
-    Other bytes than those of the split, so that the two choices are independent.
+    `split_of` uses other bytes, so that the two choices are independent.
     """
     return _words(hashes)[:, 0]
 
 
 def first_occurrences(hashes: Hashes) -> NDArray[np.bool_]:
-    """True for each document that no earlier one equals.
+    """Whether each document differs from all earlier ones, shape (documents,).
 
-    Memory: about 40 bytes a document at the peak, of which the hash itself is 16. A hundred
-    million documents take 4 GB on the driver.
+    Takes about 40 bytes of memory a document, of which the hash itself is 16: a hundred million
+    documents take 4 GB on the driver.
     """
     words = _words(hashes)
-    # lexsort is stable, so that equal hashes stay in their order and the first one leads.
+    # lexsort is stable, so that the first of several equal hashes stays first.
     order = np.lexsort((words[:, 1], words[:, 0]))
     ordered = words[order]
     repeated = np.zeros(len(words), dtype=bool)

@@ -1,7 +1,7 @@
 """The second pass: tokenize each unit into one piece of a shard for every split.
 
-A *piece* is a small shard of one unit and split, in the work folder. Pieces are what the
-workers make in parallel; `assemble` joins them into shards of the size asked for.
+A *piece* is a small shard of one unit and split, in the work folder. Workers write pieces in
+parallel; `assemble` joins them into shards of the configured size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from manta.storage.atomic import whole_file, write_whole
 def settings(
     workspace: Workspace, tokenizer: CorpusTokenizer, bounds: list[int], sources: list[str]
 ) -> dict[str, Any]:
-    """What the orders of this pass hold beside the unit: the same for all units."""
+    """The part of this pass's orders that is the same for all units."""
     return {
         "work": str(workspace.work),
         "tokenizer": str(workspace.tokenizer / TOKENIZER_FILE),
@@ -44,18 +44,18 @@ def settings(
 
 
 def digest(hashes: Hashes) -> str:
-    """Of the documents of a unit, to tell whether both passes read the same."""
+    """Digest of a unit's documents, to check that both passes read the same."""
     return hashlib.sha256(hashes.tobytes()).hexdigest()
 
 
 def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
-    """The task of one unit.
+    """Tokenize one unit, and write its pieces and its record.
 
     `order` is that of `work_units.order`, with the pass's `settings`, `source` (index),
     `duplicates` (indices of documents to leave out) and `digest` (of the first pass).
 
     Raises:
-        CorpusError: if the input is no longer what it was, or the disk is full.
+        CorpusError: if the input has changed since the first pass, or the disk is full.
     """
     tool = encoder(
         order["tokenizer"],
@@ -91,17 +91,17 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_hashes(order: dict[str, Any], identities: list[bytes]) -> Hashes:
-    """The hashes of a unit's documents, if they are those of the first pass.
+    """The hashes of a unit's documents, once they are found equal to those of the first pass.
 
     Raises:
-        CorpusError: if they are not.
+        CorpusError: if they differ.
     """
     hashes = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, HASH_BYTES)
     if digest(hashes) != order["digest"]:
         names = dict.fromkeys(file[2] for file, _, _ in order["parts"])
         raise CorpusError(
-            f"the input changed while it was being prepared, in one of: {', '.join(names)}; "
-            "run the same command again"
+            f"the input changed while the corpus was being prepared, in one of: "
+            f"{', '.join(names)}; run the same command again"
         )
     return hashes
 
@@ -114,7 +114,7 @@ def stands_in(token: int | None, documents: list[Any]) -> bool:
 def _batches(
     order: dict[str, Any], identities: list[bytes], left_out: set[int]
 ) -> Iterator[list[str]]:
-    """Texts to tokenize, `ENCODE_BYTES` at a time; `identities` takes the hashes of all."""
+    """Texts to tokenize, `ENCODE_BYTES` at a time; appends all hashes to `identities`."""
     batch: list[str] = []
     held = 0
     for _, row in rows(order):
@@ -141,7 +141,7 @@ def write_pieces(
     Args:
         order: the unit's order.
         hashes: hash of the document of each row.
-        make: makes the table of some rows, by their indices, and its counts.
+        make: called with indices of rows; gives their table and its counts.
 
     Returns:
         Counts of each split, and the SHA-256 of its piece.

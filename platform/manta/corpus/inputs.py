@@ -1,4 +1,4 @@
-"""What a corpus is made of, found before anything is started: its files and its tokenizer."""
+"""Find the files and load the tokenizer of a corpus, before Ray is started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manta.storage.probe import check_writable
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `prepare` reads.
+    """The input files and the tokenizer of a corpus.
 
     Attributes:
         files: input files of all sources, in canonical order.
@@ -31,7 +31,7 @@ class Inputs:
     tokenizer: CorpusTokenizer | None
 
     def key(self, config: CorpusConfig) -> str:
-        """Of everything that decides what the corpus will be, short of reading all of the input."""
+        """Digest of what determines the corpus: config, tokenizer, size and stamp of each file."""
         listing = [(file.source, file.url, file.size, file.stamp) for file in self.files]
         tokenizer = self.tokenizer
         content = [recorded(config), listing, tokenizer.sha256 if tokenizer else None]
@@ -53,7 +53,7 @@ def open_inputs(config: CorpusConfig) -> Inputs:
 
 
 def _with_template(section: TokenizerSection, chat: ChatSection) -> CorpusTokenizer:
-    """The tokenizer that is named, with the chat template that is, and what that is given."""
+    """The tokenizer at `tokenizer.path`, with the chat template and arguments of the config."""
     own = load(section) if chat.template is None else None
     template = own.chat_template if own else _template_in(str(chat.template))
     checked = check_template(template, chat, str(section.path))
@@ -69,35 +69,35 @@ def _template_in(file: str) -> str:
 
 
 def recorded(config: CorpusConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: without where the corpus happened to be made."""
+    """The config as the manifest keeps it: without the folder that it is written to."""
     kept = config.model_dump(mode="json", exclude={"out"})
     if kept["tokenizer"]["bos"] is None:
-        # A key that is not given says nothing: a corpus from before it was there is the same.
+        # Left out if not given, so that corpora from before this key existed have the same config.
         del kept["tokenizer"]["bos"]
     if config.labelled is None:
         del kept["labelled"]
     if config.chat is None:
         del kept["chat"]
     else:
-        del kept["chat"]["template"]  # it is a part of the tokenizer's files
+        del kept["chat"]["template"]  # the tokenizer's files have it
         if config.chat.records == "conversations":
             del kept["chat"]["records"]  # as with 'bos'
     return kept
 
 
 def open_output(config: CorpusConfig, inputs: Inputs) -> Manifest | None:
-    """Look at `config.out` before anything is started.
+    """Check `config.out` before anything is started.
 
     Returns:
         The manifest, if the corpus is finished already.
 
     Raises:
         CorpusError: if `out` holds another corpus, a damaged one, or something else.
-        RunError: if it can't be written to.
+        RunError: if `out` isn't writable.
     """
     out = Path(config.out).expanduser().absolute()
     manifest = finished(out, inputs.key(config))
     if manifest is None:
-        check_writable(out, "out")  # first, for it makes the folder
+        check_writable(out, "out")  # first, as it makes the folder
         refuse_unusable(out)
     return manifest

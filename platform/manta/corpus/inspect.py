@@ -1,4 +1,4 @@
-"""`inspect`: what a prepared corpus holds, and whether it is still whole."""
+"""`inspect`: show what a prepared corpus holds, and check that it is undamaged."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Sample:
 
     Attributes:
         split: the split that holds the document.
-        source: name of its source.
+        source: name of the document's source.
         doc_id: the document's content hash in hexadecimal.
-        tokens: how many it has.
-        pieces: the text in order, each piece with whether the loss counts it.
-        rejected: the same of the rejected conversation of a pair, whose chosen one is `pieces`.
-        label: the name of its class, or its number; "" without a label.
+        tokens: number of the document's tokens.
+        pieces: pieces of the text in order, each with whether the loss counts it.
+        rejected: pieces of a pair's rejected conversation; `pieces` are those of the chosen one.
+        label: name of the text's class, or its number; "" without a label.
     """
 
     split: Split
@@ -55,19 +55,19 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """All of its text, of a pair that of the chosen conversation."""
+        """The whole text; of a pair, that of the chosen conversation."""
         return "".join(text for text, _ in self.pieces)
 
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What `inspect` found.
+    """The result of `inspect`.
 
     Attributes:
         folder: the corpus's folder.
         manifest: the corpus's manifest.
         samples: some documents, spread evenly over the shards of the train split.
-        verified: shards whose checksum and content were found right; None if not asked for.
+        verified: number of shards whose checksum and content are right; None if not checked.
     """
 
     folder: Path
@@ -77,12 +77,12 @@ class CorpusReport:
 
 
 def inspect(folder: str | Path, *, samples: int = 3, verify: bool = True) -> CorpusReport:
-    """Read a corpus back.
+    """Read and check a corpus.
 
     Args:
         folder: the corpus's folder.
         samples: number of documents to decode.
-        verify: read every byte and compare it with the manifest.
+        verify: whether to read every byte and compare it with the manifest.
 
     Raises:
         CorpusError: naming every file that is missing or damaged.
@@ -95,7 +95,7 @@ def inspect(folder: str | Path, *, samples: int = 3, verify: bool = True) -> Cor
 
 
 def render(report: CorpusReport) -> RenderableType:
-    """The report for a terminal, by rich."""
+    """The report as a rich object, to print."""
     return Group(
         _facts(report),
         counts_table(report.manifest),
@@ -118,7 +118,7 @@ def _damaged_tokenizer(folder: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the files of the tokenizer in `folder`."""
     for name, expected in manifest.tokenizer_files.items():
         if not expected:
-            continue  # format 1 has none of the second file
+            continue  # format 1 has no checksum of the second file
         try:
             if checksum(folder / name) != expected:
                 yield f"{folder / name}: damaged: its checksum is not the manifest's"
@@ -127,7 +127,7 @@ def _damaged_tokenizer(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def check_shards(folder: str, manifest: Manifest) -> None:
-    """Read all files of a corpus, a path or URL, and compare them with the manifest.
+    """Read all files of a corpus, in a folder or at a URL, and compare them with the manifest.
 
     Raises:
         CorpusError: naming every file that is missing or damaged.
@@ -140,7 +140,7 @@ def check_shards(folder: str, manifest: Manifest) -> None:
             if found is None or not is_url(folder):
                 return found
             held.path.unlink(missing_ok=True)
-            return f"{found}; it was this node's copy, which is removed now"
+            return f"{found}; this node's copy, which is removed now"
         finally:
             held.release()
 
@@ -150,12 +150,12 @@ def check_shards(folder: str, manifest: Manifest) -> None:
     if damaged:
         remedy = f"prepare the corpus in {folder} again"
         if is_url(folder):
-            remedy = "give the same command again: they are fetched anew"
+            remedy = "run the same command again: these files are fetched anew"
         raise CorpusError("\n".join([*damaged, remedy]))
 
 
 def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str | None:
-    """What is wrong with a shard; None if nothing is."""
+    """The problem of a shard; None if there is none."""
     try:
         size = path.stat().st_size
         if size != shard.bytes:
@@ -171,9 +171,9 @@ def _damage(path: Path, shard: Shard, manifest: Manifest, verify: bool) -> str |
 
 
 def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
-    """What breaks the contract of a shard in one whose bytes are those that were written."""
+    """How the content of a shard with the right checksum breaks the format; None if it doesn't."""
     if table.num_rows != shard.documents:
-        return f"{table.num_rows} rows, unlike the manifest"
+        return f"it has {table.num_rows} rows, unlike the manifest"
     if shard.source is not None and set(table.column("source").unique().to_pylist()) != {
         shard.source
     }:
@@ -190,12 +190,12 @@ def _wrong_content(table: Any, shard: Shard, manifest: Manifest) -> str | None:
 def _wrong_tokens(
     table: Any, shard: Shard, manifest: Manifest, vocabulary: Vocabulary
 ) -> str | None:
-    """What breaks the contract of a shard of tokens."""
+    """How a shard of tokens breaks the format; None if it doesn't."""
     if table.schema != shard_file.whole_schema(manifest.format_of_samples.schema):
         return f"its columns are {', '.join(map(str, table.schema))}"
     tokens, ends = document_tokens(table)
     if (len(ends), len(tokens)) != (shard.documents, shard.tokens):
-        return f"{len(ends)} documents and {len(tokens)} tokens, unlike the manifest"
+        return f"it has {len(ends)} documents and {len(tokens)} tokens, unlike the manifest"
     if len(tokens) and int(tokens.max()) >= vocabulary.size:
         return f"token {int(tokens.max())} is outside the vocabulary of {vocabulary.size}"
     if not np.array_equal(np.flatnonzero(tokens == manifest.eos_id), ends - 1):
@@ -207,7 +207,7 @@ def _wrong_tokens(
 
 
 def _samples(folder: Path, manifest: Manifest, count: int) -> list[Sample]:
-    """Documents at even distances through the train split; none where there is no tokenizer."""
+    """Documents, evenly spaced over the train split; none for a corpus without a tokenizer."""
     if manifest.tokenizer_file is None:
         return []
     train = manifest.shards_of("train")
@@ -284,7 +284,7 @@ def _panel(sample: Sample) -> RenderableType:
 
 
 def _styled(pieces: list[tuple[str, bool]], style: str) -> Text:
-    """The begin of a text, with what of it is trained on in a style, if not all is."""
+    """The start of a text; if only parts of it are trained on, these are in `style`."""
     chat = any(not supervised for _, supervised in pieces)
     shown, left = Text(), SHOWN_TEXT
     for text, supervised in pieces:

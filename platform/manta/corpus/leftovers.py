@@ -1,9 +1,9 @@
-"""What an interrupted attempt left: only what is still as it was written is gone on with.
+"""Files of an interrupted attempt: undamaged ones are used, damaged ones are removed.
 
-Every file of unfinished work is covered by a checksum: the arrays of a scan by those of their
-format (zip's CRC-32), the sample beside it by the scan, a unit's pieces by its record, a finished
-shard by its own record, the tokenizer by its last file; and JSON by a seal. What does not fit is
-removed, and is made anew like what was never made.
+Every file of unfinished work has a checksum: the arrays of a scan those of their format (zip's
+CRC-32), the sample beside it in the scan, a unit's pieces in its record, a finished shard in its
+own record, the tokenizer in its last file; and JSON has a seal. A file that doesn't match is
+removed, and made anew like one that was never made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DONE = "done"
 
 
 def sealed_json(content: dict[str, Any]) -> bytes:
-    """A record as it is written."""
+    """The bytes to write for a record: JSON with a seal."""
     return json.dumps(sealed({**content, "format": SEALED})).encode()
 
 
@@ -35,7 +35,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record that `sealed_json` made.
 
     Raises:
-        OSError, ValueError: if it is not as it was written.
+        OSError, ValueError: if it can't be read or was changed after it was written.
     """
     return unsealed(json.loads(path.read_bytes()))
 
@@ -53,27 +53,27 @@ def checksum(path: Path) -> str:
 
 
 def scan_file(work: Path, unit: int) -> Path:
-    """Where the result of a unit's scan lies once it is done."""
+    """File of a unit's scan; it exists once the scan is done."""
     return work / f"unit-{unit:06d}.scan.npz"
 
 
 def sample_file(work: Path, unit: int) -> Path:
-    """Where the unit's share of the tokenizer's sample lies; there may be none."""
+    """File of a unit's share of the tokenizer's sample; there may be none."""
     return work / f"unit-{unit:06d}.sample.json"
 
 
 def piece_file(work: Path, unit: int, split: str) -> Path:
-    """Where the piece of a unit lies; there is none if the unit has no document in the split."""
+    """File of a unit's piece; there is none if the unit has no document in the split."""
     return work / f"unit-{unit:06d}.{split}.arrow"
 
 
 def record_file(work: Path, unit: int) -> Path:
-    """Where the unit's counts lie once all its pieces are written."""
+    """File of a unit's counts; it exists once all its pieces are written."""
     return work / f"unit-{unit:06d}.json"
 
 
 def shard_record(work: Path, name: str) -> Path:
-    """Where the record of a shard lies, before the shard has its final name."""
+    """File of a shard's record; it is written before the shard gets its final name."""
     return work / f"{name}.json"
 
 
@@ -81,7 +81,7 @@ def shard_record(work: Path, name: str) -> Path:
 
 
 def remove_damaged(out: Path, work: Path, units: Iterable[int]) -> list[str]:
-    """Remove what is not as it was written; returns the names of these files."""
+    """Remove files that changed after they were written; returns their names."""
     units = list(units)
     with ThreadPoolExecutor(CHECKING_THREADS) as threads:
         scans = threads.map(lambda unit: _damaged_scan(work, unit), units)
@@ -109,7 +109,7 @@ def _damaged_scan(work: Path, unit: int) -> Iterator[str]:
         path = sample_file(work, unit)
         if expected is not None and checksum(path) != expected:
             raise ValueError(path)
-    except Exception:  # a damaged archive raises nearly anything
+    except Exception:  # a damaged archive can raise almost any exception
         scan.unlink()
         yield path.name
 
@@ -134,10 +134,10 @@ def _records(work: Path) -> Iterator[Path]:
 
 
 def _shard(out: Path, work: Path, record: Path) -> set[Path] | str:
-    """The pieces that a finished shard needs no more; or the name of what is damaged."""
+    """The pieces that a finished shard no longer needs; or the name of the damaged file."""
     final = out / record.name.removesuffix(".json")
     if not final.exists():
-        record.unlink()  # it was just being finished; or it is gone, and its pieces are missed
+        record.unlink()  # the shard was just being finished; if it is lost, its pieces are missing
         return set()
     name = record.name
     try:
@@ -154,7 +154,7 @@ def _shard(out: Path, work: Path, record: Path) -> set[Path] | str:
 
 
 def _damaged_unit(work: Path, unit: int, held: set[Path]) -> Iterator[str]:
-    """Forget a unit whose pieces are neither whole nor in a finished shard."""
+    """Remove a unit's record if a piece is damaged and not in a finished shard."""
     record = record_file(work, unit)
     if not record.exists():
         return

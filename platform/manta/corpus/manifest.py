@@ -1,9 +1,9 @@
-"""What a prepared corpus holds: the manifest beside its token shards.
+"""The manifest of a prepared corpus, which lies beside its shards.
 
 A shard is one uncompressed Arrow IPC file with one record batch of rows of one source
-(`manta.sample.shard_file`). What its rows are, and what samples are cut from them, says the
-corpus's format (`manta.sample.format`): documents, as tokens, whose shards in the manifest's
-order are one long sequence (`manta.sample.tokens`).
+(`manta.sample.shard_file`). The corpus's format (`manta.sample.format`) defines what the rows are,
+and which samples are cut from them. In the format `tokens` (`manta.sample.tokens`) rows are
+tokenized documents, and the shards in the manifest's order are one long sequence of tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 Split = Literal["train", "validation", "test"]
-# The format of samples of a manifest that names none: there was no other.
+# The format of a manifest that names none, as older versions had no other.
 TOKENS = "tokens"
 CHAT = "chat"
 PAIRS = "pairs"
@@ -42,13 +42,13 @@ OURS = (TOKENS, *PACKED)
 class Shard(BaseModel):
     """One shard.
 
-    Written by us, never by hand, and up to a million in a manifest: Pydantic's own strictness,
-    without the checks of `Section` in Python, reads them several times as fast.
+    A manifest has up to a million shards, and they are never written by hand. So they are checked
+    by Pydantic's strict mode, which is several times as fast as `Section`'s checks in Python.
 
     Attributes:
         file: name of the shard's file in the corpus's folder.
         split: the split that the rows belong to.
-        documents: how many rows it has.
+        documents: number of the shard's rows.
         tokens: amount that the shard's rows add to the clock.
         bytes: size of the file.
         sha256: SHA-256 checksum of the file.
@@ -69,10 +69,10 @@ class Shard(BaseModel):
 class Counts(Section):
     """Size of one source in one split.
 
-    `bytes` are those of the documents' texts in UTF-8, without special tokens; a corpus that was
-    prepared before they were counted doesn't say them. `documents` are conversations or pairs in a
-    corpus of such. `supervised` are the tokens of conversations that are trained on; `labels` says
-    how many texts each class has.
+    `bytes` is the size of the documents' texts in UTF-8, without special tokens; None in corpora
+    of older versions. `documents` counts conversations or pairs in a corpus of these. `supervised`
+    is the number of tokens of conversations that are trained on; `labels` has the number of texts
+    of each class.
     """
 
     documents: int
@@ -84,17 +84,17 @@ class Counts(Section):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model has to know of a corpus's tokens.
+    """What a model needs to know of a corpus's tokens.
 
     Attributes:
         size: the largest token id plus one.
         eos_id: the token that ends each document; None if no token does.
         bos_id: the token that each document begins with, or the EOS of the document before it
             where that is the tokenizer's BOS too; None if there is neither.
-        pad_id: a token for padding, which stands nowhere in the corpus; None without one.
-        classes: names of the classes by which its texts are labelled, in the order of their
-            numbers; None if they are not.
-        turn_ends: the tokens by which answers of its conversations end.
+        pad_id: a token for padding, which occurs nowhere in the corpus; None without one.
+        classes: names of the classes of labelled texts, in the order of their numbers; None if
+            texts have no classes.
+        turn_ends: the tokens that end answers of conversations.
     """
 
     size: int
@@ -108,15 +108,14 @@ class Vocabulary:
 class Manifest(Section):
     """The contents of ``manifest.json``.
 
-    `fingerprint` covers everything else in it but the paths in `config`: the same documents
-    read from another place make the same corpus. Nor does it cover the bytes of the texts, which
-    follow from the documents: the same corpus, prepared before they were counted, has the same
-    fingerprint, and with it the same order of samples; nor the sources of shards, which their
-    rows say. A corpus of format 1 has documents without a BOS, and says nothing of padding.
-    `sample` names the format of samples; what is said of tokens and a tokenizer, Manta's own
-    formats have alone; `row_length` those of packed rows; `turn_ends`, the tokens by which answers
-    end, those of chats and pairs; and `classes`, in the order of their numbers, that of texts that
-    are labelled by classes.
+    `fingerprint` is a digest of the other fields, except three. The paths in `config` don't count:
+    the same documents read from another place make the same corpus. The bytes of texts and the
+    sources of shards don't count, as they follow from the documents and the rows: the same corpus
+    prepared by an older version, which didn't record them, has the same fingerprint, and so the
+    same sample order. In format 1 documents have no BOS, and `pad_id` isn't recorded. `sample`
+    names the format of samples. Only Manta's own formats have the fields on tokens and tokenizer,
+    only packed rows have `row_length`, only chats and pairs have `turn_ends`, the tokens that end
+    answers, and only texts labelled by classes have `classes`, in the order of their numbers.
     """
 
     format: Literal[1, 2] = 2
@@ -163,7 +162,7 @@ class Manifest(Section):
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """What a model has to know of its tokens; None if its samples are no tokens."""
+        """What a model needs to know of the corpus's tokens; None if samples aren't tokens."""
         if self.vocab_size is None:
             return None
         return Vocabulary(
@@ -177,7 +176,7 @@ class Manifest(Section):
 
     @property
     def tokenizer_files(self) -> dict[str, str | None]:
-        """The tokenizer's files and their checksums; format 1 has none of the second file."""
+        """The tokenizer's files → checksums; format 1 has no checksum of the second file."""
         if self.tokenizer_file is None:
             return {}
         return {
@@ -187,13 +186,13 @@ class Manifest(Section):
 
     @property
     def begins_with(self) -> tuple[int, ...]:
-        """The special tokens at the start of each document: its BOS, or none."""
+        """The special tokens at the start of each document: the BOS, or none."""
         return () if self.bos_id in (None, self.eos_id) else (self.bos_id,)
 
     @property
     def format_of_samples(self) -> Format:
-        """What a sample of a corpus of Manta's own is; other formats are the user's."""
-        # NumPy and Arrow, which reading a manifest lacks.
+        """The format of samples, if it is one of Manta's own."""
+        # Imported here, as reading a manifest needs neither NumPy nor Arrow.
         from manta.sample.chat import Chat, Pairs
         from manta.sample.labelled import Labelled
         from manta.sample.tokens import Tokens
@@ -211,7 +210,7 @@ class Manifest(Section):
 
     @property
     def documents_are(self) -> str:
-        """What its documents are called, in the plural."""
+        """The word for the corpus's documents, in the plural."""
         return {CHAT: "conversations", PAIRS: "pairs", LABELLED: "texts"}.get(
             self.sample, "documents"
         )
@@ -225,16 +224,16 @@ class Manifest(Section):
         return sum(shard.tokens for shard in self.shards_of(split))
 
     def clock_of(self, split: Split) -> dict[str, int]:
-        """What the rows of each source of `split` add to the clock, in the order of the shards."""
+        """Tokens that the rows of each source of `split` count as, in the order of the shards."""
         found = dict.fromkeys(self.counts.get(split, {}), 0)
         for shard in self.shards_of(split):
-            if shard.source is None:  # of an older version: a shard may have several
+            if shard.source is None:  # an older version's shard, which may have several sources
                 return {name: counts.tokens for name, counts in self.counts[split].items()}
             found[shard.source] += shard.tokens
         return found
 
     def tokens_per_byte(self, split: Split) -> float | None:
-        """Tokens that a byte of text has in `split`, special ones included; None if unknown."""
+        """Tokens for each byte of text in `split`, with special tokens; None if unknown."""
         counts = self.counts.get(split, {}).values()
         known = [count.bytes for count in counts if count.bytes is not None]
         if len(known) < len(counts) or not sum(known):
@@ -242,7 +241,7 @@ class Manifest(Section):
         return sum(count.tokens for count in counts) / sum(known)
 
     def write(self, folder: Path, *, aside: Path | None = None) -> None:
-        """Put ``manifest.json`` into `folder`, whole or not at all; unfinished in `aside`."""
+        """Write ``manifest.json`` into `folder`, whole or not at all, by a temporary in `aside`."""
         text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
         write_whole(folder / MANIFEST, text.encode(), aside=aside)
 
@@ -251,7 +250,7 @@ class Manifest(Section):
         """Read and check the manifest of the corpus in `folder`, a path or URL.
 
         Raises:
-            CorpusError: if it is missing, unreadable, or not what its fingerprint says.
+            CorpusError: if it is missing or unreadable, or doesn't match its fingerprint.
         """
         path = join(str(folder), MANIFEST)
         try:
@@ -260,11 +259,11 @@ class Manifest(Section):
         except (FileNotFoundError, NotADirectoryError):
             remedy = "make one with 'manta prepare CORPUS.yaml'"
             if str(folder).endswith((".yaml", ".yml")):
-                remedy += ", and give the folder that it names as 'out', not the config"
+                remedy += ", and give the folder that this config names as 'out'"
             raise CorpusError(f"{path}: no prepared corpus here; {remedy}") from None
         except (OSError, ValidationError) as error:
             raise CorpusError(f"{path}: can't be read as a manifest: {in_a_line(error)}") from None
-        # Of what is in the file, which a dump of the manifest would only repeat.
+        # The digest of the file's own values, which are the same as a dump of the manifest.
         if manifest.fingerprint != _digest(json.loads(content)):
             raise CorpusError(
                 f"{path}: its content does not match its fingerprint; it was changed after "
@@ -274,7 +273,7 @@ class Manifest(Section):
 
 
 def _digest(content: dict[str, Any]) -> str:
-    """The fingerprint of a manifest as plain JSON values, which are used up."""
+    """The fingerprint of a manifest, given as plain JSON values, which are changed."""
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
@@ -300,7 +299,7 @@ def _digest(content: dict[str, Any]) -> str:
 def _content(path: str) -> bytes:
     if not is_url(path):
         return Path(path).read_bytes()
-    from manta.corpus.sources import open_input  # heavy, and a path needs nothing of it
+    from manta.corpus.sources import open_input  # slow to import, and only URLs need it
 
     with open_input(path) as file:
         return file.read()

@@ -1,4 +1,4 @@
-"""`prepare`: from a config to a finished corpus."""
+"""`prepare`: make the corpus that a config describes."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
 SHOWN_PROBLEMS = 10
-# From this size on, what the tokenizer takes for a document given whole is a matter of gigabytes.
+# Bytes from which on a document takes gigabytes to tokenize whole: WHOLE_COST times its size.
 LARGE = 8 << 20
 WHOLE_COST = 150
-# Of documents, to see whether all tokenizers that are to be one encode alike.
+# Bytes of documents that the tokenizer as Transformers loads it is compared on.
 COMPARED_BYTES = 256 << 10
 
 
 def prepare(
     config: CorpusConfig, inputs: Inputs | None = None, *, progress: bool = True
 ) -> Manifest:
-    """Make the corpus that `config` describes, or go on with an interrupted attempt.
+    """Make the corpus that `config` describes, or continue an interrupted attempt.
 
     Ray must be running; relative paths are those of the working folder. `config.out` must be a
-    folder that the driver and all workers see. The result does not depend on the number of
-    workers, nor on where an earlier attempt was killed.
+    folder that the driver and all workers see. The result doesn't depend on the number of
+    workers, or on when an earlier attempt was killed.
 
     Args:
         config: the corpus's config.
         inputs: result of `open_inputs`, if that was called already.
-        progress: show how far it is.
+        progress: whether to show a progress bar.
 
     Returns:
         The manifest; at once if the corpus is finished already.
 
     Raises:
-        CorpusError: if input or output can't be used. Nothing final is written then.
+        CorpusError: if input or output can't be used; then no corpus is written.
     """
     if not ray.is_initialized():
         raise RuntimeError("prepare needs a running Ray: call ray.init first")
@@ -74,12 +74,12 @@ def prepare(
             bar.say(f"{out}: already prepared from this config and input; nothing to do")
             return manifest
         with opened(out, key, f"{manta.__version__} {tokenizers.__version__}") as workspace:
-            # Another process may have finished it between the look above and the lock.
+            # Another process may have finished the corpus between the check above and the lock.
             return finished(out, key) or _Preparation(config, files, workspace, bar).run(tokenizer)
 
 
 class _Preparation:
-    """One attempt: the passes in their order and what they hand on."""
+    """One attempt at a corpus: its passes, and the data that they share."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Preparation:
         self.plan = work_units.plan(config, files)
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
-        self.has_padding = False  # whether the token for padding stands in a document
+        self.has_padding = False  # whether the token for padding occurs in a document
         self.records: ChatTotals | LabelTotals | None = None
         if config.chat:
             self.records = ChatTotals(config.chat)
@@ -110,7 +110,7 @@ class _Preparation:
         try:
             self.check(scanned)
         except CorpusError:
-            self.workspace.discard()  # other input makes another attempt
+            self.workspace.discard()  # after a repair of the input, nothing here can be used
             raise
         tokenizer = self.keep(tokenizer or self.trained(scanned))
         self.bar.say(str(tokenizer))
@@ -119,7 +119,7 @@ class _Preparation:
         self.quarantine(scanned.problems + self.check_records())
         for found in self.yields(scanned):
             if found.is_little:
-                self.bar.say(f"little is left: {found}")
+                self.bar.say(f"many documents were dropped: {found}")
         for name, content in tokenizer.files.items():
             write_whole(self.workspace.out / name, content, aside=self.workspace.work)
         manifest = self.manifest(scanned, tokenizer, counts, shards)
@@ -127,23 +127,23 @@ class _Preparation:
         return manifest
 
     def tell_unusable_files(self) -> None:
-        """Say what is known of files before any is read to its end, which may take hours."""
+        """Report unusable files before any file is read to its end, which may take hours."""
         for problem in scan.unusable_files(self.plan, self.files, self.config)[:SHOWN_PROBLEMS]:
             self.bar.say(f"can't be used: {problem}")
 
     def check_leftovers(self) -> None:
-        """Go on with what an earlier attempt has done only as far as it is as it was written."""
+        """Remove damaged files of an earlier attempt, so that they are made anew."""
         work, found = self.workspace.work, [unit.index for unit in self.plan.units]
         damaged = leftovers.remove_damaged(self.workspace.out, work, found)
         if damaged:
             more = ", …" if len(damaged) > SHOWN_PROBLEMS else ""
             self.bar.say(
-                f"{len(damaged)} files of the interrupted attempt are damaged or gone, and are "
+                f"{len(damaged)} files of the interrupted attempt are damaged or missing, and are "
                 f"made anew: {', '.join(damaged[:SHOWN_PROBLEMS])}{more}"
             )
 
     def scan(self, sample_bytes: int) -> Scanned:
-        """The first pass, without the units that an earlier attempt has done."""
+        """The first pass, over the units that no earlier attempt has scanned."""
         work = self.workspace.work
         train_below = self.bounds[0]
         common = {
@@ -161,31 +161,31 @@ class _Preparation:
         return scan.collect(work, self.plan, self.files, self.config)
 
     def check(self, scanned: Scanned) -> None:
-        """Raise if there is something to stop for."""
+        """Raise CorpusError if a corpus can't be made of what was scanned."""
         if scanned.problems and self.config.on_error == "stop":
             raise CorpusError(_listed(scanned.problems))
         split = split_of(scanned.hashes, self.bounds)[scanned.kept]
         if not len(split):
             raise CorpusError(
-                f"the corpus is empty: {len(self.files)} files, {scanned.empty} empty documents, "
-                f"{len(scanned.problems)} unusable ones"
+                f"the corpus would be empty: {len(self.files)} files with {scanned.empty} empty "
+                f"documents and {len(scanned.problems)} unusable ones; give other 'sources'"
             )
         nothing = [str(found) for found in self.yields(scanned) if not found.kept]
         if nothing:
-            remedy = "repair each source named above, or leave it out of 'sources'"
+            remedy = "repair each source named above, or remove it from 'sources'"
             raise CorpusError("\n".join([*nothing, remedy]))
         if not (split == 0).any():
             raise CorpusError(
-                f"none of the {len(split)} documents falls into the train split; add documents, "
-                "or give split.train more weight"
+                f"none of the {len(split)} documents is in the train split; add documents, or "
+                "raise split.train"
             )
 
     def yields(self, scanned: Scanned) -> list[Yield]:
-        """What is left of each source."""
+        """The documents that are kept of each source."""
         return yields(scanned, self.plan, self.sources)
 
     def trained(self, scanned: Scanned) -> CorpusTokenizer:
-        """A tokenizer trained on a sample, by this attempt or an earlier one."""
+        """The tokenizer trained on a sample, by this attempt or an earlier one."""
         section = self.config.tokenizer
         if (self.workspace.tokenizer / leftovers.DONE).exists():
             return stored(self.workspace.tokenizer, TRAINED_EOS)
@@ -194,7 +194,7 @@ class _Preparation:
         return train(texts, int(section.vocab_size or 0))
 
     def keep(self, tokenizer: CorpusTokenizer) -> CorpusTokenizer:
-        """Put the tokenizer where the workers find it."""
+        """Write the tokenizer to the work folder, where the workers read it."""
         folder = self.workspace.tokenizer
         if not (folder / leftovers.DONE).exists():
             try:
@@ -208,8 +208,8 @@ class _Preparation:
         return tokenizer
 
     def compare(self, tokenizer: CorpusTokenizer, scanned: Scanned) -> None:
-        """Raise if Transformers, which loads it from its files, encodes documents otherwise."""
-        from transformers import PreTrainedTokenizerFast  # takes a second; it is their class
+        """Raise CorpusError if the tokenizer as Transformers loads it encodes differently."""
+        from transformers import PreTrainedTokenizerFast  # takes a second to import
 
         folder = self.workspace.tokenizer
         sample = scan.sample_texts(self.workspace.work, scanned, self.bounds, COMPARED_BYTES)
@@ -217,12 +217,12 @@ class _Preparation:
         loaded = PreTrainedTokenizerFast.from_pretrained(folder)
         if differs := difference(loaded, tokenizer, folder / TOKENIZER_FILE, texts):
             shown = self.config.tokenizer.path or "that was trained"
-            raise CorpusError(f"tokenizer {shown}: {differs}; give it as another tokenizer.json")
+            raise CorpusError(f"tokenizer {shown}: {differs}; use another tokenizer.json")
 
     def encode(
         self, scanned: Scanned, tokenizer: CorpusTokenizer
     ) -> tuple[dict[Split, dict[str, Counts]], list[Shard]]:
-        """The second pass, without what an earlier attempt has done; and the shards."""
+        """The second pass, over units not yet tokenized; returns counts and shards."""
         totals = {split: {name: np.zeros(3, int) for name in self.sources} for split in SPLITS}
         if isinstance(self.records, LabelTotals):
             self.records.classes = scanned.classes
@@ -263,7 +263,7 @@ class _Preparation:
     def task(
         self, scanned: Scanned, tokenizer: CorpusTokenizer
     ) -> tuple[worker_pool.Task, dict[str, Any], Arrange | None]:
-        """What the second pass does to a unit, what its orders hold more, and to a shard's rows."""
+        """The second pass's task, further values of its orders, and its arrangement of rows."""
         chat, labelled = self.config.chat, self.config.labelled
         if chat is not None:
             return encode_chats, {"chat": chat.model_dump_json()}, rows_of(chat, tokenizer)
@@ -273,7 +273,7 @@ class _Preparation:
         return encode_unit, {}, None
 
     def take_records(self, record: dict[str, Any], scanned: Scanned) -> None:
-        """Note what became of a unit's records, and where those are that can't be used."""
+        """Add a unit's records to the totals, and locate those that can't be used."""
         if self.records is None:
             return
         unit, refused = self.plan.units[record["unit"]], []
@@ -284,7 +284,7 @@ class _Preparation:
         self.records.add(record, refused)
 
     def check_records(self) -> list[Located]:
-        """The records that are left out; raises if nothing was said of leaving them out."""
+        """The records that are left out; raises unless the config allows that."""
         if self.records is None:
             return []
         self.records.check(SHOWN_PROBLEMS)
@@ -303,7 +303,7 @@ class _Preparation:
 
         def count(split: Split, name: str, size: int) -> Counts:
             documents, tokens, supervised = totals[split][name].tolist()
-            # The text of a record is JSON: its size says nothing of bits a byte.
+            # A record's text is JSON, whose size would be wrong for bits a byte.
             more: dict[str, Any] = {"bytes": size}
             if isinstance(self.records, ChatTotals):
                 more = {"supervised": supervised}
@@ -320,16 +320,16 @@ class _Preparation:
         }
 
     def tell_uncut(self, tokenizer: CorpusTokenizer, largest: int) -> None:
-        """Say what a large document will cost if the tokenizer has to be given it whole."""
+        """Warn of the memory of a large document that the tokenizer must be given whole."""
         if largest >= LARGE and not cuts_of(tokenizer.files[TOKENIZER_FILE]).any:
             self.bar.say(
-                f"the largest document has {short(largest)}B, and it is not known where its text "
-                "can be cut for this tokenizer without other tokens: a worker may need some "
-                f"{short(WHOLE_COST * largest)}B of memory; cut it yourself if that is too much"
+                f"the largest document has {short(largest)}B, and Manta can't tell where it may be "
+                "cut for this tokenizer without changing its tokens: a worker may need "
+                f"{short(WHOLE_COST * largest)}B of memory; split the document if that is too much"
             )
 
     def order(self, unit: work_units.Unit, scanned: Scanned) -> dict[str, Any]:
-        """What the second pass must know of one unit."""
+        """The order of the second pass for one unit."""
         hashes, kept, sizes = scanned.of_unit(unit.index)
         return work_units.order(unit, self.files, self.config) | {
             "source": unit.source,
@@ -339,7 +339,7 @@ class _Preparation:
         }
 
     def quarantine(self, problems: list[Located]) -> None:
-        """List what was left out, in canonical order."""
+        """Write the list of inputs that are left out, in canonical order."""
         if problems:
             lines = "".join(problem.as_json() + "\n" for problem in problems)
             path = self.workspace.out / QUARANTINE
@@ -386,6 +386,6 @@ def _listed(problems: list[Located]) -> str:
         lines.append(f"… and {len(problems) - SHOWN_PROBLEMS} more")
     lines.append(
         f"{len(problems)} unusable input{'s' if len(problems) > 1 else ''}: repair what is named "
-        "above, or set on_error: quarantine to leave it out"
+        "above, or leave it out with on_error: quarantine"
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The bar that people watch while a corpus is being prepared."""
+"""The progress bar of `manta prepare`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manta.config.units import SUFFIXES
 
 
 class PrepareProgress:
-    """One line a phase: documents, tokens, MB/s, time left."""
+    """A progress bar with one line a phase: documents, tokens, MB/s, time left."""
 
     def __init__(self, enabled: bool):
         self.console = Console(stderr=True, quiet=not enabled)
@@ -62,17 +62,17 @@ class Phase:
         self._tokens = 0
 
     def found(self, size: int, documents: int, tokens: int = 0) -> None:
-        """Count what an earlier attempt had done; it does not enter the speed."""
+        """Count what an earlier attempt has done, which doesn't count for the speed."""
         self._count(documents, tokens)
         self._bar.reset(self._task, completed=size, counts=self._counts())
 
     def advance(self, size: int, documents: int, tokens: int = 0) -> None:
-        """Count what has just been done."""
+        """Count what this attempt has done since the last call."""
         self._count(documents, tokens)
         self._bar.update(self._task, advance=size, counts=self._counts())
 
     def done(self) -> None:
-        """The phase has ended."""
+        """End the phase."""
         self._bar.stop_task(self._task)
 
     def _count(self, documents: int, tokens: int) -> None:
@@ -85,7 +85,7 @@ class Phase:
 
 
 class _Speed(ProgressColumn):
-    """Input worked through a second: lately, or on average once it is done."""
+    """Input read per second: the current speed, and the average once the phase has ended."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -97,7 +97,7 @@ def _column(format_: str) -> TextColumn:
 
 
 def short(count: int) -> str:
-    """A count in three digits: ``734``, ``3.19M``."""
+    """A count with three digits: ``734``, ``3.19M``."""
     for suffix in ("T", "B", "M", "K"):
         if count >= SUFFIXES[suffix]:
             return f"{count / SUFFIXES[suffix]:.3g}{suffix}"

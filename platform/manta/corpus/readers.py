@@ -1,8 +1,7 @@
-"""One reader a format: a part of a file → its documents and problems, in order.
+"""A reader for each format: from a part of a file to its documents and problems, in order.
 
-Each reader yields one item for every row it meets: its text, a `Problem`, or None for a blank
-line. It goes on after a bad row. What makes the rest of the file unreadable is one last
-`Problem` without a row.
+A reader yields one item for each row: its text, a `Problem`, or None for a blank line. It continues
+after a bad row. If the rest of the file can't be read, the last item is a `Problem` without a row.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ from manta.corpus.records import WantedRecords, columns_of, record_text
 from manta.corpus.sources import InputFile, open_input
 
 Rows = Iterator[str | Problem | None]
-# What is read of a row: a column of text, or a record of several columns.
+# What to read of a row: a column of text, or a record of several columns.
 Wanted: TypeAlias = str | WantedRecords
 BATCH_ROWS = 1024
 SHOWN_CONTENT = 500
-# What rows are called in messages, and what their count starts from.
+# Format → the word for its rows in messages, and the number of the first row.
 ROW_NAMES = {"text": ("line", 1), "python-stdlib": ("line", 1), "jsonl": ("line", 1)}
 OTHER_ROWS = ("row", 0)
 
 
 class UnusableFile(Exception):
-    """A file without the column asked for."""
+    """A file of another format, or without the column asked for."""
 
 
 def input_errors(file: InputFile) -> tuple[type[Exception], ...]:
-    """What reading `file` may raise because of the file, not because of us."""
+    """Exceptions that reading `file` may raise because of the file, not by a defect of Manta."""
     if "://" in file.url:
-        return (Exception,)  # each remote filesystem raises its own kinds
+        return (Exception,)  # each remote file system raises exceptions of its own
     return (OSError, EOFError, lzma.LZMAError, pa.ArrowException, UnusableFile)
 
 
@@ -51,10 +50,10 @@ def read(file: InputFile, kind: str, wanted: Wanted, start: int, stop: int | Non
     Args:
         file: the file to read.
         kind: the source's format.
-        wanted: column of the text, in the formats that have columns; or kind and columns of the
+        wanted: column of the text, in formats that have columns; or type and columns of the
             records.
         start: first byte, row group or record batch.
-        stop: one past the last row; None reads to the end.
+        stop: byte, row group or record batch after the last one; None reads to the end.
     """
     try:
         if kind == "jsonl":
@@ -70,7 +69,7 @@ def read(file: InputFile, kind: str, wanted: Wanted, start: int, stop: int | Non
 
 
 def unreadable(error: Exception) -> str:
-    """The reason, for people."""
+    """Why a file can't be read, for people."""
     if isinstance(error, UnusableFile):
         return str(error)
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -78,10 +77,10 @@ def unreadable(error: Exception) -> str:
 
 
 def column_row_groups(file: InputFile, wanted: Wanted) -> list[int]:
-    """Bytes of what is read of each row group of a Parquet file, from its footer.
+    """Bytes of the columns to read in each row group of a Parquet file, from its footer.
 
     Raises:
-        UnusableFile: if the column is not there.
+        UnusableFile: if the file lacks the column.
         OSError, pa.ArrowException: if the file can't be read.
     """
     with open_input(file.url) as raw:
@@ -96,7 +95,7 @@ def column_row_groups(file: InputFile, wanted: Wanted) -> list[int]:
 
 
 def arrow_batch_count(file: InputFile) -> int | None:
-    """Record batches in an Arrow file; None for the stream format, which keeps no count."""
+    """Number of record batches in an Arrow file; None for the stream format, which has no count."""
     with open_input(file.url) as raw:
         if raw.read(len(b"ARROW1")) != b"ARROW1":
             return None
@@ -105,11 +104,11 @@ def arrow_batch_count(file: InputFile) -> int | None:
 
 
 def codec_of_file(file: InputFile, kind: str) -> str | None:
-    """The codec of a file of text or JSONL, if it is compressed; from its first bytes.
+    """The codec of a compressed file of text or JSONL, by its first bytes; None for a plain one.
 
     Raises:
-        UnusableFile: if it is something else.
-        OSError: if it can't be read.
+        UnusableFile: if the file is of another format.
+        OSError: if the file can't be read.
     """
     with open_input(file.url) as raw:
         head = raw.read(HEAD_BYTES)
@@ -120,7 +119,7 @@ def codec_of_file(file: InputFile, kind: str) -> str | None:
 
 
 def _text(file: InputFile) -> Rows:
-    """The whole file is one document."""
+    """The text of a file, as one document."""
     with _decompressed(file, "text") as raw:
         content = raw.read()
     content = content.removeprefix(codecs.BOM_UTF8)
@@ -136,9 +135,9 @@ def _jsonl(file: InputFile, wanted: Wanted, start: int, stop: int | None) -> Row
     with open_input(file.url) if start else _decompressed(file, "jsonl") as raw:
         position = start
         if start:
-            # The line that holds the byte before `start` is the part's before us. It may go on
-            # beyond `stop`: how far is no business of ours, or each part of a long line would
-            # read it to its end.
+            # The line with the byte before `start` belongs to the part before this one. If it
+            # extends beyond `stop`, its end isn't searched for: otherwise each part within a long
+            # line would read the line to its end.
             raw.seek(start - 1)
             before = raw.readline(-1 if stop is None else stop - start + 1)
             if not before.endswith(b"\n"):
@@ -177,7 +176,7 @@ def _text_in(value: dict[str, Any], column: str) -> str:
     """The text under a key.
 
     Raises:
-        UnusableRecord: if there is none.
+        UnusableRecord: if the key is missing, or its value isn't valid text.
     """
     try:
         text = _field(value, column)
@@ -189,7 +188,7 @@ def _text_in(value: dict[str, Any], column: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UnusableRecord(
-            f"'{column}' holds half of a surrogate pair, which is no Unicode text"
+            f"'{column}' has half of a surrogate pair, which isn't valid Unicode"
         ) from None
     return text
 
@@ -198,7 +197,7 @@ def _field(value: dict[str, Any], column: str) -> Any:
     """The value under a key, or under dotted keys of objects within objects.
 
     Raises:
-        KeyError: if it is not there.
+        KeyError: if a key is missing.
     """
     if column in value:
         return value[column]
@@ -261,7 +260,7 @@ def _columns_of(schema: Any, wanted: Wanted) -> list[str]:
     """The columns to read of a file.
 
     Raises:
-        UnusableFile: if the column of text is not there.
+        UnusableFile: if the column of text is missing.
     """
     if isinstance(wanted, str):
         path_to(schema, wanted)
@@ -281,7 +280,7 @@ def _column(batch: Any, column: str, first: int) -> Rows:
         values = pc.struct_field(values, fields)
     if not _is_text(values.type):
         raise UnusableFile(_not_text(column, values.type))
-    # As bytes, because one bad row would make Arrow refuse all the others as well.
+    # Read as bytes, as one row with invalid UTF-8 would make Arrow refuse all others as well.
     for row, value in enumerate(values.cast(pa.large_binary()).to_pylist(), start=first):
         if value is None:
             yield Problem(row, f"'{column}' is null")
@@ -296,19 +295,19 @@ def _is_text(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
     types = pa.types
-    # Binary columns are how some writers leave UTF-8; what is not UTF-8 in them is told by row.
+    # Some writers store UTF-8 in binary columns; rows that aren't UTF-8 are reported one by one.
     texts = types.is_string, types.is_large_string, types.is_string_view
     binaries = types.is_binary, types.is_large_binary, types.is_binary_view
     return any(fits(kind) for fits in (*texts, *binaries))
 
 
 def path_to(schema: Any, column: str) -> list[int]:
-    """Where a column is: its index in the schema, then those of fields within fields.
+    """Path to a column: its index in the schema, then the indices of nested fields.
 
-    `column` is a name, or names of fields within fields with dots between them.
+    `column` is a name, or names of nested fields with dots between them.
 
     Raises:
-        UnusableFile: if it is not there.
+        UnusableFile: if there is no such column.
     """
     if column in schema.names:
         return [schema.names.index(column)]
@@ -325,7 +324,7 @@ def path_to(schema: Any, column: str) -> list[int]:
 
 
 def _leaves(fields: Any, above: str = "") -> Iterator[str]:
-    """Names of all columns, those within structs with dots."""
+    """Names of all columns; nested ones are joined by dots."""
     for field in fields:
         if pa.types.is_struct(field.type):
             yield from _leaves(field.type, f"{above}{field.name}.")
@@ -334,7 +333,7 @@ def _leaves(fields: Any, above: str = "") -> Iterator[str]:
 
 
 def _keys(value: dict[str, Any], above: str = "") -> list[str]:
-    """Keys of an object, those of objects in it with dots."""
+    """Keys of an object; keys of objects within it are joined by dots."""
     found = []
     for key, inner in value.items():
         found += _keys(inner, f"{above}{key}.") if isinstance(inner, dict) else [above + key]
@@ -351,10 +350,10 @@ def _not_text(column: str, kind: Any) -> str:
 
 
 def _decompressed(file: InputFile, kind: str) -> BinaryIO:
-    """The content of a file from its start, whether it is compressed or not.
+    """The content of a file, decompressed if it is compressed.
 
     Raises:
-        UnusableFile: if it is not what `kind` says.
+        UnusableFile: if the file isn't of the format `kind`.
     """
     stream = raw = open_input(file.url)
     try:
@@ -373,7 +372,7 @@ def _decompressed(file: InputFile, kind: str) -> BinaryIO:
 
 
 def _opened(raw: BinaryIO, codec: str) -> Any:
-    if codec == "xz":  # Arrow does not know it
+    if codec == "xz":  # Arrow has no codec for xz
         return lzma.LZMAFile(raw)
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer that Transformers has loaded is the one that encodes the corpus."""
+"""Check that a tokenizer loaded by Transformers encodes as the corpus's own does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from manta.corpus.tokenizer import CorpusTokenizer, Encoder
 
-# What documents may lack that a normalizer or a pre-tokenizer looks at.
+# Texts with characters that normalizers and pre-tokenizers treat specially.
 PROBES = (
     "",
     "a",
@@ -21,20 +21,20 @@ PROBES = (
 def difference(
     loaded: Any, tokenizer: CorpusTokenizer, file: Path, texts: Iterable[str]
 ) -> str | None:
-    """What a loaded tokenizer encodes otherwise than the corpus's own does; None if nothing.
+    """How a loaded tokenizer encodes differently from the corpus's own; None if it doesn't.
 
     Args:
         loaded: the tokenizer as Transformers loads it.
-        tokenizer: the corpus's.
-        file: path of the tokenizer's tokenizer.json.
-        texts: texts to compare, beside some that look for trouble.
+        tokenizer: the corpus's own tokenizer.
+        file: path of the corpus's tokenizer.json.
+        texts: texts to compare on, besides `PROBES`.
     """
     own = Encoder(file, tokenizer.begins_with, tokenizer.eos_id, tokenizer.dtype)
     compared = [*PROBES, *texts]
     eos = tokenizer.eos_id
     wrong = []
     for text, expected in zip(compared, own.encode(compared), strict=True):
-        # Text that spells a special token is text, as in the corpus; and it has no EOS inside.
+        # As in the corpus, text that spells a special token is encoded as text, without EOS inside.
         ids = loaded(text, split_special_tokens=True)["input_ids"]
         if [*(i for i in ids if i != eos), eos] != expected.tolist():
             wrong.append(text)
@@ -42,5 +42,5 @@ def difference(
         return None
     return (
         f"Transformers loads it as {type(loaded).__name__}, which encodes {len(wrong)} of "
-        f"{len(compared)} texts otherwise than tokenizer.json says, such as {wrong[0][:40]!r}"
+        f"{len(compared)} texts differently from tokenizer.json, such as {wrong[0][:40]!r}"
     )

@@ -1,7 +1,7 @@
-"""A prepared corpus in an object store: its files come to this node when they are needed.
+"""A prepared corpus in an object store: its files are fetched to this node when they are needed.
 
 Each file is kept in the node's cache under the SHA-256 of its content, so that runs, ranks and
-corpora share what is the same, and nothing in the cache is ever out of date.
+corpora share equal files, and no file in the cache is ever out of date.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ CHUNK = 4 * 2**20
 
 
 def local_shard(folder: str, shard: Shard) -> Held:
-    """A shard of a corpus on this node, fetched first if it is elsewhere.
+    """A shard of a corpus on this node, fetched first if the corpus is in a store.
 
-    In the cache it stays at least until it is released.
+    A fetched shard stays in the cache at least until it is released.
 
     Raises:
-        CorpusError: if it can't be fetched, or is not what its checksum says.
+        CorpusError: if it can't be fetched, or doesn't match its checksum.
     """
     if not is_url(folder):
         return Held(Path(folder) / shard.file)
@@ -43,9 +43,9 @@ def tokenizer_folder(folder: str, manifest: Manifest) -> Path:
     """A folder on this node with the files of the corpus's tokenizer."""
     if not is_url(folder):
         return Path(folder)
-    # Two corpora may share one of the files and not the other.
+    # By the corpus's fingerprint, as two corpora may share one of the files and not the other.
     there = node_folder() / "tokenizers" / manifest.fingerprint
-    # A corpus of tokens alone, without a tokenizer, has an empty checksum in its place.
+    # A corpus of tokens that has no tokenizer has an empty checksum instead.
     files = manifest.tokenizer_files if manifest.tokenizer_sha256 else {}
     for name, checksum in files.items():
         if not (there / name).exists():

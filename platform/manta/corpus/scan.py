@@ -1,4 +1,4 @@
-"""The first pass: read and check every row, identify every document."""
+"""The first pass: read and check every row, and hash every document."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from manta.corpus.sources import InputFile
 from manta.corpus.work_units import UnitPlan, identified, rows
 from manta.storage.atomic import whole_file, write_whole
 
-# More of the corpus is kept aside for the sample than it needs, because the share is reckoned
-# from sizes that are only estimates.
+# Factor by which more documents are kept for the sample than it needs, as their share is computed
+# from estimated sizes.
 SAMPLE_MARGIN = 1.25
 
 
 @dataclass(frozen=True)
 class Located:
-    """A problem and where it is."""
+    """A problem, with its source, file and row."""
 
     source: str
     file: str
@@ -56,16 +56,16 @@ class Located:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What the first pass found, in canonical order.
+    """The result of the first pass, in canonical order.
 
-    On the driver a document costs 25 bytes here (hash, size, mark), and about as much again
-    while duplicates are looked for.
+    A document takes 25 bytes on the driver (hash, size, mark), and about as much again while
+    duplicates are searched.
 
     Attributes:
         hashes: content hashes of all documents, shape (documents, HASH_BYTES).
         sizes: bytes of each document.
-        kept: False for a document that an earlier one equals.
-        begins: index of the first document of each unit, and the number of documents.
+        kept: whether each document differs from all earlier ones.
+        begins: index of the first document of each unit; the last entry is the number of documents.
         problems: problems found in rows and files.
         empty_in: number of texts without content in each unit.
         first_rows: for each unit and each of its parts, the number of the part's first row in its
@@ -109,7 +109,7 @@ class Scanned:
 
 
 def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
-    """The task of one unit: hash its documents, note its problems, keep its share of the sample.
+    """Scan one unit: hash its documents, record its problems, keep its share of the sample.
 
     `order` is that of `work_units.order`, with `work` (folder), `sample_below` and `train_below`
     (bounds on the two halves of a hash; see `documents`).
@@ -148,7 +148,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
         content = json.dumps(sample).encode()
         write_whole(sample_file(work, order["unit"]), content)
         notes["sample"] = hashlib.sha256(content).hexdigest()
-    # The last file to be written: it says that the unit is done.
+    # Written last, as this file marks the unit as done.
     with whole_file(scan_file(work, order["unit"])) as file:
         np.savez(
             file,
@@ -160,7 +160,7 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> Scanned:
-    """Put the results of all units together and find the duplicates."""
+    """Join the results of all units, and find the duplicates."""
     hashes, sizes, empty = [], [], []
     first_rows: list[list[int]] = []
     problems = unusable_files(plan, files, config)
@@ -184,7 +184,7 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     joined = np.concatenate([np.empty((0, HASH_BYTES), np.uint8), *hashes])
     begins = np.cumsum([0, *map(len, hashes)], dtype=np.int64)
     all_sizes = np.concatenate([np.empty(0, np.uint64), *sizes])
-    # A file that can't be read says so once for each of its parts.
+    # A file that can't be read has a problem for each of its parts.
     distinct = list(dict.fromkeys(problems))
     return Scanned(
         joined,
@@ -199,19 +199,19 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
 
 
 def unusable_files(plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> list[Located]:
-    """The files that could not even be cut into parts."""
+    """The problems of files that could not be cut into parts."""
     return [located(config, files[index], problem) for index, problem in plan.problems]
 
 
 def sample_bound(bytes_: int, plan: UnitPlan, train_below: int) -> int:
-    """Bound on a hash's first half below which a train document is kept for such a sample."""
+    """Bound on a hash's first half, below which a train document is kept for such a sample."""
     total = sum(unit.bytes for unit in plan.units) * train_below // 2**64
     wanted = int(bytes_ * SAMPLE_MARGIN)
     return 2**64 if wanted >= total else 2**64 * wanted // total
 
 
 def sample_texts(work: Path, scanned: Scanned, bounds: list[int], bytes_: int) -> Iterator[str]:
-    """The tokenizer's sample: the train documents first by `sample_priority`, `bytes_` in all."""
+    """The tokenizer's sample: `bytes_` of train documents, those lowest in `sample_priority`."""
     chosen = scanned.kept & (split_of(scanned.hashes, bounds) == 0)
     priority = sample_priority(scanned.hashes)
     places = np.flatnonzero(chosen)
@@ -234,7 +234,7 @@ def _sampled(identity: bytes, sample_below: int, train_below: int) -> bool:
 
 
 def located(config: CorpusConfig, file: InputFile, problem: Problem) -> Located:
-    """A problem with its place for people; its row is counted through the file."""
+    """A problem with its place for people; its row is counted from the file's start."""
     source = config.sources[file.source]
     name, first = ROW_NAMES.get(source.format, OTHER_ROWS)
     place = "" if problem.row is None else f"{name} {problem.row + first}"

@@ -1,4 +1,4 @@
-"""From the sources of a config to one canonical list of input files."""
+"""Find the input files of a config's sources, as one list in canonical order."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from manta.config.credentials import REMEDY, has_credentials, without_credential
 from manta.config.errors import CorpusError
 from manta.storage.store import open_filesystem
 
-# Of a folder, only files with these endings are read (a compressed text keeps its own before
-# that of the compression). Text has no ending of its own: every file of the folder is read.
+# Endings of the files that are read in a folder (in JSONL, before the ending of a compression).
+# Text has no ending: every file in the folder is read.
 ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet", ".pq"),
     "arrow": (".arrow", ".feather", ".ipc"),
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
-# The standard library's own tests hold deliberately broken sources.
+# Folders to skip: the standard library's own tests have sources that are broken on purpose.
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
-# Arrow opens these by itself; fsspec would need one more package for each of them.
+# Schemes that Arrow opens by itself; fsspec would need one more package for each.
 ARROW_SCHEMES = {"s3", "gs", "gcs", "hdfs", "viewfs"}
 READ_AHEAD = 4 << 20
 
@@ -38,11 +38,11 @@ class InputFile:
     """A file to read documents from.
 
     Attributes:
-        source: index of its source in the config.
+        source: index of the file's source in the config.
         url: path or URL for `open_input`.
-        shown: how messages name it.
-        size: bytes; 0 if unknown.
-        stamp: changes when the file does: time of modification, ETag or the like.
+        shown: name of the file in messages.
+        size: size in bytes; 0 if unknown.
+        stamp: text that changes when the file does: time of modification, ETag or the like.
     """
 
     source: int
@@ -58,7 +58,7 @@ class InputFile:
 
 
 def resolve(sources: list[SourceSection]) -> list[InputFile]:
-    """The files of all sources: by source, then pattern, then path. Each once a source.
+    """The files of all sources: by source, then pattern, then path; each once in a source.
 
     Raises:
         CorpusError: naming every pattern that matches nothing or can't be listed.
@@ -87,7 +87,7 @@ def open_input(url: str) -> BinaryIO:
         return open(url, "rb")
     filesystem, path = _filesystem(url)
     if url.partition("://")[0] in ARROW_SCHEMES:
-        # Arrow's own files ask the store for every read, be it of one byte; fsspec's read ahead.
+        # Buffered, as Arrow's files send a request for every read, even of one byte.
         return io.BufferedReader(filesystem.fs.open_input_file(path), READ_AHEAD)
     opened: BinaryIO = filesystem.open(path, "rb")
     return opened
@@ -98,8 +98,8 @@ def _match(index: int, source: SourceSection, pattern: str) -> list[InputFile]:
     paths = list(_remote(index, source, pattern) if remote else _local(index, source, pattern))
     if not paths:
         raise CorpusError(
-            f"{pattern}: no such file, and nothing matches it as a pattern"
-            + ("" if remote or os.path.isabs(pattern) else f" (looked in {os.getcwd()})")
+            f"{pattern}: no such file, and as a pattern it matches none; correct the path"
+            + ("" if remote or os.path.isabs(pattern) else f" (searched in {os.getcwd()})")
         )
     return sorted(paths, key=lambda file: file.url)
 
@@ -129,11 +129,11 @@ def _walk(folder: str, kind: str) -> list[str]:
 def _local_file(index: int, path: str) -> InputFile:
     try:
         status = os.stat(path)
-    except OSError:  # a dangling link, say: reading it will tell what is wrong
+    except OSError:  # such as a dangling link; reading it will raise an error
         return InputFile(index, os.path.abspath(path), path, 0, "unreadable")
-    # Only what is a file: a pipe would block for ever.
+    # Regular files only, as a pipe would block for ever.
     if not stat.S_ISREG(status.st_mode):
-        raise CorpusError(f"{path}: neither a file nor a folder")
+        raise CorpusError(f"{path}: neither a file nor a folder; give one of these")
     return InputFile(index, os.path.abspath(path), path, status.st_size, str(status.st_mtime_ns))
 
 
@@ -161,7 +161,7 @@ def _remote(index: int, source: SourceSection, pattern: str) -> Iterator[InputFi
             found = {p: i for p, i in listed.items() if _wanted(p[len(path) :], source.format)}
         else:
             found = filesystem.glob(path, detail=True)
-    except Exception as error:  # each filesystem raises its own kinds
+    except Exception as error:  # each file system raises exceptions of its own
         shown = pattern.partition("?")[0]
         raise CorpusError(f"{shown}: can't be listed: {_first_line(error)}") from None
     for name, info in found.items():
@@ -221,7 +221,7 @@ def _wanted(below: str, kind: str) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    """Also the `_SUCCESS` and `_temporary` that Spark and others leave."""
+    """Whether a name is hidden, as are `_SUCCESS` and `_temporary` of Spark and others."""
     return name.startswith((".", "_"))
 
 

@@ -1,6 +1,6 @@
-"""The tokenizer of a corpus: trained on a sample or loaded, kept beside the shards, applied.
+"""The tokenizer of a corpus: train or load it, keep it beside the shards, and apply it.
 
-Whatever its origin, it is brought into one form (see `canonical`), from which
+Whatever its origin, a tokenizer is brought into the canonical form (see `canonical`), from which
 `transformers.AutoTokenizer` loads the tokenizer that encoded the corpus. That form is kept with
 the corpus and exported with a model.
 """
@@ -44,10 +44,10 @@ from manta.storage.run_folder import RUN
 logger = logging.getLogger(__name__)
 
 TRAINED_EOS = "<|endoftext|>"
-# Tried in this order when a tokenizer.json comes without a word about its EOS.
+# Tokens that are tried in this order if no file names the tokenizer's EOS.
 KNOWN_EOS = (TRAINED_EOS, "</s>", "<|end_of_text|>", "<eos>", "[EOS]")
-# Text handed to the tokenizer in one call: enough to make the call's cost vanish; the
-# encodings that come back take some 150 times as much memory as the text.
+# Bytes of text that the tokenizer is given in one call: so many that the call's own cost is small,
+# but no more, as the encodings take some 150 times as much memory as the text.
 ENCODE_BYTES = 1 << 20
 
 
@@ -75,32 +75,32 @@ class CorpusTokenizer:
 
     @property
     def sha256(self) -> str:
-        """Of ``tokenizer.json``."""
+        """SHA-256 of ``tokenizer.json``."""
         return hashlib.sha256(self.files[TOKENIZER_FILE]).hexdigest()
 
     @property
     def config_sha256(self) -> str:
-        """Of ``tokenizer_config.json``."""
+        """SHA-256 of ``tokenizer_config.json``."""
         return hashlib.sha256(self.files[CONFIG_FILE]).hexdigest()
 
     @property
     def dtype(self) -> TokenDtype:
-        """Of its token ids."""
+        """Type of the token ids."""
         return token_dtype(self.vocab_size)
 
     @property
     def chat_template(self) -> str | None:
-        """Its chat template; None if it has none, or several by name."""
+        """The chat template; None if there is none, or there are several by name."""
         template = json.loads(self.files[CONFIG_FILE]).get("chat_template")
         return template if isinstance(template, str) else None
 
     @property
     def begins_with(self) -> list[int]:
-        """The special tokens that it puts before a text."""
+        """The special tokens before a text."""
         return [] if self.bos is None or self.bos_id is None else [self.bos_id]
 
     def __str__(self) -> str:
-        """What it makes of a document, for people."""
+        """The tokens that documents begin and end with, for people."""
         begin = f"begin with {self.bos!r} ({self.bos_id})" if self.bos else "begin with no BOS"
         return f"documents {begin} and end with {self.eos!r} ({self.eos_id})"
 
@@ -108,7 +108,7 @@ class CorpusTokenizer:
 def train(texts: Iterable[str], vocab_size: int) -> CorpusTokenizer:
     """A byte-level BPE (Sennrich et al., 2016; Radford et al., 2019) of at most `vocab_size`.
 
-    It depends on the texts alone, not on their order or on the number of threads. Any text
+    The result depends on the texts alone, not on their order or on the number of threads. Any text
     can be encoded and decoded back without loss.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -123,7 +123,8 @@ def train(texts: Iterable[str], vocab_size: int) -> CorpusTokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         logger.warning(
-            "the sample has words for a vocabulary of %d tokens only, not %d",
+            "the sample of text yields a vocabulary of %d tokens only, not %d as in "
+            "tokenizer.vocab_size; raise tokenizer.sample_bytes for more",
             tokenizer.get_vocab_size(),
             vocab_size,
         )
@@ -140,10 +141,10 @@ def load(section: TokenizerSection, template: bytes | None = None) -> CorpusToke
 
     Args:
         section: the config's section on the tokenizer.
-        template: a chat template in place of its own.
+        template: a chat template that replaces the tokenizer's own.
 
     Raises:
-        CorpusError: if it can't be loaded, has no recognisable EOS, or not the BOS asked for.
+        CorpusError: if it can't be loaded, its EOS isn't known, or it lacks the BOS asked for.
     """
     name = str(section.path)
     path = Path(name).expanduser()
@@ -170,7 +171,7 @@ def _with_tokens(content: bytes, tokens: Sequence[str]) -> bytes:
 
 
 def stored(folder: Path, eos: str) -> CorpusTokenizer:
-    """The trained tokenizer that an earlier attempt put into `folder`."""
+    """The trained tokenizer that an earlier attempt has written to `folder`."""
     return described(_files_in(folder), eos, None, str(folder))
 
 
@@ -178,17 +179,17 @@ def of_corpus(folder: str, manifest: Manifest) -> CorpusTokenizer:
     """The tokenizer that encoded a corpus, in a folder or at a URL.
 
     Raises:
-        CorpusError: if it can't be read, or is not what its checksum says.
+        CorpusError: if it can't be read, or doesn't match its checksum.
     """
     here = tokenizer_folder(folder, manifest)
-    # A corpus of format 1 has the files that it found.
+    # A corpus of format 1 has the tokenizer's original files.
     files = _files_in(here) if manifest.format == 1 else {}
     for name, checksum in manifest.tokenizer_files.items():
         files[name] = _read(here / name)
         if checksum not in (None, hashlib.sha256(files[name]).hexdigest()):
             raise CorpusError(
-                f"{here / name}: damaged: its checksum is not the manifest's; remove it if it is "
-                "this node's copy, else prepare the corpus again"
+                f"{here / name}: damaged: its checksum is not the manifest's; if it is in this "
+                "node's cache, remove it, otherwise prepare the corpus again"
             )
     tokenizer = parsed(files[TOKENIZER_FILE], str(here / TOKENIZER_FILE))
     bos = [str(tokenizer.id_to_token(token)) for token in manifest.begins_with]
@@ -197,15 +198,14 @@ def of_corpus(folder: str, manifest: Manifest) -> CorpusTokenizer:
 
 
 class Encoder:
-    """Texts → token ids, on one thread."""
+    """Encodes texts to token ids, on one thread."""
 
     def __init__(self, path: Path, begins_with: Sequence[int], eos_id: int, dtype: TokenDtype):
-        # The parallelism is Ray's: one task, one CPU. Threads of the tokenizer on top of it
-        # would fight over the same cores.
+        # Ray runs one worker on each CPU; more threads would compete for the same cores.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         content = _read(path)
         self._tokenizer = parsed(content, str(path))
-        # Text that spells a special token is text. Only tokens marked special are spared.
+        # Encode text that spells a special token as text; this works for tokens marked special.
         self._tokenizer.encode_special_tokens = True
         self._begins_with = list(begins_with)
         self._eos = eos_id
@@ -213,12 +213,12 @@ class Encoder:
         self._cuts = cuts_of(content)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
-        """Token ids of each text, its BOS first where there is one, its EOS last."""
+        """Token ids of each text, with the BOS first, if there is one, and the EOS last."""
         found = encoded(texts, self._cuts, self._ids, batch=ENCODE_BYTES)
         return [self._ended(ids) for ids in found]
 
     def _ids(self, texts: list[str]) -> list[NDArray[np.unsignedinteger]]:
-        # The fast variant keeps no offsets into the text, which nobody reads here.
+        # The fast variant computes no offsets into the text, which aren't needed here.
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, self._dtype) for encoding in encodings]
 
@@ -229,8 +229,8 @@ class Encoder:
         tokens[-1] = self._eos
         inner = tokens[:-1] == self._eos
         if inner.any():
-            # A vocabulary with the EOS among its ordinary pieces (some Unigram ones) finds it
-            # in text all the same. A document has one end: the stray ones go.
+            # Some Unigram vocabularies have the EOS among their ordinary pieces, and so find it in
+            # text. It is removed there, as a document has one EOS, at its end.
             tokens = np.concatenate([tokens[:-1][~inner], tokens[-1:]])
         return tokens
 
@@ -239,7 +239,7 @@ class Encoder:
 def encoder(
     path: str, sha256: str, begins_with: tuple[int, ...], eos_id: int, dtype: TokenDtype
 ) -> Encoder:
-    """The encoder of a stored tokenizer, loaded once a process; the hash keys the cache."""
+    """The encoder of a stored tokenizer, loaded once a process for each checksum."""
     return Encoder(Path(path), begins_with, eos_id, dtype)
 
 
@@ -250,7 +250,7 @@ def decode(
     *,
     special: bool = False,
 ) -> list[str]:
-    """The texts of tokenized documents; special tokens are left out unless `special`."""
+    """The texts of tokenized documents, without special tokens unless `special`."""
     tokenizer = parsed(_read(folder / tokenizer_file), str(folder / tokenizer_file))
     texts: list[str] = tokenizer.decode_batch(
         [list(document) for document in documents], skip_special_tokens=not special
@@ -268,13 +268,13 @@ def described(files: dict[str, bytes], eos: str, bos: str | None, shown: str) ->
         shown: name of the tokenizer in errors.
 
     Raises:
-        CorpusError: if it has no such token, or can't be read.
+        CorpusError: if the vocabulary lacks the EOS, or a file can't be read.
     """
     ids = parsed(files[TOKENIZER_FILE], shown).get_vocab(with_added_tokens=True)
     if eos not in ids:
         raise CorpusError(
-            f"tokenizer {shown}: its vocabulary has no token '{eos}' to end documents with; "
-            "name one that it has in tokenizer.eos"
+            f"tokenizer {shown}: its vocabulary has no token '{eos}' to end documents with; set "
+            "tokenizer.eos to a token that it has"
         )
     named = named_tokens(files, shown)
     special = {named.get(name) for name in ("bos_token", "unk_token")} | {bos, eos}
@@ -291,30 +291,30 @@ def described(files: dict[str, bytes], eos: str, bos: str | None, shown: str) ->
 
 
 def _bos(files: dict[str, bytes], wanted: bool | None, eos: str, shown: str) -> str | None:
-    """The token that documents begin with: by `tokenizer.bos`, else as the tokenizer does it."""
+    """The token that documents begin with: by `tokenizer.bos`, or else as the tokenizer's own."""
     if wanted is False:
         return None
     tokenizer = parsed(files[TOKENIZER_FILE], shown)
     added = [str(tokenizer.id_to_token(token)) for token in added_to_text(files[TOKENIZER_FILE])[0]]
     if len(added) > 1:
         raise CorpusError(
-            f"tokenizer {shown}: it begins each text with {len(added)} tokens "
-            f"({', '.join(added)}), and a document can begin with one: set tokenizer.bos: false"
+            f"tokenizer {shown}: it puts {len(added)} tokens ({', '.join(added)}) before each "
+            "text, but a document can begin with one only: set tokenizer.bos: false"
         )
     named = named_tokens(files, shown).get("bos_token")
     bos = added[0] if added else named if wanted else None
     if not wanted:
-        # The EOS of the document before stands there already.
+        # If BOS and EOS are one token, the EOS of the document before is there already.
         return None if bos == eos else bos
     if bos is None or tokenizer.token_to_id(bos) is None:
         raise CorpusError(
-            f"tokenizer {shown}: tokenizer.bos is true, but it has no BOS: name one that it has as "
-            f"bos_token in its {CONFIG_FILE}, or leave tokenizer.bos out"
+            f"tokenizer {shown}: tokenizer.bos is true, but the tokenizer has no BOS: name one of "
+            f"its tokens as bos_token in its {CONFIG_FILE}, or remove tokenizer.bos"
         )
     if bos == eos:
         raise CorpusError(
             f"tokenizer {shown}: tokenizer.bos is true, but its BOS is its EOS '{eos}', which ends "
-            "the document before: leave tokenizer.bos out"
+            "the document before: remove tokenizer.bos"
         )
     return bos
 
@@ -326,17 +326,17 @@ def _known_eos(files: dict[str, bytes], shown: str) -> str:
             return candidate
     raise CorpusError(
         f"tokenizer {shown}: no end-of-document token found: it names no eos_token, and its "
-        f"vocabulary has none of {', '.join(KNOWN_EOS)}; name one that it has in tokenizer.eos"
+        f"vocabulary has none of {', '.join(KNOWN_EOS)}; set tokenizer.eos to a token that it has"
     )
 
 
 def _from_hub(name: str) -> Path:
-    """A folder with what the Hub has of a tokenizer."""
+    """A folder with a tokenizer's files, downloaded from the Hub."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(READ_FILES)))
-    except Exception as error:  # the Hub's client raises many kinds
+    except Exception as error:  # the Hub's client raises many types of exceptions
         raise _unusable(name, error) from None
 
 
@@ -344,8 +344,9 @@ def _unusable(name: str, error: Exception) -> CorpusError:
     lines = str(error).splitlines() or [type(error).__name__]
     if (Path(name) / RUN).exists():
         return CorpusError(
-            f"tokenizer {name}: this is a run, which has its corpus's tokenizer: give the folder "
-            f"of that corpus, or the model's: manta export {shlex.quote(name)} FOLDER"
+            f"tokenizer {name}: this is a run, which has no tokenizer of its own: give the folder "
+            "of its corpus, or that of its exported model: "
+            f"manta export {shlex.quote(name)} FOLDER"
         )
     return CorpusError(
         f"tokenizer {name}: neither a tokenizer.json, nor a folder with one, nor a "
@@ -354,14 +355,14 @@ def _unusable(name: str, error: Exception) -> CorpusError:
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:
-    """The files of a tokenizer with a tokenizer.json; none without it."""
+    """The files of a tokenizer in a folder; empty if it has no tokenizer.json."""
     if not (folder / TOKENIZER_FILE).is_file():
         return {}
     return {name: _read(folder / name) for name in READ_FILES if (folder / name).is_file()}
 
 
 def _converted(name: str) -> dict[str, bytes]:
-    """The files of a tokenizer in an older form, which Transformers turns into a tokenizer.json."""
+    """The files of a tokenizer in an older form, converted to a tokenizer.json by Transformers."""
     from transformers import AutoTokenizer
 
     try:
@@ -372,7 +373,10 @@ def _converted(name: str) -> dict[str, bytes]:
         tokenizer.save_pretrained(saved)
         files = _files_in(Path(saved))
     if not files:
-        raise CorpusError(f"tokenizer {name}: it has no fast form (no {TOKENIZER_FILE})")
+        raise CorpusError(
+            f"tokenizer {name}: it has no {TOKENIZER_FILE}, and Transformers can't convert it to "
+            "one; use another tokenizer"
+        )
     return files
 
 

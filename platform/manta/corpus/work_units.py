@@ -1,9 +1,9 @@
-"""Cutting the input into work units, from the input files and the config alone.
+"""Cut the input into work units, by the input files and the config alone.
 
-A *part* is a piece of one file that can be read by itself: the file, a range of bytes (lines
-that begin in it), of row groups, or of record batches. A *unit* is a run of consecutive parts
-of one source. Units know nothing of workers: however many there are, the units, their order
-and so the order of documents (the *canonical order*) stay the same.
+A *part* is a piece of one file that can be read by itself: the whole file, or a range of bytes
+(the lines that begin in it), of row groups, or of record batches. A *unit* is a series of
+consecutive parts of one source. Units don't depend on the number of workers, and so neither does
+the order of documents (the *canonical order*).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from manta.corpus.readers import (
 )
 from manta.corpus.sources import InputFile
 
-# A unit takes one worker about a second to tokenize: long beside the cost of scheduling it,
-# short beside the whole. A large corpus gets larger units, so that their number stays in the
-# thousands; the bound keeps what a worker holds in memory to some hundreds of MB.
+# A worker tokenizes a unit in about a second: long compared to its scheduling, short compared to
+# the whole. A large corpus has larger units, so that their number stays in the thousands; the bound
+# keeps a worker's memory to some hundreds of MB.
 MIN_UNIT_BYTES = 1 << 20
 MAX_UNIT_BYTES = 64 << 20
 MANY_UNITS = 2048
-# Text is about this many bytes a token; a shard is made of whole units, so that a unit must
-# not be larger than a shard.
+# Approximate bytes of text in a token. A shard has whole units, so a unit must not be larger than
+# a shard.
 BYTES_PER_TOKEN = 4
 LISTING_THREADS = 16
 SHOWN_FILES = 3
@@ -43,11 +43,11 @@ SHOWN_FILES = 3
 
 @dataclass(frozen=True)
 class FilePart:
-    """A piece of a file: `start` to `stop` in bytes, row groups or batches; None: the end.
+    """A piece of a file: `start` to `stop` in bytes, row groups or batches; None: to the end.
 
     Attributes:
         file: index in the list of input files.
-        bytes: approximate size of the unit's text.
+        bytes: approximate size of the part's text.
     """
 
     file: int
@@ -58,7 +58,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one task reads: parts of one source, in canonical order."""
+    """The parts of one source, in canonical order, that one task reads."""
 
     index: int
     source: int
@@ -66,13 +66,13 @@ class Unit:
 
     @property
     def bytes(self) -> int:
-        """Of text, about."""
+        """Approximate size of the unit's text."""
         return sum(part.bytes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """All units, and the files that could not even be cut into parts."""
+    """All units, and the problems of files that could not be cut into parts."""
 
     units: list[Unit]
     problems: list[tuple[int, Problem]]
@@ -89,7 +89,7 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
         except input_errors(files[index]) as error:
             return Problem(None, unreadable(error))
 
-    # Footers of Parquet and Arrow files are read here, over the network perhaps: many at once.
+    # Footers of Parquet and Arrow files are read here, perhaps over the network, so many at once.
     with ThreadPoolExecutor(LISTING_THREADS) as threads:
         results = list(threads.map(cut, range(len(files))))
     problems = [(i, result) for i, result in enumerate(results) if isinstance(result, Problem)]
@@ -98,7 +98,7 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
 
 
 def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
-    """What is read of a row of a source."""
+    """What to read of a row of a source."""
     if config.labelled is not None:
         columns = {"text": config.labelled.text, "label": config.labelled.label}
         return {"records": config.labelled.labels, "columns": columns}
@@ -109,7 +109,7 @@ def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
 
 
 def order(unit: Unit, files: list[InputFile], config: CorpusConfig) -> dict[str, Any]:
-    """What a worker must know to read `unit`, as plain JSON values."""
+    """The order for a worker to read `unit`, as plain JSON values."""
     source = config.sources[unit.source]
     return {
         "unit": unit.index,
@@ -141,9 +141,9 @@ def rows(order: dict[str, Any]) -> Iterator[tuple[int, str | Problem | None]]:
 
 
 def identified(row: str | Problem | None) -> tuple[bytes, int] | None:
-    """Hash and size in bytes of a row that is a document; None for all others.
+    """Hash and size in bytes of a row that is a document; None for other rows.
 
-    A text of white space alone is no document.
+    A text with only white space is no document.
     """
     if not isinstance(row, str) or not row.strip():
         return None
@@ -159,7 +159,7 @@ def _unit_bytes(config: CorpusConfig, total: int) -> int:
 def _parts(
     index: int, file: InputFile, source: SourceSection, wanted: Wanted, unit_bytes: int
 ) -> Iterator[FilePart]:
-    # A size of 0 may be one that the store does not tell.
+    # A size of 0 may mean that the store doesn't tell the size.
     cut = source.format == "jsonl" and file.compression is None and file.size > 0
     if cut and file.size > unit_bytes:
         cut = codec_of_file(file, source.format) is None

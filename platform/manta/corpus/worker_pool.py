@@ -1,9 +1,9 @@
 """One pass over work units by a pool of workers on Ray.
 
-Workers are actors, one a CPU. Each has two orders, so that the next is at hand when one is done.
-A worker that dies, for want of memory or by a crash in a library, is replaced. Either of its
-orders may be the cause, so each is tried again by itself: at last with nothing else at work, so
-that it has all of the memory, and then no more.
+Workers are actors, one a CPU. An *order* describes the work on one unit. Each worker has two, so
+that the next is there when one is done. A worker that dies, as memory ran out or a library crashed,
+is replaced. Either of its orders may be the cause, so each is tried again by itself, the last time
+while no other worker works, so that it can have all of the memory.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Task = Callable[[dict[str, Any]], dict[str, Any]]
 
 AHEAD = 2
 MOST_DEATHS = 3
-# So many workers in a row that die before they can take an order: the cause is not the input.
+# If this many workers in a row die before they can take an order, the cause is not the input.
 MOST_FAILED_STARTS = 3
 
 
 def run(task: Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Do `task` for each order on all CPUs of the cluster; results come as they are done.
+    """Run `task` for each order on all CPUs of the cluster; yields results as they arrive.
 
-    Orders, as `units.order` makes them, and results are plain JSON values.
+    Orders, as `work_units.order` makes them, and results are plain JSON values.
 
     Raises:
-        CorpusError: the first that a task raised, without Ray's traceback around it; or if
+        CorpusError: the first one that a task raised, without Ray's traceback around it; or if
             `MOST_DEATHS` workers died at the same order.
-        RunError: if workers can't even start.
+        RunError: if workers can't start.
     """
     if not orders:
         return
@@ -55,12 +55,12 @@ class Worker:
         self._task = task
 
     def ready(self) -> None:
-        """Returns once the process is up."""
+        """Return once the process is up."""
 
     def work(self, order: dict[str, Any]) -> dict[str, Any] | ErrorReport:
         """The task's result, or the error that it raised.
 
-        The error is returned, because Ray would wrap an exception into a traceback of its own.
+        The error is returned, as Ray would wrap an exception into a traceback of its own.
         """
         try:
             return self._task(order)
@@ -70,7 +70,7 @@ class Worker:
 
 @dataclass(eq=False)
 class _Order:
-    """An order and how many workers died that had it to do."""
+    """An order, and the number of workers that died while they had it."""
 
     content: dict[str, Any]
     deaths: int = 0
@@ -78,7 +78,7 @@ class _Order:
 
 @dataclass(eq=False)
 class _Member:
-    """A worker and what it has still to do, the first of it now; None stands for its start."""
+    """A worker and the orders that it has, the first one in work; None stands for its start."""
 
     actor: Any
     doing: dict[Any, _Order | None] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class _Pool:
             self._hire()
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Those of all orders; see `run`."""
+        """The results of all orders; see `run`."""
         while True:
             self._hand_out()
             doing = {ref: member for member in self._members for ref in member.doing}
@@ -122,7 +122,7 @@ class _Pool:
         self._members.append(member)
 
     def _hand_out(self) -> None:
-        """Give orders to the workers that are up, those that have fewest first."""
+        """Give orders to the workers that are up, first to those that have fewest."""
         up = [member for member in self._members if None not in member.doing.values()]
         for ahead in range(AHEAD):
             for member in up:
@@ -133,7 +133,10 @@ class _Pool:
             self._give(up[0], self._alone.popleft())
 
     def _may_have(self, member: _Member, order: _Order, ahead: int) -> bool:
-        """Whether a worker gets an order now; one that a worker died at shares it with no other."""
+        """Whether a worker may get an order now.
+
+        A worker that has an order at which another worker died gets no other order.
+        """
         doing = [other for other in member.doing.values() if other is not None]
         return len(doing) <= (0 if order.deaths else ahead) and not any(o.deaths for o in doing)
 
@@ -141,7 +144,7 @@ class _Pool:
         member.doing[member.actor.work.remote(order.content)] = order
 
     def _take(self, member: _Member, ref: Any) -> Iterator[dict[str, Any]]:
-        """What a worker has done; or its death."""
+        """Take a worker's result, or its death."""
         try:
             result = ray.get(ref)
         except RayTaskError:
@@ -154,7 +157,7 @@ class _Pool:
             yield _value(result)
 
     def _bury(self, member: _Member, death: RayError) -> Iterator[dict[str, Any]]:
-        """Replace a dead worker. It died at one of the orders whose results did not come."""
+        """Replace a dead worker, and try again its orders without a result."""
         self._members.remove(member)
         unfinished: list[_Order | None] = []
         for ref, order in member.doing.items():
@@ -176,8 +179,8 @@ class _Pool:
         self._failed_starts += 1
         if self._failed_starts >= MOST_FAILED_STARTS:
             raise RunError(
-                f"{self._failed_starts} workers died one after the other as they started: "
-                f"{_first_line(death)}"
+                f"{self._failed_starts} workers in a row died as they started: "
+                f"{_first_line(death)}; see Ray's logs of these workers"
             )
 
     def _try_again(self, order: _Order, death: RayError) -> None:
@@ -185,7 +188,7 @@ class _Pool:
         what = described(order.content)
         if order.deaths >= MOST_DEATHS:
             raise CorpusError(_given_up(what, death))
-        logger.warning("a worker died that had to do %s; this is tried again", what)
+        logger.warning("a worker died at %s; this is tried again", what)
         last = order.deaths == MOST_DEATHS - 1
         (self._alone if last else self._waiting).append(order)
 
@@ -197,9 +200,9 @@ def _given_up(what: str, death: RayError) -> str:
         else "most likely they ran out of memory"
     )
     return (
-        f"{MOST_DEATHS} workers died one after the other at the same input, the last one while it "
-        f"alone was at work: {what}; {cause}. Cut or leave out the largest document, or prepare "
-        "on a machine with more memory: the same command goes on where this one stopped"
+        f"{MOST_DEATHS} workers died one after the other at the same input, the last one while no "
+        f"other worker ran: {what}; {cause}. Split or leave out the largest document, or prepare "
+        "on a machine with more memory: the same command continues where this one stopped"
     )
 
 

@@ -1,8 +1,8 @@
-"""The folder of a corpus while it is being made, and what an interrupted attempt left there.
+"""The folder of a corpus while it is being made, and the files of an interrupted attempt.
 
-Unfinished work lies in the hidden folder `WORK`, under the key of the config and input that it
-belongs to. Every file in it is whole, so that the names alone say what is done. Shards get
-their final place as they are finished; the manifest comes last, then `WORK` goes.
+Unfinished work is in the hidden folder `WORK`, with the key of the config and input that it belongs
+to. Every file there is whole, so that its existence means that this work is done. Shards are moved
+to the corpus's folder as they are finished; the manifest is written last, then `WORK` is removed.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ logger = logging.getLogger(__name__)
 WORK = ".prepare"
 KEY = "key.json"
 LOCK = "lock"
-# Kept in a finished corpus beside the manifest, not in it: times of modification are no part
-# of what a corpus is.
+# File beside the manifest of a finished corpus with its key. Not in the manifest, as the key
+# depends on times of modification, which are no part of a corpus.
 PREPARED = ".prepared.json"
 QUARANTINE = "quarantine.jsonl"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
-# Of unfinished work. Another number: what an older version has left there can't be gone on with.
+# Version of unfinished work; work of another version isn't continued.
 LAYOUT = 2
 OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE}
 
 
 def shard_name(split: str, number: int) -> str:
-    """The file of a shard of a split, numbered from 0."""
+    """The file name of a split's shard, numbered from 0."""
     return f"{split}-{number:05d}.arrow"
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the files of one attempt lie.
+    """The folders of one attempt.
 
     Attributes:
-        out: the corpus.
+        out: the corpus's folder.
         key: digest of config and input, by which a finished corpus is recognised.
     """
 
@@ -62,17 +62,17 @@ class Workspace:
 
     @property
     def tokenizer(self) -> Path:
-        """Folder of the tokenizer, until the end."""
+        """Folder of the tokenizer until the corpus is finished."""
         return self.work / "tokenizer"
 
     def finish(self, manifest: Manifest) -> None:
-        """Make the corpus a finished one."""
+        """Write key and manifest, which makes the corpus finished, and remove unfinished work."""
         write_whole(self.out / PREPARED, _record(self.key), aside=self.work)
         manifest.write(self.out, aside=self.work)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def discard(self) -> None:
-        """Take away everything that this attempt made."""
+        """Remove all files of this attempt."""
         _clear(self.out)
         shutil.rmtree(self.work, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -91,8 +91,8 @@ def finished(out: Path, key: str) -> Manifest | None:
     if _recorded(out / PREPARED) != key:
         raise CorpusError(
             f"{out}: holds a corpus prepared from another config or other input (fingerprint "
-            f"{manifest.fingerprint[:12]}); a corpus is never overwritten: pick another 'out', "
-            "or remove this one"
+            f"{manifest.fingerprint[:12]}); a corpus is never overwritten: choose another 'out', "
+            "or remove this corpus"
         )
     for shard in manifest.shards:
         path = out / shard.file
@@ -105,7 +105,7 @@ def finished(out: Path, key: str) -> Manifest | None:
 def refuse_unusable(out: Path) -> None:
     """Raise CorpusError if `out` holds something that is neither a corpus nor the start of one."""
     if out.exists() and not (out / WORK).exists() and any(out.iterdir()):
-        raise CorpusError(f"{out}: not empty, and what is in it is no corpus; pick another 'out'")
+        raise CorpusError(f"{out}: the folder has files that are no corpus; choose another 'out'")
 
 
 @contextlib.contextmanager
@@ -137,7 +137,9 @@ def _lock(lock: IO[str], out: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise CorpusError(f"{out}: another 'manta prepare' is at work here") from None
+        raise CorpusError(
+            f"{out}: another 'manta prepare' is at work here; wait until it ends, or stop it"
+        ) from None
 
 
 def _keep_or_clear(workspace: Workspace, key: str) -> None:
@@ -150,8 +152,8 @@ def _keep_or_clear(workspace: Workspace, key: str) -> None:
     leftovers = [path for path in work.iterdir() if path.name != LOCK]
     if leftovers:
         logger.warning(
-            "%s: removing what an interrupted attempt with another config, input or version left: "
-            "it is begun anew",
+            "%s: an interrupted attempt had another config, input or version: its files are "
+            "removed, and the corpus is prepared from the start",
             workspace.out,
         )
     for path in leftovers:

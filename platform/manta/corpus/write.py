@@ -1,4 +1,4 @@
-"""Writing a corpus of any format from tables: what a user has instead of text."""
+"""Write a corpus of any format from tables, for data that isn't text."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from manta.sample import shard_file
 from manta.sample.format import Format
 from manta.storage.atomic import sync_folder, unwritable, whole_file
 
-# An Arrow table or batch, or many of them, or of rows as mappings from column to value.
+# An Arrow table or batch, or an iterable of these or of rows as mappings from column to value.
 Rows: TypeAlias = "pa.Table | pa.RecordBatch | Iterable[Any]"
 SHARD_BYTES = 256 * 2**20
-# Rows given as mappings that become one batch.
+# Number of rows given as mappings that become one batch.
 ROWS_AT_ONCE = 4096
 
 
@@ -37,15 +37,14 @@ def write_corpus(
 ) -> Manifest:
     """Write a corpus: shards, checksums, manifest and fingerprint, whole or not at all.
 
-    It is written beside `folder` and gets its name at the end. The same rows in the same order make
-    the same corpus, in which runs have the same order of samples; if it is there already, nothing
-    changes.
+    It is written beside `folder` and renamed at the end. The same rows in the same order make the
+    same corpus, on which runs have the same sample order; if it exists already, nothing changes.
 
     Args:
         folder: the corpus's folder.
         data: rows of each split (train, validation, test), by the name of their source, or rows
-            alone where there is one source. Rows are Arrow tables or batches, or mappings from
-            column to value, and any iterable of these, which is read once. Those with a column
+            alone if there is one source. Rows are an Arrow table or batch, or any iterable of
+            these or of mappings from column to value, which is read once. Rows with a column
             ``doc_id`` (text) keep it; others are numbered.
         form: format of the samples: its schema names the columns.
         shard_bytes: size at which a shard is closed.
@@ -57,7 +56,7 @@ def write_corpus(
     out = Path(folder).expanduser().absolute()
     _check_format(out, form)
     if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise CorpusError(f"{out}: not empty, and what is in it is no corpus; pick another folder")
+        raise CorpusError(f"{out}: the folder has files that are no corpus; choose another folder")
     by_source: dict[Split, dict[str, Rows]] = {
         split: dict(rows) if isinstance(rows, Mapping) else {"data": rows}
         for split, rows in data.items()
@@ -70,24 +69,27 @@ def write_corpus(
                 writer.write(split, source, rows)
         manifest = writer.manifest()
         if not manifest.tokens_of("train"):
-            raise CorpusError(f"{out}: the train split has no row")
+            raise CorpusError(f"{out}: the train split has no rows; give some")
         manifest.write(work)
         return _put(work, out, manifest)
 
 
 def _check_splits(out: Path, data: Mapping[Split, Any]) -> None:
     if unknown := [split for split in data if split not in SPLITS]:
-        raise CorpusError(f"{out}: no split '{unknown[0]}'; splits are {', '.join(SPLITS)}")
+        raise CorpusError(f"{out}: no split '{unknown[0]}'; use {', '.join(SPLITS)}")
 
 
 def _check_format(out: Path, form: Format) -> None:
     if form.name in OURS:
-        raise CorpusError(f"{out}: a corpus of {form.name} is made by 'manta prepare'")
+        raise CorpusError(
+            f"{out}: the format '{form.name}' is Manta's own; make such a corpus with 'manta "
+            "prepare', or give your format another name"
+        )
     for name in ("doc_id", "source"):
         if name in form.schema.names:
             raise CorpusError(
-                f"{out}: format '{form.name}': a column can't be called '{name}': each shard has "
-                "one of Manta's"
+                f"{out}: format '{form.name}': a column can't be called '{name}', as each shard "
+                "has such a column of Manta's; rename it"
             )
 
 
@@ -97,7 +99,7 @@ def _sources(data: Mapping[Split, Mapping[str, Rows]]) -> list[str]:
 
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, ours alone, and gone afterwards."""
+    """An empty folder beside `out`, locked for this process and removed after the block."""
     work = out.with_name(f".{out.name}.writing")
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -108,8 +110,10 @@ def _beside(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise CorpusError(f"{out}: another process is writing this corpus") from None
-        for left in work.iterdir():  # by an attempt that was killed
+            raise CorpusError(
+                f"{out}: another process is writing this corpus; wait until it ends"
+            ) from None
+        for left in work.iterdir():  # files of an attempt that was killed
             if left.name != LOCK:
                 left.unlink()
         try:
@@ -119,13 +123,13 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def _put(work: Path, out: Path, manifest: Manifest) -> Manifest:
-    """Give what was written its name, unless the same is there already."""
+    """Rename the written corpus to its final name, unless the same corpus exists already."""
     if (out / MANIFEST).exists():
         there = Manifest.read(out)
         if there.fingerprint != manifest.fingerprint:
             raise CorpusError(
                 f"{out}: holds another corpus (fingerprint {there.fingerprint[:12]}); a corpus is "
-                "never overwritten: pick another folder, or remove this one"
+                "never overwritten: choose another folder, or remove this corpus"
             )
         return there
     (work / LOCK).unlink()
@@ -149,7 +153,7 @@ class _Writer:
         }
 
     def write(self, split: Split, source: str, rows: Rows) -> None:
-        """Shards of one source's rows of a split."""
+        """Write the shards of one source's rows of a split."""
         held: list[pa.Table] = []
         held_bytes = count = 0
         for table in _tables(rows, self._form.schema, f"{split} rows of '{source}'"):
@@ -164,7 +168,7 @@ class _Writer:
         self._counts[split][source] = Counts(documents=count, tokens=count)
 
     def manifest(self) -> Manifest:
-        """Of what was written."""
+        """The manifest of what was written."""
         return Manifest(
             manta_version=manta.__version__,
             sample=self._form.name,
@@ -204,7 +208,7 @@ class _Writer:
 
 
 def _tables(rows: Rows, schema: pa.Schema, what: str) -> Iterator[pa.Table]:
-    """The rows as tables of the schema's columns, and of doc_id where they have it."""
+    """The rows as tables with the schema's columns, and with doc_id if they have it."""
     single = isinstance(rows, pa.Table | pa.RecordBatch)
     pending = iter([rows] if single else rows)
     for first in pending:
@@ -221,15 +225,16 @@ def _of_mappings(rows: list[Any], schema: pa.Schema, what: str) -> pa.Table:
         fields = [field for field in named if field.name in rows[0] or field.name != "doc_id"]
         columns = {f.name: pa.array([row[f.name] for row in rows], f.type) for f in fields}
     except (KeyError, TypeError, pa.ArrowException) as error:
-        raise CorpusError(f"{what}: a row isn't what the schema asks for: {error!r}") from None
+        raise CorpusError(f"{what}: a row doesn't fit the format's schema: {error!r}") from None
     return pa.table(columns)
 
 
 def _fitted(table: Any, schema: pa.Schema, what: str) -> pa.Table:
-    """The columns of a table that the schema names, in its types."""
+    """The columns of a table that the schema has, cast to its types."""
     if missing := [name for name in schema.names if name not in table.schema.names]:
         raise CorpusError(
-            f"{what}: no column '{missing[0]}'; there are {', '.join(table.schema.names)}"
+            f"{what}: the column '{missing[0]}' is missing; there are "
+            f"{', '.join(table.schema.names)}"
         )
     wanted = list(schema)
     if "doc_id" in table.schema.names:
@@ -238,7 +243,9 @@ def _fitted(table: Any, schema: pa.Schema, what: str) -> pa.Table:
     for field in wanted:
         column = table.column(field.name)
         if column.null_count:
-            raise CorpusError(f"{what}: column '{field.name}' has rows without a value")
+            raise CorpusError(
+                f"{what}: column '{field.name}' has rows without a value; fill or remove these rows"
+            )
         try:
             columns[field.name] = column.cast(field.type)
         except pa.ArrowException as error:

@@ -1,4 +1,4 @@
-"""What is left of each source, and why the rest of it is not."""
+"""How many documents of each source are kept, and why the others are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.work_units import UnitPlan
 
-# A source of which no more than this share is left is named: hardly anyone means that.
+# People are told of a source of which at most this share is kept, as that is probably a mistake.
 LITTLE = 0.5
 
 
@@ -21,9 +21,9 @@ class Yield:
 
     Attributes:
         source: the source's name.
-        kept: documents that go into the corpus.
-        duplicates: documents that an earlier one equals, of whichever source.
-        empty: texts without content.
+        kept: number of documents that go into the corpus.
+        duplicates: number of documents that equal an earlier one of any source.
+        empty: number of texts without content.
         problems: rows and files that can't be used.
     """
 
@@ -35,16 +35,16 @@ class Yield:
 
     @property
     def found(self) -> int:
-        """All that there was, usable or not."""
+        """Number of documents and problems that were found."""
         return self.kept + self.duplicates + self.empty + len(self.problems)
 
     @property
     def is_little(self) -> bool:
-        """Whether so little is left that people should hear of it."""
+        """Whether so few documents are kept that people should be told."""
         return self.kept <= LITTLE * self.found
 
     def __str__(self) -> str:
-        """What is left, and what became of the rest."""
+        """The number of documents that are kept, and why others are not, for people."""
         reasons = [
             f"{count:,} {what}"
             for count, what in ((self.duplicates, "duplicates"), (self.empty, "empty"))
@@ -54,12 +54,12 @@ class Yield:
             (reason, _), *_ = Counter(problem.reason for problem in self.problems).most_common(1)
             example = next(problem for problem in self.problems if problem.reason == reason)
             reasons.append(f"{len(self.problems):,} unusable, most often as in {example}")
-        left = f"{self.kept:,} of {self.found:,} documents" if self.kept else "no document"
-        return f"source '{self.source}' is left with {left}: {'; '.join(reasons) or 'no input'}"
+        kept = f"{self.kept:,} of {self.found:,} documents are" if self.kept else "no document is"
+        return f"source '{self.source}': {kept} kept: {'; '.join(reasons) or 'no input'}"
 
 
 def yields(scanned: Scanned, plan: UnitPlan, sources: Sequence[str]) -> list[Yield]:
-    """What is left of each source, in the order of `sources`."""
+    """The `Yield` of each source, in the order of `sources`."""
     kept, duplicates, empty = np.zeros((3, len(sources)), dtype=np.int64)
     for unit in plan.units:
         marks = scanned.of_unit(unit.index)[1]
