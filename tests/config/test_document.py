@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_configs import CORPUS, RUN
 
-from manta.config import CorpusConfig, RunConfig, SweepConfig
+from manta.config import CorpusConfig, RunConfig, SweepConfig, document
 from manta.config.document import parse, parse_value, unparse
 from manta.config.load import COMMAND_LINE, build, change, read
 
@@ -99,6 +99,27 @@ def test_any_text_comes_back_from_a_dump_for_any_reader(text):
     written = unparse({"a": text, "b": [text], text: 1})
     for data in (parse(written).data, yaml.safe_load(written)):
         assert data == {"a": text, "b": [text], text: 1}
+
+
+# Two readers.
+
+# Few letters, so that signs with a meaning come often.
+YAML_LIKE = st.text(" \n:-[]{},#&*'\"%@`ab01.~\x85\u2028", max_size=20)
+VALUES = st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text()
+NESTED = st.recursive(
+    VALUES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+
+
+@given(YAML_LIKE | NESTED.map(unparse))
+def test_the_fast_reader_reads_as_the_other_one_does(text):
+    """Wherever it is asked; what it refuses, the other one decides."""
+    try:
+        fast = document._parse(document._FastLoader(text))
+    except yaml.YAMLError:
+        return
+    if not document.READ_DIFFERENTLY.search(text):
+        assert repr(document._parse(document._Loader(text))) == repr(fast)
 
 
 # Text.

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from manta.config import RunConfig
 from manta.corpus.manifest import Manifest
+from manta.record import run_record
 from manta.record.run_record import RunRecord
 from manta.record.run_state import GroupStart
 from manta.schedule import Schedule
@@ -99,30 +101,34 @@ def write_run(
     record.group_started(GroupStart(world, attempt=1, step=0, tokens=0, hardware={}))
     now += START_SECONDS
     before = began
-    for number in range(1, ROWS + 1):
-        tokens = schedule.horizon * number // ROWS
-        if until is not None and tokens > until:
-            break
-        value = loss(tokens)
-        now += max(0, tokens - before) / speed
-        before = max(before, tokens)
-        row = {"step": number, "tokens": tokens}
-        record.add(
-            {
-                **row,
-                "loss": value,
-                "lr": float(schedule.lr(tokens)),
-                "batch_size": schedule.batch_size(tokens),
-                "tokens_per_s": speed,
-                "world_size": world,
-            }
-        )
-        if evaluates:
-            now += EVALUATION_SECONDS if tokens > began else 0.0
-            record.add({**row, "val_loss": value + 0.02})
+    # Time flies here: the record would be saved with each row.
+    with patch.object(run_record, "SAVE_SECONDS", math.inf):
+        for number in range(1, ROWS + 1):
+            tokens = schedule.horizon * number // ROWS
+            if until is not None and tokens > until:
+                break
+            value = loss(tokens)
+            now += max(0, tokens - before) / speed
+            before = max(before, tokens)
+            row = {"step": number, "tokens": tokens}
+            record.add(
+                {
+                    **row,
+                    "loss": value,
+                    "lr": float(schedule.lr(tokens)),
+                    "batch_size": schedule.batch_size(tokens),
+                    "tokens_per_s": speed,
+                    "world_size": world,
+                }
+            )
+            if evaluates:
+                now += EVALUATION_SECONDS if tokens > began else 0.0
+                record.add({**row, "val_loss": value + 0.02})
     outcome = status if status in ("finished", "stopped", "failed") else "interrupted"
     if ends:
         record.finish(outcome, reason=reason, final={})  # type: ignore[arg-type]
+    else:
+        record.save()
     record.close()
     return record.run_dir
 

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,17 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that training runs on."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {package: _version(package) for package in PACKAGES}
+    return versions | {package: version for package, version in found.items() if version}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """A package's version, which takes milliseconds to find; None if it isn't installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def driver_hardware() -> dict[str, Any]:
