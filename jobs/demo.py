@@ -1,8 +1,8 @@
-"""The main path from end to end on one machine: prepare, train, export, generate.
+"""The demo, on one machine: prepare a corpus, train, export, generate.
 
     python jobs/demo.py [KEY=VALUE ...]
 
-Overrides go to jobs/demo/run.yaml. Started again it continues, or shows what is there.
+Overrides change jobs/demo/run.yaml. A second start continues the run, or shows its results again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ console = Console(highlight=False)
 
 
 def main(overrides: list[str]) -> None:
-    """Run the demo and print what came of it."""
+    """Run the demo and print its results."""
     began = time.time()
     corpus = load(ROOT / "jobs/demo/corpus.yaml", CorpusConfig)
     run = load(ROOT / "jobs/demo/run.yaml", RunConfig, overrides)
@@ -37,7 +37,7 @@ def main(overrides: list[str]) -> None:
 
 
 def prepare_and_train(corpus: CorpusConfig, run: RunConfig) -> None:
-    """Both heavy steps, on one Ray."""
+    """Prepare and train on the same Ray."""
     from manta.corpus.prepare import prepare
     from manta.elastic.checks.preflight import absolute, check, check_model
     from manta.elastic.driver.trainer import train
@@ -61,7 +61,7 @@ def export_anew(run_dir: Path) -> Path:
 
 
 def show(run_dir: Path, model: Path, seconds: float) -> None:
-    """What the reader came for."""
+    """Print generated text, losses, and where the files are."""
     from manta.train.export import generate
 
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

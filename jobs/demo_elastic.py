@@ -1,12 +1,12 @@
-"""The demo on a pool that changes: a worker dies, a node is taken away, another one comes.
+"""The demo on a cluster that changes: a worker dies, a node is removed, another one is added.
 
     python jobs/demo_elastic.py [KEY=VALUE ...]
 
 Trains the demo's model twice on a Ray of several nodes in this machine, from the same config
-and seed: once undisturbed, once with 2 → 1 → 2 workers. Then it proves from the ledger which
-samples the disturbed run has seen, and compares the losses of every step. Overrides go to
-jobs/demo/run.yaml. Both runs begin anew each time. Exits with 1 if the ledger is not what config
-and corpus give, or the curves differ.
+and seed: once undisturbed, once with 2 → 1 → 2 workers. Then it proves by the ledger which samples
+the disturbed run was trained on, and compares the losses of every step. Overrides change
+jobs/demo/run.yaml. Both runs start anew each time. Exits with 1 if the ledger is not what config
+and corpus give, or the losses differ.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "platform"))
-# Before Ray is imported: nobody else is to join these nodes.
+# Set before Ray is imported; the nodes of this demo need no token.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-# An interrupted training's thread is not to start a Ray of its own.
+# Keeps the thread of an interrupted training from starting a Ray of its own.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 from rich.console import Console  # noqa: E402
@@ -42,17 +42,18 @@ from manta.show.report.run_report import write_report  # noqa: E402
 from manta.storage.run_folder import METRICS  # noqa: E402
 
 CALM, DISTURBED = "demo-elastic-calm", "demo-elastic"
-# Long enough for a pool to change in, short enough to wait for; a group settles soon.
+# Long enough for nodes to change during the run, short enough to wait for.
 SHORT = [
     *("schedule.horizon=200K", "checkpoint.every=20K", "eval.every=100K", "eval.tokens=20K"),
     *("scaling.min=1", "scaling.max=2", "scaling.settle=3", "log.every=0", "wandb.mode=disabled"),
 ]
-# Shares of the run after which things happen.
+# Fractions of the run after which a worker is killed, a node drained, and a node added.
 KILL, DRAIN, ADD = 0.25, 0.40, 0.47
 NOTICE_SECONDS = 30.0
-# Spares are worth their imports in a run of hours; here they are wanted within a minute.
+# Start warm processes early, as this run takes minutes only.
 WARM_AFTER_SECONDS = 2.0
-# Another world size changes the order of reductions, some 1e-5 here; a mistake makes more of it.
+# Largest difference of losses. Another world size changes the order of reductions, which makes some
+# 1e-5 here; a mistake makes much more.
 MOST_DIFFERENCE = 1e-3
 
 console = Console(highlight=False)
@@ -105,7 +106,7 @@ class Pool:
         self._nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 
     def drain(self) -> None:
-        """Say of the last node that it goes, as a provider does of a spot node."""
+        """Announce the end of the last node, as a provider does for a spot node."""
         from ray._raylet import GcsClient
         from ray.core.generated import autoscaler_pb2
 
@@ -127,11 +128,11 @@ class Pool:
 
 @contextmanager
 def _pool() -> Iterator[Pool]:
-    """A Ray of three local nodes, the first of which only keeps the books."""
+    """A Ray of three local nodes, the first of which is the head and runs no worker."""
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # Sockets lie below it, and their paths may be 107 characters long.
+    # Ray puts its sockets below this folder, and a socket's path may have 107 characters at most.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -155,7 +156,7 @@ def _prepare() -> None:
 
 
 def _train(config: RunConfig, pool: Pool | None = None) -> None:
-    """Train to the end; with a pool, change it on the way."""
+    """Train to the end; with a pool, change it during the run."""
     from manta.elastic.checks.preflight import absolute, check, check_model
     from manta.elastic.driver import trainer
 
@@ -180,14 +181,14 @@ def _train(config: RunConfig, pool: Pool | None = None) -> None:
 
 
 class _Progress:
-    """How far a run is, from its history."""
+    """Progress of a run, from its history."""
 
     def __init__(self, run_dir: Path, horizon: int):
         self._rows, self._horizon = Tail(run_dir / METRICS), horizon
         self.share, self.workers = 0.0, 0
 
     def look(self) -> None:
-        """Read what came."""
+        """Read new rows."""
         for row in self._rows.rows():
             self.share = row["tokens"] / self._horizon
             self.workers = row.get("world_size", self.workers)
@@ -213,7 +214,7 @@ def _disturb(run: threading.Thread, progress: _Progress, pool: Pool) -> None:
 
 
 def show(disturbed: Path, calm: Path) -> bool:
-    """Compare the two runs and say whether they are the same training."""
+    """Compare the two runs and print whether they are the same training."""
     from manta.record.verify_run import verify
 
     console.rule("is it the same training?")
@@ -242,14 +243,14 @@ def _group_line(group: Any) -> str:
 
 
 def trained_again(state: RunState) -> str:
-    """What was lost at the restarts."""
+    """Steps and tokens that were lost at restarts and trained again."""
     groups = zip(state.groups, state.groups[1:], strict=False)
     steps = sum(before.last_step - after.step for before, after in groups)
     return f"{steps} steps, {number_format.count(state.totals.tokens_again)} tokens"
 
 
 def largest_difference(one: Path, other: Path) -> tuple[int, float]:
-    """How many steps both runs have, and the largest relative difference of their losses."""
+    """The number of steps that both runs have, and the largest relative difference of losses."""
     losses = [
         {row["step"]: row["loss"] for row in Tail(run_dir / METRICS).rows() if "loss" in row}
         for run_dir in (one, other)
@@ -261,7 +262,7 @@ def largest_difference(one: Path, other: Path) -> tuple[int, float]:
 
 def _verdict(proven: bool, same: bool) -> str:
     samples = "the samples are exactly those of the config" if proven else "THE LEDGER IS WRONG"
-    curve = "the curve is the undisturbed one" if same else "THE CURVES DIFFER"
+    curve = "the losses are the undisturbed run's" if same else "THE LOSSES DIFFER"
     return f"{samples}; {curve}"
 
 
