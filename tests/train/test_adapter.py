@@ -25,7 +25,7 @@ from manta.model.adapter import without_adapter
 from manta.state.checkpoint_files import newest
 from manta.state.dcp import read_metadata
 from manta.storage.run_folder import CHECKPOINTS, CONFIG, RUN
-from manta.train.export import export, load_run, load_weights
+from manta.train.export import export, generate, load_run, load_weights
 
 EVERY = 16 * 7 * 4
 # The checkpoint of step 8 is begun once that of step 4 is whole: a run that dies after it has one.
@@ -172,6 +172,11 @@ def test_exported_as_adapter_and_merged_it_computes_the_same(
         with without_adapter(lm):
             assert torch.equal(lm(tokens).logits, original)
         assert torch.equal(lm(tokens).logits, expected)
+    texts = {
+        generate(where, "some text", tokens=8, temperature=0, seed=0)
+        for where in (run.run_dir, alone, merged)
+    }
+    assert len(texts) == 1
 
 
 def test_another_run_begins_from_the_merged_model(tuned: Build) -> None:

@@ -44,8 +44,8 @@ from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 
 # As Transformers calls it.
 WEIGHTS = "model.safetensors"
-# A folder with one of them is that of a model, or of PEFT's adapter of one.
-MODEL_FILES = ("config.json", "adapter_config.json")
+# The file that tells the folder of a model, and of PEFT's adapter of one.
+WHOLE, ADAPTER = "config.json", "adapter_config.json"
 
 
 def export(
@@ -167,9 +167,10 @@ def load_generator(where: Place) -> tuple[Any, Any]:
             raise RunError(_no_generator(where))
         lm = load_weights(where, config, None)
         return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
-    if isinstance(where, Path) and any((where / name).exists() for name in MODEL_FILES):
+    if isinstance(where, Path) and any((where / name).exists() for name in (WHOLE, ADAPTER)):
         _quiet()
-        if model_class.names_head(AutoConfig.from_pretrained(where)):
+        # The folder of an adapter has no config: the base that it names has one.
+        if (where / WHOLE).exists() and model_class.names_head(AutoConfig.from_pretrained(where)):
             raise RunError(_no_generator(where))
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)
