@@ -42,7 +42,7 @@ RUN_KEYS = """
     model.train model.freeze model.frozen_dtype model.grow_vocabulary
     data.document_mask data.format
     objective.type objective.per
-    objective.loss objective.beta objective.label_smoothing objective.gamma
+    objective.loss objective.beta objective.reference objective.label_smoothing objective.gamma
     objective.teacher
     objective.divergence objective.kd_ratio objective.temperature objective.jsd_beta
     objective.top_k objective.options objective.balance objective.bias_rate

@@ -17,9 +17,10 @@ from manta.config.objective import ObjectiveSection
 from manta.model import attention, cross_entropy
 from manta.model.loss_head import fuse
 from manta.objective.pair_losses import LOSSES
-from manta.objective.preference import SHOWN, Preference
+from manta.objective.preference import SHOWN, Preference, ReferencePass
 from manta.objective.protocol import FrozenModel, Models
 from manta.objective.weighing import Weighing
+from manta.sample.answer_log_probs import REFERENCE
 from manta.sample.columns import Columns, Ragged, sliced
 from manta.testing import check_objective
 
@@ -231,6 +232,23 @@ def test_where_the_policy_is_the_reference_the_loss_is_ln_2(
     assert gradient.norm() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["dpo", "ipo"])
+def test_what_was_precomputed_is_what_the_reference_says(name: str) -> None:
+    brought = section(name).model_copy(update={"reference": "precomputed"})
+    said = ReferencePass(FrozenModel(model(3)), CPU)(pairs())
+    assert said.lengths.tolist() == [len(row) for row in ROWS]
+    batch = {**pairs(), REFERENCE: said}
+    expected, gradient = found(Preference(section(name)), model(), model(3), pairs())
+    means, mine = found(Preference(brought), model(), model(3), batch)
+    assert means == expected
+    assert (mine == gradient).all()
+    check_objective(Preference(brought), model(), batch)
+
+    begun = {**pairs(), REFERENCE: ReferencePass(FrozenModel(model()), CPU)(pairs())}
+    means, _ = found(Preference(brought), model(), model(), begun, passes=3)
+    assert means["margin"] == pytest.approx(0, abs=1e-6)
+
+
 def test_the_reference_gets_no_gradient_and_is_no_part_of_the_module() -> None:
     lm, reference = model(), model(3)
     module = Preference(section()).module(Models(lm, FrozenModel(reference)))
@@ -314,6 +332,7 @@ def test_each_loss_names_its_terms() -> None:
     ("keys", "said"),
     [
         ({"loss": "kto"}, "kto is no sum over samples"),
+        ({"loss": "orpo", "reference": "precomputed"}, "'reference' is for loss dpo or ipo"),
         ({"loss": "ipo", "label_smoothing": 0.1}, "'label_smoothing' is for loss dpo, not for ipo"),
         ({"gamma": 0.5}, "'gamma' is for loss simpo, not for dpo"),
         ({"label_smoothing": 0.5}, "less than 0.5"),

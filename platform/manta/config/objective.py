@@ -17,6 +17,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "per": ("chat", "distill"),
     "loss": ("preference",),
     "beta": ("preference",),
+    "reference": ("preference",),
     "label_smoothing": ("preference",),
     "gamma": ("preference",),
     "teacher": ("distill", OWN),
@@ -39,7 +40,11 @@ LOSS_IS = {
 PairLossName = Literal["dpo", "ipo", "simpo", "orpo"]
 # Losses of preferences that compare with a reference, and those that alone read a key.
 COMPARE: tuple[PairLossName, ...] = ("dpo", "ipo")
-READ_BY_LOSS: dict[str, PairLossName] = {"label_smoothing": "dpo", "gamma": "simpo"}
+READ_BY_LOSS: dict[str, tuple[PairLossName, ...]] = {
+    "reference": COMPARE,
+    "label_smoothing": ("dpo",),
+    "gamma": ("simpo",),
+}
 
 
 class ObjectiveSection(Section):
@@ -73,6 +78,11 @@ class ObjectiveSection(Section):
         gt=0,
         description="factor β of the rewards in dpo and simpo, τ of ipo, λ of orpo, the odds "
         "ratio's coefficient; if left out 2 for simpo, else 0.1",
+    )
+    reference: Literal["model", "precomputed"] = Field(
+        default="model",
+        description="whether that model computes beside the trained one, or what it says of the "
+        "pairs was left beside the corpus by `manta precompute`",
     )
     label_smoothing: float = Field(
         default=0.0,
@@ -168,9 +178,10 @@ class ObjectiveSection(Section):
 
     @model_validator(mode="after")
     def _keys_are_of_the_loss(self) -> ObjectiveSection:
-        for name, loss in READ_BY_LOSS.items():
-            if loss != self.loss and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"'{name}' is for loss {loss}, not for {self.loss}")
+        for name, losses in READ_BY_LOSS.items():
+            given = getattr(self, name) != type(self).model_fields[name].default
+            if given and self.loss not in losses:
+                raise ValueError(f"'{name}' is for loss {' or '.join(losses)}, not for {self.loss}")
         return self
 
     @model_validator(mode="after")
