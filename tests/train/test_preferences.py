@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from manta.config.errors import ConfigError, RunError
 from manta.elastic.checks.preflight import Checked, check_continues, try_model
+from manta.elastic.driver.precompute import plan, precompute
 from manta.model.fingerprint import fingerprint
 
 LENGTH, STEPS = 96, 6
@@ -146,6 +148,30 @@ def test_it_begins_at_ln_2_however_the_models_are_laid(run: Build, layout: str) 
     assert values(rows, "term/margin")[1] == pytest.approx(0, abs=1e-6)
     assert bool(laid.frozen) == ("adapter" not in layout or "more" in layout)
     assert abs(values(rows, "term/margin")[2]) > 1e-3, "the reference stays where it was"
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("layout", ["plain", "adapter", "rounded"])
+def test_a_reference_that_was_precomputed_says_what_it_says_beside_the_model(
+    run: Build, corpora: dict[bool, Path], tmp_path: Path, layout: str
+) -> None:
+    corpus = shutil.copytree(corpora[True], tmp_path / "corpus")  # files are put beside it
+    changes = {"corpus": str(corpus), **LAYOUTS.get(layout, {})}
+    brought = {**changes, "objective.reference": "precomputed"}
+    with pytest.raises(ConfigError, match=r"objective.reference = 'precomputed': .* `manta precom"):
+        run("early", **brought)
+    beside = run("beside", **changes)
+    objective = beside.config.objective.model_copy(update={"reference": "precomputed"})
+    planned = plan(beside.config.model_copy(update={"objective": objective}))
+    precompute(planned, progress=False)
+
+    expected = train(beside, 1)
+    found = train(run("brought", **brought), 2)
+    assert losses(found)[1] == pytest.approx(math.log(2), abs=1e-6)
+    # In bf16 two workers round gradients otherwise than one.
+    rel = 1e-5 if layout == "plain" else 1e-2
+    for key in ("loss", "term/margin", "val_loss"):
+        assert values(found, key) == pytest.approx(values(expected, key), rel=rel, abs=rel / 10)
 
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo", "orpo"])

@@ -79,7 +79,7 @@ def train(
 
 
 def precompute(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
-    """Have a run's teacher say of each sample of the corpus what the run is to learn, once."""
+    """Have a run's teacher or reference say of each sample what the run is to learn by, once."""
     from manta.config import RunConfig, load
 
     loaded = load(config, RunConfig, overrides or ())

@@ -65,7 +65,8 @@ def frozen_model(config: RunConfig) -> NamedModel | None:
     """The model with frozen weights that the objective compares with; None if it needs none."""
     if config.objective.teacher is not None:
         return NamedModel("objective.teacher", config.objective.teacher)
-    model = config.model
-    if config.objective.compares and model.pretrained and not model.keeps_what_it_began_with:
+    model, objective = config.model, config.objective
+    kept = model.keeps_what_it_began_with and objective.reference == "model"
+    if objective.compares and model.pretrained and not kept:
         return NamedModel("model.pretrained", model.pretrained)
     return None

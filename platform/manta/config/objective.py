@@ -161,6 +161,16 @@ class ObjectiveSection(Section):
         return "" if self.is_own else LOSS_IS.get(self.type, NATS)
 
     @property
+    def precomputed_by(self) -> str | None:
+        """The key by which what a frozen model says is from `manta precompute`; None if it isn't.
+
+        Without it that model computes beside the trained one.
+        """
+        if self.top_k is not None:
+            return "objective.top_k"
+        return "objective.reference" if self.reference == "precomputed" else None
+
+    @property
     def compares(self) -> bool:
         """Whether it compares with the model that the run began with."""
         return self.type == "preference" and self.loss in COMPARE

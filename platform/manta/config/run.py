@@ -439,12 +439,13 @@ class RunConfig(Section):
                 "begins with: set model.pretrained to one that was trained on chats, or take "
                 "objective.loss: orpo"
             )
-        rounds = self.model.frozen_dtype != "fp32" and not self.model.keeps_what_it_began_with
-        if self.objective.compares and rounds:
+        beside = self.model.keeps_what_it_began_with and self.objective.reference == "model"
+        if self.objective.compares and self.model.frozen_dtype != "fp32" and not beside:
             raise ValueError(
                 "model.frozen_dtype = 'bf16' rounds weights of the model that is trained, but not "
                 f"those that objective.loss = {self.objective.loss!r} compares with: leave it out, "
-                "or train an adapter alone (model.adapter without model.train)"
+                "or train an adapter alone (model.adapter without model.train) with "
+                "objective.reference: model"
             )
         return self
 

@@ -38,7 +38,7 @@ class PairsInRows:
 
         Args:
             batch: columns of pairs.
-            device: where they are to be.
+            device: device of the tensors.
             reference: column with the reference's log-probabilities of each row, if there is one.
         """
         numbers = conversation_of(batch)

@@ -11,6 +11,8 @@ import pyarrow as pa
 from manta.sample.rows import RowFormat
 
 REFERENCE = "reference"
+# Of a row on disk, about: some four pairs.
+BYTES_A_ROW = 64
 
 
 def answer_log_probs() -> RowFormat:

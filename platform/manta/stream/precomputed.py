@@ -19,9 +19,11 @@ from manta.config.section import Section
 from manta.config.urls import join
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.sources import open_input
+from manta.sample.answer_log_probs import BYTES_A_ROW, answer_log_probs
 from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
-from manta.sample.teacher_top import teacher_top
+from manta.sample.rows import RowFormat
+from manta.sample.teacher_top import bytes_a_token, teacher_top
 from manta.storage.atomic import write_whole
 from manta.storage.seal import digest
 from manta.stream.shards import ShardReader
@@ -30,31 +32,71 @@ from manta.stream.table import ShardTable
 FOLDER, DESCRIPTION = "precomputed", "precomputed.json"
 
 
-class TeacherSettings(Section):
-    """All that decides what a teacher says of a corpus.
+class PrecomputedSettings(Section):
+    """All that decides what a model says of a corpus.
 
-    `corpus` and `teacher` are fingerprints, `seq_len` the tokens of a sample, `document_mask`
-    whether attention stayed within documents, `temperature` that of the probabilities, `top_k` how
-    many tokens' probabilities are kept, and `vocabulary` the entries of the teacher's vocabulary.
+    `corpus` is a fingerprint, `seq_len` the tokens of a sample.
     """
 
     corpus: str
-    teacher: str
     seq_len: int
-    document_mask: bool
-    temperature: float
-    top_k: int
-    vocabulary: int
 
     def folder(self, corpus: str) -> str:
         """The folder beside a corpus, at a path or URL, for what these settings decide."""
         return join(corpus, f"{FOLDER}/{digest(self.model_dump(mode='json'))[:16]}")
 
 
+class TeacherSettings(PrecomputedSettings):
+    """All that decides what a teacher says of a corpus.
+
+    `teacher` is a fingerprint, `document_mask` says whether attention stayed within documents,
+    `temperature` is that of the probabilities, `top_k` how many tokens' probabilities are kept, and
+    `vocabulary` the entries of the teacher's vocabulary.
+    """
+
+    teacher: str
+    document_mask: bool
+    temperature: float
+    top_k: int
+    vocabulary: int
+
+    @property
+    def form(self) -> RowFormat:
+        """The format of its columns."""
+        return teacher_top(self.seq_len, self.top_k, self.vocabulary)
+
+    @property
+    def bytes_a_sample(self) -> int:
+        """What a sample takes on disk."""
+        return self.seq_len * bytes_a_token(self.top_k, self.vocabulary)
+
+
+class ReferenceSettings(PrecomputedSettings):
+    """All that decides what a reference says of the answers of pairs.
+
+    `reference` is a fingerprint. In another number format the log-probabilities would be others,
+    and a margin no longer 0 where the trained model is the reference still.
+    """
+
+    reference: str
+    precision: str
+    param_dtype: str
+
+    @property
+    def form(self) -> RowFormat:
+        """The format of its column."""
+        return answer_log_probs()
+
+    @property
+    def bytes_a_sample(self) -> int:
+        """What a sample of a few pairs takes on disk, about."""
+        return BYTES_A_ROW
+
+
 class PrecomputedManifest(Section):
     """The contents of ``precomputed.json``: by what it was computed, and its shards."""
 
-    settings: TeacherSettings
+    settings: TeacherSettings | ReferenceSettings
     precision: str
     shards: list[Shard]
 
@@ -120,6 +162,5 @@ class WithPrecomputed:
 def _opened(folder: str, split: Split) -> ShardReader:
     manifest = PrecomputedManifest.read(folder)
     settings = manifest.settings
-    form = teacher_top(settings.seq_len, settings.top_k, settings.vocabulary)
     shards = [shard for shard in manifest.shards if shard.split == split]
-    return ShardReader(folder, ShardTable.of_shards(shards, split), form, settings.seq_len)
+    return ShardReader(folder, ShardTable.of_shards(shards, split), settings.form, settings.seq_len)

@@ -43,7 +43,7 @@ def frozen_beside(config: RunConfig, device: torch.device, *, sharded: bool) -> 
         ConfigError: if the model can't be had.
     """
     source = frozen_model(config)
-    if source is None or config.objective.top_k is not None:
+    if source is None or config.objective.precomputed_by is not None:
         return None
     return frozen_from(source, config, device, sharded=sharded)
 

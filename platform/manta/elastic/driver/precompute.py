@@ -1,6 +1,7 @@
-"""`manta precompute`: what a teacher says of each sample of a corpus, once, for all runs to come.
+"""`manta precompute`: what a model says of each sample of a corpus, once, for all runs to come.
 
-Ray Data hands spans of samples to actors that each hold the teacher. A span becomes a shard, which
+Ray Data hands spans of samples to actors that each hold the model, which is a distillation's
+teacher or a preference's reference. A span becomes a shard, which
 appears whole. An attempt that was interrupted goes on with the shards that are there.
 """
 
@@ -25,25 +26,25 @@ from ray.exceptions import RayError
 
 from manta.config.errors import ConfigError, RunError
 from manta.config.model_names import frozen_model
+from manta.config.objective import ObjectiveSection
 from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.progress_bar import PrepareProgress
 from manta.elastic.checks.precomputed_columns import settings_of
 from manta.elastic.checks.preflight import Checked, check
-from manta.objective.causal import Causal
-from manta.objective.distill import TeacherPass
+from manta.elastic.driver.precomputers import Makes, ReferenceColumn, TeacherColumns
 from manta.sample import shard_file
 from manta.sample.columns import to_arrow
-from manta.sample.teacher_top import TOKENS, bytes_a_token, teacher_top
 from manta.storage.atomic import whole_file
 from manta.stream.plan import Corpus, open_corpus, reader_of
-from manta.stream.precomputed import PrecomputedManifest, TeacherSettings
-from manta.train.frozen import ROUNDED, frozen_from
+from manta.stream.precomputed import PrecomputedManifest, ReferenceSettings, TeacherSettings
+from manta.train.frozen import frozen_from
 
-# Bytes of a shard, about: what an actor computes between two moments at which it may be killed, and
-# what there are so many of that each worker has some. A large corpus has larger ones, but no more.
-SHARD_BYTES, MOST_SHARDS = 8 * 2**20, 4096
+# Bytes and tokens of a shard at most: what an actor computes between two moments at which it may be
+# killed, and what there are so many of that each worker has some. A large corpus has larger ones,
+# but no more.
+SHARD_BYTES, SHARD_TOKENS, MOST_SHARDS = 8 * 2**20, 2**18, 4096
 SPLITS: tuple[Split, ...] = ("train", "validation")
 HASHING_THREADS = 4
 
@@ -53,14 +54,14 @@ class Planned:
     """What is to be precomputed for a run.
 
     Attributes:
-        config: the run, as if its teacher computed beside the model.
-        settings: corpus, teacher and keys that decide what is computed.
+        config: the run, as if its frozen model computed beside the trained one.
+        settings: corpus, model and keys that decide what is computed.
         folder: folder beside the corpus.
         corpora: splits that have a sample, by name.
     """
 
     config: RunConfig
-    settings: TeacherSettings
+    settings: TeacherSettings | ReferenceSettings
     folder: Path
     corpora: dict[Split, Corpus]
 
@@ -72,14 +73,13 @@ class Planned:
     @property
     def bytes(self) -> int:
         """Size on disk, about."""
-        tokens = self.samples * self.settings.seq_len
-        return tokens * bytes_a_token(self.settings.top_k, self.settings.vocabulary)
+        return self.samples * self.settings.bytes_a_sample
 
     def spans(self) -> Iterator[dict[str, Any]]:
         """The spans of samples that make a shard each."""
         settings = self.settings
-        row = settings.seq_len * bytes_a_token(settings.top_k, settings.vocabulary)
-        step = max(1, SHARD_BYTES // row, self.samples // MOST_SHARDS)
+        rows = min(SHARD_BYTES // settings.bytes_a_sample, SHARD_TOKENS // settings.seq_len)
+        step = max(1, rows, self.samples // MOST_SHARDS)
         for split, corpus in self.corpora.items():
             count = reader_of(corpus).num_samples
             for index, first in enumerate(range(0, count, step)):
@@ -89,26 +89,43 @@ class Planned:
 
 
 def plan(config: RunConfig) -> Planned:
-    """Check a run whose teacher is to be precomputed.
+    """Check a run whose frozen model is to be precomputed.
 
     Raises:
         ConfigError: naming the mistake and the remedy.
     """
-    if config.objective.top_k is None:
-        raise ConfigError(
-            "objective.top_k is missing: it says how many of the teacher's most likely tokens are "
-            "kept of each token, such as 64; without it the teacher computes beside the model"
-        )
+    _check_asked(config.objective)
     if is_url(config.corpus):
         raise ConfigError(
             f"corpus = '{config.corpus}': files are written by renaming, which a store doesn't "
             "have: precompute beside a copy in a folder, and copy its folder 'precomputed' then"
         )
-    objective = config.objective.model_copy(update={"top_k": None})
-    checked = check(config.model_copy(update={"objective": objective}))
+    checked = check(_beside(config))
     settings = settings_of(config, checked.manifest, checked.frozen)
     folder = Path(settings.folder(checked.config.corpus))
     return Planned(checked.config, settings, folder, _corpora(checked))
+
+
+def _check_asked(objective: ObjectiveSection) -> None:
+    """Raise ConfigError if a run asks for nothing that is precomputed."""
+    if objective.precomputed_by is not None:
+        return
+    if objective.compares:
+        raise ConfigError(
+            "objective.reference = 'model': the reference computes beside the model: set it to "
+            "precomputed to have it say what it says of the pairs once"
+        )
+    raise ConfigError(
+        "objective.top_k is missing: it says how many of the teacher's most likely tokens are "
+        "kept of each token, such as 64; without it the teacher computes beside the model"
+    )
+
+
+def _beside(config: RunConfig) -> RunConfig:
+    """The run as if its frozen model computed beside the trained one, which has no adapter then."""
+    objective = config.objective.model_copy(update={"top_k": None, "reference": "model"})
+    model = config.model.model_copy(update={"adapter": None, "train": [], "freeze": []})
+    return config.model_copy(update={"objective": objective, "model": model})
 
 
 def _corpora(checked: Checked) -> dict[Split, Corpus]:
@@ -130,10 +147,10 @@ def finished(planned: Planned) -> PrecomputedManifest | None:
 
 
 def precompute(planned: Planned, *, progress: bool = True) -> PrecomputedManifest:
-    """Have the teacher say of each sample what a run is to learn. Ray must be running.
+    """Have the model say of each sample what a run is to learn by. Ray must be running.
 
     Raises:
-        RunError: if a worker died twice, or its teacher fails.
+        RunError: if a worker died twice, or its model fails.
         OSError: if the folder can't be written to.
     """
     if manifest := finished(planned):
@@ -145,7 +162,7 @@ def precompute(planned: Planned, *, progress: bool = True) -> PrecomputedManifes
         todo = [span for span in spans if span["file"] not in shards]
         if shards:
             bar.say(f"{len(shards)} of {len(spans)} shards are there from an earlier attempt")
-        phase = bar.phase("teacher", planned.bytes)
+        phase = bar.phase("computing", planned.bytes)
         kept = shards.values()
         phase.found(sum(s.bytes for s in kept), 0, sum(s.tokens for s in kept))
         for span in _computed(planned, todo):
@@ -230,19 +247,20 @@ def _dataset(planned: Planned, spans: list[dict[str, Any]], actors: int) -> Data
 
 
 class Precomputer:
-    """An actor's teacher, which writes the shard of one span after the other."""
+    """An actor's model, which writes the shard of one span after the other."""
 
     def __init__(self, planned: Planned):
         self._planned = planned
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = planned.config
+        config, settings = planned.config, planned.settings
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         source = frozen_model(config)
         assert source is not None
         torch.set_float32_matmul_precision(config.train.matmul_precision)
-        self._says = TeacherPass(frozen_from(source, config, self._device, sharded=False))
-        self._rows = Causal(document_mask=config.data.document_mask)
-        settings = planned.settings
-        self._form = teacher_top(settings.seq_len, settings.top_k, settings.vocabulary)
+        model = frozen_from(source, config, device, sharded=False)
+        if isinstance(settings, ReferenceSettings):
+            self._columns: Makes = ReferenceColumn(model, config, device)
+        else:
+            self._columns = TeacherColumns(model, config, settings, device)
 
     def __call__(self, spans: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         """The spans of a batch, with size and checksum of the shard of each."""
@@ -256,31 +274,15 @@ class Precomputer:
         return {**columns, "bytes": list(sizes), "sha256": list(checksums)}
 
     def _write(self, file: str, split: Split, ids: NDArray[np.int64]) -> tuple[int, str]:
-        width = self._planned.config.train.micro_batch
+        width, reader = (
+            self._planned.config.train.micro_batch,
+            reader_of(self._planned.corpora[split]),
+        )
         parts = [
-            self._said(split, ids[first : first + width]) for first in range(0, len(ids), width)
+            list(map(to_arrow, self._columns(reader.read(ids[first : first + width]))))
+            for first in range(0, len(ids), width)
         ]
-        schema = self._form.schema
-        columns = [
-            to_arrow(np.concatenate([part[index] for part in parts]))
-            for index in range(len(schema))
-        ]
+        columns = [pa.concat_arrays(column) for column in zip(*parts, strict=True)]
+        schema = self._planned.settings.form.schema
         with whole_file(self._planned.folder / file) as out:
             return shard_file.write(out, pa.record_batch(columns, schema=schema))
-
-    @torch.no_grad()
-    def _said(self, split: Split, ids: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        """The columns of some samples, in the order of the schema."""
-        config, settings = self._planned.config, self._planned.settings
-        rows = self._rows.inputs(reader_of(self._planned.corpora[split]).read(ids), self._device)
-        dtype = ROUNDED.get(config.train.precision)
-        with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
-            logits = self._says(rows.tokens, rows.position_ids)
-            top = logits.top(settings.top_k, settings.temperature)
-        shape = (len(ids), settings.seq_len)
-        kind = self._form.schema.field(TOKENS).type.value_type.value_type.to_pandas_dtype()
-        return (
-            top.tokens.view(*shape, -1).cpu().numpy().astype(kind),
-            top.log_probs.view(*shape, -1).float().cpu().numpy(),
-            top.tail.view(shape).float().cpu().numpy(),
-        )
