@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,23 @@ def test_a_student_that_begins_as_its_teacher_has_no_loss(
     rows = [row for row in train(distilled("same", **same, **layout), 2) if "loss" in row]
     assert rows[0]["term/distill"] == 0
     assert rows[0]["loss"] > 1
+
+
+def test_a_teacher_whose_tokens_are_others_is_refused(
+    distilled: Build, corpora: dict[bool, Path], teachers: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also where there are as many; the corpus's own tokenizer is taken, laid out in any way."""
+    teacher = Path(shutil.copytree(teachers["chats"], tmp_path / "teacher"))
+    tokenizer = json.loads((corpora[True] / "tokenizer.json").read_text())
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer, indent=7))
+    distilled("right", "chats", **{"objective.teacher": str(teacher)})
+
+    ids = tokenizer["model"]["vocab"]
+    one, another = (token for token, index in ids.items() if index in (40, 41))
+    ids[one], ids[another] = ids[another], ids[one]
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match=r"has 2 other tokens .* is 40 there and 41 here"):
+        distilled("wrong", "chats", **{"objective.teacher": str(teacher)})
 
 
 def test_what_can_not_be_compared_is_refused(distilled: Build, teachers: dict[str, Path]) -> None:

@@ -15,8 +15,6 @@ VAL_LOSS = "val_loss"
 VAL_LOSS_OF = f"{VAL_LOSS}/"
 # Before a term's name, where an objective has several: its mean in training and in validation.
 TERM, VAL_TERM = "term/", "val_term/"
-# What objectives show beside their loss, if more of it is better.
-MORE_IS_BETTER = ("accuracy", "f1", "margin")
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,9 @@ COMPARABLE = {
 def better(name: str) -> Literal["min", "max"] | None:
     """The better direction of a metric that runs and trials may be compared by; None for another.
 
-    Of a term's mean less is better, as of a loss, unless it is one of `MORE_IS_BETTER`.
+    Of a term's mean less is better: each is a part of a loss.
     """
-    if not name.startswith((TERM, VAL_TERM)):
-        return COMPARABLE.get(name)
-    return "max" if name.removeprefix(VAL_TERM).removeprefix(TERM) in MORE_IS_BETTER else "min"
+    return "min" if name.startswith((TERM, VAL_TERM)) else COMPARABLE.get(name)
 
 
 def in_wandb(name: str) -> str:

@@ -21,7 +21,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 # Sums that a comparison gives: the loss, the divergence, the cross-entropy of the labels.
 SUMS = 3
 # Copies of some tokens' logits that are held at once, in one form or another.
-HELD = 8
+HELD = 5
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ class TeacherLogits:
             return self
         return TeacherLogits(*_as_autocast_asks(self.hidden, self.weight), self.bias)
 
-    def logits(self, rows: slice) -> Tensor:
-        """The logits of some tokens, (rows, vocabulary), at least in float32."""
+    def _log_probs(self, rows: slice, temperature: float) -> Tensor:
+        """Logarithms of the probabilities of some tokens, at least float32, in their own memory."""
         hidden = self.hidden[rows]
         if self.weight is None:
-            return _wide(hidden)
-        return _logits(hidden, self.weight, self.bias)
+            return _log_softmax_(_wide(hidden) / temperature)
+        return _log_softmax_(_logits(hidden, self.weight, self.bias).div_(temperature))
 
     def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
         """By all tokens of the vocabulary; see `Teacher`."""
-        log_p = (self.logits(rows).to(log_q.dtype) / measure.temperature).log_softmax(1)
+        log_p = self._log_probs(rows, measure.temperature).to(log_q.dtype)
         return DIVERGENCES[measure.divergence](log_p, log_q, measure.jsd_beta)
 
     def top(self, count: int, temperature: float) -> TeacherTop:
@@ -115,8 +115,7 @@ class TeacherLogits:
         with torch.autocast(self.hidden.device.type, enabled=False):
             size = rows_at_once(self.hidden.T if self.weight is None else self.weight)
             for first in range(0, len(self.hidden), size):
-                logits = layer.logits(slice(first, first + size))
-                log_p = (logits / temperature).log_softmax(1)
+                log_p = layer._log_probs(slice(first, first + size), temperature)
                 log_probs, tokens = log_p.topk(count, 1)
                 tail = log_p.scatter_(1, tokens, -math.inf).logsumexp(1)
                 found.append(TeacherTop(tokens, log_probs, tail))
@@ -271,7 +270,9 @@ class _Whole(torch.autograd.Function):
         scale: Tensor | None,
     ) -> Tensor:
         every = slice(0, len(labels))
-        sums, slope, factor = _sums_and_slope(logits, teacher, every, labels, measure, scale)
+        sums, slope, factor = _sums_and_slope(
+            logits.clone(), teacher, every, labels, measure, scale
+        )
         ctx.save_for_backward(slope, factor)
         return sums
 
@@ -291,19 +292,22 @@ def _sums_and_slope(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of some tokens, (3,); and the loss's gradient by the student's logits.
 
-    That is a slope, (rows, vocabulary), times a factor of each row, (rows, 1).
+    That is a slope, (rows, vocabulary), times a factor of each row, (rows, 1). The logits are
+    overwritten: each copy of them takes as much memory as they do.
     """
     ratio, temperature = measure.kd_ratio, measure.temperature
     valid = (labels != IGNORE)[:, None]
     factor = valid.to(student.dtype) if scale is None else valid * scale[:, None]
     index = torch.where(valid, labels[:, None], 0)
-    log_plain = student.log_softmax(1)
+    # As the teacher's are computed, so that the same logits give the same to the bit.
+    tempered = None if temperature == 1 else _log_softmax_(student / temperature)
+    log_plain = _log_softmax_(student)
+    log_q = log_plain if tempered is None else tempered
     cross_entropy = -log_plain.gather(1, index)
-    log_q = log_plain if temperature == 1 else (student / temperature).log_softmax(1)
     apart, slope = teacher.apart(rows, log_q, measure)
     slope *= ratio * temperature
     if ratio < 1:
-        hard = log_plain.exp().scatter_add_(1, index, torch.full_like(cross_entropy, -1))
+        hard = log_plain.exp_().scatter_add_(1, index, torch.full_like(cross_entropy, -1))
         slope.add_(hard, alpha=1 - ratio)
     loss = ratio * temperature**2 * apart + (1 - ratio) * cross_entropy
     sums = (torch.cat([loss, apart, cross_entropy], 1) * factor).sum(0)
@@ -313,13 +317,13 @@ def _sums_and_slope(
 def _forward_kl(log_p: Tensor, log_q: Tensor, _beta: float) -> tuple[Tensor, Tensor]:
     """KL(P‖Q), whose gradient by the logits over T is Q - P."""
     p = log_p.exp()
-    apart = (p * (log_p - log_q)).sum(1, keepdim=True)
-    return apart, log_q.exp().sub_(p)
+    apart = log_p.sub_(log_q).mul_(p).sum(1, keepdim=True)
+    return apart, torch.exp(log_q, out=log_p).sub_(p)
 
 
 def _reverse_kl(log_p: Tensor, log_q: Tensor, _beta: float) -> tuple[Tensor, Tensor]:
     """KL(Q‖P), whose gradient by the logits over T is Q (log(Q/P) - KL)."""
-    q, ratio = log_q.exp(), log_q - log_p
+    q, ratio = log_q.exp(), torch.sub(log_q, log_p, out=log_p)
     apart = (q * ratio).sum(1, keepdim=True)
     return apart, ratio.sub_(apart).mul_(q)
 
@@ -333,11 +337,12 @@ def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     ratio = log_q - log_m
     of_q = (q * ratio).sum(1, keepdim=True)
-    apart = beta * (p * (log_p - log_m)).sum(1, keepdim=True) + (1 - beta) * of_q
+    apart = beta * log_p.sub_(log_m).mul_(p).sum(1, keepdim=True) + (1 - beta) * of_q
     return apart, ratio.sub_(of_q).mul_(q).mul_(1 - beta)
 
 
-# Each gives the divergence of each row, (rows, 1), and its gradient by logits over T as new memory.
+# Each gives the divergence of each row, (rows, 1), and its gradient by logits over T, which may lie
+# where the teacher's log probabilities lay; these are overwritten.
 DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
     "forward_kl": _forward_kl,
     "reverse_kl": _reverse_kl,
@@ -355,6 +360,11 @@ def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _wide(F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)))
+
+
+def _log_softmax_(logits: Tensor) -> Tensor:
+    """The logarithms of the softmax of each row, in place."""
+    return logits.sub_(logits.logsumexp(1, keepdim=True))
 
 
 def _wide(logits: Tensor) -> Tensor:

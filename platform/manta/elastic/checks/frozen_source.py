@@ -16,6 +16,7 @@ from manta.config.errors import ConfigError
 from manta.config.model_names import NamedModel, frozen_model, hub_name
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
+from manta.corpus.remote import tokenizer_folder
 from manta.model.fingerprint import CONFIG, fingerprint, weight_files
 from manta.storage.atomic import replace_text
 from manta.storage.cache import node_folder
@@ -52,6 +53,7 @@ def check_frozen(config: RunConfig, manifest: Manifest) -> str:
     config_file = _file_of(model)
     vocabulary = _vocabulary(config_file, model)
     _check_vocabulary(model, vocabulary, config, manifest)
+    _check_tokens(model, config, manifest)
     folder = _folder_of(model)
     if folder is None:
         return config_file.parent.name
@@ -91,6 +93,41 @@ def _check_vocabulary(
     )
 
 
+def _check_tokens(model: NamedModel, config: RunConfig, manifest: Manifest) -> None:
+    """Refuse a model with a tokenizer that has other tokens under the corpus's ids.
+
+    One that brings no tokenizer.json is taken at its word.
+    """
+    name = manifest.tokenizer_file
+    if name is None or not manifest.tokenizer_sha256:
+        return  # a corpus of tokens alone
+    try:
+        content = _file_of(model, name).read_bytes()
+    except (OSError, ConfigError):
+        return
+    if hashlib.sha256(content).hexdigest() == manifest.tokenizer_sha256:
+        return
+    ours = (tokenizer_folder(config.corpus, manifest) / name).read_bytes()
+    theirs, tokens = (_ids(each, model.name) for each in (content, ours))
+    other = [token for token, index in tokens.items() if theirs.get(token) != index]
+    if other:
+        token = min(other, key=tokens.__getitem__)
+        raise ConfigError(
+            f"{model.key} = {model.name!r}: its tokenizer has {len(other)} other tokens than that "
+            f"of {config.corpus}, such as {token!r}, which is {tokens[token]} there and "
+            f"{theirs.get(token, 'nothing')} here: prepare the corpus with this model's tokenizer "
+            "(tokenizer.path)"
+        )
+
+
+def _ids(tokenizer_json: bytes, shown: str) -> dict[str, int]:
+    """Token → id."""
+    from manta.corpus.canonical import parsed  # `tokenizers`, which most runs don't need here
+
+    ids: dict[str, int] = parsed(tokenizer_json, shown).get_vocab(with_added_tokens=True)
+    return ids
+
+
 def _trained_vocabulary(config: RunConfig, manifest: Manifest) -> int | None:
     """Entries of the trained model's vocabulary, as far as names and sizes tell."""
     section = config.model
@@ -118,16 +155,16 @@ def _vocabulary(path: Path, model: NamedModel) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _file_of(model: NamedModel) -> Path:
-    """The config.json of a model; one on the Hub lies in a folder that its commit names."""
+def _file_of(model: NamedModel, name: str = CONFIG) -> Path:
+    """A file of a model; one on the Hub lies in a folder that its commit names."""
     folder = _folder_of(model)
     if folder is not None:
-        return folder / CONFIG
+        return folder / name
     from huggingface_hub import hf_hub_download  # 0.3 s, which a folder doesn't need
 
-    name, revision = hub_name(model.name)
+    repository, revision = hub_name(model.name)
     try:
-        return Path(hf_hub_download(name, CONFIG, revision=revision))
+        return Path(hf_hub_download(repository, name, revision=revision))
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(
