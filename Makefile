@@ -15,7 +15,7 @@ ARGS ?=
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-smoke lock weight clean
+.PHONY: help demo demo-elastic demo-adapt check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-smoke lock weight clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,6 +37,9 @@ demo: $(INSTALLED) ## Raw text to a trained, tracked, exported model (ARGS="key=
 
 demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go, compared with an undisturbed run
 	$(BIN)/python jobs/demo_elastic.py $(ARGS)
+
+demo-adapt: $(INSTALLED) ## The demo's model on chats (LoRA), preferences (DPO), and a student of the result
+	$(BIN)/python jobs/demo_adapt.py $(ARGS)
 
 check: lint ## Check format, style and types, and run the tests that need neither Ray nor a server
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)

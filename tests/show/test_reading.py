@@ -94,6 +94,19 @@ def test_the_sizes_that_a_pretrained_model_lacks_are_one_difference(tmp_path: Pa
     assert "type –, sizes –, pretrained models/first" in labels
 
 
+def test_losses_of_other_objectives_are_a_warning(tmp_path: Path) -> None:
+    plain, other = base(tmp_path, "a"), base(tmp_path, "b", objective={"type": "chat"})
+    balanced = base(tmp_path, "c", objective={"balance": 0.1})
+    each = base(tmp_path, "d", objective={"type": "chat", "per": "sequence"})
+    a, b, c, d = (write_run(config, ends_at(3.0)) for config in (plain, other, balanced, each))
+    (warning,) = load_comparison([a, b, d]).warnings
+    assert warning == (
+        "not comparable: their losses are of other objectives: causal (a); chat (b); "
+        "chat per sequence (d)"
+    )
+    assert not load_comparison([a, c]).warnings, "a balance loss is no part of the validation loss"
+
+
 def test_other_corpora_are_a_warning(tmp_path: Path) -> None:
     write_run(base(tmp_path, "a"), ends_at(3.0))
     write_run(base(tmp_path, "b"), ends_at(3.0), of=manifest(301))

@@ -84,6 +84,11 @@ def better(name: str) -> Literal["min", "max"] | None:
     return "min" if name.startswith((TERM, VAL_TERM)) else COMPARABLE.get(name)
 
 
+def is_loss(name: str) -> bool:
+    """Whether a metric is the loss, in training or over validation samples."""
+    return name in ("loss", VAL_LOSS) or name.startswith(VAL_LOSS_OF)
+
+
 def in_wandb(name: str) -> str:
     """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
     if name.startswith(VAL_LOSS_OF):

@@ -30,6 +30,8 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "balance": ("causal",),
     "bias_rate": ("causal",),
 }
+# Keys that change how the loss is trained on or computed, but not what its value means.
+SAME_MEANING = frozenset({"type", "balance", "bias_rate", "reference", "top_k"})
 # What a loss is: by type, where it is no cross-entropy of tokens.
 NATS = "nats per token"
 LOSS_IS = {
@@ -159,6 +161,12 @@ class ObjectiveSection(Section):
     def loss_is(self) -> str:
         """What its loss is, for people; of one of the user's own nothing is known."""
         return "" if self.is_own else LOSS_IS.get(self.type, NATS)
+
+    @property
+    def measured(self) -> str:
+        """What a value of the loss means; values of runs that differ in it can't be compared."""
+        keys = self.model_dump(mode="json", exclude_defaults=True, exclude=set(SAME_MEANING))
+        return " ".join([self.type, *(f"{name} {value}" for name, value in keys.items())])
 
     @property
     def precomputed_by(self) -> str | None:

@@ -32,6 +32,7 @@ class ComparedRun:
         cost: cost of `device_seconds`, by the record; None without a price.
         fingerprint: fingerprint of the run's corpus.
         eval_sample: digest of the samples that the run's evaluations read.
+        measured: meaning of the compared loss; "" if the metric is no loss.
         row_problem: why the run's rows may not be those that were written; "" if they are.
     """
 
@@ -50,6 +51,7 @@ class ComparedRun:
     cost: float | None
     fingerprint: str | None
     eval_sample: str | None
+    measured: str = ""
     row_problem: str = ""
 
     @property

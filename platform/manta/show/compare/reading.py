@@ -10,7 +10,7 @@ from typing import Any
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
-from manta.config.metrics import COMPARABLE, VAL_LOSS
+from manta.config.metrics import COMPARABLE, VAL_LOSS, is_loss
 from manta.record.checked_rows import read_checked
 from manta.record.curve import read_curve
 from manta.record.param_names import SEED
@@ -219,13 +219,35 @@ def _recorded(
         "cost": state.totals.cost,
         "fingerprint": state.corpus_fingerprint,
         "eval_sample": None if state.results.val_loss is None else state.eval_sample,
+        "measured": config.objective.measured if is_loss(metric) else "",
         "row_problem": problem,
     }
 
 
 def _warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
     rows = (f"{trial.name}: {trial.row_problem}" for trial in trials if trial.row_problem)
-    return (*rows, *_corpus_warnings(trials), *_repeat_warnings(trials))
+    return (
+        *rows,
+        *_objective_warnings(trials),
+        *_corpus_warnings(trials),
+        *_repeat_warnings(trials),
+    )
+
+
+def _objective_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
+    """A warning if the compared loss means another thing in some trials."""
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.measured:
+            found.setdefault(trial.measured, []).append(trial.name)
+    if len(found) < 2:
+        return ()
+    listed = "; ".join(f"{what} ({_few(names)})" for what, names in found.items())
+    return (f"not comparable: their losses are of other objectives: {listed}",)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
 
 
 def _corpus_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
@@ -243,9 +265,7 @@ def _apart(how: str, digests: Sequence[tuple[str | None, str]]) -> tuple[str, ..
     if len(found) < 2:
         return ()
     parts = [
-        f"{digest[:12] or 'by an older version'} ({', '.join(names[:3])}"
-        f"{', …' if len(names) > 3 else ''})"
-        for digest, names in found.items()
+        f"{digest[:12] or 'by an older version'} ({_few(names)})" for digest, names in found.items()
     ]
     return (f"not comparable: {how}: {'; '.join(parts)}",)
 
