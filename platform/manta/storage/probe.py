@@ -59,7 +59,7 @@ def check_new_folder(out: Path) -> None:
         RunError: if the folder exists or can't be made, saying why and what to do.
     """
     if out.exists():
-        raise RunError(f"{out} exists already; give another folder, or remove this one")
+        raise RunError(f"{out}: exists already; give another folder, or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _touch(out.parent / f".probe-{secrets.token_hex(8)}")
