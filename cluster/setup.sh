@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepares a node: the packages of requirements.lock, exactly, in a Python environment of their
-# own, and Manta beside them. Every cluster file runs it; a node that is ready is left as it is.
+# Prepares a node: exactly the packages of requirements.lock, in a Python environment of their own,
+# and Manta beside them. Every cluster file runs this script; on a node that is ready it does nothing.
 # Needs Linux, Python 3.11 or newer (the same minor version on all nodes) and pip's index.
 set -euo pipefail
 

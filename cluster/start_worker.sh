@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Starts Ray on a machine that the autoscaler can't replace by another. Arguments: those of
-# `ray start`. It is repeated until it succeeds, because the autoscaler (Ray 2.60, version 1)
+# `ray start`. The start is repeated until it succeeds, because the autoscaler (Ray 2.60, version 1)
 # never tries a machine again whose start failed once.
 #
-# The machine also outlives its cluster: `ray down` doesn't reach it. Its raylet ends by itself
-# a minute after the head is gone, and what was started with it is killed then: its agents would
-# stay longer, and the log monitor for good.
+# The machine also outlives its cluster, as `ray down` doesn't end Ray on it. The raylet ends by
+# itself a minute after the head has ended, and then this script kills the processes started with
+# it: the agents would run on for a while, and the log monitor for good.
 set -euo pipefail
 
 until setsid --wait ray start "$@"; do

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -31,10 +32,17 @@ def package_of(module):
     return module.split(".")[1] if "." in module else ""
 
 
+@cache
+def parsed(path):
+    """The syntax tree of a file, which many tests here look at."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(path):
     """Every dotted name that a file imports, wherever it does: at the top or in a function."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -43,12 +51,14 @@ def imports_of(path):
     return names
 
 
+KNOWN = {name_of(module) for module in MODULES}
+
+
 def modules_of(path):
     """The modules of ours that a file imports; a name within a module stands for the module."""
-    known = {name_of(module) for module in MODULES}
     for name in imports_of(path):
         if name.split(".")[0] == "manta":
-            yield name if name in known else name.rpartition(".")[0]
+            yield name if name in KNOWN else name.rpartition(".")[0]
 
 
 def outsiders_of(path):
@@ -181,7 +191,7 @@ def test_what_trains_does_not_know_what_is_trained_on(name):
 
 
 def test_the_step_is_read_at_a_glance():
-    tree = ast.parse((MANTA / "train" / "engine.py").read_text(encoding="utf-8"))
+    tree = parsed(MANTA / "train" / "engine.py")
     (step,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "step")
     assert step.end_lineno - step.lineno + 1 <= 25
 
@@ -206,7 +216,7 @@ def test_light_modules_load_neither_ray_nor_torch(module):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_says_what_it_is_for(path):
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(parsed(path))
     assert docstring, "a module begins with a line on its purpose"
     assert docstring.splitlines()[0].endswith((".", "?", ":")), "its first line is a sentence"
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from written_configs import CORPUS, RUN, SEGMENTS
@@ -9,6 +10,7 @@ from written_configs import CORPUS, RUN, SEGMENTS
 from manta.config import ConfigError, CorpusConfig, RunConfig, load
 from manta.config.load import COMMAND_LINE
 from manta.config.mistakes import keys
+from manta.config.sweep import load_sweep
 
 # Unknown keys.
 
@@ -203,3 +205,16 @@ def test_merged_keys_are_read_and_located(loaded, refused):
         "run.yaml:10: train.seq_len",
         "run.yaml:12: train.clip_norm",
     ]
+
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(JOBS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_the_configs_of_the_examples_are_valid(path: Path) -> None:
+    if path.name == "sweep.yaml":
+        load_sweep(path)
+    else:
+        load(path, RunConfig if "schedule:" in path.read_text() else CorpusConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from manta.config import metrics
-from manta.config.metrics import COMPARABLE, METRICS, in_wandb
+from manta.config.metrics import COMPARABLE, METRICS, better, in_wandb
 
 MANTA = Path(metrics.__file__).parents[1]
 
@@ -31,3 +31,8 @@ def test_names_in_wandb_are_told_apart() -> None:
 @pytest.mark.parametrize("name", COMPARABLE)
 def test_what_runs_are_compared_by_has_a_better_direction(name: str) -> None:
     assert COMPARABLE[name] == ("max" if name in ("tokens_per_s", "mfu") else "min")
+
+
+def test_of_a_loss_less_is_better_and_of_an_accuracy_more() -> None:
+    assert better("val_term/cross_entropy") == better("term/absolute_error") == "min"
+    assert better("val_term/accuracy") == better("term/f1") == "max"

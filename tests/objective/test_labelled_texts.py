@@ -11,8 +11,10 @@ from transformers import GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from manta.config.errors import ConfigError
+from manta.config.model import ModelSection
+from manta.config.run import DataSection, RunConfig
 from manta.model import attention, model_class
-from manta.model.visibility import with_drawn_weights
+from manta.model.visibility import examine, with_drawn_weights
 from manta.objective.labelled_texts import Classification, Regression
 from manta.objective.protocol import Models
 from manta.objective.weighing import Weighing, by_name
@@ -169,6 +171,19 @@ def test_the_loss_trained_on_is_the_first_term_alone() -> None:
     weighing = Weighing(objective.terms, CPU)
     sums = torch.arange(1.0, len(objective.terms) + 1)
     assert float(weighing.loss(sums, torch.full_like(sums, 2.0))) == 0.5
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_what_a_model_with_a_head_sees_is_told_by_the_scores_of_all_tokens(mask: bool) -> None:
+    run = RunConfig.model_construct(
+        data=DataSection(document_mask=mask), model=ModelSection(type="llama")
+    )
+    lm = model(mask=mask)
+    examine(run, lm, 61)
+    own = lm.forward
+    lm.forward = lambda **given: SequenceClassifierOutput(logits=own(**given).logits.flip(1))
+    with pytest.raises(ConfigError, match="it sees later tokens"):
+        examine(run, lm, 61)
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, GPT2Config])

@@ -174,6 +174,17 @@ def test_only_a_loss_of_tokens_has_a_perplexity() -> None:
     assert "Perplexity" not in dict(loss_rows(state.model_copy(update={"loss_is": of_pairs})))
 
 
+def test_the_terms_of_the_last_evaluation_are_beside_the_loss() -> None:
+    state = make_state()
+    state.take_results({"step": 1, "val_loss": 0.6, "val_term/accuracy": 0.5})
+    values = {"cross_entropy": 0.4, "accuracy": 0.75, "f1": 0.7}
+    row = {f"val_term/{name}": value for name, value in values.items()}
+    state.take_results({"step": 2, "val_loss": 0.4, **row})
+    found = dict(loss_rows(state))
+    assert (found["Validation accuracy"], found["Validation f1"]) == ("0.7500", "0.7000")
+    assert "Validation cross entropy" not in found  # it is the loss
+
+
 def test_a_loss_as_perplexity() -> None:
     assert number_format.perplexity(0.0) == "1.00"
     assert number_format.perplexity(9.2131) == "10,027.63"

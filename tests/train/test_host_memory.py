@@ -141,7 +141,7 @@ def test_a_node_by_the_rows_of_the_page() -> None:
         "| a checkpoint | 12 / W | 12 · w / W |",
         "| snapshots, `parallel.shard: true` | 24 / W | 24 · w / W, and 48 · w / W with several",
         "| a checkpoint, `parallel.shard: true` | 12 / W | 12 · w / W |",
-        "a 1B on one node takes 36 GB",
+        "a 1B model on one node takes 36 GB",
     ):
         assert row in page
 

@@ -102,6 +102,17 @@ RUN = (
         "is the model that the run begins with, model.pretrained",
     ),
     (
+        "num_labels num_classes n_classes id2label label2id labels label_names problem_type "
+        "classifier_dropout classification",
+        "with objective.type: classify the classes and their names are the corpus's, found by "
+        "`manta prepare` (section labelled)",
+    ),
+    (
+        "reward reward_model reward_modeling train_reward_model center_rewards_coefficient",
+        "a reward model is trained by objective.type: reward, on a corpus of pairs "
+        "(chat.records: pairs)",
+    ),
+    (
         "loss loss_fn loss_type criterion label_smoothing z_loss task",
         "use `objective.type`: the cross-entropy of the next token, or an objective of your own",
     ),

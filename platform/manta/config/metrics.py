@@ -15,6 +15,8 @@ VAL_LOSS = "val_loss"
 VAL_LOSS_OF = f"{VAL_LOSS}/"
 # Before a term's name, where an objective has several: its mean in training and in validation.
 TERM, VAL_TERM = "term/", "val_term/"
+# What objectives show beside their loss, if more of it is better.
+MORE_IS_BETTER = ("accuracy", "f1", "margin")
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ COMPARABLE = {
 def better(name: str) -> Literal["min", "max"] | None:
     """The better direction of a metric that runs and trials may be compared by; None for another.
 
-    Of a term's mean less is better: each is a part of a loss.
+    Of a term's mean less is better, as of a loss, unless it is one of `MORE_IS_BETTER`.
     """
-    return "min" if name.startswith((TERM, VAL_TERM)) else COMPARABLE.get(name)
+    if not name.startswith((TERM, VAL_TERM)):
+        return COMPARABLE.get(name)
+    return "max" if name.removeprefix(VAL_TERM).removeprefix(TERM) in MORE_IS_BETTER else "min"
 
 
 def is_loss(name: str) -> bool:

@@ -38,6 +38,7 @@ LOSS_IS = {
     "preference": "a mean over pairs",
     "distill": "a divergence per token",
     **dict.fromkeys(SCORES, "a mean over texts"),
+    "reward": "a mean over pairs",
 }
 PairLossName = Literal["dpo", "ipo", "simpo", "orpo"]
 # Losses of preferences that compare with a reference, and those that alone read a key.

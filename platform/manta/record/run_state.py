@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from manta.config.errors import RunError
-from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF, VAL_TERM
 from manta.config.mistakes import in_a_line
 from manta.config.objective import NATS
 from manta.record.number_format import bits_per_byte
@@ -97,13 +97,18 @@ class Totals(BaseModel):
 
 
 class Results(BaseModel):
-    """The last and best losses, in nats a token, and the steps whose update was dropped."""
+    """The last and best losses, and the steps whose update was dropped.
+
+    `val_terms` are the means of the objective's terms in the last evaluation, and what follows from
+    them, by name; none where the loss is the only one.
+    """
 
     loss: float | None = None
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_val_step: int | None = None
     val_loss_by_source: dict[str, float] = Field(default_factory=dict)
+    val_terms: dict[str, float] = Field(default_factory=dict)
     skipped_steps: list[int] = Field(default_factory=list)
 
 
@@ -235,6 +240,11 @@ class RunState(BaseModel):
                 key.removeprefix(VAL_LOSS_OF): loss
                 for key, loss in row.items()
                 if key.startswith(VAL_LOSS_OF) and loss is not None
+            }
+            results.val_terms = {
+                key.removeprefix(VAL_TERM): mean
+                for key, mean in row.items()
+                if key.startswith(VAL_TERM) and mean is not None
             }
             if results.best_val_loss is None or value < results.best_val_loss:
                 results.best_val_loss, results.best_val_step = value, row["step"]

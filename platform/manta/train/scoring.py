@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from manta.config.errors import RunError
 from manta.config.objective import SCORES
@@ -126,6 +127,7 @@ class Scorer:
         return load_weights(where, config, None)
 
     def _of_folder(self, where: Path) -> Any:
+        transformers_logging.disable_progress_bar()
         resolved = AutoConfig.from_pretrained(where)
         if not model_class.names_head(resolved):
             raise RunError(f"{where}: its model gives no scores; manta generate has it write text")

@@ -37,6 +37,11 @@ def loss_rows(state: RunState) -> list[tuple[str, str]]:
     if results.val_loss is not None:
         best = f"best {number_format.loss(results.best_val_loss)} at step {results.best_val_step:,}"
         rows.append(("Validation loss", f"{number_format.loss(results.val_loss)} ({best})"))
+        rows += [
+            (f"Validation {name.replace('_', ' ')}", number_format.loss(mean))
+            for name, mean in results.val_terms.items()
+            if mean != results.val_loss  # the loss itself
+        ]
         if state.loss_is == NATS:
             rows.append(("Perplexity", number_format.perplexity(results.val_loss)))
         if (bits := state.bits_per_byte(results.val_loss)) is not None:
