@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from manta.model import cross_entropy
 from manta.model.cross_entropy import IGNORE, label_cross_entropy, linear_cross_entropy
@@ -196,6 +197,24 @@ def test_each_label_counts_as_much_as_its_scale_says(chunk, monkeypatch) -> None
 
     found = outcome(lambda *arguments: linear_cross_entropy(*arguments, scale), given, 0.5)
     torch.testing.assert_close(found, outcome(weighed, given, 0.5))
+
+
+@pytest.mark.parametrize("ignored", [0.5, 0.95, 1.1])
+@pytest.mark.parametrize("each", [False, True])
+def test_logits_of_labels_that_do_not_count_are_not_computed(monkeypatch, each, ignored) -> None:
+    rows_at_once(monkeypatch, 64)
+    torch.manual_seed(0)
+    arguments = inputs(tokens=256, width=8, vocab=64, bias=False, ignored=ignored)
+    mine, theirs = (chunked_curved, plain_curved) if each else (linear_cross_entropy, plain)
+    assert_same(outcome(mine, arguments), outcome(theirs, arguments), 3 * REL)
+    counted = int((arguments[3] != IGNORE).sum())
+    assert flops_of(mine, arguments) == flops_of(mine, inputs(counted, 8, 64, False, 0.0))
+
+
+def flops_of(function, arguments: list[Tensor | None]) -> int:
+    with FlopCounterMode(display=False) as flops:
+        outcome(function, arguments)
+    return flops.get_total_flops()
 
 
 # ----------------------------------------------------------------------- the loss of each label

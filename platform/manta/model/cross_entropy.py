@@ -22,6 +22,8 @@ IGNORE = -100
 # whole gradient of the weight, which only many rows are worth (benchmarks/RESULTS.md).
 CHUNK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 LEAST_ROWS = 256
+# Share of labels up to which the logits of those that count are worth being computed alone.
+FEW_COUNT = 0.9
 # The most for an accelerator with room for it, and the share of its memory that it may be.
 LARGEST_CHUNK, SHARE = 2 * 2**30, 1 / 40
 
@@ -45,6 +47,10 @@ def linear_cross_entropy(
     The products are computed in the type that autocast asks for, else in that of the inputs.
     """
     hidden, weight = _as_autocast_asks(hidden, weight)
+    rows = _rows_that_count(labels)
+    if rows is not None:
+        hidden, labels = hidden.index_select(0, rows), labels[rows]
+        scale = None if scale is None else scale[rows]
     with torch.autocast(hidden.device.type, enabled=False):  # what is summed in float32 stays so
         if not torch.is_grad_enabled():
             return _chunks(hidden, weight, bias, labels, scale, None)
@@ -70,10 +76,25 @@ def label_cross_entropy(
         labels: int64 (tokens,).
     """
     hidden, weight = _as_autocast_asks(hidden, weight)
+    rows, count = _rows_that_count(labels), len(labels)
+    if rows is not None:
+        hidden, labels = hidden.index_select(0, rows), labels[rows]
     with torch.autocast(hidden.device.type, enabled=False):
         found = _OfEachLabel.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
         losses: Tensor = found
-        return losses
+        return losses if rows is None else losses.new_zeros(count).index_copy(0, rows, losses)
+
+
+def _rows_that_count(labels: Tensor) -> Tensor | None:
+    """The rows whose labels are not IGNORE, if many are: the logits of the others aren't needed.
+
+    None on an accelerator, where the host would have to wait for their number, and in code that is
+    compiled, which would be compiled anew for each other number.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    rows = (labels != IGNORE).nonzero().flatten()
+    return rows if len(rows) <= FEW_COUNT * len(labels) else None
 
 
 def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
