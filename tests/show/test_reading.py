@@ -105,6 +105,12 @@ def test_losses_of_other_objectives_are_a_warning(tmp_path: Path) -> None:
         "chat per sequence (d)"
     )
     assert not load_comparison([a, c]).warnings, "a balance loss is no part of the validation loss"
+    distilled = [
+        base(tmp_path, f"e{at}", objective={"type": "distill", "teacher": "t", "temperature": at})
+        for at in (1.0, 2.0)
+    ]
+    e, f = (write_run(config, ends_at(3.0)) for config in distilled)
+    assert not load_comparison([a, e, f]).warnings, "the cross-entropy is, however it is trained on"
 
 
 def test_other_corpora_are_a_warning(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "bias_rate": ("causal",),
 }
 # Keys that change how the loss is trained on or computed, but not what its value means.
-SAME_MEANING = frozenset({"type", "balance", "bias_rate", "reference", "top_k"})
+SAME_MEANING = frozenset({"type", "balance", "bias_rate", "reference"})
 # What a loss is: by type, where it is no cross-entropy of tokens.
 NATS = "nats per token"
 LOSS_IS = {
@@ -165,7 +165,12 @@ class ObjectiveSection(Section):
 
     @property
     def measured(self) -> str:
-        """What a value of the loss means; values of runs that differ in it can't be compared."""
+        """What a value of the loss means; values of runs that differ in it can't be compared.
+
+        It is "" for distill, whose loss is that of causal or chat, whichever its corpus is for.
+        """
+        if self.type == "distill":
+            return ""
         keys = self.model_dump(mode="json", exclude_defaults=True, exclude=set(SAME_MEANING))
         return " ".join([self.type, *(f"{name} {value}" for name, value in keys.items())])
 
