@@ -153,8 +153,8 @@ def test_a_folder_that_an_export_cannot_make(
     refused: Callable[..., str], tmp_path: Path, out: str
 ) -> None:
     (tmp_path / "file").write_text("some text")
-    why = "exists already" if out == "file" else "can't be made ("
-    assert f"error: {out}: {why}" in refused("export", "not-there", out, silent=True)
+    why = " exists already" if out == "file" else ": can't be made ("
+    assert f"error: {out}{why}" in refused("export", "not-there", out, silent=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
