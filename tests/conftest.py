@@ -68,6 +68,9 @@ SLOW_PLACES = {
     *("test_wandb.py", "test_wandb_sweep.py", "test_wandb_trial.py"),
     *("test_chats.py", "test_chat_session.py", "test_expert_bias.py", "test_own_objective.py"),
     *("test_courier.py", "test_warm_start.py", "test_frozen.py", "test_distilled.py"),
+    *("test_adapter.py", "test_preferences.py", "test_labelled_texts_run.py"),
+    *("test_host_memory.py", "test_reward_run.py", "test_pause.py"),
+    *("test_damaged_leftovers.py",),
 }
 
 
