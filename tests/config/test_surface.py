@@ -87,7 +87,10 @@ CORPUS_KEYS = """
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns
-    chat.too_long chat.packing chat.columns
+    chat.too_long chat.packing
+    chat.context.paths chat.context.passages chat.context.words chat.context.lacking
+    chat.context.refusal chat.context.place
+    chat.columns
     labelled.length labelled.labels labelled.text labelled.label labelled.too_long
     labelled.packing
     split.train split.validation split.test

@@ -115,6 +115,33 @@ class TokenizerSection(Section):
         return self
 
 
+class ContextSection(Section):
+    """Passages that are attached to questions, to learn to answer from what is given."""
+
+    paths: list[str] = Field(
+        min_length=1,
+        description="files, folders or patterns of .txt, .md or .rst, or .jsonl with a text a line",
+    )
+    passages: int = Field(default=3, ge=1, description="passages that each question gets")
+    words: int = Field(default=120, ge=8, description="most words of a passage that is cut out")
+    lacking: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the questions whose right passage is left out; the answer becomes "
+        "refusal then",
+    )
+    refusal: str = Field(
+        default="The documents do not say.",
+        min_length=1,
+        description="answer where the right passage is not among those that are given",
+    )
+    place: Literal["system", "documents"] = Field(
+        default="system",
+        description="where passages go: a turn of the system, or the template's documents",
+    )
+
+
 class ChatSection(Section):
     """How conversations become rows of tokens."""
 
@@ -146,10 +173,19 @@ class ChatSection(Section):
     packing: bool = Field(
         default=True, description="lay several conversations or pairs into a row, else one a row"
     )
+    context: ContextSection | None = Field(
+        default=None, description="attach passages to questions; needs bm25s, the extra `context`"
+    )
     columns: dict[ChatColumn, str] = Field(
         default_factory=dict,
         description="name that a column has in the sources, such as messages: dialog",
     )
+
+    @model_validator(mode="after")
+    def _context_is_for_conversations(self) -> ChatSection:
+        if self.context and self.records == "pairs":
+            raise ValueError("'context' is for conversations, not for pairs")
+        return self
 
     @field_validator("template_args")
     @classmethod

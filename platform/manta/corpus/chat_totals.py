@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
+
 from manta.config.corpus import ChatSection
 from manta.config.errors import CorpusError
 from manta.corpus.assemble import Arrange
@@ -21,12 +23,15 @@ class ChatTotals:
         section: the config's section on chats.
         refused: conversations or pairs that can't be used, in the order in which they were added.
         turn_ends: the tokens that end answers.
+        context: for each conversation with passages its hash, places of these, and index of the
+            right one, -1 without it.
     """
 
     def __init__(self, section: ChatSection):
         self.section = section
         self.refused: list[Located] = []
         self.turn_ends: set[int] = set()
+        self.context: list[tuple[str, list[str], int]] = []
         self._counts: Counter[str] = Counter()
 
     @property
@@ -45,6 +50,7 @@ class ChatTotals:
         """Take a unit's record, and where those are that it refused."""
         self._counts.update(record["chats"])
         self.turn_ends |= set(record["turn_ends"])
+        self.context += [(doc_id, places, right) for doc_id, places, right in record["context"]]
         self.refused += refused
 
     def check(self, shown: int) -> None:
@@ -77,9 +83,23 @@ class ChatTotals:
                 f"{reasons}\nnone of the {self.section.records} is left to train on".strip()
             )
 
+    def context_table(self) -> pa.Table:
+        """Which passages each conversation got, by the conversation's hash."""
+        names = ("doc_id", "passages", "right")
+        columns = zip(*sorted(self.context), strict=True) if self.context else ([], [], [])
+        types = (pa.string(), pa.list_(pa.string()), pa.int32())
+        arrays = [pa.array(list(one), kind) for one, kind in zip(columns, types, strict=True)]
+        return pa.table(dict(zip(names, arrays, strict=True)))
+
     def news(self) -> list[str]:
         """What people should hear of, beside the counts of the manifest."""
         found = []
+        if self.section.context is not None:
+            lacking = sum(right < 0 for _, _, right in self.context)
+            found.append(
+                f"{len(self.context):,} conversations got passages "
+                f"({self.section.context.passages} each), {lacking:,} without the right one"
+            )
         if apart := self._counts["apart"]:
             found.append(
                 f"{apart:,} turns are in rows of their own: once others follow, the template or "

@@ -21,6 +21,7 @@ from manta.corpus.encode import same_hashes, write_pieces
 from manta.corpus.leftovers import record_file, sealed_json
 from manta.corpus.pair_template import PairEncoder
 from manta.corpus.readers import SHOWN_CONTENT
+from manta.corpus.retrieval import retriever
 from manta.corpus.work_units import identified, rows
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
@@ -34,7 +35,8 @@ COUNTS = ("encoded", "apart", "too_long", "too_long_supervised")
 def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
     """The task of one unit.
 
-    `order` is as for `encode_unit`, with the config's section as JSON in `chat`.
+    `order` is as for `encode_unit`, with the config's section as JSON in `chat`, and the folder of
+    the index of passages in `passages`, if there are some.
 
     Raises:
         CorpusError: if the input is no longer what it was, or the disk is full.
@@ -78,6 +80,7 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         "has_padding": False,
         "refused": encoding.refused,
         "chats": encoding.counts,
+        "context": encoding.context,
         "turn_ends": sorted(
             {int(one.tokens[e - 1]) for _, one in encoded for _, e in one.supervised}
         ),
@@ -93,21 +96,29 @@ class _Encoding:
         encoded: hash of each conversation or pair, and a row of it.
         refused: part, row in it, reason and begin of each that can't be used.
         counts: how many were encoded, and what the others cost.
+        context: for each conversation with passages its hash, places of these, and index of the
+            right one, -1 without it.
     """
 
     def __init__(self, order: dict[str, Any]):
-        self._stops = ChatSection.model_validate_json(order["chat"]).too_long == "stop"
+        chat = ChatSection.model_validate_json(order["chat"])
+        self._stops = chat.too_long == "stop"
+        self._retriever = None
+        if chat.context is not None:
+            self._retriever = retriever(order["passages"], chat.context.model_dump_json())
         self._tool = _encoder(
             order["tokenizer"], order["tokenizer_sha256"], order["chat"], order["dtype"]
         )
         self.encoded: list[tuple[bytes, EncodedChat]] = []
         self.refused: list[tuple[int, int, str, str]] = []
         self.counts = dict.fromkeys(COUNTS, 0)
+        self.context: list[tuple[str, tuple[str, ...], int]] = []
 
     def take(self, identity: bytes, text: str, place: tuple[int, int]) -> None:
         """Encode a conversation, or note why it can't be."""
+        attached = self._retriever.attach(identity, text) if self._retriever else None
         try:
-            found = self._tool.encode(text)
+            found = self._tool.encode(attached.text if attached else text)
         except UnusableRecord as error:
             if isinstance(error, TooLong):
                 self.counts["too_long"] += 1
@@ -115,6 +126,8 @@ class _Encoding:
             if self._stops or not isinstance(error, TooLong):
                 self.refused.append((*place, str(error), text[:SHOWN_CONTENT]))
             return
+        if attached:
+            self.context.append((identity.hex(), attached.places, attached.right))
         self.counts["encoded"] += 1
         self.counts["apart"] += len(found) - 1
         self.encoded += [(identity, one) for one in found]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from manta.config.corpus import ChatSection, CorpusConfig, TokenizerSection
 from manta.config.errors import CorpusError
+from manta.config.urls import is_url
 from manta.corpus.chat_template import check_template, with_arguments
 from manta.corpus.manifest import Manifest
+from manta.corpus.retrieval import (
+    Passage,
+    digest_of,
+    import_bm25s,
+    passage_files,
+    read_passages,
+)
 from manta.corpus.sources import InputFile, resolve
 from manta.corpus.tokenizer import CorpusTokenizer, load
 from manta.corpus.workspace import finished, refuse_unusable
@@ -25,10 +33,12 @@ class Inputs:
     Attributes:
         files: input files of all sources, in canonical order.
         tokenizer: the loaded tokenizer; None if one is to be trained.
+        passages: texts that are attached to questions.
     """
 
     files: list[InputFile]
     tokenizer: CorpusTokenizer | None
+    passages: list[Passage] = field(default_factory=list)
 
     def key(self, config: CorpusConfig) -> str:
         """Digest of what determines the corpus: config, tokenizer, size and stamp of each file."""
@@ -37,6 +47,8 @@ class Inputs:
         content = [recorded(config), listing, tokenizer.sha256 if tokenizer else None]
         if tokenizer:
             content.append(tokenizer.config_sha256)
+        if self.passages:
+            content.append(digest_of(self.passages))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -48,8 +60,31 @@ def open_inputs(config: CorpusConfig) -> Inputs:
     """
     files = resolve(config.sources)
     if config.chat is not None:
-        return Inputs(files, _with_template(config.tokenizer, config.chat))
+        tokenizer = _with_template(config.tokenizer, config.chat)
+        return Inputs(files, tokenizer, _passages(config.chat, files, tokenizer))
     return Inputs(files, load(config.tokenizer) if config.tokenizer.path else None)
+
+
+def _passages(
+    chat: ChatSection, files: list[InputFile], tokenizer: CorpusTokenizer
+) -> list[Passage]:
+    """Passages of the config's section, if it has one."""
+    section = chat.context
+    if section is None:
+        return []
+    import_bm25s()
+    if section.place == "documents" and "documents" not in (tokenizer.chat_template or ""):
+        raise CorpusError(
+            "chat.context.place = 'documents': the chat template takes no documents; set it to "
+            "system, or name another template in chat.template"
+        )
+    own = {Path(file.url).resolve() for file in files if not is_url(file.url)}
+    if both := sorted(own & {path.resolve() for path in passage_files(section.paths)}):
+        raise CorpusError(
+            f"chat.context.paths: {both[0]} is a source of conversations as well: its "
+            "answers, also those that are held out, would be given with the questions"
+        )
+    return read_passages(section)
 
 
 def _with_template(section: TokenizerSection, chat: ChatSection) -> CorpusTokenizer:
@@ -76,12 +111,18 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
         del kept["tokenizer"]["bos"]
     if config.labelled is None:
         del kept["labelled"]
+    if not config.tokenizer.add:
+        del kept["tokenizer"]["add"]
     if config.chat is None:
         del kept["chat"]
     else:
         del kept["chat"]["template"]  # the tokenizer's files have it
         if config.chat.records == "conversations":
             del kept["chat"]["records"]  # as with 'bos'
+        if config.chat.context is None:
+            del kept["chat"]["context"]
+        else:
+            del kept["chat"]["context"]["paths"]  # their texts have a digest in the manifest
     return kept
 
 

@@ -115,7 +115,8 @@ class Manifest(Section):
     same sample order. In format 1 documents have no BOS, and `pad_id` isn't recorded. `sample`
     names the format of samples. Only Manta's own formats have the fields on tokens and tokenizer,
     only packed rows have `row_length`, only chats and pairs have `turn_ends`, the tokens that end
-    answers, and only texts labelled by classes have `classes`, in the order of their numbers.
+    answers, only chats with passages for their questions have `passages_sha256`, a digest of
+    these, and only texts labelled by classes have `classes`, in the order of their numbers.
     """
 
     format: Literal[1, 2] = 2
@@ -125,6 +126,7 @@ class Manifest(Section):
     row_length: int | None = None
     turn_ends: list[int] | None = None
     classes: list[str] | None = None
+    passages_sha256: str | None = None
     token_dtype: Literal["uint16", "uint32"] | None = None
     vocab_size: int | None = None
     eos_id: int | None = None
@@ -277,7 +279,7 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
-    for name in ("row_length", "turn_ends", "classes"):
+    for name in ("row_length", "turn_ends", "classes", "passages_sha256"):
         if content.get(name) is None:
             content.pop(name, None)
     for shard in content["shards"]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import ray
 import tokenizers
 
@@ -27,10 +30,10 @@ from manta.corpus.label_totals import LabelTotals, rows_of_texts
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.reloaded import difference
+from manta.corpus.retrieval import digest_of, write_index
 from manta.corpus.scan import Located, Scanned
-from manta.corpus.sources import InputFile
 from manta.corpus.tokenizer import TRAINED_EOS, CorpusTokenizer, stored, train
-from manta.corpus.workspace import QUARANTINE, Workspace, finished, opened
+from manta.corpus.workspace import CONTEXT, QUARANTINE, Workspace, finished, opened
 from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
@@ -66,7 +69,7 @@ def prepare(
         raise RuntimeError("prepare needs a running Ray: call ray.init first")
     out = Path(config.out).expanduser().absolute()
     inputs = inputs or open_inputs(config)
-    files, tokenizer = inputs.files, inputs.tokenizer
+    tokenizer = inputs.tokenizer
     key = inputs.key(config)
     with PrepareProgress(progress) as bar:
         manifest = finished(out, key)
@@ -75,7 +78,7 @@ def prepare(
             return manifest
         with opened(out, key, f"{manta.__version__} {tokenizers.__version__}") as workspace:
             # Another process may have finished the corpus between the check above and the lock.
-            return finished(out, key) or _Preparation(config, files, workspace, bar).run(tokenizer)
+            return finished(out, key) or _Preparation(config, inputs, workspace, bar).run(tokenizer)
 
 
 class _Preparation:
@@ -84,12 +87,13 @@ class _Preparation:
     def __init__(
         self,
         config: CorpusConfig,
-        files: list[InputFile],
+        inputs: Inputs,
         workspace: Workspace,
         bar: PrepareProgress,
     ):
         self.config = config
-        self.files = files
+        self.files = files = inputs.files
+        self.passages = inputs.passages
         self.workspace = workspace
         self.bar = bar
         self.plan = work_units.plan(config, files)
@@ -122,6 +126,7 @@ class _Preparation:
                 self.bar.say(f"many documents were dropped: {found}")
         for name, content in tokenizer.files.items():
             write_whole(self.workspace.out / name, content, aside=self.workspace.work)
+        self.write_context()
         manifest = self.manifest(scanned, tokenizer, counts, shards)
         self.workspace.finish(manifest)
         return manifest
@@ -266,11 +271,22 @@ class _Preparation:
         """The second pass's task, further values of its orders, and its arrangement of rows."""
         chat, labelled = self.config.chat, self.config.labelled
         if chat is not None:
-            return encode_chats, {"chat": chat.model_dump_json()}, rows_of(chat, tokenizer)
+            of_chats = {"chat": chat.model_dump_json(), "passages": self.index_passages()}
+            return encode_chats, of_chats, rows_of(chat, tokenizer)
         if labelled is not None:
             more = {"labelled": labelled.model_dump_json(), "classes": scanned.classes}
             return encode_labelled, more, rows_of_texts(labelled, tokenizer)
         return encode_unit, {}, None
+
+    def index_passages(self) -> str | None:
+        """Index what is attached to questions, where the workers find it; None without it."""
+        if not self.passages:
+            return None
+        folder = self.workspace.passages
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_index(self.passages, folder)
+        return str(folder)
 
     def take_records(self, record: dict[str, Any], scanned: Scanned) -> None:
         """Add a unit's records to the totals, and locate those that can't be used."""
@@ -282,6 +298,14 @@ class _Preparation:
             file = self.files[unit.parts[part].file]
             refused.append(scan.located(self.config, file, Problem(place, reason, content)))
         self.records.add(record, refused)
+
+    def write_context(self) -> None:
+        """Record which passages were attached to which conversation."""
+        if isinstance(self.records, ChatTotals) and self.passages:
+            content = io.BytesIO()
+            pq.write_table(self.records.context_table(), content)
+            path = self.workspace.out / CONTEXT
+            write_whole(path, content.getvalue(), aside=self.workspace.work)
 
     def check_records(self) -> list[Located]:
         """The records that are left out; raises unless the config allows that."""
@@ -364,6 +388,7 @@ class _Preparation:
         return Manifest(
             manta_version=manta.__version__,
             **(records.facts if records else {}),
+            passages_sha256=digest_of(self.passages) if self.passages else None,
             token_dtype=tokenizer.dtype,
             vocab_size=tokenizer.vocab_size,
             eos_id=tokenizer.eos_id,

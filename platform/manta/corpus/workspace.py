@@ -32,10 +32,12 @@ LOCK = "lock"
 # depends on times of modification, which are no part of a corpus.
 PREPARED = ".prepared.json"
 QUARANTINE = "quarantine.jsonl"
+# Which passages each conversation got; there is one only where some were attached.
+CONTEXT = "context.parquet"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
 # Version of unfinished work; work of another version isn't continued.
 LAYOUT = 2
-OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE}
+OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE, CONTEXT}
 
 
 def shard_name(split: str, number: int) -> str:
@@ -64,6 +66,11 @@ class Workspace:
     def tokenizer(self) -> Path:
         """Folder of the tokenizer until the corpus is finished."""
         return self.work / "tokenizer"
+
+    @property
+    def passages(self) -> Path:
+        """Folder of the index of passages, until the end."""
+        return self.work / "passages"
 
     def finish(self, manifest: Manifest) -> None:
         """Write key and manifest, which makes the corpus finished, and remove unfinished work."""
