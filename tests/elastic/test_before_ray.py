@@ -153,7 +153,7 @@ def test_a_folder_that_an_export_cannot_make(
     refused: Callable[..., str], tmp_path: Path, out: str
 ) -> None:
     (tmp_path / "file").write_text("some text")
-    why = " exists already" if out == "file" else ": can't be made ("
+    why = ": exists already" if out == "file" else ": can't be made ("
     assert f"error: {out}{why}" in refused("export", "not-there", out, silent=True)
 
 

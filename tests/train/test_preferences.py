@@ -166,9 +166,9 @@ def test_a_reference_that_was_precomputed_says_what_it_says_beside_the_model(
     precompute(planned, progress=False)
 
     expected = train(beside, 1)
-    found = train(run("brought", **brought), 2)
-    assert losses(found)[1] == pytest.approx(math.log(2), abs=1e-6)
     # In bf16 two workers round gradients otherwise than one.
+    found = train(run("brought", **brought), 1 if layout == "rounded" else 2)
+    assert losses(found)[1] == pytest.approx(math.log(2), abs=1e-6)
     rel = 1e-5 if layout == "plain" else 1e-2
     for key in ("loss", "term/margin", "val_loss"):
         assert values(found, key) == pytest.approx(values(expected, key), rel=rel, abs=rel / 10)
