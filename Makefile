@@ -92,6 +92,7 @@ bench: $(INSTALLED) ## Measure, for hours; benchmarks/RESULTS.md has figures, ea
 	$(MEASURING) benchmarks/data.py --repeats 3
 	$(BIN)/python benchmarks/data_plan.py
 	$(BIN)/python benchmarks/latency.py --rows start running commands errors
+	$(MEASURING) benchmarks/adapt.py
 	$(BIN)/python benchmarks/gpu.py
 
 # Not an extra of pyproject.toml: MosaicML Streaming 0.13 asks for numpy < 2.2 and transformers < 5,

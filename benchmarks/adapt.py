@@ -44,6 +44,9 @@ def main() -> None:
     arguments = _arguments()
     if not (arguments.corpus / "manifest.json").exists():
         sys.exit(f"{arguments.corpus}: prepare it first: manta prepare jobs/demo/corpus.yaml")
+    if not Path(arguments.peers).exists():
+        print("TRL is not installed: make bench-peers")
+        return
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)

@@ -124,11 +124,14 @@ def trl(folder: Path, case: Case, steps: int, *, packing: bool) -> None:
     torch.set_num_threads(case.threads)
     rows = list(conversations(folder, case, min(steps, PREPARED)))
     lm = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    if case.adapter:
+        lm = with_lora(lm)
 
     class Tell(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
             if "loss" in logs:
-                tell(step=state.global_step, loss=logs["loss"], **counts[-1])
+                # The loader is a batch ahead: the step's own counts are those of its number.
+                tell(step=state.global_step, loss=logs["loss"], **counts[state.global_step - 1])
 
     counts: list[dict[str, int]] = []
     batch = ROWS if packing else CONVERSATIONS
@@ -156,7 +159,6 @@ def trl(folder: Path, case: Case, steps: int, *, packing: bool) -> None:
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "base"),
-        peft_config=lora() if case.adapter else None,
         callbacks=[Tell()],
     )
     collate = trainer.data_collator
@@ -176,13 +178,16 @@ def trl(folder: Path, case: Case, steps: int, *, packing: bool) -> None:
     trainer.train()
 
 
-def lora() -> Any:
-    """The same adapter as Manta's, as PEFT describes it."""
-    from peft import LoraConfig
+def with_lora(lm: Any) -> Any:
+    """The same adapter as Manta's, by PEFT, with the same first weights: those of seed 0."""
+    import torch
+    from peft import LoraConfig, get_peft_model
 
-    return LoraConfig(
+    torch.manual_seed(0)
+    config = LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+    return get_peft_model(lm, config)
 
 
 LOOPS = {
