@@ -14,13 +14,14 @@ from plain_runs import engine_of, run_ranks, streams_of
 from torch.distributed.checkpoint import FileSystemWriter, filesystem, state_dict_saver
 from torch.distributed.tensor import DTensor
 
-from manta.elastic.worker.host_memory import HostMemory, host_memory, state_bytes
+from manta.elastic.worker.host_memory import HostMemory, host_memory
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState
 from manta.state.dcp import Writer, share_of
 from manta.state.journal import Journal
 from manta.state.loading import content_of, quiet_alone
 from manta.state.snapshot import Snapshots
+from manta.state.state_size import state_bytes
 from manta.stream.ledger import Ledger
 
 # Large enough that a ledger's rows and alignment are nothing beside the tensors.

@@ -6,7 +6,6 @@ They are part of a unit's record, with the place in the file, and counted with w
 
 from __future__ import annotations
 
-from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from manta.corpus.leftovers import record_file, sealed_json
 from manta.corpus.pair_template import PairEncoder
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.retrieval import retriever
-from manta.corpus.work_units import identified, rows
+from manta.corpus.work_units import records_left
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
 from manta.storage.atomic import write_whole
@@ -42,17 +41,9 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         CorpusError: if the input is no longer what it was, or the disk is full.
     """
     encoding = _Encoding(order)
-    left_out, identities = set(order["duplicates"]), list[bytes]()
-    rows_before: dict[int, int] = defaultdict(int)
-    for part, row in rows(order):
-        place = rows_before[part]
-        rows_before[part] += 1
-        identity = identified(row)
-        if identity is None:
-            continue
-        identities.append(identity[0])
-        if len(identities) - 1 not in left_out:
-            encoding.take(identity[0], str(row), (part, place))
+    identities = list[bytes]()
+    for identity, text, place in records_left(order, identities):
+        encoding.take(identity, text, place)
     same_hashes(order, identities)
     encoded = encoding.encoded
 

@@ -6,7 +6,7 @@ A text that is longer than a row is cut or part of the unit's record, with its p
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from manta.corpus.encode import same_hashes, stands_in, write_pieces
 from manta.corpus.leftovers import record_file, sealed_json
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.tokenizer import ENCODE_BYTES, encoder
-from manta.corpus.work_units import identified, rows
+from manta.corpus.work_units import records_left
 from manta.sample.labelled import texts_batch
 from manta.storage.atomic import write_whole
 
@@ -33,17 +33,9 @@ def encode_labelled(order: dict[str, Any]) -> dict[str, Any]:
         CorpusError: if the input is no longer what it was, or the disk is full.
     """
     encoding = _TextEncoding(order)
-    left_out, identities = set(order["duplicates"]), list[bytes]()
-    rows_before: dict[int, int] = defaultdict(int)
-    for part, row in rows(order):
-        place = rows_before[part]
-        rows_before[part] += 1
-        identity = identified(row)
-        if identity is None:
-            continue
-        identities.append(identity[0])
-        if len(identities) - 1 not in left_out:
-            encoding.take(identity[0], str(row), (part, place))
+    identities = list[bytes]()
+    for identity, text, place in records_left(order, identities):
+        encoding.take(identity, text, place)
     encoding.flush()
     same_hashes(order, identities)
     return encoding.write(order)

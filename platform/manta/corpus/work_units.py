@@ -9,6 +9,7 @@ the order of documents (the *canonical order*).
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -149,6 +150,27 @@ def identified(row: str | Problem | None) -> tuple[bytes, int] | None:
         return None
     content = row.encode()
     return content_hash(content), len(content)
+
+
+def records_left(
+    order: dict[str, Any], identities: list[bytes]
+) -> Iterator[tuple[bytes, str, tuple[int, int]]]:
+    """The records of a unit that are no duplicates: hash, text, and place: part and row in it.
+
+    Args:
+        order: the unit's order, with the numbers of the `duplicates`.
+        identities: list that the hashes of all records are added to.
+    """
+    left_out, rows_before = set(order["duplicates"]), defaultdict[int, int](int)
+    for part, row in rows(order):
+        place = rows_before[part]
+        rows_before[part] += 1
+        identity = identified(row)
+        if identity is None:
+            continue
+        identities.append(identity[0])
+        if len(identities) - 1 not in left_out:
+            yield identity[0], str(row), (part, place)
 
 
 def _unit_bytes(config: CorpusConfig, total: int) -> int:

@@ -46,7 +46,7 @@ def linear_cross_entropy(
 
     The products are computed in the type that autocast asks for, else in that of the inputs.
     """
-    hidden, weight = _as_autocast_asks(hidden, weight)
+    hidden, weight = as_autocast_asks(hidden, weight)
     rows = _rows_that_count(labels)
     if rows is not None:
         hidden, labels = hidden.index_select(0, rows), labels[rows]
@@ -75,7 +75,7 @@ def label_cross_entropy(
         bias: (vocabulary,), or None.
         labels: int64 (tokens,).
     """
-    hidden, weight = _as_autocast_asks(hidden, weight)
+    hidden, weight = as_autocast_asks(hidden, weight)
     rows, count = _rows_that_count(labels), len(labels)
     if rows is not None:
         hidden, labels = hidden.index_select(0, rows), labels[rows]
@@ -97,7 +97,7 @@ def _rows_that_count(labels: Tensor) -> Tensor | None:
     return rows if len(rows) <= FEW_COUNT * len(labels) else None
 
 
-def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The factors of the product in the type in which it is to be computed."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device):

@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manta.model.cross_entropy import IGNORE, LEAST_ROWS, HeadGradients, rows_at_once
+from manta.model.cross_entropy import (
+    IGNORE,
+    LEAST_ROWS,
+    HeadGradients,
+    as_autocast_asks,
+    rows_at_once,
+)
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 # Sums that a comparison gives: the loss, the divergence, the cross-entropy of the labels.
@@ -95,7 +101,7 @@ class TeacherLogits:
         """The inputs and the weight of the output layer in the type that autocast asks for."""
         if self.weight is None:
             return self
-        return TeacherLogits(*_as_autocast_asks(self.hidden, self.weight), self.bias)
+        return TeacherLogits(*as_autocast_asks(self.hidden, self.weight), self.bias)
 
     def _log_probs(self, rows: slice, temperature: float) -> Tensor:
         """Logarithms of the probabilities of some tokens, at least float32, in their own memory."""
@@ -184,7 +190,7 @@ def linear_divergence(
         measure: divergence from the teacher, and its share in the loss.
         scale: factor of each label in the sums, float32 (tokens,); None for 1.
     """
-    hidden, weight = _as_autocast_asks(hidden, weight)
+    hidden, weight = as_autocast_asks(hidden, weight)
     teacher = teacher.as_autocast_asks()
     with torch.autocast(hidden.device.type, enabled=False):
         trained = torch.is_grad_enabled(), weight.requires_grad
@@ -348,14 +354,6 @@ DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor, float], tuple[Tensor, Te
     "reverse_kl": _reverse_kl,
     "jsd": _jsd,
 }
-
-
-def _as_autocast_asks(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    device = hidden.device.type
-    if not torch.is_autocast_enabled(device):
-        return hidden, weight
-    dtype = torch.get_autocast_dtype(device)
-    return hidden.to(dtype), weight.to(dtype)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

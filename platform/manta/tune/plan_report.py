@@ -13,6 +13,7 @@ from manta.corpus.manifest import Manifest
 from manta.record import number_format
 from manta.show.console.remarks import PlannedRun, remarks
 from manta.show.console.run_plan import cost_rows
+from manta.state.state_size import state_bytes
 from manta.tune.sweep_plan import Outline
 from manta.tune.tree import Stage
 
@@ -22,8 +23,6 @@ MOST_LINES = 200
 MOST_DEPTH = 12
 # Remarks on trials that are shown, the most frequent first.
 MOST_NOTES = 6
-# AdamW keeps two numbers for each weight; all are written as fp32.
-BYTES_A_PARAMETER = 12
 
 
 def plan(
@@ -113,7 +112,11 @@ def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
     keep = outline.base.config.checkpoint.keep + 1  # one more for the best or the one being written
     forks = len({(b.parent, b.fork) for b in outline.branches.values() if b.parent})
     count = len(outline.trials) * keep + forks
-    size = f", {number_format.memory(count * parameters * BYTES_A_PARAMETER)}" if parameters else ""
+    size = (
+        f", {number_format.memory(count * state_bytes(parameters, parameters))}"
+        if parameters
+        else ""
+    )
     yield "Disk", f"at most {count} checkpoints{size}; a fork itself takes no space"
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Bytes of a parameter's weight, and of a trained parameter's two moments.
-WEIGHT, MOMENTS = 4, 8
 # Number of buffers: snapshots alternate between them, so that one is always complete.
 BUFFERS = 2
 
@@ -30,16 +28,6 @@ class HostMemory:
     def most(self) -> float:
         """The bytes of both together."""
         return self.snapshots + self.checkpoint
-
-
-def state_bytes(saved: int, trained: int) -> int:
-    """Bytes of the training state of all ranks together, each tensor counted once.
-
-    Args:
-        saved: number of parameters that are saved.
-        trained: number of those that are trained.
-    """
-    return WEIGHT * saved + MOMENTS * trained
 
 
 def host_memory(

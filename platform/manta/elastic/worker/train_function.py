@@ -37,13 +37,14 @@ from manta.elastic.snapshot_memory import keeper_vault
 from manta.elastic.worker import devices
 from manta.elastic.worker.environment import socket_names
 from manta.elastic.worker.faults import Faults
-from manta.elastic.worker.host_memory import host_memory, state_bytes
+from manta.elastic.worker.host_memory import host_memory
 from manta.elastic.worker.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
 from manta.model import hf_config
 from manta.model.trial_result import Tried
 from manta.parallel.ranks import EXCHANGE_LIMIT
 from manta.state.checkpoint_files import TrainState
 from manta.state.skips import Spans
+from manta.state.state_size import state_bytes
 from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch

@@ -10,9 +10,8 @@ from manta.model.trial_result import Tried
 from manta.record import number_format
 from manta.show.console.header import plan_lines
 from manta.show.console.remarks import PlannedRun, remarks
+from manta.state.state_size import state_bytes
 
-# Bytes in a checkpoint: of a parameter that is saved, and of AdamW's two moments of a trained one.
-WEIGHT, MOMENTS = 4, 8
 Row = tuple[str, str]
 
 
@@ -97,6 +96,6 @@ def _steps(plan: PlannedRun) -> Iterator[Row]:
 def _checkpoints(plan: PlannedRun, tried: Tried) -> str:
     section = plan.config.checkpoint
     saved = tried.trained if plan.config.model.freezes else tried.weights
-    size = number_format.memory(WEIGHT * saved + MOMENTS * tried.trained)
+    size = number_format.memory(state_bytes(saved, tried.trained))
     when = f"every {format_tokens(section.every)} tokens and " if section.every else ""
     return f"{when}at the end, of {size} each; the newest {section.keep} are kept, and the best"
