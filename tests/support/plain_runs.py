@@ -223,6 +223,11 @@ def _rank(
         dist.destroy_process_group()
 
 
+def proof(run: Checked) -> list[tuple[int, int, int]]:
+    """Of each step of a run's ledger its number, first position and digest of the samples."""
+    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
+
+
 def losses(rows: list[dict[str, Any]]) -> dict[int, float]:
     """Training loss by step; a step reported twice must have the same loss."""
     found: dict[int, float] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from inline_prepare import prepared_corpus
-from plain_runs import ledger, losses, train
+from plain_runs import losses, proof, train
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
@@ -79,10 +79,6 @@ def tuned(checked: Build, corpus: Path, base: Path) -> Build:
         return run
 
     return build
-
-
-def proof(run: Checked) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 def saved_names(run: Checked) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from inline_prepare import prepared_chats
-from plain_runs import ledger, losses, train
+from plain_runs import losses, proof, train
 
 from manta.config.errors import ConfigError
 from manta.elastic.checks.preflight import Checked
@@ -39,10 +39,6 @@ def chats(checked: Build, corpora: dict[bool, Path]) -> Build:
         return checked({**base, **changes})
 
     return build
-
-
-def proof(run: Checked) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 def validated(rows: list[dict[str, Any]]) -> dict[int, float]:

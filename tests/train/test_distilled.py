@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from inline_prepare import prepared_chats
-from plain_runs import ledger, losses, train
+from plain_runs import losses, proof, train
 from saved_models import saved_llama
 
 from manta.config.errors import ConfigError
@@ -74,10 +74,6 @@ def distilled(checked: Build, corpora: dict[bool, Path], teachers: dict[str, Pat
 
 def shown(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {f"{key} {row['step']}": row[key] for row in rows if "loss" in row for key in SHOWN}
-
-
-def proof(run: Checked) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 @pytest.mark.parametrize(

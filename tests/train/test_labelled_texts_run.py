@@ -12,7 +12,7 @@ import torch
 import yaml
 from chat_templates import chat_tokenizer
 from inline_prepare import without_ray
-from plain_runs import engine_of, ledger, losses, train
+from plain_runs import engine_of, losses, proof, train
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -84,10 +84,6 @@ def labelled(checked: Build, corpora: dict[tuple[str, bool], Path]) -> Build:
         return checked({**base, **changes})
 
     return build
-
-
-def proof(run: Checked) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 def validated(rows: list[dict[str, Any]], key: str = "val_loss") -> dict[int, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from inline_prepare import without_ray
-from plain_runs import ledger, losses, train
+from plain_runs import losses, proof, train
 from prepared_chats import config_of, made, write_lines
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -89,10 +89,6 @@ def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def values(rows: list[dict[str, Any]], key: str) -> dict[int, float]:
     return {row["step"]: row[key] for row in rows if key in row}
-
-
-def proof(run: Checked) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 def test_the_same_pairs_and_losses_at_any_world_size_through_kills(run: Build) -> None:

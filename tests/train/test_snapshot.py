@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 from file_vault import HEAD, FileVault
-from plain_runs import engine_of, ledger, loop_of, losses, memory_of, run_ranks, streams_of, train
+from plain_runs import (
+    engine_of,
+    ledger,
+    loop_of,
+    losses,
+    memory_of,
+    proof,
+    run_ranks,
+    streams_of,
+    train,
+)
 from torch.distributed.tensor import DTensor
 
 from manta.state import tensor_layout
@@ -28,10 +38,6 @@ EVERY_2 = {"checkpoint": {"every": 5 * STEP, "snapshot_every": 2}}
 def resumed(rows: list[dict]) -> list[tuple[str, int]]:
     """From where each group went on."""
     return [(row["source"], row["resumed"]) for row in rows if "resumed" in row]
-
-
-def proof(run) -> list[tuple[int, int, int]]:
-    return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
 
 
 @pytest.fixture(scope="module")

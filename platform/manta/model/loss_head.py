@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from manta.model.cross_entropy import linear_cross_entropy
 from manta.model.forward import options_of
 
 # Computes something else of inputs, weight and bias of an output layer, in place of its logits.
@@ -15,7 +14,7 @@ Instead = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class LossHead(nn.Linear):
-    """The output layer of a language model; given labels, it returns their loss, not logits.
+    """The output layer of a language model; asked to, it returns a loss in place of logits.
 
     It has the parameters of the layer that it replaces, by the same names.
 
@@ -28,21 +27,14 @@ class LossHead(nn.Linear):
         with torch.device("meta"):
             super().__init__(head.in_features, head.out_features, bias=head.bias is not None)
         self.weight, self.bias = head.weight, head.bias
-        self.labels: Tensor | None = None
-        self.scale: Tensor | None = None
         self.instead: Instead | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits, (…, vocabulary), or the summed loss of `labels`, times `scale`, scalar."""
-        if self.instead is not None:
-            instead, self.instead = self.instead, None
-            return instead(hidden.flatten(0, -2), self.weight, self.bias)
-        if self.labels is None:
+        """Logits, (…, vocabulary), or what `instead` computes, once."""
+        if self.instead is None:
             return super().forward(hidden)
-        labels, scale = self.labels.flatten(), self.scale
-        self.labels = self.scale = None
-        scale = None if scale is None else scale.flatten()
-        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, self.bias, labels, scale)
+        instead, self.instead = self.instead, None
+        return instead(hidden.flatten(0, -2), self.weight, self.bias)
 
 
 def fuse(lm: nn.Module, like: nn.Module | None = None) -> None:

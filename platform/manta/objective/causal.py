@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manta.model.cross_entropy import IGNORE
+from manta.model.cross_entropy import IGNORE, linear_cross_entropy
 from manta.model.forward import documents_of, options_of
-from manta.model.loss_head import LossHead
+from manta.model.loss_head import head_of
 from manta.objective.protocol import DeviceRows, Models, Term
 from manta.parallel.host_to_device import to_device
 from manta.sample.columns import Columns
@@ -106,9 +106,8 @@ class TokenLoss(nn.Module):
     def __init__(self, lm: nn.Module):
         super().__init__()
         self.lm = lm
-        heads = [module for module in lm.modules() if isinstance(module, LossHead)]
-        # Not a submodule of this one too: its parameters have one name.
-        self._head = heads or None
+        # In a list: not a submodule of this one too, so that its parameters have one name.
+        self._head = [head_of(lm)]
         self._options = options_of(lm)
 
     def forward(
@@ -127,22 +126,25 @@ class TokenLoss(nn.Module):
                 attention within documents; None for plain causal attention.
             scale: factor of each label's cross-entropy, float32 (rows, seq_len); None for 1.
         """
-        fused = self._head is not None and not is_half(tokens.device)
-        if self._head is not None:
-            self._head[0].labels = labels if fused else None
-            self._head[0].scale = scale if fused else None
+        head, flat = self._head[0], labels.flatten()
+        factors = None if scale is None else scale.flatten()
+        fused = head is not None and not is_half(tokens.device)
+        if head is not None and fused:
+            head.instead = lambda hidden, weight, bias: linear_cross_entropy(
+                hidden, weight, bias, flat, factors
+            )
         documents = documents_of(self.lm, position_ids)
         out: Tensor = self.lm(input_ids=tokens, **documents, **self._options).logits
         if not fused:
             wide = out if out.dtype == torch.float64 else out.float()
             out = F.cross_entropy(
                 wide.flatten(0, 1),
-                labels.flatten(),
+                flat,
                 ignore_index=IGNORE,
-                reduction="sum" if scale is None else "none",
+                reduction="sum" if factors is None else "none",
             )
-            if scale is not None:
-                out = (out * scale.flatten()).sum()
+            if factors is not None:
+                out = (out * factors).sum()
         return out.reshape(1)
 
 
