@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
-from manta.elastic.cluster_state import nodes
+from manta.elastic.cluster_state import actor_replies, nodes
 from manta.elastic.controller import slots
 from manta.elastic.controller.slots import Slots, release_all_of
 from manta.elastic.controller.warm_workers import Spares
@@ -119,7 +119,13 @@ def test_an_anchor_that_dies_before_it_answers_is_replaced(
                 os._exit(1)
             return ("7",)
 
+    def died_before_an_answer_that_now_arrives(reference: object) -> bool:
+        answer = actor_replies.died(reference)
+        ray.wait([reference], timeout=SECONDS)
+        return answer
+
     monkeypatch.setattr(slots, "_Anchor", DiesOnce)
+    monkeypatch.setattr(slots, "died", died_before_an_answer_that_now_arrives)
     found, notes = anchored
     found.request(1)
     until(lambda: ready(found, 1))

@@ -171,6 +171,9 @@ class Slots:
         """
         if holding.anchor is None:
             self._ask(holding)
+        # Looked at once: an error may arrive between two looks.
+        if not arrived([holding.devices]):
+            return None
         if died(holding.devices):
             self._tell_once(
                 "a process that should find a worker's GPUs died: requesting another slot"
@@ -178,7 +181,7 @@ class Slots:
             self._release(holding)
             self._request_one()
             return None
-        return ray.get(holding.devices) if arrived([holding.devices]) else None
+        return ray.get(holding.devices)
 
     def _tell_once(self, message: str) -> None:
         """Tell a message once, since on a broken node every anchor dies."""
