@@ -14,14 +14,19 @@ import pytest
 from chat_templates import CHATML, THINKING
 from inline_prepare import without_ray
 from prepared_chats import LENGTH, config_of, made, rows_in, spans_of, write_lines
+from pydantic import ValidationError
 from rich.console import Console
+from tiny_config import run_config
 
-from manta.config.corpus import CorpusConfig
-from manta.config.errors import CorpusError
+from manta.config.corpus import ChatSection, CorpusConfig
+from manta.config.errors import ConfigError, CorpusError
+from manta.config.run import RunConfig
+from manta.corpus.corpus_summary import summary_rows
 from manta.corpus.inspect import inspect, render
 from manta.corpus.manifest import Manifest
 from manta.corpus.tokenizer import decode
 from manta.sample.chat import supervised_mask
+from manta.stream.own_format import format_of
 from manta.stream.plan import open_corpus, reader_of
 
 
@@ -126,6 +131,48 @@ def test_one_conversation_a_row_where_they_are_not_to_be_packed(tmp_path: Path) 
     manifest = made(config)
     assert sum(shard.documents for shard in manifest.shards) == 20
     assert all(row["starts"] == [0] for row in rows_in(config))
+
+
+def test_windows_lose_nothing_and_cut_what_is_longer_than_a_row(tmp_path: Path) -> None:
+    long = messages("q" * 200, "a" * 200)
+    records = [long, *(messages(f"question {i}", f"answer {i}") for i in range(20))]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    config = config_of(tmp_path, path, chat={"packing": "windows"})
+    manifest = made(config)
+    assert manifest.dropped == {"duplicate": 0, "empty": 0, "quarantined": 0, "too_long": 0}
+    counts = [one for split in manifest.counts.values() for one in split.values()]
+    rows, supervised = rows_in(config), sum(one.supervised or 0 for one in counts)
+    assert sum(end - begin for row in rows for begin, end in spans_of(row)) == supervised
+    assert all(len(row["tokens"]) == LENGTH for row in rows[: manifest.shards[0].documents - 1])
+    text = "".join(decode(Path(config.out), "tokenizer.json", [row["tokens"] for row in rows]))
+    assert text.count("q" * 30) >= 200 // LENGTH
+    assert any(not row["supervised"] for row in rows), "a row within the long question"
+    assert inspect(config.out).verified
+    shown_rows = dict(summary_rows(manifest, config.out))["rows"]
+    assert shown_rows.endswith("of them padding or repeated")
+
+    keys = {"objective": {"type": "chat"}, "data": {"document_mask": True}}
+    run = run_config(tmp_path, Path(config.out), train={"seq_len": LENGTH}, **keys)
+    assert format_of(RunConfig.model_validate(run), manifest).name == "chat"
+    run["objective"]["per"] = "sequence"
+    with pytest.raises(ConfigError, match=r"holds conversations that are cut anywhere"):
+        format_of(RunConfig.model_validate(run), manifest)
+    run["objective"]["per"], run["data"] = "token", {}
+    with pytest.raises(ConfigError, match=r"set data.document_mask: true"):
+        format_of(RunConfig.model_validate(run), manifest)
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"),
+    [
+        ({"records": "pairs"}, "a pair is compared as a whole"),
+        ({"too_long": "cut"}, "no conversation is too long for windows"),
+        ({"packing": "window"}, "packing"),
+    ],
+)
+def test_windows_are_for_conversations_of_any_length(chat: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ChatSection.model_validate({"length": 8, "packing": "windows", **chat})
 
 
 def test_the_corpus_does_not_depend_on_how_it_is_cut_into_units(

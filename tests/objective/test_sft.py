@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from manta.model.loss_head import fuse
 from manta.objective.protocol import Models
 from manta.objective.sft import SupervisedFineTuning
 from manta.objective.weighing import Weighing
+from manta.sample.chat import Chat, conversations_batch
 from manta.sample.columns import Columns, sliced
+from manta.sample.windows import windowed
 from manta.testing import check_objective
 
 CPU = torch.device("cpu")
@@ -39,10 +42,10 @@ def trained(lm: Any, batch: Columns, per: Any = "token") -> tuple[float, torch.T
     return float((sums / weights).detach()), torch.cat([p.grad.flatten() for p in lm.parameters()])
 
 
-def one_by_one(lm: Any) -> list[list[torch.Tensor]]:
+def one_by_one(lm: Any, rows: Any = ROWS) -> list[list[torch.Tensor]]:
     """The cross-entropy of each supervised token of each conversation, in Transformers alone."""
-    batch, found = chats(), []
-    for tokens, row in zip(batch["tokens"].astype(np.int64), ROWS, strict=True):
+    batch, found = chats(rows), []
+    for tokens, row in zip(batch["tokens"].astype(np.int64), rows, strict=True):
         at = 0
         for length, spans in row:
             ids = torch.from_numpy(tokens[at : at + length])[None]
@@ -51,6 +54,40 @@ def one_by_one(lm: Any) -> list[list[torch.Tensor]]:
             found.append([losses[place - 1] for b, e in spans for place in range(b, e)])
             at += length
     return found
+
+
+def in_windows() -> Any:
+    """As ROWS: the same conversations end to end, cut wherever a row is full."""
+    masks = [(n, spans) for row in ROWS for n, spans in row]
+    tokens = [np.zeros(n, np.uint16) for n, _ in masks]
+    spans, starts, names = [spans for _, spans in masks], [[0]] * len(masks), ["c"] * len(masks)
+    table = conversations_batch(tokens, spans, starts, names, 0, ["s"], "uint16")
+    found = []
+    for row in windowed(table, Chat("uint16", LENGTH, 0).schema, LENGTH).to_pylist():
+        bounds, spans_of_row = row["supervised"], []
+        for begin, end in pairwise([*row["starts"], len(row["tokens"])]):
+            mine = zip(bounds[::2], bounds[1::2], strict=True)
+            spans_of_row.append(
+                (end - begin, [(b - begin, e - begin) for b, e in mine if begin <= b < end])
+            )
+        found.append(spans_of_row)
+    return found
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_windows_are_exact_over_every_split(mask: bool) -> None:
+    rows = in_windows()
+    assert [sum(n for n, _ in row) for row in rows[:-1]] == [LENGTH] * (len(rows) - 1)
+    assert rows != ROWS
+    lm = model() if mask else llama()
+    check_objective(SupervisedFineTuning(document_mask=mask), lm, chats(rows))
+
+
+def test_windows_are_the_loss_of_each_part_alone() -> None:
+    lm, rows = model(), in_windows()
+    alone = torch.stack([loss for one in one_by_one(lm, rows) for loss in one])
+    assert len(alone) == sum(e - b for row in ROWS for _, spans in row for b, e in spans)
+    assert trained(lm, chats(rows))[0] == pytest.approx(float(alone.mean().detach()), rel=1e-6)
 
 
 @pytest.mark.parametrize("per", PER)

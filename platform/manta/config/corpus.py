@@ -170,8 +170,11 @@ class ChatSection(Section):
         description="at a conversation or pair that is longer than a row: stop, leave it out, or "
         "leave out its oldest turns, of a pair those of the prompt",
     )
-    packing: bool = Field(
-        default=True, description="lay several conversations or pairs into a row, else one a row"
+    packing: bool | Literal["windows"] = Field(
+        default=True,
+        description="lay several whole conversations or pairs into a row, or (false) one a row; "
+        "windows: cut the sequence of all conversations wherever a row is full, so that a later "
+        "part of a conversation is trained on without what is in the row before",
     )
     context: ContextSection | None = Field(
         default=None, description="attach passages to questions; needs bm25s, the extra `context`"
@@ -185,6 +188,19 @@ class ChatSection(Section):
     def _context_is_for_conversations(self) -> ChatSection:
         if self.context and self.records == "pairs":
             raise ValueError("'context' is for conversations, not for pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_cut_conversations(self) -> ChatSection:
+        if self.packing != "windows":
+            return self
+        if self.records == "pairs":
+            raise ValueError(
+                "'packing': windows cut conversations anywhere, but a pair is compared as a whole: "
+                "take true or false"
+            )
+        if self.too_long != "stop":
+            raise ValueError("'too_long': no conversation is too long for windows: leave it out")
         return self
 
     @field_validator("template_args")

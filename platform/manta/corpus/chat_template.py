@@ -242,6 +242,8 @@ def fitting(
 ) -> list[EncodedChat]:
     """What fits into rows: what was encoded, or the first of its shorter forms that does.
 
+    Windows hold parts of what is longer than a row.
+
     Args:
         encoded: the whole, as it goes into rows.
         shorter: forms of it with fewer turns, the longest first; looked at if `too_long` is cut.
@@ -251,7 +253,7 @@ def fitting(
         TooLong: if nothing fits.
     """
     longest = max(len(one.tokens) for one in encoded)
-    if longest <= section.length:
+    if longest <= section.length or section.packing == "windows":
         return encoded
     if section.too_long == "cut":
         with contextlib.suppress(UnusableRecord):  # such a form, and all after it

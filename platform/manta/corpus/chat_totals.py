@@ -14,6 +14,7 @@ from manta.corpus.manifest import CHAT, PAIRS
 from manta.corpus.scan import Located
 from manta.corpus.tokenizer import CorpusTokenizer
 from manta.sample.chat import Chat, Pairs, packed
+from manta.sample.windows import windowed
 
 
 class ChatTotals:
@@ -120,7 +121,10 @@ def rows_of(section: ChatSection, tokenizer: CorpusTokenizer) -> Arrange:
     form = (Pairs if section.records == "pairs" else Chat)(tokenizer.dtype, section.length, padding)
 
     def arrange(table: Any) -> tuple[Any, int]:
-        rows = packed(table, form, alone=not section.packing)
+        if section.packing == "windows":
+            rows = windowed(table, form.schema, form.length)
+        else:
+            rows = packed(table, form, alone=not section.packing)
         return rows, rows.num_rows * section.length
 
     return arrange

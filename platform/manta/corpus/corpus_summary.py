@@ -69,7 +69,8 @@ def _rows(manifest: Manifest, tokens: int) -> list[tuple[str, str]]:
         return []
     rows = sum(shard.documents for shard in manifest.shards)
     padding = 1 - tokens / (rows * manifest.row_length)
-    shown = f"{rows:,} of {manifest.row_length:,} tokens, {padding:.1%} of them padding"
+    what = "padding or repeated" if manifest.is_windows else "padding"
+    shown = f"{rows:,} of {manifest.row_length:,} tokens, {padding:.1%} of them {what}"
     if manifest.sample not in CHATS:
         return [("rows", shown)]
     counts = [found for split in manifest.counts.values() for found in split.values()]

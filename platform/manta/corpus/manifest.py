@@ -211,6 +211,11 @@ class Manifest(Section):
         return made(self.token_dtype, self.row_length, padding)
 
     @property
+    def is_windows(self) -> bool:
+        """Whether rows are windows of conversations laid end to end, which may cut one."""
+        return self.sample == CHAT and self.config["chat"].get("packing") == "windows"
+
+    @property
     def documents_are(self) -> str:
         """The word for the corpus's documents, in the plural."""
         return {CHAT: "conversations", PAIRS: "pairs", LABELLED: "texts"}.get(

@@ -1,6 +1,8 @@
-"""Conversations, or pairs of them: a sample is a row of `length` tokens with some, each whole.
+"""Conversations, or pairs of them: a sample is a row of `length` tokens with some of them.
 
-A row of a shard is a row of a batch, packed when the corpus was prepared: ``tokens`` (list of
+A row of a shard is a row of a batch, laid out when the corpus was prepared. It has whole
+conversations (`packed`) or a window of their sequence (`manta.sample.windows`), which may begin
+within one of them: ``tokens`` (list of
 uint16 or uint32, without padding), ``starts`` (list of int32: where each conversation begins, the
 first at 0) and ``supervised`` (list of int32: begin and end of each span of tokens that is trained
 on, one pair after the other, ascending). The row's ``doc_id`` names its conversations, or its

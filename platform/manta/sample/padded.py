@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +121,24 @@ class PackedRows:
         """
         tokens: Any = from_arrow(table.column("tokens"))
         held, names = tokens.tolist(), table.column("doc_id").to_pylist()
-        tokens_of_rows = [[token for i in row for token in held[i]] for row in self.rows]
-        columns = {**more, "tokens": tokens_of_rows}
-        arrays = [pa.array(columns[field.name], field.type) for field in schema]
-        ids = pa.array(["+".join(names[i] for i in row) for row in self.rows], pa.string())
-        source = table.column("source")[: len(self.rows)]  # of one source: any of its rows says it
-        return pa.record_batch([*arrays, ids, source], schema=shard_file.whole_schema(schema))
+        of_rows = [[token for i in row for token in held[i]] for row in self.rows]
+        doc_ids = ["+".join(names[i] for i in row) for row in self.rows]
+        return rows_batch({**more, "tokens": of_rows}, doc_ids, table, schema)
+
+
+def rows_batch(
+    columns: Mapping[str, Sequence[Any]], doc_ids: list[str], table: Any, schema: Any
+) -> Any:
+    """The record batch of a shard.
+
+    Args:
+        columns: those of the schema, a value for each row.
+        doc_ids: what is in each row.
+        table: the documents that the rows were made of, of one source.
+        schema: columns of the rows.
+    """
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    # Of one source: that of the first document is that of all rows.
+    source = table.column("source").take(pa.array(np.zeros(len(doc_ids), np.int64)))
+    ids = pa.array(doc_ids, pa.string())
+    return pa.record_batch([*arrays, ids, source], schema=shard_file.whole_schema(schema))

@@ -123,10 +123,12 @@ def _check_objective(config: RunConfig, manifest: Manifest) -> None:
     """Raise ConfigError if an objective of Manta's own does not train on such samples."""
     objective = config.objective
     needed = NEEDS.get(objective.type, (TOKENS,))
-    if manifest.sample == TOKENS and objective.per == "sequence" and objective.type == "distill":
+    is_text = manifest.sample == TOKENS and objective.type == "distill"
+    if objective.per == "sequence" and (is_text or manifest.is_windows):
+        what = "text, whose documents" if is_text else "conversations that"
         raise ConfigError(
-            f"objective.per = 'sequence': {config.corpus} holds text, whose documents are cut "
-            "anywhere into samples: leave objective.per out"
+            f"objective.per = 'sequence': {config.corpus} holds {what} are cut anywhere into "
+            "samples: leave objective.per out"
         )
     if objective.is_own:
         return
