@@ -217,6 +217,30 @@ def test_the_logits_of_neither_are_ever_held_whole(monkeypatch: pytest.MonkeyPat
     assert largest.elements == cross_entropy.LEAST_ROWS * VOCABULARY
 
 
+@pytest.mark.parametrize("top", [None, 5])
+def test_no_logits_are_computed_of_tokens_without_a_label(
+    top: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student's output layer and the teacher's, or what was kept of it, are of labels alone."""
+    seen = set[int]()
+    of_rows = divergence._sums_and_slope
+
+    def noted(student: Tensor, teacher: Any, rows: slice, *more: Any) -> Any:
+        said = teacher.hidden if top is None else teacher.tokens
+        seen.update([len(student), len(said[rows])])
+        return of_rows(student, teacher, rows, *more)
+
+    monkeypatch.setattr(divergence, "_sums_and_slope", noted)
+    hidden, weight, other = (torch.randn(n, WIDTH) for n in (40, VOCABULARY, 40))
+    teacher: Any = TeacherLogits(other, torch.randn(VOCABULARY, WIDTH))
+    labels = torch.full((40,), IGNORE)
+    labels[::4] = 3
+    if top:
+        teacher = teacher.top(top, 1.0)
+    divergence.linear_divergence(hidden, weight, None, teacher, labels, Measure())
+    assert seen == {10}
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("measure", MEASURES, ids=label)
 def test_the_most_likely_tokens_and_the_rest_are_compared_as_one_more(

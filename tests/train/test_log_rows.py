@@ -208,7 +208,7 @@ def test_a_step_that_logs_waits_for_none_of_its_values(
     monkeypatch.setattr(loop, "_advance", advancing)
     loop._agreement._lag = 2  # votes are read late on a GPU, which tests/train/test_pause.py shows
     # Only a CPU counts the labels, to leave out the logits of the others.
-    monkeypatch.setattr(cross_entropy, "_rows_that_count", lambda labels: None)
+    monkeypatch.setattr(cross_entropy, "rows_that_count", lambda labels: None)
     loop.run(streams_of(run))
     only_log = [step for step in range(2, 12) if step != 8]
     own = {step: ages[step, 0] for step in only_log}

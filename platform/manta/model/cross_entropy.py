@@ -47,7 +47,7 @@ def linear_cross_entropy(
     The products are computed in the type that autocast asks for, else in that of the inputs.
     """
     hidden, weight = as_autocast_asks(hidden, weight)
-    rows = _rows_that_count(labels)
+    rows = rows_that_count(labels)
     if rows is not None:
         hidden, labels = hidden.index_select(0, rows), labels[rows]
         scale = None if scale is None else scale[rows]
@@ -76,7 +76,7 @@ def label_cross_entropy(
         labels: int64 (tokens,).
     """
     hidden, weight = as_autocast_asks(hidden, weight)
-    rows, count = _rows_that_count(labels), len(labels)
+    rows, count = rows_that_count(labels), len(labels)
     if rows is not None:
         hidden, labels = hidden.index_select(0, rows), labels[rows]
     with torch.autocast(hidden.device.type, enabled=False):
@@ -85,7 +85,7 @@ def label_cross_entropy(
         return losses if rows is None else losses.new_zeros(count).index_copy(0, rows, losses)
 
 
-def _rows_that_count(labels: Tensor) -> Tensor | None:
+def rows_that_count(labels: Tensor) -> Tensor | None:
     """The rows whose labels are not IGNORE, if many are: the logits of the others aren't needed.
 
     None on an accelerator, where the host would have to wait for their number, and in code that is

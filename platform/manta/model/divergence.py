@@ -21,6 +21,7 @@ from manta.model.cross_entropy import (
     HeadGradients,
     as_autocast_asks,
     rows_at_once,
+    rows_that_count,
 )
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
@@ -67,6 +68,10 @@ class Teacher(Protocol):
         """The same, with the factors of products in the type in which they are computed."""
         ...
 
+    def taken(self, rows: Tensor) -> Teacher:
+        """What it says of some of the tokens, int64 (rows,)."""
+        ...
+
     def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
         """The divergence of a student from it, (rows, 1), and the gradient of that.
 
@@ -102,6 +107,10 @@ class TeacherLogits:
         if self.weight is None:
             return self
         return TeacherLogits(*as_autocast_asks(self.hidden, self.weight), self.bias)
+
+    def taken(self, rows: Tensor) -> TeacherLogits:
+        """Of some of the tokens; see `Teacher`."""
+        return TeacherLogits(self.hidden.index_select(0, rows), self.weight, self.bias)
 
     def _log_probs(self, rows: slice, temperature: float) -> Tensor:
         """Logarithms of the probabilities of some tokens, at least float32, in their own memory."""
@@ -155,6 +164,10 @@ class TeacherTop:
         """The same: nothing is multiplied."""
         return self
 
+    def taken(self, rows: Tensor) -> TeacherTop:
+        """Of some of the tokens; see `Teacher`."""
+        return TeacherTop(self.tokens[rows], self.log_probs[rows], self.tail[rows])
+
     def apart(self, rows: slice, log_q: Tensor, measure: Measure) -> tuple[Tensor, Tensor]:
         """By the most likely tokens and the rest; see `Teacher`."""
         tokens = self.tokens[rows]
@@ -192,6 +205,10 @@ def linear_divergence(
     """
     hidden, weight = as_autocast_asks(hidden, weight)
     teacher = teacher.as_autocast_asks()
+    rows = rows_that_count(labels)
+    if rows is not None:
+        hidden, teacher, labels = hidden.index_select(0, rows), teacher.taken(rows), labels[rows]
+        scale = None if scale is None else scale[rows]
     with torch.autocast(hidden.device.type, enabled=False):
         trained = torch.is_grad_enabled(), weight.requires_grad
         found = _Chunked.apply(hidden, weight, bias, teacher, labels, measure, scale, *trained)  # type: ignore[no-untyped-call]

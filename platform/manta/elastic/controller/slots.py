@@ -181,7 +181,8 @@ class Slots:
             self._release(holding)
             self._request_one()
             return None
-        return ray.get(holding.devices)
+        devices: tuple[str, ...] = ray.get(holding.devices)
+        return devices
 
     def _tell_once(self, message: str) -> None:
         """Tell a message once, since on a broken node every anchor dies."""
