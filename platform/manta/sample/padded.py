@@ -132,8 +132,8 @@ def rows_batch(
     """The record batch of a shard.
 
     Args:
-        columns: those of the schema, a value for each row.
-        doc_ids: what is in each row.
+        columns: values of the schema's columns, one for each row.
+        doc_ids: ids of the documents in each row, joined by `+`.
         table: the documents that the rows were made of, of one source.
         schema: columns of the rows.
     """

@@ -28,7 +28,7 @@ def windows(supervised: NDArray[np.bool_], length: int) -> list[Window]:
     which stands in both rows and is trained on in the former alone. Nothing is left out.
 
     Args:
-        supervised: which tokens are trained on, shape (tokens,); never the first.
+        supervised: whether each token is trained on, shape (tokens,); the first one isn't.
         length: tokens of a row, 2 or more.
     """
     found, begin = list[Window](), 0
