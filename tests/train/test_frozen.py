@@ -14,6 +14,7 @@ from saved_models import saved_llama
 from transformers import AutoModelForCausalLM
 
 from manta.config.errors import ConfigError, RunError
+from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import absolute, check, check_continues, try_model
 from manta.model.fingerprint import fingerprint
 
@@ -180,6 +181,26 @@ def test_a_run_goes_on_only_beside_the_same_weights(checked, tmp_path) -> None:
     with pytest.raises(RunError, match=rf"fingerprint {run.frozen[:12]}.*objective.teacher = '"):
         check_continues(check(run.config))
     saved_llama(teacher, seed=1)
+    check_continues(check(run.config))
+
+
+def test_a_run_goes_on_only_from_the_same_base(checked, tmp_path) -> None:
+    """Told on the driver, by the files: no checkpoint holds the base."""
+    folder = saved_llama(tmp_path / "model")
+    changes = {"model": {"pretrained": str(folder), "adapter": {"rank": 2}}, "run.name": "adapted"}
+    run = checked({**changes, "checkpoint.every": 16 * 7 * 6})
+    train(run)
+    run.tracker(console=False).finish("interrupted", reason="")
+    check_continues(check(run.config))
+    assert checked({"model": {"pretrained": str(folder)}}).base == "", "all of it is saved"
+
+    saved_llama(folder, seed=2)
+    said = rf"beside the frozen weights .* {run.base[:12]}.*model.pretrained = '.*model'"
+    with pytest.raises(RunError, match=said):
+        check_continues(check(run.config))
+    with pytest.raises(RunError, match=said):
+        fork_run(run.place, 6, "forked")
+    saved_llama(folder)
     check_continues(check(run.config))
 
 

@@ -53,6 +53,7 @@ def check_same_run(
     config: RunConfig,
     manifest: Manifest,
     frozen: str = "",
+    base: str = "",
 ) -> list[str]:
     """Check that the run in `run_dir` is the one asked for; returns notes for people.
 
@@ -65,6 +66,7 @@ def check_same_run(
         config: the config that is asked for.
         manifest: the manifest of the corpus that is asked for.
         frozen: fingerprint of the frozen model that the objective compares with; "" without one.
+        base: fingerprint of the model some of whose weights stay frozen; "" if it isn't known.
 
     Raises:
         RunError: naming the difference, or the missing file that would prove there is none.
@@ -102,6 +104,7 @@ def check_same_run(
         return [f"{CONFIG} was restored to the config that the run was started with: {problem}"]
     found = identity.check_free_changes_only(run_dir, before, _redacted(config))
     _check_frozen(run_dir, old, config, frozen)
+    check_base(run_dir, old, config, base)
     return [f"config: {change}" for change in found]
 
 
@@ -115,6 +118,28 @@ def _check_frozen(run_dir: Place, old: RunState, config: RunConfig, frozen: str)
         f"{model.key} = {model.name!r} has {frozen[:12]}… now: put the old model back there, or "
         "start another run (run.name), or `manta fork` this one, to continue with the model as it "
         "is now"
+    )
+
+
+def check_base(run_dir: Place, old: RunState | None, config: RunConfig, base: str) -> None:
+    """Refuse another base than that of a run, whose checkpoints lack its frozen weights.
+
+    Args:
+        run_dir: the run's folder, or its URL in a store.
+        old: the run's record, if there is one.
+        config: the config by which it is to go on.
+        base: fingerprint of the model some of whose weights stay frozen; "" if it isn't known.
+
+    Raises:
+        RunError: naming both fingerprints.
+    """
+    if old is None or not old.base or not base or old.base == base:
+        return
+    raise RunError(
+        f"{run_dir}: this run trains beside the frozen weights of a model of fingerprint "
+        f"{old.base[:12]}…, but model.pretrained = {config.model.pretrained!r} has {base[:12]}… "
+        "now, and the checkpoints hold what was trained alone: put the old model back there, or "
+        "start another run (run.name)"
     )
 
 

@@ -82,6 +82,7 @@ class RunRecord:
         total_tokens: int,
         eval_sample: str = "",
         frozen: str = "",
+        base: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> RunRecord:
         """Create or continue ``<run.storage>/<run.name>/``.
@@ -93,6 +94,7 @@ class RunRecord:
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
             frozen: fingerprint of the frozen model that the objective compares with; "" without.
+            base: fingerprint of the model some of whose weights stay frozen; "" if unknown.
             clock: a monotonic clock, in seconds.
 
         Raises:
@@ -103,11 +105,12 @@ class RunRecord:
         record: RunRecord | None = None
         try:
             old = read_state_if_any(run_dir)
-            notes = opening.check_same_run(hold.place, old, config, manifest, frozen)
+            notes = opening.check_same_run(hold.place, old, config, manifest, frozen, base)
             if old is None:
                 notes += opening.set_rows_aside(hold.place, run_dir)
             state = opening.take_up(run_dir, old, config, manifest, total_steps, total_tokens)
-            state.frozen, state.loss_is = frozen, config.objective.loss_is
+            state.frozen, state.base = frozen, base or state.base
+            state.loss_is = config.objective.loss_is
             replace_text(run_dir / CONFIG, opening.config_text(config))
             record = cls(hold, state, config, clock)
             record.notice(notes)

@@ -188,6 +188,9 @@ class RunState(BaseModel):
     frozen: str = Field(
         default="", description="fingerprint of the frozen model that the objective compares with"
     )
+    base: str = Field(
+        default="", description="fingerprint of the model some of whose weights stay frozen"
+    )
     loss_is: str = Field(default=NATS, description="unit of the loss, or what it is a mean over")
     ledger_digest: str | None = None
     eval_sample: str = Field(default="", description="digest of the samples of evaluations")

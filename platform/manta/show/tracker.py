@@ -55,6 +55,7 @@ class Tracker:
         total_tokens: int,
         eval_sample: str = "",
         frozen: str = "",
+        base: str = "",
         console: bool = True,
         context: RunContext | None = None,
         remarks: Sequence[str] = (),
@@ -69,6 +70,7 @@ class Tracker:
             total_tokens: tokens in the whole run.
             eval_sample: digest of the samples that evaluations read; "" without evaluations.
             frozen: fingerprint of the frozen model that the objective compares with; "" without.
+            base: fingerprint of the model some of whose weights stay frozen; "" if unknown.
             console: whether to show the run on standard output.
             context: the whole that the run is part of, such as a sweep, for W&B.
             remarks: remarks on the plan, from `manta.show.console.remarks`, to keep with the run.
@@ -87,6 +89,7 @@ class Tracker:
             total_tokens=total_tokens,
             eval_sample=eval_sample,
             frozen=frozen,
+            base=base,
         )
         known = {event.message for event in record.state.events}
         for remark in remarks:

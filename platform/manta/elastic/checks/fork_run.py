@@ -16,9 +16,10 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.on_change import OnChange, on_change_of
 from manta.config.schedule import Past
 from manta.corpus.manifest import Manifest
+from manta.elastic.checks.frozen_source import base_fingerprint
 from manta.elastic.checks.preflight import absolute
 from manta.record.identity import Change, binding_of, changes
-from manta.record.opening import place_of_run
+from manta.record.opening import check_base, place_of_run
 from manta.record.run_state import read_state_if_any
 from manta.schedule import Schedule
 from manta.state.checkpoint_files import TrainState, damage, name_of, newest, read_state, whole
@@ -51,6 +52,7 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     found = _changes(parent, before, after)
     _check_schedule(parent, before, after, state)
     fingerprint = _fingerprint(parent, after)
+    check_base(parent, read_state_if_any(parent), after, base_fingerprint(after))
     child = place_of_run(after)
     if child.exists():
         raise RunError(f"{child}: there is a run of this name already; choose another name")

@@ -1,7 +1,8 @@
-"""The frozen model that an objective compares with, before a run: which one it is, and if it fits.
+"""Models whose weights are in no checkpoint, before a run: which ones they are, and if they fit.
 
-Its weights are in no checkpoint: a run goes on right only beside the same ones. So a name on the
-Hub is resolved to a commit once, which is part of the config from then on, and of a folder the
+A run goes on right only beside the same frozen weights: those of the model that its objective
+compares with, and those of its base, beside which others are trained. So the name on the Hub of the
+former is resolved to a commit once, which is part of the config from then on, and of a folder the
 record has a fingerprint.
 """
 
@@ -64,6 +65,22 @@ def check_frozen(config: RunConfig, manifest: Manifest) -> str:
             f"{model.key} = {model.name!r}: its weights can't be read: {error}; give a folder that "
             "Transformers or `manta export` wrote"
         ) from None
+
+
+def base_fingerprint(config: RunConfig) -> str:
+    """The fingerprint of the model some of whose weights a run keeps frozen.
+
+    Returns:
+        "" if all weights are trained, or the model isn't in a folder that is seen from here:
+        workers compare the weights themselves with those of a checkpoint.
+    """
+    if not config.model.freezes or config.model.pretrained is None:
+        return ""
+    folder = _folder_of(NamedModel("model.pretrained", config.model.pretrained))
+    try:
+        return "" if folder is None else _remembered(folder)
+    except (OSError, ValueError, KeyError):
+        return ""  # what can't be read is told when the model is tried
 
 
 def frozen_vocabulary(config: RunConfig) -> int:

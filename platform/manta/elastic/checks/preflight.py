@@ -13,7 +13,7 @@ from manta.config.own_code import with_code
 from manta.config.run import RunConfig, gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
-from manta.elastic.checks.frozen_source import check_frozen, pinned
+from manta.elastic.checks.frozen_source import base_fingerprint, check_frozen, pinned
 from manta.elastic.checks.objective_trial import try_objective
 from manta.elastic.checks.warm_start import export_if_needed, exported_folder
 from manta.model.source import check_names
@@ -48,6 +48,8 @@ class Checked:
     """The facts about the model; None until it was tried."""
     frozen: str = ""
     """The fingerprint of the frozen model that the objective compares with; "" without one."""
+    base: str = ""
+    """The fingerprint of the model some of whose weights stay frozen; "" if it isn't known."""
 
     @property
     def run_dir(self) -> Path:
@@ -90,6 +92,7 @@ class Checked:
             total_tokens=self.schedule.positions * self.schedule.seq_len,
             eval_sample=self.validation.digest if self.validation else "",
             frozen=self.frozen,
+            base=self.base,
             console=console,
             context=context,
             remarks=self.remarks(),
@@ -129,7 +132,7 @@ def check(config: RunConfig) -> Checked:
     manifest = Manifest.read(config.corpus)
     export_if_needed(config)
     check_names(config, manifest)
-    frozen = check_frozen(config, manifest)
+    frozen, base = check_frozen(config, manifest), base_fingerprint(config)
     from manta.schedule import Schedule  # imports NumPy (0.2 s), which most mistakes don't need
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
@@ -144,7 +147,7 @@ def check(config: RunConfig) -> Checked:
 
     check_kept(place)
     corpus, validation = _open_splits(config, manifest, frozen)
-    return Checked(config, manifest, schedule, corpus, validation, place, frozen=frozen)
+    return Checked(config, manifest, schedule, corpus, validation, place, frozen=frozen, base=base)
 
 
 def remarks_of(config: RunConfig) -> list[str]:
@@ -181,7 +184,9 @@ def check_continues(checked: Checked) -> None:
     from manta.record.run_state import read_state_if_any
 
     state = read_state_if_any(checked.place)
-    check_same_run(checked.place, state, checked.config, checked.manifest, checked.frozen)
+    check_same_run(
+        checked.place, state, checked.config, checked.manifest, checked.frozen, checked.base
+    )
     read_skips(checked.place)
 
 
