@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 from inline_prepare import prepared_chats
 from plain_runs import train
+from s3_server import S3Server, upload
 from saved_models import saved_llama
 
-from manta.config.errors import ConfigError
+from manta.config.errors import ConfigError, RunError
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.preflight import check
@@ -22,6 +23,8 @@ from manta.elastic.driver import precompute as precomputing
 from manta.elastic.driver.precompute import finished, plan, precompute
 from manta.sample import shard_file
 from manta.storage.atomic import whole_file
+from manta.storage.place import place_of
+from manta.storage.store import StorePath
 from manta.stream.precomputed import PrecomputedManifest
 
 LENGTH, STEPS = 16, 6
@@ -123,6 +126,47 @@ def test_an_attempt_that_was_interrupted_goes_on(run: Build) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
+@pytest.mark.usefixtures("ray_local", "small_shards")
+def test_beside_a_corpus_in_a_store_it_is_the_same_and_goes_on(
+    run: Build, text: Path, s3: S3Server
+) -> None:
+    store = place_of(s3.url("precomputed/text"))
+    assert isinstance(store, StorePath)
+    for file in text.iterdir():  # without what other tests have precomputed there
+        if file.is_file():
+            (store / file.name).write_bytes(file.read_bytes())
+    config = run("store", 5, corpus=str(store))
+    with pytest.raises(ConfigError, match=r"objective.top_k = 5: .* `manta precompute`"):
+        check(config)
+    planned = plan(config)
+    written = precompute(planned, progress=False)
+    assert finished(planned) == written == precompute(plan(run("folder", 5)), progress=False)
+
+    (planned.folder / "precomputed.json").unlink()
+    cut, gone, *kept = (planned.folder / shard.file for shard in written.shards)
+    cut.write_bytes(cut.read_bytes()[:-9])
+    gone.unlink()
+    before = [path.modified() for path in kept if isinstance(path, StorePath)]
+    assert precompute(planned, progress=False) == written
+    assert [path.modified() for path in kept if isinstance(path, StorePath)] == before
+
+    online = shown(train(check(run("by_folder", 5))))
+    assert shown(train(check(config))) == online
+
+
+def test_a_store_that_refuses_is_told_before_ray_starts(
+    run: Build, text: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(text, place_of(s3.url("readonly/text")))  # type: ignore[arg-type]
+
+    def refused(_place: StorePath, _content: bytes) -> None:
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(StorePath, "write_bytes", refused)
+    with pytest.raises(RunError, match=r"corpus = '.*': can't be written to: .* allow"):
+        plan(run("refused", 7, corpus=s3.url("readonly/text")))
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_a_student_that_says_the_same_has_no_loss_and_other_rows_are_another(
     run: Build, teacher: Path
@@ -182,8 +226,6 @@ def test_what_makes_no_sense_is_refused(run: Build, teacher: Path) -> None:
         plan(run("wrong", None))
     with pytest.raises(ConfigError, match=r"top_k = 61: .* vocabulary has 61 tokens"):
         plan(run("wrong", 61))
-    with pytest.raises(ConfigError, match=r"precompute beside a copy in a folder"):
-        plan(run("wrong", 5, corpus="s3://bucket/corpus"))
 
 
 def test_another_teacher_length_or_temperature_lies_elsewhere(run: Build, tmp_path: Path) -> None:

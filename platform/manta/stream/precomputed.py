@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from manta.sample.columns import Columns
 from manta.sample.format import Format, OpenShards, SplitSize
 from manta.sample.rows import RowFormat
 from manta.sample.teacher_top import bytes_a_token, teacher_top
-from manta.storage.atomic import write_whole
+from manta.storage.place import Place, put
 from manta.storage.seal import digest
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
@@ -116,9 +115,9 @@ class PrecomputedManifest(Section):
         except ValueError as error:
             raise CorpusError(f"{path}: can't be understood: {error}; remove its folder") from None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write it, which says that all shards are there."""
-        write_whole(folder / DESCRIPTION, self.model_dump_json(indent=1).encode())
+        put(folder / DESCRIPTION, self.model_dump_json(indent=1).encode())
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """`manta precompute`: what a model says of each sample of a corpus, once, for all runs to come.
 
 Ray Data hands spans of samples to actors that each hold the model, which is a distillation's
-teacher or a preference's reference. A span becomes a shard, which
-appears whole. An attempt that was interrupted goes on with the shards that are there.
+teacher or a preference's reference. A span becomes a shard, beside the corpus in a folder or a
+store. An attempt that was interrupted goes on with the shards that are there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -28,7 +29,6 @@ from manta.config.errors import ConfigError, RunError
 from manta.config.model_names import frozen_model
 from manta.config.objective import ObjectiveSection
 from manta.config.run import RunConfig, gpus_of
-from manta.config.urls import is_url
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.progress_bar import PrepareProgress
 from manta.elastic.checks.precomputed_columns import settings_of
@@ -36,7 +36,9 @@ from manta.elastic.checks.preflight import Checked, check
 from manta.elastic.driver.precomputers import Makes, ReferenceColumn, TeacherColumns
 from manta.sample import shard_file
 from manta.sample.columns import to_arrow
-from manta.storage.atomic import whole_file
+from manta.storage.atomic import write_whole
+from manta.storage.place import Place, place_of, tree
+from manta.storage.probe import check_writable
 from manta.stream.plan import Corpus, open_corpus, reader_of
 from manta.stream.precomputed import PrecomputedManifest, ReferenceSettings, TeacherSettings
 from manta.train.frozen import frozen_from
@@ -46,7 +48,7 @@ from manta.train.frozen import frozen_from
 # but no more.
 SHARD_BYTES, SHARD_TOKENS, MOST_SHARDS = 8 * 2**20, 2**18, 4096
 SPLITS: tuple[Split, ...] = ("train", "validation")
-HASHING_THREADS = 4
+READING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class Planned:
     Attributes:
         config: the run, as if its frozen model computed beside the trained one.
         settings: corpus, model and keys that decide what is computed.
-        folder: folder beside the corpus.
+        folder: folder beside the corpus, or its URL in a store.
         corpora: splits that have a sample, by name.
     """
 
     config: RunConfig
     settings: TeacherSettings | ReferenceSettings
-    folder: Path
+    folder: Place
     corpora: dict[Split, Corpus]
 
     @property
@@ -92,18 +94,16 @@ def plan(config: RunConfig) -> Planned:
     """Check a run whose frozen model is to be precomputed.
 
     Raises:
-        ConfigError: naming the mistake and the remedy.
+        ConfigError, RunError: naming the mistake and the remedy.
     """
     _check_asked(config.objective)
-    if is_url(config.corpus):
-        raise ConfigError(
-            f"corpus = '{config.corpus}': files are written by renaming, which a store doesn't "
-            "have: precompute beside a copy in a folder, and copy its folder 'precomputed' then"
-        )
     checked = check(_beside(config))
     settings = settings_of(config, checked.manifest, checked.frozen)
-    folder = Path(settings.folder(checked.config.corpus))
-    return Planned(checked.config, settings, folder, _corpora(checked))
+    folder = place_of(settings.folder(checked.config.corpus))
+    planned = Planned(checked.config, settings, folder, _corpora(checked))
+    if finished(planned) is None:
+        check_writable(place_of(checked.config.corpus), "corpus")
+    return planned
 
 
 def _check_asked(objective: ObjectiveSection) -> None:
@@ -155,7 +155,6 @@ def precompute(planned: Planned, *, progress: bool = True) -> PrecomputedManifes
     """
     if manifest := finished(planned):
         return manifest
-    planned.folder.mkdir(parents=True, exist_ok=True)
     spans = list(planned.spans())
     with PrepareProgress(progress) as bar:
         shards = _there(planned, spans)
@@ -178,17 +177,28 @@ def precompute(planned: Planned, *, progress: bool = True) -> PrecomputedManifes
 
 
 def _there(planned: Planned, spans: list[dict[str, Any]]) -> dict[str, Shard]:
-    """The shards of an interrupted attempt, which are whole where they have their names."""
-    kept = [span for span in spans if (planned.folder / span["file"]).exists()]
+    """The shards of an interrupted attempt, by their files."""
+    there = tree(planned.folder)
 
-    def described(span: dict[str, Any]) -> Shard:
-        path = planned.folder / span["file"]
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return _shard(planned, **span, bytes=path.stat().st_size, sha256=sha256)
+    def described(span: dict[str, Any]) -> Shard | None:
+        content = (planned.folder / span["file"]).read_bytes()
+        if not _is_whole(content, int(span["end"] - span["first"])):
+            return None
+        sha256 = hashlib.sha256(content).hexdigest()
+        return _shard(planned, **span, bytes=len(content), sha256=sha256)
 
-    with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        return {shard.file: shard for shard in threads.map(described, kept)}
+    with ThreadPoolExecutor(READING_THREADS) as threads:
+        found = threads.map(described, [span for span in spans if span["file"] in there])
+        return {shard.file: shard for shard in found if shard is not None}
+
+
+def _is_whole(content: bytes, rows: int) -> bool:
+    """Whether a shard of so many rows is whole: in some stores a part may bear its name."""
+    try:
+        with pa.ipc.open_file(pa.BufferReader(content)) as file:
+            return bool(file.num_record_batches == 1 and file.get_batch(0).num_rows == rows)
+    except pa.ArrowException:
+        return False
 
 
 def _shard(
@@ -283,6 +293,16 @@ class Precomputer:
             for first in range(0, len(ids), width)
         ]
         columns = [pa.concat_arrays(column) for column in zip(*parts, strict=True)]
-        schema = self._planned.settings.form.schema
-        with whole_file(self._planned.folder / file) as out:
-            return shard_file.write(out, pa.record_batch(columns, schema=schema))
+        schema, content = self._planned.settings.form.schema, io.BytesIO()
+        size, sha256 = shard_file.write(content, pa.record_batch(columns, schema=schema))
+        _put(self._planned.folder / file, content.getvalue())
+        return size, sha256
+
+
+def _put(place: Place, content: bytes) -> None:
+    """Write a file, whole or not at all, also beside an actor that outlived its driver."""
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, content)
+    else:
+        place.write_bytes(content)
