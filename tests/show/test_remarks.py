@@ -85,6 +85,16 @@ def test_workers_without_work(said, batch, scaling, message):
     assert [line.startswith(message or "") for line in lines] == ([True] if message else [])
 
 
+def test_workers_without_a_micro_batch(said):
+    exact = {"reproducible": "any_world_size", "micro_batch": 4, "seq_len": 10}
+    (line,) = said(schedule={"batch": 8}, scaling={"max": 3}, train=exact)
+    assert line.startswith("train.reproducible cuts a step of 8 samples into 2 micro-batches of")
+    assert line.endswith(
+        "of 3 workers only 2 have something to do; set train.micro_batch to 2 or less"
+    )
+    assert said(schedule={"batch": 8}, scaling={"max": 2}, train=exact) == []
+
+
 def test_what_is_never_due(said):
     assert said(
         eval={"every": 2000, "at": [1000, 1001]},

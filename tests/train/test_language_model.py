@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 
 from manta.config.errors import ConfigError
-from manta.config.run import OptimizerSection
+from manta.config.train import OptimizerSection
 from manta.corpus.manifest import Vocabulary
 from manta.elastic.checks.preflight import Checked
 from manta.model import hf_config

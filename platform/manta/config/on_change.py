@@ -36,9 +36,16 @@ class OnChange(Enum):
     LABEL = "yes; not compared"
 
 
-def key(on_change: OnChange, **field: Any) -> Any:
-    """A pydantic `Field` that declares its `OnChange`."""
-    return Field(json_schema_extra={"on_change": on_change.name}, **field)
+def key(on_change: OnChange, *, rounds: bool = False, **field: Any) -> Any:
+    """A pydantic `Field` that declares its `OnChange`.
+
+    Args:
+        on_change: the meaning of another value for a run that has begun.
+        rounds: whether another value changes how the same sums are rounded; then a run with
+            `train.reproducible` may change it in a fork only.
+        field: arguments of `Field`.
+    """
+    return Field(json_schema_extra={"on_change": on_change.name, "rounds": rounds}, **field)
 
 
 def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
@@ -63,6 +70,28 @@ def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
             break
         section = inner
     return found
+
+
+def rounds(config: type[Section], dotted: str) -> bool:
+    """Whether another value of a key changes how the same sums are rounded.
+
+    Args:
+        config: the config's type.
+        dotted: the key, such as `train.micro_batch`, or one inside its value.
+    """
+    section = config
+    for name in dotted.split("."):
+        field = {field.alias or n: field for n, field in section.model_fields.items()}.get(name)
+        if field is None:
+            return False
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("rounds"):
+            return True
+        inner = _section_of(field)
+        if inner is None:
+            return False
+        section = inner
+    return False
 
 
 def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterator[str]:

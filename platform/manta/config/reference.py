@@ -23,7 +23,7 @@ from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
-from manta.config.on_change import on_change_of
+from manta.config.on_change import on_change_of, rounds
 from manta.config.run import RunConfig
 from manta.config.section import Section
 from manta.config.sweep import SweepConfig
@@ -76,6 +76,8 @@ def config_keys(config: type[Section], prefix: str = "") -> list[Key]:
 
 def _change(config: type[Section], name: str) -> str:
     found = on_change_of(config, name.replace("[]", ""))
+    if found and rounds(config, name.replace("[]", "")):
+        return f"{found.value}; with train.reproducible in a fork"
     return found.value if found else ""
 
 

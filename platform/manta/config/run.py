@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from manta.config import reproducible
 from manta.config.model import ModelSection
 from manta.config.objective import ObjectiveSection
 from manta.config.on_change import OnChange, key
+from manta.config.scaling import ScalingSection
 from manta.config.schedule import ScheduleSection
 from manta.config.section import Section
+from manta.config.train import OptimizerSection, ParallelSection, TrainSection
 from manta.config.units import PositiveTokens, Tokens
 
 
@@ -51,155 +53,6 @@ class DataSection(Section):
         description="what a sample is, for a corpus that is not tokens: a name in a file of your "
         "own, such as ./mine.py:Name",
     )
-
-
-class TrainSection(Section):
-    """The step."""
-
-    on_change: ClassVar[OnChange] = OnChange.FORK
-
-    seq_len: int = key(
-        OnChange.START,
-        default=1024,
-        ge=1,
-        description="tokens in a sample; 1 where a sample has none, and is "
-        "counted in place of tokens",
-    )
-    micro_batch: int = key(
-        OnChange.NOTE,
-        default=8,
-        ge=1,
-        description="most samples in one forward pass of a worker",
-    )
-    precision: Literal["no", "bf16", "fp16"] = Field(
-        default="no",
-        description="number format of the forward and backward pass (autocast); no: fp32",
-    )
-    param_dtype: Literal["fp32", "bf16"] = Field(
-        default="fp32",
-        description="number format of the weights in forward and backward pass; bf16: rounded from "
-        "float32 master weights, which the optimizer updates and checkpoints hold; with "
-        "parallel.shard this is bf16 whenever train.precision is",
-    )
-    matmul_precision: Literal["highest", "high"] = Field(
-        default="highest",
-        description="torch.set_float32_matmul_precision: high computes fp32 products in TF32",
-    )
-    clip_norm: float | None = Field(
-        default=1.0,
-        gt=0,
-        description="largest L2 norm of the gradient; a larger one is scaled down to it; null: no "
-        "clipping",
-    )
-    compile: bool = key(
-        OnChange.NOTE,
-        default=False,
-        description="torch.compile; all forward passes get the same number of rows",
-    )
-    activation_checkpointing: bool = key(
-        OnChange.NOTE,
-        default=False,
-        description="compute activations again in the backward pass: less memory, more time",
-    )
-
-
-class ParallelSection(Section):
-    """How the model and its gradients are divided among the workers."""
-
-    on_change: ClassVar[OnChange] = OnChange.FORK
-
-    shard: bool = key(
-        OnChange.NOTE, default=False, description="FSDP2: parameters split over workers"
-    )
-    reduce_dtype: Literal["fp32", "bf16"] = Field(
-        default="fp32",
-        description="number format in which workers exchange and sum gradients; bf16: rounded, in "
-        "half the bytes",
-    )
-
-
-class OptimizerSection(Section):
-    """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
-
-    on_change: ClassVar[OnChange] = OnChange.FORK
-
-    type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
-    # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.95), description="decay rates of the first and the second moment, per step"
-    )
-    eps: float = Field(
-        default=1e-8,
-        gt=0,
-        description="added to the root of the second moment, against division by zero",
-    )
-    weight_decay: float = Field(
-        default=0.1,
-        ge=0,
-        description="share of a weight, times the learning rate, that is subtracted each step",
-    )
-    decay_all: bool = Field(
-        default=False, description="weight decay for norms, biases and embeddings, too"
-    )
-
-
-def gpus_of(resources: Mapping[str, float]) -> float:
-    """GPUs, or shares of one, among the Ray resources of a worker; 0 if it computes on a CPU."""
-    return resources.get("GPU", 0.0)
-
-
-class ScalingSection(Section):
-    """How many workers, and what each of them holds."""
-
-    on_change: ClassVar[OnChange] = OnChange.KEEP
-
-    min: int = Field(default=1, ge=1, description="fewest workers that a run trains with")
-    max: int | None = Field(
-        default=None, ge=1, description="most workers; the same as min if left out"
-    )
-    resources_per_worker: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: {"CPU": 1.0},
-        description="Ray resources of each worker, such as {GPU: 1, CPU: 4}",
-    )
-    spares: int | None = Field(
-        default=None,
-        ge=0,
-        description="warm processes on each node for a restart; one for each worker if left out",
-    )
-    node_stay: float = Field(
-        default=3600.0,
-        gt=0,
-        description="seconds that a node usually stays, to decide whether growing pays",
-    )
-    throughput: float | None = Field(
-        default=None,
-        gt=0,
-        description="tokens/s of a worker, to decide whether growing pays; measured if left out",
-    )
-    settle: float = Field(
-        default=30.0, ge=0, description="fewest seconds that a group trains before it grows"
-    )
-    hang_timeout: float = Field(
-        default=120.0,
-        gt=0,
-        description="seconds without a sign of life, after which workers are replaced",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ScalingSection:
-        if self.max is not None and self.max < self.min:
-            raise ValueError(f"max {self.max} is below min {self.min}")
-        return self
-
-    @property
-    def devices_per_worker(self) -> float:
-        """Devices of a worker, for device hours and cost: its GPUs, or 1 if it has none."""
-        return gpus_of(self.resources_per_worker) or 1.0
-
-    @property
-    def upper(self) -> int:
-        """The largest number of workers allowed."""
-        return self.min if self.max is None else self.max
 
 
 class GuardsSection(Section):
@@ -414,6 +267,12 @@ class RunConfig(Section):
                 f"{self.train.precision!r}: set train.precision to 'bf16' too, or leave "
                 "model.frozen_dtype out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reproducible_at_any_world_size(self) -> RunConfig:
+        if problem := reproducible.problem_of(self.train, self.parallel, self.scaling):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -68,8 +68,9 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     if config.model.grow_vocabulary and config.model.pretrained:
         before = pretrained_config(NamedModel("model.pretrained", config.model.pretrained))
         refuse_frozen_rows(skeletal, before.get_text_config().vocab_size)
-    dropping = randomness.remarks_of_adapter(config.model.adapter)
-    remarks = (*_by_name(resolved), *dropping)
+    exact = config.train.reproducible is not None  # then a pass's random numbers are its own
+    dropping = () if exact else randomness.remarks_of_adapter(config.model.adapter)
+    remarks = (*_by_name(resolved, exact=exact), *dropping)
     untried = Tried(weights(skeletal), trained_weights(skeletal), False, remarks)
     if small is None:
         return untried
@@ -85,7 +86,7 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
             f"{named(config)}: its first forward pass, on {ROW} tokens and nothing else, fails: "
             f"{said(error)}; take other sizes, or another model.type"
         ) from None
-    drawn = (randomness.remark(resolved),) if draws else ()
+    drawn = (randomness.remark(resolved),) if draws and not exact else ()
     return replace(untried, whole=True, remarks=(*drawn, *dropping))
 
 
@@ -97,12 +98,13 @@ def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
     """
     with torch.random.fork_rng(devices=[]):
         net = resolved.build(config.run.seed)
-    return Tried(weights(net), trained_weights(net), True, randomness.remarks_of_own(net))
+    remarks = () if config.train.reproducible else randomness.remarks_of_own(net)
+    return Tried(weights(net), trained_weights(net), True, remarks)
 
 
-def _by_name(resolved: PretrainedConfig) -> Iterator[str]:
+def _by_name(resolved: PretrainedConfig, *, exact: bool) -> Iterator[str]:
     """What there is to say of a model that can't be tried small, by its settings' names alone."""
-    if randomness.drawn_by(resolved):
+    if randomness.drawn_by(resolved) and not exact:
         yield randomness.remark(resolved)
     for key in _coefficients(resolved):
         yield f"{key} is not 0, but only the cross-entropy of the next token is trained on"

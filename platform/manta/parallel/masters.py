@@ -28,22 +28,29 @@ class RoundedWeights:
 
     Args:
         masters: the model in float32, with memory on its device.
+        collects: whether masters get the sum of the copies' gradients, once `take_in` is called.
     """
 
-    def __init__(self, masters: PreTrainedModel):
+    def __init__(self, masters: PreTrainedModel, *, collects: bool = True):
         copied: dict[int, Any] = {id(buffer): buffer for buffer in masters.buffers()}
         for master in masters.parameters():
             copied[id(master)] = _copy_of(master)
         self.lm = copy.deepcopy(masters, copied)
         self._master_lm = masters
         self.exchanging = False
-        self._masters = dict[Tensor, nn.Parameter](
+        self._masters = dict[nn.Parameter, nn.Parameter](
             zip(self.lm.parameters(), masters.parameters(), strict=True)
         )
-        for weight in self._trained():
-            weight.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
+        if collects:
+            for weight in self._trained():
+                weight.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
 
-    def _trained(self) -> Iterator[Tensor]:
+    @property
+    def pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Each weight of the copy that is trained, and its master."""
+        return [(held, self._masters[held]) for held in self._trained()]
+
+    def _trained(self) -> Iterator[nn.Parameter]:
         return (held for held in self._masters if held.requires_grad)
 
     def share_buffers(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from manta.config import RunConfig
 from manta.config.errors import RunError
-from manta.config.on_change import OnChange, keys_of, on_change_of
+from manta.config.on_change import OnChange, keys_of, on_change_of, rounds
 from manta.storage.seal import digest
 
 # Keys that may change now, but not in older versions, which counted them in a run's binding.
@@ -101,9 +101,12 @@ def check_free_changes_only(where: object, old: RunConfig, new: RunConfig) -> li
         RunError: naming every other key that differs.
     """
     found = changes(old, new)
+    exact = old.train.reproducible is not None
+    rounding = [c for c in found if exact and is_free(c.key) and rounds(RunConfig, c.key)]
     binding = [change for change in found if not is_free(change.key)]
-    if binding:
-        listed = "\n".join(f"  {change}" for change in binding)
+    if binding or rounding:
+        why = " (it changes rounding, which train.reproducible rules out)"
+        listed = "\n".join([*(f"  {c}" for c in binding), *(f"  {c}{why}" for c in rounding)])
         raise RunError(
             f"{where}: this run was started with another config:\n{listed}\n"
             "To continue this run, use the old values. To continue from its checkpoint with the "

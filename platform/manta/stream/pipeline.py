@@ -115,8 +115,12 @@ def stream(
         CorpusError: if a shard is missing or damaged.
     """
     small, large = (plan.as_large_as(corpus, size) for size in (OPENING_TOKENS, plan.BLOCK_TOKENS))
-    opening = list(islice(plan.blocks(schedule, cursor, rank, world_size, small), OPENING_BLOCKS))
-    todo = plan.blocks(schedule, _end(opening, cursor), rank, world_size, large)
+
+    def blocks(first: int, tokens: int) -> Iterator[Block]:
+        return plan.blocks(schedule, first, rank, world_size, tokens, corpus.together)
+
+    opening = list(islice(blocks(cursor, small), OPENING_BLOCKS))
+    todo = blocks(_end(opening, cursor), large)
     return _chained(_Opening(corpus, opening), _Windows(corpus, todo))
 
 

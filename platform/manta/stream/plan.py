@@ -3,7 +3,8 @@
 Index spaces: a *position* is an index into the global sample order; step `k` takes the
 positions ``[P(k), P(k)+B(k))`` of the batch schedule, and rank `r` of `W` the part
 ``[P + ⌊r·B/W⌋, P + ⌊(r+1)·B/W⌋)`` of them, so that shares differ by at most one row at
-any world size. A *block* is some consecutive steps of one rank, which are read at once.
+any world size. Where rows stay together in micro-batches, shares are counted in these. A *block*
+is some consecutive steps of one rank, which are read at once.
 
 The plan is a function of the cursor and computed lazily: a run of ten million steps starts as
 fast as one of ten, at its first step or any other.
@@ -51,6 +52,7 @@ class Corpus:
         format: format of the samples.
         seq_len: length of a sample.
         seed: seed of the sample order.
+        together: rows of a step, from its first, that one rank takes together: a micro-batch.
     """
 
     folder: str
@@ -59,6 +61,7 @@ class Corpus:
     format: Format
     seq_len: int
     seed: int
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,26 @@ class RankBatch:
     samples: Columns
 
 
-def share(step: Step, rank: int, world_size: int) -> Share:
-    """The share of one rank in a step."""
-    low = step.batch_size * rank // world_size
-    high = step.batch_size * (rank + 1) // world_size
+def share(step: Step, rank: int, world_size: int, together: int = 1) -> Share:
+    """The share of one rank in a step; `together` rows, from its first, are one rank's."""
+    parts = -(-step.batch_size // together)
+    ends = (parts * each // world_size * together for each in (rank, rank + 1))
+    low, high = (min(end, step.batch_size) for end in ends)
     return Share(step, step.first_position + low, step.first_position + high)
 
 
 def blocks(
-    schedule: Schedule, cursor: int, rank: int, world_size: int, block_tokens: int | None = None
+    schedule: Schedule,
+    cursor: int,
+    rank: int,
+    world_size: int,
+    block_tokens: int | None = None,
+    together: int = 1,
 ) -> Iterator[Block]:
     """The blocks of one rank from the position `cursor` to the end of the run.
 
-    A block ends with the step in which it reaches `block_tokens` (by default BLOCK_TOKENS).
+    A block ends with the step in which it reaches `block_tokens` (by default BLOCK_TOKENS);
+    `together` rows of a step are one rank's.
 
     Raises:
         RunError: if no step begins at the cursor.
@@ -126,7 +136,7 @@ def blocks(
     shares: list[Share] = []
     rows = 0
     for number in range(first_step, schedule.steps):
-        mine = share(schedule.step(number), rank, world_size)
+        mine = share(schedule.step(number), rank, world_size, together)
         shares.append(mine)
         rows += mine.end - mine.first
         if rows * schedule.seq_len >= most_tokens or len(shares) == BLOCK_STEPS:
@@ -141,7 +151,7 @@ def local_stream(
 ) -> Generator[RankBatch, None, None]:
     """The batches of one rank, read in this process, to train without Ray."""
     most_tokens = as_large_as(corpus, BLOCK_TOKENS)
-    for block in blocks(schedule, cursor, rank, world_size, most_tokens):
+    for block in blocks(schedule, cursor, rank, world_size, most_tokens, corpus.together):
         yield from cut(block, read_rows(corpus, positions_of(block.spans)))
 
 
@@ -161,6 +171,7 @@ def open_corpus(
     seq_len: int,
     seed: int,
     form: Format | None = None,
+    together: int = 1,
 ) -> Corpus:
     """A split for a run, once it is checked to have at least one sample.
 
@@ -171,12 +182,13 @@ def open_corpus(
         seq_len: length of a sample.
         seed: seed of the sample order.
         form: format of the samples; by default tokens.
+        together: rows of a step, from its first, that one rank takes together.
 
     Raises:
         CorpusError: if it has no sample, or a shard can't be mapped.
     """
     form = form or manifest.format_of_samples
-    corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed)
+    corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed, together)
     _open(corpus)
     return corpus
 

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -18,8 +17,10 @@ from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
 from manta.model.own_net import OwnNet
 from manta.objective.choose import objective_of
-from manta.objective.protocol import DeviceRows, Models
+from manta.objective.protocol import Models
 from manta.objective.weighing import Weighing
+from manta.parallel.exact_gradients import ExactGradients, ShardedGradients, WholeGradients
+from manta.parallel.exact_sum import Grid
 from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
 from manta.parallel.host_to_device import to_device
 from manta.parallel.masters import RoundedWeights
@@ -30,12 +31,15 @@ from manta.schedule import Schedule, Step
 from manta.state.base_weights import fingerprint_of_base
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
+from manta.train import exact_step
 from manta.train import optimizer as optimizers
 from manta.train.expert_bias import ExpertBias
 from manta.train.frozen import frozen_beside
 from manta.train.guards import Guard
-from manta.train.microbatch import largest_slice, micro_slices, micro_steps, one_size
+from manta.train.microbatch import one_size
+from manta.train.passes import Pass, Passes
 from manta.train.pause import PauseSwitch
+from manta.train.step_sums import StepSums, SumsByRank
 from manta.train.timing import Point, StepClock, last_gradient
 
 CLIP_EPS = 1e-6  # as in Torch's clipping
@@ -95,6 +99,7 @@ class Engine:
             empty: leave the weights without values, for who loads them or calls `initialise`.
         """
         self.config, self._resolved = config, resolved
+        self._exact = config.train.reproducible == "any_world_size"
         torch.set_float32_matmul_precision(config.train.matmul_precision)
         self.accelerator = accelerator_of(config)
         self.device = self.accelerator.device
@@ -103,6 +108,8 @@ class Engine:
         lm = assemble(config, resolved, self.device, whole=examine)
         if examine and not isinstance(resolved, OwnNet):
             visibility.examine(config, lm, resolved.get_text_config().vocab_size)
+        if self._exact:
+            exact_step.prepare(lm, config, self.device)
         sharded = config.parallel.shard and self.ranks.world_size > 1
         if sharded:
             if config.train.compile:
@@ -115,13 +122,13 @@ class Engine:
         # packages on disk at each step, and it would step a schedule once for each process.
         optimizer = optimizers.build(config.optimizer, lm)
         copied = config.train.param_dtype == "bf16" and not sharded
-        self._rounded = RoundedWeights(lm) if copied else None
+        self._rounded = RoundedWeights(lm, collects=not self._exact) if copied else None
         self.trained = Trained(
             lm, optimizer, self.accelerator.scaler, sharded, self.ranks, self._rounded
         )
         self._parameters = [p for p in lm.parameters() if p.requires_grad]
         # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
-        self._exchanges = self.ranks.world_size > 1 and not sharded
+        self._exchanges = self.ranks.world_size > 1 and not sharded and not self._exact
         computing = self._rounded.lm if self._rounded else lm
         rate = config.objective.bias_rate
         self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
@@ -131,10 +138,15 @@ class Engine:
         self.model = self._prepare_model(self.objective.module(Models(computing, self.frozen)))
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
-        self._most_rows = config.train.micro_batch
-        if self._compiles:
-            plateaus = Schedule.resolve(config.schedule, config.train.seq_len).plateaus
-            self._most_rows = one_size(plateaus, self.ranks.world_size, self._most_rows)
+        self._most_rows = self._most_rows_of_a_pass()
+        self._passes = Passes(
+            self.model,
+            self._weighing,
+            self.accelerator.scaler,
+            self._most_rows if self._compiles else 1,
+            self._expert_bias,
+        )
+        self._sums = self._exact_sums() if self._exact else self._sums_by_rank()
         self._compiled: set[str] = set()
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
@@ -161,6 +173,37 @@ class Engine:
             compile_module(self.accelerator.unwrap_model(model, keep_torch_compile=True))
         return model
 
+    def _most_rows_of_a_pass(self) -> int:
+        if not self._compiles:
+            return self.config.train.micro_batch
+        plateaus = Schedule.resolve(self.config.schedule, self.config.train.seq_len).plateaus
+        if self._exact:
+            return min(self.config.train.micro_batch, max(each.batch for each in plateaus))
+        return one_size(plateaus, self.ranks.world_size, self.config.train.micro_batch)
+
+    def _sums_by_rank(self) -> StepSums:
+        return SumsByRank(
+            self.config,
+            self.objective,
+            self._passes,
+            self.trained,
+            self.accelerator,
+            most_rows=self._most_rows,
+            exchanges=self._exchanges,
+        )
+
+    def _exact_sums(self) -> StepSums:
+        grid = Grid(self.config.train.clip_norm or 1.0)
+        lm = self.trained.lm
+        if self.trained.sharded:
+            gradients: ExactGradients = ShardedGradients(lm, grid)
+        else:
+            pairs = self._rounded.pairs if self._rounded else [(p, p) for p in self._parameters]
+            gradients = WholeGradients(pairs, self.ranks, grid)
+        return exact_step.ExactSums(
+            self.config, self.objective, self._passes, self.trained, gradients, grid
+        )
+
     # ------------------------------------------------------------------ the step
 
     def compiles_for(self, kind: str) -> bool:
@@ -171,84 +214,32 @@ class Engine:
 
     def largest_pass(self, batch_size: int) -> int:
         """Rows of the largest forward pass of a step, over all ranks, blank ones included."""
-        if self._compiles:
-            return self._most_rows
-        return largest_slice(batch_size, self.ranks.world_size, self._most_rows)
+        return self._most_rows if self._compiles else self._sums.largest_pass(batch_size)
 
     def step(self, batch: RankBatch) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.
 
         Each term is its sum over all ranks divided by its weight over all ranks, so it
-        does not depend on how the rows are laid over ranks and micro-batches. A rank
-        without rows in a micro-step joins the collectives with an empty contribution.
+        does not depend on how the rows are laid over ranks and micro-batches.
         """
-        step = batch.step
-        self._seed(step.number)
-        inputs = self.objective.inputs(batch.samples, self.device)
-        weights, votes = self._weights(inputs)
-        slices = micro_slices(
-            len(batch.ids), micro_steps(step.batch_size, self.ranks.world_size, self._most_rows)
-        )
-        with self._casting_once(len(slices)):
-            sums = self._accumulate(inputs, slices, weights)
+        passes = self._sums.passes(batch)
+        weights, votes = self._weights(batch, passes)
+        with self._casting_once(len(passes)):
+            sums = self._sums.accumulate(batch, passes, weights)
         self.clock.mark(Point.EXCHANGED)
         loss = self._weighing.loss(sums, weights)
-        grad_norm = self._update(step, loss)
+        grad_norm = self._update(batch.step, loss)
         self.clock.end(len(batch.ids))
         return StepResult(loss, sums, weights, grad_norm, votes)
 
-    def _weights(self, inputs: DeviceRows) -> tuple[Tensor, Tensor]:
+    def _weights(self, batch: RankBatch, passes: list[Pass]) -> tuple[Tensor, Tensor]:
         """The terms' weights, and votes for a pause, over all ranks in one exchange."""
-        weights = self.objective.weights(inputs)
+        counted = self._sums.counted(batch, passes)
         votes = to_device(torch.tensor(self.pause.votes()), self.device)
         self.clock.mark(Point.COUNTS)
-        summed = self.ranks.sum(torch.cat([weights, votes]))
+        summed = self.ranks.sum(torch.cat([counted, votes]))
         self.clock.mark(Point.COUNTED)
-        return summed[: len(weights)], summed[len(weights) :].long()
-
-    def _accumulate(self, inputs: DeviceRows, slices: list[slice], weights: Tensor) -> Tensor:
-        """The gradient of all micro-steps, summed; returns this rank's sums, shape (terms,).
-
-        Ranks that hold the whole model exchange the sum, with the last micro-step. A sharded one
-        exchanges in each, as its ranks would hold whole gradients until the last one.
-        """
-        width = self._most_rows if self._compiles else 1
-        sums = torch.zeros(weights.shape, device=self.device)
-        for index, rows in enumerate(slices):
-            last = index == len(slices) - 1
-            if self._rounded:
-                self._rounded.exchanging = last and self._exchanges
-            if rows.start == rows.stop and not (last or self.trained.sharded):
-                continue
-            with (
-                nullcontext()
-                if last or self.trained.sharded
-                else self.accelerator.no_sync(self.model)
-            ):
-                with self._counting(rows, width):
-                    micro = self._forward(inputs, rows, width)
-                sums += micro.detach()
-                self._backward(self._weighing.for_backward(micro, weights, self.ranks.world_size))
-        if self._rounded:
-            self._rounded.clear()
-        return sums
-
-    def _forward(self, inputs: DeviceRows, rows: slice, width: int) -> Tensor:
-        """Sums of some rows, with blank ones beside them up to `width`, shape (terms,)."""
-        with no_fallback():
-            sums: Tensor = self.model(*inputs.rows(rows, width))
-        return sums
-
-    def _counting(self, rows: slice, width: int) -> AbstractContextManager[Any]:
-        """In it, a forward pass of some rows counts loads of experts, if biases move by them."""
-        if self._expert_bias is None:
-            return nullcontext()
-        return self._expert_bias.counting(rows.stop - rows.start, width)
-
-    def _backward(self, loss: Tensor) -> None:
-        scaler = self.trained.scaler
-        scaled = loss if scaler is None else scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
+        return self._sums.weights(summed[: len(counted)]), summed[len(counted) :].long()
 
     def _update(self, step: Step, loss: Tensor) -> Tensor:
         """Clip, check and apply the gradient; returns its norm before clipping.
@@ -261,9 +252,7 @@ class Engine:
         if scaler is not None:
             scaler.unscale_(self.trained.optimizer)
         parameters = [p for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.trained.sharded:
-            norm = norm.full_tensor()  # type: ignore[attr-defined]
+        norm = self._sums.norm(parameters)
         self._clip(parameters, norm)
         dropped = self._guard(step.number, loss, norm)
         for group in self.trained.optimizer.param_groups:
@@ -311,9 +300,7 @@ class Engine:
             return None  # overflow is the fp16 scaler's everyday business: it skips the update
         values = torch.stack([loss.double(), norm.double()])
         if self.guard.judges_spikes:
-            # Ranks on unlike devices may differ in the last bit of the norm: their mean is one.
-            values[1] /= self.ranks.world_size
-            self.ranks.sum(values)
+            values = self._sums.shared(values)
         dropped = self.guard.observe(step, values)
         if self._takes_orders():
             self.trained.optimizer.found_inf = self._order(dropped)  # type: ignore[attr-defined]
@@ -321,24 +308,15 @@ class Engine:
             self.trained.optimizer.zero_grad(set_to_none=True)
         return dropped
 
-    def _casting_once(self, micro_steps: int) -> AbstractContextManager[Any]:
-        """In it, autocast casts each weight for all micro-steps, not in each of them.
+    def _casting_once(self, passes: int) -> AbstractContextManager[Any]:
+        """In it, autocast casts each weight for all forward passes, not in each of them.
 
         Torch's cache of casts lasts until the outermost `autocast` ends, even one that is off. The
         copies then outlive a forward pass, which who recomputes activations has no memory for.
         """
-        if micro_steps == 1 or self.config.train.activation_checkpointing:
+        if passes <= 1 or self.config.train.activation_checkpointing:
             return nullcontext()
         return torch.autocast(self.device.type, enabled=False)
-
-    def _seed(self, step: int) -> None:
-        """Randomness (dropout) as a function of (seed, step, rank): no state to save."""
-        words = np.random.SeedSequence([self.config.run.seed, step, self.ranks.rank])
-        seed = int(words.generate_state(1, np.uint64)[0] >> 1)
-        # Not `torch.manual_seed`: it takes a stack trace for each kind of device that is not there.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     # ---------------------------------------------------------------- evaluation
 
@@ -351,7 +329,9 @@ class Engine:
             most: samples in any pass of the evaluation, to which a compiled model is filled up.
         """
         inputs = self.objective.inputs(samples, self.device)
+        width = most if self._compiles else 1
         self.model.eval()
-        sums = self._forward(inputs, slice(0, len(inputs)), most if self._compiles else 1)
+        with no_fallback():
+            sums: Tensor = self.model(*inputs.rows(slice(0, len(inputs)), width))
         self.model.train()
         return sums, self.objective.weights(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from manta.config.run import OptimizerSection
+from manta.config.train import OptimizerSection
 
 FUSED_DEVICES = {"cpu", "cuda", "xpu", "mps"}
 

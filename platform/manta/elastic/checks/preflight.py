@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from manta.config.errors import ConfigError, CorpusError
 from manta.config.model_names import named_models
 from manta.config.own_code import with_code
-from manta.config.run import RunConfig, gpus_of
+from manta.config.run import RunConfig
+from manta.config.scaling import gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.frozen_source import base_fingerprint, check_frozen, pinned
@@ -261,7 +262,8 @@ def _open_splits(
 
     seq_len, seed, form = config.train.seq_len, config.run.seed, format_of(config, manifest)
     train = with_precomputed(config, manifest, frozen, form, "train")
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, train)
+    together = config.train.micro_batch if config.train.reproducible else 1
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, train, together)
     if config.eval.every is None and not config.eval.at:
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:

@@ -24,7 +24,7 @@ from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 
-from manta.config.run import gpus_of
+from manta.config.scaling import gpus_of
 from manta.elastic.cluster_state import actor_replies, nodes
 from manta.elastic.controller.slots import Slot
 from manta.elastic.controller.warm_workers import Spares

@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from manta.config.run import ScalingSection
+from manta.config.scaling import ScalingSection
 from manta.elastic.cluster_state import nodes
 from manta.elastic.controller.group import SlotWorkerGroup, start_worker
 from manta.elastic.controller.slots import Slot, Slots

@@ -28,7 +28,8 @@ from ray.exceptions import RayError
 from manta.config.errors import ConfigError, RunError
 from manta.config.model_names import frozen_model
 from manta.config.objective import ObjectiveSection
-from manta.config.run import RunConfig, gpus_of
+from manta.config.run import RunConfig
+from manta.config.scaling import gpus_of
 from manta.corpus.manifest import Shard, Split
 from manta.corpus.progress_bar import PrepareProgress
 from manta.elastic.checks.precomputed_columns import settings_of

@@ -15,7 +15,8 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import CorpusError, ErrorReport, MantaError, TrainingError
-from manta.config.run import RunConfig, gpus_of
+from manta.config.run import RunConfig
+from manta.config.scaling import gpus_of
 from manta.corpus.inspect import check_shards
 from manta.elastic.checks.machine import refuse_too_much
 from manta.elastic.checks.preflight import Checked

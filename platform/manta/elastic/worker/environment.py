@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from manta.config.run import gpus_of
+from manta.config.scaling import gpus_of
 
 # Ray Train trains in a thread other than the main one. There, glibc returns each large tensor's
 # memory to the kernel when it is freed, and the next step page-faults it in again, which costs

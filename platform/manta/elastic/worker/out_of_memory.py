@@ -65,3 +65,17 @@ def halve_micro_batch(mailbox: ActorHandle, most: int, rows: int) -> None:
         message += f"; it was {most}, but no forward pass had more than {rows}"
     if ray.get(mailbox.limit_micro_batch.remote(rows // 2)):
         mailbox.put.remote(Note(message))
+
+
+def refuse_smaller_passes(mailbox: ActorHandle, rows: int) -> None:
+    """Fail a run whose forward passes may not become smaller, as its sums would be others.
+
+    Args:
+        rows: rows of the largest forward pass.
+    """
+    reason = (
+        f"out of memory with {rows} samples in a forward pass, and train.reproducible fixes "
+        "train.micro_batch: continue by `manta fork` with a smaller one, or with "
+        "train.activation_checkpointing"
+    )
+    ray.get(mailbox.fail.remote(ErrorReport.of(TrainingError(reason))))

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from manta.cluster import worker_setup
 from manta.cluster.session import cluster_of
-from manta.config.run import RunConfig, gpus_of
+from manta.config.run import RunConfig
+from manta.config.scaling import gpus_of
 from manta.elastic.worker.environment import runtime_env_of
 from manta.storage.socket_folder import socket_folder
 

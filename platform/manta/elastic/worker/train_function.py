@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
 
 from manta.config.errors import ErrorReport, MantaError
-from manta.config.run import gpus_of
+from manta.config.scaling import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
 from manta.elastic.messages.assignment import Assignment
@@ -38,7 +38,12 @@ from manta.elastic.worker import devices
 from manta.elastic.worker.environment import socket_names
 from manta.elastic.worker.faults import Faults
 from manta.elastic.worker.host_memory import host_memory
-from manta.elastic.worker.out_of_memory import ForwardPasses, halve_micro_batch, is_out_of_memory
+from manta.elastic.worker.out_of_memory import (
+    ForwardPasses,
+    halve_micro_batch,
+    is_out_of_memory,
+    refuse_smaller_passes,
+)
 from manta.model import hf_config
 from manta.model.trial_result import Tried
 from manta.parallel.ranks import EXCHANGE_LIMIT
@@ -82,8 +87,11 @@ def train(assignment: Assignment) -> None:
         # Before the first step a smaller forward pass would not help: treat it as any failure.
         if passes.rows is None or not is_out_of_memory(error):
             raise
-        most = here.micro_batch or assignment.checked.config.train.micro_batch
-        halve_micro_batch(assignment.mailbox, most, passes.rows)
+        train = assignment.checked.config.train
+        if train.reproducible:
+            refuse_smaller_passes(assignment.mailbox, passes.rows)
+            raise
+        halve_micro_batch(assignment.mailbox, here.micro_batch or train.micro_batch, passes.rows)
         raise Regroup("out of memory") from error
     if outcome is None:
         raise Regroup("asked to leave")

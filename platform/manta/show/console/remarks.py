@@ -106,6 +106,20 @@ def idle_workers(plan: PlannedRun) -> str | None:
     return None
 
 
+def idle_by_micro_batches(plan: PlannedRun) -> str | None:
+    """A remark if workers get no micro-batch, where these are not cut further."""
+    train, upper = plan.config.train, plan.config.scaling.upper
+    largest = max(plateau.batch for plateau in plan.schedule.plateaus)
+    count = -(-largest // train.micro_batch)
+    if train.reproducible is None or count >= min(upper, largest):
+        return None
+    return (
+        f"train.reproducible cuts a step of {largest} samples into {count} micro-batches of "
+        f"train.micro_batch = {train.micro_batch}: of {upper} workers only {count} have something "
+        f"to do; set train.micro_batch to {max(1, largest // upper)} or less"
+    )
+
+
 def evaluated_tokens(plan: PlannedRun) -> str | None:
     """A remark if evaluations read fewer or more tokens than the config asks for."""
     section, seq_len = plan.config.eval, plan.schedule.seq_len
@@ -144,4 +158,12 @@ def never_due(plan: PlannedRun) -> str | None:
     return f"never reached, because the run ends at {format_tokens(plan.tokens)}: {', '.join(late)}"
 
 
-REMARKS = (many_epochs, batch_beyond_corpus, one_step, idle_workers, evaluated_tokens, never_due)
+REMARKS = (
+    many_epochs,
+    batch_beyond_corpus,
+    one_step,
+    idle_workers,
+    idle_by_micro_batches,
+    evaluated_tokens,
+    never_due,
+)

@@ -1,0 +1,111 @@
+"""How a step is computed: precision, forward passes, exchange, optimizer."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from manta.config.on_change import OnChange, key
+from manta.config.section import Section
+
+
+class TrainSection(Section):
+    """The step."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    seq_len: int = key(
+        OnChange.START,
+        default=1024,
+        ge=1,
+        description="tokens in a sample; 1 where a sample has none, and is "
+        "counted in place of tokens",
+    )
+    micro_batch: int = key(
+        OnChange.NOTE,
+        rounds=True,
+        default=8,
+        ge=1,
+        description="most samples in one forward pass of a worker",
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no",
+        description="number format of the forward and backward pass (autocast); no: fp32",
+    )
+    param_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="number format of the weights in forward and backward pass; bf16: rounded from "
+        "float32 master weights, which the optimizer updates and checkpoints hold; with "
+        "parallel.shard this is bf16 whenever train.precision is",
+    )
+    matmul_precision: Literal["highest", "high"] = Field(
+        default="highest",
+        description="torch.set_float32_matmul_precision: high computes fp32 products in TF32",
+    )
+    clip_norm: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="largest L2 norm of the gradient; a larger one is scaled down to it; null: no "
+        "clipping",
+    )
+    compile: bool = key(
+        OnChange.NOTE,
+        rounds=True,
+        default=False,
+        description="torch.compile; all forward passes get the same number of rows",
+    )
+    activation_checkpointing: bool = key(
+        OnChange.NOTE,
+        rounds=True,
+        default=False,
+        description="compute activations again in the backward pass: less memory, more time",
+    )
+    reproducible: Literal["any_world_size"] | None = Field(
+        default=None,
+        description="any_world_size: weights and losses are the same to the bit for any number of "
+        "workers, whatever failed, on devices of one kind; null: for the same number of workers",
+    )
+
+
+class ParallelSection(Section):
+    """How the model and its gradients are divided among the workers."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    shard: bool = key(
+        OnChange.NOTE,
+        rounds=True,
+        default=False,
+        description="FSDP2: parameters split over workers",
+    )
+    reduce_dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="number format in which workers exchange and sum gradients; bf16: rounded, in "
+        "half the bytes",
+    )
+
+
+class OptimizerSection(Section):
+    """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
+
+    on_change: ClassVar[OnChange] = OnChange.FORK
+
+    type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
+    # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.95), description="decay rates of the first and the second moment, per step"
+    )
+    eps: float = Field(
+        default=1e-8,
+        gt=0,
+        description="added to the root of the second moment, against division by zero",
+    )
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0,
+        description="share of a weight, times the learning rate, that is subtracted each step",
+    )
+    decay_all: bool = Field(
+        default=False, description="weight decay for norms, biases and embeddings, too"
+    )
