@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from inline_prepare import prepared_corpus
+from peft import LoraConfig, get_peft_model
 from plain_runs import losses, proof, train
 from safetensors.torch import load_file
+from saved_models import saved_llama
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -173,6 +176,27 @@ def test_exported_as_adapter_and_merged_it_computes_the_same(
         for where in (run.run_dir, alone, merged)
     }
     assert len(texts) == 1
+
+
+def test_an_adapter_whose_base_is_gone_says_so(base: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(base, tmp_path / "own"))
+    lm = AutoModelForCausalLM.from_pretrained(own)
+    folder = tmp_path / "adapter"
+    get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained(folder)
+    asked: dict[str, Any] = {"tokens": 4, "temperature": 0, "seed": 0}
+    own.rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"'.*own', which can't be .*: there is no such folder; .*"):
+        generate(folder, "text", **asked)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    for name, said in (
+        (None, "names no model that the adapter is for: set base_model_name_or_path"),
+        ("org/model", r"an adapter for the model 'org/model', which can't be loaded: "),
+        (str(saved_llama(tmp_path / "other")), r"the adapter does not fit '.*other'|can't be load"),
+    ):
+        settings["base_model_name_or_path"] = name
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        with pytest.raises(RunError, match=said):
+            generate(folder, "text", **asked)
 
 
 def test_another_run_begins_from_the_merged_model(tuned: Build) -> None:

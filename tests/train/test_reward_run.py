@@ -11,16 +11,22 @@ import pytest
 import torch
 import yaml
 from inline_prepare import without_ray
+from peft import LoraConfig, get_peft_model
 from plain_runs import ledger, losses, train
 from prepared_chats import config_of, made, write_lines
 from tiny_batches import llama
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+)
 from typer.testing import CliRunner
 
 from manta.cli import app
 from manta.config.errors import ConfigError, RunError
 from manta.elastic.checks.preflight import Checked
-from manta.train.export import export
+from manta.train.export import export, generate
 from manta.train.scoring import score_file
 
 LENGTH, STEPS = 64, 8
@@ -131,6 +137,46 @@ def test_scores_are_those_of_transformers_whatever_the_batch(
         with torch.no_grad():
             assert one["score"] == pytest.approx(float(lm(input_ids=ids).logits), abs=1e-5)
     assert min(f["score"] for f in found[:20:2]) > max(f["score"] for f in found[1:20:2])
+
+
+@pytest.mark.parametrize("scores", [1, 3])
+def test_an_adapter_of_peft_scores_by_the_base_that_it_names(
+    trained: tuple[Path, Path], tmp_path: Path, scores: int
+) -> None:
+    _, exported = trained
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    AutoModelForCausalLM.from_config(llama_of(len(tokenizer))).save_pretrained(base)
+    lm = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=scores, pad_token_id=tokenizer.pad_token_id
+    )
+    peft = get_peft_model(lm, LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)).eval()
+    peft.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    records = [answered(f"{n}?", "yes" * (1 + n % 3)) for n in range(6)]
+    file = write_lines(tmp_path / "asked.jsonl", records)
+    for one in map(json.loads, score_file(folder, file, None)):
+        ids = tokenizer.apply_chat_template(one["messages"], return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            expected = peft(input_ids=ids).logits[0]
+        if scores == 1:
+            assert one["score"] == pytest.approx(float(expected), abs=1e-5)
+        else:
+            found = list(one["probabilities"].values())
+            assert found == pytest.approx(expected.softmax(-1).tolist(), abs=1e-5)
+    with pytest.raises(RunError, match="scores texts and writes none"):
+        generate(folder, "text", tokens=4, temperature=0, seed=0)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"for the model '.*base', .* put that model there"):
+        list(score_file(folder, file, None))
+
+
+def llama_of(vocabulary: int) -> LlamaConfig:
+    torch.manual_seed(0)
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

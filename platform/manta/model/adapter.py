@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -163,3 +163,35 @@ def save_adapter(
     weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     peft_config(lm, section, base).save_pretrained(str(folder))
+
+
+def adapter_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder of PEFT, by the names that they have in the model."""
+    from peft import load_peft_weights
+
+    found = load_peft_weights(str(folder), device="cpu")
+    return {name.removeprefix(PREFIX): weight for name, weight in found.items()}
+
+
+def load_adapter(lm: PreTrainedModel, folder: Path, weights: dict[str, Tensor]) -> None:
+    """Give a model the adapter of a folder of PEFT, and the weights that it has whole, in place.
+
+    Args:
+        lm: the model that the adapter is for.
+        folder: folder of PEFT.
+        weights: weights in the folder, from `adapter_weights`.
+
+    Raises:
+        RuntimeError: if some of them do not fit the model.
+    """
+    from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.modules_to_save = None  # they are loaded here
+    own = {name for name, _ in lm.named_parameters(remove_duplicate=False)}
+    lm.load_state_dict({name: weights[name] for name in own & set(weights)}, strict=False)
+    inject_adapter_in_model(config, lm, NAME)
+    others = {name: weight for name, weight in weights.items() if name not in own}
+    result = set_peft_model_state_dict(lm, others, NAME)
+    if result.unexpected_keys:
+        raise RuntimeError(f"it has no place for {', '.join(sorted(result.unexpected_keys)[:4])}")

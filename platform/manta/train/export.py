@@ -39,13 +39,14 @@ from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.train.adapter_folder import AdapterFolder
 from manta.train.export_check import compare
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 
 # As Transformers calls it.
 WEIGHTS = "model.safetensors"
-# The file that tells the folder of a model, and of PEFT's adapter of one.
-WHOLE, ADAPTER = "config.json", "adapter_config.json"
+# The file that tells the folder of a model.
+WHOLE = "config.json"
 
 
 def export(
@@ -167,10 +168,14 @@ def load_generator(where: Place) -> tuple[Any, Any]:
             raise RunError(_no_generator(where))
         lm = load_weights(where, config, None)
         return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
-    if isinstance(where, Path) and any((where / name).exists() for name in (WHOLE, ADAPTER)):
+    if isinstance(where, Path) and (adapter := AdapterFolder.read(where)):
         _quiet()
-        # The folder of an adapter has no config: the base that it names has one.
-        if (where / WHOLE).exists() and model_class.names_head(AutoConfig.from_pretrained(where)):
+        if adapter.scores:
+            raise RunError(_no_generator(where))
+        return adapter.language_model().eval(), adapter.tokenizer()
+    if isinstance(where, Path) and (where / WHOLE).exists():
+        _quiet()
+        if model_class.names_head(AutoConfig.from_pretrained(where)):
             raise RunError(_no_generator(where))
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)

@@ -22,6 +22,7 @@ from manta.model.forward import options_of
 from manta.storage.atomic import whole_file
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG
+from manta.train.adapter_folder import AdapterFolder
 from manta.train.export import load_run, load_weights
 from manta.train.export_tokenizer import load_tokenizer
 
@@ -85,6 +86,10 @@ def _record(line: str, place: str) -> dict[str, Any]:
     return record
 
 
+def _no_scores(where: Path) -> str:
+    return f"{where}: its model gives no scores; manta generate has it write text"
+
+
 class Scorer:
     """A model with a head for scores, and the tokenizer that its texts go through.
 
@@ -100,6 +105,8 @@ class Scorer:
         self._takes, self._columns, self._text = "", dict[str, str](), "text"
         if (where / CONFIG).exists():
             self._lm = self._of_run(where)
+        elif isinstance(where, Path) and (adapter := AdapterFolder.read(where)):
+            self._lm = self._of_adapter(adapter)
         elif isinstance(where, Path) and (where / "config.json").exists():
             self._lm = self._of_folder(where)
         else:
@@ -126,11 +133,18 @@ class Scorer:
         self._tokenizer = load_tokenizer(config.corpus, manifest)
         return load_weights(where, config, None)
 
+    def _of_adapter(self, adapter: AdapterFolder) -> Any:
+        transformers_logging.disable_progress_bar()
+        if not adapter.scores:
+            raise RunError(_no_scores(adapter.folder))
+        self._tokenizer = adapter.tokenizer()
+        return adapter.scoring_model()
+
     def _of_folder(self, where: Path) -> Any:
         transformers_logging.disable_progress_bar()
         resolved = AutoConfig.from_pretrained(where)
         if not model_class.names_head(resolved):
-            raise RunError(f"{where}: its model gives no scores; manta generate has it write text")
+            raise RunError(_no_scores(where))
         if not model_class.has_head(resolved):  # of another tool, which doesn't say which it is
             one = resolved.num_labels == 1
             resolved.problem_type = model_class.NUMBER if one else model_class.CLASSES
