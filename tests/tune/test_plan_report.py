@@ -2,11 +2,22 @@
 
 import pytest
 from rich.console import Console
+from saved_models import saved_llama
 
+from manta.record.number_format import memory
 from manta.tune.plan_report import plan
+from manta.tune.sweep_command import show_plan
 from manta.tune.sweep_plan import Outline
 
 GRID = "space = {'schedule.batch': tune.grid_search([1, 8, 4000])}"
+ADAPTED = """\
+run: {name: base}
+corpus: shards
+model: {pretrained: BASE, adapter: {}}
+train: {seq_len: 16}
+schedule: {horizon: 1M, lr: 0.1, batch: 8}
+eval: {every: 100K}
+"""
 OPTUNA = {"type": "optuna", "trials": 5}
 
 
@@ -17,7 +28,7 @@ def planned(sweep, make_corpus, tmp_path, capsys):
 
     def show(space, **sections):
         outline = Outline(sweep(space, **sections).config)
-        Console(highlight=False, width=400).print(plan(outline, manifest=manifest))
+        Console(highlight=False, width=400).print(plan(outline, manifest))
         return capsys.readouterr().out.splitlines()
 
     return show
@@ -36,6 +47,21 @@ def test_what_is_odd_is_said_once_with_the_number_of_trials(planned):
 def test_of_trials_that_nobody_knows_yet_the_base_is_looked_at(planned):
     (note,) = (line for line in planned(GRID, search=OPTUNA) if line.startswith("Note"))
     assert "schedule.horizon = 1M is 20.8 epochs" in note
+
+
+def test_room_on_disk_is_that_of_what_checkpoints_hold(sweep, make_corpus, tmp_path, capsys):
+    """Not of frozen weights; of each trial by its own model."""
+    make_corpus(tmp_path / "shards", {"train": [[48_000]], "validation": [[100]]})
+    base = saved_llama(tmp_path / "base", vocabulary=300)
+    run = ADAPTED.replace("BASE", str(base))
+    space = "space = {'model.adapter.rank': tune.grid_search([2, 4])}"
+    show_plan(sweep(space, run=run).config)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Disk"))
+    # Of a layer: q and o are 32 x 32, k and v too, gate and up 32 x 64, down 64 x 32.
+    of_rank = 2 * (4 * (32 + 32) + 3 * (32 + 64))
+    kept = 3  # checkpoint.keep is 2
+    size = (4 + 8) * kept * (2 + 4) * of_rank  # weight and moments
+    assert f"at most {2 * kept} checkpoints, {memory(size)}; " in row
 
 
 def test_nothing_is_said_of_usual_trials(planned):

@@ -11,17 +11,24 @@ from manta.config.model_names import hub_name
 from manta.config.run import RunConfig
 from manta.model import model_class
 from manta.model.own_net import OwnNet
-from manta.model.small import skeleton, weights
+from manta.model.small import skeleton, trained_weights, weights
 from manta.model.trainable import choose_trained
 from manta.model.vocabulary import grow
 from manta.model.weights import no_memory_for_parameters
 
 
-def parameters_of(resolved: PretrainedConfig | OwnNet) -> int:
-    """How many weights the model has; of one of Transformers none is made."""
+def saved_and_trained(config: RunConfig, resolved: PretrainedConfig | OwnNet) -> tuple[int, int]:
+    """How many weights checkpoints of a run hold, and how many are trained.
+
+    Of a model of Transformers no weight is made. What is frozen is in no checkpoint.
+    """
     if isinstance(resolved, OwnNet):
-        return weights(resolved.build(0))
-    return weights(skeleton(resolved))
+        lm = resolved.build(0)
+    else:
+        lm = skeleton(resolved)
+        choose_trained(lm, config.model, config.run.seed)
+    trained = trained_weights(lm)
+    return trained if config.model.freezes else weights(lm), trained
 
 
 def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:

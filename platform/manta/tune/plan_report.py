@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,7 +13,6 @@ from manta.corpus.manifest import Manifest
 from manta.record import number_format
 from manta.show.console.remarks import PlannedRun, remarks
 from manta.show.console.run_plan import cost_rows
-from manta.state.state_size import state_bytes
 from manta.tune.sweep_plan import Outline
 from manta.tune.tree import Stage
 
@@ -26,19 +25,19 @@ MOST_NOTES = 6
 
 
 def plan(
-    outline: Outline, parameters: int | None = None, manifest: Manifest | None = None
+    outline: Outline, manifest: Manifest | None = None, sizes: Mapping[str, int] | None = None
 ) -> RenderableType:
     """The plan of a sweep for the terminal.
 
     Args:
         outline: the sweep's outline.
-        parameters: number of the model's parameters, for the disk space of checkpoints.
         manifest: the corpus's manifest, for remarks on trials that don't suit the corpus.
+        sizes: bytes of a checkpoint of each trial, by the trial's name.
     """
     notes = _note_rows(outline, manifest) if manifest is not None else ()
     if outline.learns:
         return _facts([*_open_rows(outline), *notes])
-    return Group(_facts([*_rows(outline, parameters), *notes]), _tree(outline))
+    return Group(_facts([*_rows(outline, sizes or {}), *notes]), _tree(outline))
 
 
 def _note_rows(outline: Outline, manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -90,7 +89,7 @@ def _header(outline: Outline) -> Iterator[tuple[str, str]]:
     yield "Workers", f"{workers} a trial, {config.concurrent} trials at once"
 
 
-def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:
+def _rows(outline: Outline, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     apart = sum(trial.end_tokens for trial in outline.trials)
     shared = sum(branch.tokens for branch in outline.branches.values())
     stages = sum(1 for root in outline.forest for _ in root.walk())
@@ -104,20 +103,18 @@ def _rows(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]
     if outline.rungs:
         yield "", "at most, as trials that pause train less"
     yield from cost_rows(outline.base.config, shared)
-    yield from _room(outline, parameters)
+    yield from _room(outline, sizes)
 
 
-def _room(outline: Outline, parameters: int | None) -> Iterator[tuple[str, str]]:
+def _room(outline: Outline, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Most disk space that checkpoints take at once: each trial's newest, and those for forks."""
     keep = outline.base.config.checkpoint.keep + 1  # one more for the best or the one being written
-    forks = len({(b.parent, b.fork) for b in outline.branches.values() if b.parent})
-    count = len(outline.trials) * keep + forks
-    size = (
-        f", {number_format.memory(count * state_bytes(parameters, parameters))}"
-        if parameters
-        else ""
-    )
-    yield "Disk", f"at most {count} checkpoints{size}; a fork itself takes no space"
+    forks = {(b.parent, b.fork) for b in outline.branches.values() if b.parent}
+    kept = [trial.name for trial in outline.trials for _ in range(keep)]
+    kept += [parent for parent, _ in forks]
+    total = sum(sizes.get(name, 0) for name in kept)
+    size = f", {number_format.memory(total)}" if total else ""
+    yield "Disk", f"at most {len(kept)} checkpoints{size}; a fork itself takes no space"
 
 
 def _tree(outline: Outline) -> RenderableType:

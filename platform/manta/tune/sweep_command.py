@@ -22,6 +22,7 @@ from manta.elastic.driver.model_trial import trying
 from manta.elastic.worker.preload import preloaded_for
 from manta.show.compare.comparing import compare
 from manta.show.wandb.uploader import check_wandb
+from manta.state.state_size import state_bytes
 from manta.storage.place import place_of
 from manta.storage.probe import check_writable
 from manta.storage.run_folder import COMPARISON, SWEEP
@@ -41,7 +42,7 @@ def show_plan(config: SweepConfig) -> None:
     outline = Outline(_absolute(config))
     outline.ask_searcher()
     manifest = _manifest(outline)
-    Console(highlight=False).print(plan(outline, _parameters(outline, manifest), manifest))
+    Console(highlight=False).print(plan(outline, manifest, _sizes(outline, manifest)))
 
 
 def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
@@ -72,7 +73,7 @@ def run_sweep(config: SweepConfig, address: str | None = None) -> bool:
             models_checked.result()
             from manta.tune.run_sweep import sweep
 
-            console.print(plan(outline, manifest=checked.manifest))
+            console.print(plan(outline, checked.manifest))
             try:
                 _, status = sweep(outline, say)
             except TrainingError:
@@ -156,13 +157,23 @@ def _manifest(outline: Outline) -> Manifest | None:
         return None
 
 
-def _parameters(outline: Outline, manifest: Manifest | None) -> int | None:
-    """Number of the model's parameters; None without the corpus, which has the vocabulary size."""
+def _sizes(outline: Outline, manifest: Manifest | None) -> dict[str, int]:
+    """Bytes of a checkpoint of each trial; nothing without the corpus, which has the vocabulary."""
     from manta.model import hf_config, language_model
 
     if manifest is None:
-        return None
-    return language_model.parameters_of(hf_config.resolve(_first(outline), manifest.vocabulary))
+        return {}
+    found = list[tuple[RunConfig, int]]()  # of runs with models that differ
+    sizes = dict[str, int]()
+    for trial in outline.trials:
+        config = trial.config
+        size = next((size for run, size in found if run.model == config.model), None)
+        if size is None:
+            resolved = hf_config.resolve(config, manifest.vocabulary)
+            size = state_bytes(*language_model.saved_and_trained(config, resolved))
+            found.append((config, size))
+        sizes[trial.name] = size
+    return sizes
 
 
 def _now() -> str:
