@@ -59,12 +59,13 @@ def write(folder: Path) -> Path:
     return folder / "program.py"
 
 
-def servers() -> set[int]:
-    """The processes that are copied for this one: the session's Ray has one, too.
+def children() -> set[int]:
+    """The children of this process: a preload server that was just started is a new one.
 
-    By their numbers: psutil's own idea of the same process goes by the machine's clock.
+    By their numbers: psutil's own idea of the same process goes by the machine's clock. Not by
+    their command lines: the kernel lets `Popen` return before a new program's can be read.
     """
-    return {child.pid for child in psutil.Process().children() if is_copied_from(child.pid)}
+    return {child.pid for child in psutil.Process().children()}
 
 
 @pytest.mark.usefixtures("imported")
@@ -119,9 +120,9 @@ def test_a_copy_is_the_leader_of_its_process_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_the_process_it_is_a_usual_python(tmp_path: Path, how: int) -> None:
     """One that is dead; and one that dies when it has been asked."""
-    program, before = write(tmp_path), servers()
+    program, before = write(tmp_path), children()
     with preload.preloaded({"CPU": 1}, None):
-        (number,) = servers() - before
+        (number,) = children() - before
         there = psutil.Process(number)
         there.send_signal(how)
         if how == signal.SIGSTOP:
@@ -142,9 +143,9 @@ def test_one_that_is_there_is_used_by_drivers_whose_workers_begin_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with preload.preloaded({"CPU": 1}, None):
-        there, before = preload.python(), servers()
+        there, before = preload.python(), children()
         with preload.preloaded({"CPU": 1}, "gpt2"):
-            assert (preload.python(), servers()) == (there, before)
+            assert (preload.python(), children()) == (there, before)
         with preload.preloaded({"CPU": 2}, None):  # its workers have two threads
             assert preload.python() != there
         socket, root, digest = os.environ[preload.VARIABLE].split(os.pathsep)
