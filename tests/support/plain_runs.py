@@ -137,17 +137,20 @@ def train(
     attempt: int = 1,
     snapshots: bool = False,
     fault: Callable[[Engine], None] | None = None,
+    kernels: bool = True,
 ) -> list[dict[str, Any]]:
     """Train as `world_size` ranks of one thread each; returns what was reported by now.
 
     With `die_after`, every rank is killed once that step is done and its successor asked
     for, as far as its checkpoints go. With `snapshots`, they are kept beside the run. A `fault`
-    is put into the engine of each rank.
+    is put into the engine of each rank. Without `kernels`, Torch traces and differentiates what is
+    to be compiled and makes no kernels for it, which takes it most of the time.
     """
     checked.run_dir.mkdir(parents=True, exist_ok=True)
     rows = checked.run_dir / "rows.jsonl"
     try:
-        run_ranks(world_size, _train_rank, checked, rows, die_after, attempt, snapshots, fault)
+        more = (die_after, attempt, snapshots, fault, kernels)
+        run_ranks(world_size, _train_rank, checked, rows, *more)
     except mp.ProcessExitedException:
         if die_after is None:
             raise
@@ -161,7 +164,10 @@ def _train_rank(
     attempt: int,
     snapshots: bool,
     fault: Callable[[Engine], None] | None,
+    kernels: bool,
 ) -> None:
+    if not kernels:
+        torch.compiler.set_default_backend("aot_eager")
     engine = engine_of(checked, empty=True)
     vault = FileVault(memory_of(checked), engine.ranks.rank) if snapshots else None
     if fault is not None:

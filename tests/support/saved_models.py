@@ -10,11 +10,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 
 def saved_llama(folder: Path, seed: int = 0, vocabulary: int = 61, **sizes: Any) -> Path:
-    """A model of two layers whose weights are large enough that it has opinions."""
+    """A model, if not told otherwise of two layers, with opinions: its weights are large."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, initializer_range=0.3, **sizes,
-    )  # fmt: skip
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=vocabulary, initializer_range=0.3, **small | heads | sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
