@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,29 +11,28 @@ from manta.config.corpus import ChatSection
 from manta.config.errors import CorpusError
 from manta.corpus.assemble import Arrange
 from manta.corpus.manifest import CHAT, PAIRS
+from manta.corpus.record_totals import RecordTotals, rows_by
 from manta.corpus.scan import Located
 from manta.corpus.tokenizer import CorpusTokenizer
 from manta.sample.chat import Chat, Pairs, packed
 from manta.sample.windows import windowed
 
 
-class ChatTotals:
-    """Conversations or pairs that were encoded, and those that were not, with the reasons.
+class ChatTotals(RecordTotals):
+    """Those of conversations or pairs.
 
     Attributes:
         section: the config's section on chats.
-        refused: conversations or pairs that can't be used, in the order in which they were added.
         turn_ends: the tokens that end answers.
         context: for each conversation with passages its hash, places of these, and index of the
             right one, -1 without it.
     """
 
     def __init__(self, section: ChatSection):
+        super().__init__("chats")
         self.section = section
-        self.refused: list[Located] = []
         self.turn_ends: set[int] = set()
         self.context: list[tuple[str, list[str], int]] = []
-        self._counts: Counter[str] = Counter()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -42,17 +41,11 @@ class ChatTotals:
         ends = sorted(self.turn_ends)
         return {"sample": sample, "row_length": self.section.length, "turn_ends": ends}
 
-    @property
-    def too_long(self) -> int:
-        """How many conversations or pairs are longer than a row."""
-        return self._counts["too_long"]
-
     def add(self, record: dict[str, Any], refused: list[Located]) -> None:
         """Take a unit's record, and where those are that it refused."""
-        self._counts.update(record["chats"])
+        super().add(record, refused)
         self.turn_ends |= set(record["turn_ends"])
         self.context += [(doc_id, places, right) for doc_id, places, right in record["context"]]
-        self.refused += refused
 
     def check(self, shown: int) -> None:
         """Raise CorpusError if conversations are lost of which nothing was said, or all are.
@@ -117,14 +110,8 @@ class ChatTotals:
 
 def rows_of(section: ChatSection, tokenizer: CorpusTokenizer) -> Arrange:
     """How the conversations or pairs of a shard become its rows."""
-    padding = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
-    form = (Pairs if section.records == "pairs" else Chat)(tokenizer.dtype, section.length, padding)
-
-    def arrange(table: Any) -> tuple[Any, int]:
-        if section.packing == "windows":
-            rows = windowed(table, form.schema, form.length)
-        else:
-            rows = packed(table, form, alone=not section.packing)
-        return rows, rows.num_rows * section.length
-
-    return arrange
+    made, length = Pairs if section.records == "pairs" else Chat, section.length
+    form = made(tokenizer.dtype, length, tokenizer.padding)
+    if section.packing == "windows":
+        return rows_by(partial(windowed, schema=form.schema, length=length), length)
+    return rows_by(partial(packed, form=form, alone=not section.packing), length)

@@ -19,7 +19,7 @@ from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes, split_of
 from manta.corpus.leftovers import piece_file, record_file, sealed_json
 from manta.corpus.manifest import Split
 from manta.corpus.tokenizer import ENCODE_BYTES, CorpusTokenizer, encoder
-from manta.corpus.work_units import identified, rows
+from manta.corpus.work_units import identified, records_left, rows
 from manta.corpus.workspace import Workspace
 from manta.sample import shard_file
 from manta.sample.tokens import documents_batch
@@ -79,15 +79,31 @@ def encode_unit(order: dict[str, Any]) -> dict[str, Any]:
         return table, [len(members), sum(map(len, chosen))]
 
     counts, pieces = write_pieces(order, kept, documents)
-    record = {
-        "unit": order["unit"],
-        "source": order["source"],
-        "splits": counts,
-        "pieces": pieces,
-        "has_padding": stands_in(order["pad_id"], tokens),
-    }
+    return write_record(
+        order,
+        {"splits": counts, "pieces": pieces, "has_padding": stands_in(order["pad_id"], tokens)},
+    )
+
+
+def write_record(order: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Write the record of a unit, which says that it is done; returns it, and the unit's bytes."""
+    record = {"unit": order["unit"], "source": order["source"], **found}
     write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
     return {**record, "bytes": order["bytes"]}
+
+
+def take_records(
+    order: dict[str, Any], take: Callable[[bytes, str, tuple[int, int]], None]
+) -> None:
+    """Hand on each record of a unit but duplicates: its hash, its text, its part and row in it.
+
+    Raises:
+        CorpusError: if the input has changed since the first pass.
+    """
+    identities = list[bytes]()
+    for identity, text, place in records_left(order, identities):
+        take(identity, text, place)
+    same_hashes(order, identities)
 
 
 def same_hashes(order: dict[str, Any], identities: list[bytes]) -> Hashes:

@@ -16,15 +16,12 @@ from manta.config.corpus import ChatSection
 from manta.corpus.chat_template import ChatEncoder, EncodedChat, TooLong
 from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import HASH_BYTES
-from manta.corpus.encode import same_hashes, write_pieces
-from manta.corpus.leftovers import record_file, sealed_json
+from manta.corpus.encode import take_records, write_pieces, write_record
 from manta.corpus.pair_template import PairEncoder
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.retrieval import retriever
-from manta.corpus.work_units import records_left
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
-from manta.storage.atomic import write_whole
 
 # Of a unit: conversations or pairs that were encoded; rows beside the first that some of them
 # became; those that are longer than a row, and how many tokens would have been trained on in these.
@@ -41,10 +38,7 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
         CorpusError: if the input is no longer what it was, or the disk is full.
     """
     encoding = _Encoding(order)
-    identities = list[bytes]()
-    for identity, text, place in records_left(order, identities):
-        encoding.take(identity, text, place)
-    same_hashes(order, identities)
+    take_records(order, encoding.take)
     encoded = encoding.encoded
 
     def conversations(members: list[int]) -> tuple[Any, list[int]]:
@@ -63,21 +57,19 @@ def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
 
     hashes = np.frombuffer(b"".join(identity for identity, _ in encoded), np.uint8)
     splits, pieces = write_pieces(order, hashes.reshape(-1, HASH_BYTES), conversations)
-    record = {
-        "unit": order["unit"],
-        "source": order["source"],
-        "splits": splits,
-        "pieces": pieces,
-        "has_padding": False,
-        "refused": encoding.refused,
-        "chats": encoding.counts,
-        "context": encoding.context,
-        "turn_ends": sorted(
-            {int(one.tokens[e - 1]) for _, one in encoded for _, e in one.supervised}
-        ),
-    }
-    write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
-    return {**record, "bytes": order["bytes"]}
+    ends = {int(one.tokens[e - 1]) for _, one in encoded for _, e in one.supervised}
+    return write_record(
+        order,
+        {
+            "splits": splits,
+            "pieces": pieces,
+            "has_padding": False,
+            "refused": encoding.refused,
+            "chats": encoding.counts,
+            "context": encoding.context,
+            "turn_ends": sorted(ends),
+        },
+    )
 
 
 class _Encoding:

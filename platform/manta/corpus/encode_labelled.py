@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from manta.config.corpus import LabelledSection
 from manta.corpus.documents import HASH_BYTES, SPLITS, split_of
-from manta.corpus.encode import same_hashes, stands_in, write_pieces
-from manta.corpus.leftovers import record_file, sealed_json
+from manta.corpus.encode import stands_in, take_records, write_pieces, write_record
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.tokenizer import ENCODE_BYTES, encoder
-from manta.corpus.work_units import records_left
 from manta.sample.labelled import texts_batch
-from manta.storage.atomic import write_whole
 
 
 def encode_labelled(order: dict[str, Any]) -> dict[str, Any]:
@@ -33,11 +29,8 @@ def encode_labelled(order: dict[str, Any]) -> dict[str, Any]:
         CorpusError: if the input is no longer what it was, or the disk is full.
     """
     encoding = _TextEncoding(order)
-    identities = list[bytes]()
-    for identity, text, place in records_left(order, identities):
-        encoding.take(identity, text, place)
+    take_records(order, encoding.take)
     encoding.flush()
-    same_hashes(order, identities)
     return encoding.write(order)
 
 
@@ -118,19 +111,18 @@ class _TextEncoding:
             found = split_of(hashes, order["bounds"]).tolist()
             for split, (_, _, name) in zip(found, self._encoded, strict=True):
                 labels[SPLITS[split]][name] += 1
-        record = {
-            "unit": order["unit"],
-            "source": order["source"],
-            "splits": splits,
-            "pieces": pieces,
-            "has_padding": stands_in(self._pad_id, [tokens for _, tokens, _ in self._encoded]),
-            "refused": self._refused,
-            "texts": {
-                "texts": len(self._encoded),
-                "cut": self._cut,
-                "too_long": self._too_long,
+        return write_record(
+            order,
+            {
+                "splits": splits,
+                "pieces": pieces,
+                "has_padding": stands_in(self._pad_id, [tokens for _, tokens, _ in self._encoded]),
+                "refused": self._refused,
+                "texts": {
+                    "texts": len(self._encoded),
+                    "cut": self._cut,
+                    "too_long": self._too_long,
+                },
+                "labels": labels,
             },
-            "labels": labels,
-        }
-        write_whole(record_file(Path(order["work"]), order["unit"]), sealed_json(record))
-        return {**record, "bytes": order["bytes"]}
+        )

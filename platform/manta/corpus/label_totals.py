@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import partial
 from typing import Any
 
 from manta.config.corpus import LabelledSection
@@ -10,6 +11,7 @@ from manta.config.errors import CorpusError
 from manta.corpus.assemble import Arrange
 from manta.corpus.documents import SPLITS
 from manta.corpus.manifest import LABELLED, Split
+from manta.corpus.record_totals import RecordTotals, rows_by
 from manta.corpus.scan import Located
 from manta.corpus.tokenizer import CorpusTokenizer
 from manta.sample.labelled import Labelled, packed_texts
@@ -18,21 +20,19 @@ from manta.sample.labelled import Labelled, packed_texts
 MOST_CLASSES = 10_000
 
 
-class LabelTotals:
-    """Labelled texts that were encoded, and those that were not, with the reasons.
+class LabelTotals(RecordTotals):
+    """Those of labelled texts.
 
     Attributes:
         section: the config's section on labelled texts.
-        refused: texts that can't be used, in the order in which they were added.
         classes: names of all classes, in the order of their numbers; set before any unit is added.
     """
 
     def __init__(self, section: LabelledSection):
+        super().__init__("texts")
         self.section = section
-        self.refused: list[Located] = []
         self.classes: list[str] = []
         self._labels: dict[tuple[Split, int], Counter[str]] = defaultdict(Counter)
-        self._counts: Counter[str] = Counter()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -40,17 +40,11 @@ class LabelTotals:
         classes = self.classes if self.section.labels == "classes" else None
         return {"sample": LABELLED, "row_length": self.section.length, "classes": classes}
 
-    @property
-    def too_long(self) -> int:
-        """How many texts are longer than a row, and not cut."""
-        return self._counts["too_long"]
-
     def add(self, record: dict[str, Any], refused: list[Located]) -> None:
         """Take a unit's record, and where those are that it refused."""
-        self._counts.update(record["texts"])
+        super().add(record, refused)
         for split, found in record["labels"].items():
             self._labels[split, record["source"]].update(found)
-        self.refused += refused
 
     def labels_of(self, split: Split, source: int) -> dict[str, int] | None:
         """How many texts of each class a source has in a split; None where labels are numbers."""
@@ -119,11 +113,6 @@ class LabelTotals:
 
 def rows_of_texts(section: LabelledSection, tokenizer: CorpusTokenizer) -> Arrange:
     """How the labelled texts of a shard become its rows."""
-    padding = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
-    form = Labelled(tokenizer.dtype, section.length, padding, section.labels == "numbers")
-
-    def arrange(table: Any) -> tuple[Any, int]:
-        rows = packed_texts(table, form, alone=not section.packing)
-        return rows, rows.num_rows * section.length
-
-    return arrange
+    numbers = section.labels == "numbers"
+    form = Labelled(tokenizer.dtype, section.length, tokenizer.padding, numbers)
+    return rows_by(partial(packed_texts, form=form, alone=not section.packing), section.length)

@@ -29,6 +29,7 @@ from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.label_totals import LabelTotals, rows_of_texts
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
+from manta.corpus.record_totals import RecordTotals
 from manta.corpus.reloaded import difference
 from manta.corpus.retrieval import digest_of, write_index
 from manta.corpus.scan import Located, Scanned
@@ -100,7 +101,7 @@ class _Preparation:
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
         self.has_padding = False  # whether the token for padding occurs in a document
-        self.records: ChatTotals | LabelTotals | None = None
+        self.records: RecordTotals | None = None
         if config.chat:
             self.records = ChatTotals(config.chat)
         elif config.labelled:

@@ -22,6 +22,7 @@ import numpy as np
 
 from manta.config.corpus import ContextSection
 from manta.config.errors import CorpusError
+from manta.config.extras import import_extra
 from manta.storage.atomic import write_whole
 
 INDEX, PASSAGES = "index", "passages.json"
@@ -152,18 +153,8 @@ def write_index(passages: Sequence[Passage], folder: Path) -> None:
 
 
 def import_bm25s() -> Any:
-    """The package of that name.
-
-    Raises:
-        CorpusError: if it is not installed, with the command that installs it.
-    """
-    try:
-        import bm25s
-    except ImportError:
-        raise CorpusError(
-            "chat.context needs bm25s, which is not installed: pip install 'manta-train[context]'"
-        ) from None
-    return bm25s
+    """The package that ranks passages; ConfigError if it is not installed."""
+    return import_extra("bm25s", "chat.context", "context")
 
 
 class Retriever:

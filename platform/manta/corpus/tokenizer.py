@@ -95,6 +95,11 @@ class CorpusTokenizer:
         return template if isinstance(template, str) else None
 
     @property
+    def padding(self) -> int:
+        """The token that fills rows up: the one for padding, or the EOS."""
+        return self.eos_id if self.pad_id is None else self.pad_id
+
+    @property
     def begins_with(self) -> list[int]:
         """The special tokens before a text."""
         return [] if self.bos is None or self.bos_id is None else [self.bos_id]

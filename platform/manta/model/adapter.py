@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from manta.config.errors import ConfigError
+from manta.config.extras import import_extra
 from manta.config.model import AdapterSection
 from manta.model.model_class import head_of
 
@@ -58,17 +59,8 @@ def add_adapter(lm: PreTrainedModel, section: AdapterSection, seed: int) -> None
 
 
 def import_peft() -> None:
-    """Import PEFT.
-
-    Raises:
-        ConfigError: if it is not installed, with the command that installs it.
-    """
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "model.adapter needs PEFT, which is not installed: pip install 'manta-train[adapt]'"
-        ) from None
+    """Import PEFT; ConfigError if it is not installed."""
+    import_extra("peft", "model.adapter", "adapt")
 
 
 def peft_config(

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from manta.sample import shard_file
 from manta.sample.columns import Columns, Ragged
-from manta.sample.format import OpenShards, SplitSize
-from manta.sample.padded import PackedRows, padded_rows
+from manta.sample.padded import PackedRows, PaddedFormat
 from manta.sample.tokens import TokenDtype, flat_starts, token_list, tokens_array
 
 # Columns that hold places among the tokens.
@@ -34,18 +33,9 @@ MOVED = ("starts", "supervised")
 
 
 @dataclass(frozen=True)
-class Chat:
-    """The format of rows of conversations.
+class Chat(PaddedFormat):
+    """The format of rows of conversations."""
 
-    Attributes:
-        dtype: type of the tokens.
-        length: tokens of a row, for which the corpus was packed.
-        padding: token that fills a row up; it is never trained on, whatever it is.
-    """
-
-    dtype: TokenDtype
-    length: int
-    padding: int
     name: ClassVar[str] = "chat"
 
     @property
@@ -55,18 +45,6 @@ class Chat:
         return pa.schema(
             [("tokens", token_list(self.dtype)), ("starts", spans), ("supervised", spans)]
         )
-
-    def count(self, split: SplitSize, length: int) -> int:
-        """Rows of a split."""
-        return split.rows
-
-    def clock(self, length: int) -> int:
-        """Tokens of a row, padding included."""
-        return length
-
-    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
-        """The columns of some rows."""
-        return padded_rows(shards, ids, self.schema, self.length, self.padding)
 
 
 class Pairs(Chat):

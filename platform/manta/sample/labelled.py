@@ -21,26 +21,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manta.sample import shard_file
-from manta.sample.columns import Columns
-from manta.sample.format import OpenShards, SplitSize
-from manta.sample.padded import PackedRows, padded_rows
+from manta.sample.padded import PackedRows, PaddedFormat
 from manta.sample.tokens import TokenDtype, token_list, tokens_array
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(PaddedFormat):
     """The format of rows of labelled texts.
 
     Attributes:
-        dtype: type of the tokens.
-        length: tokens of a row, for which the corpus was packed.
-        padding: token that fills a row up; nothing is read from it, whatever it is.
         numbers: whether labels are numbers to predict, not those of classes.
     """
 
-    dtype: TokenDtype
-    length: int
-    padding: int
     numbers: bool
     name: ClassVar[str] = "labelled"
 
@@ -54,18 +46,6 @@ class Labelled:
                 ("labels", pa.list_(_label_type(self.numbers))),
             ]
         )
-
-    def count(self, split: SplitSize, length: int) -> int:
-        """Rows of a split."""
-        return split.rows
-
-    def clock(self, length: int) -> int:
-        """Tokens of a row, padding included."""
-        return length
-
-    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
-        """The columns of some rows."""
-        return padded_rows(shards, ids, self.schema, self.length, self.padding)
 
 
 def _label_type(numbers: bool) -> pa.DataType:

@@ -1,7 +1,8 @@
-"""Rows of whole documents, each row padded to one length: how they are packed, and read again."""
+"""Rows of documents, each row padded to one length: how they are packed, and read again."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,42 @@ from numpy.typing import NDArray
 
 from manta.sample import shard_file
 from manta.sample.columns import Columns, Ragged, from_arrow
-from manta.sample.format import OpenShards
+from manta.sample.format import OpenShards, SplitSize
 from manta.sample.packing import pack
 from manta.sample.rows import rows_of
+from manta.sample.tokens import TokenDtype
+
+
+@dataclass(frozen=True)
+class PaddedFormat(ABC):
+    """A format whose samples are such rows; `schema` is that of the format.
+
+    Attributes:
+        dtype: type of the tokens.
+        length: tokens of a row, for which the corpus was laid out.
+        padding: token that fills a row up; it is never trained on or read, whatever it is.
+    """
+
+    dtype: TokenDtype
+    length: int
+    padding: int
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Columns of a shard, beside doc_id and source."""
+
+    def count(self, split: SplitSize, length: int) -> int:
+        """Rows of a split."""
+        return split.rows
+
+    def clock(self, length: int) -> int:
+        """Tokens of a row, padding included."""
+        return length
+
+    def read(self, shards: OpenShards, ids: NDArray[Any]) -> Columns:
+        """The columns of some rows."""
+        return padded_rows(shards, ids, self.schema, self.length, self.padding)
 
 
 def padded_rows(
