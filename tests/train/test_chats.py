@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from inline_prepare import prepared_chats
 from plain_runs import losses, proof, train
+from row_runs import row_run
 
 from manta.config.errors import ConfigError
 from manta.elastic.checks.preflight import Checked
@@ -26,17 +27,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 @pytest.fixture
 def chats(checked: Build, corpora: dict[bool, Path]) -> Build:
     def build(name: str, packing: bool = True, **changes: Any) -> Checked:
-        base = {
-            "run.name": name,
-            "corpus": str(corpora[packing]),
-            "objective.type": "chat",
-            "data.document_mask": packing,
-            "train": {"seq_len": LENGTH, "micro_batch": 3},
-            "schedule": {"horizon": LENGTH * 7 * STEPS, "lr": 3e-3, "batch": 7},
-            "checkpoint.every": LENGTH * 7 * 3,
-            "eval": {"every": LENGTH * 7 * 4, "tokens": 100_000},
-        }
-        return checked({**base, **changes})
+        base = row_run(corpora[packing], "chat", LENGTH, STEPS)
+        return checked({**base, "run.name": name, "data.document_mask": packing, **changes})
 
     return build
 

@@ -13,6 +13,7 @@ import yaml
 from chat_templates import chat_tokenizer
 from inline_prepare import without_ray
 from plain_runs import engine_of, losses, proof, train
+from row_runs import row_run
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -71,17 +72,9 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], 
 @pytest.fixture
 def labelled(checked: Build, corpora: dict[tuple[str, bool], Path]) -> Build:
     def build(name: str, labels: str = "classes", packing: bool = True, **changes: Any) -> Checked:
-        base = {
-            "run.name": name,
-            "corpus": str(corpora[labels, packing]),
-            "objective.type": "classify" if labels == "classes" else "regression",
-            "data.document_mask": packing,
-            "train": {"seq_len": LENGTH, "micro_batch": 3},
-            "schedule": {"horizon": LENGTH * 7 * STEPS, "lr": 3e-3, "batch": 7},
-            "checkpoint.every": LENGTH * 7 * 3,
-            "eval": {"every": LENGTH * 7 * 4, "tokens": 100_000},
-        }
-        return checked({**base, **changes})
+        objective = "classify" if labels == "classes" else "regression"
+        base = row_run(corpora[labels, packing], objective, LENGTH, STEPS)
+        return checked({**base, "run.name": name, "data.document_mask": packing, **changes})
 
     return build
 

@@ -13,6 +13,7 @@ import torch
 from inline_prepare import without_ray
 from plain_runs import losses, proof, train
 from prepared_chats import config_of, made, write_lines
+from row_runs import row_run
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from manta.config.errors import ConfigError, RunError
@@ -66,14 +67,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(checked: Build, corpora: dict[bool, Path], base: Path) -> Build:
     def build(name: str, packing: bool = True, **changes: Any) -> Checked:
         given = {
+            **row_run(corpora[packing], "preference", LENGTH, STEPS),
             "run.name": name,
-            "corpus": str(corpora[packing]),
             "model": {"pretrained": str(base)},
-            "objective.type": "preference",
-            "data.document_mask": True,
-            "train": {"seq_len": LENGTH, "micro_batch": 3},
             "schedule": {"horizon": LENGTH * 7 * STEPS, "lr": 1e-3, "batch": 7},
-            "checkpoint.every": LENGTH * 7 * 3,
             "eval": {"every": LENGTH * 7 * 3, "tokens": 100_000},
         }
         return checked(_merged(given, changes))

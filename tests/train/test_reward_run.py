@@ -14,6 +14,7 @@ from inline_prepare import without_ray
 from peft import LoraConfig, get_peft_model
 from plain_runs import ledger, losses, train
 from prepared_chats import config_of, made, write_lines
+from row_runs import row_run
 from tiny_batches import llama
 from transformers import (
     AutoModelForCausalLM,
@@ -62,17 +63,8 @@ def rewarded(checked: Build, pairs: Path) -> Build:
 
 def builder(checked: Build, pairs: Path) -> Build:
     def build(name: str, **changes: Any) -> Checked:
-        base = {
-            "run.name": name,
-            "corpus": str(pairs),
-            "objective.type": "reward",
-            "data.document_mask": True,
-            "train": {"seq_len": LENGTH, "micro_batch": 3},
-            "schedule": {"horizon": LENGTH * 7 * STEPS, "lr": 3e-3, "batch": 7},
-            "checkpoint.every": LENGTH * 7 * 3,
-            "eval": {"every": LENGTH * 7 * 4, "tokens": 100_000},
-        }
-        return checked({**base, **changes})
+        base = row_run(pairs, "reward", LENGTH, STEPS)
+        return checked({**base, "run.name": name, **changes})
 
     return build
 
