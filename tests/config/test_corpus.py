@@ -28,16 +28,11 @@ def refused(tmp_path: Path):
     return say
 
 
-@pytest.mark.parametrize("weight", [3, 0.5, 0, -1])
-def test_a_weight_that_nothing_would_read_is_refused(refused, weight):
-    message = refused({"weight": weight})
+def test_a_weight_is_of_a_run_and_not_of_a_corpus(refused):
+    message = refused({"weight": 1})
 
-    assert "sources.0.weight" in message
-    assert "can't be mixed by weight yet" in message
-
-
-def test_a_weight_of_one_is_what_happens(refused):
-    assert "by weight" not in refused({"weight": 1, "format": "unknown"})
+    assert "unknown key 'sources.0.weight'" in message
+    assert "how much comes from which source is data.mixture of a run" in message
 
 
 def test_shares_of_more_than_all_documents_are_refused(refused):

@@ -27,7 +27,11 @@ def test_each_key_says_what_it_is(key) -> None:
 @pytest.mark.parametrize("config", [RunConfig, SweepConfig, CorpusConfig])
 def test_no_key_is_left_out(config) -> None:
     here = {key.name.replace("[]", "") for key in config_keys(config)}
-    by_reference = ("schedule.history.lr.", "schedule.history.batch.")
+    by_reference = (
+        "schedule.history.lr.",
+        "schedule.history.batch.",
+        "data.mixture.history.mixture.",
+    )
     there = {key for key in keys(config) if not key.startswith(by_reference)}
     assert there <= here
 

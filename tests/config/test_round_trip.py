@@ -65,6 +65,20 @@ rates = (
         optional={"warmup": spans},
     )
 )
+weights = positive | st.lists(
+    st.fixed_dictionaries({"from": positive}, optional={"tokens": spans})
+    | st.fixed_dictionaries({"shape": st.just("linear"), "to": positive}),
+    min_size=1,
+    max_size=3,
+)
+mixtures = st.fixed_dictionaries(
+    {
+        "sources": st.dictionaries(
+            names, st.fixed_dictionaries({"weight": weights}), min_size=1, max_size=3
+        )
+    },
+    optional={"temperature": positive},
+)
 batches = (
     sizes
     | segments(sizes)
@@ -92,6 +106,7 @@ runs = st.fixed_dictionaries(
             clip_norm=st.none() | positive,
             compile=st.booleans(),
         ),
+        "data": some(mixture=st.none() | mixtures),
         "optimizer": some(
             betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)).map(list), eps=positive
         ),
@@ -114,7 +129,9 @@ sources = st.fixed_dictionaries(
         "format": st.sampled_from(["text", "jsonl", "parquet", "arrow"]),
         "paths": st.lists(words, min_size=1, max_size=3),
     },
-    optional={"text_column": words, "weight": st.just(1.0)},
+    optional={
+        "text_column": words,
+    },
 ) | st.just({"format": "python-stdlib"})
 corpora = st.fixed_dictionaries(
     {

@@ -41,6 +41,18 @@ RUN_KEYS = """
     model.adapter.targets model.adapter.rslora model.adapter.dora
     model.train model.freeze model.frozen_dtype model.grow_vocabulary
     data.document_mask data.format
+    data.mixture.sources.NAME.weight.shape data.mixture.sources.NAME.weight.tokens
+    data.mixture.sources.NAME.weight.until data.mixture.sources.NAME.weight.from
+    data.mixture.sources.NAME.weight.to data.mixture.sources.NAME.max_epochs
+    data.mixture.temperature
+    data.mixture.history.until data.mixture.history.horizon
+    data.mixture.history.mixture.sources.NAME.weight.shape
+    data.mixture.history.mixture.sources.NAME.weight.tokens
+    data.mixture.history.mixture.sources.NAME.weight.until
+    data.mixture.history.mixture.sources.NAME.weight.from
+    data.mixture.history.mixture.sources.NAME.weight.to
+    data.mixture.history.mixture.sources.NAME.max_epochs
+    data.mixture.history.mixture.temperature
     objective.type objective.per
     objective.loss objective.beta objective.reference objective.label_smoothing objective.gamma
     objective.teacher
@@ -83,7 +95,7 @@ RUN_KEYS = """
 
 CORPUS_KEYS = """
     out
-    sources.name sources.format sources.paths sources.text_column sources.weight
+    sources.name sources.format sources.paths sources.text_column
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from manta.config.mixture import MixtureSection
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
 from manta.schedule.canvas import draw_curve
 from manta.schedule.draw import draw_terminal
+from manta.schedule.shares import Mixture
 
 CONFIG = {
     "horizon": "10B",
@@ -24,10 +26,10 @@ def schedule():
     return Schedule.resolve(ScheduleSection.model_validate(CONFIG), seq_len=1000)
 
 
-def drawn(schedule, encoding="utf-8", width=90) -> str:
+def drawn(schedule, encoding="utf-8", width=90, mixture=None) -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, errors="replace", write_through=True)
-    draw_terminal(schedule, Console(file=file, width=width))
+    draw_terminal(schedule, Console(file=file, width=width), mixture)
     return raw.getvalue().decode(encoding)
 
 
@@ -65,3 +67,14 @@ def test_a_terminal_without_unicode_gets_stars(schedule):
     assert "*****" in text
     panels = text[: text.index("10B tokens")]
     assert "?" not in panels
+
+
+def test_a_mixture_has_a_panel_for_each_source_and_its_segments(schedule):
+    line = {"shape": "linear", "to": 60}
+    sources = {"web": {"weight": [{"from": 90, "until": "70%"}, line]}, "code": {"weight": 10}}
+    section = MixtureSection.model_validate({"sources": sources})
+    mixture = Mixture.resolve(section, {"web": 5, "code": 5}, schedule.horizon, 1000)
+    text = drawn(schedule, mixture=mixture)
+    assert "Share of the samples (%) of web" in text
+    assert re.search(r"share of web +0 +7B +70\.0% +constant +90 %", text)
+    assert re.search(r"share of code +7B +10B +30\.0% +linear +10 % → 14\.3 %", text)

@@ -10,17 +10,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manta.config.mixture import MixtureSection
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
+from manta.schedule.shares import Mixture
 from manta.tune.tree import Branch, Stage, Training, attach, branches, grow
 
 SEQ = 4
 
 
-def training(name: str, identity: str = "", horizon: int = 400, **keys: object) -> Training:
+def training(
+    name: str,
+    identity: str = "",
+    horizon: int = 400,
+    mixture: Mixture | None = None,
+    **keys: object,
+) -> Training:
     section = {"horizon": horizon, "lr": 1e-3, "batch": 1, **keys}
     schedule = Schedule.resolve(ScheduleSection.model_validate(section), SEQ)
-    return Training(name, identity, schedule)
+    return Training(name, identity, schedule, mixture)
+
+
+def web(*weights: object) -> Mixture:
+    """Web beside code: a weight, or weights that are in force from a token count on."""
+    ends = [{"until": until} for until in weights[1::2]]
+    segments = [
+        {"from": weight, **end} for weight, end in zip(weights[::2], [*ends, {}], strict=True)
+    ]
+    section = {"sources": {"web": {"weight": segments}, "code": {"weight": 1}}}
+    sizes = {"web": 50, "code": 50}
+    return Mixture.resolve(MixtureSection.model_validate(section), sizes, 400, SEQ)
+
+
+def test_mixtures_that_begin_alike_share_the_beginning() -> None:
+    """A step belongs to the beginning if all of its samples do."""
+    fan = [
+        training("a", mixture=web(9), batch=3),
+        training("b", mixture=web(9, 250, 1), batch=3),
+        training("c", mixture=web(9, 250, 1), batch=3),
+        training("d", mixture=web(8), batch=3),
+        training("e", batch=3),
+    ]
+    forest = grow(fan)
+    assert [stage.trials for stage in forest] == [("a", "b", "c"), ("d",), ("e",)]
+    assert (forest[0].last, forest[0].tokens) == (21, 252 // 12 * 12)
+    assert branches(forest)[-2:] == [Branch("b", "a", 21, 156), Branch("c", "b", 34, 0)]
+    assert fan[0].digest != fan[1].digest == training("x", mixture=web(9, 250, 1), batch=3).digest
 
 
 def wsd(decay: object, peak: float = 1e-3) -> dict[str, object]:
@@ -115,14 +150,25 @@ batches = st.one_of(
         st.integers(1, 3),
     ),
 )
+mixtures = st.none() | st.sampled_from([web(9), web(9, 100, 1), web(9, 150, 1), web(1)])
 trials = st.lists(
-    st.tuples(st.sampled_from("xy"), st.sampled_from([200, 400]), lrs, batches), max_size=8
+    st.tuples(st.sampled_from("xy"), st.sampled_from([200, 400]), lrs, batches, mixtures),
+    max_size=8,
 ).map(
     lambda drawn: [
-        training(f"t{number}", identity, horizon, lr=lr, batch=batch)
-        for number, (identity, horizon, lr, batch) in enumerate(drawn)
+        training(f"t{number}", identity, horizon, mixture, lr=lr, batch=batch)
+        for number, (identity, horizon, lr, batch, mixture) in enumerate(drawn)
     ]
 )
+
+
+def of_step(trial: Training, k: int) -> object:
+    """The batch and rate of a step, and the shares that each of its samples is drawn by."""
+    step = trial.schedule.step(k)
+    positions = range(step.first_position, step.first_position + step.batch_size)
+    stretches = trial.mixture.stretches if trial.mixture else ()
+    shares = [[s.curve for s in stretches if s.start <= position] for position in positions]
+    return step, shares
 
 
 def stages_of(forest: tuple[Stage, ...]) -> list[Stage]:
@@ -155,7 +201,7 @@ def test_two_trials_share_a_stage_if_and_only_if_they_agree_on_it(
         agree = 0
         if a.identity == b.identity:
             steps = range(min(a.schedule.steps, b.schedule.steps))
-            differ = (k for k in steps if a.schedule.step(k) != b.schedule.step(k))
+            differ = (k for k in steps if of_step(a, k) != of_step(b, k))
             agree = next(differ, len(steps))
         assert max(together, default=0) == agree
 

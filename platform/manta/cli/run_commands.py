@@ -17,20 +17,26 @@ def schedule(
     overrides: Overrides = None,
     html: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
 ) -> None:
-    """Draw learning rate, batch size and steps over tokens."""
+    """Draw learning rate, batch size, steps, and the mixture of sources, over tokens."""
     from rich.console import Console
 
     from manta.config import RunConfig, load
+    from manta.corpus.manifest import Manifest
     from manta.schedule import Schedule
     from manta.schedule.draw import draw_terminal
     from manta.show.pages.schedule_page import write_schedule
 
     loaded = load(config, RunConfig, overrides or ())
     resolved = Schedule.resolve(loaded.schedule, loaded.train.seq_len)
+    mixture = None
+    if loaded.data.mixture is not None:  # only its names and sizes need the corpus
+        from manta.stream.mixed_sources import mixture_of
+
+        mixture = mixture_of(loaded, Manifest.read(loaded.corpus))
     console = Console()
-    draw_terminal(resolved, console)
+    draw_terminal(resolved, console, mixture)
     page = html or Path(f"schedule-{loaded.run.name}.html")
-    write_schedule(resolved, page, loaded.run.name)
+    write_schedule(resolved, page, loaded.run.name, mixture)
     console.print(f"page: {page}")
 
 

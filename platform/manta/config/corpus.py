@@ -49,17 +49,6 @@ class SourceSection(Section):
     text_column: str = Field(
         default="text", description="column or key that holds the text; dots lead into nested ones"
     )
-    weight: float = Field(default=1.0, description="always 1, until sources can be mixed by weight")
-
-    @field_validator("weight")
-    @classmethod
-    def _not_weighed_yet(cls, weight: float) -> float:
-        if weight != 1:
-            raise ValueError(
-                "sources can't be mixed by weight yet: a run takes every document of each source "
-                "once an epoch; remove this key"
-            )
-        return weight
 
     @model_validator(mode="after")
     def _paths_where_needed(self) -> SourceSection:

@@ -65,6 +65,12 @@ RUN = (
         "the tokens of a run are schedule.horizon",
     ),
     (
+        "data_weights data_mixture mixture_weights source_weights sampling_weights "
+        "dataset_weights train_weights interleave_probs probabilities",
+        "how much comes from which source is data.mixture, such as "
+        "{sources: {web: {weight: 90}, code: {weight: 10}}}",
+    ),
+    (
         "resume resume_from resume_from_checkpoint restart restore load_checkpoint load_from "
         "ckpt_path checkpoint_path init_from from_checkpoint run_resume checkpoint_resume "
         "checkpoint_load load",
@@ -325,6 +331,10 @@ CORPUS = (
     (
         "dedup deduplicate dedupe",
         "there is nothing to set: duplicate documents are always dropped",
+    ),
+    (
+        "weight weights probability probabilities proportion sampling_ratio mixture_ratio",
+        "there is nothing to set: how much comes from which source is data.mixture of a run",
     ),
     ("skip_errors ignore_errors errors strict", "use `on_error`: stop or quarantine"),
 )

@@ -13,6 +13,8 @@ LOSS = "loss"
 VAL_LOSS = "val_loss"
 # Prefix of a source's validation loss: `val_loss/NAME` is the loss over that source's samples.
 VAL_LOSS_OF = f"{VAL_LOSS}/"
+# Prefix of a source's tokens: of a mixture, `tokens/NAME` are those consumed of that source.
+TOKENS_OF = "tokens/"
 # Before a term's name, where an objective has several: its mean in training and in validation.
 TERM, VAL_TERM = "term/", "val_term/"
 # What objectives show beside their loss, if more of it is better.
@@ -97,6 +99,8 @@ def in_wandb(name: str) -> str:
     """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
     if name.startswith(VAL_LOSS_OF):
         return f"{METRICS[VAL_LOSS].wandb}/{name.removeprefix(VAL_LOSS_OF)}"
+    if name.startswith(TOKENS_OF):
+        return f"data/{name}"
     if name.startswith(VAL_TERM):
         return f"val/{name.removeprefix('val_')}"
     return METRICS[name].wandb if name in METRICS else f"train/{name}"

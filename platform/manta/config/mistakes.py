@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +14,9 @@ from manta.config.document import KeyPath
 from manta.config.elsewhere import elsewhere
 from manta.config.kinds import as_overrides
 from manta.config.run import RunConfig
+
+# Stands for a name that users give, where the keys of a section are such names.
+NAME = "NAME"
 
 
 def explain(
@@ -113,7 +116,8 @@ def keys(kind: type[BaseModel]) -> list[str]:
     for name, field in kind.model_fields.items():
         shown = field.alias or name
         nested = [t for t in _types(field.annotation) if _is_section(t)]
-        below = list(dict.fromkeys(f"{shown}.{key}" for t in nested for key in keys(t)))
+        within = f"{shown}.{NAME}" if get_origin(field.annotation) is dict else shown
+        below = list(dict.fromkeys(f"{within}.{key}" for t in nested for key in keys(t)))
         found.extend(below or [shown])
     return found
 
@@ -143,7 +147,7 @@ def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
     """The known key that an unknown one was most likely meant to be, or those valid there."""
     given = ".".join(str(part) for part in path if not isinstance(part, int))
     parent, _, leaf = given.rpartition(".")
-    leaves = keys(kind)
+    leaves = [_with_names(key, given) for key in keys(kind)]
     sections = {
         key.rsplit(".", depth)[0] for key in leaves for depth in range(1, key.count(".") + 1)
     }
@@ -158,6 +162,17 @@ def _suggest(kind: type[BaseModel], path: KeyPath) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid here: {', '.join(sorted(names))}"
+
+
+def _with_names(key: str, given: str) -> str:
+    """A key with the names that a given one has where the two agree up to them."""
+    parts, names = key.split("."), given.split(".")
+    for place, part in enumerate(parts[: len(names)]):
+        if part == NAME:
+            parts[place] = names[place]
+        elif part != names[place]:
+            break
+    return ".".join(parts)
 
 
 def _describe(kind: type[BaseModel], path: KeyPath) -> str:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
+from manta.config.mistakes import NAME
 from manta.config.on_change import on_change_of, rounds
 from manta.config.run import RunConfig
 from manta.config.section import Section
@@ -102,7 +103,11 @@ def _sections(annotation: Any, name: str) -> Iterator[tuple[type[Section], str]]
     if _is_plain_section(annotation):
         yield annotation, name
         return
-    inner_name = f"{name}[]" if get_origin(annotation) is list else name
+    inner_name = name
+    if get_origin(annotation) is list:
+        inner_name = f"{name}[]"
+    elif get_origin(annotation) is dict:
+        inner_name = f"{name}.{NAME}"
     for part in _parts(annotation):
         yield from _sections(part, inner_name)
 

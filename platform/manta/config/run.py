@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from manta.config import reproducible
+from manta.config.mixture import MixtureSection
 from manta.config.model import ModelSection
 from manta.config.objective import ObjectiveSection
 from manta.config.on_change import OnChange, key
@@ -52,6 +53,11 @@ class DataSection(Section):
         default=None,
         description="what a sample is, for a corpus that is not tokens: a name in a file of your "
         "own, such as ./mine.py:Name",
+    )
+    mixture: MixtureSection | None = Field(
+        default=None,
+        description="how much comes from which source, and when; if left out, every sample of the "
+        "corpus once an epoch",
     )
 
 

@@ -24,6 +24,7 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+BOTH_ENDS = "give 'tokens' or 'until', not both"
 Rate = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 
@@ -59,14 +60,19 @@ class SegmentSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSpec:
         if self.tokens is not None and self.until is not None:
-            raise ValueError("give 'tokens' or 'until', not both")
-        if self.shape == "constant" and self.end is not None and self.end != self.start:
-            raise ValueError("a constant segment has one value: give 'from', not 'to'")
-        if self.shape != "constant" and self.end is None:
-            raise ValueError(f"a {self.shape} segment needs 'to'")
+            raise ValueError(BOTH_ENDS)
+        check_values(self.shape, self.start, self.end)
         if (self.shape == "cyclic") != (self.period is not None):
             raise ValueError("a cyclic segment needs 'period', and no other shape takes it")
         return self
+
+
+def check_values(shape: Shape, start: float | None, end: float | None) -> None:
+    """Raise ValueError if a segment of a shape can't have these first and last values."""
+    if shape == "constant" and end is not None and end != start:
+        raise ValueError("a constant segment has one value: give 'from', not 'to'")
+    if shape != "constant" and end is None:
+        raise ValueError(f"a {shape} segment needs 'to'")
 
 
 class LrShorthand(Section):

@@ -48,11 +48,14 @@ def _binding(values: Mapping[str, Any], at: str, bound: Sequence[str]) -> dict[s
     kept = {}
     for key, value in values.items():
         dotted = f"{at}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             kept[key] = _binding(value, f"{dotted}.", bound)
         elif dotted in bound or not is_free(dotted):
             kept[key] = value
-    return {key: value for key, value in kept.items() if value not in ({}, [])}
+    # A value that is empty itself counts, such as a section with its keys left out, but not in
+    # older versions.
+    empty = [key for key, value in values.items() if not bound and value == {} and key in kept]
+    return {key: value for key, value in kept.items() if value not in ({}, []) or key in empty}
 
 
 class Change(NamedTuple):

@@ -19,6 +19,7 @@ from manta.storage.exclusive import is_free
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG, LEDGER, METRICS, RUN
 from manta.stream.ledger import Ledger
+from manta.stream.mixed_sources import SeenSource, mixed_of
 from manta.stream.own_format import format_of
 from manta.stream.plan import open_corpus, order_of
 from manta.stream.verify_chain import Claims
@@ -51,6 +52,7 @@ class Verified:
         state: the run's record.
         consumed: samples that the run consumed, by its ledger.
         shards: number of token shards whose checksums were compared; None if they were left out.
+        sources: the sources of the run's mixture, with the samples taken of each by the ledger.
         unchecked: one line for each claim of the run that could not be compared with anything.
     """
 
@@ -58,6 +60,7 @@ class Verified:
     consumed: Consumed
     shards: int | None
     unchecked: tuple[str, ...] = ()
+    sources: tuple[SeenSource, ...] = ()
 
     def lines(self) -> list[str]:
         """The run in a few lines, for people."""
@@ -70,10 +73,18 @@ class Verified:
             f"{number_format.count(seen.tokens)} tokens",
             f"  world sizes {sizes}; {seen.attempts} attempt{'' if seen.attempts == 1 else 's'}",
             f"  skipped steps: {skipped}",
+            *(self._source(each) for each in self.sources),
             "  token shards: "
             + ("not read" if self.shards is None else f"{self.shards}, all checksums right"),
             *(f"  not proven: {what}" for what in self.unchecked),
         ]
+
+    def _source(self, source: SeenSource) -> str:
+        share = source.taken / max(1, self.consumed.samples)
+        return (
+            f"  source {source.name}: {source.taken:,} samples, {share:.2%}, "
+            f"{source.epochs:.3g} epochs"
+        )
 
 
 def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED) -> Verified:
@@ -100,7 +111,10 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
     seq_len = config.train.seq_len
     schedule = Schedule.resolve(config.schedule, seq_len)
     form = format_of(config, manifest)
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, config.run.seed, form)
+    mixed = mixed_of(config, manifest)
+    corpus = open_corpus(
+        config.corpus, manifest, "train", seq_len, config.run.seed, form, mixed=mixed
+    )
     ledger = Ledger(run_dir / LEDGER)
     fork = state.fork.step if state.fork else 0
     claims = Claims({state.binding, state.once_bound} - {""}, fork, saved.marks)
@@ -122,6 +136,10 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
         consumed,
         len(manifest.shards) if shards else None,
         tuple(_unchecked(state, consumed, lost, saved, at_work)),
+        tuple(
+            SeenSource(span.name, span.samples, consumed.by_source[span.name])
+            for span in (mixed.spans if mixed else ())
+        ),
     )
 
 

@@ -46,7 +46,7 @@ def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[
     for key, spec in pieces:
         if spec.multiple_of != 1:
             raise ConfigError(f"{key}.multiple_of: is a key of schedule.batch only; remove it here")
-    return _merge(_canonical(segment) for segment in _place(pieces, LR, horizon))
+    return _merge(_canonical(segment) for segment in place(pieces, LR, horizon))
 
 
 def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
@@ -69,7 +69,7 @@ def _one_batch(batch: int | BatchRamp | list[SegmentSpec], horizon: int) -> tupl
     for key, spec in pieces:
         _check_batch_value(f"{key}.from", spec.start)
         _check_batch_value(f"{key}.to", spec.end)
-    placed = _place(pieces, BATCH, horizon)
+    placed = place(pieces, BATCH, horizon)
     return _merge(_canonical_batch(segment) for segment in placed)
 
 
@@ -173,7 +173,7 @@ def _exact(span: int | str, horizon: int) -> Fraction:
     return Fraction(span.rstrip("%")) * horizon / 100
 
 
-def _place(pieces: list[Piece], root: str, horizon: int) -> Iterator[Segment]:
+def place(pieces: list[Piece], root: str, horizon: int) -> Iterator[Segment]:
     """Give each piece its start, end and values; pieces without a token are dropped."""
     end, value = Fraction(0), None
     for index, (key, spec) in enumerate(pieces):

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,27 @@ ROUNDS, ROUNDS_IF_SMALL, SMALL = 8, 24, 1024
 KEYS_IN_DIGEST = 8  # 64-bit keys in one blake2b digest
 # Version of the order. A change of the order would make resumed runs repeat and miss samples.
 PERSON = b"manta.order.v1"
+
+
+class Order(Protocol):
+    """Which sample is at which position, with one space of ids over all sources."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples that the order takes, each once an epoch."""
+        ...
+
+    def epoch(self, position: int) -> int:
+        """The epoch at a position, from 0."""
+        ...
+
+    def ids(self, first: int, last: int) -> Ids:
+        """Sample ids at the positions [first, last): int64, of shape (last - first,)."""
+        ...
+
+    def ids_at(self, positions: NDArray[Any]) -> Ids:
+        """Sample ids at any positions: an int64 array of the same shape."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +132,13 @@ class SampleOrder:
 
     def _permute(self, places: U64, epoch: int) -> U64:
         """Ids at the places of one epoch."""
-        keys = self._keys(epoch)
-        ids = self._shuffle_grid(places, keys)
-        outside = np.flatnonzero(ids >= self.num_samples)
-        while outside.size:
-            again = self._shuffle_grid(ids[outside], keys)
-            ids[outside] = again
-            outside = outside[again >= self.num_samples]
-        return ids
-
-    def _shuffle_grid(self, cells: U64, keys: U64) -> U64:
-        """The Feistel network: a bijection of [0, rows × columns), cells numbered by columns."""
         rows, columns = map(np.uint64, self.grid)
-        column = cells.copy()
-        column //= rows
-        row = cells - column * rows
-        for index in range(0, len(keys), 2):
-            _shift(row, by=column, key=keys[index], modulus=rows)
-            _shift(column, by=row, key=keys[index + 1], modulus=columns)
-        column *= rows
-        column += row
-        return column
+        return permuted(
+            places, OrderGrid(np.uint64(self.num_samples), rows, columns), self.keys(epoch)
+        )
 
-    def _keys(self, epoch: int) -> U64:
-        """One 64-bit key a round, for one epoch."""
+    def keys(self, epoch: int) -> U64:
+        """One 64-bit key a round, for one epoch: shape (rounds,)."""
         rounds = ROUNDS_IF_SMALL if self.num_samples < SMALL else ROUNDS
         text = f"{self.seed}/{epoch}/{self.num_samples}/{self.key}".encode()
         digests = [
@@ -143,7 +148,59 @@ class SampleOrder:
         return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def _shift(values: U64, *, by: U64, key: np.uint64, modulus: np.uint64) -> None:
+def order_key(fingerprint: str, split: str) -> str:
+    """The name of a split of a corpus, by which its samples are ordered."""
+    return f"{fingerprint}/{split}"
+
+
+class OrderGrid(NamedTuple):
+    """The grid of a permutation of [0, size); each may differ from place to place, as an array."""
+
+    size: np.uint64 | U64
+    rows: np.uint64 | U64
+    columns: np.uint64 | U64
+
+    def at(self, where: NDArray[np.int64]) -> OrderGrid:
+        """The grid of some places only."""
+        return OrderGrid(*(_at(side, where) for side in self))
+
+
+def permuted(places: U64, grid: OrderGrid, keys: Sequence[np.uint64] | U64) -> U64:
+    """The numbers that a keyed permutation has at `places`: shape (places,).
+
+    Args:
+        places: numbers below the grid's size, shape (places,).
+        grid: the grid, of all places or of each.
+        keys: a key a round, or for each round a key for each place: (rounds,) or (rounds, places).
+    """
+    ids = _shuffle_grid(places, grid, keys)
+    outside = np.flatnonzero(ids >= grid.size)
+    while outside.size:
+        again = _shuffle_grid(ids[outside], grid.at(outside), [_at(key, outside) for key in keys])
+        ids[outside] = again
+        outside = outside[again >= _at(grid.size, outside)]
+    return ids
+
+
+def _at(value: Any, where: NDArray[np.int64]) -> Any:
+    """The values of some places; a scalar is that of all."""
+    return value[where] if np.ndim(value) else value
+
+
+def _shuffle_grid(cells: U64, grid: OrderGrid, keys: Sequence[np.uint64] | U64) -> U64:
+    """The Feistel network: a bijection of [0, rows × columns), cells numbered by columns."""
+    column = cells.copy()
+    column //= grid.rows
+    row = cells - column * grid.rows
+    for index in range(0, len(keys), 2):
+        _shift(row, by=column, key=keys[index], modulus=grid.rows)
+        _shift(column, by=row, key=keys[index + 1], modulus=grid.columns)
+    column *= grid.rows
+    column += row
+    return column
+
+
+def _shift(values: U64, *, by: U64, key: Any, modulus: Any) -> None:
     """Add to each of `values`, modulo `modulus`, a keyed hash of `by`. In place."""
     hashed = mix64(by ^ key)
     hashed >>= np.uint64(32)

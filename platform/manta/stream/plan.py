@@ -25,7 +25,8 @@ from manta.corpus.manifest import Manifest, Split
 from manta.sample.columns import Columns, from_arrow, sliced, to_arrow
 from manta.sample.format import Format
 from manta.schedule import Schedule, Step
-from manta.stream.order import SampleOrder
+from manta.stream.mixed_sources import Mixed
+from manta.stream.order import Order, SampleOrder, order_key
 from manta.stream.shards import ShardReader
 from manta.stream.table import ShardTable
 
@@ -53,6 +54,7 @@ class Corpus:
         seq_len: length of a sample.
         seed: seed of the sample order.
         together: rows of a step, from its first, that one rank takes together: a micro-batch.
+        mixed: the mixture of the corpus's sources; None if each sample comes once an epoch.
     """
 
     folder: str
@@ -62,6 +64,7 @@ class Corpus:
     seq_len: int
     seed: int
     together: int = 1
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,13 @@ def local_stream(
 
 
 @lru_cache(maxsize=8)
-def _open(corpus: Corpus) -> tuple[ShardReader, SampleOrder]:
+def _open(corpus: Corpus) -> tuple[ShardReader, Order]:
     """Reader and order of a corpus, made once a process, as the manifest may be large."""
     table = ShardTable.on_node(corpus.folder, corpus.fingerprint, corpus.split)
     reader = ShardReader(corpus.folder, table, corpus.format, corpus.seq_len)
-    key = f"{corpus.fingerprint}/{corpus.split}"
+    key = order_key(corpus.fingerprint, corpus.split)
+    if corpus.mixed is not None:
+        return reader, corpus.mixed.order(key, corpus.seed)
     return reader, SampleOrder(key=key, seed=corpus.seed, num_samples=reader.num_samples)
 
 
@@ -172,6 +177,7 @@ def open_corpus(
     seed: int,
     form: Format | None = None,
     together: int = 1,
+    mixed: Mixed | None = None,
 ) -> Corpus:
     """A split for a run, once it is checked to have at least one sample.
 
@@ -183,12 +189,13 @@ def open_corpus(
         seed: seed of the sample order.
         form: format of the samples; by default tokens.
         together: rows of a step, from its first, that one rank takes together.
+        mixed: the mixture of its sources; by default each sample comes once an epoch.
 
     Raises:
         CorpusError: if it has no sample, or a shard can't be mapped.
     """
     form = form or manifest.format_of_samples
-    corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed, together)
+    corpus = Corpus(folder, manifest.fingerprint, split, form, seq_len, seed, together, mixed)
     _open(corpus)
     return corpus
 
@@ -198,7 +205,7 @@ def reader_of(corpus: Corpus) -> ShardReader:
     return _open(corpus)[0]
 
 
-def order_of(corpus: Corpus) -> SampleOrder:
+def order_of(corpus: Corpus) -> Order:
     """The sample order of a corpus, shared within the process."""
     return _open(corpus)[1]
 

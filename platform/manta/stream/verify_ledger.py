@@ -6,6 +6,7 @@ memory is bounded whatever the ledger's length.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,7 +18,8 @@ from manta.config.errors import RunError
 from manta.schedule import Schedule
 from manta.storage.place import Place
 from manta.stream.ledger import Ledger, digests
-from manta.stream.order import SampleOrder
+from manta.stream.mixed_order import MixedOrder
+from manta.stream.order import Order
 from manta.stream.verify_chain import ChainCheck, Claims
 
 Ints = NDArray[np.int64]
@@ -46,6 +48,7 @@ class Consumed:
         attempts: number of worker groups that have steps in the ledger.
         skipped: the steps whose update was not applied.
         unsealed: the last step that an older version wrote, without digests; 0 if none did.
+        by_source: source of the mixture → samples consumed of it; empty without a mixture.
     """
 
     steps: int = 0
@@ -55,10 +58,11 @@ class Consumed:
     attempts: int = 0
     skipped: list[int] = field(default_factory=list)
     unsealed: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)
 
 
 def verify_ledger(
-    ledger: Ledger, schedule: Schedule, order: SampleOrder, claims: Claims = NO_CLAIMS
+    ledger: Ledger, schedule: Schedule, order: Order, claims: Claims = NO_CLAIMS
 ) -> Consumed:
     """Compare every row of a ledger with what schedule and sample order give for its step.
 
@@ -69,10 +73,13 @@ def verify_ledger(
         RunError: naming the file and the first step that differs, and how.
     """
     plan, consumed, attempts = _Plan(schedule), Consumed(), set[int]()
+    if isinstance(order, MixedOrder):
+        consumed.by_source = {span.name: 0 for span in order.spans}
     chain = ChainCheck(claims)
     for part in ledger.parts():
         path, table, _ = part
-        _check_part(path, table, consumed.steps, plan, order)
+        for ids in _checked_ids(path, table, consumed.steps, plan, order):
+            _count(consumed.by_source, ids, order)
         chain.take(part)
         consumed.steps += table.num_rows
         for size in _changes(table["world_size"].to_numpy()):
@@ -110,8 +117,18 @@ class _Plan:
         return found
 
 
-def _check_part(path: Place, table: pa.Table, done: int, plan: _Plan, order: SampleOrder) -> None:
-    """Check the rows of one part, whose first step must be `done` + 1."""
+def _count(by_source: dict[str, int], ids: Ints, order: Order) -> None:
+    """Add samples to the numbers of their sources, if the order is that of a mixture."""
+    if isinstance(order, MixedOrder):
+        found = np.bincount(order.sources_of(ids) + 1, minlength=len(order.spans) + 1)[1:]
+        for span, count in zip(order.spans, found.tolist(), strict=True):
+            by_source[span.name] += count
+
+
+def _checked_ids(
+    path: Place, table: pa.Table, done: int, plan: _Plan, order: Order
+) -> Iterator[Ints]:
+    """Check the rows of one part, whose first step must be `done` + 1; yields their samples."""
     rows = min(table.num_rows, plan.steps - done)
     bounds = plan.bounds(done, done + rows)
     expected = {
@@ -127,7 +144,7 @@ def _check_part(path: Place, table: pa.Table, done: int, plan: _Plan, order: Sam
     wrong = int(np.argmin(right)) if not right.all() else rows
     # A digest may differ in an earlier row, and the first difference is to be named.
     for begin, end in pairwise(_cuts(bounds[: wrong + 1])):
-        _check_digests(path, table, bounds[begin : end + 1], begin, done, order)
+        yield _digested(path, table, bounds[begin : end + 1], begin, done, order)
     if wrong < rows:
         _refuse(path, table, wrong, {name: int(values[wrong]) for name, values in expected.items()})
     if rows < table.num_rows:
@@ -146,10 +163,10 @@ def _cuts(bounds: Ints) -> list[int]:
     return cuts
 
 
-def _check_digests(
-    path: Place, table: pa.Table, bounds: Ints, row: int, done: int, order: SampleOrder
-) -> None:
-    """Check the digests of the rows from `row` on, whose batches lie between `bounds`."""
+def _digested(
+    path: Place, table: pa.Table, bounds: Ints, row: int, done: int, order: Order
+) -> Ints:
+    """The samples of the rows from `row` on, whose batches lie between `bounds`, once checked."""
     ids = order.ids(int(bounds[0]), int(bounds[-1]))
     expected = digests(ids, bounds[:-1] - bounds[0])
     found = table["digest"].slice(row, len(expected)).to_numpy()
@@ -157,6 +174,7 @@ def _check_digests(
     if different.size:
         first = int(different[0])
         _refuse(path, table, row + first, {"step": done + row + first + 1}, int(expected[first]))
+    return ids
 
 
 def _refuse(

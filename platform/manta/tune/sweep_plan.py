@@ -297,7 +297,8 @@ class Outline:
         except ValueError:
             return False
         mine = self.base.config
-        return identity(before) == identity(mine) and before.schedule == mine.schedule
+        alike = (before.schedule, before.data.mixture) == (mine.schedule, mine.data.mixture)
+        return identity(before) == identity(mine) and alike
 
     def _check_same(self, state: SweepState) -> None:
         """Refuse to continue a sweep whose trials on storage are not those of the config.

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cmp_to_key
+from typing import Any
 
 from manta.schedule import Schedule
+from manta.schedule.shares import Mixture, positions_alike
 from manta.schedule.sharing import shared_steps
-from manta.schedule.steps import Step
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,43 @@ class Training:
 
     Attributes:
         name: the trial's name.
-        identity: digest of all but the schedule that can change a weight or what is measured.
+        identity: digest of all but schedule and mixture that can change a weight or what is
+            measured.
         schedule: the trial's schedule.
+        mixture: shares of the sources; None if each sample of the corpus comes once an epoch.
     """
 
     name: str
     identity: str
     schedule: Schedule
+    mixture: Mixture | None = None
 
     def shared_steps(self, other: Training) -> int:
         """Number of steps, from the first on, that are the same update in both."""
         if self.identity != other.identity:
             return 0
-        return shared_steps(self.schedule, other.schedule)
+        alike = positions_alike(self.mixture, other.mixture)
+        return min(shared_steps(self.schedule, other.schedule), self._steps_within(alike))
+
+    def _steps_within(self, positions: int) -> int:
+        """Number of steps that end within the first positions."""
+        if positions >= self.schedule.positions:
+            return self.schedule.steps
+        return self.schedule.reaching((positions + 1) * self.schedule.seq_len) - 1
+
+    def update(self, k: int) -> tuple[object, ...]:
+        """What determines step `k`, which the trial has: two trials' steps are equal if it is."""
+        step = self.schedule.step(k)
+        end = step.first_position + step.batch_size
+        stretches = self.mixture.stretches if self.mixture else ()
+        begun = tuple(astuple(stretch) for stretch in stretches if stretch.start < end)
+        return step.batch_size, step.lr, begun
 
     @property
     def digest(self) -> str:
-        """A digest of identity and schedule."""
-        text = repr((self.identity, self.schedule))
+        """A digest of identity, schedule and mixture."""
+        mixed = () if self.mixture is None else (self.mixture,)
+        text = repr((self.identity, self.schedule, *mixed))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def tokens_after(self, step: int) -> int:
@@ -106,9 +126,9 @@ def grow(trainings: Iterable[Training]) -> tuple[Stage, ...]:
     The result doesn't depend on the order of `trainings`. Costs O(n log n) comparisons of two
     trials.
     """
-    groups: dict[tuple[str, Step], list[Training]] = {}
+    groups: dict[tuple[object, ...], list[Training]] = {}
     for training in sorted(trainings, key=lambda t: t.name):
-        beginning = (training.identity, training.schedule.step(0))
+        beginning = (training.identity, training.schedule.step(0), training.update(0))
         groups.setdefault(beginning, []).append(training)
     return tuple(_tree(group) for group in groups.values())
 
@@ -175,12 +195,9 @@ def _compare(a: Training, b: Training) -> int:
     return (mine > other) - (mine < other)
 
 
-def _update(training: Training, k: int) -> tuple[float, ...]:
+def _update(training: Training, k: int) -> tuple[Any, ...]:
     """Sort key of step `k`; the empty tuple if the trial has ended before it."""
-    if k == training.schedule.steps:
-        return ()
-    step = training.schedule.step(k)
-    return step.batch_size, step.lr
+    return () if k == training.schedule.steps else training.update(k)
 
 
 def branches(forest: Iterable[Stage]) -> list[Branch]:

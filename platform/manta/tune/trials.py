@@ -18,11 +18,14 @@ from manta.config.on_change import OnChange, keys_of
 from manta.config.run import RunConfig, WandbSection
 from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
+from manta.corpus.manifest import Manifest
 from manta.elastic.checks.preflight import absolute
 from manta.record.param_names import SEED
+from manta.schedule.shares import Mixture
 from manta.show.compare.comparison_stats import short
 from manta.show.compare.config_differences import without
 from manta.storage.place import place_of
+from manta.stream.mixed_sources import mixture_of
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training
@@ -30,8 +33,14 @@ from manta.tune.trial import trial_config, trial_schedule
 
 # Keys in which trials that share steps may differ. Keys that a run may change with a note
 # (`OnChange.NOTE`) are not among them: they can change the order of additions, and shared steps are
-# equal to the bit. Schedules are compared step by step; of the section `run` the seed counts.
-INDIFFERENT = (*keys_of(RunConfig, OnChange.KEEP, OnChange.LABEL), "schedule", "run")
+# equal to the bit. Schedules and mixtures are compared step by step; of the section `run` the seed
+# counts.
+INDIFFERENT = (
+    *keys_of(RunConfig, OnChange.KEEP, OnChange.LABEL),
+    "schedule",
+    "data.mixture",
+    "run",
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Trials:
         self._config, self._space, self._base = config, space, base
         self._numbers: dict[str, int] = {}
         self._names: set[str] = set()
+        self._manifests: dict[str, Manifest] = {}
         for trial in made:
             self._name(trial.params, trial.seed)
 
@@ -111,8 +121,22 @@ class Trials:
             }
         )
         resolved = trial_schedule(self._base, self._space, run)
-        training = Training(name, identity(run), resolved)
+        training = Training(name, identity(run), resolved, self._mixture(run))
         return Trial(name, label(shown), shown, absolute(run), training)
+
+    def _mixture(self, run: RunConfig) -> Mixture | None:
+        """The mixture of a trial; raises ConfigError naming the space if it isn't valid."""
+        if run.data.mixture is None:
+            return None
+        manifest = self._manifests.get(run.corpus)
+        if manifest is None:
+            manifest = self._manifests[run.corpus] = Manifest.read(run.corpus)
+        try:
+            return mixture_of(run, manifest)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self._space.path} on {self._base.written.source}: {error}"
+            ) from None
 
     def _name(self, params: Mapping[str, JsonValue], seed: int) -> str:
         """``t007``, with the seed if there are several; equal parameters have the same number."""
@@ -154,7 +178,7 @@ def _check(run: RunConfig, space: Space) -> None:
 
 
 def identity(run: RunConfig) -> str:
-    """A digest of all but the schedule that can change a weight or what is measured."""
+    """A digest of all but schedule and mixture that can change a weight or what is measured."""
     content = without(run.model_dump(mode="json"), INDIFFERENT)
     content["run"] = run.run.seed
     text = json.dumps(content, sort_keys=True)
@@ -177,6 +201,8 @@ def joints(training: Training, parts: int = 16) -> set[int]:
     """Steps at which trials that are suggested later may fork: ends of segments, and a grid."""
     schedule = training.schedule
     ends = [s.end for s in (*schedule.lr_segments, *schedule.batch_segments)]
+    stretches = training.mixture.stretches if training.mixture else ()
+    ends += [stretch.start * schedule.seq_len for stretch in stretches]
     grid = [schedule.horizon * part // parts for part in range(1, parts)]
     found = set()
     for tokens in {t for t in (*ends, *grid) if 0 < t < schedule.horizon}:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from manta.config import RunConfig, dump, load
 from manta.config.errors import ConfigError, RunError
+from manta.config.mixture import MixtureParts, PastMixture
 from manta.config.on_change import OnChange, on_change_of
 from manta.config.schedule import Past
 from manta.corpus.manifest import Manifest
@@ -22,9 +23,11 @@ from manta.record.identity import Change, binding_of, changes
 from manta.record.opening import check_base, place_of_run
 from manta.record.run_state import read_state_if_any
 from manta.schedule import Schedule
+from manta.schedule.shares import positions_alike
 from manta.state.checkpoint_files import TrainState, damage, name_of, newest, read_state, whole
 from manta.storage.place import Place
 from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.stream.mixed_sources import mixture_of
 from manta.train.fork import fork
 
 # Keys of the schedule whose earlier values a fork keeps in `schedule.history`.
@@ -48,10 +51,11 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     beside = f"run.storage={json.dumps(str(storage))}"
     asked = absolute(load(parent / CONFIG, RunConfig, [beside, *overrides, f"run.name={name}"]))
     state = _state_of(parent, step)
-    after = _with_past(before, asked, state)
+    after = _with_past_mixture(before, _with_past(before, asked, state), state)
     found = _changes(parent, before, after)
     _check_schedule(parent, before, after, state)
-    fingerprint = _fingerprint(parent, after)
+    manifest = _manifest(parent, after)
+    _check_mixture(parent, manifest, before, after, state)
     check_base(parent, read_state_if_any(parent), after, base_fingerprint(after))
     child = place_of_run(after)
     if child.exists():
@@ -64,7 +68,7 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
         child,
         config=dump(after),
         changes=said,
-        binding=binding_of(after, fingerprint),
+        binding=binding_of(after, manifest.fingerprint),
     )
     return child
 
@@ -96,9 +100,34 @@ def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunCon
     return after.model_copy(update={"schedule": new.model_copy(update={"history": history})})
 
 
+def _with_past_mixture(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:
+    """The config, with the mixture up to the fork in its history if the mixture changes."""
+    old, new, horizon = before.data.mixture, after.data.mixture, before.schedule.horizon
+    if not state.tokens or (old == new and (old is None or horizon == after.schedule.horizon)):
+        return after
+    if new is None:
+        raise ConfigError(
+            "data.mixture: the run has one, and a fork goes on with its sources: to have each "
+            "sample of the corpus alike from here on, name all sources without a weight"
+        )
+    if new.history and (old is None or old.history != new.history):
+        return after
+    now = PastMixture(
+        until=state.tokens,
+        mixture=old and MixtureParts(sources=old.sources, temperature=old.temperature),
+    )
+    history = [
+        past.model_copy(update={"horizon": past.horizon or horizon})
+        for past in [*(old.history if old else ()), now]
+    ]
+    data = after.data.model_copy(update={"mixture": new.model_copy(update={"history": history})})
+    return after.model_copy(update={"data": data})
+
+
 def _changes(parent: Place, before: RunConfig, after: RunConfig) -> list[Change]:
     """The changed keys; raises if one of them is a key that no fork can change."""
-    found = [c for c in changes(before, after) if not c.key.startswith("schedule.history")]
+    past = ("schedule.history", "data.mixture.history")
+    found = [c for c in changes(before, after) if not c.key.startswith(past)]
     fixed = [
         change
         for change in found
@@ -130,14 +159,28 @@ def _check_schedule(parent: Place, before: RunConfig, after: RunConfig, state: T
         )
 
 
-def _fingerprint(parent: Place, after: RunConfig) -> str:
-    """The fingerprint of the corpus, which must be the parent's."""
-    fingerprint = Manifest.read(after.corpus).fingerprint
-    state = read_state_if_any(parent)
-    if state is not None and state.corpus_fingerprint != fingerprint:
+def _check_mixture(
+    parent: Place, manifest: Manifest, before: RunConfig, after: RunConfig, state: TrainState
+) -> None:
+    """Refuse a mixture that gives steps before the fork other samples, or can't be had."""
+    old, new = (mixture_of(each, manifest) for each in (before, after))
+    alike = positions_alike(old, new)
+    if alike * after.train.seq_len < state.tokens:
         raise ConfigError(
-            f"corpus: {after.corpus} has fingerprint {fingerprint[:12]}…, and {parent} was trained "
-            f"on {state.corpus_fingerprint[:12]}…: a fork goes on with the same samples. To train "
-            "on others from this run's weights, `manta export` them and give model.pretrained"
+            f"data.mixture.history: up to step {state.step:,}, {parent} had another mixture than "
+            "it gives: leave it out, and it is written for you"
         )
-    return fingerprint
+
+
+def _manifest(parent: Place, after: RunConfig) -> Manifest:
+    """The manifest of the corpus, which must be the parent's."""
+    manifest = Manifest.read(after.corpus)
+    state = read_state_if_any(parent)
+    if state is not None and state.corpus_fingerprint != manifest.fingerprint:
+        raise ConfigError(
+            f"corpus: {after.corpus} has fingerprint {manifest.fingerprint[:12]}…, and {parent} "
+            f"was trained on {state.corpus_fingerprint[:12]}…: a fork goes on with the same "
+            "samples. To train on others from this run's weights, `manta export` them and give "
+            "model.pretrained"
+        )
+    return manifest

@@ -257,13 +257,15 @@ def _open_splits(
 ) -> tuple[Corpus, EvalSample | None]:
     from manta.elastic.checks.precomputed_columns import with_precomputed
     from manta.stream.eval_sample import SEED, draw
+    from manta.stream.mixed_sources import mixed_of
     from manta.stream.own_format import format_of
     from manta.stream.plan import open_corpus
 
     seq_len, seed, form = config.train.seq_len, config.run.seed, format_of(config, manifest)
     train = with_precomputed(config, manifest, frozen, form, "train")
     together = config.train.micro_batch if config.train.reproducible else 1
-    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, train, together)
+    mixed = mixed_of(config, manifest)
+    corpus = open_corpus(config.corpus, manifest, "train", seq_len, seed, train, together, mixed)
     if config.eval.every is None and not config.eval.at:
         return corpus, None
     if manifest.tokens_of("validation") < seq_len:

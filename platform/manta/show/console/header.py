@@ -33,7 +33,7 @@ def _training(plan: PlannedRun) -> str:
     sizes = [plateau.batch * plan.schedule.seq_len for plateau in plan.schedule.plateaus]
     least, most = (number_format.count(size) for size in (min(sizes), max(sizes)))
     each = least if least == most else f"{least} to {most}"
-    return f"{each} tokens a step, {plan.epochs:.3g} epochs over the corpus"
+    return f"{each} tokens a step, {plan.often_seen}"
 
 
 def _evaluations(plan: PlannedRun, samples: int) -> list[str]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from manta.config.run import EvalSection, RunConfig
 from manta.config.units import format_tokens
 from manta.corpus.manifest import Manifest
 from manta.record import number_format
 from manta.schedule import Schedule
+
+if TYPE_CHECKING:
+    from manta.stream.mixed_sources import Mixed, SeenSource
 
 # Up to four epochs, repeated tokens are worth nearly as much as new ones (Muennighoff et al.,
 # 2023).
@@ -43,6 +47,33 @@ class PlannedRun:
         """Epochs over the train split up to the run's horizon."""
         return self.schedule.horizon / (self.samples * self.schedule.seq_len)
 
+    @cached_property
+    def mixed(self) -> Mixed | None:
+        """The mixture of the corpus's sources; None if there is none."""
+        if self.config.data.mixture is None:
+            return None
+        from manta.stream.mixed_sources import mixed_of
+
+        return mixed_of(self.config, self.manifest)
+
+    @cached_property
+    def seen(self) -> list[SeenSource]:
+        """What the run takes of each source of its mixture; empty without one."""
+        if self.mixed is None:
+            return []
+        from manta.stream.mixed_sources import seen
+
+        return seen(self.mixed, self.config, self.manifest)
+
+    @property
+    def often_seen(self) -> str:
+        """How often the run sees its samples, in words."""
+        if not self.seen:
+            return f"{self.epochs:.3g} epochs over the corpus"
+        epochs = [source.epochs for source in self.seen]
+        sources = f"{len(epochs)} source{'s' if len(epochs) > 1 else ''} in a mixture"
+        return f"{min(epochs):.3g} to {max(epochs):.3g} epochs over {sources}"
+
 
 def remarks(plan: PlannedRun) -> list[str]:
     """All remarks on a plan, one sentence each, without a line break."""
@@ -53,7 +84,14 @@ def remarks(plan: PlannedRun) -> list[str]:
 
 def many_epochs(plan: PlannedRun) -> str | None:
     """A remark if each sample is seen many times."""
-    if plan.epochs <= MANY_EPOCHS:
+    often = [source for source in plan.seen if source.epochs > MANY_EPOCHS]
+    if often:
+        named = ", ".join(f"{source.name} ({source.epochs:.3g})" for source in often)
+        return (
+            f"data.mixture: more than {MANY_EPOCHS:g} epochs of {named}: beyond that, repeated "
+            "samples teach less and less; max_epochs refuses them"
+        )
+    if plan.seen or plan.epochs <= MANY_EPOCHS:
         return None
     size = number_format.count(plan.manifest.tokens_of("train"))
     return (
@@ -66,7 +104,7 @@ def many_epochs(plan: PlannedRun) -> str | None:
 def batch_beyond_corpus(plan: PlannedRun) -> str | None:
     """A remark if a step has the same sample several times."""
     largest = max(plateau.batch for plateau in plan.schedule.plateaus)
-    if largest <= plan.samples:
+    if plan.seen or largest <= plan.samples:
         return None
     return (
         f"schedule.batch: a step has {largest:,} samples, but the train split has only "

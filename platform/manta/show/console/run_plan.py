@@ -8,9 +8,13 @@ from manta.config.run import RunConfig
 from manta.config.units import format_tokens
 from manta.model.trial_result import Tried
 from manta.record import number_format
+from manta.schedule import Schedule
+from manta.schedule.share_lines import share_steps
+from manta.schedule.shares import Mixture
 from manta.show.console.header import plan_lines
 from manta.show.console.remarks import PlannedRun, remarks
 from manta.state.state_size import state_bytes
+from manta.stream.mixed_sources import SeenSource
 
 Row = tuple[str, str]
 
@@ -90,7 +94,22 @@ def _steps(plan: PlannedRun) -> Iterator[Row]:
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     yield "Steps", f"{plan.schedule.steps:,}, of {each} samples"
     tokens = number_format.count(plan.tokens)
-    yield "Tokens", f"{tokens}, {plan.epochs:.3g} epochs of the train split"
+    if plan.mixed is None:
+        yield "Tokens", f"{tokens}, {plan.epochs:.3g} epochs of the train split"
+        return
+    yield "Tokens", tokens
+    for source in plan.seen:
+        yield f"Source {source.name}", _source(plan.mixed.mixture, source, plan.schedule)
+
+
+def _source(mixture: Mixture, source: SeenSource, schedule: Schedule) -> str:
+    """The shares of a source, one after the other, and how often the run sees it."""
+    shares = " → ".join(share_steps(mixture, source.name, schedule.positions))
+    tokens = number_format.count(source.taken * schedule.seq_len)
+    return (
+        f"{shares} of the samples: {tokens} tokens, "
+        f"{source.epochs:.3g} epochs of {source.samples:,} samples"
+    )
 
 
 def _checkpoints(plan: PlannedRun, tried: Tried) -> str:

@@ -15,16 +15,22 @@ from manta.schedule.lines import (
     steps_line,
     totals,
 )
+from manta.schedule.share_lines import TITLE, mixture_rows, share_line
+from manta.schedule.shares import Mixture
 from manta.show.pages import page as html
-from manta.show.pages.charts import BLUE, GREEN, PURPLE, Figure, lines, series
+from manta.show.pages.charts import BLUE, COLOURS, GREEN, PURPLE, Figure, lines, series
 from manta.storage.atomic import replace_text
 
-COLOURS = {"lr": PURPLE, "batch": GREEN, "steps": BLUE}
+SHADES = {"lr": PURPLE, "batch": GREEN, "steps": BLUE}
 FORMATS = {"lr": "rate", "batch": "number", "steps": "whole"}
 
 
-def write_schedule(schedule: Schedule, path: Path, title: str) -> Path:
+def write_schedule(
+    schedule: Schedule, path: Path, title: str, mixture: Mixture | None = None
+) -> Path:
     """Write the page to `path` atomically; returns `path`. Equal schedules give equal pages.
+
+    With a mixture, it also has the share of each source.
 
     Raises:
         RunError: if the file can't be written.
@@ -38,10 +44,14 @@ def write_schedule(schedule: Schedule, path: Path, title: str) -> Path:
         _figure(name, [float(x) for x in tokens], [float(f"{y:.6g}") for y in values])
         for name, (tokens, values) in found.items()
     ]
+    rows = segment_rows(schedule)
+    if mixture is not None:
+        drawn.append(shares_figure(mixture, schedule))
+        rows += mixture_rows(mixture, schedule)
     parts = [
         html.header(title, "", totals(schedule).split(" · ")),
         html.charts(drawn),
-        html.table("Segments", HEADINGS, segment_rows(schedule)),
+        html.table("Segments", HEADINGS, rows),
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +64,19 @@ def write_schedule(schedule: Schedule, path: Path, title: str) -> Path:
 
 
 def _figure(name: str, tokens: list[float], values: list[float]) -> Figure:
-    data = [series(TITLES[name], tokens, values, COLOURS[name], width=2.0, exact=True)]
+    data = [series(TITLES[name], tokens, values, SHADES[name], width=2.0, exact=True)]
     axis = {"format": FORMATS[name], "zero": True, "whole": name == "steps"}
     return {**lines(TITLES[name], data, y=axis, height=230), "whole": True}
+
+
+def shares_figure(mixture: Mixture, schedule: Schedule) -> Figure:
+    """The share of each source over tokens."""
+    data = []
+    for index, source in enumerate(mixture.sources):
+        tokens, shares = share_line(mixture, source, schedule)
+        values = [float(f"{share:.6g}") for share in shares]
+        colour = COLOURS[index % len(COLOURS)]
+        line = series(source, tokens.tolist(), values, colour, width=2.0, exact=True, legend=True)
+        data.append(line)
+    axis = {"format": "number", "zero": True}
+    return {**lines(TITLE, data, y=axis, height=230), "whole": True}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from manta.config.metrics import VAL_LOSS
+from manta.config.metrics import TOKENS_OF, VAL_LOSS
 from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
 from manta.show.pages.charts import (
     BLUE,
+    COLOURS,
     GREEN,
     GREY,
     ORANGE,
@@ -76,7 +77,26 @@ def figures(
         marks = [{"x": one["x"]} for one in restarts]
         whole = len(data) > 1  # also what is still to come
         found.append(lines(title, data, x=None if whole else x, y=axis, marks=marks))
+    if training.sources:
+        found.append({**_by_source(training, rows), "x": x})
     return found
+
+
+def _by_source(training: Series, rows: list[int]) -> Figure:
+    """Tokens consumed of each source of a mixture."""
+    tokens, steps = training.values("tokens", rows), training.values("step", rows)
+    data = [
+        series(
+            source,
+            tokens,
+            training.values(f"{TOKENS_OF}{source}", rows),
+            COLOURS[index % len(COLOURS)],
+            steps=steps,
+            legend=True,
+        )
+        for index, source in enumerate(training.sources)
+    ]
+    return lines("Tokens by source", data, y={"format": "count", "zero": True})
 
 
 def draw_against(loss: Figure, name: str, other: Series) -> None:

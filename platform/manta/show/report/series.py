@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manta.config.metrics import VAL_LOSS
+from manta.config.metrics import TOKENS_OF, VAL_LOSS
 from manta.record.history import kind_of
 
 COLUMNS = (
@@ -36,13 +36,23 @@ class Series:
         self._columns = {name: array("d") for name in names}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add one row."""
+        """Add one row, with columns for sources that no row before had."""
+        for name in row:
+            if name.startswith(TOKENS_OF) and name not in self._columns:
+                self._columns[name] = array("d", [math.nan] * len(self))
         for name, column in self._columns.items():
             value = row.get(name)
             column.append(math.nan if value is None else value)
 
     def __len__(self) -> int:
         return len(self._columns["step"])
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources of which the rows have tokens."""
+        return [
+            name.removeprefix(TOKENS_OF) for name in self._columns if name.startswith(TOKENS_OF)
+        ]
 
     def has(self, name: str) -> bool:
         """True if some row has a value of `name`."""
@@ -51,7 +61,8 @@ class Series:
     def values(self, name: str, rows: Iterable[int]) -> list[float | int | None]:
         """The values of `name` in `rows`, as they are in the file."""
         column = self._columns[name]
-        return [_shown(column[row], whole=name in WHOLE) for row in rows]
+        whole = name in WHOLE or name.startswith(TOKENS_OF)
+        return [_shown(column[row], whole=whole) for row in rows]
 
     def thinned(self, measure: str) -> list[int]:
         """Indices of rows that look like all rows when drawn: first, last, extremes of `measure`.
