@@ -250,6 +250,7 @@ def test_a_model_that_knows_documents_by_blocks_compiles_as_one_graph() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_blocks_take_queries_and_keys_in_the_type_of_the_values() -> None:
     """As rotary positions leave them under autocast; of mixed types Torch has no backward."""
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ there, backward above all, also on processors with instructions for bf16 (benchm
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -169,7 +170,9 @@ def _takes_documents(lm: PreTrainedModel) -> bool:
     lm.eval()
     found = []
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+            # Torch advises users who train so to compile.
+            warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
             for name in (BLOCKS, DOCUMENTS):
                 lm.set_attn_implementation(name)
                 documents = documents_of(lm, positions)

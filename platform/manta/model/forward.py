@@ -44,12 +44,7 @@ def blocks_of(position_ids: Tensor) -> BlockMask:
         return (query >= key) & (documents[row, query] == documents[row, key])
 
     rows, seq_len = position_ids.shape
-    return create_block_mask(
-        sees,
-        rows,
-        None,
-        seq_len,
-        seq_len,
-        device=position_ids.device,
-        _compile=not torch.compiler.is_compiling(),
-    )
+    # Compiled, no mask of seq_len² elements is made on the way.
+    compiling = torch.compiler.is_compiling()
+    make = create_block_mask if compiling else torch.compile(create_block_mask)
+    return make(sees, rows, None, seq_len, seq_len, device=position_ids.device)
