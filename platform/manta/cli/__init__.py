@@ -8,13 +8,13 @@ from manta.cli.corpus_commands import inspect, prepare
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.result_commands import chat, compare, export, generate, score, verify
-from manta.cli.run_commands import fork, precompute, schedule, sweep, train
+from manta.cli.run_commands import fork, precompute, replay, schedule, sweep, train
 
 # In the order in which help lists them.
 for command in (
     *(prepare, inspect, schedule, precompute, train, fork, sweep),
     *(submit, status, logs, stop),
-    *(verify, compare, export, generate, chat, score),
+    *(verify, replay, compare, export, generate, chat, score),
     *(keys, doctor),
 ):
     app.command()(command)

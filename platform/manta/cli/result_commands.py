@@ -22,12 +22,32 @@ def verify(
         bool,
         typer.Option("--no-shards", help="Don't check the contents of shards and checkpoints."),
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="OTHER[@STEP]",
+            help="Compare weights with another run's instead: exit code 1 unless they are the "
+            "same to the bit.",
+        ),
+    ] = None,
 ) -> None:
     """Prove from config and manifest which samples a run was trained on."""
-    from manta.elastic.checks.verifying import verify_run
     from manta.storage.place import place_of
 
-    print("\n".join(verify_run(place_of(run), shards=not no_shards).lines()))
+    if weights is None:
+        from manta.elastic.checks.verifying import verify_run
+
+        print("\n".join(verify_run(place_of(run), shards=not no_shards).lines()))
+        return
+    from manta.elastic.checks.same_weights import compare_weights
+    from manta.elastic.checks.warm_start import run_at_step
+
+    other, step = run_at_step(weights)
+    compared = compare_weights(place_of(run), place_of(other), step)
+    print("\n".join(compared.lines()))
+    if not compared.equal:
+        raise typer.Exit(1)
 
 
 def compare(

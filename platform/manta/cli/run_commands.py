@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
+from manta.cli.arguments import (
+    Address,
+    ConfigFile,
+    Overrides,
+    PrintConfig,
+    RunPlace,
+    say_checking,
+)
 
 
 def schedule(
@@ -132,6 +139,40 @@ def fork(
     place, step = run_at_step(run)
     child = fork_run(place_of(place), step, name, overrides or ())
     print(f"{child} is ready; to train it: manta train {child / CONFIG}")
+
+
+def replay(
+    run: RunPlace,
+    first: Annotated[int, typer.Argument(metavar="FROM", help="Step of a checkpoint, or 0.")],
+    last: Annotated[int, typer.Argument(metavar="TO", help="Step of a later checkpoint.")],
+    overrides: Overrides = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the run that trained the stretch again.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train a stretch of a run again, on any number of workers, and compare it to the bit."""
+    submitted = time.time()
+    from manta.elastic.checks.replay import compare, plan_replay
+    from manta.storage.place import place_of
+
+    planned = plan_replay(place_of(run), first, last, overrides or ())
+    if planned.config.train.reproducible is None:
+        print("note: without train.reproducible, only the same number of workers gives the same")
+    planned.begin()
+    try:
+        from manta.elastic.driver.train_command import run_training
+
+        run_training(planned.config, address, submitted)
+    except BaseException as error:
+        planned.remove()
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted; what was trained again is removed", file=sys.stderr)
+            raise typer.Exit(130) from None
+        raise
+    print("\n".join(compare(planned)))
+    if not keep:
+        planned.remove()
 
 
 def sweep(
