@@ -13,7 +13,7 @@ from manta.config.mistakes import keys
 
 COMMANDS = {
     "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
-    "inspect": "CORPUS --samples",
+    "inspect": "CORPUS --samples --output",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
     "precompute": "CONFIG.yaml KEY=VALUE --address",
     "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --plan --address",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from prepared_chats import LENGTH, config_of, made, rows_in, spans_of, write_lin
 from pydantic import ValidationError
 from rich.console import Console
 from tiny_config import run_config
+from typer.testing import CliRunner
 
+from manta.cli import app
 from manta.config.corpus import ChatSection, CorpusConfig
 from manta.config.errors import ConfigError, CorpusError
 from manta.config.run import RunConfig
@@ -259,6 +262,13 @@ def test_inspect_shows_what_is_trained_on_and_finds_damage(tmp_path: Path) -> No
     styled = console.export_text(styles=True)
     assert "\x1b[1;32mBecause" in styled
     assert "\x1b[1;32mWhy" not in styled
+    done = CliRunner().invoke(app, ["inspect", config.out, "--output", str(tmp_path / "p.html")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "p.html").read_text()
+    (rule,) = re.findall(r"\.(r\d+) {color: #\w+; .*font-weight: bold", page)[-1:]
+    assert f'<span class="{rule}">Because' in page
+    assert f'<span class="{rule}">Why' not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
     shard = Path(config.out) / Manifest.read(config.out).shards[0].file
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,11 +52,20 @@ def prepare(
 def inspect(
     corpus: Annotated[str, typer.Argument(help="Folder of a prepared corpus.")],
     samples: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML page to write; by default it is printed.")
+    ] = None,
 ) -> None:
     """Show what a prepared corpus holds and verify its checksums."""
     from rich.console import Console
 
+    from manta.corpus.inspect import as_page, render
     from manta.corpus.inspect import inspect as look
-    from manta.corpus.inspect import render
+    from manta.storage.atomic import write_whole
 
-    Console().print(render(look(corpus, samples=samples)))
+    report = look(corpus, samples=samples)
+    if output is None:
+        Console().print(render(report))
+        return
+    write_whole(output, as_page(report).encode())
+    print(f"page: {output}")

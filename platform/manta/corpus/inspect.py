@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
@@ -28,6 +29,7 @@ from manta.sample.tokens import document_tokens
 
 CHECKING_THREADS = 4
 SHOWN_TEXT = 600
+PAGE_WIDTH = 120  # characters
 SUPERVISED, REJECTED = "bold green", "bold red"
 
 
@@ -101,6 +103,13 @@ def render(report: CorpusReport) -> RenderableType:
         counts_table(report.manifest),
         *[_panel(sample) for sample in report.samples],
     )
+
+
+def as_page(report: CorpusReport) -> str:
+    """The report as an HTML page, in the colours of the terminal; it needs no other file."""
+    console = Console(record=True, width=PAGE_WIDTH, file=io.StringIO(), legacy_windows=False)
+    console.print(render(report))
+    return console.export_html()
 
 
 def _check(folder: Path, manifest: Manifest, verify: bool) -> None:
