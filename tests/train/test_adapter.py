@@ -178,7 +178,7 @@ def test_exported_as_adapter_and_merged_it_computes_the_same(
     assert len(texts) == 1
 
 
-def test_an_adapter_whose_base_is_gone_says_so(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_whose_base_is_gone_says_so(tuned: Build, base: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(base, tmp_path / "own"))
     lm = AutoModelForCausalLM.from_pretrained(own)
     folder = tmp_path / "adapter"
@@ -187,6 +187,8 @@ def test_an_adapter_whose_base_is_gone_says_so(base: Path, tmp_path: Path) -> No
     own.rename(tmp_path / "moved")
     with pytest.raises(RunError, match=r"'.*own', which can't be .*: there is no such folder; .*"):
         generate(folder, "text", **asked)
+    with pytest.raises(ConfigError, match=r"model.pretrained = '.*': a folder of PEFT.* --merge"):
+        tuned("on_adapter", {"pretrained": str(folder)})
     settings = json.loads((folder / "adapter_config.json").read_text())
     for name, said in (
         (None, "names no model that the adapter is for: set base_model_name_or_path"),

@@ -56,9 +56,16 @@ def export_if_needed(config: RunConfig) -> None:
 
     Raises:
         RunError: if there is no such checkpoint, or it can't be written beside the run.
+        ConfigError: if a name is that of an adapter's folder.
     """
     for model in named_models(config):
-        _export(Path(model.name))
+        folder = Path(model.name)
+        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            raise ConfigError(
+                f"{model.key} = {model.name!r}: a folder of PEFT, which holds an adapter alone: "
+                "give the run that it is from, or its merged model (manta export RUN OUT --merge)"
+            )
+        _export(folder)
 
 
 def _export(folder: Path) -> None:
