@@ -277,7 +277,8 @@ RUN = (
     ),
     (
         "packing pack sample_packing data_packing",
-        "documents are always packed; data.document_mask keeps them apart",
+        "documents are always packed, and chats as chat.packing in the corpus's config says; "
+        "data.document_mask keeps them apart",
     ),
     (
         "timeout nccl_timeout ddp_timeout hang_seconds watchdog_timeout",
