@@ -23,10 +23,10 @@ Fault = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Any]) -> Path:
-    """A few thousand random tokens in short documents."""
+    """A few thousand random tokens in short documents of two sources."""
     folder = tmp_path_factory.mktemp("chaos-corpus")
     splits = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
-    make_corpus(folder, splits, vocab_size=61)
+    make_corpus(folder, splits, vocab_size=61, sources=("short", "even"))
     return folder
 
 
@@ -80,21 +80,27 @@ def run(tmp_path: Path, corpus: Path, driver: Driver) -> RunBuilder:
 @pytest.fixture(scope="session")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, corpus: Path
-) -> Callable[[int, int], dict[int, float]]:
-    """Losses by step of a run without faults, by world size and number of steps.
+) -> Callable[..., dict[int, float]]:
+    """Losses by step of a run without faults, by world size, number of steps and its data.
 
     The learning rate is constant, so a short run is the beginning of a long one.
     """
-    known: dict[int, dict[int, float]] = {}
+    known: dict[tuple[int, str], dict[int, float]] = {}
 
-    def losses(world_size: int, steps: int = STEPS) -> dict[int, float]:
-        if world_size not in known:
+    def losses(
+        world_size: int, steps: int = STEPS, data: dict[str, Any] | None = None
+    ) -> dict[int, float]:
+        which = world_size, repr(data)
+        if which not in known:
             storage = tmp_path_factory.mktemp("undisturbed")
             config = run_config(
-                storage, corpus, schedule={"horizon": MOST_STEPS[world_size] * STEP}
+                storage,
+                corpus,
+                schedule={"horizon": MOST_STEPS[world_size] * STEP},
+                data=data or {},
             )
             checked = check(RunConfig.model_validate(config))
-            known[world_size] = plain_runs.losses(plain_runs.train(checked, world_size))
-        return {step: loss for step, loss in known[world_size].items() if step <= steps}
+            known[which] = plain_runs.losses(plain_runs.train(checked, world_size))
+        return {step: loss for step, loss in known[which].items() if step <= steps}
 
     return losses

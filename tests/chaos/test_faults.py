@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_config import SEQ_LEN, STEP
+from tiny_config import BATCH, SEQ_LEN, STEP
 
 from manta.record.verify_run import verify
 
 SLOW = {"kind": "slow", "attempt": None}
+# From nearly all short documents to nearly none.
+CURRICULUM = {
+    "sources": {
+        "short": {"weight": [{"from": 9, "until": "40%"}, {"shape": "linear", "to": 1}]},
+        "even": {"weight": [{"from": 1, "until": "40%"}, {"shape": "linear", "to": 9}]},
+    }
+}
 SNAPSHOTS = {"snapshot_every": 4}
 DIED = "its process died"
 
@@ -85,12 +92,14 @@ def test_out_of_memory_halves_the_micro_batch_and_a_worker_that_hangs_evaluating
     assert_exact(disturbed)
 
 
-def test_sizes_1_3_2_1_with_a_batch_of_7(nodes, run, undisturbed) -> None:
-    """Groups that are to grow stand until they are told to, the others while a node goes."""
+def test_sizes_1_3_2_1_with_a_batch_of_7_on_a_curriculum(nodes, run, undisturbed) -> None:
+    """Groups that are to grow stand until they are told to, the others while a node dies."""
     nodes.have(1)
     growing = {"min": 1, "max": 3, "spares": 1, "throughput": 1}
     stand = [hold(2, "go-1", 1), hold(6, "go-2", 2), hold(20, "three"), hold(34, "two")]
-    disturbed = run(*stand, steps=50, scaling=growing, checkpoint=SNAPSHOTS, pooled=False).begin()
+    data = {"mixture": CURRICULUM}
+    sections = {"scaling": growing, "checkpoint": SNAPSHOTS, "data": data}
+    disturbed = run(*stand, steps=50, pooled=False, **sections).begin()
     disturbed.groups_reach(1)
     nodes.add()
     nodes.add()
@@ -110,8 +119,12 @@ def test_sizes_1_3_2_1_with_a_batch_of_7(nodes, run, undisturbed) -> None:
     sizes = [group["world_size"] for group in disturbed.record()["groups"]]
     assert sizes in ([1, 3, 2, 1], [1, 2, 3, 2, 1])
     assert set(disturbed.sizes().values()) == {1, 2, 3}
-    assert disturbed.losses() == pytest.approx(undisturbed(1, 50), rel=1e-5)
+    assert disturbed.losses() == pytest.approx(undisturbed(1, 50, data), rel=1e-5)
     assert_exact(disturbed)
+    by_source = verify(disturbed.dir).consumed.by_source
+    last = disturbed.rows()[-1]
+    assert by_source == {name: last[f"tokens/{name}"] // SEQ_LEN for name in ("short", "even")}
+    assert sum(by_source.values()) == 50 * BATCH
 
 
 def test_a_drained_node_is_left_before_it_goes(nodes, run, undisturbed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_many_epochs_of_one_source_are_remarked(config: dict[str, Any]) -> None:
     sources = {"web": {"weight": 1}, "math": {"weight": 2}}
     changed = {**config, "data": {"mixture": {"sources": sources}}}
     [said] = check(RunConfig.model_validate(changed)).remarks()
-    assert "data.mixture: more than 4 epochs of math (4.67): beyond that" in said
+    assert re.match(r"data\.mixture: more than 4 epochs of math \(4\.\d+\): beyond that", said)
 
 
 def test_other_weights_are_for_a_fork(run: Path, config: dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ Index spaces, beside those of `manta.stream.order`:
 - *block*: about `BLOCK` positions. Block `b` of a stretch takes, of each source, the samples
   between what is due, rounded, `b · BLOCK` and `(b + 1) · BLOCK` positions after the stretch's
   start. As the integral is rounded, and not its increase in a block, errors never add up; as it is
-  rounded for each source by itself, what a source has never shrinks. The sum over n sources is off
-  by at most n/2, so blocks differ a little in length, and their bounds have a closed form too.
-- *slot*: an index into a block whose samples are laid out source after source. position → slot is
-  a keyed permutation, so that sources are shuffled within a block.
+  rounded for each source by itself, what a source has never shrinks. Each source is rounded up from
+  a fraction of its own on, a hash of its name, so that sources of equal shares don't get their next
+  sample all at once. The sum over n sources is off by some √n/3 and less than n, so blocks differ a
+  little in length, and their bounds have a closed form too.
+- *slot*: an index into a block whose samples are laid out source after source. A block's positions
+  get the slots in the order of a keyed hash, so that sources are shuffled within a block.
 - *index*: the number of samples that earlier positions take of the same source: 0, 1, 2, … index
   → (epoch, place) → id is the keyed permutation of `manta.stream.order`, in each source by itself.
 
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 
 from manta.schedule.shares import Mixture, Stretch
 from manta.stream.mix import U64, mix64
-from manta.stream.order import ROUNDS, SMALL, Ids, OrderGrid, SampleOrder, permuted
+from manta.stream.order import SMALL, Ids, OrderGrid, SampleOrder, permuted
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +49,11 @@ CHUNK = 2**14
 PERSON = b"manta.mix.v1"
 ODD = np.uint64(0x9E3779B97F4A7C15)
 # Blocks that are laid out at once.
-MOST_BLOCKS = 1024
+MOST_BLOCKS = 256
+# Values within this many times their number lie close together.
+CLOSE = 8
+# The bits of a number by which positions are shuffled that are those of a hash.
+MIDDLE = np.uint64(0x0000_FFFF_FFFF_0000)
 
 
 @dataclass(frozen=True)
@@ -192,11 +198,11 @@ class MixedOrder:
 
     def _keys(self, source: Ids, epochs: Ids) -> U64:
         """The keys of each sample's permutation: shape (rounds, samples)."""
-        epochs_apart = int(epochs.max()) + 1
-        pairs, which = np.unique(source * epochs_apart + epochs, return_inverse=True)
-        found = [divmod(int(pair), epochs_apart) for pair in pairs]
-        keys = np.stack([_epoch_keys(self._orders[s], epoch) for s, epoch in found])
-        return np.asarray(np.ascontiguousarray(keys.T)[:, which])
+        apart = int(epochs.max()) + 1
+        pairs, which = _distinct(source * apart + epochs)
+        found = [divmod(pair, apart) for pair in pairs.tolist()]
+        keys = np.stack([_epoch_keys(self._orders[s], epoch) for s, epoch in found], axis=1)
+        return np.take(keys, which, axis=1)
 
     @cached_property
     def _orders(self) -> list[SampleOrder]:
@@ -236,8 +242,8 @@ class MixedOrder:
             if phases:
                 counts = phases[-1].counts(stretch.start)
                 due = phases[-1].due(np.array([stretch.start], dtype=np.float64))[0]
-            keys = _block_keys(f"{self.seed}/{stretch.start}/{self.key}")
-            phases.append(_Phase(stretch, names, counts, due, keys))
+            key = _block_key(f"{self.seed}/{stretch.start}/{self.key}")
+            phases.append(_Phase(stretch, names, counts, due, key))
         return phases
 
     @cached_property
@@ -250,7 +256,7 @@ class MixedOrder:
     def _by_phase(self, positions: Ids) -> Iterator[tuple[_Phase, Ids]]:
         """Each phase that positions lie in, and the indices of those that do."""
         which = np.searchsorted(self._starts, positions, side="right") - 1
-        for index in np.unique(which).tolist():
+        for index in np.flatnonzero(np.bincount(which)).tolist():
             yield self._phases[index], np.flatnonzero(which == index)
 
 
@@ -261,7 +267,9 @@ class _Phase:
         columns: numbers of the sources that have a share in it; none without a mixture.
     """
 
-    def __init__(self, stretch: Stretch, names: list[str], counts: Ids, due: Floats, keys: U64):
+    def __init__(
+        self, stretch: Stretch, names: list[str], counts: Ids, due: Floats, key: np.uint64
+    ):
         """Start with what each source has, and what was due of it, at the first position.
 
         Args:
@@ -269,20 +277,21 @@ class _Phase:
             names: names of all sources.
             counts: samples of each source before, shape (sources,).
             due: samples due of each source before, shape (sources,).
-            keys: a key a round, for the layout of blocks.
+            key: key of the order of positions in blocks.
         """
-        self._start, self._counts, self._due, self._keys = stretch.start, counts, due, keys
+        self._start, self._counts, self._due, self._key = stretch.start, counts, due, key
         number = {name: index for index, name in enumerate(names)}
         self.columns = np.array([number[each.source] for each in stretch.shares], dtype=np.int64)
         self._first = np.array([each.first for each in stretch.shares])
         self._last = np.array([each.last for each in stretch.shares])
         self._begin, self._end = stretch.line
         self._before = self._area(np.array([float(stretch.start)]))
+        self._rounding = np.array([_fraction(name) for name in names])
         # Positions of the phase's start that earlier phases without a mixture took.
         self._plain = stretch.start - int(counts.sum())
-        ahead = np.maximum(counts - np.floor(due + 0.5), 0).sum()
+        ahead = np.maximum(counts - np.floor(due + self._rounding), 0).sum()
         # Blocks by which the block of a position may differ from what their mean length says.
-        self._margin = math.ceil((len(stretch.shares) / 2 + float(ahead)) / BLOCK) + 1
+        self._margin = math.ceil((len(names) + float(ahead)) / BLOCK) + 1
 
     def due(self, positions: Floats) -> Floats:
         """Samples due of each source before some positions: shape (positions, sources)."""
@@ -310,25 +319,21 @@ class _Phase:
     def _taken_before(self, blocks: Ids) -> Ids:
         """Samples of each source before some blocks: shape (blocks, sources)."""
         due = self.due(self._start + BLOCK * blocks.astype(np.float64))
-        found = np.maximum(np.floor(due + 0.5).astype(np.int64), self._counts)
+        found = np.maximum(np.floor(due + self._rounding).astype(np.int64), self._counts)
         found[blocks == 0] = self._counts
-        return found
+        return np.asarray(found)
 
     def taken(self, positions: Ids) -> Taken:
         """Source and index of the samples at some positions of the phase, in any order."""
-        guessed = np.unique((positions - self._start) // BLOCK)
+        guessed, _ = _distinct((positions - self._start) // BLOCK)
         if len(guessed) > MOST_BLOCKS and len(positions) > 1:
             halves = [self.taken(half) for half in np.array_split(positions, 2)]
             return Taken(*(np.concatenate(both) for both in zip(*halves, strict=True)))
-        blocks = self._near(guessed)
-        before = self._taken_before(blocks)
-        bounds = self._plain + before.sum(axis=1)
-        row, which = np.unique(
-            np.searchsorted(bounds, positions, side="right") - 1, return_inverse=True
-        )
+        blocks, before, bounds, rows = self._located(positions, guessed)
+        row, which = _distinct(rows)
         found = self._laid(blocks[row], before[row], before[row + 1])
-        begins = np.cumsum(bounds[row + 1] - bounds[row]) - (bounds[row + 1] - bounds[row])
-        at = begins[which] + positions - bounds[row][which]
+        lengths = bounds[row + 1] - bounds[row]
+        at = (np.cumsum(lengths) - lengths - bounds[row])[which] + positions
         return Taken(found.source[at], found.place[at])
 
     def _laid(self, blocks: Ids, before: Ids, after: Ids) -> Taken:
@@ -345,8 +350,8 @@ class _Phase:
         places = np.arange(len(block)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         # Numbers of the sources as they lie in the blocks before these are shuffled.
         laid = np.repeat(np.tile(np.arange(sources), len(blocks)), in_block.ravel())
-        slot = self._shuffled(places, block, blocks, lengths)
-        source = laid[np.arange(len(block)) - places + slot]
+        source = np.empty_like(laid)
+        source[np.argsort(self._shuffled(places, block, blocks))] = laid
         # In order of blocks and sources, positions lie as `laid` does: so a source's samples are
         # numbered in the order of its positions.
         by_source = np.argsort(
@@ -357,35 +362,46 @@ class _Phase:
         index[by_source] = firsts[block * sources + laid] + places
         return Taken(source, index)
 
-    def _near(self, guessed: Ids) -> Ids:
-        """Blocks that hold positions whose blocks are guessed, and the one after each."""
-        around = guessed[:, None] + np.arange(-self._margin, self._margin + 2)
-        return np.unique(np.maximum(around, 0))
+    def _located(self, positions: Ids, guessed: Ids) -> tuple[Ids, Ids, Ids, Ids]:
+        """The blocks of some positions, which are guessed by the mean length of a block.
 
-    def _shuffled(self, places: Ids, block: Ids, numbers: Ids, lengths: Ids) -> Ids:
-        """Slots of some places in blocks.
+        Returns:
+            Some blocks, each position's and the one after it among them; the samples of each source
+            before each of them; their first positions; and which of them each position is in.
+        """
+        for margin in (1, self._margin):
+            around = guessed[:, None] + np.arange(-margin, margin + 2)
+            blocks, _ = _distinct(np.maximum(around.ravel(), 0))
+            before = self._taken_before(blocks)
+            bounds = self._plain + before.sum(axis=1)
+            row = np.clip(np.searchsorted(bounds, positions, side="right") - 1, 0, len(blocks) - 2)
+            within = (bounds[row] <= positions) & (positions < bounds[row + 1])
+            if np.all(within & (blocks[row + 1] == blocks[row] + 1)):
+                break  # almost always at once
+        return blocks, before, bounds, row
+
+    def _shuffled(self, places: Ids, block: Ids, numbers: Ids) -> U64:
+        """Numbers, all different, by whose order the places of each block get its slots.
 
         Args:
             places: places in their blocks, shape (places,).
             block: indices of their blocks, shape (places,).
             numbers: numbers of the blocks in the phase, shape (blocks,).
-            lengths: lengths of the blocks, shape (blocks,).
         """
-        rows = np.ceil(np.sqrt(lengths)).astype(np.int64)
-        columns = -(-lengths // np.maximum(rows, 1))
-        grid = OrderGrid(*(side.astype(np.uint64)[block] for side in (lengths, rows, columns)))
-        of_block = mix64((numbers.astype(np.uint64) + np.uint64(1)) * ODD)
-        keys = mix64(self._keys[:, None] ^ of_block)
-        return permuted(places.astype(np.uint64), grid, keys[:, block]).astype(np.int64)
+        of_block = mix64(self._key ^ mix64((numbers.astype(np.uint64) + np.uint64(1)) * ODD))
+        place = places.astype(np.uint64)
+        hashed = mix64(of_block[block] ^ (place + np.uint64(1)) * ODD)
+        # From the left: 16 bits of the block, 32 of a hash, and 16 of the place, against ties.
+        hashed >>= np.uint64(32)
+        hashed <<= np.uint64(16)
+        return (block.astype(np.uint64) << np.uint64(48)) | (hashed & MIDDLE) | place
 
     def counts(self, position: int) -> Ids:
         """Samples of each source before a position of the phase, or at its end."""
         if not self.columns.size:
             return self._counts
-        blocks = self._near(np.array([(position - self._start) // BLOCK]))
-        before = self._taken_before(blocks)
-        bounds = self._plain + before.sum(axis=1)
-        row = int(np.searchsorted(bounds, position, side="right")) - 1
+        at = np.array([position])
+        _, before, bounds, [row] = self._located(at, (at - self._start) // BLOCK)
         rest = self._layout(int(bounds[row]), int(bounds[row + 1]))[: position - int(bounds[row])]
         return np.asarray(before[row] + np.bincount(rest, minlength=before.shape[1]))
 
@@ -398,6 +414,19 @@ class _Phase:
     _kept: tuple[int, Ids] | None = None
 
 
+def _distinct(values: Ids) -> tuple[Ids, Ids]:
+    """The different values, ascending, and for each value its index among them.
+
+    As `numpy.unique`, but without sorting where values lie close together.
+    """
+    low = int(values.min()) if values.size else 0
+    if not values.size or int(values.max()) - low > CLOSE * values.size:
+        found, which = np.unique(values, return_inverse=True)
+        return found, which
+    there = np.bincount(values - low) > 0
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[values - low]
+
+
 def _narrow(count: int) -> Any:
     """The type of numbers below `count`; NumPy sorts those of 16 bits several times as fast."""
     return np.uint16 if count <= 2**16 else np.int64
@@ -408,7 +437,13 @@ def _epoch_keys(order: SampleOrder, epoch: int) -> U64:
     return order.keys(epoch)
 
 
-def _block_keys(text: str) -> U64:
-    """A key a round for the layout of blocks: shape (ROUNDS,), which are those of one digest."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8 * ROUNDS, person=PERSON).digest()
-    return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+def _fraction(name: str) -> float:
+    """A number above 0 and below 1, from a source's name: what is added before rounding down."""
+    digest = hashlib.blake2b(name.encode(), digest_size=4, person=PERSON).digest()
+    return (int.from_bytes(digest, "little") + 0.5) / 2**32
+
+
+def _block_key(text: str) -> np.uint64:
+    """The key of the order of positions in blocks."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, person=PERSON).digest()
+    return np.uint64(int.from_bytes(digest, "little"))
