@@ -4,9 +4,9 @@
 
 Trains the demo's model twice on a Ray of several nodes in this machine, from the same config
 and seed: once undisturbed, once with 2 → 1 → 2 workers. Then it proves by the ledger which samples
-the disturbed run was trained on, and compares the losses of every step. Overrides change
-jobs/demo/run.yaml. Both runs start anew each time. Exits with 1 if the ledger is not what config
-and corpus give, or the losses differ.
+the disturbed run was trained on, and compares the losses of every step and the weights, which are
+the same to the bit by `train.reproducible`. Overrides change jobs/demo/run.yaml. Both runs start
+anew each time. Exits with 1 if the ledger is not what config and corpus give, or anything differs.
 """
 
 from __future__ import annotations
@@ -35,25 +35,27 @@ from rich.console import Console  # noqa: E402
 from manta.cluster.session import ray_session  # noqa: E402
 from manta.config import CorpusConfig, MantaError, RunConfig, load  # noqa: E402
 from manta.config.run import Fault  # noqa: E402
+from manta.elastic.checks.same_weights import compare_weights  # noqa: E402
 from manta.record import number_format  # noqa: E402
 from manta.record.history import Tail  # noqa: E402
 from manta.record.run_state import RunState, read_state  # noqa: E402
 from manta.show.report.run_report import write_report  # noqa: E402
-from manta.storage.run_folder import METRICS  # noqa: E402
+from manta.storage.run_folder import CONFIG, METRICS  # noqa: E402
 
 CALM, DISTURBED = "demo-elastic-calm", "demo-elastic"
 # Long enough for nodes to change during the run, short enough to wait for.
 SHORT = [
     *("schedule.horizon=200K", "checkpoint.every=20K", "eval.every=100K", "eval.tokens=20K"),
     *("scaling.min=1", "scaling.max=2", "scaling.settle=3", "log.every=0", "wandb.mode=disabled"),
+    *("train.reproducible=any_world_size", "train.micro_batch=4"),
 ]
 # Fractions of the run after which a worker is killed, a node drained, and a node added.
 KILL, DRAIN, ADD = 0.25, 0.40, 0.47
 NOTICE_SECONDS = 30.0
 # Start warm processes early, as this run takes minutes only.
 WARM_AFTER_SECONDS = 2.0
-# Largest difference of losses. Another world size changes the order of reductions, which makes some
-# 1e-5 here; a mistake makes much more.
+# Largest difference of losses without `train.reproducible`. Another world size then changes the
+# order of reductions, which makes some 1e-5 here; a mistake makes much more.
 MOST_DIFFERENCE = 1e-3
 
 console = Console(highlight=False)
@@ -225,14 +227,19 @@ def show(disturbed: Path, calm: Path) -> bool:
         console.print(_group_line(group), soft_wrap=True)
     console.print(f"trained again    {trained_again(state)}")
     console.print(f"losses           {steps} steps, largest relative difference {difference:.1e}")
+    exact = load(disturbed / CONFIG, RunConfig).train.reproducible is not None
+    weights = compare_weights(disturbed, calm)
+    for which, found in zip(("disturbed", "undisturbed"), weights.weights, strict=True):
+        console.print(f"weights          sha256 {found}  {which}", soft_wrap=True)
     try:
         proof, proven = "\n".join(verify(disturbed).lines()), True
     except MantaError as error:
         proof, proven = str(error), False
     console.print(proof, soft_wrap=True)
     console.print(f"report           {report}", soft_wrap=True)
-    same = steps == state.total_steps and difference <= MOST_DIFFERENCE
-    console.print(f"verdict          {_verdict(proven, same)}", soft_wrap=True)
+    allowed = 0.0 if exact else MOST_DIFFERENCE
+    same = steps == state.total_steps and difference <= allowed and (weights.equal or not exact)
+    console.print(f"verdict          {_verdict(proven, same, exact)}", soft_wrap=True)
     return proven and same
 
 
@@ -260,10 +267,14 @@ def largest_difference(one: Path, other: Path) -> tuple[int, float]:
     return len(both), max(differences, default=float("inf"))
 
 
-def _verdict(proven: bool, same: bool) -> str:
+def _verdict(proven: bool, same: bool, exact: bool) -> str:
     samples = "the samples are exactly those of the config" if proven else "THE LEDGER IS WRONG"
-    curve = "the losses are the undisturbed run's" if same else "THE LOSSES DIFFER"
-    return f"{samples}; {curve}"
+    what = (
+        "losses and weights are the undisturbed run's, to the bit"
+        if exact
+        else ("the losses are the undisturbed run's")
+    )
+    return f"{samples}; {what if same else 'LOSSES OR WEIGHTS DIFFER'}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 One run after the other trains on a local cluster of several nodes, while processes, nodes,
 the driver, checkpoints and the disk come to harm at random times. Each must end with a
-ledger that verifies, each step once in its history, and the losses of an undisturbed run.
+ledger that verifies, each step once in its history, and the losses of an undisturbed run. Every
+second run is one with `train.reproducible`: its losses and weights are the same to the bit.
 The same seed gives the same faults in the same order; when exactly they hit is the machine's
 business. The exit code is 1 if any run was not exact, and its folder is kept.
 """
@@ -37,7 +38,9 @@ from tiny_config import STEP, run_config
 from manta.config import MantaError, RunConfig
 from manta.elastic.checks.preflight import check
 from manta.record.verify_run import verify
-from manta.state.checkpoint_files import name_of
+from manta.state.checkpoint_files import name_of, newest
+from manta.state.weights_digest import digest_of
+from manta.storage.run_folder import CHECKPOINTS
 
 STEPS = 600
 MOST_NODES = 3
@@ -91,19 +94,24 @@ class Soak:
         self._injected, self._survived = Counter[str](), Counter[str]()
         self._again: list[int] = []
         self._restarts: list[float] = []
-        self._runs = self._resumed = 0
+        self._runs = self._resumed = self._equal = 0
         self._corpus = folder / "corpus"
         splits: Any = {"train": [[5, 9, 30] * 20, [17] * 60], "validation": [[11] * 30]}
         write_corpus(self._corpus, splits, vocab_size=61)
-        self._losses = self._undisturbed()
+        self._undisturbed = {exact: self._train_undisturbed(exact) for exact in (False, True)}
         self._disk = self._small_disk()
         self._nodes = Nodes(Path(tempfile.mkdtemp(prefix="ray", dir="/tmp")))
         self._driver = Driver(self._nodes.cluster.address, folder / "driver.log")
 
-    def _undisturbed(self) -> dict[int, float]:
-        config = run_config(self._folder / "undisturbed", self._corpus, **_horizon())
+    def _train_undisturbed(self, exact: bool) -> tuple[dict[int, float], str]:
+        """Losses and digest of the weights of a run of one rank."""
+        name = {"run": {"name": f"exact-{exact}"}}
+        config = run_config(
+            self._folder / "undisturbed", self._corpus, **_horizon(), **_exact(exact), **name
+        )
         checked = check(RunConfig.model_validate(config))
-        return plain_runs.losses(plain_runs.train(checked))
+        losses = plain_runs.losses(plain_runs.train(checked))
+        return losses, digest_of(newest(checked.run_dir / CHECKPOINTS))
 
     def _small_disk(self) -> SmallDisk | None:
         try:
@@ -125,15 +133,18 @@ class Soak:
                 return
 
     def _config(self) -> dict[str, Any]:
-        dice = self._dice
+        dice, exact = self._dice, self._is_exact
+        out_of_memory = {"kind": "out_of_memory", "rank": 0, "step": dice.randrange(30, STEPS)}
         faults = [
             {"kind": "slow", "attempt": None, "seconds": dice.choice([0.03, 0.06])},
             {"kind": "kill", "rank": 0, "at": "checkpoint", "attempt": dice.randint(2, 4)},
             {"kind": "kill", "rank": 0, "at": "snapshot", "attempt": dice.randint(1, 4)},
-            {"kind": "out_of_memory", "rank": 0, "step": dice.randrange(30, STEPS)},
+            # Smaller forward passes would be other sums.
+            *([] if exact else [out_of_memory]),
         ]
         sections: dict[str, Any] = {
             **_horizon(),
+            **_exact(exact),
             "run": {"name": f"run-{self._runs}", "storage": str(self._folder / "runs"), "seed": 3},
             "checkpoint": {
                 "every": dice.choice([20, 50]) * STEP,
@@ -153,14 +164,25 @@ class Soak:
         config = run_config(self._folder / "runs", self._corpus, **sections)
         return {**config, "faults": faults}
 
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the current run is one with `train.reproducible`."""
+        return self._runs % 2 == 0
+
     def _check(self, episode: Episode) -> None:
         run = episode.run
         self._injected.update(episode.injected)
         losses = run.losses()
         assert sorted(losses) == list(range(1, STEPS + 1)), "the history has gaps"
+        expected, weights = self._undisturbed[self._is_exact]
         for step, loss in losses.items():
-            far = abs(loss - self._losses[step]) / abs(self._losses[step])
-            assert far <= TOLERANCE, f"loss of step {step} is off by {far:.1e}"
+            far = abs(loss - expected[step]) / abs(expected[step])
+            allowed = 0.0 if self._is_exact else TOLERANCE
+            assert far <= allowed, f"loss of step {step} is off by {far:.1e}"
+        if self._is_exact:
+            found = digest_of(newest(run.dir / CHECKPOINTS))
+            assert found == weights, f"the weights are {found}, undisturbed they are {weights}"
+            self._equal += 1
         consumed = verify(run.dir).consumed
         assert consumed.steps == STEPS, consumed
         self._survived.update(episode.injected)
@@ -169,7 +191,8 @@ class Soak:
         self._restarts += [_seconds(group) for group in run.record()["groups"][1:]]
         sizes = " → ".join(map(str, consumed.world_sizes))
         faults = sum(episode.injected.values())
-        print(f"{run.dir.name}: exact after {faults} faults; workers {sizes}", flush=True)
+        how = "the same to the bit" if self._is_exact else "exact"
+        print(f"{run.dir.name}: {how} after {faults} faults; workers {sizes}", flush=True)
         if self._disk is not None:
             shutil.rmtree(run.dir)
 
@@ -195,7 +218,7 @@ class Soak:
         median = statistics.median(self._restarts) if self._restarts else 0.0
         lines += [
             "",
-            f"runs                   {self._runs}",
+            f"runs                   {self._runs}, {self._equal} of them with equal weights",
             f"worker groups again    {len(self._restarts)}, median {median:.1f} s",
             f"steps trained again    {sum(self._again)} of {self._runs * STEPS}",
             f"command given again    {self._resumed} times after the run had given up",
@@ -388,6 +411,12 @@ def _title(pid: int) -> str:
 def _seconds(group: dict[str, Any]) -> float:
     """What the start of a group took."""
     return sum(group["start"].values())
+
+
+def _exact(exact: bool) -> dict[str, Any]:
+    if not exact:
+        return {}
+    return {"train": {"reproducible": "any_world_size", "micro_batch": 2}}
 
 
 def _horizon() -> dict[str, Any]:
