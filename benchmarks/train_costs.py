@@ -106,7 +106,7 @@ class Clock:
     def busy(self, doing: str, share: float = 0.0) -> None:
         """Nobody listens."""
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
+    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
         pass
 
     def checkpoint(self, *_: Any) -> None:

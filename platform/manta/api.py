@@ -80,6 +80,8 @@ class RecordedRun:
         best_val_loss: the lowest of all evaluations.
         device_hours: hours of all devices together, starts and evaluations included.
         cost: price of the device hours; None without `cost.per_device_hour`.
+        goodput: share of the device time that trained new steps; None for older records.
+        device_seconds: seconds of all devices together by activity, which sum to the whole.
     """
 
     name: str
@@ -92,6 +94,8 @@ class RecordedRun:
     best_val_loss: float | None
     device_hours: float
     cost: float | None
+    goodput: float | None
+    device_seconds: Mapping[str, float]
 
     def metrics(self, kind: Literal["training", "validation"] | None = None) -> pa.Table:
         """The rows that were recorded; as `read_metrics`."""
@@ -337,6 +341,7 @@ def _place(folder: str) -> Place:
 
 
 def _run_at(place: Place) -> RecordedRun:
+    from manta.record.goodput import device_seconds, goodput
     from manta.record.run_state import read_state
 
     state = read_state(place)
@@ -351,6 +356,8 @@ def _run_at(place: Place) -> RecordedRun:
         best_val_loss=state.results.best_val_loss,
         device_hours=state.totals.device_seconds / SECONDS_AN_HOUR,
         cost=state.totals.cost,
+        goodput=goodput(state),
+        device_seconds=device_seconds(state),
     )
 
 

@@ -20,7 +20,8 @@ PAGE = (ROOT / "docs" / "python.md").read_text()
 # Users build on these: another name, argument or field is a decision, and goes into the changelog.
 SURFACE = """
 ComparedRuns: metric, runs, verdict, warnings
-RecordedRun: name, folder, status, steps, tokens, loss, val_loss, best_val_loss, device_hours, cost
+RecordedRun: name, folder, status, steps, tokens, loss, val_loss, best_val_loss, device_hours, \
+cost, goodput, device_seconds
 RecordedRun.metrics(self, kind=None)
 RecordedSweep: name, folder, status, metric, mode, trials, best
 RecordedSweep.run(self, trial)

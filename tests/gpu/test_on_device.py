@@ -310,7 +310,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def metrics(self, row: Any) -> None:
+    def metrics(self, row: Any, spent: Any) -> None:
         self.rows.append(dict(row))
 
     def recorded(self) -> int:

@@ -65,7 +65,7 @@ class Rows:
     def busy(self, doing: str, share: float = 0.0) -> None:
         pass
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
+    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
         self._write(row)
 
     def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:

@@ -49,8 +49,9 @@ class Teller(logging.Handler):
     def busy(self, doing: str, share: float = 0.0) -> None:
         pass
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
+    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
         self._tracker.metrics(row)
+        self._tracker.group_spent(row["step"], spent)
 
     def checkpoint(self, state: TrainState, path: Path, seconds: float) -> None:
         self._tracker.checkpoint(

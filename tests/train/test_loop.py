@@ -172,8 +172,8 @@ def test_the_rate_is_over_elapsed_training_time(monkeypatch) -> None:
     monkeypatch.setattr("manta.train.throughput.time.perf_counter", clock)
     meter = Meter()  # 100
     meter.add(50)
-    meter.pause()  # 104: four seconds of training
-    meter.resume()  # 110
+    with meter.paused():  # 104: four seconds of training
+        pass  # 110
     meter.add(50)
     assert meter.read() == 100 / 10  # 116: six more; 200: the next stretch begins
     meter.add(30)

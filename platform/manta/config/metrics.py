@@ -17,6 +17,11 @@ VAL_LOSS_OF = f"{VAL_LOSS}/"
 TOKENS_OF = "tokens/"
 # Before a term's name, where an objective has several: its mean in training and in validation.
 TERM, VAL_TERM = "term/", "val_term/"
+# Activities that the device time of a run is counted by; `record/goodput.py` has their meanings.
+COMPUTING, AGAIN = "computing", "again"
+WAITING_FOR_DATA, WAITING_FOR_OTHERS = "waiting_for_data", "waiting_for_others"
+EVALUATING, SAVING, OTHER, ENDING = "evaluating", "saving", "other", "ending"
+STARTING, REGROUPING = "starting", "regrouping"
 # What objectives show beside their loss, if more of it is better.
 MORE_IS_BETTER = ("accuracy", "f1", "margin")
 

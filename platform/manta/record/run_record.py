@@ -188,6 +188,10 @@ class RunRecord:
             self.save()
         return written
 
+    def group_spent(self, step: int, seconds: Mapping[str, float]) -> None:
+        """Record what the newest group's time went to until `step`: activity → seconds."""
+        self._accounting.spent(step, seconds)
+
     def group_started(self, start: GroupStart) -> None:
         """Record that a worker group begins to train."""
         self.group_ended(reason="replaced")

@@ -61,6 +61,8 @@ class Group(BaseModel):
     has the seconds that the group's start took, by part; `noticed` is the time at which the end of
     the group before was noticed, in seconds since the epoch; `source` is the kind of state that
     the group continued; `snapshot_bytes` is the memory of snapshots on all nodes together.
+    `waited` are the seconds before `started` that no group trained, and `first` whether they are
+    those of a driver's start; `spent` are the group's own `seconds` by activity.
     """
 
     attempt: int
@@ -78,6 +80,9 @@ class Group(BaseModel):
     source: str = "start"
     noticed: float | None = None
     snapshot_bytes: int = 0
+    waited: float = 0.0
+    first: bool = False
+    spent: dict[str, float] = Field(default_factory=dict)
 
 
 class Totals(BaseModel):

@@ -129,6 +129,10 @@ class Tracker:
         """Take further times of the newest group's start: part → seconds."""
         self._record.group_timed(seconds)
 
+    def group_spent(self, step: int, seconds: Mapping[str, float]) -> None:
+        """Record what the group's time went to until `step`: activity → seconds."""
+        self._record.group_spent(step, seconds)
+
     def group_ended(self, *, reason: str) -> None:
         """Take the end of the worker group."""
         self._record.group_ended(reason=reason)

@@ -23,6 +23,7 @@ from manta.train import throughput
 from manta.train.arriving import Arriving
 from manta.train.engine import Engine, StepResult
 from manta.train.throughput import Meter
+from manta.train.time_spent import TimeSpent
 from manta.train.timing import StepTimes, Stragglers, as_numbers, as_row
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class LogRows:
         begun: whether a row with values was queued.
     """
 
-    def __init__(self, engine: Engine, corpus: Corpus, node: str):
+    def __init__(self, engine: Engine, corpus: Corpus, node: str, spent: TimeSpent | None = None):
+        self._spent = spent or TimeSpent()
         self.meter, self.begun = Meter(), False
         self._engine, self._corpus, self._node = engine, corpus, node
         self._peak = throughput.peak_flops(engine.device, engine.config.train.precision)
@@ -110,6 +112,7 @@ class LogRows:
         ranks = [table[first : first + width] for first in range(0, len(table), width)]
         times = [StepTimes(*numbers[len(terms) :]) for numbers in ranks]
         self._warn_of_stragglers(times)
+        self._spent.take_steps(as_row(times), max(each.steps for each in times))
         sums = [sum(numbers[term] for numbers in ranks) for term in range(len(terms))]
         means = means_of(sums, weights)
         return {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from manta.config.errors import RunError
+from manta.config.metrics import EVALUATING, SAVING
 from manta.config.run import RunConfig
 from manta.schedule import Schedule
 from manta.schedule.due import due, steps_at
@@ -32,6 +33,7 @@ from manta.train.log_rows import AwaitedRow, LogRows
 from manta.train.pause import Agreement, Pause
 from manta.train.reporter import Reporter, Source
 from manta.train.throughput import Meter
+from manta.train.time_spent import TimeSpent
 
 log = logging.getLogger(__name__)
 # `paused`: left at a step boundary because someone asked; the run is not at its end.
@@ -97,7 +99,8 @@ class Loop:
             engine.trained, vault, job.attempt, every, lambda step: passing("snapshot", step)
         )
         self._healing = Healing(engine, self._checkpoints, self._journal, job.schedule, job.corpus)
-        self._rows = LogRows(engine, job.corpus, job.node)
+        self._spent = TimeSpent()
+        self._rows = LogRows(engine, job.corpus, job.node, self._spent)
         self._awaited: _Awaited | None = None
         self._state = TrainState()
         self._saved_step = self._reached = 0
@@ -262,7 +265,8 @@ class Loop:
         if here.saves or (here.evaluates and self._state.evals_since_best == 0):
             self._save_if_new()
         if snaps:
-            self._snapshots.take(self._healing.saved(self._state), self._journal)
+            with self._spent.on(SAVING):
+                self._snapshots.take(self._healing.saved(self._state), self._journal)
         self._checkpoints.poll()
 
     def _trained_on(self, batch: RankBatch) -> StepResult | None:
@@ -309,10 +313,9 @@ class Loop:
 
     def _evaluate(self) -> None:
         assert self._job.validation is not None
-        self._rows.meter.pause()
-        found = evaluate(self._engine, self._job.validation, self._evaluating)
+        with self._rows.meter.paused(), self._spent.on(EVALUATING):
+            found = evaluate(self._engine, self._job.validation, self._evaluating)
         loss = found.loss
-        self._rows.meter.resume()
         best, threshold = self._state.best_val_loss, self._config.eval.min_delta
         better = best is None or loss < best - threshold
         self._state = replace(
@@ -336,7 +339,7 @@ class Loop:
     def _tell(self, row: dict[str, Any]) -> None:
         if self._engine.ranks.first:
             self._journal.metric(row)
-            self._reporter.metrics(row)
+            self._reporter.metrics(row, self._spent.seconds)
 
     def _saving(self) -> None:
         self._reporter.busy("saving")
@@ -346,11 +349,10 @@ class Loop:
         if self._state.step == self._saved_step:
             return
         self._saved_step = self._state.step
-        self._rows.meter.pause()
-        self._saving()
-        self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
-        self._passing("checkpoint", self._state.step)
-        self._rows.meter.resume()
+        with self._rows.meter.paused(), self._spent.on(SAVING):
+            self._saving()
+            self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
+            self._passing("checkpoint", self._state.step)
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Reporter(Protocol):
             share: share of the activity that is done; 0 as long as its progress is unknown.
         """
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics."""
+    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
+        """A row of metrics, and what the loop's time went to by now: activity → seconds."""
 
     def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
         """A checkpoint is whole, `seconds` after its save began."""

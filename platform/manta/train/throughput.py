@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -149,18 +150,18 @@ class Meter:
         """Count tokens consumed by a step."""
         self._tokens += tokens
 
-    def pause(self) -> None:
-        """Stop the clock: what follows is not training."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in it is not training."""
         self._seconds += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Start the clock again."""
-        self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
 
     def read(self) -> float:
         """Tokens a second since the last reading, over elapsed training time."""
-        self.pause()
-        rate = self._tokens / self._seconds if self._seconds > 0 else 0.0
-        self._tokens, self._seconds = 0, 0.0
-        self.resume()
+        with self.paused():
+            rate = self._tokens / self._seconds if self._seconds > 0 else 0.0
+            self._tokens, self._seconds = 0, 0.0
         return rate

@@ -65,8 +65,9 @@ class Follower:
                 tracker.group_timed(seconds)
             case Rewound(step, skips):
                 tracker.rewound(step, skips)
-            case RowLogged(row):
+            case RowLogged(row, spent):
                 tracker.metrics(row)
+                tracker.group_spent(row["step"], spent)
                 if self._watcher is not None:
                     self._watcher.metrics(row)
             case Busy(doing, share):

@@ -6,7 +6,7 @@ Light to import: the mailbox that carries them is an actor without the training 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -65,9 +65,15 @@ class Rewound:
 
 @dataclass(frozen=True)
 class RowLogged:
-    """A row of metrics."""
+    """A row of metrics.
+
+    Attributes:
+        row: the row.
+        spent: seconds of the group by activity, since its first step.
+    """
 
     row: dict[str, Any]
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -268,14 +268,14 @@ class _MailReporter:
         self._doing, self._told = doing, now
         return True
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        """Report a row of metrics."""
+    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
+        """Report a row of metrics, and what the time went to."""
         if "loss" in row and not self._logged:
             self._logged = True
             self._timed("data_and_first_step")
         elif not self._logged:
             self._timed("first_evaluation")
-        self._mailbox.put_rows.remote(self._attempt, 1, RowLogged(dict(row)))
+        self._mailbox.put_rows.remote(self._attempt, 1, RowLogged(dict(row), dict(spent)))
 
     def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
         """Report a complete checkpoint."""

@@ -34,6 +34,7 @@ class ComparedRun:
         eval_sample: digest of the samples that the run's evaluations read.
         measured: meaning of the compared loss; "" if the metric is no loss.
         row_problem: why the run's rows may not be those that were written; "" if they are.
+        goodput: share of `device_seconds` that trained new steps; None if the record has none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ComparedRun:
     eval_sample: str | None
     measured: str = ""
     row_problem: str = ""
+    goodput: float | None = None
 
     @property
     def reached(self) -> int:

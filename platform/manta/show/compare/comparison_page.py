@@ -223,7 +223,7 @@ def _cell(column: Column, configuration: Configuration) -> str:
 def _trials(comparison: Comparison, ranking: Ranking) -> str:
     """A folded table with a row for each trial."""
     heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "compute"]
-    heads += ["device time used", "cost", "status"]
+    heads += ["device time used", "goodput", "cost", "status"]
     rows = []
     for configuration in ranking.order:
         for trial in configuration.trials:
@@ -248,6 +248,7 @@ def _trial_cells(trial: ComparedRun) -> list[str]:
         words.count(trial.shared_tokens),
         "" if trial.compute is None else words.duration(trial.compute),
         "" if trial.device_seconds is None else words.duration(trial.device_seconds),
+        "" if trial.goodput is None else f"{trial.goodput:.0%}",
         "" if trial.cost is None else words.money(trial.cost),
         f"{trial.status}: {trial.reason}" if trial.reason else trial.status,
     ]

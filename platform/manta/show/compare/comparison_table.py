@@ -114,6 +114,10 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         seconds = _mean([trial.device_seconds for trial in configuration.trials])
         return "" if seconds is None else amount(seconds / size)
 
+    def useful(configuration: Configuration) -> str:
+        mean = _mean([trial.goodput for trial in configuration.trials])
+        return "" if mean is None else f"{mean:.0%}"
+
     def cost(configuration: Configuration) -> str:
         mean = _mean([trial.cost for trial in configuration.trials])
         return "" if mean is None else words.money(mean)
@@ -131,6 +135,7 @@ def columns(comparison: Comparison, ranking: Ranking) -> list[Column]:
         Column("tokens", tokens),
         Column(f"compute, {unit}", compute),
         Column(f"used, {unit}", used),
+        Column("goodput", useful),
         Column("cost", cost),
         Column(STATUS, status_text, always=True),
     ]

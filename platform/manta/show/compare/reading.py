@@ -13,6 +13,7 @@ from manta.config.errors import RunError
 from manta.config.metrics import COMPARABLE, VAL_LOSS, is_loss
 from manta.record.checked_rows import read_checked
 from manta.record.curve import read_curve
+from manta.record.goodput import goodput
 from manta.record.param_names import SEED
 from manta.record.run_state import RunState, read_state
 from manta.record.sweep_state import SweepTrial, read_sweep
@@ -217,6 +218,7 @@ def _recorded(
         "schedule": Schedule.resolve(config.schedule, config.train.seq_len),
         "device_seconds": state.totals.device_seconds,
         "cost": state.totals.cost,
+        "goodput": goodput(state),
         "fingerprint": state.corpus_fingerprint,
         "eval_sample": None if state.results.val_loss is None else state.eval_sample,
         "measured": config.objective.measured if is_loss(metric) else "",

@@ -7,6 +7,7 @@ import os
 from manta.config.objective import NATS
 from manta.config.urls import is_url, join
 from manta.record import number_format
+from manta.record.goodput import goodput
 from manta.record.run_state import RunState, sync_command
 from manta.storage.run_folder import REPORT
 
@@ -63,6 +64,8 @@ def total_rows(state: RunState) -> list[tuple[str, str]]:
     if totals.wall_seconds > 0:
         speed = number_format.count(totals.tokens / totals.wall_seconds)
         rows.append(("Throughput", f"{speed} tokens/s overall"))
+    if (share := goodput(state)) is not None:
+        rows.append(("Goodput", f"{share:.1%} of the device time trained new steps"))
     if totals.cost is not None:
         rows.append(("Cost", number_format.money(totals.cost)))
     if state.results.skipped_steps:

@@ -12,6 +12,7 @@ from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.checked_rows import read_checked
 from manta.record.curve import SMOOTHED
+from manta.record.goodput import ACTIVITIES, device_seconds
 from manta.record.run_state import RunState, read_state, utc_now
 from manta.schedule import Schedule
 from manta.show.console.run_summary import restarts_text, sizes_text
@@ -48,6 +49,7 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         html.header(state.name, state.status, [*_header_lines(state), *filter(None, [problem])]),
         html.tiles(_tiles(state, training.last_mean("loss", SMOOTHED))),
         html.charts(drawn),
+        _time_spent(state),
         _groups(state),
         _starts(state),
         html.facts("Origin", _origin(state, config)),
@@ -99,6 +101,19 @@ def _cost_of(state: RunState) -> str:
     if not totals.tokens or totals.cost is None:
         return ""
     return f"{totals.cost / totals.tokens * 1e9:,.2f} per billion tokens"
+
+
+def _time_spent(state: RunState) -> str:
+    """A table of what the run's devices did, and for how long."""
+    found = device_seconds(state)
+    total = sum(found.values())
+    rows = [
+        [ACTIVITIES[activity], words.duration(seconds), f"{seconds / total:.1%}"]
+        for activity, seconds in found.items()
+        if seconds > 0
+    ]
+    names = ["Activity", "Device time", "Share"]
+    return html.table("Where the time of the devices went", names, rows) if rows else ""
 
 
 def _groups(state: RunState) -> str:

@@ -13,6 +13,7 @@ from manta.config.credentials import without_credentials
 from manta.config.metrics import LOSS, VAL_LOSS, in_wandb
 from manta.config.units import parse_span, span_tokens
 from manta.record.context import RunContext
+from manta.record.goodput import device_seconds, goodput
 from manta.record.history import Tail
 from manta.record.results import run_results
 from manta.record.run_state import RunState
@@ -148,6 +149,8 @@ def run_summary(
         **stands,
         **state.final,
     }
+    if (share := goodput(state)) is not None:
+        found |= {"goodput": share, "device_seconds": device_seconds(state)}
     # W&B forgets the best value of rows sent before a restart, so the summary sets it.
     if context is not None and "metric" in stands:
         best = {context.mode: stands["best_metric"], "last": stands["metric"]}
