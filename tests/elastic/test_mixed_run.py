@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_verify_proves_what_was_taken_of_each_source(run: Path) -> None:
         web == f"  source web: {taken[0]} samples, {taken[0] / 84:.2%}, {taken[0] / 52:.3g} epochs"
     )
     assert code.startswith("  source code: ")
+
+
+def test_verify_finds_a_row_with_other_tokens_of_a_source(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "base"))
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(lines[4])
+    lines[4] = json.dumps({**row, "tokens/web": row["tokens/web"] + 16})
+    (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunError, match=r"step 5: tokens/web is \d+, but the config gives"):
+        verify_run(copy)
 
 
 def test_the_report_draws_the_sources(run: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 from saved_models import saved_llama
 
+from manta.config.errors import ConfigError
 from manta.record.number_format import memory
 from manta.tune.plan_report import plan
 from manta.tune.sweep_command import show_plan
@@ -67,3 +68,34 @@ def test_room_on_disk_is_that_of_what_checkpoints_hold(sweep, make_corpus, tmp_p
 def test_nothing_is_said_of_usual_trials(planned):
     space = "space = {'schedule.horizon': tune.grid_search(['150K'])}"
     assert not [line for line in planned(space) if line.startswith("Note")]
+
+
+# A curriculum of web and code: up to 70 % alike, and then as each trial has it.
+CURRICULA = """
+def sources(end):
+    web = [{'from': 90, 'until': '70%'}, {'shape': 'linear', 'to': end}]
+    code = [{'from': 10, 'until': '70%'}, {'shape': 'linear', 'to': 100 - end}]
+    return {'web': {'weight': web}, 'code': {'weight': code}}
+
+space = {'data.mixture.sources': tune.grid_search([sources(90), sources(60), sources(30)])}
+"""
+
+
+def test_curricula_share_what_is_alike(sweep, make_corpus, tmp_path):
+    layout = {"train": [[48_000], [16_000]], "validation": [[100]]}
+    make_corpus(tmp_path / "shards", layout, sources=("web", "code"))
+    outline = Outline(sweep(CURRICULA).config)
+    [root] = outline.forest
+    assert root.count == 3
+    assert root.tokens == 700_032 - 128, "the step that the first changed sample is in is not alike"
+    shared = sum(stage.tokens for stage in root.walk())
+    assert shared == pytest.approx(0.7e6 + 3 * 0.3e6, rel=1e-3)
+
+
+def test_a_source_that_is_not_there_is_refused_with_the_space(sweep, make_corpus, tmp_path):
+    make_corpus(tmp_path / "shards", {"train": [[48_000]], "validation": [[100]]})
+    opened = sweep("space = {'data.mixture.sources': tune.grid_search([{'web': {}}])}")
+    with pytest.raises(
+        ConfigError, match=r"mine\.py on .*run\.yaml: data\.mixture\.sources\.web: "
+    ):
+        Outline(opened.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from manta.config.errors import RunError
@@ -16,6 +17,8 @@ from manta.schedule import Schedule
 from manta.schedule.due import due
 from manta.storage.place import Place
 from manta.storage.run_folder import METRICS
+from manta.stream.mixed_sources import tokens_by_source
+from manta.stream.order import Order
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Missing steps that a message names. One more is kept, to know that there are more.
@@ -70,14 +73,29 @@ class Due:
             self._next[kind] = next(self._coming[kind], None)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What gives the values that rows must have.
+
+    Attributes:
+        schedule: the run's resolved schedule.
+        order: the order of its samples.
+        clock: tokens that a sample counts as.
+    """
+
+    schedule: Schedule
+    order: Order
+    clock: int
+
+
 def check_rows(
-    run: Place, schedule: Schedule, after: int, open_due: Callable[[], Due]
+    run: Place, plan: Plan, after: int, open_due: Callable[[], Due]
 ) -> dict[Kind, list[int]]:
-    """Compare a run's rows with its record and its schedule, from the first to the last.
+    """Compare a run's rows with its record and its plan, from the first to the last.
 
     Args:
         run: the run's folder, or its URL in a store.
-        schedule: the run's resolved schedule.
+        plan: schedule and sample order, which give values of its rows.
         after: last step that another run trained, by another schedule; 0 if there is none.
         open_due: makes a new `Due` to compare the rows with, once for each reading.
 
@@ -89,7 +107,7 @@ def check_rows(
     """
     for left in reversed(range(TRIES)):
         mark, missing = read_state(run).history, open_due()
-        problem = _problem(RowReader(run, mark), run, schedule, after, missing)
+        problem = _problem(RowReader(run, mark), run, plan, after, missing)
         if not problem:
             return missing.missing
         if not left or read_state(run).history == mark:
@@ -101,10 +119,10 @@ def check_rows(
     )
 
 
-def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due: Due) -> str:
+def _problem(reader: RowReader, run: Place, plan: Plan, after: int, due: Due) -> str:
     last: dict[Kind, int] = {}
     for line in reader.lines():
-        kind, step = _checked(line, run / METRICS, schedule, after)
+        kind, step = _checked(line, run / METRICS, plan, after)
         if step <= last.get(kind, -1):
             raise RunError(
                 f"{run / METRICS}:{line.number}: step {step} is out of order: it must be above the "
@@ -116,9 +134,9 @@ def _problem(reader: RowReader, run: Place, schedule: Schedule, after: int, due:
     return reader.problem()
 
 
-def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[Kind, int]:
-    """The kind and step of a row, whose values must be those that the schedule gives."""
-    row = line.row
+def _checked(line: Line, path: Place, plan: Plan, after: int) -> tuple[Kind, int]:
+    """The kind and step of a row, whose values must be those that the plan gives."""
+    row, schedule = line.row, plan.schedule
     try:
         step = operator.index(row["step"]) if row is not None else -1
     except TypeError:
@@ -137,6 +155,8 @@ def _checked(line: Line, path: Place, schedule: Schedule, after: int) -> tuple[K
     expected: dict[str, Any] = {"tokens": done.tokens_after if done else 0}
     if kind == "training" and done is not None:
         expected["batch_size"] = done.batch_size
+        end = done.first_position + done.batch_size
+        expected |= tokens_by_source(plan.order, end, plan.clock)
         if step > after:
             expected["lr"] = done.lr
     for key, value in expected.items():

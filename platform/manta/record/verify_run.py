@@ -13,7 +13,7 @@ from manta.record import number_format
 from manta.record.identity import bindings_of, free_keys
 from manta.record.row_chain import Kind
 from manta.record.run_state import RunState, read_state
-from manta.record.verify_metrics import MOST_SHOWN, Due, check_rows
+from manta.record.verify_metrics import MOST_SHOWN, Due, Plan, check_rows
 from manta.schedule import Schedule
 from manta.storage.exclusive import is_free
 from manta.storage.place import Place
@@ -126,7 +126,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
         _check_end(ledger, state, schedule, consumed, saved)
     # A driver that is at work may not have written its last rows yet.
     steps = range(fork + 1, (0 if at_work else consumed.steps) + 1)
-    lost = check_rows(run_dir, schedule, fork, lambda: Due(config, schedule, steps, saved.rows))
+    plan = Plan(schedule, order_of(corpus), form.clock(seq_len))
+    lost = check_rows(run_dir, plan, fork, lambda: Due(config, schedule, steps, saved.rows))
     if shards:
         from manta.corpus.inspect import check_shards  # slow to import, as it imports tokenizers
 

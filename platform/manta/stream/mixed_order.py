@@ -109,10 +109,10 @@ class MixedOrder:
         return sum(span.samples for span in self.spans)
 
     def epoch(self, position: int) -> int:
-        """The epoch, from 0, at a position, of the source that is in its highest one."""
+        """The epoch, from 0, by what is due at a position, of the source that is in its highest."""
         if not self._phase(position).columns.size:
             return self._plain.epoch(position)
-        return int(np.max(self.counts(position) // self._samples))
+        return int(np.max(self.due(position) // self._samples))
 
     def ids(self, first: int, last: int) -> Ids:
         """Sample ids at the positions [first, last): int64, of shape (last - first,).
@@ -401,17 +401,11 @@ class _Phase:
         if not self.columns.size:
             return self._counts
         at = np.array([position])
-        _, before, bounds, [row] = self._located(at, (at - self._start) // BLOCK)
-        rest = self._layout(int(bounds[row]), int(bounds[row + 1]))[: position - int(bounds[row])]
-        return np.asarray(before[row] + np.bincount(rest, minlength=before.shape[1]))
-
-    def _layout(self, first: int, end: int) -> Ids:
-        """The source of each position of a block, kept, as a run asks for one block often."""
-        if self._kept is None or self._kept[0] != first:
-            self._kept = first, self.taken(np.arange(first, end, dtype=np.int64)).source
-        return self._kept[1]
-
-    _kept: tuple[int, Ids] | None = None
+        blocks, before, bounds, [row] = self._located(at, (at - self._start) // BLOCK)
+        here, end = slice(row, row + 1), slice(row + 1, row + 2)
+        first = self._laid(blocks[here], before[here], before[end]).source
+        first = first[: position - int(bounds[row])]
+        return np.asarray(before[row] + np.bincount(first, minlength=before.shape[1]))
 
 
 def _distinct(values: Ids) -> tuple[Ids, Ids]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from manta.config.errors import ConfigError
+from manta.config.metrics import TOKENS_OF
 from manta.config.mixture import MixtureSection
 from manta.config.run import RunConfig
 from manta.corpus.manifest import Manifest, Split
@@ -14,7 +15,7 @@ from manta.sample.format import Format, SplitSize
 from manta.schedule import Schedule
 from manta.schedule.shares import KEY, Mixture
 from manta.stream.mixed_order import MixedOrder, SourceSpan
-from manta.stream.order import order_key
+from manta.stream.order import Order, order_key
 from manta.stream.own_format import format_of
 
 
@@ -140,6 +141,23 @@ def seen(mixed: Mixed, config: RunConfig, manifest: Manifest) -> list[SeenSource
         SeenSource(span.name, span.samples, taken)
         for span, taken in zip(order.spans, counts, strict=True)
     ]
+
+
+def tokens_by_source(order: Order, position: int, clock: int) -> dict[str, int]:
+    """A row's entries for the tokens before a position by source; none without a mixture.
+
+    Args:
+        order: the order of the run's samples.
+        position: position after the last sample that counts.
+        clock: tokens that a sample counts as.
+    """
+    if not isinstance(order, MixedOrder):
+        return {}
+    counts = order.counts(position).tolist()
+    return {
+        f"{TOKENS_OF}{span.name}": count * clock
+        for span, count in zip(order.spans, counts, strict=True)
+    }
 
 
 def _check_names(

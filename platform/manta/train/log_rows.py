@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from manta.config.metrics import LOSS, TERM, TOKENS_OF
+from manta.config.metrics import LOSS, TERM
 from manta.objective.weighing import by_name, means_of, shown
 from manta.parallel.host_to_device import to_device
 from manta.schedule import Step
-from manta.stream.mixed_order import MixedOrder
+from manta.stream.mixed_sources import tokens_by_source
 from manta.stream.plan import Corpus, order_of
 from manta.train import throughput
 from manta.train.arriving import Arriving
@@ -89,15 +89,11 @@ class LogRows:
 
     def _by_source(self, step: Step) -> dict[str, int]:
         """Tokens consumed of each source of a mixture, after the step; for the first rank."""
-        order = order_of(self._corpus)
-        if not (self._engine.ranks.first and isinstance(order, MixedOrder)):
+        if not self._engine.ranks.first:
             return {}
         clock = self._corpus.format.clock(self._corpus.seq_len)
-        counts = order.counts(step.first_position + step.batch_size).tolist()
-        return {
-            f"{TOKENS_OF}{span.name}": count * clock
-            for span, count in zip(order.spans, counts, strict=True)
-        }
+        end = step.first_position + step.batch_size
+        return tokens_by_source(order_of(self._corpus), end, clock)
 
     def read(self, row: AwaitedRow) -> dict[str, Any]:
         """The whole row. Waits for its step, whose tokens `meter` has and none after them."""
