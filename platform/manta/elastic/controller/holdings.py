@@ -94,7 +94,7 @@ class Holdings:
         self._known = elasticity
         scaling = elasticity.scaling
         resources = scaling.resources_per_worker
-        self.slots = Slots(resources, elasticity.owner, note=note)
+        self.slots = Slots(resources, elasticity.owner, minimum=scaling.min, note=note)
         self.keepers = Keepers()
         self.warm = (
             elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)

@@ -26,6 +26,7 @@ from manta.elastic.controller.group import Placing, SlotWorkerGroup
 from manta.elastic.controller.growth import Growth
 from manta.elastic.controller.holdings import Elasticity, Holdings
 from manta.elastic.controller.slots import Slot
+from manta.elastic.controller.turns import Turns
 from manta.elastic.controller.watchdog import Watchdog
 from manta.elastic.messages.events import Note, SnapshotMemory
 from manta.train.pause import Pause
@@ -52,6 +53,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._stop = False
         self._looked = self._weighed = -math.inf
         self._shortage = Shortage(elasticity.scaling.min, elasticity.scaling.resources_per_worker)
+        self._turns = Turns(elasticity.owner)
         self._settled: Any = None
         self._paused = 0
         self._refused: int | None = None
@@ -91,12 +93,23 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             raise RuntimeError(problem.text)
         if self._stop:
             raise RuntimeError("stopped while there was no worker group")
+        if self._turns.stays_back():
+            time.sleep(0.1)
+            return NoopDecision()
         slots = self._holdings.wait(lambda: self._stop)
         if len(slots) < self.known.scaling.min:
+            if self._turns.give_way(len(slots)):
+                self._note(
+                    "another run waits for the same nodes, and each holds a part of what it needs: "
+                    f"this one gives back room for {len(slots)} workers, and goes on after it"
+                )
+                self._holdings.slots.release()
+                return NoopDecision()
             if (news := self._shortage.news(len(slots))) is not None:
                 self._note(news)
             time.sleep(0.1)  # else the controller's loop would spin
             return NoopDecision()
+        self._turns.begun()
         return ResizeDecision(len(slots), self.known.scaling.resources_per_worker)
 
     def placing(self, slots: int, seconds: dict[str, float]) -> Placing:

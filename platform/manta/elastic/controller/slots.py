@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from manta.elastic.cluster_state.actor_replies import arrived, died
 from manta.elastic.cluster_state.demand import bundle_of
+from manta.elastic.controller.turns import name_of
 
 # Seconds to wait for a slot's anchor: its process takes a few seconds to start. A slot whose anchor
 # is later than that counts as pending.
@@ -69,6 +70,7 @@ class Slots:
     Args:
         resources: Ray resources that one worker needs.
         owner: name of the run, unique in the cluster, for `release_all_of`.
+        minimum: fewest slots that the run can begin with, which other runs can read (`Turns`).
         note: called with each message for people.
         accelerator: name of the resource whose device ids the workers must know.
     """
@@ -78,10 +80,11 @@ class Slots:
         resources: dict[str, float],
         owner: str,
         *,
+        minimum: int = 1,
         note: Callable[[str], None] = lambda message: None,
         accelerator: str = "GPU",
     ):
-        self._owner, self._requested = owner, 0
+        self._owner, self._minimum, self._requested = owner, minimum, 0
         self._resources = bundle_of(resources)
         self._note, self._accelerator = note, accelerator
         self._told: set[str] = set()
@@ -116,7 +119,7 @@ class Slots:
 
     def _request_one(self) -> None:
         self._requested += 1
-        name = f"{self._owner}/{self._requested}"
+        name = name_of(self._owner, self._minimum, self._requested)
         group = placement_group([self._resources], strategy="PACK", name=name)
         self._held[group.id.hex()] = _Holding(group)
 
