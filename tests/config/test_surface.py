@@ -13,6 +13,7 @@ from manta.config.mistakes import keys
 
 COMMANDS = {
     "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
+    "join": "OUT CORPUS",
     "inspect": "CORPUS --samples --output",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
     "precompute": "CONFIG.yaml KEY=VALUE --address",

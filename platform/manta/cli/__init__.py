@@ -4,7 +4,7 @@ Nothing heavy is imported before a command needs it: help and config errors must
 """
 
 from manta.cli.application import app, main
-from manta.cli.corpus_commands import inspect, prepare
+from manta.cli.corpus_commands import inspect, join, prepare
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.result_commands import chat, compare, export, generate, score, verify
@@ -12,7 +12,7 @@ from manta.cli.run_commands import fork, precompute, replay, schedule, sweep, tr
 
 # In the order in which help lists them.
 for command in (
-    *(prepare, inspect, schedule, precompute, train, fork, sweep),
+    *(prepare, join, inspect, schedule, precompute, train, fork, sweep),
     *(submit, status, logs, stop),
     *(verify, replay, compare, export, generate, chat, score),
     *(keys, doctor),

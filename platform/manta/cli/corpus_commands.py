@@ -1,4 +1,4 @@
-"""`manta prepare`, `manta inspect`: from raw text to token shards."""
+"""`manta prepare`, `manta join`, `manta inspect`: from raw text to token shards."""
 
 from __future__ import annotations
 
@@ -47,6 +47,21 @@ def prepare(
     from manta.corpus.corpus_summary import show_summary
 
     show_summary(manifest, loaded.out, Console())
+
+
+def join(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the joined corpus.")],
+    corpora: Annotated[
+        list[str], typer.Argument(metavar="CORPUS", help="Folders of prepared corpora.")
+    ],
+) -> None:
+    """Make one corpus of several that have the same tokenizer, without a copy of their shards."""
+    from rich.console import Console
+
+    from manta.corpus.corpus_summary import show_summary
+    from manta.corpus.join import join as run
+
+    show_summary(run(corpora, out), out, Console())
 
 
 def inspect(
