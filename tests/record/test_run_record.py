@@ -11,6 +11,7 @@ from run_records import Open, on_disk, start
 from manta.config import RunConfig, load
 from manta.corpus.manifest import Manifest
 from manta.record.run_record import SAVE_SECONDS, RunRecord
+from manta.record.run_state import GroupStart
 
 
 def test_a_new_directory(open_record: Open, make_config: Any, manifest: Manifest) -> None:
@@ -81,6 +82,16 @@ def test_totals_over_a_killed_driver(open_record: Open, clock: Any, training_row
     assert state["totals"]["device_seconds"] == pytest.approx(18 * 3 * SAVE_SECONDS)
     assert state["totals"]["tokens"] == 120
     assert state["totals"]["tokens_again"] == 60
+
+
+@pytest.mark.parametrize("asked", [None, "any_world_size"])
+def test_devices_of_another_kind_are_told_where_they_matter(open_record: Open, asked: Any) -> None:
+    record = open_record(train={"reproducible": asked})
+    for kind in ("H100", "H100", "H200"):
+        record.group_started(GroupStart(1, 1, step=0, tokens=0, hardware={"kind": kind}))
+    told = [message for message in record.messages() if "devices of one kind" in message]
+    assert len(told) == (0 if asked is None else 1)
+    assert all("continues on H200 after H100" in message for message in told)
 
 
 def test_gpus_of_a_worker_are_its_devices(open_record: Open, clock: Any) -> None:

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from plain_runs import Fault, engine_of, proof, train
 
 from manta.config.errors import ConfigError
 from manta.elastic.checks.preflight import Checked
+from manta.parallel.ranks import Ranks
 from manta.state.checkpoint_files import newest
 from manta.state.weights_digest import OPTIMIZER, digest_of
 from manta.storage.run_folder import CHECKPOINTS
+from manta.train.device_kind import device_kind, warn_of_unlike
 
 Build = Callable[..., Checked]
 EXACT = {
@@ -111,3 +114,19 @@ def test_a_bad_step_is_left_out_alike(checked, factor) -> None:
     found = result(two, train(two, 2, fault=fault))
     assert found[:2] == result(one, train(one, fault=fault))[:2]
     assert found[0] != result(plain := checked({**changes, "run.name": "plain"}), train(plain))[0]
+
+
+def test_ranks_on_unlike_devices_are_told(caplog) -> None:
+    class Two(Ranks):
+        """As the second rank's name arrives."""
+
+        def named(self, name: str) -> list[str]:
+            return [name, "another processor"]
+
+    ranks = Two(torch.device("cpu"))
+    warn_of_unlike(ranks)
+    assert "rank 1 another processor" in caplog.text
+    assert device_kind(ranks.device).endswith(torch.backends.cpu.get_cpu_capability())
+    caplog.clear()
+    warn_of_unlike(Ranks(torch.device("cpu")))
+    assert not caplog.text

@@ -60,6 +60,7 @@ class RunRecord:
         self._clock = clock
         self._saved = clock()
         self._messages: list[str] = []
+        self._reproducible = config.train.reproducible is not None
         self.history = History(self.run_dir / METRICS, state.history)
         self._accounting = Accounting(state, config, clock)
         self._files = RecordFiles(hold, self.history)
@@ -195,8 +196,19 @@ class RunRecord:
     def group_started(self, start: GroupStart) -> None:
         """Record that a worker group begins to train."""
         self.group_ended(reason="replaced")
+        self._notice_another_kind(start)
         self._accounting.group_started(start)
         self.save()
+
+    def _notice_another_kind(self, start: GroupStart) -> None:
+        """Tell people if a run that is to be the same to the bit goes on on other devices."""
+        before = self.state.hardware.get("workers", {}).get("kind")
+        now = start.hardware.get("kind")
+        if self._reproducible and before and now and before != now:
+            self._messages.append(
+                f"train.reproducible needs devices of one kind, but the run continues on {now} "
+                f"after {before}: weights may differ in rounding from here on"
+            )
 
     def group_ended(self, *, reason: str) -> None:
         """Record that the worker group ended; nothing if there is none."""

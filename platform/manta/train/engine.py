@@ -33,6 +33,7 @@ from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import exact_step
 from manta.train import optimizer as optimizers
+from manta.train.device_kind import warn_of_unlike
 from manta.train.expert_bias import ExpertBias
 from manta.train.frozen import frozen_beside
 from manta.train.guards import Guard
@@ -110,6 +111,7 @@ class Engine:
             visibility.examine(config, lm, resolved.get_text_config().vocab_size)
         if self._exact:
             exact_step.prepare(lm, config, self.device)
+            warn_of_unlike(self.ranks)
         sharded = config.parallel.shard and self.ranks.world_size > 1
         if sharded:
             if config.train.compile:

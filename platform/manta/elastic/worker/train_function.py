@@ -53,6 +53,7 @@ from manta.state.state_size import state_bytes
 from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
+from manta.train.device_kind import device_kind
 from manta.train.engine import Engine
 from manta.train.guards import Rewind
 from manta.train.loop import Loop
@@ -288,7 +289,9 @@ class _MailReporter:
 
 def hardware() -> dict[str, Any]:
     """Description of the hardware that this worker computes on."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, Any] = {
+        "kind": device_kind(device),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
