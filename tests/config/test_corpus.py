@@ -35,6 +35,21 @@ def test_a_weight_is_of_a_run_and_not_of_a_corpus(refused):
     assert "how much comes from which source is data.mixture of a run" in message
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"format": "jsonl", "only": {"column": "score"}}, "give 'at_least', 'below' or both"),
+        (
+            {"format": "jsonl", "only": {"column": "score", "at_least": 2, "below": 2}},
+            "no number is at least 2 and below 2",
+        ),
+        ({"only": {"column": "score", "below": 2}}, "'only' needs rows with columns (jsonl, "),
+    ],
+)
+def test_a_range_that_no_row_can_be_in_is_refused(refused, source, message):
+    assert message in refused(source)
+
+
 def test_shares_of_more_than_all_documents_are_refused(refused):
     message = refused(split={"train": 0.9, "validation": 0.1, "test": 0.1})
 

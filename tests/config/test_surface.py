@@ -98,6 +98,7 @@ RUN_KEYS = """
 CORPUS_KEYS = """
     out
     sources.name sources.format sources.paths sources.text_column
+    sources.only.column sources.only.at_least sources.only.below
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos
     tokenizer.add
     chat.records chat.length chat.template chat.template_args chat.supervise chat.turns

@@ -235,3 +235,64 @@ def test_json_lines_separators_inside_texts_do_not_split_them(tmp_path):
     path.write_text(json.dumps({"text": text}, ensure_ascii=False), encoding="utf-8")
 
     assert everything(path, "jsonl") == [text]
+
+
+# Sources that are a part of their files, by a number in each row.
+
+ROWS = [
+    {"text": "easy", "about": {"score": 0.1}},
+    {"text": "middling", "about": {"score": 0.5}},
+    {"text": "hard", "about": {"score": 2}},
+]
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def within(path: Path, kind: str, **only: float) -> list:
+    """All rows of a source with this range."""
+    source = {
+        "name": "s",
+        "format": kind,
+        "paths": [str(path)],
+        "only": {"column": "about.score", **only},
+    }
+    config = CorpusConfig.model_validate(
+        {"out": "x", "sources": [source], "tokenizer": {"vocab_size": 300}}
+    )
+    files = resolve(config.sources)
+    planned = plan(config, files)
+    return [row for unit in planned.units for _, row in rows(order(unit, files, config))]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_ranges_cut_a_file_into_sources(tmp_path, kind):
+    path = write_rows(tmp_path / f"a.{kind}", ROWS)
+
+    assert within(path, kind, below=0.5) == ["easy", None, None]
+    assert within(path, kind, at_least=0.5, below=1) == [None, "middling", None]
+    assert within(path, kind, at_least=1) == [None, None, "hard"]
+
+
+def test_a_row_without_a_number_is_a_problem(tmp_path):
+    odd = [{"text": "a"}, {"text": "b", "about": {"score": "high"}}, {"about": {"score": 1}}]
+    path = write_rows(tmp_path / "a.jsonl", odd)
+
+    assert reasons(within(path, "jsonl", at_least=0)) == [
+        (0, "no 'about.score' here, only 'text'"),
+        (1, "'about.score' is not a number but a text"),
+        (2, "no 'text' here, only 'about.score'"),
+    ]
+
+
+def test_numbers_that_are_none_are_problems(tmp_path):
+    path = write_rows(tmp_path / "a.parquet", [{"text": "a", "about": {"score": float("nan")}}])
+
+    assert reasons(within(path, "parquet", at_least=0)) == [
+        (0, "'about.score' is not a number but NaN")
+    ]

@@ -32,6 +32,32 @@ ChatColumn = Literal[
 ]
 
 
+class OnlySection(Section):
+    """Which rows of a source's files are its documents: those with a number in a range.
+
+    Several sources with the same files and adjoining ranges cut these by the number, such as how
+    difficult a document is.
+    """
+
+    column: str = Field(
+        description="column or key that holds the number; dots lead into nested ones"
+    )
+    at_least: float | None = Field(
+        default=None, description="smallest number of the source's rows; any if left out"
+    )
+    below: float | None = Field(
+        default=None, description="number that is above those of the source's rows"
+    )
+
+    @model_validator(mode="after")
+    def _a_range(self) -> OnlySection:
+        if self.at_least is None and self.below is None:
+            raise ValueError("give 'at_least', 'below' or both")
+        if self.at_least is not None and self.below is not None and self.at_least >= self.below:
+            raise ValueError(f"no number is at least {self.at_least:g} and below {self.below:g}")
+        return self
+
+
 class SourceSection(Section):
     """One source of documents."""
 
@@ -49,12 +75,19 @@ class SourceSection(Section):
     text_column: str = Field(
         default="text", description="column or key that holds the text; dots lead into nested ones"
     )
+    only: OnlySection | None = Field(
+        default=None, description="take only rows with a number in a range; all if left out"
+    )
 
     @model_validator(mode="after")
     def _paths_where_needed(self) -> SourceSection:
         if (self.format == "python-stdlib") == bool(self.paths):
             raise ValueError(
                 "python-stdlib takes no 'paths'" if self.paths else f"{self.format} needs 'paths'"
+            )
+        if self.only is not None and self.format in ("text", "python-stdlib"):
+            raise ValueError(
+                f"'only' needs rows with columns (jsonl, parquet, arrow), not {self.format}"
             )
         return self
 

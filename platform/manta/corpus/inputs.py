@@ -110,6 +110,8 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
         # Left out if not given, so that corpora from before this key existed have the same config.
         del kept["tokenizer"]["bos"]
     for source in kept["sources"]:
+        if source["only"] is None:
+            del source["only"]  # as with 'bos'
         source["weight"] = 1.0  # a key of older versions, so that the same corpus is recorded alike
     if config.labelled is None:
         del kept["labelled"]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from manta.corpus.contents import HEAD_BYTES, codec_of, misfit
 from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import Problem
-from manta.corpus.records import WantedRecords, columns_of, record_text
+from manta.corpus.records import WantedRecords, columns_of, kind_of, plain_text, record_text
 from manta.corpus.sources import InputFile, open_input
 
 Rows = Iterator[str | Problem | None]
@@ -161,8 +161,10 @@ def _json_row(row: int, line: bytes, wanted: Wanted) -> str | Problem | None:
     try:
         value = json.loads(line.decode())
         if not isinstance(value, dict):
-            raise UnusableRecord(f"not a JSON object but {_kind(value)}")
-        return _text_in(value, wanted) if isinstance(wanted, str) else record_text(value, wanted)
+            raise UnusableRecord(f"not a JSON object but {kind_of(value)}")
+        if isinstance(wanted, str):
+            return plain_text(value, {"text": wanted})
+        return record_text(value, wanted)
     except UnicodeDecodeError as error:
         reason = _not_utf8(error)
     except UnusableRecord as error:
@@ -170,50 +172,6 @@ def _json_row(row: int, line: bytes, wanted: Wanted) -> str | Problem | None:
     except (ValueError, RecursionError) as error:
         reason = f"not valid JSON: {error}"
     return Problem(row, reason, _shown(line))
-
-
-def _text_in(value: dict[str, Any], column: str) -> str:
-    """The text under a key.
-
-    Raises:
-        UnusableRecord: if the key is missing, or its value isn't valid text.
-    """
-    try:
-        text = _field(value, column)
-    except KeyError:
-        raise UnusableRecord(_no_column(column, _keys(value))) from None
-    if not isinstance(text, str):
-        raise UnusableRecord(f"'{column}' is not a text but {_kind(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UnusableRecord(
-            f"'{column}' has half of a surrogate pair, which isn't valid Unicode"
-        ) from None
-    return text
-
-
-def _field(value: dict[str, Any], column: str) -> Any:
-    """The value under a key, or under dotted keys of objects within objects.
-
-    Raises:
-        KeyError: if a key is missing.
-    """
-    if column in value:
-        return value[column]
-    found: Any = value
-    for key in column.split("."):
-        if not isinstance(found, dict):
-            raise KeyError(key)
-        found = found[key]
-    return found
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list"}
-    return names.get(type(value), "an object")
 
 
 def _parquet(file: InputFile, wanted: Wanted, start: int, stop: int | None) -> Rows:
@@ -265,7 +223,11 @@ def _columns_of(schema: Any, wanted: Wanted) -> list[str]:
     if isinstance(wanted, str):
         path_to(schema, wanted)
         return [wanted]
-    return [name for name in columns_of(wanted) if name in schema.names]
+    # Of a nested column, all of the outer one is read: its fields are found in each record.
+    outer = [
+        name if name in schema.names else name.partition(".")[0] for name in columns_of(wanted)
+    ]
+    return list(dict.fromkeys(name for name in outer if name in schema.names))
 
 
 def _is_of(chunk: Any, columns: list[str]) -> bool:
@@ -330,14 +292,6 @@ def _leaves(fields: Any, above: str = "") -> Iterator[str]:
             yield from _leaves(field.type, f"{above}{field.name}.")
         else:
             yield above + field.name
-
-
-def _keys(value: dict[str, Any], above: str = "") -> list[str]:
-    """Keys of an object; keys of objects within it are joined by dots."""
-    found = []
-    for key, inner in value.items():
-        found += _keys(inner, f"{above}{key}.") if isinstance(inner, dict) else [above + key]
-    return found
 
 
 def _not_text(column: str, kind: Any) -> str:

@@ -27,6 +27,7 @@ from manta.corpus.readers import (
     read,
     unreadable,
 )
+from manta.corpus.records import WantedRange
 from manta.corpus.sources import InputFile
 
 # A worker tokenizes a unit in about a second: long compared to its scheduling, short compared to
@@ -100,6 +101,21 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
 
 def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
     """What to read of a row of a source."""
+    wanted = _read_of(config, source)
+    if source.only is None:
+        return wanted
+    if isinstance(wanted, str):
+        wanted = {"records": "texts", "columns": {"text": wanted}}
+    only = source.only
+    within: WantedRange = {
+        "column": only.column,
+        "at_least": only.at_least,
+        "below": only.below,
+    }
+    return {**wanted, "only": within}
+
+
+def _read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
     if config.labelled is not None:
         columns = {"text": config.labelled.text, "label": config.labelled.label}
         return {"records": config.labelled.labels, "columns": columns}
