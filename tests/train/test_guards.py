@@ -364,6 +364,8 @@ def test_an_fp16_run_whose_loss_stays_nan_stops(checked) -> None:
         Fault(tuple(range(4, 25)), NAN)(engine)
         scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
         engine.trained = replace(engine.trained, scaler=scaler)
+        engine._passes = replace(engine._passes, scaler=scaler)
+        engine._sums = engine._sums_by_rank()
 
     run = checked({**LONG, "guards": {}})
     with pytest.raises(
