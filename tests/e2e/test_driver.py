@@ -86,7 +86,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path, corpus: P
     for chatter in ("Warning", "WARNING", "ray.", "(RayTrainWorker", "wandb:", "UserWarning"):
         assert chatter not in output, output
 
-    refused = manta("train", str(path), "--fresh")
+    refused = copy_of_manta("train", str(path), "--fresh")
     assert "give another run.name" in refused.communicate()[0]
     assert refused.returncode == 1
 
