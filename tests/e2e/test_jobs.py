@@ -164,62 +164,65 @@ def test_without_the_token_nothing_is_taken(manta: Manta, head: Head, shared: Pa
     assert len(head.client.list_jobs()) == before
 
 
-def test_two_runs_at_once(manta: Manta, head: Head, checkout: Path, shared: Path) -> None:
-    """By plain Ray, and from a folder that is no checkout; each finishes as if it were alone."""
-    go = shared / "both-have-begun"
-    hold = {"kind": "hold", "step": 5, "until": str(go)}
-    sections: dict[str, Any] = {
-        "schedule": {"horizon": 20 * STEP},
-        "scaling": {"min": 1, "spares": 0},
-        "wandb": {"mode": "disabled"},
-    }
-    made = run_config(shared, shared / "corpus", faults=[hold], **sections)
-    config = write_yaml(shared / "half.yaml", made)
-    plain = head.client.submit_job(
-        entrypoint=f"python jobs/train.py {config} run.name=one scaling.min=2",
-        runtime_env={"working_dir": str(checkout)},
-    )
-    jobs = {"one": plain, "other": submitted(manta("submit", config, "run.name=other"))}
-    for name, job in jobs.items():
-        wait_for_rows(head, job, shared / name)
-    assert {head.client.get_job_status(job).value for job in jobs.values()} == {"RUNNING"}
-    go.touch()
-    for name, job in jobs.items():
-        assert head.wait(job) == "SUCCEEDED", head.client.get_job_logs(job)
-        assert verify(shared / name, shards=False).consumed.steps == 20
-        record = json.loads((shared / name / "run.json").read_text())
-        assert (record["status"], record["totals"]["steps"]) == ("finished", 20)
-    assert "2 workers" in head.client.get_job_logs(jobs["one"])
-    assert head.client.get_job_info(jobs["other"]).metadata["job_name"] == "other"
-    shown = manta("status").stdout.splitlines()
-    assert [line.split()[:2] for line in shown[-2:]] == [[j, "SUCCEEDED"] for j in jobs.values()]
-
-
-def test_a_run_is_looked_at_and_saved_when_it_is_stopped(
-    manta: Manta, head: Head, checkout: Path, shared: Path
-) -> None:
-    """However it was submitted: here by plain Ray."""
+@pytest.fixture(scope="module")
+def plain(head: Head, checkout: Path, shared: Path) -> str:
+    """A job that trains without end, submitted as plain Ray does."""
     config = write_yaml(shared / "endless.yaml", endless(shared, "stopped"))
     job = head.client.submit_job(
         entrypoint=f"python jobs/train.py {config}", runtime_env={"working_dir": str(checkout)}
     )
     wait_for_rows(head, job, shared / "stopped")
-    check_name_is_taken(manta, config)
-    check_ctrl_c_detaches(head, job)
-    running = manta("status", job).stdout
+    return job
+
+
+def test_two_runs_at_once(manta: Manta, head: Head, shared: Path, plain: str) -> None:
+    """The second one from a folder that is no checkout; it finishes as if it were alone."""
+    go = shared / "both-have-begun"
+    made = run_config(
+        shared,
+        shared / "corpus",
+        schedule={"horizon": 20 * STEP},
+        scaling={"min": 2, "spares": 0},
+        wandb={"mode": "disabled"},
+        faults=[{"kind": "hold", "step": 5, "until": str(go)}],
+    )
+    config = write_yaml(shared / "half.yaml", made)
+    other = submitted(manta("submit", config, "run.name=other"))
+    wait_for_rows(head, other, shared / "other")
+    assert {head.client.get_job_status(job).value for job in (plain, other)} == {"RUNNING"}
+    go.touch()
+    assert head.wait(other) == "SUCCEEDED", head.client.get_job_logs(other)
+    assert verify(shared / "other", shards=False).consumed.steps == 20
+    record = json.loads((shared / "other" / "run.json").read_text())
+    assert (record["status"], record["totals"]["steps"]) == ("finished", 20)
+    assert "2 workers" in head.client.get_job_logs(other)
+    assert head.client.get_job_info(other).metadata["job_name"] == "other"
+    shown = manta("status").stdout.splitlines()
+    expected = [[plain, "RUNNING"], [other, "SUCCEEDED"]]
+    assert [line.split()[:2] for line in shown[-2:]] == expected
+
+
+def test_a_run_is_looked_at_and_saved_when_it_is_stopped(
+    manta: Manta, head: Head, shared: Path, plain: str
+) -> None:
+    """However it was submitted: here by plain Ray."""
+    check_name_is_taken(manta, shared / "endless.yaml")
+    check_ctrl_c_detaches(head, plain)
+    running = manta("status", plain).stdout
     assert "RUNNING" in running
     assert re.search(r"step [\d,]+/1,000,000", running)  # the newest lines
 
-    done = manta("stop", job)
+    done = manta("stop", plain)
     assert "interrupted: saving a checkpoint" in done.stdout
-    assert f"{job}: STOPPED" in done.stdout
+    assert f"{plain}: STOPPED" in done.stdout
     assert done.returncode == 0
     assert saved_all(shared / "stopped")
     record = json.loads((shared / "stopped" / "run.json").read_text())
+    assert verify(shared / "stopped", shards=False).consumed.steps == record["totals"]["steps"]
     assert record["checkpoint"]["seconds"] >= SLOW_TO_SAVE["seconds"]
     assert record["wandb"]["mode"] == "offline", "Ray's signal has not reached the W&B client"
-    assert manta("stop", job).stdout == f"{job} has already ended: STOPPED\n"
-    assert "the same command continues the run" in manta("logs", job).stdout
+    assert manta("stop", plain).stdout == f"{plain} has already ended: STOPPED\n"
+    assert "the same command continues the run" in manta("logs", plain).stdout
 
 
 def check_name_is_taken(manta: Manta, config: Path) -> None:
