@@ -173,6 +173,7 @@ def replay(
     print("\n".join(compare(planned)))
     if not keep:
         planned.remove()
+        print(f"{planned.place} is removed (--keep keeps it)")
 
 
 def sweep(

@@ -74,6 +74,8 @@ def plan_replay(run: Place, first: int, last: int, overrides: Iterable[str] = ()
     """
     if first >= last:
         raise ConfigError(f"replay: from step {first} to {last} there is no step to train")
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run}: not the folder of a run (there is no {CONFIG} in it)")
     for step in filter(None, (first, last)):
         _check_checkpoint(run, step)
     before = load(run / CONFIG, RunConfig)

@@ -8,7 +8,7 @@ from manta.config.errors import RunError
 from manta.state.checkpoint_files import name_of, read_state, whole
 from manta.state.weights_digest import MODEL, OPTIMIZER, digests
 from manta.storage.place import Place
-from manta.storage.run_folder import CHECKPOINTS
+from manta.storage.run_folder import CHECKPOINTS, CONFIG
 from manta.storage.seal import digest
 
 MOST_NAMED = 3
@@ -78,6 +78,9 @@ def compare_weights(one: Place, other: Place, step: int | None = None) -> SameSt
 
 
 def _common(one: Place, other: Place, step: int | None) -> int:
+    for run in (one, other):
+        if not (run / CONFIG).exists():
+            raise RunError(f"{run}: not the folder of a run (there is no {CONFIG} in it)")
     steps = [[read_state(c).step for c in whole(run / CHECKPOINTS)] for run in (one, other)]
     both = sorted(set(steps[0]) & set(steps[1]))
     if not both or (step is not None and step not in both):
