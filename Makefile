@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
 PEERS := .venv-peers
+AXOLOTL := .venv-axolotl
 # The peers are optional: without them their rows say so.
 MEASURING = $(or $(wildcard $(PEERS)/bin/python),$(BIN)/python)
 ARGS ?=
@@ -15,7 +16,7 @@ ARGS ?=
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic demo-adapt check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-smoke lock weight clean
+.PHONY: help demo demo-elastic demo-adapt check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-axolotl bench-smoke lock weight clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -104,6 +105,11 @@ bench-peers: $(INSTALLED) ## Install what the benchmarks compare Manta with, in 
 		> $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/manta.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 
+# Axolotl pins other versions of Transformers, PEFT and TRL than Manta's: it has an environment of its own.
+bench-axolotl: ## Install Axolotl for benchmarks/adapt.py, in .venv-axolotl (2 GB)
+	$(PYTHON) -m venv $(AXOLOTL)
+	$(AXOLOTL)/bin/python -m pip install --quiet --disable-pip-version-check axolotl==0.19.0
+
 bench-smoke: $(INSTALLED) ## Has something become slow? Ratios only, in about a minute
 	$(BIN)/python benchmarks/smoke.py $(ARGS)
 
@@ -118,4 +124,4 @@ weight: $(INSTALLED) ## How heavy an installation is: packages, megabytes, impor
 	$(BIN)/python benchmarks/weight.py
 
 clean: ## Remove the environment and caches; runs and corpora stay
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(AXOLOTL) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,15 +1,19 @@
-"""Fine-tuning on chats: Manta beside TRL's SFTTrainer, all weights and LoRA by PEFT.
+"""Fine-tuning: Manta beside TRL's SFTTrainer and DPOTrainer, all weights and LoRA by PEFT.
 
     python benchmarks/adapt.py [--turns 16] [--seconds 4] [--threads 2] [--steps 20]
-        [--methods full,lora] [--corpus corpora/demo] [--peers PYTHON] [--out FILE.json]
+        [--cases chat-lora,…,resume] [--corpus corpora/demo] [--peers PYTHON] [--axolotl PYTHON]
+        [--out FILE.json]
 
-The demo's model with weights by its seed, the demo's tokenizer, and the chats of `jobs/chat`. First
-the same batches in the same order, one conversation a row: losses step by step, in float32. Then
-speed as people would have it, both contenders packed or padded as they do it, in turns of some
-seconds, one running while the others are stopped (`train_loop_turns.py`): supervised tokens a
-second, the share of tokens computed that are padding or otherwise no text, peak memory of the
-process, and seconds from its start to the end of the first step. TRL's packing makes one row of
-several conversations, which on a CPU see each other: it is shown, but trains on something else.
+The demo's model with weights by its seed, the demo's tokenizer, and the chats and pairs of
+`jobs/chat` and `jobs/preference`. First the same batches in the same order, one conversation or
+pair a row: losses step by step, in float32. Then speed as people would have it, both contenders
+packed or padded as they do it, in turns of some seconds, one running while the others are stopped
+(`train_loop_turns.py`): supervised tokens a second, the share of tokens computed that are padding,
+peak memory of the process, and seconds from its start to the end of the first step. TRL's packing
+makes one row of several conversations, which on a CPU see each other: it is shown, but trains on
+something else. DPOTrainer packs nothing. Axolotl, if it is there (`make bench-axolotl`), trains on
+the same chats as TRL does. At last a run that is killed and goes on with half the
+workers (`adapt_resume.py`). With `--turns 0` speeds are left out.
 """
 
 from __future__ import annotations
@@ -27,16 +31,25 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from adapt_case import LENGTH, PROGRESS, Case
+from adapt_case import PROGRESS, TASKS, Case, conversations
+from adapt_resume import resumed, told
 from train_loop_peers import allocator
 from train_loop_turns import Contender, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
 CASE = Path(__file__).with_name("adapt_case.py")
 MANTA, SAME = "manta", "manta-apart"
-NAMES = {MANTA: "Manta", "trl": "TRL", "trl-packed": "TRL, packed"}
+AXOLOTL = "axolotl"
+NAMES = {
+    MANTA: "Manta",
+    "trl": "TRL, padded",
+    "trl-packed": "TRL, packed",
+    AXOLOTL: "Axolotl, padded",
+}
 MANY, WARMUP, PARTS = 100_000, 6, 4
-METHODS = {"full": "all weights", "lora": "LoRA, rank 16"}
+METHODS = {"lora": "LoRA, rank 16", "full": "all weights"}
+RESUME = "resume"
+CASES = [*(f"{task}-{method}" for task in TASKS for method in METHODS), RESUME]
 
 
 def main() -> None:
@@ -51,14 +64,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         make(here, arguments.corpus)
-        for method in arguments.methods.split(","):
-            case = Case(adapter=method == "lora", threads=arguments.threads)
+        for name in arguments.cases.split(","):
+            if name == RESUME:
+                found[name] = resumed(here, arguments.peers)
+                print(told(found[name]), flush=True)
+                continue
+            task, _, method = name.partition("-")
+            case = Case(task, adapter=method == "lora", threads=arguments.threads)
             (here / "case.json").write_text(json.dumps(asdict(case)))
-            found[method] = {
-                "losses": losses(here, arguments),
-                "speed": speed(here, arguments),
+            names = {n: NAMES[n] for n in (MANTA, "trl")} if task != "chat" else NAMES
+            if not Path(arguments.axolotl).exists():
+                names = {n: shown for n, shown in names.items() if n != AXOLOTL}
+            found[name] = {
+                "losses": losses(here, [n for n in ("trl", AXOLOTL) if n in names], arguments),
+                "speed": speed(here, names, arguments) if arguments.turns else {},
             }
-            print(table(method, found[method]), flush=True)
+            print(table(f"{task}, {METHODS[method]}", found[name]), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1))
 
@@ -67,7 +88,7 @@ def main() -> None:
 
 
 def make(folder: Path, corpus: Path) -> None:
-    """The base model with its tokenizer, and the chats, packed and one conversation a row."""
+    """The base model with its tokenizer, and chats and pairs, packed and one of them a row."""
     from manta.config import RunConfig, load
     from manta.corpus.manifest import Manifest
     from manta.corpus.tokenizer import of_corpus
@@ -79,22 +100,30 @@ def make(folder: Path, corpus: Path) -> None:
     lm.save_pretrained(folder / "base")
     for name, content in of_corpus(str(corpus), manifest).files.items():
         (folder / "base" / name).write_bytes(content)
-    chats = folder / "chats.jsonl"
-    subprocess.run([sys.executable, "jobs/chat/data.py", str(chats)], cwd=ROOT, check=True)
-    for name, packing in (("packed", "true"), ("apart", "false")):
-        overrides = [
-            *(f"out={folder / name}", f"tokenizer.path={folder / 'base'}"),
-            *(f"sources=[{{name: a, format: jsonl, paths: ['{chats}']}}]",),
-            *(f"chat.length={LENGTH}", f"chat.packing={packing}"),
-        ]
-        command = [sys.executable, "-m", "manta.cli", "prepare", "jobs/chat/corpus.yaml"]
-        subprocess.run([*command, *overrides], cwd=ROOT, check=True, capture_output=True)
+    for task, of in TASKS.items():
+        job = ROOT / "jobs" / task
+        records = folder / "corpora" / f"{task}.jsonl"  # pairs are made of the chats beside them
+        subprocess.run([sys.executable, job / "data.py", records], cwd=folder, check=True)
+        for name, packing in (("packed", "true"), ("apart", "false")):
+            overrides = [
+                *(f"out={folder / f'{task}-{name}'}", f"tokenizer.path={folder / 'base'}"),
+                *(f"sources=[{{name: a, format: jsonl, paths: ['{records}']}}]",),
+                *(f"chat.length={of.length}", f"chat.packing={packing}"),
+            ]
+            command = [sys.executable, "-m", "manta.cli", "prepare", str(job / "corpus.yaml")]
+            subprocess.run([*command, *overrides], cwd=ROOT, check=True, capture_output=True)
+    chats = conversations(folder, Case("chat", adapter=False, threads=1), MANY)
+    with (folder / "chat.jsonl").open("w") as file:
+        for row in chats:
+            file.write(json.dumps({**row, "attention_mask": [1] * len(row["input_ids"])}) + "\n")
 
 
 def start(name: str, folder: Path, steps: int, arguments: argparse.Namespace) -> Contender:
     """A contender in a process of its own, which has begun to start."""
     there = Path(tempfile.mkdtemp(dir=folder))
-    python = sys.executable if name.startswith(MANTA) else arguments.peers
+    python = {MANTA: sys.executable, AXOLOTL: arguments.axolotl}.get(
+        name.partition("-")[0], arguments.peers
+    )
     settings = {
         "OMP_NUM_THREADS": str(arguments.threads),
         PROGRESS: str(there / "progress.jsonl"),
@@ -108,10 +137,10 @@ def start(name: str, folder: Path, steps: int, arguments: argparse.Namespace) ->
 # ---------------------------------------------------------------------- what is found
 
 
-def losses(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same batches by both: the losses, and their largest relative difference."""
+def losses(folder: Path, others: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same batches by all: the losses, and the largest relative differences from Manta's."""
     found = {}
-    for name in (SAME, "trl"):
+    for name in (SAME, *others):
         contender = start(name, folder, arguments.steps, arguments)
         try:
             contender.warm_up(arguments.steps)
@@ -119,24 +148,32 @@ def losses(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             contender.end()
         found[name] = rows
-    ours, theirs = found[SAME], found["trl"]
-    same = [row["supervised"] == theirs[step]["supervised"] for step, row in ours.items()]
-    differences = [
-        abs(theirs[step]["loss"] - row["loss"]) / row["loss"] for step, row in ours.items()
-    ]
+    ours = found.pop(SAME)
     return {
         "first": ours[1]["loss"],
         "last": ours[arguments.steps]["loss"],
-        "difference": max(differences),
-        "same_supervised": all(same),
+        "others": {
+            name: {
+                "difference": max(
+                    abs(rows[step]["loss"] - row["loss"]) / row["loss"]
+                    for step, row in ours.items()
+                ),
+                "same_supervised": all(
+                    rows[step]["supervised"] == row["supervised"] for step, row in ours.items()
+                ),
+            }
+            for name, rows in found.items()
+        },
     }
 
 
-def speed(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+def speed(
+    folder: Path, names: dict[str, str], arguments: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     """All contenders, in turns."""
     with ExitStack() as running:
         contenders, first = {}, {}
-        for name in NAMES:
+        for name in names:
             began = time.monotonic()
             contenders[name] = start(name, folder, MANY, arguments)
             running.callback(contenders[name].end)
@@ -173,15 +210,23 @@ def _peak(contender: Contender) -> float:
     return int(line.split()[1]) / 1024
 
 
-def table(method: str, found: dict[str, Any]) -> str:
+def table(case: str, found: dict[str, Any]) -> str:
     """Markdown."""
     same, speeds = found["losses"], found["speed"]
-    limit = speeds["trl"]["supervised"]
+    told = [
+        f"{NAMES[name]} {one['difference']:.1e}"
+        f"{'' if one['same_supervised'] else ', NOT of the same supervised tokens'}"
+        for name, one in same["others"].items()
+    ]
     lines = [
-        f"**{METHODS[method]}.** The same batches: loss {same['first']:.4f} to {same['last']:.4f}, "
-        f"largest relative difference {same['difference']:.1e}, supervised tokens "
-        f"{'the same' if same['same_supervised'] else 'NOT the same'} at each step.",
+        f"**{case}.** The same batches: loss {same['first']:.4f} to {same['last']:.4f}; largest "
+        f"relative difference from it: {'; '.join(told)}.",
         "",
+    ]
+    if not speeds:
+        return "\n".join(lines)
+    limit = speeds["trl"]["supervised"]
+    lines += [
         "| | supervised tokens/s | of TRL's | waste | peak MiB | first step, s |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -201,8 +246,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--threads", type=int, default=len(psutil.Process().cpu_affinity()))
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--methods", default="full,lora")
+    parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--peers", default=str(ROOT / ".venv-peers/bin/python"))
+    parser.add_argument("--axolotl", default=str(ROOT / ".venv-axolotl/bin/python"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     arguments.corpus = arguments.corpus.resolve()

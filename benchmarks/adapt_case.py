@@ -1,9 +1,10 @@
-"""One contender of `adapt.py`, in a process of its own: Manta's engine or TRL's SFTTrainer.
+"""One contender of `adapt.py`, in a process of its own: Manta's engine, TRL's trainers, Axolotl.
 
-    python benchmarks/adapt_case.py manta|trl|trl-packed FOLDER STEPS
+    python benchmarks/adapt_case.py manta|manta-apart|trl|trl-packed|axolotl FOLDER STEPS
 
-FOLDER holds what `adapt.py` made: a base model, the same chats as corpora with one conversation a
-row and packed, and `case.json`. Each step is told in the file that MANTA_BENCH_PROGRESS names.
+FOLDER holds what `adapt.py` made: a base model, the same chats and pairs as corpora, with one of
+them a row and packed, and `case.json`. Each step is told in the file that MANTA_BENCH_PROGRESS
+names.
 """
 
 from __future__ import annotations
@@ -20,12 +21,34 @@ from typing import Any
 import numpy as np
 
 PROGRESS = "MANTA_BENCH_PROGRESS"
-LENGTH, LEARNING_RATE, RANK = 256, 1e-3, 16
-# Conversations of a step, and rows that hold about as many when packed.
-CONVERSATIONS, ROWS = 16, 4
-IGNORE = -100
-# Steps for which TRL gets conversations, before it begins with the first one again.
+RANK, BETA, IGNORE = 16, 0.1, -100
+# Steps for which TRL gets samples, before it begins with the first one again.
 PREPARED = 100
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned, and by how much at a time.
+
+    Attributes:
+        objective: section of a run's config.
+        length: tokens of a row.
+        samples: conversations or pairs of a step.
+        rows: rows that hold about as many when packed.
+        learning_rate: the same at each step.
+    """
+
+    objective: dict[str, Any]
+    length: int
+    samples: int
+    rows: int
+    learning_rate: float
+
+
+TASKS = {
+    "chat": Task({"type": "chat"}, 256, 16, 4, 1e-3),
+    "preference": Task({"type": "preference", "loss": "dpo", "beta": BETA}, 512, 8, 3, 1e-4),
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +56,19 @@ class Case:
     """What is trained.
 
     Attributes:
+        task: a key of TASKS.
         adapter: whether LoRA is trained; else all weights.
         threads: number of threads to compute with.
     """
 
+    task: str
     adapter: bool
     threads: int
+
+    @property
+    def of(self) -> Task:
+        """The task."""
+        return TASKS[self.task]
 
 
 def tell(**row: Any) -> None:
@@ -52,21 +82,21 @@ def checked_run(folder: Path, case: Case, *, packed: bool, steps: int) -> Any:
     from manta.config.run import RunConfig
     from manta.elastic.checks.preflight import check
 
-    batch = ROWS if packed else CONVERSATIONS
+    batch = case.of.rows if packed else case.of.samples
     adapter = {"adapter": {"rank": RANK}} if case.adapter else {}
     return check(
         RunConfig.model_validate(
             {
                 "run": {"name": "bench", "storage": tempfile.mkdtemp()},
-                "corpus": str(folder / ("packed" if packed else "apart")),
+                "corpus": str(folder / f"{case.task}-{'packed' if packed else 'apart'}"),
                 "model": {"pretrained": str(folder / "base"), **adapter},
-                "objective": {"type": "chat"},
-                "data": {"document_mask": packed},
-                "train": {"seq_len": LENGTH, "micro_batch": batch},
+                "objective": case.of.objective,
+                "data": {"document_mask": packed or case.task == "preference"},
+                "train": {"seq_len": case.of.length, "micro_batch": batch},
                 "optimizer": {"betas": [0.9, 0.999], "weight_decay": 0.0},
                 "schedule": {
-                    "horizon": LENGTH * batch * steps,
-                    "lr": LEARNING_RATE,
+                    "horizon": case.of.length * batch * steps,
+                    "lr": case.of.learning_rate,
                     "batch": batch,
                 },
             }
@@ -94,10 +124,9 @@ def manta(folder: Path, case: Case, steps: int, *, packed: bool = True) -> None:
         tell(
             step=batch.step.number,
             loss=float(result.loss),
-            supervised=int(result.weights[0]),
+            supervised=int(supervised_mask(batch.samples).sum()),
             tokens=int(np.sum(batch.samples["lengths"])),
             computed=int(batch.samples["tokens"].size),
-            marked=int(supervised_mask(batch.samples).sum()),
         )
 
 
@@ -105,7 +134,7 @@ def conversations(folder: Path, case: Case, steps: int) -> Iterator[dict[str, li
     """Token ids and labels of the conversations, in the order in which Manta takes them."""
     from manta.sample.chat import supervised_mask
 
-    for batch in batches_of(checked_run(folder, case, packed=False, steps=steps)):
+    for batch in batches_of(checked_run(folder, case, packed=False, steps=min(steps, PREPARED))):
         masks = supervised_mask(batch.samples)
         rows = zip(batch.samples["tokens"], batch.samples["lengths"], masks, strict=True)
         for tokens, length, mask in rows:
@@ -114,85 +143,52 @@ def conversations(folder: Path, case: Case, steps: int) -> Iterator[dict[str, li
             yield {"input_ids": ids.tolist(), "labels": labels.tolist()}
 
 
-def trl(folder: Path, case: Case, steps: int, *, packing: bool) -> None:
-    """TRL's SFTTrainer, with PEFT for LoRA, on the same conversations in the same order."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    torch.set_num_threads(case.threads)
-    rows = list(conversations(folder, case, min(steps, PREPARED)))
-    lm = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    if case.adapter:
-        lm = with_lora(lm)
-
-    class Tell(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
-            if "loss" in logs:
-                # The loader is a batch ahead: the step's own counts are those of its number.
-                tell(step=state.global_step, loss=logs["loss"], **counts[state.global_step - 1])
-
-    counts: list[dict[str, int]] = []
-    batch = ROWS if packing else CONVERSATIONS
-    trainer = SFTTrainer(
-        model=lm,
-        args=SFTConfig(
-            output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=batch,
-            max_length=LENGTH,
-            packing=packing,
-            max_steps=steps,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            logging_steps=1,
-            train_sampling_strategy="sequential",
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            shuffle_dataset=False,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(folder / "base"),
-        callbacks=[Tell()],
-    )
-    collate = trainer.data_collator
-
-    def counted(examples: list[dict[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = collate(examples)
-        counts.append(
-            {
-                "supervised": int((made["labels"][..., 1:] != IGNORE).sum()),
-                "tokens": sum(len(one["input_ids"]) for one in examples),
-                "computed": int(made["input_ids"].numel()),
+def pairs(folder: Path, case: Case, steps: int) -> Iterator[dict[str, list[int]]]:
+    """Token ids of prompt and both answers, in the order in which Manta takes the pairs."""
+    for batch in batches_of(checked_run(folder, case, packed=False, steps=min(steps, PREPARED))):
+        columns = [batch.samples[name].tolist() for name in ("tokens", "starts", "supervised")]
+        for tokens, starts, (first, end, other, last) in zip(*columns, strict=True):
+            prompt, begin = tokens[:first], starts[1]
+            assert tokens[begin:other] == prompt, "both answers are to one prompt"
+            yield {
+                "prompt_ids": prompt,
+                "chosen_ids": tokens[first:end],
+                "rejected_ids": tokens[other:last],
             }
-        )
-        return made
-
-    trainer.data_collator = counted
-    trainer.train()
 
 
-def with_lora(lm: Any) -> Any:
-    """The same adapter as Manta's, by PEFT, with the same first weights: those of seed 0."""
-    import torch
-    from peft import LoraConfig, get_peft_model
+def counts_of(batch: dict[str, Any]) -> dict[str, int]:
+    """Tokens of a collated batch of another system's: supervised, without padding, in all."""
+    if "completion_mask" in batch:
+        supervised = batch["completion_mask"][..., 1:].sum()
+    else:
+        supervised = (batch["labels"][..., 1:] != IGNORE).sum()
+    ids, real = batch["input_ids"], batch.get("attention_mask")
+    tokens = ids.numel() if real is None else (real != 0).sum()
+    return {"supervised": int(supervised), "tokens": int(tokens), "computed": int(ids.numel())}
 
-    torch.manual_seed(0)
-    config = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(lm, config)
+
+def trl(folder: Path, case: Case, steps: int, *, packing: bool) -> None:
+    """A trainer of TRL's on the same samples in the same order."""
+    import adapt_trl
+
+    if case.task == "preference":
+        adapt_trl.preferences(folder, case, steps)
+    else:
+        adapt_trl.chats(folder, case, steps, packing=packing)
+
+
+def axolotl(folder: Path, case: Case, steps: int) -> None:
+    """Axolotl on the same conversations in the same order."""
+    import adapt_axolotl
+
+    adapt_axolotl.chats(folder, case, steps)
 
 
 LOOPS = {
     "manta": lambda *given: manta(*given),
     "manta-apart": lambda *given: manta(*given, packed=False),
+    "axolotl": lambda *given: axolotl(*given),
     "trl": lambda *given: trl(*given, packing=False),
     "trl-packed": lambda *given: trl(*given, packing=True),
 }
