@@ -25,6 +25,7 @@ def test_the_validation_loss_is_spelled_in_one_place() -> None:
 def test_names_in_wandb_are_told_apart() -> None:
     assert len({metric.wandb for metric in METRICS.values()}) == len(METRICS)
     assert in_wandb("val_loss/web") == "val/loss/web"
+    assert in_wandb("tokens/web") == "data/tokens/web"
     assert in_wandb("mine") == "train/mine"
 
 
