@@ -82,6 +82,7 @@ bench: $(INSTALLED) ## Measure, for hours; benchmarks/RESULTS.md has figures, ea
 	$(BIN)/manta prepare jobs/demo/corpus.yaml
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/order.py
+	$(BIN)/python benchmarks/mixture.py
 	$(BIN)/python benchmarks/history.py
 	$(MEASURING) benchmarks/train_loop.py --models micro --precisions fp32
 	$(MEASURING) benchmarks/train_loop.py --workers 1 --accumulations 1 --loops manta,accelerate --turns 8 --seconds 12
