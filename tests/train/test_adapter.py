@@ -72,7 +72,7 @@ def tuned(checked: Build, corpus: Path, base: Path) -> Build:
                 "model": section,
                 "schedule.lr": 3e-2,
                 "checkpoint.every": EVERY,
-                "eval": {"every": EVERY, "tokens": 4096},
+                "eval": {"every": EVERY, "tokens": 16 * 9},
                 **changes,
             }
         )

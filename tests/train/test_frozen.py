@@ -83,9 +83,10 @@ def test_it_computes_to_the_bit_as_the_trained_model_with_its_weights(
     checked, tmp_path, layout, tied
 ) -> None:
     folder = saved_llama(tmp_path / "model", tie_word_embeddings=tied)
-    run = checked(beside(folder, **LAYOUTS[layout]))
+    run = checked(beside(folder, **LAYOUTS[layout], **{"schedule.horizon": 16 * 7 * 3}))
     rows = [row for row in train(run, 2) if "loss" in row]
     assert rows[0]["term/apart"] == 0, "before the first update"
+    assert len(rows) == 3
     assert all(row["term/apart"] > 0 for row in rows[1:])
 
 
