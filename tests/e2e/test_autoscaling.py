@@ -147,7 +147,7 @@ def test_a_killed_driver_holds_no_node(
     wanted["schedule"] = {"horizon": 200 * 4096 * SEQ_LEN, "lr": 1e-3, "batch": 4096}
     wanted["train"]["micro_batch"] = 1024
     run = Run(driver, wanted).begin()
-    run.reach(4)
+    run.reach(1)
     residents = actors_on(cluster.address)
     driver.kill()
     gone = cluster.wait_until_empty()
