@@ -49,8 +49,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.update(s3_server.ENVIRONMENT)
 
 
-# The folders whose tests take longest, so that they come first: what is left for the end is short,
-# and the processes of a parallel run (one file at a time each) end together.
+# The folders whose tests take longest, so that they come first, and in each folder and in the rest
+# the files with slow tests: what is left for the end is short, and the processes of a parallel run
+# (one file at a time each) end together.
 LONGEST_FIRST = ("e2e", "chaos", "cluster", "corpus", "tune", "elastic", "train", "stream")
 # What starts Ray, or a server or a host that stands for a part of a cluster.
 SLOW_FIXTURES = {"ray_local", "nodes", "head", "cluster", "three", "s3", "browser"}
@@ -80,11 +81,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if SLOW_FIXTURES & fixtures or SLOW_PLACES & {item.path.name, item.path.parent.name}:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=_rank)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (_rank(item.path.parent.name), item.path not in slow))
 
 
-def _rank(item: pytest.Item) -> int:
-    folder = item.path.parent.name
+def _rank(folder: str) -> int:
     return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
