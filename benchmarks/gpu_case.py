@@ -168,8 +168,10 @@ class EngineLoop:
         self.engine = Engine(config, hf_config.resolve(config, vocabulary))
         self.lm, self.device = self.engine.trained.lm, self.engine.device
         self.phases = Phases(self.device)
-        self.engine.model = Timed(self.engine.model, self.phases)
-        self.engine._backward = self.phases.timed("backward", self.engine._backward)
+        passes = self.engine._passes  # frozen, and shared by what sums over ranks
+        object.__setattr__(passes, "model", Timed(passes.model, self.phases))
+        backward = self.phases.timed("backward", passes.backward)
+        object.__setattr__(passes, "backward", backward)
         self._agreement = Agreement(self.device)
         self._reads = case.options.reads_each_step
         self._coming: Arriving | None = None
