@@ -88,6 +88,7 @@ bench: $(INSTALLED) ## Measure, for hours; benchmarks/RESULTS.md has figures, ea
 	$(MEASURING) benchmarks/train_loop.py --workers 1 --accumulations 1 --loops manta,accelerate --turns 8 --seconds 12
 	$(BIN)/python benchmarks/train_costs.py
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/reproducible.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/sweep.py
