@@ -25,10 +25,11 @@ from manta.corpus.manifest import Manifest
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.checks.warm_start import export_if_needed, exported_folder
 from manta.model.adapter import without_adapter
+from manta.record.run_config import recorded_config
 from manta.state.checkpoint_files import newest
 from manta.state.dcp import read_metadata
 from manta.storage.run_folder import CHECKPOINTS, CONFIG, RUN
-from manta.train.export import export, generate, load_run, load_weights
+from manta.train.export import export, generate, load_weights
 
 EVERY = 16 * 7 * 4
 # The checkpoint of step 8 is begun once that of step 4 is whole: a run that dies after it has one.
@@ -274,4 +275,4 @@ def test_beside_trained_weights_only_a_merged_model_is_whole(tuned: Build, tmp_p
     with pytest.raises(RunError, match="which a folder of PEFT does not hold: export with --merge"):
         export(run.run_dir, tmp_path / "adapter")
     export(run.run_dir, tmp_path / "merged", merge=True)
-    assert load_run(run.run_dir).model.train == ["model.norm.weight"]
+    assert recorded_config(run.run_dir).model.train == ["model.norm.weight"]

@@ -25,7 +25,8 @@ from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError, RunError
 from manta.corpus.prepare import prepare
 from manta.elastic.checks.preflight import Checked, try_model
-from manta.train.export import export, generate, load_run, load_weights
+from manta.record.run_config import recorded_config
+from manta.train.export import export, generate, load_weights
 from manta.train.scoring import score_file
 
 LENGTH, STEPS = 32, 8
@@ -144,7 +145,7 @@ def test_transformers_loads_the_exported_model_with_the_same_scores(
     lm = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="</s>")
     texts = [record(number)["text"] for number in range(500, 506)]
-    ours = load_weights(run.run_dir, load_run(run.run_dir), None).eval()
+    ours = load_weights(run.run_dir, recorded_config(run.run_dir), None).eval()
     for side in ("left", "right"):
         given = tokenizer(texts, padding=True, padding_side=side, return_tensors="pt")
         assert not given["attention_mask"].all()

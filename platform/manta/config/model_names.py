@@ -6,12 +6,16 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from manta.config.run import RunConfig
 
 # A name on the Hub of Hugging Face, ORG/NAME, and one of its commits, tags or branches.
 REVISED = re.compile(r"([\w.-]+(?:/[\w.-]+)?)@([\w./-]+)")
+
+# File by which PEFT says what an adapter is for.
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 class HubName(NamedTuple):
@@ -32,6 +36,11 @@ def hub_name(pretrained: str) -> HubName:
     if found is None or os.path.isdir(pretrained):
         return HubName(pretrained)
     return HubName(*found.groups())
+
+
+def holds_adapter_alone(folder: Path) -> bool:
+    """Whether a folder is PEFT's: an adapter without the model that it is for."""
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
 @dataclass(frozen=True)

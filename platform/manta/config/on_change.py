@@ -59,16 +59,8 @@ def on_change_of(config: type[Section], dotted: str) -> OnChange | None:
         None if neither the key nor a section around it declares it.
     """
     found: OnChange | None = None
-    section = config
-    for name in dotted.split("."):
-        field = {field.alias or n: field for n, field in section.model_fields.items()}.get(name)
-        if field is None:
-            break
+    for field in _fields_along(config, dotted):
         found = _said_by(field) or found
-        inner = _section_of(field)
-        if inner is None:
-            break
-        section = inner
     return found
 
 
@@ -79,19 +71,20 @@ def rounds(config: type[Section], dotted: str) -> bool:
         config: the config's type.
         dotted: the key, such as `train.micro_batch`, or one inside its value.
     """
-    section = config
+    return any(_extra(field).get("rounds") for field in _fields_along(config, dotted))
+
+
+def _fields_along(config: type[Section], dotted: str) -> Iterator[FieldInfo]:
+    """The fields that a dotted key leads through, as far as they are of sections."""
+    section: type[Section] | None = config
     for name in dotted.split("."):
+        if section is None:
+            return
         field = {field.alias or n: field for n, field in section.model_fields.items()}.get(name)
         if field is None:
-            return False
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("rounds"):
-            return True
-        inner = _section_of(field)
-        if inner is None:
-            return False
-        section = inner
-    return False
+            return
+        yield field
+        section = _section_of(field)
 
 
 def keys_of(config: type[Section], *kinds: OnChange, above: str = "") -> Iterator[str]:
@@ -114,9 +107,14 @@ def _said_by(field: FieldInfo) -> OnChange | None:
 
 def _own(field: FieldInfo) -> OnChange | None:
     """What a key itself declares."""
-    extra = field.json_schema_extra
-    name = extra.get("on_change") if isinstance(extra, dict) else None
+    name = _extra(field).get("on_change")
     return OnChange[str(name)] if name else None
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    """What `key` has declared beside the field itself."""
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def _section_of(field: FieldInfo) -> type[Section] | None:

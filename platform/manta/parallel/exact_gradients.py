@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -45,23 +46,21 @@ class ExactGradients(Protocol):
 class _Extremes:
     """Tells whether any summand of a step was not finite, or too large for exact sums."""
 
-    def __init__(self, grid: Grid, device: torch.device):
-        self._grid, self._device = grid, device
-        self._most, self._seen = 0.0, list[Tensor]()
+    def __init__(self, grid: Grid):
+        self._grid = grid
 
     def begin(self, passes: int) -> None:
-        self._most, self._seen = self._grid.limit / max(1, passes), []
+        self._most, self._seen = self._grid.limit / max(1, passes), list[Tensor]()
 
     def look(self, summands: Tensor) -> None:
         if summands.numel():
             self._seen.extend(torch.aminmax(summands))
 
-    def spoil(self) -> Tensor:
-        """What to add to a total: NaN if a summand was too large, else 0; scalar float64."""
-        if not self._seen:
-            return torch.zeros((), dtype=torch.float64, device=self._device)
-        fits = torch.stack(self._seen).abs().max() <= self._most
-        return torch.where(fits, 0.0, math.nan).double()
+    def spoil(self, totals: Tensor) -> None:
+        """Make one of the totals, float64 of one axis, NaN if a summand was too large."""
+        if self._seen:
+            fits = torch.stack(self._seen).abs().max() <= self._most
+            totals[-1] += torch.where(fits, 0.0, math.nan)
 
 
 class WholeGradients:
@@ -87,6 +86,12 @@ class WholeGradients:
         device = ranks.device
         self._totals = torch.empty(sum(sizes), dtype=torch.float64, device=device)
         self._gradients = torch.empty(sum(sizes), dtype=torch.float32, device=device)
+        self._views = [
+            part.view_as(trained)
+            for (_, trained), part in zip(
+                self._weights, torch.split(self._gradients, sizes), strict=True
+            )
+        ]
         self._parts = dict(
             zip((own for own, _ in self._weights), torch.split(self._totals, sizes), strict=True)
         )
@@ -96,8 +101,8 @@ class WholeGradients:
             for index, bucket in enumerate(self._buckets)
             for own, _ in self._weights[bucket]
         }
-        self._ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        self._extremes = _Extremes(grid, device)
+        self._ends = list(accumulate(sizes, initial=0))
+        self._extremes = _Extremes(grid)
         for own, _ in self._weights:
             own.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
 
@@ -131,7 +136,7 @@ class WholeGradients:
         totals = self._totals[self._ends[bucket.start] : self._ends[bucket.stop]]
         self._grid.end(totals)
         if self._sent == len(self._buckets):
-            totals[-1] += self._extremes.spoil()
+            self._extremes.spoil(totals)
         if self._ranks.world_size > 1:
             self._works.append(dist.all_reduce(totals, async_op=True))
 
@@ -141,9 +146,8 @@ class WholeGradients:
         for work in self._works:
             work.wait()
         self._gradients.copy_(self._totals)
-        parts = torch.split(self._gradients, [trained.numel() for _, trained in self._weights])
-        for (_, trained), part in zip(self._weights, parts, strict=True):
-            trained.grad = part.view_as(trained)
+        for (_, trained), gradient in zip(self._weights, self._views, strict=True):
+            trained.grad = gradient
 
 
 def _buckets(sizes: Sequence[int]) -> list[slice]:
@@ -193,14 +197,13 @@ class _ExactReduceScatter(ReduceScatter):
     """
 
     def __init__(self, grid: Grid):
-        self._grid = grid
+        self._grid, self._extremes = grid, _Extremes(grid)
         self.begin(1)
 
     def begin(self, passes: int) -> None:
         self.last = False
         self._totals: Tensor | None = None
-        self._extremes: _Extremes | None = None
-        self._passes = passes
+        self._extremes.begin(passes)
 
     def allocate(
         self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
@@ -226,14 +229,12 @@ class _ExactReduceScatter(ReduceScatter):
             async_op: must be False.
         """
         assert not async_op
-        if self._extremes is None or self._totals is None:
-            self._extremes = _Extremes(self._grid, input_tensor.device)
-            self._extremes.begin(self._passes)
+        if self._totals is None:
             self._totals = torch.zeros_like(output_tensor, dtype=torch.float64)
         self._extremes.look(input_tensor)
         summands = self._grid.rounded(input_tensor)
         if self.last:
-            summands[-1] += self._extremes.spoil()
+            self._extremes.spoil(summands)
         part = torch.empty_like(self._totals)
         dist.reduce_scatter_single(part, summands, group=group)
         self._totals += part

@@ -89,7 +89,7 @@ def driver_hardware() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpu_count": _cpu_count(),
-        "cpu_model": _cpu_model(),
+        "cpu_model": cpu_model(),
         "memory_bytes": _memory_bytes(),
     }
 
@@ -101,7 +101,8 @@ def _cpu_count() -> int | None:
     return os.cpu_count()
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """The name of this machine's processor; None if it is unknown."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

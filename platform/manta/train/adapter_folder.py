@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from manta.config.errors import RunError
+from manta.config.model_names import ADAPTER_CONFIG, holds_adapter_alone
 from manta.model import model_class
 from manta.model.adapter import adapter_weights, import_peft, load_adapter
 
-CONFIG = "adapter_config.json"
 BASE, TASK, REVISION = "base_model_name_or_path", "task_type", "revision"
 HEAD = f"{model_class.HEAD}.weight"
 
@@ -48,9 +48,9 @@ class AdapterFolder:
         Raises:
             RunError: if it doesn't name a model that is there.
         """
-        path = folder / CONFIG
-        if not path.exists() or (folder / "config.json").exists():
+        if not holds_adapter_alone(folder):
             return None
+        path = folder / ADAPTER_CONFIG
         try:
             found = json.loads(path.read_bytes())
             base = found[BASE]
@@ -120,11 +120,11 @@ class AdapterFolder:
         except RuntimeError as error:
             raise RunError(
                 f"{self.folder}: the adapter does not fit {self.base!r}, for which it is according "
-                f"to {CONFIG}: {' '.join(str(error).split())}"
+                f"to {ADAPTER_CONFIG}: {' '.join(str(error).split())}"
             ) from None
 
     def _without_base(self, why: str) -> RunError:
         return RunError(
             f"{self.folder}: an adapter for the model {self.base!r}, which can't be loaded: {why}; "
-            f"put that model there, or set {BASE} in {self.folder / CONFIG} to where it is"
+            f"put that model there, or set {BASE} in {self.folder / ADAPTER_CONFIG} to where it is"
         )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
 from manta.parallel.ranks import Ranks
+from manta.record.provenance import cpu_model
 
 log = logging.getLogger(__name__)
-CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def device_kind(device: torch.device) -> str:
     """The name of a device: of a GPU, or of a processor and the instructions that Torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{cpu_model() or 'unknown processor'}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def warn_of_unlike(ranks: Ranks) -> None:
@@ -32,12 +31,3 @@ def warn_of_unlike(ranks: Ranks) -> None:
             other,
             kinds[other],
         )
-
-
-def _processor() -> str:
-    try:
-        facts = CPU_FACTS.read_text()
-    except OSError:
-        return "unknown processor"
-    names = (line.partition(":")[2].strip() for line in facts.splitlines() if "model name" in line)
-    return next(names, "unknown processor")

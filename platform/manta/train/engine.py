@@ -106,17 +106,8 @@ class Engine:
         self.device = self.accelerator.device
         self.ranks = Ranks(self.device)
         check_all_are_seen(self.accelerator, self.ranks)
-        lm = assemble(config, resolved, self.device, whole=examine)
-        if examine and not isinstance(resolved, OwnNet):
-            visibility.examine(config, lm, resolved.get_text_config().vocab_size)
-        if self._exact:
-            exact_step.prepare(lm, config, self.device)
-            warn_of_unlike(self.ranks)
         sharded = config.parallel.shard and self.ranks.world_size > 1
-        if sharded:
-            if config.train.compile:
-                compile_layers(layers_of(lm))
-            shard(lm, self.device, config)
+        lm = self._assembled(examine=examine, sharded=sharded)
         self._empty = weights.without_values(lm)
         if self._empty:
             weights.give_memory(lm, self.device, sharded=sharded)
@@ -156,6 +147,21 @@ class Engine:
         # Frozen weights are not saved: each start takes them from where the run took them first.
         if not empty or config.model.freezes:
             self.initialise()
+
+    def _assembled(self, *, examine: bool, sharded: bool) -> nn.Module:
+        """The model, checked, and split over ranks if it is `sharded`."""
+        config, resolved = self.config, self._resolved
+        lm = assemble(config, resolved, self.device, whole=examine)
+        if examine and not isinstance(resolved, OwnNet):
+            visibility.examine(config, lm, resolved.get_text_config().vocab_size)
+        if self._exact:
+            exact_step.prepare(lm, config, self.device)
+            warn_of_unlike(self.ranks)
+        if sharded:
+            if config.train.compile:
+                compile_layers(layers_of(lm))
+            shard(lm, self.device, config)
+        return lm
 
     def initialise(self) -> None:
         """Give the model the weights that a run begins with. All ranks must call together."""

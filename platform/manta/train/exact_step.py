@@ -113,6 +113,10 @@ class ExactSums:
         """How many micro-batches a step has."""
         return -(-batch.step.batch_size // self._size)
 
+    def _first(self, batch: RankBatch) -> int:
+        """The number of this rank's first micro-batch in a step."""
+        return self._count(batch) * self._ranks.rank // self._ranks.world_size
+
     def _table(self, batch: RankBatch, rows: Sequence[Tensor]) -> Tensor:
         """A row for each micro-batch of the step, float64 (micro-batches, terms).
 
@@ -122,7 +126,7 @@ class ExactSums:
         device = self._ranks.device
         table = torch.zeros((self._count(batch), terms), dtype=torch.float64, device=device)
         if rows:
-            first = self._count(batch) * self._ranks.rank // self._ranks.world_size
+            first = self._first(batch)
             table[first : first + len(rows)] = torch.stack(list(rows))
         return table
 
@@ -139,7 +143,7 @@ class ExactSums:
         The sums are all the first rank's, added by micro-batch, so that no other order is possible.
         """
         self._gradients.begin(self._count(batch))
-        first = self._count(batch) * self._ranks.rank // self._ranks.world_size
+        first = self._first(batch)
         sums = []
         for index, one in enumerate(passes):
             if index == len(passes) - 1:

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from manta.config import RunConfig, load
+from manta.config import RunConfig
 from manta.config.errors import RunError
 from manta.config.model_names import hub_name
 from manta.config.objective import SCORES
@@ -32,6 +32,7 @@ from manta.model import hf_config, model_class
 from manta.model.adapter import merged, save_adapter
 from manta.model.language_model import build
 from manta.model.own_net import OwnNet
+from manta.record.run_config import recorded_config
 from manta.state.base_weights import fingerprint_of_base
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
 from manta.state.loading import load_model
@@ -77,7 +78,7 @@ def export(
             not all that was trained.
     """
     check_new_folder(out)
-    config = load_run(run_dir)
+    config = recorded_config(run_dir)
     code = own(config, "model.type")
     _check_what_is_exported(run_dir, config, merge=merge)
     net = None if code is None else _own_weights(run_dir, OwnNet(code, config.model.sizes), step)
@@ -163,7 +164,7 @@ def load_generator(where: Place) -> tuple[Any, Any]:
         RunError: if there is no model.
     """
     if (where / CONFIG).exists():
-        config = load_run(where)
+        config = recorded_config(where)
         if config.objective.type in SCORES:
             raise RunError(_no_generator(where))
         lm = load_weights(where, config, None)
@@ -207,18 +208,6 @@ def _beginning(lm: PreTrainedModel, tokenizer: Any, prompt: str) -> list[int]:
         "the prompt has no tokens, and the model knows neither a BOS nor an EOS to begin from: "
         "give the beginning of a text"
     )
-
-
-def load_run(run_dir: Place) -> RunConfig:
-    """The config of the run in `run_dir`.
-
-    Raises:
-        RunError: if there is no run.
-    """
-    path = run_dir / CONFIG
-    if not path.exists():
-        raise RunError(f"{run_dir}: not the directory of a run (there is no config.yaml in it)")
-    return load(path, RunConfig)
 
 
 def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrainedModel:

@@ -19,11 +19,12 @@ from manta.corpus.conversations import UnusableRecord, conversation_text
 from manta.corpus.manifest import LABELLED, Manifest
 from manta.model import model_class
 from manta.model.forward import options_of
+from manta.record.run_config import recorded_config
 from manta.storage.atomic import whole_file
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG
 from manta.train.adapter_folder import AdapterFolder
-from manta.train.export import load_run, load_weights
+from manta.train.export import load_weights
 from manta.train.export_tokenizer import load_tokenizer
 
 # Records that are read before any of them is scored, and rows of a forward pass: rows of like
@@ -118,7 +119,7 @@ class Scorer:
         self._longest = getattr(text_config, "max_position_embeddings", None) or 0
 
     def _of_run(self, where: Place) -> Any:
-        config = load_run(where)
+        config = recorded_config(where)
         if config.objective.type not in SCORES:
             raise RunError(
                 f"{where}: its model gives no scores (objective.type: {config.objective.type}); "

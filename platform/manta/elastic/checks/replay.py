@@ -17,6 +17,7 @@ from manta.elastic.checks.same_weights import compare_weights
 from manta.record.checked_rows import read_checked
 from manta.record.history import kind_of
 from manta.record.identity import check_free_changes_only
+from manta.record.run_config import recorded_config
 from manta.schedule import Schedule
 from manta.state.checkpoint_files import damage, name_of, read_state, whole
 from manta.storage.place import Place, remove
@@ -74,11 +75,9 @@ def plan_replay(run: Place, first: int, last: int, overrides: Iterable[str] = ()
     """
     if first >= last:
         raise ConfigError(f"replay: from step {first} to {last} there is no step to train")
-    if not (run / CONFIG).exists():
-        raise ConfigError(f"{run}: not the folder of a run (there is no {CONFIG} in it)")
+    before = recorded_config(run)
     for step in filter(None, (first, last)):
         _check_checkpoint(run, step)
-    before = load(run / CONFIG, RunConfig)
     asked = load(run / CONFIG, RunConfig, list(overrides))
     check_free_changes_only(run, before, asked)
     storage = run.absolute().parent if isinstance(run, Path) else run.parent

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from manta.config.errors import RunError
+from manta.record.run_config import recorded_config
 from manta.state.checkpoint_files import name_of, read_state, whole
 from manta.state.weights_digest import MODEL, OPTIMIZER, digests
 from manta.storage.place import Place
-from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.storage.run_folder import CHECKPOINTS
 from manta.storage.seal import digest
 
 MOST_NAMED = 3
@@ -65,9 +66,8 @@ def compare_weights(one: Place, other: Place, step: int | None = None) -> SameSt
         RunError: if there is no such step, naming those that there are, or a checkpoint is damaged.
     """
     step = _common(one, other, step)
-    places = [run / CHECKPOINTS / name_of(step) for run in (one, other)]
-    weights = [digests(place, MODEL) for place in places]
-    optimizers = [digests(place, OPTIMIZER) for place in places]
+    found = [digests(run / CHECKPOINTS / name_of(step), "") for run in (one, other)]
+    weights, optimizers = ([_under(part, each) for each in found] for part in (MODEL, OPTIMIZER))
     differing = [*_differing(*weights), *_differing(*optimizers)]
     return SameStep(
         step,
@@ -77,10 +77,14 @@ def compare_weights(one: Place, other: Place, step: int | None = None) -> SameSt
     )
 
 
+def _under(part: str, found: dict[str, str]) -> dict[str, str]:
+    """The digests of the tensors of one part, by their names in it."""
+    return {name.removeprefix(part): told for name, told in found.items() if name.startswith(part)}
+
+
 def _common(one: Place, other: Place, step: int | None) -> int:
     for run in (one, other):
-        if not (run / CONFIG).exists():
-            raise RunError(f"{run}: not the folder of a run (there is no {CONFIG} in it)")
+        recorded_config(run)
     steps = [[read_state(c).step for c in whole(run / CHECKPOINTS)] for run in (one, other)]
     both = sorted(set(steps[0]) & set(steps[1]))
     if not both or (step is not None and step not in both):

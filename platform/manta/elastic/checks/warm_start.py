@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manta.config.errors import ConfigError
-from manta.config.model_names import named_models
+from manta.config.model_names import holds_adapter_alone, named_models
 from manta.config.run import RunConfig
 from manta.config.urls import is_url
 from manta.state.checkpoint_files import name_of, newest, read_state
@@ -60,7 +60,7 @@ def export_if_needed(config: RunConfig) -> None:
     """
     for model in named_models(config):
         folder = Path(model.name)
-        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        if holds_adapter_alone(folder):
             raise ConfigError(
                 f"{model.key} = {model.name!r}: a folder of PEFT, which holds an adapter alone: "
                 "give the run that it is from, or its merged model (manta export RUN OUT --merge)"
@@ -74,10 +74,11 @@ def _export(folder: Path) -> None:
         return
     run = folder.parents[1]
     if (run / RUN).exists():
-        from manta.train.export import export, load_run
+        from manta.record.run_config import recorded_config
+        from manta.train.export import export
 
         try:
-            adapted = load_run(run).model.adapter is not None
+            adapted = recorded_config(run).model.adapter is not None
             export(run, folder, int(folder.name.rpartition("-")[2]), merge=adapted)
         except OSError:
             if not folder.exists():  # else another run that begins there was faster

@@ -9,7 +9,7 @@ follows from the runs' names alone: all come to the same without talking to each
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,11 +92,10 @@ class Turns:
 
     Args:
         owner: name under which the run holds slots.
-        clock: a monotonic clock, in seconds.
     """
 
-    def __init__(self, owner: str, clock: Callable[[], float] = time.monotonic):
-        self._owner, self._clock = owner, clock
+    def __init__(self, owner: str):
+        self._owner = owner
         self._since: float | None = None
         self._looked = float("-inf")
         self._for: str | None = None
@@ -112,7 +111,7 @@ class Turns:
         Args:
             held: slots that the run holds.
         """
-        now = self._clock()
+        now = time.monotonic()
         self._since = self._since or now
         if not held or now - self._since < PATIENCE_SECONDS or not self._may_look(now):
             return False
@@ -122,7 +121,7 @@ class Turns:
 
     def stays_back(self) -> bool:
         """Whether the run should not ask for slots yet, as another is about to begin."""
-        now = self._clock()
+        now = time.monotonic()
         if self._for is None:
             return False
         if self._may_look(now):

@@ -38,6 +38,11 @@ class PlannedRun:
         return self.manifest.tokens_of("train") // self.schedule.seq_len
 
     @property
+    def largest_batch(self) -> int:
+        """Samples of the largest step."""
+        return max(plateau.batch for plateau in self.schedule.plateaus)
+
+    @property
     def tokens(self) -> int:
         """Tokens at which the run ends; its last step may pass the horizon."""
         return self.schedule.positions * self.schedule.seq_len
@@ -103,7 +108,7 @@ def many_epochs(plan: PlannedRun) -> str | None:
 
 def batch_beyond_corpus(plan: PlannedRun) -> str | None:
     """A remark if a step has the same sample several times."""
-    largest = max(plateau.batch for plateau in plan.schedule.plateaus)
+    largest = plan.largest_batch
     if plan.seen or largest <= plan.samples:
         return None
     return (
@@ -126,7 +131,7 @@ def one_step(plan: PlannedRun) -> str | None:
 def idle_workers(plan: PlannedRun) -> str | None:
     """A remark if a step has fewer samples than there are workers."""
     scaling, plateaus = plan.config.scaling, plan.schedule.plateaus
-    largest = max(plateau.batch for plateau in plateaus)
+    largest = plan.largest_batch
     short = [plateau for plateau in plateaus if plateau.batch < scaling.min]
     if short:
         steps = sum(plateau.steps for plateau in short)
@@ -147,7 +152,7 @@ def idle_workers(plan: PlannedRun) -> str | None:
 def idle_by_micro_batches(plan: PlannedRun) -> str | None:
     """A remark if workers get no micro-batch, where these are not cut further."""
     train, upper = plan.config.train, plan.config.scaling.upper
-    largest = max(plateau.batch for plateau in plan.schedule.plateaus)
+    largest = plan.largest_batch
     count = -(-largest // train.micro_batch)
     if train.reproducible is None or count >= min(upper, largest):
         return None
