@@ -8,7 +8,7 @@ LAYERS = [
     {"elastic"},
     {"train", "show"},
     {"state", "record"},
-    {"objective"},
+    {"objective", "optimizer"},
     {"stream", "model", "parallel"},
     {"schedule", "corpus"},
     {"sample"},
