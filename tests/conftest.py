@@ -71,7 +71,14 @@ SLOW_PLACES = {
     *("test_courier.py", "test_warm_start.py", "test_frozen.py", "test_distilled.py"),
     *("test_adapter.py", "test_preferences.py", "test_labelled_texts_run.py"),
     *("test_host_memory.py", "test_reward_run.py", "test_pause.py"),
-    *("test_damaged_leftovers.py", "test_reproducible.py", "test_replay.py", "test_mixed_run.py"),
+    *(
+        "test_evaluate.py",
+        "test_evaluated_kinds.py",
+        "test_damaged_leftovers.py",
+        "test_reproducible.py",
+        "test_replay.py",
+        "test_mixed_run.py",
+    ),
 }
 
 

@@ -8,15 +8,21 @@ from written_configs import CORPUS, RUN
 
 from manta.cluster.doctor import read_plan
 from manta.config import ConfigError, CorpusConfig, RunConfig, SweepConfig
+from manta.config.evaluation import EvaluationConfig
+from manta.config.gate import GateConfig
 from manta.config.kinds import KINDS, kind_of
 
 SWEEP = "sweep: {name: x}\nbase: run.yaml\nspace: x\n"
+EVALUATION = "name: x\nsplits: {}\n"
+GATE = "name: x\nthresholds: {}\n"
 CLUSTER = "cluster_name: x\nprovider: {type: aws}\n"
 FILES = {
     "a run": (RUN, RunConfig, "manta train"),
     "a corpus": (CORPUS, CorpusConfig, "manta prepare"),
     "a sweep": (SWEEP, SweepConfig, "manta sweep"),
     "a cluster": (CLUSTER, None, "manta doctor"),
+    "an evaluation": (EVALUATION, EvaluationConfig, "manta evaluate MODEL"),
+    "a gate": (GATE, GateConfig, "manta gate MODEL"),
 }
 
 

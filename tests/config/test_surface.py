@@ -9,6 +9,8 @@ from typer.main import get_command
 
 from manta.cli import app
 from manta.config import CorpusConfig, RunConfig, SweepConfig
+from manta.config.evaluation import EvaluationConfig
+from manta.config.gate import GateConfig
 from manta.config.mistakes import keys
 
 COMMANDS = {
@@ -31,6 +33,7 @@ COMMANDS = {
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",
     "score": "RUN FILE --output",
+    "evaluate": "RUN[@STEP] EVAL.yaml KEY=VALUE --output --final",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }
@@ -64,9 +67,6 @@ RUN_KEYS = """
     train.clip_norm train.compile train.activation_checkpointing train.reproducible
     parallel.shard parallel.reduce_dtype
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all
-    optimizer.cautious optimizer.momentum optimizer.nesterov optimizer.adjust_lr
-    optimizer.by_adamw
-    optimizer.groups.names optimizer.groups.lr optimizer.groups.decay
     schedule.horizon
     schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.decay
     schedule.lr.decay_shape schedule.lr.floor
@@ -126,6 +126,32 @@ SWEEP_KEYS = """
     concurrent seeds horizon metric mode
 """
 
+EVALUATION_KEYS = """
+    name
+    splits.NAME.corpus splits.NAME.split splits.NAME.tokens splits.NAME.length
+    splits.NAME.document_mask
+    generations.NAME.file generations.NAME.tokens generations.NAME.style
+    generations.NAME.system generations.NAME.temperature generations.NAME.seed
+    generations.NAME.stop generations.NAME.slices generations.NAME.refusals
+    generations.NAME.faithfulness.support
+    generations.NAME.policy.unwanted generations.NAME.policy.wanted
+    generations.NAME.sandbox.seconds generations.NAME.sandbox.memory_mb
+    generations.NAME.sandbox.file_mb generations.NAME.sandbox.processes
+    calibration.NAME.file calibration.NAME.normalize calibration.NAME.bins
+    calibration.NAME.slices
+    own.NAME.measure own.NAME.options own.NAME.better
+    precision device
+    price.per_device_hour
+    code
+"""
+
+GATE_KEYS = """
+    name
+    thresholds.NAME.at_least thresholds.NAME.at_most
+    baseline
+    regressions.NAME.margin regressions.NAME.proven
+"""
+
 
 def typed(parameter):
     """How a parameter is typed: the long and short names of an option, or an argument's."""
@@ -154,3 +180,11 @@ def test_corpus_config_keys():
 
 def test_sweep_config_keys():
     assert keys(SweepConfig) == SWEEP_KEYS.split()
+
+
+def test_evaluation_config_keys():
+    assert keys(EvaluationConfig) == EVALUATION_KEYS.split()
+
+
+def test_gate_config_keys():
+    assert keys(GateConfig) == GATE_KEYS.split()

@@ -6,9 +6,10 @@ LAYERS = [
     {"cli", "api", "testing"},
     {"tune"},
     {"elastic"},
+    {"evaluate"},
     {"train", "show"},
     {"state", "record"},
-    {"objective", "optimizer"},
+    {"objective"},
     {"stream", "model", "parallel"},
     {"schedule", "corpus"},
     {"sample"},
@@ -27,5 +28,5 @@ ROOMS = {
         {"checks", "snapshot_memory"},
         {"cluster_state"},
     ],
-    "show": [{""}, {"compare", "report", "wandb"}, {"console", "pages"}],
+    "show": [{""}, {"compare", "report", "wandb", "evaluations"}, {"console", "pages"}],
 }

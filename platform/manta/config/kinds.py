@@ -1,4 +1,4 @@
-"""The kinds of config file (run, corpus, sweep, cluster) and the command that takes each."""
+"""The kinds of config file (run, corpus, sweep, …) and the command that takes each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ CLUSTER = ConfigKind(
     "manta doctor",
     frozenset({"provider", "cluster_name", "available_node_types", "apiVersion"}),
 )
-KINDS = (RUN, CORPUS, SWEEP, CLUSTER)
+EVALUATION = ConfigKind(
+    "an evaluation",
+    "manta evaluate MODEL",
+    frozenset({"splits", "generations", "calibration", "own"}),
+)
+GATE = ConfigKind(
+    "a gate", "manta gate MODEL", frozenset({"thresholds", "baseline", "regressions"})
+)
+KINDS = (RUN, CORPUS, SWEEP, CLUSTER, EVALUATION, GATE)
 
 
 def kind_of(keys: Collection[str]) -> ConfigKind | None:

@@ -109,3 +109,72 @@ def in_wandb(name: str) -> str:
     if name.startswith(VAL_TERM):
         return f"val/{name.removeprefix('val_')}"
     return METRICS[name].wandb if name in METRICS else f"train/{name}"
+
+
+# What evaluators measure, by the part of a metric's name after the evaluator's; results of
+# `manta evaluate` have these, and metrics of the user's own beside them.
+EVALUATED = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "eval/loss", "nats a token", "mean cross-entropy of the next token", "min"),
+        Metric("perplexity", "eval/perplexity", "", "e to the loss", "min"),
+        Metric("bits_per_byte", "eval/bits_per_byte", "bits a byte of text", "loss", "min"),
+        Metric("accuracy", "eval/accuracy", "share of 1", "the likeliest is right", "max"),
+        Metric("ece", "eval/ece", "share of 1", "expected calibration error", "min"),
+        Metric("brier", "eval/brier", "", "squared error of all probabilities", "min"),
+        Metric("nll", "eval/nll", "nats", "minus the log-probability of what is right", "min"),
+        Metric("aurc", "eval/aurc", "share of 1", "error averaged over all coverages", "min"),
+        Metric("confidence", "eval/confidence", "share of 1", "probability of the likeliest"),
+        Metric("success", "eval/success", "share of 1", "answers that pass all checks", "max"),
+        Metric(
+            "refused_rightly",
+            "eval/refused_rightly",
+            "share of 1",
+            "declined, of the prompts that should be",
+            "max",
+        ),
+        Metric(
+            "refused_wrongly",
+            "eval/refused_wrongly",
+            "share of 1",
+            "declined, of the prompts that should be answered",
+            "min",
+        ),
+        Metric(
+            "hallucination_rate",
+            "eval/hallucination_rate",
+            "share of 1",
+            "answers with a claim that their context doesn't support",
+            "min",
+        ),
+        Metric(
+            "unsupported_per_100",
+            "eval/unsupported_per_100",
+            "claims",
+            "claims without support in 100 answers",
+            "min",
+        ),
+        Metric(
+            "policy_violations",
+            "eval/policy_violations",
+            "share of 1",
+            "answers that match an unwanted pattern, or lack a wanted one",
+            "min",
+        ),
+        Metric("answer_tokens", "eval/answer_tokens", "tokens", "length of an answer"),
+        Metric("cut_off", "eval/cut_off", "share of 1", "answers that end for lack of tokens"),
+        Metric("first_token_p50", "eval/first_token_p50", "s", "time to the first token", "min"),
+        Metric("first_token_p95", "eval/first_token_p95", "s", "time to the first token", "min"),
+        Metric("latency_p50", "eval/latency_p50", "s", "time to the whole answer", "min"),
+        Metric("latency_p95", "eval/latency_p95", "s", "time to the whole answer", "min"),
+        Metric("tokens_per_s", "eval/tokens_per_s", "tokens/s", "speed of writing", "max"),
+        Metric("peak_memory", "eval/peak_memory", "bytes", "most memory meanwhile", "min"),
+        Metric(
+            "cost_per_1000", "eval/cost_per_1000", "", "price of 1,000 answers on the device", "min"
+        ),
+    )
+}
+# What depends on the machine and its load, not on the model alone.
+TIMED = frozenset(
+    f"{name}_{share}" for name in ("first_token", "latency") for share in ("p50", "p95")
+) | {"tokens_per_s", "peak_memory", "cost_per_1000"}

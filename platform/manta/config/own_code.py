@@ -12,7 +12,7 @@ import re
 import symtable
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,16 +115,33 @@ def with_code(
         value = getattr(getattr(config, section), field)
         if not is_own(value):
             continue
-        path, _, name = value.rpartition(":")
         said = f"{where(key)}: {key} = '{value}'"
-        text = config.code[path] if path in config.code else _text(folder(key) / path, said)
-        _check_defines(text, name, Path(path).name, said)
-        file = Path(path).name
+        file, text = read_own(value, said, folder(key), config.code)
+        name = value.rpartition(":")[2]
         if code.setdefault(file, text) != text:
             raise ConfigError(f"{said}: another file is called {file} too; rename one of them")
         named = getattr(config, section).model_copy(update={field: f"{file}:{name}"})
         config = config.model_copy(update={section: named})
     return config if code == config.code else config.model_copy(update={"code": code})
+
+
+def read_own(value: str, said: str, folder: Path, known: Mapping[str, str]) -> tuple[str, str]:
+    """Name, without folders, and text of a file that a value names, checked to define the name.
+
+    Args:
+        value: such as ``./mine.py:Name``.
+        said: begin of messages: the place of the value, and the value.
+        folder: the folder that a relative path starts from.
+        known: texts by name of a file, which need not be read.
+
+    Raises:
+        ConfigError: if it can't be read, or defines no such name.
+    """
+    path, _, name = value.rpartition(":")
+    text = known[path] if path in known else _text(folder / path, said)
+    file = Path(path).name
+    _check_defines(text, name, file, said)
+    return file, text
 
 
 def _check_defines(text: str, name: str, file: str, said: str) -> None:

@@ -23,6 +23,8 @@ from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
+from manta.config.evaluation import EvaluationConfig
+from manta.config.gate import GateConfig
 from manta.config.mistakes import NAME
 from manta.config.on_change import on_change_of, rounds
 from manta.config.run import RunConfig
@@ -35,6 +37,8 @@ CONFIGS: dict[str, type[Section]] = {
     "Run: `manta train RUN.yaml`": RunConfig,
     "Sweep: `manta sweep SWEEP.yaml`": SweepConfig,
     "Corpus: `manta prepare CORPUS.yaml`": CorpusConfig,
+    "Evaluation: `manta evaluate RUN EVAL.yaml`": EvaluationConfig,
+    "Gate: `manta gate RUN GATE.yaml`": GateConfig,
 }
 BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}

@@ -10,6 +10,8 @@ CHECKPOINTS = "checkpoints"  # a folder of folders
 SKIPS = "skips.json"  # steps that the run does not train on
 FORK = "fork.json"  # names the checkpoint of another run that the run started from
 REPORT = "report.html"
+EVALUATIONS = "evaluations"  # a folder of folders, also in that of an exported model
+AUDIT = "audit.jsonl"  # what was done to the run or model, each line chained to the one before
 EXPORTS = "exported"  # a folder of models, one a checkpoint, that other runs start from
 
 # In a sweep's folder, beside the folders of its trials.
@@ -18,3 +20,7 @@ COMPARISON = "compare.html"
 
 # In a checkpoint's folder, beside the files of Torch; its rows of metrics are in METRICS, too.
 STATE = "state.json"
+
+# In the folder of an evaluation; its examples are in a file that it names.
+EVALUATION = "evaluation.json"
+EVALUATION_PAGE = "evaluation.html"

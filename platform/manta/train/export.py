@@ -157,8 +157,12 @@ def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed
     return text
 
 
-def load_generator(where: Place) -> tuple[Any, Any]:
+def load_generator(where: Place, step: int | None = None) -> tuple[Any, Any]:
     """Model, in evaluation mode, and tokenizer of a run or of a folder that `export` wrote.
+
+    Args:
+        where: the directory of a run, its place in a store, or a folder that `export` wrote.
+        step: step of a run's checkpoint; by default the newest.
 
     Raises:
         RunError: if there is no model.
@@ -167,7 +171,7 @@ def load_generator(where: Place) -> tuple[Any, Any]:
         config = recorded_config(where)
         if config.objective.type in SCORES:
             raise RunError(_no_generator(where))
-        lm = load_weights(where, config, None)
+        lm = load_weights(where, config, step)
         return lm.eval(), load_tokenizer(config.corpus, Manifest.read(config.corpus))
     if isinstance(where, Path) and (adapter := AdapterFolder.read(where)):
         _quiet()

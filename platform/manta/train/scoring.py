@@ -96,16 +96,17 @@ class Scorer:
 
     Args:
         where: the directory of a run, its place in a store, or a folder that `export` wrote.
+        step: step of a run's checkpoint; by default the newest.
 
     Raises:
         RunError: if there is no such model.
     """
 
-    def __init__(self, where: Place):
+    def __init__(self, where: Place, step: int | None = None):
         # What a record has to be, where the model's corpus says it; its names of columns.
         self._takes, self._columns, self._text = "", dict[str, str](), "text"
         if (where / CONFIG).exists():
-            self._lm = self._of_run(where)
+            self._lm = self._of_run(where, step)
         elif isinstance(where, Path) and (adapter := AdapterFolder.read(where)):
             self._lm = self._of_adapter(adapter)
         elif isinstance(where, Path) and (where / "config.json").exists():
@@ -118,7 +119,7 @@ class Scorer:
         text_config = self._lm.config.get_text_config()
         self._longest = getattr(text_config, "max_position_embeddings", None) or 0
 
-    def _of_run(self, where: Place) -> Any:
+    def _of_run(self, where: Place, step: int | None) -> Any:
         config = recorded_config(where)
         if config.objective.type not in SCORES:
             raise RunError(
@@ -132,7 +133,7 @@ class Scorer:
         else:
             self._columns = manifest.config["chat"]["columns"]
         self._tokenizer = load_tokenizer(config.corpus, manifest)
-        return load_weights(where, config, None)
+        return load_weights(where, config, step)
 
     def _of_adapter(self, adapter: AdapterFolder) -> Any:
         transformers_logging.disable_progress_bar()
@@ -151,6 +152,11 @@ class Scorer:
             resolved.problem_type = model_class.NUMBER if one else model_class.CLASSES
         self._tokenizer = AutoTokenizer.from_pretrained(where)
         return model_class.from_pretrained(str(where), resolved)
+
+    @property
+    def model(self) -> Any:
+        """The model, in evaluation mode."""
+        return self._lm
 
     @torch.inference_mode()
     def score(
@@ -180,9 +186,10 @@ class Scorer:
         tokens = torch.zeros(len(rows), len(rows[-1]), dtype=torch.int64)
         for row, ids in enumerate(rows):
             tokens[row, : len(ids)] = torch.tensor(ids)  # a causal model sees no padding behind it
+        tokens = tokens.to(self._lm.device)
         scores: Tensor = self._lm(input_ids=tokens, **options_of(self._lm)).logits
         last = torch.tensor([len(ids) - 1 for ids in rows])
-        return scores[torch.arange(len(rows)), last].float()
+        return scores[torch.arange(len(rows)), last].float().cpu()
 
     def _said(self, scores: Tensor) -> dict[str, Any]:
         if self._lm.config.problem_type == model_class.NUMBER:

@@ -12,7 +12,9 @@ from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.checked_rows import read_checked
 from manta.record.curve import SMOOTHED
+from manta.record.evaluation_record import evaluations_of
 from manta.record.goodput import ACTIVITIES, device_seconds
+from manta.record.metric_text import first_values, value_text
 from manta.record.run_state import RunState, read_state, utc_now
 from manta.schedule import Schedule
 from manta.show.console.run_summary import restarts_text, sizes_text
@@ -52,6 +54,7 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         _time_spent(state),
         _groups(state),
         _starts(state),
+        _evaluations(run_dir),
         html.facts("Origin", _origin(state, config)),
         _events(state),
         _config_text(run_dir),
@@ -148,6 +151,24 @@ def _starts(state: RunState) -> str:
         for group in timed
     ]
     return html.table("Starts and restarts, in seconds", names, rows) if rows else ""
+
+
+def _evaluations(run_dir: Path) -> str:
+    """A table of what evaluations of the run have found."""
+    rows = [
+        [
+            folder.name,
+            _moment(record.created),
+            "–" if record.model.step is None else f"{record.model.step:,}",
+            " · ".join(
+                f"{name}/{metric} {value_text(metric, value)}"
+                for name, metric, value in first_values(record)
+            ),
+        ]
+        for folder, record in evaluations_of(run_dir).items()
+    ]
+    names = ["Evaluation", "Made (UTC)", "Step", "Found"]
+    return html.table("Evaluations", names, rows) if rows else ""
 
 
 def _origin(state: RunState, config: RunConfig | None) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""What people see of evaluations: the page of one, and the comparison of two."""
