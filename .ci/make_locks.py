@@ -94,7 +94,8 @@ def main() -> None:
     options.add_argument("--cpu-torch", help="where Torch's builds for CPUs are")
     given = options.parse_args()
     known = () if given.upgrade else (RUN, TEST, CUDA, GCP)
-    project = ("pyproject.toml", "--extra", "aws", "--extra", "adapt", "--extra", "context")
+    extras = ("aws", "adapt", "context", "repair")
+    project = ("pyproject.toml", *(word for extra in extras for word in ("--extra", extra)))
     # setuptools builds Manta itself, without a network.
     run = resolved(*project, known=known, needs="setuptools>=77")
     cuda = {name: run.pop(name) for name in list(run) if FOR_CUDA.match(name)}

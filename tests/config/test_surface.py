@@ -14,9 +14,9 @@ from manta.config.gate import GateConfig
 from manta.config.mistakes import keys
 
 COMMANDS = {
-    "prepare": "CONFIG.yaml KEY=VALUE --print-config --address",
+    "prepare": "CONFIG.yaml KEY=VALUE --print-config --dry-run --address",
     "join": "OUT CORPUS",
-    "inspect": "CORPUS --samples --output",
+    "inspect": "CORPUS --samples --dropped --output",
     "schedule": "CONFIG.yaml KEY=VALUE --html",
     "precompute": "CONFIG.yaml KEY=VALUE --address",
     "train": "CONFIG.yaml KEY=VALUE --print-config --fresh --restart --plan --address",
@@ -111,6 +111,13 @@ CORPUS_KEYS = """
     chat.columns
     labelled.length labelled.labels labelled.text labelled.label labelled.too_long
     labelled.packing
+    filters.repair.enabled filters.repair.mojibake filters.repair.unicode
+    filters.privacy.enabled filters.privacy.find
+    filters.lists.enabled filters.lists.name filters.lists.path filters.lists.action
+    filters.lists.at_most
+    filters.quality.enabled filters.quality.rules filters.quality.limits
+    filters.quality.stop_words
+    filters.own.enabled filters.own.function
     split.train split.validation split.test
     shard_tokens
     on_error

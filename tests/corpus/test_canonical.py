@@ -214,6 +214,7 @@ def test_a_corpus_of_the_first_format_means_what_it_did(tmp_path, make_corpus):
         "passages_sha256",
         "turn_ends",
         "classes",
+        "filters",
     ):
         del content[name]
     for shard in content["shards"]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
+
+if TYPE_CHECKING:
+    from manta.config import CorpusConfig
+    from manta.corpus.inputs import Inputs
 
 
 def prepare(
     config: ConfigFile,
     overrides: Overrides = None,
     print_config: PrintConfig = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what filters do to a sample, and stop.")
+    ] = False,
     address: Address = None,
 ) -> None:
     """Turn raw text into token shards."""
@@ -29,6 +36,9 @@ def prepare(
 
     try:
         inputs = open_inputs(loaded)
+        if dry_run:
+            _show_dry_run(loaded, inputs)
+            return
         manifest = open_output(loaded, inputs)
         if manifest is not None:
             print(f"{loaded.out}: already prepared from this config and input; nothing to do")
@@ -49,6 +59,14 @@ def prepare(
     show_summary(manifest, loaded.out, Console())
 
 
+def _show_dry_run(config: CorpusConfig, inputs: Inputs) -> None:
+    from rich.console import Console
+
+    from manta.corpus.filters.dry_run import dry_run, render_dry_run
+
+    Console().print(render_dry_run(dry_run(config, inputs)), highlight=False)
+
+
 def join(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the joined corpus.")],
     corpora: Annotated[
@@ -66,7 +84,12 @@ def join(
 
 def inspect(
     corpus: Annotated[str, typer.Argument(help="Folder of a prepared corpus.")],
-    samples: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Documents to show; with --dropped, for each reason.")
+    ] = 3,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show what filters dropped, and why.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="HTML page to write; by default it is printed.")
     ] = None,
@@ -74,13 +97,14 @@ def inspect(
     """Show what a prepared corpus holds and verify its checksums."""
     from rich.console import Console
 
+    from manta.corpus.filters.show_filters import dropped_report
     from manta.corpus.inspect import as_page, render
     from manta.corpus.inspect import inspect as look
     from manta.storage.atomic import write_whole
 
-    report = look(corpus, samples=samples)
+    shown = dropped_report(corpus, samples) if dropped else render(look(corpus, samples=samples))
     if output is None:
-        Console().print(render(report))
+        Console().print(shown)
         return
-    write_whole(output, as_page(report).encode())
+    write_whole(output, as_page(shown).encode())
     print(f"page: {output}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from manta.config.filters import FiltersSection
 from manta.config.section import Section
 from manta.config.units import PositiveTokens
 from manta.config.urls import is_url
@@ -288,6 +289,7 @@ class CorpusConfig(Section):
     labelled: LabelledSection | None = Field(
         default=None, description="for sources that hold texts with a label"
     )
+    filters: FiltersSection = FiltersSection()
     split: SplitSection = SplitSection()
     # 64 MB of uint16: large enough to read in one go, small enough to copy and to check. The
     # upper bound keeps the offsets of a list column within 32 bits.
@@ -326,6 +328,16 @@ class CorpusConfig(Section):
                 raise ValueError(
                     f"source '{source.name}': '{kinds[0]}' needs records (jsonl, parquet, arrow), "
                     f"not {source.format}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _filters_fit(self) -> CorpusConfig:
+        for name in ("chat", "labelled"):
+            if getattr(self, name) is not None and self.filters.is_on:
+                raise ValueError(
+                    f"'filters' are for text, and '{name}' makes records of it: filter the texts "
+                    "before, and leave out 'filters'"
                 )
         return self
 

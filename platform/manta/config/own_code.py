@@ -72,7 +72,8 @@ class OwnCode:
             return found(**options)
         except Exception as error:  # whatever the user's code raises
             raise ConfigError(
-                f"{self.key} = '{self.file}:{self.name}': can't be made: {_said(error, self.file)}"
+                f"{self.key} = '{self.file}:{self.name}': can't be made: "
+                f"{error_in(error, self.file)}"
             ) from error
 
 
@@ -186,11 +187,11 @@ def _module(key: str, file: str, text: str) -> ModuleType:
         exec(compile(text, file, "exec"), vars(module))
     except Exception as error:  # whatever the user's code raises
         del sys.modules[module.__name__]
-        raise ConfigError(f"{key}: {file} can't be run: {_said(error, file)}") from error
+        raise ConfigError(f"{key}: {file} can't be run: {error_in(error, file)}") from error
     return module
 
 
-def _said(error: Exception, file: str) -> str:
+def error_in(error: Exception, file: str) -> str:
     """An error's message, with the line of the user's file that it came from."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame in traceback.extract_tb(error.__traceback__):

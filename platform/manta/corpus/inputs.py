@@ -10,8 +10,10 @@ from typing import Any
 
 from manta.config.corpus import ChatSection, CorpusConfig, TokenizerSection
 from manta.config.errors import CorpusError
+from manta.config.filters import FiltersSection
 from manta.config.urls import is_url
 from manta.corpus.chat_template import check_template, with_arguments
+from manta.corpus.filters.filter_plan import FilterPlan, plan_of
 from manta.corpus.manifest import Manifest
 from manta.corpus.retrieval import (
     Passage,
@@ -34,17 +36,19 @@ class Inputs:
         files: input files of all sources, in canonical order.
         tokenizer: the loaded tokenizer; None if one is to be trained.
         passages: texts that are attached to questions.
+        filters: the filters that are on.
     """
 
     files: list[InputFile]
     tokenizer: CorpusTokenizer | None
     passages: list[Passage] = field(default_factory=list)
+    filters: FilterPlan = field(default_factory=lambda: FilterPlan(FiltersSection()))
 
     def key(self, config: CorpusConfig) -> str:
         """Digest of what determines the corpus: config, tokenizer, size and stamp of each file."""
         listing = [(file.source, file.url, file.size, file.stamp) for file in self.files]
         tokenizer = self.tokenizer
-        content = [recorded(config), listing, tokenizer.sha256 if tokenizer else None]
+        content = [recorded(config, self.filters), listing, tokenizer.sha256 if tokenizer else None]
         if tokenizer:
             content.append(tokenizer.config_sha256)
         if self.passages:
@@ -59,10 +63,12 @@ def open_inputs(config: CorpusConfig) -> Inputs:
         CorpusError: naming every pattern that matches nothing, or why the tokenizer can't be used.
     """
     files = resolve(config.sources)
+    filters = plan_of(config.filters)
     if config.chat is not None:
         tokenizer = _with_template(config.tokenizer, config.chat)
-        return Inputs(files, tokenizer, _passages(config.chat, files, tokenizer))
-    return Inputs(files, load(config.tokenizer) if config.tokenizer.path else None)
+        return Inputs(files, tokenizer, _passages(config.chat, files, tokenizer), filters)
+    loaded = load(config.tokenizer) if config.tokenizer.path else None
+    return Inputs(files, loaded, filters=filters)
 
 
 def _passages(
@@ -103,8 +109,11 @@ def _template_in(file: str) -> str:
         raise CorpusError(f"chat.template: {file}: can't be read: {error}") from None
 
 
-def recorded(config: CorpusConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: without the folder that it is written to."""
+def recorded(config: CorpusConfig, filters: FilterPlan) -> dict[str, Any]:
+    """The config as the manifest keeps it: without the folder that it is written to.
+
+    Filters that are on have checksums of their files in place of paths.
+    """
     kept = config.model_dump(mode="json", exclude={"out"})
     if kept["tokenizer"]["bos"] is None:
         # Left out if not given, so that corpora from before this key existed have the same config.
@@ -113,6 +122,9 @@ def recorded(config: CorpusConfig) -> dict[str, Any]:
         if source["only"] is None:
             del source["only"]  # as with 'bos'
         source["weight"] = 1.0  # a key of older versions, so that the same corpus is recorded alike
+    del kept["filters"]
+    if filters.is_on:
+        kept["filters"] = filters.recorded
     if config.labelled is None:
         del kept["labelled"]
     if not config.tokenizer.add:

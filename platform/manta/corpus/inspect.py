@@ -20,6 +20,7 @@ from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus import remote
 from manta.corpus.corpus_summary import bos_rule, counts_table
+from manta.corpus.filters.show_filters import filters_table
 from manta.corpus.inspect_rows import first_label, first_of, wrong_chats, wrong_texts
 from manta.corpus.leftovers import checksum
 from manta.corpus.manifest import LABELLED, PACKED, PAIRS, Manifest, Shard, Split, Vocabulary
@@ -101,14 +102,15 @@ def render(report: CorpusReport) -> RenderableType:
     return Group(
         _facts(report),
         counts_table(report.manifest),
+        *([filters_table(report.manifest.filters)] if report.manifest.filters else []),
         *[_panel(sample) for sample in report.samples],
     )
 
 
-def as_page(report: CorpusReport) -> str:
-    """The report as an HTML page, in the colours of the terminal; it needs no other file."""
+def as_page(report: RenderableType) -> str:
+    """A rendered report as an HTML page, in the colours of the terminal; it needs no other file."""
     console = Console(record=True, width=PAGE_WIDTH, file=io.StringIO(), legacy_windows=False)
-    console.print(render(report))
+    console.print(report)
     return console.export_html()
 
 

@@ -121,17 +121,20 @@ def _joined(parts: Sequence[Part]) -> Manifest:
     for part in parts:
         for split, by_source in part.manifest.counts.items():
             counts.setdefault(split, {}).update(by_source)
+    reasons = dict.fromkeys(reason for part in parts for reason in part.manifest.dropped)
     dropped = {
-        reason: sum(part.manifest.dropped.get(reason, 0) for part in parts)
-        for reason in first.dropped
+        reason: sum(part.manifest.dropped.get(reason, 0) for part in parts) for reason in reasons
     }
     sources = [source for part in parts for source in part.manifest.config.get("sources", [])]
+    config = {name: value for name, value in first.config.items() if name != "filters"}
     joined = [part.manifest.fingerprint for part in parts]
     return first.model_copy(
         update={
             "counts": counts,
             "dropped": dropped,
-            "config": {**first.config, "sources": sources, "joined": joined},
+            # Each part has filters of its own, which its fingerprint stands for.
+            "config": {**config, "sources": sources, "joined": joined},
+            "filters": None,
             "shards": [shard for _, _, shard in _shards(parts)],
         }
     ).sealed()

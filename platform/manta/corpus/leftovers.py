@@ -62,6 +62,16 @@ def sample_file(work: Path, unit: int) -> Path:
     return work / f"unit-{unit:06d}.sample.json"
 
 
+def texts_file(work: Path, unit: int) -> Path:
+    """File of the texts that filters leave of a unit; there is none without filters."""
+    return work / f"unit-{unit:06d}.texts.arrow"
+
+
+def dropped_file(work: Path, unit: int) -> Path:
+    """File of the documents of a unit that filters dropped; there is none without filters."""
+    return work / f"unit-{unit:06d}.dropped.arrow"
+
+
 def piece_file(work: Path, unit: int, split: str) -> Path:
     """File of a unit's piece; there is none if the unit has no document in the split."""
     return work / f"unit-{unit:06d}.{split}.arrow"
@@ -105,10 +115,13 @@ def _damaged_scan(work: Path, unit: int) -> Iterator[str]:
         with np.load(scan) as arrays:
             for name in arrays.files:
                 _ = arrays[name]
-            expected = json.loads(arrays["notes"].tobytes())["sample"]
-        path = sample_file(work, unit)
-        if expected is not None and checksum(path) != expected:
-            raise ValueError(path)
+            notes = json.loads(arrays["notes"].tobytes())
+        beside = {sample_file(work, unit).name: notes["sample"]} if notes["sample"] else {}
+        beside |= notes.get("filtered", {}).get("files", {})
+        for name, expected in beside.items():
+            path = work / name
+            if checksum(path) != expected:
+                raise ValueError(path)
     except Exception:  # a damaged archive can raise almost any exception
         scan.unlink()
         yield path.name

@@ -105,6 +105,26 @@ class Vocabulary:
     turn_ends: tuple[int, ...] = ()
 
 
+class FilterRecord(Section):
+    """What one filter did to a corpus.
+
+    Attributes:
+        name: name of the filter.
+        documents_in: documents that reached it.
+        documents_out: documents that it kept.
+        changed: documents whose text it changed.
+        dropped: documents that it dropped, by reason.
+        found: number of things that it found or changed, by kind.
+    """
+
+    name: str
+    documents_in: int
+    documents_out: int
+    changed: int
+    dropped: dict[str, int]
+    found: dict[str, int]
+
+
 class Manifest(Section):
     """The contents of ``manifest.json``.
 
@@ -116,7 +136,8 @@ class Manifest(Section):
     names the format of samples. Only Manta's own formats have the fields on tokens and tokenizer,
     only packed rows have `row_length`, only chats and pairs have `turn_ends`, the tokens that end
     answers, only chats with passages for their questions have `passages_sha256`, a digest of
-    these, and only texts labelled by classes have `classes`, in the order of their numbers.
+    these, and only texts labelled by classes have `classes`, in the order of their numbers. Only
+    corpora that were filtered have `filters`, in the order in which they ran.
     """
 
     format: Literal[1, 2] = 2
@@ -138,6 +159,7 @@ class Manifest(Section):
     config: dict[str, Any]
     counts: dict[Split, dict[str, Counts]]
     dropped: dict[str, int]
+    filters: list[FilterRecord] | None = None
     shards: list[Shard]
 
     @model_validator(mode="after")
@@ -284,7 +306,7 @@ def _digest(content: dict[str, Any]) -> str:
     content.pop("fingerprint", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
-    for name in ("row_length", "turn_ends", "classes", "passages_sha256"):
+    for name in ("row_length", "turn_ends", "classes", "passages_sha256", "filters"):
         if content.get(name) is None:
             content.pop(name, None)
     for shard in content["shards"]:

@@ -21,10 +21,11 @@ from manta.corpus.assemble import Arrange, Assembler
 from manta.corpus.canonical import TOKENIZER_FILE
 from manta.corpus.chat_totals import ChatTotals, rows_of
 from manta.corpus.cuts import cuts_of
-from manta.corpus.documents import SPLITS, Problem, split_bounds, split_of
+from manta.corpus.documents import DUPLICATE, SPLITS, Problem, split_bounds, split_of
 from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.encode_chats import encode_chats
 from manta.corpus.encode_labelled import encode_labelled
+from manta.corpus.filters.corpus_filters import CorpusFilters
 from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.label_totals import LabelTotals, rows_of_texts
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
@@ -100,6 +101,10 @@ class _Preparation:
         self.plan = work_units.plan(config, files)
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
+        self.recorded = recorded(config, inputs.filters)
+        self.filters = CorpusFilters(
+            inputs.filters, workspace.work, self.plan, files, config.sources
+        )
         self.has_padding = False  # whether the token for padding occurs in a document
         self.records: RecordTotals | None = None
         if config.chat:
@@ -128,6 +133,7 @@ class _Preparation:
         for name, content in tokenizer.files.items():
             write_whole(self.workspace.out / name, content, aside=self.workspace.work)
         self.write_context()
+        self.filters.write_dropped(self.workspace.out, scanned)
         manifest = self.manifest(scanned, tokenizer, counts, shards)
         self.workspace.finish(manifest)
         return manifest
@@ -156,6 +162,7 @@ class _Preparation:
             "work": str(work),
             "train_below": train_below,
             "sample_below": scan.sample_bound(sample_bytes, self.plan, train_below),
+            **self.filters.scan_settings(),
         }
         todo = [u for u in self.plan.units if not leftovers.scan_file(work, u.index).exists()]
         phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
@@ -174,7 +181,8 @@ class _Preparation:
         if not len(split):
             raise CorpusError(
                 f"the corpus would be empty: {len(self.files)} files with {scanned.empty} empty "
-                f"documents and {len(scanned.problems)} unusable ones; give other 'sources'"
+                f"documents{self.filters.lost(scanned)} and {len(scanned.problems)} unusable ones; "
+                "give other 'sources'"
             )
         nothing = [str(found) for found in self.yields(scanned) if not found.kept]
         if nothing:
@@ -361,6 +369,7 @@ class _Preparation:
             "duplicates": np.flatnonzero(~kept).tolist(),
             "digest": digest(hashes),
             "largest": int(sizes.max(initial=0)),
+            **self.filters.later_settings(unit.index),
         }
 
     def quarantine(self, problems: list[Located]) -> None:
@@ -380,10 +389,14 @@ class _Preparation:
     ) -> Manifest:
         records = self.records
         dropped = {
-            "duplicate": int((~scanned.kept).sum()),
+            "duplicate": int((scanned.fates == DUPLICATE).sum()),
             "empty": scanned.empty,
             "quarantined": len(scanned.problems) + (len(records.refused) if records else 0),
         }
+        filtered = self.filters.records(scanned)
+        for one in filtered or []:
+            if lost := one.documents_in - one.documents_out:
+                dropped[one.name] = lost
         if records:
             dropped["too_long"] = records.too_long
         return Manifest(
@@ -398,9 +411,10 @@ class _Preparation:
             tokenizer_file=TOKENIZER_FILE,
             tokenizer_sha256=tokenizer.sha256,
             tokenizer_config_sha256=tokenizer.config_sha256,
-            config=recorded(self.config),
+            config=self.recorded,
             counts=counts,
             dropped=dropped,
+            filters=filtered,
             shards=shards,
         ).sealed()
 

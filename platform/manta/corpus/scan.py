@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from manta.config.corpus import CorpusConfig
 from manta.corpus.documents import (
+    DUPLICATE,
     HASH_BYTES,
+    KEPT,
     SPLITS,
     Hashes,
     Problem,
@@ -22,6 +24,8 @@ from manta.corpus.documents import (
     sample_priority,
     split_of,
 )
+from manta.corpus.filters.filter_chain import FilterCounts
+from manta.corpus.filters.filtered_unit import counts_of, unit_filter
 from manta.corpus.label_records import label_of, sorted_classes
 from manta.corpus.leftovers import sample_file, scan_file
 from manta.corpus.readers import OTHER_ROWS, ROW_NAMES
@@ -64,7 +68,7 @@ class Scanned:
     Attributes:
         hashes: content hashes of all documents, shape (documents, HASH_BYTES).
         sizes: bytes of each document.
-        kept: whether each document differs from all earlier ones.
+        fates: each document's fate: `KEPT`, or why it is left out.
         begins: index of the first document of each unit; the last entry is the number of documents.
         problems: problems found in rows and files.
         empty_in: number of texts without content in each unit.
@@ -72,16 +76,24 @@ class Scanned:
             file.
         classes: names of the classes by which documents are labelled, in the order of their
             numbers; empty where they are not.
+        filtered_in: for each unit the counts of its filters, by name; empty without filters.
     """
 
     hashes: Hashes
     sizes: NDArray[np.uint64]
-    kept: NDArray[np.bool_]
+    fates: NDArray[np.uint8]
     begins: NDArray[np.int64]
     problems: list[Located]
     empty_in: list[int]
     first_rows: list[list[int]]
     classes: list[str]
+    filtered_in: list[dict[str, FilterCounts]]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Whether each document goes into the corpus."""
+        kept: NDArray[np.bool_] = self.fates == KEPT
+        return kept
 
     @property
     def empty(self) -> int:
@@ -102,17 +114,22 @@ class Scanned:
         np.add.at(found, (splits[kept], sources[kept]), self.sizes[kept].astype(np.int64))
         return found
 
+    def fates_of(self, unit: int) -> NDArray[np.uint8]:
+        """What becomes of the documents of one unit."""
+        return self.fates[int(self.begins[unit]) : int(self.begins[unit + 1])]
+
     def of_unit(self, unit: int) -> tuple[Hashes, NDArray[np.bool_], NDArray[np.uint64]]:
         """Hashes, marks and sizes of the documents of one unit."""
         span = slice(int(self.begins[unit]), int(self.begins[unit + 1]))
-        return self.hashes[span], self.kept[span], self.sizes[span]
+        return self.hashes[span], self.fates[span] == KEPT, self.sizes[span]
 
 
 def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     """Scan one unit: hash its documents, record its problems, keep its share of the sample.
 
     `order` is that of `work_units.order`, with `work` (folder), `sample_below` and `train_below`
-    (bounds on the two halves of a hash; see `documents`).
+    (bounds on the two halves of a hash; see `documents`). With filters it has `filters` and
+    `filters_sha256` too: the file with their plan.
     """
     hashes: list[bytes] = []
     sizes: list[int] = []
@@ -122,7 +139,10 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     wanted, classes = order["wanted"], set[str]()
     has_classes = not isinstance(wanted, str) and wanted["records"] == "classes"
     empty = 0
+    filtering = unit_filter(order)
     for part, row in rows(order):
+        if filtering is not None:
+            row = filtering.judged(part, counted[part], row)
         if isinstance(row, Problem):
             problems.append((part, row.row, row.reason, row.content))
         counted[part] += not (isinstance(row, Problem) and row.row is None)
@@ -144,6 +164,8 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
         "classes": sorted(classes),
         "sample": None,
     }
+    if filtering is not None:
+        notes["filtered"] = filtering.write(work, order)
     if sample:
         content = json.dumps(sample).encode()
         write_whole(sample_file(work, order["unit"]), content)
@@ -165,13 +187,14 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     first_rows: list[list[int]] = []
     problems = unusable_files(plan, files, config)
     rows_before: dict[int, int] = {}
-    classes = set[str]()
+    classes, filtered = set[str](), list[dict[str, FilterCounts]]()
     for unit in plan.units:
         with np.load(scan_file(work, unit.index)) as result:
             hashes.append(result["hashes"])
             sizes.append(result["sizes"])
             notes = json.loads(result["notes"].tobytes())
         empty.append(notes["empty"])
+        filtered.append(counts_of(notes.get("filtered")))
         classes.update(notes["classes"])
         first_rows.append([])
         for part, count in zip(unit.parts, notes["rows"], strict=True):
@@ -186,15 +209,17 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     all_sizes = np.concatenate([np.empty(0, np.uint64), *sizes])
     # A file that can't be read has a problem for each of its parts.
     distinct = list(dict.fromkeys(problems))
+    repeated = ~first_occurrences(joined)
     return Scanned(
         joined,
         all_sizes,
-        first_occurrences(joined),
+        np.where(repeated, DUPLICATE, KEPT).astype(np.uint8),
         begins,
         distinct,
         empty,
         first_rows,
         sorted_classes(classes),
+        filtered,
     )
 
 
@@ -233,9 +258,14 @@ def _sampled(identity: bytes, sample_below: int, train_below: int) -> bool:
     )
 
 
+def row_name(format_: str, number: int) -> str:
+    """A row of a file for people, such as `line 4`; `number` counts from 0."""
+    name, first = ROW_NAMES.get(format_, OTHER_ROWS)
+    return f"{name} {number + first}"
+
+
 def located(config: CorpusConfig, file: InputFile, problem: Problem) -> Located:
     """A problem with its place for people; its row is counted from the file's start."""
     source = config.sources[file.source]
-    name, first = ROW_NAMES.get(source.format, OTHER_ROWS)
-    place = "" if problem.row is None else f"{name} {problem.row + first}"
+    place = "" if problem.row is None else row_name(source.format, problem.row)
     return Located(source.name, file.shown, place, problem.reason, problem.content)

@@ -17,6 +17,7 @@ from typing import Any
 
 from manta.config.corpus import CorpusConfig, SourceSection
 from manta.corpus.documents import Problem, content_hash
+from manta.corpus.filters.stored_texts import read_texts
 from manta.corpus.progress_bar import short
 from manta.corpus.readers import (
     Wanted,
@@ -151,7 +152,10 @@ def described(order: dict[str, Any]) -> str:
 
 
 def rows(order: dict[str, Any]) -> Iterator[tuple[int, str | Problem | None]]:
-    """Each row of a unit: the index of its part and what was read."""
+    """Each row of a unit: the index of its part and what was read, or what filters left of it."""
+    if "texts" in order:
+        yield from read_texts(order["texts"])
+        return
     for index, (file, start, stop) in enumerate(order["parts"]):
         for row in read(InputFile(*file), order["format"], order["wanted"], start, stop):
             yield index, row

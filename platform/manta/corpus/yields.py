@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manta.corpus.documents import DUPLICATE, KEPT
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.work_units import UnitPlan
 
@@ -23,6 +24,7 @@ class Yield:
         source: the source's name.
         kept: number of documents that go into the corpus.
         duplicates: number of documents that equal an earlier one of any source.
+        filtered: number of documents that filters dropped.
         empty: number of texts without content.
         problems: rows and files that can't be used.
     """
@@ -30,13 +32,14 @@ class Yield:
     source: str
     kept: int
     duplicates: int
+    filtered: int
     empty: int
     problems: Sequence[Located]
 
     @property
     def found(self) -> int:
         """Number of documents and problems that were found."""
-        return self.kept + self.duplicates + self.empty + len(self.problems)
+        return self.kept + self.duplicates + self.filtered + self.empty + len(self.problems)
 
     @property
     def is_little(self) -> bool:
@@ -47,7 +50,11 @@ class Yield:
         """The number of documents that are kept, and why others are not, for people."""
         reasons = [
             f"{count:,} {what}"
-            for count, what in ((self.duplicates, "duplicates"), (self.empty, "empty"))
+            for count, what in (
+                (self.duplicates, "duplicates"),
+                (self.filtered, "dropped by filters"),
+                (self.empty, "empty"),
+            )
             if count
         ]
         if self.problems:
@@ -60,16 +67,21 @@ class Yield:
 
 def yields(scanned: Scanned, plan: UnitPlan, sources: Sequence[str]) -> list[Yield]:
     """The `Yield` of each source, in the order of `sources`."""
-    kept, duplicates, empty = np.zeros((3, len(sources)), dtype=np.int64)
+    kept, duplicates, filtered, empty = np.zeros((4, len(sources)), dtype=np.int64)
     for unit in plan.units:
-        marks = scanned.of_unit(unit.index)[1]
-        kept[unit.source] += int(marks.sum())
-        duplicates[unit.source] += int((~marks).sum())
+        fates = scanned.fates_of(unit.index)
+        kept[unit.source] += int((fates == KEPT).sum())
+        duplicates[unit.source] += int((fates == DUPLICATE).sum())
+        filtered[unit.source] += int((fates > DUPLICATE).sum())
+        by_chain = scanned.filtered_in[unit.index].values()
+        filtered[unit.source] += sum(counts.dropped.total() for counts in by_chain)
         empty[unit.source] += scanned.empty_in[unit.index]
     problems: dict[str, list[Located]] = {name: [] for name in sources}
     for problem in scanned.problems:
         problems[problem.source].append(problem)
     return [
-        Yield(name, int(kept[i]), int(duplicates[i]), int(empty[i]), problems[name])
+        Yield(
+            name, int(kept[i]), int(duplicates[i]), int(filtered[i]), int(empty[i]), problems[name]
+        )
         for i, name in enumerate(sources)
     ]

@@ -1,0 +1,185 @@
+"""Config of a corpus's filters: which documents are left out, and what is changed in texts.
+
+The order in which filters run is fixed, and is that of `FiltersSection`'s keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from manta.config.section import Section
+
+RuleSet = Literal["gopher_quality", "gopher_repetition", "fineweb", "c4"]
+PrivateKind = Literal["emails", "phones", "cards", "addresses", "keys"]
+
+# Limits of the quality rules: name → number of the rule's paper. `corpus/filters/quality.py` has
+# the papers, and what is counted.
+QUALITY_LIMITS: dict[str, float] = {
+    "gopher_min_words": 50,
+    "gopher_max_words": 100_000,
+    "gopher_min_mean_word": 3,
+    "gopher_max_mean_word": 10,
+    "gopher_max_hashes": 0.1,
+    "gopher_max_ellipses": 0.1,
+    "gopher_max_bullet_lines": 0.9,
+    "gopher_max_ellipsis_lines": 0.3,
+    "gopher_min_alphabetic_words": 0.8,
+    "gopher_min_stop_words": 2,
+    "gopher_max_duplicate_lines": 0.30,
+    "gopher_max_duplicate_paragraphs": 0.30,
+    "gopher_max_duplicate_line_characters": 0.20,
+    "gopher_max_duplicate_paragraph_characters": 0.20,
+    "gopher_max_top_2_grams": 0.20,
+    "gopher_max_top_3_grams": 0.18,
+    "gopher_max_top_4_grams": 0.16,
+    "gopher_max_duplicate_5_grams": 0.15,
+    "gopher_max_duplicate_6_grams": 0.14,
+    "gopher_max_duplicate_7_grams": 0.13,
+    "gopher_max_duplicate_8_grams": 0.12,
+    "gopher_max_duplicate_9_grams": 0.11,
+    "gopher_max_duplicate_10_grams": 0.10,
+    "fineweb_min_punctuated_lines": 0.12,
+    "fineweb_max_duplicate_line_characters": 0.1,
+    "fineweb_max_short_lines": 0.67,
+    "c4_min_line_words": 3,
+    "c4_min_sentences": 5,
+}
+# The stop words of Gopher's rule.
+STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
+
+
+class FilterSection(Section):
+    """What the sections of all filters have."""
+
+    enabled: bool = Field(
+        default=True, description="whether the filter runs; true if its section is given"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _or_a_switch(cls, value: Any) -> Any:
+        """Take `true` for a section without keys, and `false` for one that is off."""
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class RepairSection(FilterSection):
+    """Texts whose encoding was mistaken, and Unicode's several ways to write a character."""
+
+    mojibake: bool = Field(
+        default=True,
+        description="repair lines that were decoded by a wrong encoding, such as â€™ for ’; needs "
+        "ftfy, the extra `repair`",
+    )
+    unicode: Literal["NFC", "NFKC"] | None = Field(
+        default="NFC", description="normal form of Unicode to bring texts into; null leaves them"
+    )
+
+
+class PrivacySection(FilterSection):
+    """Private data that is replaced by placeholders, such as <EMAIL>, and counted."""
+
+    find: list[PrivateKind] = Field(
+        default=list(get_args(PrivateKind)),
+        min_length=1,
+        description="what to replace: e-mail addresses, phone numbers, numbers of payment cards, "
+        "public IP addresses, keys and tokens of programs",
+    )
+
+
+class WordListSection(FilterSection):
+    """A file of words, phrases or patterns, by which documents are dropped or counted."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="name of the list in counts"
+    )
+    path: str = Field(
+        description="text file with a word, a phrase or (after `re:`) a regular expression a line; "
+        "lines that begin with # are comments"
+    )
+    action: Literal["drop", "count"] = Field(
+        default="drop", description="what becomes of documents that match: drop, or only count"
+    )
+    at_most: int = Field(default=0, ge=0, description="matches that a document may have")
+
+
+class QualitySection(FilterSection):
+    """Rules of published corpora on what a good document looks like."""
+
+    rules: list[RuleSet] = Field(
+        default=["gopher_quality", "gopher_repetition", "fineweb"],
+        min_length=1,
+        description="sets of rules, run in this order; c4 also removes lines",
+    )
+    limits: dict[str, float | None] = Field(
+        default_factory=dict,
+        description="other limits than those of the papers, such as gopher_min_words: 20; null "
+        "turns a rule off",
+    )
+    stop_words: list[str] = Field(
+        default=STOP_WORDS, description="words of which gopher_quality wants two, in lower case"
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _known(cls, limits: dict[str, float | None]) -> dict[str, float | None]:
+        for name in limits:
+            if name not in QUALITY_LIMITS:
+                close = difflib.get_close_matches(name, QUALITY_LIMITS, 1, 0.5)
+                hint = (
+                    f"did you mean '{close[0]}'?" if close else f"take {', '.join(QUALITY_LIMITS)}"
+                )
+                raise ValueError(f"there is no limit '{name}': {hint}")
+        return limits
+
+
+class OwnFilterSection(FilterSection):
+    """A function in a Python file of the user's."""
+
+    function: str = Field(
+        description="file and function, such as ./mine.py:keep; called with a text, it returns "
+        "True to keep it, False or a reason (Drop) to drop it, or the text to go on with",
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _in_a_file(cls, function: str) -> str:
+        file, _, name = function.rpartition(":")
+        if not file.endswith(".py") or not name.isidentifier():
+            raise ValueError("write a Python file and a function in it, such as ./mine.py:keep")
+        return function
+
+
+class FiltersSection(Section):
+    """The filters of a corpus, in the order in which they run; those left out don't run."""
+
+    repair: RepairSection = RepairSection(enabled=False)
+    privacy: PrivacySection = PrivacySection(enabled=False)
+    lists: list[WordListSection] = Field(
+        default_factory=list, description="drop or count documents with words of a list"
+    )
+    quality: QualitySection = QualitySection(enabled=False)
+    own: list[OwnFilterSection] = Field(
+        default_factory=list, description="functions of your own that keep, drop or change texts"
+    )
+
+    @model_validator(mode="after")
+    def _lists_differ(self) -> FiltersSection:
+        names = [one.name for one in self.lists]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two lists are called '{name}'; give each its own name")
+        return self
+
+    @property
+    def judging(self) -> list[FilterSection]:
+        """The filters that judge documents one by one and are on, in their order."""
+        found = [self.repair, self.privacy, *self.lists, self.quality, *self.own]
+        return [one for one in found if one.enabled]
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any filter runs."""
+        return bool(self.judging)
