@@ -28,7 +28,8 @@ from manta.config.sweep import load_sweep
         # Nothing is near: a name in the same section must not seem near for its section's sake.
         (
             "optimizer: {x: 1}",
-            "unknown key 'optimizer.x'; valid here: betas, decay_all, eps, type, weight_decay",
+            "unknown key 'optimizer.x'; valid here: adjust_lr, betas, by_adamw, cautious, "
+            "decay_all, eps, groups, momentum, nesterov, type, weight_decay",
         ),
         ("cost: {x: 1}", "unknown key 'cost.x'; valid here: per_device_hour"),
         # Another tool's name for it.
@@ -52,7 +53,7 @@ def test_every_valid_key_is_its_own_nearest_name(refused):
     for key in keys(RunConfig):
         *parents, leaf = key.split(".")
         listed = (
-            parents == ["faults"]
+            parents in (["faults"], ["optimizer", "groups"])
             or (parents[:1] == ["schedule"] and len(parents) > 1)
             or (parents[:2] == ["data", "mixture"] and {"history", "weight"} & set(parents))
         )

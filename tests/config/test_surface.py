@@ -67,6 +67,9 @@ RUN_KEYS = """
     train.clip_norm train.compile train.activation_checkpointing train.reproducible
     parallel.shard parallel.reduce_dtype
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all
+    optimizer.cautious optimizer.momentum optimizer.nesterov optimizer.adjust_lr
+    optimizer.by_adamw
+    optimizer.groups.names optimizer.groups.lr optimizer.groups.decay
     schedule.horizon
     schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.decay
     schedule.lr.decay_shape schedule.lr.floor

@@ -28,6 +28,7 @@ from manta.corpus.manifest import Manifest, Vocabulary
 from manta.model import hf_config
 from manta.model.cross_entropy import IGNORE, linear_cross_entropy
 from manta.objective.causal import labels_of
+from manta.optimizer import build as optimizers
 from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
@@ -38,7 +39,6 @@ from manta.state.snapshot import Snapshots
 from manta.state.vault import Stamp
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch, local_stream, open_corpus
-from manta.train import optimizer as optimizers
 from manta.train.engine import Engine
 from manta.train.loop import Loop, TrainingJob
 

@@ -9,7 +9,7 @@ LAYERS = [
     {"evaluate"},
     {"train", "show"},
     {"state", "record"},
-    {"objective"},
+    {"objective", "optimizer"},
     {"stream", "model", "parallel"},
     {"schedule", "corpus"},
     {"sample"},

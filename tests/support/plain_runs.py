@@ -26,9 +26,11 @@ from file_vault import FileVault
 
 from manta.elastic.checks.preflight import Checked
 from manta.model import hf_config
-from manta.state.checkpoint_files import TrainState
+from manta.state.checkpoint_files import TrainState, newest
 from manta.state.skips import Spans
 from manta.state.vault import Vault
+from manta.state.weights_digest import OPTIMIZER, digest_of
+from manta.storage.run_folder import CHECKPOINTS
 from manta.stream.plan import RankBatch, local_stream
 from manta.train.engine import Engine
 from manta.train.loop import Loop
@@ -232,6 +234,17 @@ def _rank(
 def proof(run: Checked) -> list[tuple[int, int, int]]:
     """Of each step of a run's ledger its number, first position and digest of the samples."""
     return [(row["step"], row["first_position"], row["digest"]) for row in ledger(run)]
+
+
+def outcome(run: Checked, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """All that training gave: weights, losses, norms, evaluations and samples."""
+    checkpoint = newest(run.run_dir / CHECKPOINTS)
+    weights = digest_of(checkpoint), digest_of(checkpoint, OPTIMIZER)
+    last = {row["step"]: row for row in rows if "grad_norm" in row}
+    norms = [row["grad_norm"] for row in last.values()]
+    held_out = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+    curve = {step: row["loss"] for step, row in last.items()}
+    return weights, curve, norms, held_out, proof(run)
 
 
 def losses(rows: list[dict[str, Any]]) -> dict[int, float]:

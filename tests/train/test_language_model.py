@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 
 from manta.config.errors import ConfigError
-from manta.config.train import OptimizerSection
+from manta.config.optimizer import OptimizerSection
 from manta.corpus.manifest import Vocabulary
 from manta.elastic.checks.preflight import Checked
 from manta.model import hf_config
 from manta.model import language_model as models
 from manta.model.cross_entropy import IGNORE
 from manta.objective.causal import TokenLoss, labels_of
+from manta.optimizer import build as optimizer
 from manta.stream.plan import local_stream
-from manta.train import optimizer
 
 VOCABULARY = Vocabulary(61, eos_id=0)
 TYPES = {

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from plain_runs import Fault, engine_of, ledger, proof, train
+from plain_runs import Fault, engine_of, ledger, outcome, train
 
 from manta.config.errors import ConfigError
 from manta.elastic.checks.preflight import Checked
 from manta.parallel.ranks import Ranks
-from manta.state.checkpoint_files import newest
-from manta.state.weights_digest import OPTIMIZER, digest_of
-from manta.storage.run_folder import CHECKPOINTS
 from manta.train.device_kind import device_kind, warn_of_unlike
 
 Build = Callable[..., Checked]
@@ -28,28 +25,17 @@ EXACT = {
 }
 
 
-def result(run: Checked, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """All that training gave: weights, losses, norms, evaluations and samples."""
-    checkpoint = newest(run.run_dir / CHECKPOINTS)
-    weights = digest_of(checkpoint), digest_of(checkpoint, OPTIMIZER)
-    last = {row["step"]: row for row in rows if "grad_norm" in row}
-    norms = [row["grad_norm"] for row in last.values()]
-    held_out = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
-    curve = {step: row["loss"] for step, row in last.items()}
-    return weights, curve, norms, held_out, proof(run)
-
-
 @pytest.fixture(scope="module")
 def alone(checked_module: Build) -> tuple[Any, ...]:
     """What one rank gives."""
     run = checked_module({**EXACT, "run.name": "alone"})
-    return result(run, train(run))
+    return outcome(run, train(run))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_gives_the_same_weights(checked, alone, ranks) -> None:
     run = checked(EXACT)
-    assert result(run, train(run, ranks)) == alone
+    assert outcome(run, train(run, ranks)) == alone
 
 
 def test_without_it_weights_differ_by_rounding(checked, alone) -> None:
@@ -57,7 +43,7 @@ def test_without_it_weights_differ_by_rounding(checked, alone) -> None:
     one, two = (
         checked({**EXACT, "train.reproducible": None, "run.name": name}) for name in ("one", "two")
     )
-    assert result(one, train(one))[0] != result(two, train(two, 2))[0]
+    assert outcome(one, train(one))[0] != outcome(two, train(two, 2))[0]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +57,7 @@ def test_without_it_weights_differ_by_rounding(checked, alone) -> None:
 )
 def test_precisions_and_layouts(checked, changes) -> None:
     one, three = (checked({**EXACT, **changes, "run.name": name}) for name in ("one", "three"))
-    assert result(three, train(three, 3)) == result(one, train(one))
+    assert outcome(three, train(three, 3)) == outcome(one, train(one))
 
 
 def test_killed_and_resumed_at_other_sizes(checked, alone) -> None:
@@ -79,7 +65,7 @@ def test_killed_and_resumed_at_other_sizes(checked, alone) -> None:
     rows = train(run, 3, die_after=5)
     rows = train(run, 1, die_after=9, attempt=2)
     rows = train(run, 2, attempt=3)
-    assert result(run, rows) == alone
+    assert outcome(run, rows) == alone
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -95,7 +81,7 @@ def test_a_sharded_model(checked, precision) -> None:
     # One rank alone doesn't shard, and rounds other parts to bf16 than several do.
     ranks = [2, 3, 1] if precision == "no" else [2, 3]
     runs = {count: checked({**changes, "run.name": f"of-{count}"}) for count in ranks}
-    found = [result(run, train(run, count)) for count, run in runs.items()]
+    found = [outcome(run, train(run, count)) for count, run in runs.items()]
     assert found[1:] == found[:-1]
 
 
@@ -110,8 +96,8 @@ def test_a_bad_step_is_left_out_alike(checked, factor) -> None:
     changes = {**EXACT, "guards": {"nonfinite": "skip", "spike": "skip", "window": 8}}
     one, two = (checked({**changes, "run.name": name}) for name in ("one", "two"))
     fault = Fault((3,), factor)
-    found = result(two, train(two, 2, fault=fault))
-    assert found == result(one, train(one, fault=fault))
+    found = outcome(two, train(two, 2, fault=fault))
+    assert found == outcome(one, train(one, fault=fault))
     skipped = [row["step"] for row in ledger(two) if row["skipped"]]
     assert skipped == [3]
 

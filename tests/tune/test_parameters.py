@@ -54,6 +54,17 @@ def test_a_grid_is_the_product_of_its_keys_each_once(sweep):
     assert {each["optimizer.eps"] for each in found} == {1e-7}
 
 
+def test_optimizers_are_parameters_with_defaults_of_their_own(sweep):
+    space = """
+        space = {
+            "optimizer.type": tune.grid_search(["adamw", "muon", "lion"]),
+            "optimizer.weight_decay": tune.grid_search([0.1, 1.0]),
+        }
+        """
+    found = {(c.optimizer.type, c.optimizer.betas) for c in configs(sweep, space)}
+    assert found == {("adamw", (0.9, 0.95)), ("muon", (0.9, 0.95)), ("lion", (0.9, 0.99))}
+
+
 def test_seeds_multiply(sweep):
     space = "space = {'schedule.batch': tune.grid_search([8, 16])}\nseeds = [4, 2]"
     found = [(c.schedule.batch, c.run.seed) for c in configs(sweep, space)]

@@ -240,8 +240,15 @@ RUN = (
     ("epsilon adam_eps adam_epsilon", "use optimizer.eps"),
     ("wd l2 decay_weight weight_decay_rate", "use optimizer.weight_decay"),
     (
-        "optim optimizer_name momentum nesterov sgd optim_type optimizer_class",
-        "the optimizer is optimizer.type: adamw",
+        "optim optimizer_name sgd muon lion optim_type optimizer_class",
+        "the optimizer is optimizer.type: adamw, muon, lion or sgd",
+    ),
+    ("momentum nesterov sgd_momentum muon_momentum", "use optimizer.momentum, optimizer.nesterov"),
+    (
+        "param_groups parameter_groups lr_multipliers lr_mult layerwise_lr no_decay "
+        "no_weight_decay no_decay_params",
+        "rates and decays of their own for some weights are optimizer.groups, such as "
+        "[{names: ['*embed_tokens*'], lr: 0.1, decay: 0}]",
     ),
     (
         "model_name model_path model_id model_name_or_path model_checkpoint "

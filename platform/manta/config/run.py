@@ -11,10 +11,11 @@ from manta.config.mixture import MixtureSection
 from manta.config.model import ModelSection
 from manta.config.objective import ObjectiveSection
 from manta.config.on_change import OnChange, key
+from manta.config.optimizer import OptimizerSection
 from manta.config.scaling import ScalingSection
 from manta.config.schedule import ScheduleSection
 from manta.config.section import Section
-from manta.config.train import OptimizerSection, ParallelSection, TrainSection
+from manta.config.train import ParallelSection, TrainSection
 from manta.config.units import PositiveTokens, Tokens
 
 

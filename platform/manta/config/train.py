@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -83,29 +83,4 @@ class ParallelSection(Section):
         default="fp32",
         description="number format in which workers exchange and sum gradients; bf16: rounded, in "
         "half the bytes",
-    )
-
-
-class OptimizerSection(Section):
-    """AdamW (Loshchilov & Hutter, 2019). The learning rate is the schedule's."""
-
-    on_change: ClassVar[OnChange] = OnChange.FORK
-
-    type: Literal["adamw"] = Field(default="adamw", description="which optimizer")
-    # beta2 and the weight decay are those of GPT-3 (Brown et al., 2020) and most since.
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.95), description="decay rates of the first and the second moment, per step"
-    )
-    eps: float = Field(
-        default=1e-8,
-        gt=0,
-        description="added to the root of the second moment, against division by zero",
-    )
-    weight_decay: float = Field(
-        default=0.1,
-        ge=0,
-        description="share of a weight, times the learning rate, that is subtracted each step",
-    )
-    decay_all: bool = Field(
-        default=False, description="weight decay for norms, biases and embeddings, too"
     )

@@ -35,7 +35,7 @@ def choose_trained(lm: PreTrainedModel, section: ModelSection, seed: int) -> Non
     if not section.freezes:
         return
     key, patterns = ("freeze", section.freeze) if section.freeze else ("train", section.train)
-    named = _matching(lm, patterns, key)
+    named = matching(lm, patterns, f"model.{key}")
     if section.adapter is not None:
         add_adapter(lm, section.adapter, seed)
     else:
@@ -56,8 +56,17 @@ def base_weights(lm: nn.Module) -> dict[str, nn.Parameter]:
     return {name: one for name, one in lm.named_parameters() if not one.requires_grad}
 
 
-def _matching(lm: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
-    """The parameters that patterns name; of tied ones any of their names counts."""
+def matching(lm: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Parameter]:
+    """The parameters that patterns name; of tied ones any of their names counts.
+
+    Args:
+        lm: the model.
+        patterns: patterns of parameter names, such as `model.layers.{0..7}.*`.
+        key: the config's key that has the patterns, for messages.
+
+    Raises:
+        ConfigError: if a pattern is the name of no parameter.
+    """
     names = dict(lm.named_parameters(remove_duplicate=False))
     found = []
     for pattern in patterns:
@@ -66,7 +75,7 @@ def _matching(lm: nn.Module, patterns: Sequence[str], key: str) -> list[nn.Param
         if not hits:
             shown = ", ".join(list(names)[:NAMES_SHOWN])
             raise ConfigError(
-                f"model.{key}: '{pattern}' is the name of no parameter; there are {shown} and "
+                f"{key}: '{pattern}' is the name of no parameter; there are {shown} and "
                 f"{max(0, len(names) - NAMES_SHOWN)} more; * stands for any text, {{0..3}} for "
                 "numbers"
             )

@@ -42,6 +42,7 @@ from manta.model.visibility import (
     with_drawn_weights,
 )
 from manta.model.vocabulary import refuse_frozen_rows
+from manta.model.weight_groups import weight_groups
 
 # Of a loss, between two ways of computing it.
 SAME_LOSS = 1e-4
@@ -65,6 +66,7 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     skeletal = _skeleton(config, resolved)
     small = small_of(resolved, skeletal)
     choose_trained(skeletal, config.model, config.run.seed)
+    weight_groups(skeletal, config.optimizer)
     if config.model.grow_vocabulary and config.model.pretrained:
         before = pretrained_config(NamedModel("model.pretrained", config.model.pretrained))
         refuse_frozen_rows(skeletal, before.get_text_config().vocab_size)
@@ -98,6 +100,7 @@ def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
     """
     with torch.random.fork_rng(devices=[]):
         net = resolved.build(config.run.seed)
+    weight_groups(net, config.optimizer)
     remarks = () if config.train.reproducible else randomness.remarks_of_own(net)
     return Tried(weights(net), trained_weights(net), True, remarks)
 

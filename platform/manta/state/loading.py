@@ -71,7 +71,10 @@ def load(
     """
     inventory = inventory or _inventory_of(checkpoint)
     content = content_of(trained)
+    # Rates, decays and the like are the config's, which a fork may have changed.
+    groups = content["optimizer"].pop("param_groups")
     _fill(content, checkpoint, inventory, settle, trained.ranks.rank, trained.ranks.world_size)
+    content["optimizer"]["param_groups"] = groups
 
     def take() -> None:
         if trained.base is not None:

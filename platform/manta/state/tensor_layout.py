@@ -171,6 +171,7 @@ Copy = tuple[Tensor, Tensor]  # to, from
 def create_optimizer_state(trained: Trained, saved: Saved) -> None:
     """Give a fresh optimizer the empty state that it would create for what was saved."""
     optimizer = trained.optimizer
+    groups = {each: group for group in optimizer.param_groups for each in group["params"]}
     kinds: dict[str, dict[str, TensorRows]] = {}
     for name, found in saved.items():
         if name.startswith(OPTIMIZER):
@@ -178,16 +179,15 @@ def create_optimizer_state(trained: Trained, saved: Saved) -> None:
             kinds.setdefault(parameter_name, {})[kind] = found[0][0]
     for name, parameter in trained.lm.named_parameters():
         for kind, entry in kinds.get(name, {}).items():
-            optimizer.state[parameter][kind] = _empty(parameter, kind, entry, optimizer)
+            empty = _empty(parameter, kind, entry, groups[parameter])
+            optimizer.state[parameter][kind] = empty
 
 
-def _empty(
-    parameter: Tensor, kind: str, entry: TensorRows, optimizer: torch.optim.Optimizer
-) -> Tensor:
+def _empty(parameter: Tensor, kind: str, entry: TensorRows, group: Mapping[str, Any]) -> Tensor:
     if kind != "step":
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
     # As torch.optim.Adam does it: on the device where the whole update is one kernel.
-    on_device = optimizer.defaults["fused"] or optimizer.defaults["capturable"]
+    on_device = group["fused"] or group["capturable"]
     device = parameter.device if on_device else torch.device("cpu")
     return torch.zeros((), dtype=_dtype(entry.dtype), device=device)
 

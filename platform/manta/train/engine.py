@@ -19,6 +19,7 @@ from manta.model.own_net import OwnNet
 from manta.objective.choose import objective_of
 from manta.objective.protocol import Models
 from manta.objective.weighing import Weighing
+from manta.optimizer import build as optimizers
 from manta.parallel.exact_gradients import ExactGradients, ShardedGradients, WholeGradients
 from manta.parallel.exact_sum import Grid
 from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
@@ -32,7 +33,6 @@ from manta.state.base_weights import fingerprint_of_base
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train import exact_step
-from manta.train import optimizer as optimizers
 from manta.train.device_kind import warn_of_unlike
 from manta.train.expert_bias import ExpertBias
 from manta.train.frozen import frozen_beside
@@ -263,8 +263,7 @@ class Engine:
         norm = self._sums.norm(parameters)
         self._clip(parameters, norm)
         dropped = self._guard(step.number, loss, norm)
-        for group in self.trained.optimizer.param_groups:
-            group["lr"] = step.lr
+        optimizers.prepare(self.trained.optimizer, step)
         if scaler is None:
             self.trained.optimizer.step()
         else:
@@ -289,14 +288,8 @@ class Engine:
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     def _takes_orders(self) -> bool:
-        """Whether the optimizer can be told to skip an update, or to divide the gradient.
-
-        By `found_inf` and `grad_scale`, which are internal to Torch: a fused optimizer has
-        them from GradScaler, which uses them itself in fp16. tests/train/test_language_model.py and
-        test_guards.py guard them.
-        """
-        fused: bool = self.trained.optimizer.defaults["fused"]
-        return fused and self.trained.scaler is None
+        """Whether the optimizer drops updates and divides gradients; in fp16 the scaler does."""
+        return self.trained.scaler is None and optimizers.takes_orders(self.trained.optimizer)
 
     def _order(self, value: Tensor) -> Tensor:
         """A scalar that all ranks have, as the optimizer reads it beside split parameters."""

@@ -24,7 +24,7 @@ from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train.passes import Pass, Passes, seed
 
-# Elements that a CPU computes together: Torch's fused AdamW rounds those left over at the end of a
+# Elements that a CPU computes together: Torch's optimizers round those left over at the end of a
 # tensor in another way.
 TOGETHER = 16
 
@@ -55,7 +55,7 @@ def _refuse_ragged_parts(lm: nn.Module, ranks: range) -> None:
             if weight.requires_grad and count > 1 and part % TOGETHER:
                 raise ConfigError(
                     f"parallel.shard with train.reproducible on a CPU: {count} workers would have "
-                    f"{part} elements each of {name}, and AdamW rounds them alike only in "
+                    f"{part} elements each of {name}, and the optimizer rounds them alike only in "
                     f"multiples of {TOGETHER}: leave parallel.shard out, or take other sizes or "
                     "numbers of workers"
                 )
