@@ -159,7 +159,8 @@ def test_missing_key_is_named_with_what_it_is_for(refused):
     ]
     assert refused(RUN.replace("  batch: 8\n", "")) == [
         "run.yaml:4: key 'schedule.batch' is missing: "
-        "samples a step: a number, {name: ramp, …}, or a list of segments"
+        "samples a step: a number, {name: ramp, …} or {name: seesaw, …}, or a list of "
+        "segments"
     ]
 
 

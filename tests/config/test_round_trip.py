@@ -1,11 +1,14 @@
 """Dump and load are inverse, whatever a config holds; loaded, it never changes."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from written_configs import RUN
 
 from manta.config import CorpusConfig, RunConfig, dump, load
+from manta.config.schedule import Shape
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 words = text | st.sampled_from(
@@ -41,14 +44,17 @@ def segments(value):
     )
 
     def segment(shape, ends, length, period):
-        keys = {"shape": shape, **ends} if shape != "constant" else {"from": ends["from"]}
+        keys = {"shape": shape, **ends}
+        if shape in ("constant", "power"):
+            del keys["to"]
         return {
             **keys,
             **(dict([length]) if length else {}),
             **({"period": period} if shape == "cyclic" else {}),
+            **({"exponent": 0.5} if shape == "power" else {}),
         }
 
-    shapes = st.sampled_from(["constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic"])
+    shapes = st.sampled_from(get_args(Shape))
     return st.lists(st.builds(segment, shapes, ends, lengths, tokens), min_size=1, max_size=3)
 
 
@@ -59,6 +65,10 @@ rates = (
     | st.fixed_dictionaries(
         {"name": st.just("wsd"), "peak": st.floats(0.5, 1), "decay": spans},
         optional={"warmup": spans, "floor": st.floats(0, 0.5)},
+    )
+    | st.fixed_dictionaries(
+        {"name": st.just("power"), "peak": positive, "hold": spans},
+        optional={"warmup": spans, "exponent": positive, "decay": spans},
     )
     | st.fixed_dictionaries(
         {"name": st.sampled_from(["cosine", "linear", "constant"]), "peak": positive},

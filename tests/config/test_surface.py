@@ -71,15 +71,17 @@ RUN_KEYS = """
     optimizer.by_adamw
     optimizer.groups.names optimizer.groups.lr optimizer.groups.decay
     schedule.horizon
-    schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.decay
+    schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.hold schedule.lr.exponent
+    schedule.lr.decay
     schedule.lr.decay_shape schedule.lr.floor
     schedule.lr.shape schedule.lr.tokens schedule.lr.until schedule.lr.from schedule.lr.to
     schedule.lr.period schedule.lr.multiple_of
     schedule.batch.name schedule.batch.from schedule.batch.to schedule.batch.start
     schedule.batch.over schedule.batch.shape schedule.batch.multiple_of
-    schedule.batch.tokens schedule.batch.until schedule.batch.period
+    schedule.batch.tokens schedule.batch.until schedule.batch.period schedule.batch.exponent
     schedule.history.until schedule.history.horizon
     schedule.history.lr.name schedule.history.lr.peak schedule.history.lr.warmup
+    schedule.history.lr.hold schedule.history.lr.exponent
     schedule.history.lr.decay schedule.history.lr.decay_shape schedule.history.lr.floor
     schedule.history.lr.shape schedule.history.lr.tokens schedule.history.lr.until
     schedule.history.lr.from schedule.history.lr.to
@@ -88,6 +90,7 @@ RUN_KEYS = """
     schedule.history.batch.start schedule.history.batch.over schedule.history.batch.shape
     schedule.history.batch.multiple_of
     schedule.history.batch.tokens schedule.history.batch.until schedule.history.batch.period
+    schedule.history.batch.exponent
     scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
     guards.nonfinite guards.spike guards.window guards.threshold guards.rewind

@@ -18,6 +18,7 @@ from manta.elastic.checks.preflight import check
 from manta.elastic.checks.verifying import verify_run
 from manta.elastic.checks.warm_start import run_at_step
 from manta.record.run_state import read_fork, read_state
+from manta.schedule import Schedule
 
 STEPS, FORKED = 12, 6
 BATCH = [{"tokens": "50%", "from": 8}, {"from": 4}]
@@ -84,6 +85,22 @@ def test_changed_keys_hold_from_the_fork_on_and_are_on_record(parent: Path) -> N
     assert past.lr == load(parent / "config.yaml", RunConfig).schedule.lr
 
 
+def test_a_decay_begins_where_it_is_asked_for(parent: Path) -> None:
+    """The steps of the fork are those of a run that knew from the start when it would decay."""
+    child = fork_run(
+        parent, FORKED, "decayed", ["schedule.lr.decay=now", f"schedule.horizon={8 * STEP}"]
+    )
+    config = load(child / "config.yaml", RunConfig)
+    lr = config.schedule.lr.model_copy(update={"decay": 2 * STEP})
+    known = config.schedule.model_copy(update={"history": [], "lr": lr})
+    one, other = (Schedule.resolve(each, 16) for each in (config.schedule, known))
+    assert one.lr_segments == other.lr_segments
+    assert one.lr_segments[-1].start == FORKED * STEP
+    with_a_number = ["schedule.lr=1e-3", "schedule.lr.decay=now"]
+    with pytest.raises(ConfigError, match=r"schedule\.lr"):
+        fork_run(parent, FORKED, "refused", with_a_number)
+
+
 def test_a_fork_of_a_fork_keeps_its_lineage(parent: Path) -> None:
     first = fork_run(parent, FORKED, "first", ["optimizer.weight_decay=0"])
     trained(first)
@@ -106,6 +123,11 @@ def test_a_fork_of_a_fork_keeps_its_lineage(parent: Path) -> None:
     ("overrides", "said"),
     [
         (["run.seed=9"], r"run\.seed: 3 → 9\n.*`manta export`"),
+        (["optimizer.type=lion"], r"optimizer\.type: adamw → lion"),
+        (
+            [f"schedule.horizon={FORKED * STEP}", "schedule.lr.decay=now"],
+            r"decay=now: .*base has \d+ tokens at step 6",
+        ),
         (["train.seq_len=32"], r"train\.seq_len: \d+ → 32"),
         (["model.sizes.n_layer=3"], r"model\.sizes\.n_layer: .* → 3"),
         (

@@ -72,6 +72,22 @@ LR_TABLE = {
             (4001, 5),
         ],
     ),
+    "power": (
+        [
+            {"from": 8, "tokens": 2000},
+            {"shape": "power", "exponent": 2, "until": 4000},
+            {"from": 5},
+        ],
+        [(1999, 8), (2000, 8), (2500, 8 / 1.25**2), (3999, 8 / 1.9995**2), (4000, 5)],
+    ),
+    "inverse-sqrt": (
+        {"name": "inverse-sqrt", "peak": 1, "warmup": "4%", "decay": "64%", "floor": 0.1},
+        [(200, 0.5), (400, 1), (1600, 0.5), (3599, sqrt(400 / 3599)), (3600, 1 / 3), (10_000, 0.1)],
+    ),
+    "power, held": (
+        {"name": "power", "peak": 1, "warmup": 100, "hold": "4%", "exponent": 1.5},
+        [(50, 0.5), (100, 1), (399, 1), (400, 1), (1600, 1 / 8), (10_000, 1 / 125)],
+    ),
     # Periods turn at 2400 and 3200, and begin at 2000, 2800 and 3600; the last is cut.
     "cyclic": (
         middle("cyclic", period=800),

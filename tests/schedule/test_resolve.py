@@ -45,6 +45,19 @@ WRITTEN_OUT = [
     ),
     ({"name": "linear", "peak": 0.5, "warmup": "5%"}, [UP, {"shape": "linear", "to": 0}]),
     ({"name": "constant", "peak": 0.5, "warmup": "5%"}, [UP, {}]),
+    (
+        {"name": "inverse-sqrt", "peak": 0.5, "warmup": "5%"},
+        [UP, {"shape": "power", "exponent": 0.5}],
+    ),
+    (
+        {"name": "power", "peak": 0.5, "warmup": "5%", "hold": "10%", "decay": "10%"},
+        [
+            UP,
+            {"until": "10%"},
+            {"shape": "power", "exponent": 0.51, "until": "90%"},
+            {"shape": "1-sqrt", "to": 0},
+        ],
+    ),
     ({"name": "constant", "peak": 0.5}, 0.5),
     ({"name": "cosine", "peak": 0.5, "floor": 0.5}, 0.5),
 ]
@@ -130,6 +143,18 @@ REFUSED = {
     "no length": (
         [{"from": 1}, {"tokens": "40%"}],
         "schedule.lr.0: give 'tokens' or 'until'",
+    ),
+    "power from 0 tokens": (
+        [{"shape": "power", "from": 1, "exponent": 0.5}],
+        "schedule.lr.0: a power segment can't begin at 0 tokens",
+    ),
+    "inverse-sqrt from 0 tokens": (
+        {"name": "inverse-sqrt", "peak": 1},
+        "schedule.lr.hold: a rate that falls as a power of the tokens",
+    ),
+    "held into the decay": (
+        {"name": "power", "peak": 1, "hold": "90%", "decay": "20%"},
+        "schedule.lr.hold = 90%: must lie between",
     ),
     "no first value": ([{}], "schedule.lr.0.from is missing"),
     "exponential to 0": (
@@ -218,6 +243,20 @@ AS_WRITTEN = [
         1,
         "lr: 'decay_shape' is only for wsd",
     ),
+    (
+        {"name": "wsd", "peak": 1, "decay": "5%", "hold": 9},
+        1,
+        "lr: 'hold' is only for inverse-sqrt",
+    ),
+    ({"name": "inverse-sqrt", "peak": 1, "exponent": 1}, 1, "lr: 'exponent' is only for power"),
+    ({"name": "power", "peak": 1, "hold": 9, "floor": 0.1}, 1, "lr: 'floor' is only for"),
+    ([{"from": 1, "tokens": 5}, {"shape": "power"}], 1, "lr.1: a power segment needs 'exponent'"),
+    ([{"shape": "power", "exponent": 1, "to": 1}], 1, "lr.0: a power segment ends where"),
+    ({"name": "seesaw", "peak": 1}, 8, "seesaw is a schedule of both rate and batch size"),
+    (1, {"name": "seesaw", "from": 8, "to": 32}, "give 'lr' as {name: seesaw, …}, too"),
+    (1, {"name": "seesaw", "from": 8, "to": 4}, "batch: 'to' 4 is below 'from' 8"),
+    (1, {"name": "seesaw", "from": 8, "to": 9, "over": "5%"}, "'over' is only for ramp"),
+    (1, {"name": "ramp", "from": 8, "to": 9}, "batch: a ramp needs 'over'"),
     ({"name": "constant", "peak": 1, "floor": 0.1}, 1, "lr: 'floor' is only for a schedule that"),
     ({"name": "cosine", "peak": 1, "floor": 2}, 1, "lr: 'floor' 2.0 is above 'peak' 1.0"),
 ]

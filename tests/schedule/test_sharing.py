@@ -27,6 +27,15 @@ def ramp(start: object, to: int) -> dict[str, object]:
     return {"name": "ramp", "from": 1, "to": to, "start": start, "over": "10%"}
 
 
+def power(decay: object, **keys: object) -> dict[str, object]:
+    return {"name": "power", "peak": 1e-3, "warmup": 40, "decay": decay, **keys}
+
+
+def seesaw(to: int) -> dict[str, object]:
+    lr = {"name": "seesaw", "peak": 1e-3, "warmup": 40}
+    return {"lr": lr, "batch": {"name": "seesaw", "from": 1, "to": to}}
+
+
 @pytest.mark.parametrize(
     ("a", "b", "steps"),
     [
@@ -68,6 +77,13 @@ def ramp(start: object, to: int) -> dict[str, object]:
             },
             51,
         ),
+        # A power of the tokens has no end: another decay or horizon shares what is before.
+        ({"lr": power("20%")}, {"lr": power("40%")}, 60),
+        ({"lr": power("20%")}, {"lr": power("20%"), "horizon": 500}, 80),
+        ({"lr": power("20%")}, {"lr": power("20%", exponent=0.6)}, 10),
+        # The cosine is at a half at 220 tokens: one doubles again later, one goes on as cosine.
+        (seesaw(4), seesaw(2), 55),
+        (seesaw(4), seesaw(1), 10),
         # Ramps from 1 to 2: its second half has 2.
         ({"batch": ramp("50%", 2)}, {}, 60),
         ({"batch": ramp("50%", 2)}, {"batch": ramp("80%", 2)}, 60),

@@ -15,7 +15,7 @@ from manta.config.errors import RunError
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule, Segment
 
-SHAPES = ("constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic")
+SHAPES = ("constant", "linear", "cosine", "1-sqrt", "exponential", "cyclic", "power")
 
 
 def resolve(lr=1.0, batch=1, horizon=10_000, seq_len=1):
@@ -29,11 +29,13 @@ def written_segments(draw, value, horizon, **more):
     count = draw(st.integers(1, 4))
     ends = sorted(draw(st.lists(st.integers(0, horizon), min_size=count - 1, max_size=count - 1)))
     segments = []
-    for end in [*ends, None]:
-        shape = draw(st.sampled_from(SHAPES))
+    for start, end in pairwise([0, *ends, None]):
+        shape = draw(st.sampled_from(SHAPES if start else SHAPES[:-1]))
         segment = {"shape": shape, "from": draw(value), "until": end}
         segment.update({key: draw(strategy) for key, strategy in more.items()})
-        if shape != "constant":
+        if shape == "power":
+            segment["exponent"] = draw(st.floats(0.01, 2))
+        elif shape != "constant":
             segment["to"] = draw(value)
         if shape == "cyclic":
             segment["period"] = draw(st.integers(1, max(1, horizon // 2)))
@@ -65,6 +67,8 @@ def naive_value(segment: Segment, tokens: float) -> float:
         "cosine": (1 + math.cos(math.pi * x)) / 2,
         "1-sqrt": 1 - math.sqrt(x),
     }
+    if segment.shape == "power":
+        return first * math.exp(-segment.exponent * (math.log(tokens) - math.log(segment.start)))
     if segment.shape == "exponential":
         return math.exp(math.log(first) * (1 - x) + math.log(last) * x)
     return last + (first - last) * share_left[segment.shape]

@@ -72,7 +72,10 @@ def segment_rows(schedule: Schedule) -> list[list[str]]:
 def _value(segment: Segment) -> str:
     if segment.shape == "constant":
         return f"{segment.first:g}"
-    text = f"{segment.first:g} → {segment.last:g}"
+    first, last = segment.first, segment.last
+    if segment.of is not None and segment.period is None:  # a part of a curve
+        first, last = segment.at(segment.start), segment.closing
+    text = f"{first:g} → {last:g}"
     if segment.period is not None:
         text += f" and back each {format_tokens(segment.period)}"
     if segment.multiple_of != 1:

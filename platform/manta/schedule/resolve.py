@@ -17,8 +17,17 @@ from typing import Any
 import numpy as np
 
 from manta.config.errors import ConfigError
-from manta.config.schedule import BatchRamp, LrShorthand, ScheduleSection, SegmentSpec
+from manta.config.schedule import (
+    DECAYING,
+    INVERSE_SQRT,
+    POWER,
+    BatchShorthand,
+    LrShorthand,
+    ScheduleSection,
+    SegmentSpec,
+)
 from manta.config.units import format_tokens
+from manta.schedule.seesaw import Seesaw
 from manta.schedule.segment import Segment, round_batch
 
 # Above this, two neighbouring token counts are the same float.
@@ -26,6 +35,10 @@ LONGEST_HORIZON = 2**53
 
 LR, BATCH = "schedule.lr", "schedule.batch"
 Piece = tuple[str, SegmentSpec]  # a segment's key in the config, and the segment
+# A rate and the batch size beside it, as they are written.
+Lr = float | LrShorthand | list[SegmentSpec]
+Batch = int | BatchShorthand | list[SegmentSpec]
+Pair = tuple[Lr, Batch]
 
 
 def lr_segments(config: ScheduleSection) -> tuple[Segment, ...]:
@@ -35,13 +48,23 @@ def lr_segments(config: ScheduleSection) -> tuple[Segment, ...]:
         ConfigError: naming the key and the remedy.
     """
     check_horizon(config.horizon)
-    past = [
-        (each.until, _one_lr(each.lr, each.horizon or config.horizon)) for each in config.history
-    ]
-    return _joined([*past, (config.horizon, _one_lr(config.lr, config.horizon))])
+    return _joined([(until, _one_lr(pair, horizon)) for until, horizon, pair in _in_force(config)])
 
 
-def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[Segment, ...]:
+def _in_force(config: ScheduleSection) -> Iterator[tuple[int, int, Pair]]:
+    """Each pair of rate and batch size with the end of its time, and the horizon it refers to."""
+    for each in config.history:
+        yield each.until, each.horizon or config.horizon, (each.lr, each.batch)
+    yield config.horizon, config.horizon, (config.lr, config.batch)
+
+
+def _one_lr(pair: Pair, horizon: int) -> tuple[Segment, ...]:
+    lr, batch = pair
+    if isinstance(lr, LrShorthand):
+        _check_lr_shorthand(lr, horizon)
+        if lr.name == "seesaw":
+            assert isinstance(batch, BatchShorthand)  # the config has both or neither
+            return _merge(iter(_seesaw(lr, batch, horizon).lr_segments()))
     pieces = _lr_pieces(lr, horizon)
     for key, spec in pieces:
         if spec.multiple_of != 1:
@@ -52,19 +75,20 @@ def _one_lr(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> tuple[
 def batch_segments(config: ScheduleSection) -> tuple[Segment, ...]:
     """The batch size's canonical segments, in samples; see `lr_segments`."""
     check_horizon(config.horizon)
-    past = [
-        (each.until, _one_batch(each.batch, each.horizon or config.horizon))
-        for each in config.history
-    ]
-    if past and any(s.period for _, segments in past for s in segments):
+    found = [(until, _one_batch(pair, horizon)) for until, horizon, pair in _in_force(config)]
+    if any(s.period for _, segments in found[:-1] for s in segments):
         raise ConfigError(
             "schedule.history: a cyclic batch size can't end before its schedule does; write it as "
             "segments without a period"
         )
-    return _joined([*past, (config.horizon, _one_batch(config.batch, config.horizon))])
+    return _joined(found)
 
 
-def _one_batch(batch: int | BatchRamp | list[SegmentSpec], horizon: int) -> tuple[Segment, ...]:
+def _one_batch(pair: Pair, horizon: int) -> tuple[Segment, ...]:
+    lr, batch = pair
+    if isinstance(batch, BatchShorthand) and batch.name == "seesaw":
+        assert isinstance(lr, LrShorthand)
+        return tuple(_seesaw(lr, batch, horizon).batch_segments())
     pieces = _batch_pieces(batch, horizon)
     for key, spec in pieces:
         _check_batch_value(f"{key}.from", spec.start)
@@ -99,11 +123,10 @@ def check_horizon(horizon: int) -> None:
 # Shorthands, written out.
 
 
-def _lr_pieces(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> list[Piece]:
+def _lr_pieces(lr: Lr, horizon: int) -> list[Piece]:
     if isinstance(lr, list):
         return [(f"{LR}.{index}", spec) for index, spec in enumerate(lr)]
     if isinstance(lr, LrShorthand):
-        _check_lr_shorthand(lr, horizon)
         warmup = _spec(shape="linear", start=0, end=lr.peak, tokens=lr.warmup)
         return [(LR, spec) for spec in (warmup, *_after_warmup(lr, horizon))]
     return [(LR, _spec(start=lr))]
@@ -112,10 +135,21 @@ def _lr_pieces(lr: float | LrShorthand | list[SegmentSpec], horizon: int) -> lis
 def _after_warmup(lr: LrShorthand, horizon: int) -> list[SegmentSpec]:
     if lr.name == "constant":
         return [_spec(start=lr.peak)]
-    if lr.name == "wsd" and lr.decay is not None:
-        hold = _spec(start=lr.peak, until=_remainder(lr.decay, horizon))
-        return [hold, _spec(shape=lr.decay_shape, start=lr.peak, end=lr.floor)]
-    return [_spec(shape=lr.name, start=lr.peak, end=lr.floor)]
+    if lr.name not in DECAYING:
+        return [_spec(shape=lr.name, start=lr.peak, end=lr.floor)]
+    before = {} if lr.decay is None else {"until": _remainder(lr.decay, horizon)}
+    decay = [] if lr.decay is None else [_spec(shape=lr.decay_shape, end=lr.floor)]
+    if lr.name == "wsd":
+        return [_spec(start=lr.peak, **before), *decay]
+    hold = [] if lr.hold is None else [_spec(start=lr.peak, until=lr.hold)]
+    exponent = INVERSE_SQRT if lr.name == "inverse-sqrt" else lr.exponent or POWER
+    start = None if hold else lr.peak
+    return [*hold, _spec(shape="power", start=start, exponent=exponent, **before), *decay]
+
+
+def _seesaw(lr: LrShorthand, batch: BatchShorthand, horizon: int) -> Seesaw:
+    warmup = math.floor(_exact(lr.warmup, horizon))
+    return Seesaw(lr.peak, lr.floor, warmup, horizon, batch.start_size, batch.end_size)
 
 
 def _check_lr_shorthand(lr: LrShorthand, horizon: int) -> None:
@@ -131,18 +165,36 @@ def _check_lr_shorthand(lr: LrShorthand, horizon: int) -> None:
             f"decay is longer than the horizon of {format_tokens(horizon)} tokens; shorten one of "
             "them"
         )
-    if lr.name == "wsd" and lr.decay_shape == "exponential" and lr.floor == 0:
+    _check_power(lr, horizon, decay)
+    if lr.decay is not None and lr.decay_shape == "exponential" and lr.floor == 0:
         raise ConfigError(
             f"{LR}.floor = 0: an exponential decay never reaches 0; give a floor above 0, "
             "such as a hundredth of the peak"
         )
 
 
-def _batch_pieces(batch: int | BatchRamp | list[SegmentSpec], horizon: int) -> list[Piece]:
+def _check_power(lr: LrShorthand, horizon: int, decay: Fraction) -> None:
+    if lr.name not in ("inverse-sqrt", "power"):
+        return
+    begin = _exact(lr.warmup if lr.hold is None else lr.hold, horizon)
+    if begin < 1:
+        raise ConfigError(
+            f"{LR}.hold: a rate that falls as a power of the tokens can't begin to at 0 tokens: "
+            "give 'warmup' or 'hold', such as 2%"
+        )
+    if not _exact(lr.warmup, horizon) <= begin <= horizon - decay:
+        raise ConfigError(
+            f"{LR}.hold = {_show(lr.hold)}: must lie between the end of the warmup and the "
+            "beginning of the decay, or the horizon"
+        )
+
+
+def _batch_pieces(batch: Batch, horizon: int) -> list[Piece]:
     if isinstance(batch, list):
         return [(f"{BATCH}.{index}", spec) for index, spec in enumerate(batch)]
-    if not isinstance(batch, BatchRamp):
+    if not isinstance(batch, BatchShorthand):
         return [(BATCH, _spec(start=batch))]
+    assert batch.over is not None  # a ramp has it
     if _exact(batch.start, horizon) + _exact(batch.over, horizon) > horizon:
         raise ConfigError(
             f"{BATCH}.over = {_show(batch.over)}: the ramp, starting at {_show(batch.start)}, ends "
@@ -219,13 +271,25 @@ def _segment(key: str, spec: SegmentSpec, place: tuple[int, int], before: float 
     if first is None:
         raise ConfigError(f"{key}.from is missing: the first segment needs a value to start at")
     last = first if spec.end is None else spec.end
+    if spec.exponent is not None:
+        if not place[0]:
+            raise ConfigError(f"{key}: a power segment can't begin at 0 tokens; put one before it")
+        last = first * (place[1] / place[0]) ** -spec.exponent
     if spec.shape == "exponential" and not (first > 0 and last > 0):
         name = "from" if first == 0 else "to"
         raise ConfigError(
             f"{key}.{name} = 0: an exponential segment multiplies, so it can't start or end at 0; "
             "give a small value above 0, or another shape"
         )
-    return Segment(*place, spec.shape, first, last, spec.period, spec.multiple_of)
+    return Segment(
+        *place,
+        spec.shape,
+        first,
+        last,
+        spec.period,
+        spec.multiple_of,
+        exponent=spec.exponent,
+    )
 
 
 def _check_batch_value(key: str, value: float | None) -> None:

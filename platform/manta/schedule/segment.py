@@ -31,11 +31,14 @@ class Segment:
         cosine: half a cosine wave (Loshchilov & Hutter, 2017).
         1-sqrt: ``last + (first - last) (1 - sqrt x)`` (Hägele et al., 2024).
         exponential: a geometric path, the same factor for the same number of tokens.
+        power: ``first (tokens / start)^-exponent``, which no end or horizon changes (Vaswani et
+            al., 2017, with the exponent 0.5; Shen et al., 2024).
         cyclic: a triangle from `first` to `last` and back each `period` tokens
             (Smith, 2017); the only shape that may end elsewhere than at `last`.
 
     A batch size is rounded down to a multiple of `multiple_of`. If the segment is only a part of
-    a curve, `of` has the tokens over which the whole curve extends.
+    a curve, `of` has the tokens over which the whole curve extends. A power has an `exponent`; its
+    `last` is the value at the end of the whole curve.
     """
 
     start: int
@@ -46,6 +49,7 @@ class Segment:
     period: int | None = None
     multiple_of: int = 1
     of: tuple[int, int] | None = None
+    exponent: float | None = None
 
     def part(self, start: int, end: int) -> Segment:
         """The part of the segment over ``[start, end)``, with the same curve."""
@@ -73,6 +77,9 @@ class Segment:
         if self.shape == "constant":
             return tokens * 0.0 + self.first
         begin, finish = self.of or (self.start, self.end)
+        if self.exponent is not None:
+            reached = np.minimum(np.maximum(tokens, self.start), self.end)
+            return self.first * (reached / begin) ** -self.exponent
         offset = np.minimum(np.maximum(tokens, self.start), self.end) - begin
         if self.period is not None:
             x = 1 - abs(2 * ((offset % self.period) / self.period) - 1)

@@ -70,4 +70,6 @@ def _curve(segment: Segment) -> tuple[object, ...]:
     if segment.shape == "constant":
         return segment.shape, segment.first
     span = segment.of or (segment.start, segment.end)
+    if segment.exponent is not None:
+        return segment.shape, span[0], segment.first, segment.exponent
     return segment.shape, span, segment.first, segment.last, segment.period

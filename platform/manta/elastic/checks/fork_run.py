@@ -30,6 +30,8 @@ from manta.storage.run_folder import CHECKPOINTS, CONFIG
 from manta.stream.mixed_sources import mixture_of
 from manta.train.fork import fork
 
+# An override of `manta fork`: the decay begins at the checkpoint and ends at the horizon.
+DECAY_NOW = "schedule.lr.decay=now"
 # Keys of the schedule whose earlier values a fork keeps in `schedule.history`.
 SHAPE = ("schedule.lr", "schedule.batch")
 
@@ -49,8 +51,9 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     before = load(parent / CONFIG, RunConfig)
     storage = parent.absolute().parent if isinstance(parent, Path) else parent.parent
     beside = f"run.storage={json.dumps(str(storage))}"
-    asked = absolute(load(parent / CONFIG, RunConfig, [beside, *overrides, f"run.name={name}"]))
     state = _state_of(parent, step)
+    changed = [beside, *_from_now(parent, list(overrides), state), f"run.name={name}"]
+    asked = absolute(load(parent / CONFIG, RunConfig, changed))
     after = _with_past_mixture(before, _with_past(before, asked, state), state)
     found = _changes(parent, before, after)
     _check_schedule(parent, before, after, state)
@@ -83,6 +86,21 @@ def _state_of(parent: Place, step: int | None) -> TrainState:
         there = f"there are checkpoints of steps {', '.join(steps)}" if steps else "there is none"
         raise RunError(f"{folder / name_of(step)}: {problem}: take another checkpoint; {there}")
     return read_state(folder / name_of(step))
+
+
+def _from_now(parent: Place, overrides: list[str], state: TrainState) -> list[str]:
+    """The overrides, with the tokens that are left in place of a decay from now on."""
+    if DECAY_NOW not in overrides:
+        return overrides
+    others = [each for each in overrides if each != DECAY_NOW]
+    # Without the decay of the parent, which may be longer than a new horizon.
+    horizon = load(parent / CONFIG, RunConfig, others).schedule.horizon
+    if horizon <= state.tokens:
+        raise ConfigError(
+            f"{DECAY_NOW}: {parent} has {state.tokens:,} tokens at step {state.step:,}: give a "
+            f"schedule.horizon above that, at which the decay ends"
+        )
+    return [*others, f"schedule.lr.decay={horizon - state.tokens}"]
 
 
 def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:
