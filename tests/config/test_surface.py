@@ -28,7 +28,7 @@ COMMANDS = {
     "logs": "JOB --follow --address",
     "stop": "JOB --address",
     "verify": "RUN --no-shards --weights",
-    "compare": "RUN|SWEEP --output --metric --top",
+    "compare": "RUN|SWEEP --output --metric --top --evaluation",
     "export": "RUN OUT --step --merge",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",

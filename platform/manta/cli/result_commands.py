@@ -53,7 +53,9 @@ def verify(
 def compare(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|SWEEP", help="Folders or URLs of runs, or of one sweep."),
+        typer.Argument(
+            metavar="RUN|SWEEP", help="Folders or URLs of runs, of one sweep, or of evaluations."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(help="HTML page to write; by default compare.html.")
@@ -65,11 +67,43 @@ def compare(
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of the best to show.")] = 10,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Compare models by their evaluations of this name, example by example.",
+        ),
+    ] = None,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
+    from manta.storage.place import place_of
+    from manta.storage.run_folder import EVALUATION
+
+    if evaluation is not None or (place_of(paths[0]) / EVALUATION).exists():
+        _compare_evaluations(paths, evaluation, output)
+        return
     from manta.show.compare.comparing import compare_places
 
     compare_places(paths, metric=metric, output=output, top=top)
+
+
+def _compare_evaluations(paths: list[str], name: str | None, output: Path | None) -> None:
+    """Compare evaluations with the first one."""
+    from rich.console import Console
+
+    from manta.config.errors import RunError
+    from manta.record.evaluation_record import find_evaluation
+    from manta.show.evaluations.paired_comparison import compare_evaluations
+    from manta.show.evaluations.paired_lines import print_comparisons
+    from manta.show.evaluations.paired_page import write_paired_page
+    from manta.storage.place import place_of
+    from manta.storage.run_folder import COMPARISON
+
+    if len(paths) < 2:
+        raise RunError("give the evaluations of two or more models; the first is the baseline")
+    found = compare_evaluations([find_evaluation(place_of(path), name) for path in paths])
+    print_comparisons(found, Console())
+    print(f"page: {write_paired_page(found, output or Path(COMPARISON))}")
 
 
 def export(

@@ -167,13 +167,13 @@ def sums_by_slice(rows: Iterable[ExampleRow]) -> dict[str, dict[str, list[Sums]]
             for name, sums in parts.items():
                 found.setdefault(kind, {}).setdefault(name, []).append(sums)
     return {
-        kind: {name: found[kind][name] for name in sorted(found[kind], key=_natural)}
+        kind: {name: found[kind][name] for name in sorted(found[kind], key=slice_order)}
         for kind in found
     }
 
 
-def _natural(name: str) -> tuple[int, str]:
-    """Sorts buckets such as ``16–31`` by their first number."""
+def slice_order(name: str) -> tuple[int, str]:
+    """A key to sort slices by, which takes buckets such as ``16–31`` by their first number."""
     digits = name.split("–")[0].replace(",", "")
     return (int(digits), name) if digits.isdigit() else (-1, name)
 
@@ -258,19 +258,27 @@ def read_examples(folder: Place, record: EvaluationRecord) -> list[ExampleRow]:
         raise RunError(f"{path}: can't be read: {in_a_line(error)}; evaluate again") from None
 
 
-def find_evaluation(place: Place) -> Place:
+def find_evaluation(place: Place, name: str | None = None) -> Place:
     """The folder of an evaluation: itself, or the newest one of a run or exported model.
+
+    Args:
+        place: the folder of an evaluation, or of a model that has some.
+        name: name of a model's evaluation; by default any.
 
     Raises:
         RunError: if there is none.
     """
     if (place / EVALUATION).exists():
         return place
-    there = evaluations_of(place)
+    known = evaluations_of(place)
+    there = {folder: one for folder, one in known.items() if name in (None, one.name)}
     if not there:
+        names = ", ".join(sorted({one.name for one in known.values()}))
+        others = f" (it has others: {names})" if names else ""
         raise RunError(
-            f"{place}: neither an evaluation nor a model with one; make one with 'manta evaluate "
-            f"{place} EVAL.yaml'"
+            f"{place}: neither an evaluation nor a model with one"
+            f"{f' called {name}' if name else ''}{others}; make it with 'manta evaluate {place} "
+            "EVAL.yaml'"
         )
     return max(there, key=lambda folder: (there[folder].created, str(folder)))
 

@@ -7,6 +7,7 @@ from manta.record import number_format as words
 from manta.record.evaluation_record import EvaluatedFacts, EvaluationRecord
 
 SHARE, SECONDS = "share of 1", "s"
+POINTS = " points"
 # From here on a plain number has no digits after the point.
 LARGE = 1000
 # Metrics that are shown first: how well a model answers, at what cost, how well it predicts.
@@ -42,8 +43,16 @@ def change_text(metric: str, change: float) -> str:
     """A difference of two values, with its sign."""
     sign = "+" if change >= 0 else "−"
     if unit_of(metric) == SHARE:
-        return f"{sign}{100 * abs(change):.2f} points"
+        return f"{sign}{100 * abs(change):.2f}{POINTS}"
     return f"{sign}{value_text(metric, abs(change))}"
+
+
+def interval_text(metric: str, low: float | None, high: float | None) -> str:
+    """An interval of a difference of two values; a dash for none."""
+    if low is None or high is None:
+        return "–"
+    first, last = (change_text(metric, end) for end in (low, high))
+    return f"{first.removesuffix(POINTS)} to {last}"
 
 
 def unit_of(metric: str) -> str:

@@ -117,8 +117,15 @@ def _figures(name: str, record: EvaluationRecord) -> list[Figure]:
 def _bars(title: str, values: dict[str, float]) -> Figure:
     most = max(values.values())
     bars = [
-        {"row": row, "from": 0, "to": value, "color": BLUE, "label": f"{value:.3f}"}
-        for row, value in enumerate(values.values())
+        {
+            "row": row,
+            "from": 0,
+            "to": value,
+            "color": BLUE,
+            "label": f"{value:.3f}",
+            "text": f"{name}: {value:.4f} nats a token",
+        }
+        for row, (name, value) in enumerate(values.items())
     ]
     axis = {"title": "nats a token", "range": [0, 1.15 * most], "format": "number"}
     return rows(title, list(values), x=axis, height=60 + 26 * len(values), bars=bars)
