@@ -34,6 +34,9 @@ COMMANDS = {
     "chat": "RUN --system --tokens --temperature --seed",
     "score": "RUN FILE --output",
     "evaluate": "RUN[@STEP] EVAL.yaml KEY=VALUE --output --final",
+    "gate": "RUN|EVALUATION GATE.yaml KEY=VALUE --evaluation",
+    "card": "RUN[@STEP] --output",
+    "audit": "RUN",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }

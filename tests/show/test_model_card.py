@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from made_evaluations import example, write_made
 from made_sweep import HORIZON, base, ends_at, write_run
+from typer.testing import CliRunner
 
+from manta.cli import app
 from manta.config.errors import RunError
+from manta.config.gate import GateConfig
+from manta.evaluate.gate_decision import decide
 from manta.record.run_state import read_state
 from manta.show.model_card import model_card
+from manta.show.report.run_report import write_report
 
 Facts = dict[str, Any]
 
@@ -73,3 +79,24 @@ def test_a_model_that_was_trained_further_names_what_it_comes_from(tmp_path: Pat
 def test_without_a_run_there_is_no_card(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run here"):
         model_card(tmp_path)
+
+
+def test_it_has_the_evaluations_of_its_step_and_the_gates(tmp_path: Path) -> None:
+    run = write_run(base(tmp_path, "e"), ends_at(3.0))
+    step = read_state(run).totals.steps
+    facts = {"place": str(run), "run": "e", "parameters": 1, "fingerprint": "f"}
+    rows = [example(str(n), n % 2) for n in range(20)]
+    write_made(run, rows, name="mine", model={**facts, "step": step})
+    write_made(run, rows, name="earlier", model={**facts, "step": step - 1})
+    gate = GateConfig(name="ship", thresholds={"answers/success": {"at_least": 0.9}})
+    decide(run / "evaluations" / "mine", gate)
+    _, text = split(model_card(run))
+    assert "| mine | answers/success | 50.0 % | prompts.jsonl (`000000000000`) |" in text
+    assert "Gate `ship`: **not passed**" in text
+    assert "| earlier |" not in text
+    assert "## Evaluations" not in split(model_card(run, step=step - 2))[1]
+    done = CliRunner().invoke(app, ["card", f"{run}@{step}", "--output", str(tmp_path / "c.md")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "c.md").read_text() == model_card(run)
+    page = write_report(run).read_text()
+    assert "answers/success 50.0 %" in page

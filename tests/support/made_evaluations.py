@@ -27,7 +27,7 @@ def example(id_: str, success: float, evaluator: str = "answers", **more: Any) -
 
 
 def write_made(
-    model: Path,
+    place: Path,
     rows: Sequence[ExampleRow],
     *,
     name: str = "quality",
@@ -35,7 +35,7 @@ def write_made(
     data_hash: str = DATA,
     **changes: Any,
 ) -> Path:
-    """The folder of an evaluation of the model in a folder, by one evaluator, `answers`."""
+    """The folder of an evaluation of the model at a place, by one evaluator, `answers`."""
     found = {**ratios(row.sums for row in rows), **(values or {})}
     known = {metric: EVALUATED[metric].best for metric in found if metric in EVALUATED}
     sliced = sums_by_slice(rows)
@@ -54,7 +54,7 @@ def write_made(
         "name": name,
         "created": "2030-01-01T00:00:00+00:00",
         "manta_version": "test",
-        "model": {"place": str(model), "parameters": 1, "fingerprint": model.name},
+        "model": {"place": str(place), "parameters": 1, "fingerprint": place.name},
         "evaluators": {"answers": result},
         "device": "test",
         "precision": "no",
@@ -62,7 +62,7 @@ def write_made(
         "config": {},
         **changes,
     }
-    folder = evaluation_folder(model, name, None)
+    folder = evaluation_folder(place, name, None)
     assert isinstance(folder, Path)
     write_evaluation(folder, record, rows)
     return folder

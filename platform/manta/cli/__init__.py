@@ -5,7 +5,7 @@ Nothing heavy is imported before a command needs it: help and config errors must
 
 from manta.cli.application import app, main
 from manta.cli.corpus_commands import inspect, join, prepare
-from manta.cli.evaluation_commands import evaluate
+from manta.cli.evaluation_commands import audit, card, evaluate, gate
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.result_commands import chat, compare, export, generate, score, verify
@@ -16,7 +16,7 @@ for command in (
     *(prepare, join, inspect, schedule, precompute, train, fork, sweep),
     *(submit, status, logs, stop),
     *(verify, replay, compare, export, generate, chat, score),
-    evaluate,
+    *(evaluate, gate, card, audit),
     *(keys, doctor),
 ):
     app.command()(command)

@@ -54,3 +54,73 @@ def evaluate(
     print()
     print_evaluation(read_evaluation(folder), Console())
     print(f"page: {folder / EVALUATION_PAGE}")
+
+
+def gate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|EVALUATION",
+            help="A run, an exported model, or the folder of an evaluation.",
+        ),
+    ],
+    config: Annotated[Path, typer.Argument(metavar="GATE.yaml", help="The gate's config file.")],
+    overrides: Overrides = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the evaluation; by default the newest."),
+    ] = None,
+) -> None:
+    """Decide whether a model may ship: exit code 0 if it passes the gate, 1 if not."""
+    from manta.config.gate import load_gate
+    from manta.evaluate.gate_decision import decide
+    from manta.storage.place import place_of
+
+    decision = decide(place_of(model), load_gate(config, overrides or ()), evaluation, print)
+    for check in decision.checks:
+        mark = "passed" if check.passed else "FAILED"
+        print(f"{mark}  {check.metric}: {check.asked}; found {check.found}")
+    print(f"gate {decision.name}: {'passed' if decision.passed else 'failed'}")
+    if not decision.passed:
+        raise typer.Exit(1)
+
+
+def card(
+    run: Annotated[str, typer.Argument(metavar="RUN[@STEP]", help="Folder or URL of a run.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Markdown file to write; else the card is printed.")
+    ] = None,
+) -> None:
+    """Print a run's model card: data, training, evaluations and gates, from its record alone."""
+    from manta.elastic.checks.warm_start import run_at_step
+    from manta.show.model_card import model_card
+    from manta.storage.atomic import write_whole
+    from manta.storage.place import place_of
+
+    place, step = run_at_step(run)
+    text = model_card(place_of(place), step)
+    if output is None:
+        print(text, end="")
+    else:
+        write_whole(output, text.encode())
+        print(f"card: {output}")
+
+
+def audit(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder or URL of a run, or an exported model.")
+    ],
+) -> None:
+    """Verify the log of what was done to a run or model, and print it: who, what, when."""
+    from manta.record.audit_log import read_log
+    from manta.storage.place import place_of
+
+    log = read_log(place_of(model))
+    for entry in log.entries:
+        facts = ", ".join(f"{name}={value}" for name, value in entry.facts.items())
+        print(f"{entry.time}  {entry.user}@{entry.host}  {entry.action}: {facts}")
+    if log.problem:
+        print(f"the chain is broken: {log.problem}")
+        raise typer.Exit(1)
+    count = len(log.entries)
+    print(f"{count} entr{'y' if count == 1 else 'ies'}, an unbroken chain; its end is {log.digest}")

@@ -132,6 +132,9 @@ def export(
     named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
     card = {CARD: model_card(place, step)} if named else {}
     print(f"model: {run_export(place, out, step, card, merge=merge, tell=print)}")
+    from manta.record.audit_log import EXPORTED, note
+
+    note(place, EXPORTED, {"step": step, "to": str(out.absolute()), "merged": merge}, print)
 
 
 def generate(

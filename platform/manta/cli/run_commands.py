@@ -138,6 +138,10 @@ def fork(
 
     place, step = run_at_step(run)
     child = fork_run(place_of(place), step, name, overrides or ())
+    from manta.record.audit_log import BEGUN_AS_FORK, FORKED, note
+
+    note(place_of(place), FORKED, {"step": step, "to": str(child)}, print)
+    note(child, BEGUN_AS_FORK, {"of": place, "step": step, "changes": overrides or []}, print)
     print(f"{child} is ready; to train it: manta train {child / CONFIG}")
 
 

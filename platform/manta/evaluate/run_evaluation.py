@@ -18,7 +18,7 @@ from manta.evaluate.generated_answers import GeneratedAnswers
 from manta.evaluate.model_at_hand import ModelAtHand, run_config_of
 from manta.evaluate.own_metric import OwnMetric
 from manta.evaluate.split_loss import SplitLoss
-from manta.record.audit_log import add_entry, read_log
+from manta.record.audit_log import MEASURED, TEST_SPLIT, add_entry, note, read_log
 from manta.record.evaluation_record import (
     Better,
     EvaluatedFacts,
@@ -39,9 +39,6 @@ from manta.storage.probe import check_writable
 from manta.storage.run_folder import CHECKPOINTS, REPORT
 from manta.storage.seal import digest
 from manta.train.device_kind import device_kind
-
-# Actions in the audit log.
-EVALUATED_ACTION, TEST_SPLIT_ACTION = "evaluate", "read the test split"
 
 
 def evaluate(
@@ -76,7 +73,7 @@ def evaluate(
     reads_test = check_final(evaluators, final)
     folder = output or evaluation_folder(where, config.name, step)
     check_writable(folder, "--output")
-    before = read_log(where).count(TEST_SPLIT_ACTION)
+    before = read_log(where).count(TEST_SPLIT)
     model = ModelAtHand(where, step, config)
     facts = _facts(model, trained)
     if reads_test:
@@ -159,7 +156,7 @@ def _note_test_split(
             f"{'s' if before > 1 else ''} before: this is no first look, and the result says so"
         )
     said = {"name": config.name, "step": facts.step, "fingerprint": facts.fingerprint}
-    add_entry(where, TEST_SPLIT_ACTION, said)
+    add_entry(where, TEST_SPLIT, said)
 
 
 def _note_evaluation(
@@ -167,10 +164,7 @@ def _note_evaluation(
 ) -> None:
     """Note in the model's log that it was evaluated; a folder that can't be written has none."""
     said = {"name": name, "step": facts.step, "fingerprint": facts.fingerprint, "to": str(folder)}
-    try:
-        add_entry(where, EVALUATED_ACTION, said)
-    except RunError as error:
-        tell(f"note: not in the model's log: {error}")
+    note(where, MEASURED, said, tell)
 
 
 def _trained(where: Place, step: int | None) -> TrainState:

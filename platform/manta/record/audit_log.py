@@ -13,7 +13,7 @@ import getpass
 import hashlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ from manta.record.run_state import utc_now
 from manta.storage.place import Place, put
 from manta.storage.run_folder import AUDIT
 
+# Actions that a log may have.
+MEASURED, TEST_SPLIT, GATED = "evaluate", "read the test split", "gate"
+EXPORTED, FORKED, BEGUN_AS_FORK = "export", "fork", "begin as a fork"
 # The digest before the first line.
 START = "0" * 64
 
@@ -107,6 +110,14 @@ def add_entry(place: Place, action: str, facts: Mapping[str, Any]) -> str:
         return _added(place, action, facts)
 
 
+def note(place: Place, action: str, facts: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    """As `add_entry`, for what is done all the same where the log can't be written; says so."""
+    try:
+        add_entry(place, action, facts)
+    except RunError as error:
+        tell(f"note: not in the log of {place}: {error}")
+
+
 def _added(place: Place, action: str, facts: Mapping[str, Any]) -> str:
     log = read_log(place)
     if log.problem:
@@ -116,7 +127,7 @@ def _added(place: Place, action: str, facts: Mapping[str, Any]) -> str:
         )
     entry = {
         "time": utc_now(),
-        "user": _user(),
+        "user": user_name(),
         "host": socket.gethostname(),
         "action": action,
         "facts": dict(facts),
@@ -147,7 +158,8 @@ def _alone(place: Place) -> Iterator[None]:
         yield
 
 
-def _user() -> str:
+def user_name() -> str:
+    """The name of the user that this process runs as."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name

@@ -13,6 +13,7 @@ from manta.config.objective import NATS, SCORES
 from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.run_state import RunState, read_state
+from manta.show.card_sections import card_sections
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG
 
@@ -32,7 +33,8 @@ def model_card(run_dir: Place, step: int | None = None) -> str:
     """
     state, config = read_state(run_dir), load(run_dir / CONFIG, RunConfig)
     newest = state.checkpoint.step if state.checkpoint else state.totals.steps
-    rows = _rows(state, config, newest if step is None else step)
+    shown = newest if step is None else step
+    rows = _rows(state, config, shown)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""---
 {_facts(config)}---
@@ -44,7 +46,7 @@ def model_card(run_dir: Place, step: int | None = None) -> str:
 | | |
 | --- | --- |
 {table}
-
+{card_sections(run_dir, state, config, shown)}
 ```python
 from transformers import {_class(config)}, AutoTokenizer
 

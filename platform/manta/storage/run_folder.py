@@ -24,3 +24,4 @@ STATE = "state.json"
 # In the folder of an evaluation; its examples are in a file that it names.
 EVALUATION = "evaluation.json"
 EVALUATION_PAGE = "evaluation.html"
+GATE = "gate-{name}.json"  # the decision of the gate of that name

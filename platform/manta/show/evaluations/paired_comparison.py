@@ -75,11 +75,17 @@ class PairedComparison:
     remarks: tuple[str, ...]
 
 
-def compare_evaluations(places: Sequence[Place]) -> list[PairedComparison]:
+def compare_evaluations(
+    places: Sequence[Place], tests: int | None = None
+) -> list[PairedComparison]:
     """Compare evaluations with the first of them, their baseline.
 
-    Intervals hold for all metrics of all models together; those of slices for all slices of all
-    models.
+    Intervals hold for all metrics of all models together; those of slices for all slices of an
+    evaluator.
+
+    Args:
+        places: folders of evaluations.
+        tests: number of differences that are looked at together, if not all are.
 
     Raises:
         RunError: if one can't be read, or no evaluator can be compared.
@@ -88,7 +94,7 @@ def compare_evaluations(places: Sequence[Place]) -> list[PairedComparison]:
     rows = [_by_evaluator(read_examples(place, record)) for place, record in read]
     (_, first), first_rows = read[0], rows[0]
     others = list(zip((record for _, record in read[1:]), rows[1:], strict=True))
-    tests = sum(
+    tests = tests or sum(
         len(list(_shared(name, first, other, first_rows, other_rows)))
         for other, other_rows in others
         for name in first.evaluators
