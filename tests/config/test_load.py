@@ -28,8 +28,8 @@ from manta.config.sweep import load_sweep
         # Nothing is near: a name in the same section must not seem near for its section's sake.
         (
             "optimizer: {x: 1}",
-            "unknown key 'optimizer.x'; valid here: adjust_lr, betas, by_adamw, cautious, "
-            "decay_all, eps, groups, momentum, nesterov, type, weight_decay",
+            "unknown key 'optimizer.x'; valid here: adjust_lr, average, betas, by_adamw, "
+            "cautious, decay_all, eps, groups, momentum, nesterov, type, weight_decay",
         ),
         ("cost: {x: 1}", "unknown key 'cost.x'; valid here: per_device_hour"),
         # Another tool's name for it.

@@ -29,7 +29,7 @@ COMMANDS = {
     "stop": "JOB --address",
     "verify": "RUN --no-shards --weights",
     "compare": "RUN|SWEEP --output --metric --top --evaluation",
-    "export": "RUN OUT --step --merge",
+    "export": "RUN OUT --step --merge --average",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",
     "score": "RUN FILE --output",
@@ -73,6 +73,7 @@ RUN_KEYS = """
     optimizer.cautious optimizer.momentum optimizer.nesterov optimizer.adjust_lr
     optimizer.by_adamw
     optimizer.groups.names optimizer.groups.lr optimizer.groups.decay
+    optimizer.average.half_life
     schedule.horizon
     schedule.lr.name schedule.lr.peak schedule.lr.warmup schedule.lr.hold schedule.lr.exponent
     schedule.lr.decay

@@ -118,7 +118,7 @@ class InFloat64:
         resolved = hf_config.resolve(config, Vocabulary(VOCAB))
         self._lm = AutoModelForCausalLM.from_config(resolved, attn_implementation="eager").double()
         self._lm.load_state_dict({k: v.cpu() for k, v in engine.trained.lm.state_dict().items()})
-        self._optimizer = optimizers.build(config.optimizer, self._lm)
+        self._optimizer = optimizers.build(config.optimizer, self._lm, 1)
 
     def loss(self, batch: RankBatch) -> Tensor:
         """The mean over all tokens that are predicted; documents by themselves if masked."""

@@ -59,6 +59,13 @@ def test_an_earlier_checkpoint_is_not_given_the_last_losses(run_dir: Path) -> No
     assert "Tokens" not in text
 
 
+def test_an_average_is_not_given_the_losses_of_the_weights(tmp_path: Path) -> None:
+    config = base(tmp_path, "d") | {"optimizer": {"average": {"half_life": "1%"}}}
+    text = model_card(write_run(config, ends_at(3.0)), average=True)
+    assert "| Weights | an average with a half-life of 20M tokens |" in text
+    assert "Validation loss" not in text
+
+
 def test_a_model_that_scores_texts_is_loaded_by_its_own_class(tmp_path: Path) -> None:
     config = base(tmp_path, "c") | {"objective": {"type": "classify"}}
     facts, text = split(model_card(write_run(config, ends_at(3.0))))

@@ -242,7 +242,11 @@ def outcome(run: Checked, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
     weights = digest_of(checkpoint), digest_of(checkpoint, OPTIMIZER)
     last = {row["step"]: row for row in rows if "grad_norm" in row}
     norms = [row["grad_norm"] for row in last.values()]
-    held_out = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+    held_out = {
+        row["step"]: (row["val_loss"], row.get("val_loss_average"))
+        for row in rows
+        if "val_loss" in row
+    }
     curve = {step: row["loss"] for step, row in last.items()}
     return weights, curve, norms, held_out, proof(run)
 

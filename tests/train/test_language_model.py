@@ -65,14 +65,14 @@ def test_norms_biases_and_embeddings_do_not_decay(checked) -> None:
     run = checked({"model.type": "gpt2", "model.sizes": TYPES["gpt2"]})
     lm = models.build(run.config, hf_config.resolve(run.config, VOCABULARY))
     names = {id(parameter): name for name, parameter in lm.named_parameters()}
-    decayed, kept = optimizer.build(OptimizerSection(), lm).param_groups
+    decayed, kept = optimizer.build(OptimizerSection(), lm, 1).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert all(".c_" in names[id(p)] and p.ndim == 2 for p in decayed["params"])
     assert {"transformer.wte.weight", "transformer.wpe.weight"} <= {
         names[id(p)] for p in kept["params"]
     }
     assert len(names) == len(decayed["params"]) + len(kept["params"])
-    (everything,) = optimizer.build(OptimizerSection(decay_all=True), lm).param_groups
+    (everything,) = optimizer.build(OptimizerSection(decay_all=True), lm, 1).param_groups
     assert everything["weight_decay"] == 0.1
     assert len(everything["params"]) == len(names)
 

@@ -115,6 +115,9 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the run's adapter into the weights.")
     ] = False,
+    average: Annotated[
+        bool, typer.Option("--average", help="Write the average of the weights in their place.")
+    ] = False,
 ) -> None:
     """Write a run's model as a Hugging Face folder; an adapter as PEFT's, your own as weights."""
     from manta.storage.place import place_of
@@ -130,11 +133,13 @@ def export(
     place = place_of(run)
     # The model card describes a language model of Transformers; a user's own model gets none.
     named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
-    card = {CARD: model_card(place, step)} if named else {}
-    print(f"model: {run_export(place, out, step, card, merge=merge, tell=print)}")
+    card = {CARD: model_card(place, step, average=average)} if named else {}
+    found = run_export(place, out, step, card, merge=merge, average=average, tell=print)
+    print(f"model: {found}")
     from manta.record.audit_log import EXPORTED, note
 
-    note(place, EXPORTED, {"step": step, "to": str(out.absolute()), "merged": merge}, print)
+    told = {"step": step, "to": str(out.absolute()), "merged": merge, "average": average}
+    note(place, EXPORTED, told, print)
 
 
 def generate(

@@ -11,6 +11,8 @@ from typing import Literal
 
 LOSS = "loss"
 VAL_LOSS = "val_loss"
+# The same with the average of the weights in their place (`optimizer.average`).
+VAL_LOSS_AVERAGE = "val_loss_average"
 # Prefix of a source's validation loss: `val_loss/NAME` is the loss over that source's samples.
 VAL_LOSS_OF = f"{VAL_LOSS}/"
 # Prefix of a source's tokens: of a mixture, `tokens/NAME` are those consumed of that source.
@@ -49,6 +51,13 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric(VAL_LOSS, "val/loss", "nats a token", "mean loss of the validation samples", "min"),
+        Metric(
+            VAL_LOSS_AVERAGE,
+            "val/loss_average",
+            "nats a token",
+            "validation loss of the average of the weights",
+            "min",
+        ),
         Metric(LOSS, "train/loss", "nats a token", "mean loss of the batch of a step", "min"),
         Metric(
             "bits_per_byte",
@@ -97,7 +106,7 @@ def better(name: str) -> Literal["min", "max"] | None:
 
 def is_loss(name: str) -> bool:
     """Whether a metric is the loss, in training or over validation samples."""
-    return name in ("loss", VAL_LOSS) or name.startswith(VAL_LOSS_OF)
+    return name in (LOSS, VAL_LOSS, VAL_LOSS_AVERAGE) or name.startswith(VAL_LOSS_OF)
 
 
 def in_wandb(name: str) -> str:

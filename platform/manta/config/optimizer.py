@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from manta.config.on_change import OnChange, key
 from manta.config.section import Section
+from manta.config.units import Span, span_tokens
 
 # Type → the keys of the section that only these types take.
 OWN_KEYS = {
@@ -39,6 +40,27 @@ class OptimizerGroup(Section):
     decay: float = Field(
         default=1.0, ge=0, description="factor of the weight decay, for weights that decay"
     )
+
+
+class AverageSection(Section):
+    """An exponential moving average of the weights, evaluated and saved beside them."""
+
+    on_change: ClassVar[OnChange] = OnChange.START
+
+    half_life: Span = Field(
+        description="tokens after which weights count half as much in the average; such as 1%"
+    )
+
+    @field_validator("half_life")
+    @classmethod
+    def _is_a_stretch(cls, value: int | str) -> int | str:
+        if value in (0, "0%"):
+            raise ValueError("must be more than 0 tokens")
+        return value
+
+    def tokens(self, horizon: int) -> int:
+        """The half-life in tokens, at least 1, of a run with a horizon."""
+        return max(1, span_tokens(self.half_life, horizon))
 
 
 class OptimizerSection(Section):
@@ -103,6 +125,12 @@ class OptimizerSection(Section):
     )
     groups: list[OptimizerGroup] = Field(
         default_factory=list, description="weights with a rate and a decay of their own"
+    )
+    average: AverageSection | None = key(
+        OnChange.START,
+        default=None,
+        description="an average of the weights, evaluated as val_loss_average, and exported by "
+        "`manta export --average`; null: none",
     )
 
     @property

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from manta.config.optimizer import OptimizerSection
 from manta.model.weight_groups import WeightGroup, weight_groups
+from manta.optimizer.averaging import AveragingOptimizer
 from manta.optimizer.cautious import decay_cautiously
 from manta.optimizer.joined import JoinedOptimizer
 from manta.optimizer.lion import Lion
@@ -21,10 +22,15 @@ FUSED_DEVICES = {"cpu", "cuda", "xpu", "mps"}
 LR_FACTOR = "lr_factor"
 
 
-def build(section: OptimizerSection, lm: nn.Module) -> Optimizer:
+def build(section: OptimizerSection, lm: nn.Module, horizon: int) -> Optimizer:
     """The optimizer of all trained weights of `lm`, which have memory on their device.
 
     Its learning rate is 0 until `prepare` sets it.
+
+    Args:
+        section: the config's section `optimizer`.
+        lm: the model; its weights may be split over ranks.
+        horizon: tokens of the whole run.
 
     Raises:
         ConfigError: if the section does not fit the model.
@@ -33,11 +39,15 @@ def build(section: OptimizerSection, lm: nn.Module) -> Optimizer:
     for group in weight_groups(lm, section):
         by_update.setdefault(group.update, []).append(_settings(group, section))
     parts = [_part(update, groups, section) for update, groups in by_update.items()]
+    if section.average is not None:
+        return AveragingOptimizer(parts, section.average.tokens(horizon))
     return parts[0] if len(parts) == 1 else JoinedOptimizer(parts)
 
 
 def prepare(optimizer: Optimizer, step: Step) -> None:
-    """Set what the update of a step goes by: the learning rate of each group."""
+    """Set what the update of a step goes by: the rate of each group, the share in an average."""
+    if isinstance(optimizer, AveragingOptimizer):
+        optimizer.weigh(step)
     for group in optimizer.param_groups:
         group["lr"] = step.lr * group.get(LR_FACTOR, 1.0)
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
 from manta.config.run import RunConfig
@@ -36,6 +36,13 @@ def shard(lm: nn.Module, device: torch.device, config: RunConfig) -> None:
     for layer in layers_of(lm):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(lm, mesh=mesh, mp_policy=policy)
+
+
+def reshard(lm: nn.Module) -> None:
+    """Drop the whole weights that FSDP2 may still hold after a forward pass without a backward."""
+    for module in lm.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def replicated(value: Tensor, beside: Tensor) -> Tensor:

@@ -16,16 +16,19 @@ from manta.record.run_state import RunState
 from manta.storage.place import Place
 
 
-def card_sections(run_dir: Place, state: RunState, config: RunConfig, step: int) -> str:
+def card_sections(run_dir: Place, state: RunState, config: RunConfig, step: int | None) -> str:
     """The sections as Markdown, each only if the record knows something of it.
 
     Args:
         run_dir: the run's folder, or its URL in a store.
         state: the run's record.
         config: the run's config.
-        step: step of the model.
+        step: step of the checkpoint whose weights the model has; None for others, such as an
+            average, which no evaluation of a checkpoint is of.
     """
-    parts = [_data(config, state), _training(state), _evaluations(run_dir, step)]
+    parts = [_data(config, state), _training(state)]
+    if step is not None:
+        parts.append(_evaluations(run_dir, step))
     return "".join(f"\n{part}\n" for part in parts if part)
 
 

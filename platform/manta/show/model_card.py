@@ -20,12 +20,13 @@ from manta.storage.run_folder import CONFIG
 CARD = "README.md"
 
 
-def model_card(run_dir: Place, step: int | None = None) -> str:
+def model_card(run_dir: Place, step: int | None = None, *, average: bool = False) -> str:
     """The model card in Hugging Face's format: YAML front matter, then text for people.
 
     Args:
         run_dir: the run's folder, or its URL in a store.
         step: step of the exported checkpoint; the newest if None.
+        average: whether the average of the weights was exported, whose losses are others.
 
     Raises:
         RunError: if there is no record of the run.
@@ -34,7 +35,7 @@ def model_card(run_dir: Place, step: int | None = None) -> str:
     state, config = read_state(run_dir), load(run_dir / CONFIG, RunConfig)
     newest = state.checkpoint.step if state.checkpoint else state.totals.steps
     shown = newest if step is None else step
-    rows = _rows(state, config, shown)
+    rows = _rows(state, config, shown, average=average)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""---
 {_facts(config)}---
@@ -46,7 +47,7 @@ def model_card(run_dir: Place, step: int | None = None) -> str:
 | | |
 | --- | --- |
 {table}
-{card_sections(run_dir, state, config, shown)}
+{card_sections(run_dir, state, config, None if average else shown)}
 ```python
 from transformers import {_class(config)}, AutoTokenizer
 
@@ -88,15 +89,18 @@ def _facts(config: RunConfig) -> str:
     return text
 
 
-def _rows(state: RunState, config: RunConfig, step: int) -> list[tuple[str, str]]:
+def _rows(state: RunState, config: RunConfig, step: int, *, average: bool) -> list[tuple[str, str]]:
     model, totals, results = config.model, state.totals, state.results
     start = f"{model.type}, from scratch"
     if model.pretrained is not None:
         start = f"trained further from {without_credentials(model.pretrained)}"
     rows = [("Model", start), ("Step", f"{step:,} of {state.total_steps:,}")]
+    if average and config.optimizer.average is not None:
+        half_life = format_tokens(config.optimizer.average.tokens(config.schedule.horizon))
+        rows.append(("Weights", f"an average with a half-life of {half_life} tokens"))
     if step == totals.steps:
         rows.append(("Tokens", f"{totals.tokens:,} ({words.count(totals.tokens)})"))
-        if results.val_loss is not None:
+        if results.val_loss is not None and not average:
             unit = config.objective.loss_is
             said = f" {unit}" if unit == NATS else f", {unit}" if unit else ""
             rows.append(("Validation loss", f"{results.val_loss:.4f}{said}"))

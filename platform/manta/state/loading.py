@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from manta.config.errors import RunError
+from manta.optimizer.averaging import AVERAGE
 from manta.state.checkpoint_files import Inventory
 from manta.state.dcp import Planner, Reader
 from manta.state.trained import Trained
@@ -111,19 +112,29 @@ def check_base(saved: int, found: int) -> None:
         )
 
 
-def load_model(checkpoint: Place, lm: nn.Module, base: int | None = None) -> None:
+def load_model(
+    checkpoint: Place, lm: nn.Module, base: int | None = None, *, average: bool = False
+) -> None:
     """Load the weights alone into an unsharded model, in this one process.
 
     Args:
         checkpoint: the checkpoint's folder.
         lm: the model.
         base: fingerprint of its base, the frozen weights, if these are not saved.
+        average: whether the model gets the average of the weights, which the checkpoint must have.
 
     Raises:
         RunError: if the checkpoint can't be loaded, or was trained beside other frozen weights.
     """
     options = StateDictOptions(ignore_frozen_params=base is not None)
     content: dict[str, Any] = {"model": get_model_state_dict(lm, options=options)}
+    averages = {
+        name: {AVERAGE: torch.empty_like(weight)}
+        for name, weight in lm.named_parameters()
+        if average and weight.requires_grad
+    }
+    if averages:
+        content["optimizer"] = {"state": averages}
     if base is not None:
         content[BASE] = torch.tensor(base)
     try:
@@ -132,7 +143,13 @@ def load_model(checkpoint: Place, lm: nn.Module, base: int | None = None) -> Non
         raise RunError(f"{checkpoint}: can't be loaded: {error}; take another checkpoint") from None
     if base is not None:
         check_base(int(content[BASE]), base)
-    lm.load_state_dict(content["model"], strict=base is None)
+    names = {id(weight): name for name, weight in lm.named_parameters()}
+    own = {
+        name: averages[names[id(weight)]][AVERAGE]
+        for name, weight in lm.named_parameters(remove_duplicate=False)  # of tied ones, each name
+        if names[id(weight)] in averages
+    }
+    lm.load_state_dict({**content["model"], **own}, strict=base is None)
 
 
 def _inventory_of(checkpoint: Place) -> Inventory:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from manta.parallel.sharding import reshard
 from manta.state.trained import Trained
 
 ALIGN = 64  # bytes: a cache line, and what every dtype divides
@@ -95,10 +95,7 @@ def pieces_of(trained: Trained) -> list[Piece]:
 
 def _named_tensors(trained: Trained) -> Iterator[tuple[str, Tensor]]:
     if trained.sharded:
-        # After an evaluation FSDP may still hold the gathered parameters.
-        for module in trained.lm.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        reshard(trained.lm)
     for name, parameter in trained.named_parameters():
         yield MODEL + name, parameter
     for name, buffer in _persistent_buffers(trained):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from manta.optimizer.averaging import has_average, swapped
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
+from manta.parallel.sharding import reshard
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,29 @@ class Trained:
         for name, parameter in self.lm.named_parameters():
             if self.base is None or parameter.requires_grad:
                 yield name, parameter
+
+    @property
+    def has_average(self) -> bool:
+        """Whether the weights have an average by now."""
+        return has_average(self.optimizer)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In it, the model has the average of its weights; all ranks must enter together."""
+        if self.ranks.device.type == "cuda":
+            # A snapshot may be copied beside training, from weights that are about to change.
+            torch.cuda.synchronize(self.ranks.device)
+        try:
+            with swapped(self.optimizer):
+                self._used_anew()
+                yield
+        finally:
+            self._used_anew()
+
+    def _used_anew(self) -> None:
+        if self.sharded:
+            reshard(self.lm)
+        self.weights_changed()
 
     def weights_changed(self) -> None:
         """Have the weights of `lm` used as they are now. For whoever has changed them."""

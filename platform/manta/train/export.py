@@ -57,6 +57,7 @@ def export(
     beside: Mapping[str, str] | None = None,
     *,
     merge: bool = False,
+    average: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
@@ -70,6 +71,7 @@ def export(
         step: step of the checkpoint; by default the newest whole one.
         beside: texts of more files for it, by name.
         merge: whether a run's adapter is merged into the weights.
+        average: whether the average of the weights is written in their place.
         tell: takes what the comparison found, a line.
 
     Raises:
@@ -81,8 +83,13 @@ def export(
     config = recorded_config(run_dir)
     code = own(config, "model.type")
     _check_what_is_exported(run_dir, config, merge=merge)
-    net = None if code is None else _own_weights(run_dir, OwnNet(code, config.model.sizes), step)
-    lm = load_weights(run_dir, config, step) if net is None else None
+    if average and config.optimizer.average is None:
+        raise RunError(f"{run_dir}: it has no average of its weights, as optimizer.average is null")
+    net, lm = None, None
+    if code is None:
+        lm = load_weights(run_dir, config, step, average=average)
+    else:
+        net = _own_weights(run_dir, OwnNet(code, config.model.sizes), step, average=average)
     aside = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:
@@ -214,8 +221,10 @@ def _beginning(lm: PreTrainedModel, tokenizer: Any, prompt: str) -> list[int]:
     )
 
 
-def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrainedModel:
-    """The run's model with the weights of a checkpoint, on the CPU.
+def load_weights(
+    run_dir: Place, config: RunConfig, step: int | None, *, average: bool = False
+) -> PreTrainedModel:
+    """The run's model with the weights of a checkpoint, or their average, on the CPU.
 
     Raises:
         RunError: if there is no such checkpoint.
@@ -233,11 +242,11 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     if config.model.freezes:
         assert not isinstance(resolved, OwnNet)
         lm = build(config, resolved)
-        load_model(checkpoint, lm, fingerprint_of_base(lm))
+        load_model(checkpoint, lm, fingerprint_of_base(lm), average=average)
         lm = lm.float()  # what is frozen may be in bf16
     else:
         lm = model_class.from_config(resolved)
-        load_model(checkpoint, lm)
+        load_model(checkpoint, lm, average=average)
     if model_class.has_head(resolved):
         return lm
     if config.model.pretrained is not None:
@@ -246,10 +255,10 @@ def load_weights(run_dir: Place, config: RunConfig, step: int | None) -> PreTrai
     return lm
 
 
-def _own_weights(run_dir: Place, resolved: OwnNet, step: int | None) -> nn.Module:
+def _own_weights(run_dir: Place, resolved: OwnNet, step: int | None, *, average: bool) -> nn.Module:
     """A model of the user's own with the weights of a checkpoint, on the CPU."""
     net = resolved.build(0)
-    load_model(_checkpoint(run_dir, step), net)
+    load_model(_checkpoint(run_dir, step), net, average=average)
     return net
 
 

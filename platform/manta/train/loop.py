@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from manta.config.errors import RunError
-from manta.config.metrics import EVALUATING, SAVING
+from manta.config.metrics import EVALUATING, SAVING, VAL_LOSS_AVERAGE
 from manta.config.run import RunConfig
 from manta.schedule import Schedule
 from manta.schedule.due import due, steps_at
@@ -315,6 +315,7 @@ class Loop:
         assert self._job.validation is not None
         with self._rows.meter.paused(), self._spent.on(EVALUATING):
             found = evaluate(self._engine, self._job.validation, self._evaluating)
+            of_average = self._loss_of_average(self._job.validation)
         loss = found.loss
         best, threshold = self._state.best_val_loss, self._config.eval.min_delta
         better = best is None or loss < best - threshold
@@ -325,7 +326,15 @@ class Loop:
             evals_since_best=0 if better else self._state.evals_since_best + 1,
         )
         place = {"step": self._state.step, "tokens": self._state.tokens}
-        self._tell({**place, **found.as_row()})
+        self._tell({**place, **found.as_row(), **of_average})
+
+    def _loss_of_average(self, sample: EvalSample) -> dict[str, float]:
+        """The validation loss of the average of the weights, if there is one."""
+        trained = self._engine.trained
+        if not trained.has_average:
+            return {}
+        with trained.averaged():
+            return {VAL_LOSS_AVERAGE: evaluate(self._engine, sample, self._evaluating).loss}
 
     def _evaluating(self, share: float) -> None:
         self._reporter.busy("evaluating", share)

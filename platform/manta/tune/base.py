@@ -8,7 +8,7 @@ from typing import Any
 
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, change
-from manta.config.metrics import VAL_LOSS, VAL_TERM
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_AVERAGE, VAL_TERM
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig, read_base
 from manta.schedule import Schedule
@@ -39,7 +39,7 @@ class Base:
             values = {"schedule.horizon": space.horizon}
             written = change(written, values, {"schedule.horizon": "horizon of the sweep"})
         run = build(written, RunConfig)
-        measured = space.metric == VAL_LOSS or space.metric.startswith(VAL_TERM)
+        measured = space.metric in (VAL_LOSS, VAL_LOSS_AVERAGE) or space.metric.startswith(VAL_TERM)
         if measured and run.eval.every is None:
             raise ConfigError(
                 f"{config.base}: eval.every is missing, but trials are compared by {space.metric}: "

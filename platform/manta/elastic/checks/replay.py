@@ -10,7 +10,7 @@ from typing import Any
 
 from manta.config import RunConfig, dump, load
 from manta.config.errors import ConfigError, RunError
-from manta.config.metrics import LOSS, TERM, VAL_LOSS, VAL_LOSS_OF, VAL_TERM
+from manta.config.metrics import LOSS, TERM, VAL_LOSS, VAL_LOSS_AVERAGE, VAL_LOSS_OF, VAL_TERM
 from manta.config.schedule import Past, ScheduleSection
 from manta.elastic.checks.preflight import absolute
 from manta.elastic.checks.same_weights import compare_weights
@@ -26,7 +26,10 @@ from manta.stream.ledger import Ledger
 from manta.train.fork import fork
 
 # Metrics that training computes; others, such as speeds, are of the machines.
-COMPUTED = (LOSS, VAL_LOSS, "grad_norm", "lr", "batch_size", "epoch", "tokens")
+COMPUTED = (
+    *(LOSS, VAL_LOSS, VAL_LOSS_AVERAGE),
+    *("grad_norm", "lr", "batch_size", "epoch", "tokens"),
+)
 COMPUTED_BEFORE = (TERM, VAL_TERM, VAL_LOSS_OF)
 # Columns of the ledger that say what a step was trained on.
 TRAINED_ON = ("first_position", "last_position", "tokens", "digest", "skipped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manta.config.metrics import TOKENS_OF, VAL_LOSS
+from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
 from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
@@ -114,6 +114,9 @@ def _loss(
     if len(validation):
         data.append({**_curve("Validation", validation, VAL_LOSS, ORANGE), "dots": True})
         data[-1]["width"] = 2.2
+        if validation.has(VAL_LOSS_AVERAGE):
+            averaged = _curve("Validation, average", validation, VAL_LOSS_AVERAGE, GREEN)
+            data.append({**averaged, "dots": True})
     labelled = restarts if len(restarts) <= MOST_LABELS else [{"x": one["x"]} for one in restarts]
     return lines(
         f"Loss ({loss_is})" if loss_is else "Loss",

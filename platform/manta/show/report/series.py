@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manta.config.metrics import TOKENS_OF, VAL_LOSS
+from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
 from manta.record.history import kind_of
 
 COLUMNS = (
@@ -99,7 +99,7 @@ class Series:
 
 def read_series(rows: Iterable[Mapping[str, Any]]) -> tuple[Series, Series]:
     """The training rows and the validation rows."""
-    training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS))
+    training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS, VAL_LOSS_AVERAGE))
     for row in rows:
         (training if kind_of(row) == "training" else validation).add(row)
     return training, validation
