@@ -128,6 +128,12 @@ CORPUS_KEYS = """
     filters.quality.enabled filters.quality.rules filters.quality.limits
     filters.quality.stop_words
     filters.own.enabled filters.own.function
+    filters.near_duplicates.enabled filters.near_duplicates.threshold
+    filters.near_duplicates.words
+    filters.decontaminate.enabled
+    filters.decontaminate.evaluations.name filters.decontaminate.evaluations.format
+    filters.decontaminate.evaluations.paths filters.decontaminate.evaluations.columns
+    filters.decontaminate.test_split filters.decontaminate.words
     split.train split.validation split.test
     shard_tokens
     on_error

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from good_text import GOOD
-from killed_prepare import killed_at, renames_of
 
 from manta.config import ConfigError, CorpusConfig, load
 from manta.config.errors import CorpusError
@@ -19,7 +17,6 @@ from manta.corpus.filters.show_filters import dropped_report
 from manta.corpus.inputs import open_inputs
 from manta.corpus.inspect import as_page, inspect
 from manta.corpus.manifest import Manifest
-from manta.corpus.prepare import prepare
 
 SECRET = "jane.doe@example.org"
 FUNCTION = (
@@ -137,33 +134,6 @@ def test_the_fingerprint_is_of_what_filters_are_and_not_of_where_their_files_lie
 
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert [shard.sha256 for shard in first.shards] == [shard.sha256 for shard in other.shards]
-
-
-@pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("share", [0.3, 0.8])
-def test_killed_and_started_again_it_is_the_same(config, jsonl, filters, contents, tmp_path, share):
-    settings = config(jsonl(TEXTS), filters=filters, shard_tokens=300)
-    whole = settings.model_copy(update={"out": str(tmp_path / "whole")})
-    prepare(whole, progress=False)
-
-    at = int(renames_of(settings.model_copy(update={"out": str(tmp_path / "count")})) * share)
-    assert killed_at(settings, at, "after") == -signal.SIGKILL
-    prepare(settings, progress=False)
-
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_on_ray_it_is_the_same_as_in_one_process(
-    ray_local, config, jsonl, filters, contents, monkeypatch, tmp_path, request
-):
-    sources = [jsonl(TEXTS[number::3], f"part{number}") for number in range(3)]
-    prepare(config(*sources, filters=filters), progress=False)
-    in_parallel = contents(tmp_path / "out")
-
-    request.getfixturevalue("inline")
-    prepare(config(*sources, filters=filters, out=str(tmp_path / "one")), progress=False)
-
-    assert contents(tmp_path / "one") == in_parallel
 
 
 @pytest.mark.usefixtures("inline")

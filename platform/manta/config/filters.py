@@ -152,6 +152,59 @@ class OwnFilterSection(FilterSection):
         return function
 
 
+class NearDuplicatesSection(FilterSection):
+    """Documents that are nearly the same as another one of any source."""
+
+    threshold: float = Field(
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="Jaccard similarity of the sets of two texts' n-grams from which on one goes",
+    )
+    words: int = Field(default=5, ge=1, le=20, description="words of an n-gram")
+
+
+class EvaluationSection(Section):
+    """Files with the texts of an evaluation."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="name of the evaluation; documents that overlap with it are counted under it",
+    )
+    format: Literal["text", "jsonl", "parquet", "arrow"] = Field(
+        default="jsonl", description="format of the files"
+    )
+    paths: list[str] = Field(min_length=1, description="files, folders, globs or URLs")
+    columns: list[str] = Field(
+        default=["text"],
+        min_length=1,
+        description="columns or keys that hold texts, such as [question, answer]",
+    )
+
+
+class ContaminationSection(FilterSection):
+    """Training documents that share text with what a model is tested on."""
+
+    evaluations: list[EvaluationSection] = Field(
+        default_factory=list, description="files with evaluations that no training text may quote"
+    )
+    test_split: bool = Field(
+        default=True, description="whether the corpus's own test split counts as well"
+    )
+    words: int = Field(
+        default=13, ge=3, le=100, description="words in a row that a document must not share"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> ContaminationSection:
+        if not self.evaluations and not self.test_split:
+            raise ValueError("give 'evaluations', or set test_split: true")
+        names = [one.name for one in self.evaluations]
+        if len(set(names)) < len(names):
+            raise ValueError("two evaluations have one name; give each its own")
+        return self
+
+
 class FiltersSection(Section):
     """The filters of a corpus, in the order in which they run; those left out don't run."""
 
@@ -164,6 +217,8 @@ class FiltersSection(Section):
     own: list[OwnFilterSection] = Field(
         default_factory=list, description="functions of your own that keep, drop or change texts"
     )
+    near_duplicates: NearDuplicatesSection = NearDuplicatesSection(enabled=False)
+    decontaminate: ContaminationSection = ContaminationSection(enabled=False)
 
     @model_validator(mode="after")
     def _lists_differ(self) -> FiltersSection:
@@ -182,4 +237,4 @@ class FiltersSection(Section):
     @property
     def is_on(self) -> bool:
         """Whether any filter runs."""
-        return bool(self.judging)
+        return bool(self.judging) or self.near_duplicates.enabled or self.decontaminate.enabled

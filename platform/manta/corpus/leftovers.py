@@ -72,6 +72,11 @@ def dropped_file(work: Path, unit: int) -> Path:
     return work / f"unit-{unit:06d}.dropped.arrow"
 
 
+def sketches_file(work: Path, unit: int) -> Path:
+    """File of the sketches of a unit's documents, by which near-duplicates are found."""
+    return work / f"unit-{unit:06d}.sketches.npy"
+
+
 def piece_file(work: Path, unit: int, split: str) -> Path:
     """File of a unit's piece; there is none if the unit has no document in the split."""
     return work / f"unit-{unit:06d}.{split}.arrow"

@@ -102,9 +102,7 @@ class _Preparation:
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
         self.recorded = recorded(config, inputs.filters)
-        self.filters = CorpusFilters(
-            inputs.filters, workspace.work, self.plan, files, config.sources
-        )
+        self.filters = CorpusFilters(inputs.filters, workspace.work, self.plan, files, config)
         self.has_padding = False  # whether the token for padding occurs in a document
         self.records: RecordTotals | None = None
         if config.chat:
@@ -118,6 +116,8 @@ class _Preparation:
         section = self.config.tokenizer
         scanned = self.scan(COMPARED_BYTES if tokenizer else section.sample_bytes)
         try:
+            self.check(scanned)
+            scanned = self.filters.leave_out(scanned, self.bounds, self.bar)
             self.check(scanned)
         except CorpusError:
             self.workspace.discard()  # after a repair of the input, nothing here can be used
@@ -187,6 +187,8 @@ class _Preparation:
         nothing = [str(found) for found in self.yields(scanned) if not found.kept]
         if nothing:
             remedy = "repair each source named above, or remove it from 'sources'"
+            if any(found.filtered for found in self.yields(scanned) if not found.kept):
+                remedy += "; or change what 'filters' drop"
             raise CorpusError("\n".join([*nothing, remedy]))
         if not (split == 0).any():
             raise CorpusError(

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from manta.config.corpus import SourceSection
-from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, table_of
+from manta.config.corpus import CorpusConfig
+from manta.corpus import work_units, worker_pool
+from manta.corpus.documents import CONTAMINATED, KEPT, NEAR_DUPLICATE, split_of
+from manta.corpus.filters.candidates import Candidates, opened
+from manta.corpus.filters.contamination import Decontamination, Overlap
+from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, Examples, table_of
 from manta.corpus.filters.filter_chain import FilterCounts
 from manta.corpus.filters.filter_plan import FilterPlan
+from manta.corpus.filters.near_duplicates import NearDuplicates, Search
 from manta.corpus.leftovers import dropped_file, texts_file
 from manta.corpus.manifest import FilterRecord
+from manta.corpus.progress_bar import PrepareProgress
 from manta.corpus.scan import Scanned, row_name
 from manta.corpus.sources import InputFile
 from manta.corpus.work_units import Unit, UnitPlan
 from manta.storage.atomic import whole_file, write_whole
 
+NEAR_REASONS = ("of another split", "of another source", "of its source")
+# What the progress bar calls the passes over candidates, pairs, the test split, and all others.
+PHASES = {
+    "write_candidates": "gathering",
+    "compare_pairs": "comparing",
+    "write_ngrams": "test split",
+    "find_overlaps": "overlaps",
+}
 PLAN_FILE = "filters.json"
 # Rows of a row group of the record.
 GROUP = 10_000
@@ -34,7 +52,7 @@ class CorpusFilters:
         work: the work folder.
         units: the units of the input.
         files: input files of all sources.
-        sources: the config's sources.
+        config: the corpus's config.
     """
 
     def __init__(
@@ -43,12 +61,15 @@ class CorpusFilters:
         work: Path,
         units: UnitPlan,
         files: list[InputFile],
-        sources: list[SourceSection],
+        config: CorpusConfig,
     ):
         self._plan, self._work, self._units = plan, work, units
-        self._files = files
-        self._sources = [source.name for source in sources]
-        self._formats = [source.format for source in sources]
+        self._files, self._config = files, config
+        self._near: NearDuplicates | None = None
+        self._overlaps: list[Overlap] = []
+        self._owners: list[str] = []
+        self._later = dict[str, FilterCounts]()
+        self._why = np.empty(0, np.int8)  # near-duplicates' indices in NEAR_REASONS
 
     def scan_settings(self) -> dict[str, Any]:
         """What the first pass's orders have for filters; writes the file that they name."""
@@ -56,11 +77,70 @@ class CorpusFilters:
             return {}
         path, content = self._work / PLAN_FILE, self._plan.content
         write_whole(path, content)
-        return {"filters": str(path), "filters_sha256": hashlib.sha256(content).hexdigest()}
+        sha256 = hashlib.sha256(content).hexdigest()
+        settings: dict[str, Any] = {"filters": str(path), "filters_sha256": sha256}
+        near = self._plan.section.near_duplicates
+        if near.enabled:
+            settings["near_duplicates"] = near.model_dump(mode="json")
+        return settings
 
     def later_settings(self, unit: int) -> dict[str, Any]:
         """What a later pass's order for a unit has: the file of the texts to read."""
         return {"texts": str(texts_file(self._work, unit))} if self._plan.is_on else {}
+
+    def leave_out(self, scanned: Scanned, bounds: list[int], bar: PrepareProgress) -> Scanned:
+        """The documents with the fates that filters that compare them give them.
+
+        Args:
+            scanned: the first pass's result.
+            bounds: hash bounds between the splits.
+            bar: progress to show.
+        """
+        section, fates = self._plan.section, scanned.fates.copy()
+        splits = split_of(scanned.hashes, bounds)
+
+        def run(task: worker_pool.Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+            if not orders:
+                return
+            phase = bar.phase(PHASES[task.__name__], sum(order["bytes"] for order in orders))
+            for done in worker_pool.run(task, orders):
+                phase.advance(done["bytes"], 0)
+                yield done
+            phase.done()
+
+        place = (self._work, scanned.begins, self._order, run)
+        if section.near_duplicates.enabled:
+            bar.say("looking for near-duplicates …")
+            near = Search(section.near_duplicates, *place).found(fates == KEPT, splits)
+            self._near, self._why = near, self._reasons(near, splits, scanned)
+            counts = FilterCounts(int((fates == KEPT).sum()))
+            counts.dropped.update(map(NEAR_REASONS.__getitem__, self._why.tolist()))
+            self._later["near_duplicates"] = counts
+            fates[near.documents] = NEAR_DUPLICATE
+        if section.decontaminate.enabled:
+            bar.say("looking for overlap with evaluations …")
+            search = Decontamination(section.decontaminate, self._plan.evaluations, *place)
+            self._overlaps, self._owners = search.found(fates == KEPT, splits), search.owners
+            counts = FilterCounts(int((fates == KEPT).sum()))
+            counts.dropped.update(self._owners[one.owner] for one in self._overlaps)
+            self._later["decontaminate"] = counts
+            fates[[one.document for one in self._overlaps]] = CONTAMINATED
+        return replace(scanned, fates=fates)
+
+    def _order(self, unit: int) -> dict[str, Any]:
+        order = work_units.order(self._units.units[unit], self._files, self._config)
+        return order | self.later_settings(unit)
+
+    def _reasons(
+        self, near: NearDuplicates, splits: NDArray[np.int8], scanned: Scanned
+    ) -> NDArray[np.int8]:
+        """Index in `NEAR_REASONS` of where the document is that stays for each near-duplicate."""
+        sources = np.repeat(
+            np.array([unit.source for unit in self._units.units], np.int32), np.diff(scanned.begins)
+        )
+        one, other = near.documents, near.kept
+        found = np.where(sources[one] == sources[other], 2, 1)
+        return np.where(splits[one] == splits[other], found, 0).astype(np.int8)
 
     def counts(self, scanned: Scanned) -> dict[str, FilterCounts]:
         """What each filter did to the whole corpus, by its name, in their order."""
@@ -68,7 +148,7 @@ class CorpusFilters:
         for unit in scanned.filtered_in:
             for name, counts in unit.items():
                 found.setdefault(name, FilterCounts()).add(counts)
-        return found
+        return found | self._later
 
     def lost(self, scanned: Scanned) -> str:
         """How many documents the filters dropped, for a message; empty if none."""
@@ -100,17 +180,64 @@ class CorpusFilters:
                 writer.write_table(table_of(held))
 
     def _dropped_in(self, unit: Unit, scanned: Scanned) -> Iterator[DroppedDocument]:
-        """Documents of a unit that filters dropped, by their rows."""
+        """Documents of a unit that filters dropped: one by one, near-duplicates, overlaps."""
         with pa.memory_map(str(dropped_file(self._work, unit.index))) as mapped:
             rows: list[dict[str, Any]] = pa.ipc.open_file(mapped).read_all().to_pylist()
         for row in rows:
-            part, place = row.pop("part"), row.pop("row")
+            origin = self._origin(unit, scanned, row.pop("part"), row.pop("row"))
+            yield DroppedDocument(**(row | origin))
+        begin, end = scanned.begins[unit.index : unit.index + 2].tolist()
+        if self._near is not None:
+            first, last = np.searchsorted(self._near.documents, [begin, end])
+            examples = Examples()
+            for place in range(first, last):
+                yield self._near_duplicate(place, unit, scanned, examples)
+        first, last = (bisect_left(self._overlaps, (bound,)) for bound in (begin, end))
+        for one in self._overlaps[first:last]:
             yield DroppedDocument(
-                source=self._sources[unit.source],
-                file=self._files[unit.parts[part].file].shown,
-                row=self._row(unit, scanned.first_rows[unit.index][part] + place),
-                **row,
+                filter="decontaminate",
+                reason=self._owners[one.owner],
+                score=one.share,
+                doc_id=scanned.hashes[one.document].tobytes().hex(),
+                text=one.text,
+                **self._origin(unit, scanned, one.part, one.row),
             )
 
-    def _row(self, unit: Unit, number: int) -> str:
-        return row_name(self._formats[unit.source], number)
+    def _near_duplicate(
+        self, place: int, unit: Unit, scanned: Scanned, examples: Examples
+    ) -> DroppedDocument:
+        assert self._near is not None
+        document, kept = int(self._near.documents[place]), int(self._near.kept[place])
+        reason = NEAR_REASONS[self._why[place]]
+        candidates, inside = self._candidates(document, scanned)
+        text = like_text = None
+        if examples.is_next("near_duplicates", reason):
+            text = candidates.start_of(inside)
+            others, place_of_other = self._candidates(kept, scanned)
+            like_text = others.start_of(place_of_other)
+        return DroppedDocument(
+            filter="near_duplicates",
+            reason=reason,
+            score=round(float(self._near.similarity[place]), 4),
+            doc_id=scanned.hashes[document].tobytes().hex(),
+            text=text,
+            like=scanned.hashes[kept].tobytes().hex(),
+            like_text=like_text,
+            **self._origin(unit, scanned, *candidates.row_of(inside)),
+        )
+
+    def _candidates(self, document: int, scanned: Scanned) -> tuple[Candidates, int]:
+        """The file of candidates that has a document, and the document's index in its unit."""
+        assert self._near is not None
+        unit = int(np.searchsorted(scanned.begins, document, side="right")) - 1
+        return opened(*self._near.files[str(unit)]), document - int(scanned.begins[unit])
+
+    def _origin(self, unit: Unit, scanned: Scanned, part: int, row: int) -> dict[str, str]:
+        """Where a document came from, for the record."""
+        source = self._config.sources[unit.source]
+        number = scanned.first_rows[unit.index][part] + row
+        return {
+            "source": source.name,
+            "file": self._files[unit.parts[part].file].shown,
+            "row": row_name(source.format, number),
+        }

@@ -73,10 +73,14 @@ class Examples:
     def __init__(self) -> None:
         self._seen = Counter[tuple[str, str]]()
 
+    def is_next(self, filter_: str, reason: str) -> bool:
+        """Whether the next document that a rule drops is shown."""
+        self._seen[filter_, reason] += 1
+        return self._seen[filter_, reason] <= SHOWN
+
     def start_of(self, filter_: str, reason: str, text: str) -> str | None:
         """The start of a text if it is to be shown."""
-        self._seen[filter_, reason] += 1
-        return start_of(text) if self._seen[filter_, reason] <= SHOWN else None
+        return start_of(text) if self.is_next(filter_, reason) else None
 
 
 def start_of(text: str) -> str:

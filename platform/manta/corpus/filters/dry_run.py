@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -13,12 +15,19 @@ from rich.text import Text
 
 from manta.config.corpus import CorpusConfig
 from manta.corpus import work_units
-from manta.corpus.documents import Problem, content_hash
-from manta.corpus.filters.dropped import DroppedDocument, Examples
+from manta.corpus.documents import (
+    HASH_BYTES,
+    Problem,
+    content_hash,
+    split_bounds,
+    split_of,
+)
+from manta.corpus.filters.dropped import DroppedDocument, Examples, start_of
 from manta.corpus.filters.filter_chain import Dropped, FilterCounts, chain_of
 from manta.corpus.filters.filter_verdict import Filter
 from manta.corpus.filters.own_filter import OwnFilterError
 from manta.corpus.filters.privacy import Privacy
+from manta.corpus.filters.sample_comparison import near_duplicates_in, overlaps_in
 from manta.corpus.filters.show_filters import examples_of, filters_table
 from manta.corpus.inputs import Inputs
 from manta.corpus.manifest import FilterRecord
@@ -61,6 +70,7 @@ def dry_run(config: CorpusConfig, inputs: Inputs, sample_bytes: int = SAMPLE_BYT
     sample = _Sample(config, inputs)
     for unit in spaced(plan.units, sample_bytes):
         sample.take(unit, sample_bytes)
+    sample.compare()
     return sample.result()
 
 
@@ -89,6 +99,8 @@ class _Sample:
         self._problems: list[str] = []
         self._seen = set[bytes]()
         self._documents = self._bytes = self._duplicates = 0
+        self._kept: list[tuple[str, bytes, tuple[str, str, str]]] = []  # text, hash, place
+        self._later: list[FilterRecord] = []
 
     def take(self, unit: Unit, most_bytes: int) -> None:
         order = work_units.order(unit, self._inputs.files, self._config)
@@ -132,8 +144,62 @@ class _Sample:
             )
             return
         identity_of_kept = content_hash(verdict.encode())
-        self._duplicates += identity_of_kept in self._seen
+        if identity_of_kept in self._seen:
+            self._duplicates += 1
+            return
         self._seen.add(identity_of_kept)
+        self._kept.append((verdict, identity_of_kept, (source, file, row)))
+
+    def compare(self) -> None:
+        """Run the filters that compare documents on those that are left."""
+        section = self._inputs.filters.section
+        if section.near_duplicates.enabled:
+            texts, splits = self._left()
+            found = near_duplicates_in(texts, splits, section.near_duplicates)
+            why = "of another one of the sample"
+            for document, kept, similarity in found:
+                like = (self._kept[kept][1].hex(), start_of(texts[kept]))
+                text = texts[document]
+                self._leave_out("near_duplicates", why, similarity, document, text, like)
+            self._count("near_duplicates", Counter({why: len(found)} if found else {}))
+            self._remove({document for document, _, _ in found})
+        if section.decontaminate.enabled:
+            evaluations = self._inputs.filters.evaluations
+            overlaps = overlaps_in(*self._left(), section.decontaminate, evaluations)
+            for document, name, share, shown in overlaps:
+                self._leave_out("decontaminate", name, share, document, shown, (None, None))
+            self._count("decontaminate", Counter(name for _, name, _, _ in overlaps))
+            self._remove({document for document, *_ in overlaps})
+
+    def _left(self) -> tuple[list[str], NDArray[np.int8]]:
+        """The documents that are left, and their splits."""
+        identities = b"".join(identity for _, identity, _ in self._kept)
+        hashes = np.frombuffer(identities, np.uint8).reshape(-1, HASH_BYTES)
+        splits = split_of(hashes, split_bounds(self._config.split))
+        return [text for text, _, _ in self._kept], splits
+
+    def _leave_out(
+        self,
+        filter_: str,
+        reason: str,
+        score: float,
+        document: int,
+        text: str,
+        like: tuple[str | None, str | None],
+    ) -> None:
+        _, identity, place = self._kept[document]
+        shown = self._examples.start_of(filter_, reason, text)
+        score = round(score, 4)
+        self._dropped.append(
+            DroppedDocument(filter_, reason, score, *place, identity.hex(), shown, *like)
+        )
+
+    def _count(self, name: str, dropped: Counter[str]) -> None:
+        counts = FilterCounts(len(self._kept), dropped)
+        self._later.append(FilterRecord(name=name, **counts.as_json()))
+
+    def _remove(self, documents: set[int]) -> None:
+        self._kept = [one for place, one in enumerate(self._kept) if place not in documents]
 
     def _note_change(self, one: Filter, before: str, after: str) -> None:
         """Keep the part of a text that a filter changed, as it became: never private data."""
@@ -158,7 +224,10 @@ class _Sample:
             self._documents,
             self._bytes,
             self._duplicates,
-            [FilterRecord(name=name, **found.as_json()) for name, found in counts.items()],
+            [
+                *(FilterRecord(name=name, **found.as_json()) for name, found in counts.items()),
+                *self._later,
+            ],
             self._dropped,
             dict(self._changes),
             self._problems,
@@ -177,7 +246,7 @@ def render_dry_run(found: DryRun) -> RenderableType:
         parts.append("this config has no filters: docs/filters.md says how to use them")
         return Group(*parts)
     parts.append(filters_table(found.records))
-    parts.append(f"exact duplicates among what is left: {found.duplicates:,}")
+    parts.append(f"exact duplicates, which go as well: {found.duplicates:,}")
     for name, changes in found.changes.items():
         parts.append(Text(f"\n{name}: changed to", "bold"))
         parts += [Panel(Text(change), title=escape(name), title_align="left") for change in changes]

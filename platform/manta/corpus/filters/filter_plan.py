@@ -24,6 +24,7 @@ from manta.config.filters import (
     WordListSection,
 )
 from manta.config.own_code import OwnCode, read_own
+from manta.corpus.filters.evaluations import EvaluationNgrams, read_evaluations
 from manta.corpus.filters.filter_chain import chain_of
 
 # What a filter does changes with its version: raise it when the same text gets another verdict.
@@ -33,6 +34,8 @@ VERSIONS = {
     "lists": 1,
     "quality": 1,
     "own": 1,
+    "near_duplicates": 1,
+    "decontaminate": 1,
 }
 KINDS: dict[type[FilterSection], str] = {
     RepairSection: "repair",
@@ -49,11 +52,13 @@ class FilterPlan:
 
     Attributes:
         section: the config's section.
+        evaluations: n-grams that no training document may have.
         chain: plan of the filters that judge documents one by one, for `chain_of`.
         recorded: names of the filters that are on → settings and versions, for the manifest.
     """
 
     section: FiltersSection
+    evaluations: list[EvaluationNgrams] = field(default_factory=list)
     chain: list[dict[str, Any]] = field(default_factory=list)
     recorded: dict[str, Any] = field(default_factory=dict)
 
@@ -78,7 +83,7 @@ def plan_of(section: FiltersSection) -> FilterPlan:
     for one in section.judging:
         kind = KINDS[type(one)]
         entry: dict[str, Any] = {"kind": kind, "section": one.model_dump(mode="json")}
-        noted = {"version": VERSIONS[kind], **_settings(one)}
+        noted = _noted(kind, one)
         if isinstance(one, WordListSection):
             entry["entries"] = _lines(one)
             noted["sha256"] = digest_of_lines(entry["entries"])
@@ -94,7 +99,21 @@ def plan_of(section: FiltersSection) -> FilterPlan:
             recorded[kind] = noted
     _names_differ(section)
     chain_of(chain)
-    return FilterPlan(section, chain, recorded)
+    evaluations = list[EvaluationNgrams]()
+    if section.near_duplicates.enabled:
+        recorded["near_duplicates"] = _noted("near_duplicates", section.near_duplicates)
+    if section.decontaminate.enabled:
+        evaluations = read_evaluations(section.decontaminate)
+        recorded["decontaminate"] = _noted("decontaminate", section.decontaminate) | {
+            "evaluations": {one.name: one.sha256 for one in evaluations}
+        }
+    return FilterPlan(section, evaluations, chain, recorded)
+
+
+def _noted(kind: str, section: FilterSection) -> dict[str, Any]:
+    """Version and settings of a filter that is on, without the places of its files."""
+    kept = section.model_dump(mode="json", exclude={"enabled", "path", "function", "evaluations"})
+    return {"version": VERSIONS[kind], **kept}
 
 
 def _names_differ(section: FiltersSection) -> None:
@@ -105,11 +124,6 @@ def _names_differ(section: FiltersSection) -> None:
                 f"filters.own: two functions are called '{name}', by which they are counted: "
                 "give each its own name"
             )
-
-
-def _settings(section: FilterSection) -> dict[str, Any]:
-    """Settings of a filter that is on, without the place of its file."""
-    return section.model_dump(mode="json", exclude={"enabled", "path", "function"})
 
 
 def _code(section: OwnFilterSection) -> OwnCode:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from manta.config.filters import NearDuplicatesSection
 from manta.corpus.documents import Problem, content_hash
 from manta.corpus.filters.dropped import Examples
 from manta.corpus.filters.filter_chain import Chain, FilterCounts, stored_chain
+from manta.corpus.filters.minhash import banding, sketches
 from manta.corpus.filters.own_filter import OwnFilterError
 from manta.corpus.filters.stored_texts import write_texts
-from manta.corpus.leftovers import checksum, dropped_file, texts_file
+from manta.corpus.leftovers import checksum, dropped_file, sketches_file, texts_file
 from manta.storage.atomic import whole_file
 
 # Dropped documents of a unit: filter, rule, score, part, row in the part, hash, start of the text.
@@ -94,10 +97,21 @@ class UnitFilter:
         table = pa.Table.from_pylist(self._dropped, schema=RECORD)
         with whole_file(dropped) as file, pa.ipc.new_file(file, RECORD) as writer:
             writer.write_table(table)
+        files = [texts, dropped]
+        if "near_duplicates" in order:
+            files.append(self._write_sketches(work, order))
         return {
             "counts": {name: counts.as_json() for name, counts in self.chain.taken().items()},
-            "files": {path.name: checksum(path) for path in (texts, dropped)},
+            "files": {path.name: checksum(path) for path in files},
         }
+
+    def _write_sketches(self, work: Path, order: dict[str, Any]) -> Path:
+        section = NearDuplicatesSection.model_validate(order["near_duplicates"])
+        found = sketches(self.documents, section.words, banding(section.threshold))
+        path = sketches_file(work, order["unit"])
+        with whole_file(path) as file:
+            np.save(file, found)
+        return path
 
 
 def unit_filter(order: dict[str, Any]) -> UnitFilter | None:
