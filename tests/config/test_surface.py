@@ -162,6 +162,7 @@ EVALUATION_KEYS = """
     generations.NAME.sandbox.file_mb generations.NAME.sandbox.processes
     calibration.NAME.file calibration.NAME.normalize calibration.NAME.bins
     calibration.NAME.slices
+    tasks.NAME.task tasks.NAME.fewshot tasks.NAME.limit tasks.NAME.chat
     own.NAME.measure own.NAME.options own.NAME.better
     precision device
     price.per_device_hour

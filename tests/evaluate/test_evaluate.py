@@ -197,7 +197,7 @@ def test_the_test_split_is_looked_at_once(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({}, "nothing to measure: give one of splits, generations, calibration, own"),
+        ({}, "nothing to measure: give one of splits, generations, calibration, tasks, own"),
         ({"splits": {"a b": {}}}, "'a b': an evaluator's name has letters"),
         (
             {"generations": {"x": {"file": "no.jsonl"}}},

@@ -17,7 +17,7 @@ from manta.config.units import PositiveTokens
 
 EVALUATION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 # Sections of evaluators, each a mapping from a name to an evaluator's keys.
-EVALUATORS = ("splits", "generations", "calibration", "own")
+EVALUATORS = ("splits", "generations", "calibration", "tasks", "own")
 # What an answer that declines begins with or contains, in English; matched in any case.
 REFUSALS = (
     r"\bI(?:'m| am) (?:not sure|unable|sorry)\b",
@@ -161,6 +161,29 @@ class CalibrationEvaluation(Section):
     )
 
 
+class TaskEvaluation(Section):
+    """A task of lm-evaluation-harness (`pip install 'manta-train[eval]'`)."""
+
+    task: str = Field(
+        min_length=1,
+        description="name of a task of the harness, or a task's YAML file, relative to this config",
+    )
+    fewshot: int | None = Field(
+        default=None, ge=0, description="examples before each question; the task's own if left out"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="most documents of each task; all if left out"
+    )
+    chat: bool = Field(
+        default=False, description="whether prompts go through the tokenizer's chat template"
+    )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the task is a YAML file, not one of the harness."""
+        return self.task.endswith((".yaml", ".yml"))
+
+
 class OwnEvaluation(Section):
     """A metric of the user's own."""
 
@@ -205,6 +228,9 @@ class EvaluationConfig(Section):
     )
     calibration: dict[str, CalibrationEvaluation] = Field(
         default_factory=dict, description="name of an evaluator: choices or labels to be sure of"
+    )
+    tasks: dict[str, TaskEvaluation] = Field(
+        default_factory=dict, description="name of an evaluator: a task of lm-evaluation-harness"
     )
     own: dict[str, OwnEvaluation] = Field(
         default_factory=dict, description="name of an evaluator: a metric of your own"
@@ -266,6 +292,12 @@ def located(written: Written) -> EvaluationConfig:
             )
             for name, evaluator in getattr(config, section).items()
         }
+    changes["tasks"] = {
+        name: task.model_copy(update={"task": _there(written, f"tasks.{name}.task", task.task)})
+        if task.is_file
+        else task
+        for name, task in config.tasks.items()
+    }
     code = dict[str, str]()
     changes["own"] = {
         name: _with_text(written, name, evaluator, config.code, code)

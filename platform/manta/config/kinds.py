@@ -37,7 +37,7 @@ CLUSTER = ConfigKind(
 EVALUATION = ConfigKind(
     "an evaluation",
     "manta evaluate MODEL",
-    frozenset({"splits", "generations", "calibration", "own"}),
+    frozenset({"splits", "generations", "calibration", "tasks", "own"}),
 )
 GATE = ConfigKind(
     "a gate", "manta gate MODEL", frozenset({"thresholds", "baseline", "regressions"})

@@ -121,7 +121,7 @@ class ModelAtHand:
                 matter.
         """
         documents = documents_of(self.lm, position_ids)
-        with self._autocast():
+        with self.autocast():
             found: Tensor = self.lm(input_ids=tokens, **documents, **options_of(self.lm)).logits
         return found[0].float()
 
@@ -184,7 +184,7 @@ class ModelAtHand:
         torch.manual_seed(seed)
         clock = _FirstToken()
         began = self._now()
-        with self._autocast():
+        with self.autocast():
             made = self.lm.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
@@ -210,7 +210,7 @@ class ModelAtHand:
     def said_of(self, record: dict[str, Any], place: str) -> dict[str, Any]:
         """What a model with a head says of one record; see `Scorer.score`."""
         assert self._scorer is not None
-        with self._autocast():
+        with self.autocast():
             return self._scorer.score([record], [place])[0]
 
     @property
@@ -228,7 +228,8 @@ class ModelAtHand:
         return time.perf_counter()
 
     @contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
+        """In it, products are in the evaluation's precision."""
         rounded = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
             yield

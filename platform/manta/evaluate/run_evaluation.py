@@ -15,6 +15,7 @@ from manta.config.urls import is_url
 from manta.evaluate.choices_and_labels import ChoicesAndLabels
 from manta.evaluate.evaluator import Evaluator, Measured
 from manta.evaluate.generated_answers import GeneratedAnswers
+from manta.evaluate.harness_task import HarnessTask
 from manta.evaluate.model_at_hand import ModelAtHand, run_config_of
 from manta.evaluate.own_metric import OwnMetric
 from manta.evaluate.split_loss import SplitLoss
@@ -118,6 +119,7 @@ def made(config: EvaluationConfig, run_config: RunConfig | None) -> list[Evaluat
         *(OwnMetric(name, section, config.code) for name, section in config.own.items()),
         *(GeneratedAnswers(name, section, price) for name, section in config.generations.items()),
         *(ChoicesAndLabels(name, section) for name, section in config.calibration.items()),
+        *(HarnessTask(name, section) for name, section in config.tasks.items()),
         *(SplitLoss(name, section, run_config) for name, section in config.splits.items()),
     ]
 
@@ -211,7 +213,7 @@ def result_of(evaluator: Evaluator, measured: Measured) -> EvaluatorResult:
     known: dict[str, Better] = {
         name: metric.best
         for name, metric in EVALUATED.items()
-        if metric.best is not None and evaluator.type != "own"
+        if metric.best is not None and evaluator.type not in ("own", "task")
     }
     better = {**known, **measured.better}
     return EvaluatorResult(

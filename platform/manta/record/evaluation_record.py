@@ -259,7 +259,9 @@ def read_examples(folder: Place, record: EvaluationRecord) -> list[ExampleRow]:
 
 
 def find_evaluation(place: Place, name: str | None = None) -> Place:
-    """The folder of an evaluation: itself, or the newest one of a run or exported model.
+    """The folder of an evaluation: itself, or one of a run or exported model.
+
+    Of a run's it is that of the last step that was evaluated, and of several the newest.
 
     Args:
         place: the folder of an evaluation, or of a model that has some.
@@ -280,7 +282,8 @@ def find_evaluation(place: Place, name: str | None = None) -> Place:
             f"{f' called {name}' if name else ''}{others}; make it with 'manta evaluate {place} "
             "EVAL.yaml'"
         )
-    return max(there, key=lambda folder: (there[folder].created, str(folder)))
+    steps = {folder: one.model.step or 0 for folder, one in there.items()}
+    return max(there, key=lambda folder: (steps[folder], there[folder].created, str(folder)))
 
 
 def evaluations_of(place: Place) -> dict[Place, EvaluationRecord]:
