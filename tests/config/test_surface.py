@@ -45,6 +45,7 @@ RUN_KEYS = """
     run.name run.storage run.seed
     corpus
     model.type model.sizes model.pretrained
+    model.parametrization.type model.parametrization.base_width model.parametrization.base_depth
     model.adapter.type model.adapter.rank model.adapter.alpha model.adapter.dropout
     model.adapter.targets model.adapter.rslora model.adapter.dora
     model.train model.freeze model.frozen_dtype model.grow_vocabulary

@@ -14,6 +14,7 @@ from plain_runs import engine_of, run_ranks, streams_of
 from torch.distributed.checkpoint import FileSystemWriter, filesystem, state_dict_saver
 from torch.distributed.tensor import DTensor
 
+from manta.config.optimizer import OptimizerSection
 from manta.elastic.worker.host_memory import HostMemory, host_memory
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState
@@ -136,6 +137,7 @@ def test_a_node_by_the_rows_of_the_page() -> None:
     assert node(1, 1, sharded=False).most == 36
     assert host_memory(12, 1, 1, sharded=False, snapshots=False) == HostMemory(0, 12)
     assert state_bytes(10, 1) == 48
+    assert state_bytes(10, 1, OptimizerSection(type="lion").numbers_kept) == 44
     page = (ROOT / "docs/operations.md").read_text()
     for row in (
         "| snapshots | 24 on the first rank, else 0 | 24 on the first rank's node and on",

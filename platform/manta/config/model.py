@@ -42,6 +42,30 @@ class AdapterSection(Section):
     )
 
 
+class ParametrizationSection(Section):
+    """First values, rates and decays by width and depth, so that one learning rate fits all sizes.
+
+    All is as usual at the sizes of the base, at which the learning rate is to be found.
+    """
+
+    on_change: ClassVar[OnChange] = OnChange.START
+
+    type: Literal["mup", "completep"] = Field(
+        description="mup: over widths (Yang et al., 2021); completep: over widths and depths (Dey "
+        "et al., 2025)"
+    )
+    base_width: int = Field(ge=1, description="hidden_size of the base")
+    base_depth: int | None = Field(
+        default=None, ge=1, description="completep: num_hidden_layers of the base"
+    )
+
+    @model_validator(mode="after")
+    def _depth_fits_the_type(self) -> ParametrizationSection:
+        if (self.type == "completep") != (self.base_depth is not None):
+            raise ValueError("completep needs 'base_depth', and mup takes none")
+        return self
+
+
 class ModelSection(Section):
     """A Hugging Face causal language model, by type and sizes or pretrained; or one of your own."""
 
@@ -63,6 +87,11 @@ class ModelSection(Section):
         "NAME@REVISION, or a run, RUN or RUN@STEP",
     )
 
+    parametrization: ParametrizationSection | None = Field(
+        default=None,
+        description="mup or completep, for models from scratch like Llama, and adamw; null: as "
+        "Transformers does it",
+    )
     adapter: AdapterSection | None = Field(
         default=None,
         description="train an adapter and freeze the pretrained weights; needs PEFT, the extra "
@@ -117,6 +146,15 @@ class ModelSection(Section):
         if self.frozen_dtype != "fp32" and not self.freezes:
             raise ValueError(
                 "'frozen_dtype' is for frozen weights: set 'adapter', 'train' or 'freeze'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parametrized_from_scratch(self) -> ModelSection:
+        if self.parametrization and self.pretrained is not None:
+            raise ValueError(
+                "'parametrization' gives a model its first values: it is for 'type' with 'sizes', "
+                "and not for a pretrained model"
             )
         return self
 

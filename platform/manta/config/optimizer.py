@@ -134,6 +134,14 @@ class OptimizerSection(Section):
     )
 
     @property
+    def numbers_kept(self) -> int:
+        """How many numbers are kept of each trained weight; of muon at most, for some."""
+        moments = {"adamw": 2, "muon": 2, "lion": 1, "sgd": 1}[self.type]
+        if self.type == "sgd" and not self.momentum_used:
+            moments = 0
+        return moments + (self.average is not None)
+
+    @property
     def momentum_used(self) -> float:
         """The momentum of muon or sgd."""
         return MOMENTUM[self.type] if self.momentum is None else self.momentum

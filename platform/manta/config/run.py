@@ -267,6 +267,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _parametrized_for_adamw(self) -> RunConfig:
+        if self.model.parametrization and self.optimizer.type != "adamw":
+            raise ValueError(
+                "model.parametrization has the rates and eps of AdamW: leave optimizer.type = "
+                f"{self.optimizer.type!r} out, or the parametrization"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frozen_weights_fit_the_pass(self) -> RunConfig:
         if self.model.frozen_dtype == "bf16" and self.train.precision != "bf16":
             raise ValueError(

@@ -11,6 +11,7 @@ from manta.config.model_names import hub_name
 from manta.config.run import RunConfig
 from manta.model import model_class
 from manta.model.own_net import OwnNet
+from manta.model.parametrization import scale_first_values
 from manta.model.small import skeleton, trained_weights, weights
 from manta.model.trainable import choose_trained
 from manta.model.vocabulary import grow
@@ -41,6 +42,8 @@ def build(config: RunConfig, resolved: PretrainedConfig) -> PreTrainedModel:
             grow(lm, resolved.get_text_config().vocab_size)
     else:
         lm = model_class.from_config(resolved)
+        if config.model.parametrization is not None:
+            scale_first_values(lm, config.model.parametrization)
     return _ready(config, lm)
 
 

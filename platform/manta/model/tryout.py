@@ -23,7 +23,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from manta.config.errors import ConfigError
 from manta.config.model_names import NamedModel
 from manta.config.run import RunConfig
-from manta.model import attention, model_class, randomness
+from manta.model import attention, model_class, parametrization, randomness
 from manta.model.forward import options_of
 from manta.model.hf_config import pretrained_config
 from manta.model.own_net import OwnNet
@@ -63,6 +63,8 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     Raises:
         ConfigError: naming what is wrong and what to do.
     """
+    if config.model.parametrization is not None:
+        parametrization.check(config.model.parametrization, resolved)
     skeletal = _skeleton(config, resolved)
     small = small_of(resolved, skeletal)
     choose_trained(skeletal, config.model, config.run.seed)
@@ -98,6 +100,11 @@ def try_own(config: RunConfig, resolved: OwnNet) -> Tried:
     Raises:
         ConfigError: naming what is wrong.
     """
+    if config.model.parametrization is not None:
+        raise ConfigError(
+            f"{parametrization.KEY}: what each weight does is not known in a model of your own: "
+            "scale first values in its file, and rates by optimizer.groups"
+        )
     with torch.random.fork_rng(devices=[]):
         net = resolved.build(config.run.seed)
     weight_groups(net, config.optimizer)

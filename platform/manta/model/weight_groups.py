@@ -11,11 +11,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from manta.config.errors import ConfigError
+from manta.config.model import ParametrizationSection
 from manta.config.optimizer import OptimizerGroup, OptimizerSection
 from manta.model.model_class import head_of
+from manta.model.parametrization import Factors, factors_of
 from manta.model.trainable import matching
 
 Update = Literal["adamw", "muon", "lion", "sgd"]
+# What a group has in common: its update, the config's group, whether it decays, and its factors.
+Key = tuple[Update, int | None, bool, Factors]
 
 
 @dataclass(frozen=True)
@@ -27,35 +31,51 @@ class WeightGroup:
         update: the name of their update rule.
         lr_factor: factor of the schedule's learning rate.
         weight_decay: their weight decay.
+        eps_factor: factor of AdamW's eps.
     """
 
     weights: list[nn.Parameter]
     update: Update
     lr_factor: float
     weight_decay: float
+    eps_factor: float
 
 
-def weight_groups(lm: nn.Module, section: OptimizerSection) -> list[WeightGroup]:
+def weight_groups(
+    lm: nn.Module,
+    section: OptimizerSection,
+    parametrization: ParametrizationSection | None = None,
+) -> list[WeightGroup]:
     """All trained weights in groups: matrices decay; norms, biases and embeddings don't.
 
     Args:
         lm: the model; its weights may be split over ranks, or have no memory.
         section: the config's section `optimizer`.
+        parametrization: how rates, decays and eps depend on the model's sizes, if they do.
 
     Raises:
         ConfigError: if a pattern is the name of no weight, or Muon has nothing to update.
     """
     chosen, hidden = _chosen(lm, section), _hidden(lm, section)
     embeddings = set(_embeddings(lm))
-    found: dict[tuple[Update, int | None, bool], list[nn.Parameter]] = {
+    factors = {}
+    if parametrization is not None:
+        factors = {id(weight): each for weight, each in factors_of(lm, parametrization)}
+    found: dict[Key, list[nn.Parameter]] = {
         key: []
-        for key in product(_updates(section), (None, *range(len(section.groups))), (True, False))
+        for key in product(
+            _updates(section),
+            (None, *range(len(section.groups))),
+            (True, False),
+            dict.fromkeys(factors.values()) or (Factors(),),
+        )
     }
     for weight in lm.parameters():
         if weight.requires_grad:
             update = _updates(section)[0 if id(weight) in hidden else -1]
             decays = section.decay_all or (weight.ndim >= 2 and id(weight) not in embeddings)
-            found[update, chosen.get(id(weight)), decays].append(weight)
+            own = factors.get(id(weight), Factors())
+            found[update, chosen.get(id(weight)), decays, own].append(weight)
     groups = [_group(section, weights, *key) for key, weights in found.items() if weights]
     if section.type == "muon" and all(group.update != "muon" for group in groups):
         raise ConfigError(
@@ -83,10 +103,11 @@ def _group(
     update: Update,
     index: int | None,
     decays: bool,
+    factors: Factors,
 ) -> WeightGroup:
     own = OptimizerGroup(names=["*"]) if index is None else section.groups[index]
-    decay = section.weight_decay * own.decay if decays else 0.0
-    return WeightGroup(weights, update, own.lr, decay)
+    decay = section.weight_decay * own.decay * factors.decay if decays else 0.0
+    return WeightGroup(weights, update, own.lr * factors.lr, decay, factors.eps)
 
 
 def _chosen(lm: nn.Module, section: OptimizerSection) -> dict[int, int]:

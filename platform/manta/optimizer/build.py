@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from manta.config.model import ParametrizationSection
 from manta.config.optimizer import OptimizerSection
 from manta.model.weight_groups import WeightGroup, weight_groups
 from manta.optimizer.averaging import AveragingOptimizer
@@ -22,7 +23,12 @@ FUSED_DEVICES = {"cpu", "cuda", "xpu", "mps"}
 LR_FACTOR = "lr_factor"
 
 
-def build(section: OptimizerSection, lm: nn.Module, horizon: int) -> Optimizer:
+def build(
+    section: OptimizerSection,
+    lm: nn.Module,
+    horizon: int,
+    parametrization: ParametrizationSection | None = None,
+) -> Optimizer:
     """The optimizer of all trained weights of `lm`, which have memory on their device.
 
     Its learning rate is 0 until `prepare` sets it.
@@ -31,12 +37,13 @@ def build(section: OptimizerSection, lm: nn.Module, horizon: int) -> Optimizer:
         section: the config's section `optimizer`.
         lm: the model; its weights may be split over ranks.
         horizon: tokens of the whole run.
+        parametrization: how rates, decays and eps depend on the model's sizes, if they do.
 
     Raises:
         ConfigError: if the section does not fit the model.
     """
     by_update: dict[str, list[dict[str, Any]]] = {}
-    for group in weight_groups(lm, section):
+    for group in weight_groups(lm, section, parametrization):
         by_update.setdefault(group.update, []).append(_settings(group, section))
     parts = [_part(update, groups, section) for update, groups in by_update.items()]
     if section.average is not None:
@@ -65,8 +72,10 @@ def takes_orders(optimizer: Optimizer) -> bool:
 def _settings(group: WeightGroup, section: OptimizerSection) -> dict[str, Any]:
     """A parameter group of Torch."""
     settings: dict[str, Any] = {"params": group.weights, "weight_decay": group.weight_decay}
-    if section.groups:
+    if section.groups or group.lr_factor != 1:
         settings[LR_FACTOR] = group.lr_factor
+    if group.eps_factor != 1:
+        settings["eps"] = section.eps * group.eps_factor
     return settings
 
 

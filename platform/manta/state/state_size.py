@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-# Bytes of a parameter's weight, and of a trained parameter's two moments.
-WEIGHT, MOMENTS = 4, 8
+# Bytes of a weight, and of each number that the optimizer keeps of one.
+NUMBER = 4
 
 
-def state_bytes(saved: int, trained: int) -> int:
+def state_bytes(saved: int, trained: int, kept: int = 2) -> int:
     """Bytes of the training state of all ranks together, each tensor counted once.
 
     Args:
         saved: number of parameters that are saved.
         trained: number of those that are trained.
+        kept: numbers that the optimizer keeps of each trained parameter; of AdamW two moments.
     """
-    return WEIGHT * saved + MOMENTS * trained
+    return NUMBER * (saved + kept * trained)

@@ -113,7 +113,9 @@ class Engine:
             weights.give_memory(lm, self.device, sharded=sharded)
         # Neither the optimizer nor a schedule is prepared: Accelerate's optimizer looks for
         # packages on disk at each step, and it would step a schedule once for each process.
-        optimizer = optimizers.build(config.optimizer, lm, config.schedule.horizon)
+        optimizer = optimizers.build(
+            config.optimizer, lm, config.schedule.horizon, config.model.parametrization
+        )
         copied = config.train.param_dtype == "bf16" and not sharded
         self._rounded = RoundedWeights(lm, collects=not self._exact) if copied else None
         self.trained = Trained(

@@ -163,16 +163,16 @@ def _sizes(outline: Outline, manifest: Manifest | None) -> dict[str, int]:
 
     if manifest is None:
         return {}
-    found = list[tuple[RunConfig, int]]()  # of runs with models that differ
+    found = list[tuple[RunConfig, tuple[int, int]]]()  # of runs with models that differ
     sizes = dict[str, int]()
     for trial in outline.trials:
         config = trial.config
-        size = next((size for run, size in found if run.model == config.model), None)
-        if size is None:
+        counts = next((counts for run, counts in found if run.model == config.model), None)
+        if counts is None:
             resolved = hf_config.resolve(config, manifest.vocabulary)
-            size = state_bytes(*language_model.saved_and_trained(config, resolved))
-            found.append((config, size))
-        sizes[trial.name] = size
+            counts = language_model.saved_and_trained(config, resolved)
+            found.append((config, counts))
+        sizes[trial.name] = state_bytes(*counts, config.optimizer.numbers_kept)
     return sizes
 
 

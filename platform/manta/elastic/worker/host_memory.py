@@ -1,7 +1,8 @@
 """Computes the memory that snapshots and checkpoints take on a node, beside its processes.
 
-Both are the training state: fp32 weights and AdamW's two moments, 12 bytes a parameter that is
-trained. docs/operations.md has this as a table; tests measure what it says.
+Both are the training state: fp32 weights and what the optimizer keeps of each that is trained, of
+AdamW two moments, 12 bytes a parameter in all. docs/operations.md has this as a table; tests
+measure what it says.
 """
 
 from __future__ import annotations

@@ -316,7 +316,11 @@ def model(engine: Engine) -> dict[str, Any]:
         "param_dtype": engine.config.train.param_dtype,
         "matmul_precision": engine.config.train.matmul_precision,
         "host_memory": host_memory(
-            state_bytes(total if engine.trained.base is None else trained, trained),
+            state_bytes(
+                total if engine.trained.base is None else trained,
+                trained,
+                engine.config.optimizer.numbers_kept,
+            ),
             engine.ranks.world_size,
             int(os.environ["LOCAL_WORLD_SIZE"]),
             sharded=engine.trained.sharded,

@@ -115,6 +115,8 @@ def _source(mixture: Mixture, source: SeenSource, schedule: Schedule) -> str:
 def _checkpoints(plan: PlannedRun, tried: Tried) -> str:
     section = plan.config.checkpoint
     saved = tried.trained if plan.config.model.freezes else tried.weights
-    size = number_format.memory(state_bytes(saved, tried.trained))
+    size = number_format.memory(
+        state_bytes(saved, tried.trained, plan.config.optimizer.numbers_kept)
+    )
     when = f"every {format_tokens(section.every)} tokens and " if section.every else ""
     return f"{when}at the end, of {size} each; the newest {section.keep} are kept, and the best"
