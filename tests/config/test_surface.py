@@ -135,6 +135,8 @@ CORPUS_KEYS = """
     filters.decontaminate.evaluations.name filters.decontaminate.evaluations.format
     filters.decontaminate.evaluations.paths filters.decontaminate.evaluations.columns
     filters.decontaminate.test_split filters.decontaminate.words
+    filters.caps.enabled filters.caps.name filters.caps.sources filters.caps.column
+    filters.caps.documents
     split.train split.validation split.test
     shard_tokens
     on_error

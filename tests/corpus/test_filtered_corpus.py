@@ -168,6 +168,10 @@ def test_filters_that_leave_nothing_say_so(make, jsonl, tmp_path):
         ({"quality": {"limits": {"gopher_min_word": 1}}}, "did you mean 'gopher_min_words'?"),
         ({"own": [{"function": "mine.py"}]}, "write a Python file and a function in it"),
         ({"lists": [{"name": "a", "path": "x"}] * 2}, "two lists are called 'a'"),
+        ({"near_duplicates": {"threshold": 0.3}}, "filters.near_duplicates.threshold = 0.3"),
+        ({"decontaminate": {"test_split": False}}, "give 'evaluations', or set test_split: true"),
+        ({"caps": [{"name": "a", "documents": 1, "sources": ["b"]}]}, "there is no source 'b'"),
+        ({"caps": [{"name": "a", "documents": 1, "column": "c"}]}, "text has no columns"),
     ],
 )
 def test_a_mistake_in_the_config_is_told_with_its_key(filters, message, tmp_path):
@@ -188,6 +192,7 @@ def test_a_mistake_in_the_config_is_told_with_its_key(filters, message, tmp_path
         ({"lists": [{"name": "bad", "path": "none.txt"}]}, "'bad': none.txt can't be read"),
         ({"own": [{"function": "none.py:keep"}]}, "none.py can't be read"),
         ({"own": [{"function": "mine.py:kept"}]}, "mine.py defines no 'kept'"),
+        ({"own": [{"function": "mine.py:SOME"}]}, "SOME is not a function but int"),
         ({"own": [{"function": "broken.py:keep"}]}, "broken.py:1: not valid Python"),
         ({"lists": [{"name": "bad", "path": "pattern.txt"}]}, "pattern.txt:2: 're:('"),
     ],
@@ -196,7 +201,7 @@ def test_a_file_that_cannot_be_used_is_named_before_ray_starts(
     config, jsonl, filters, message, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(FUNCTION)
+    (tmp_path / "mine.py").write_text(f"SOME = 3\n{FUNCTION}")
     (tmp_path / "broken.py").write_text("def keep(:\n")
     (tmp_path / "pattern.txt").write_text("ok\nre:(\n")
 

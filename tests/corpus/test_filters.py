@@ -186,6 +186,7 @@ def test_private_data_becomes_a_placeholder(text, expected):
         "pi is 3.14159265358979323846, on 2021-03-04 at 10:20, 555-2671",
         "password: your_password_goes_here, the key to the token of secrets",
         "user@localhost and @handle and a @ b",
+        "sk-learn-contrib-with-a-long-name-0, asiapacificconferences, hf_short",
     ],
 )
 def test_what_only_looks_private_stays(text):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from killed_prepare import killed_at, renames_of
 from manta.config.errors import CorpusError
 from manta.corpus.documents import SPLITS
 from manta.corpus.filters.candidates import jaccard, ngram_set
+from manta.corpus.filters.caps import over_cap
 from manta.corpus.filters.contamination import OverlapIndex
 from manta.corpus.filters.dropped import DROPPED
 from manta.corpus.filters.dry_run import dry_run
@@ -243,6 +246,7 @@ def everything(jsonl, tmp_path: Path) -> dict:
             "own": [{"function": own(tmp_path)}],
             "near_duplicates": {},
             "decontaminate": {"evaluations": [evaluation]},
+            "caps": [{"name": "most", "sources": ["a0"], "documents": 25}],
         },
         "shard_tokens": 2000,
     }
@@ -353,6 +357,82 @@ def test_files_of_the_filters_that_are_damaged_are_made_anew(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+# -------------------------------------------------------------------------------------- caps
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 255), st.booleans()), max_size=20),
+    st.integers(1, 4),
+)
+def test_the_lowest_hashes_of_a_group_stay(documents, most):
+    groups = np.array([group for group, _, _ in documents], np.uint64)
+    hashes = np.array([[first, *[0] * 15] for _, first, _ in documents], np.uint8).reshape(-1, 16)
+    live = np.array([alive for _, _, alive in documents], bool)
+
+    over = over_cap(groups, hashes, live, most).tolist()
+
+    for group in range(4):
+        members = [at for at in range(len(documents)) if live[at] and groups[at] == group]
+        ranked = sorted(members, key=lambda at: (documents[at][1], at))
+        assert sorted(set(members) & set(over)) == sorted(ranked[most:] if group else [])
+    assert over == sorted(set(over))
+
+
+@pytest.mark.usefixtures("inline")
+def test_no_more_documents_of_a_column_s_value_than_its_cap(make, documents, tmp_path):
+    sites = [None if seed % 13 == 0 else f"site{seed % 5}.org" for seed in range(120)]
+    lines = [
+        {"text": text_of(seed)} | ({"url": {"site": site}} if site else {})
+        for seed, site in enumerate(sites)
+    ]
+    for name, half in (("a", lines[:60]), ("b", lines[60:])):
+        text = "".join(json.dumps(line) + "\n" for line in half)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    sources = [
+        {"name": name, "format": "jsonl", "paths": [f"{tmp_path}/{name}.jsonl"]} for name in "ab"
+    ]
+    caps = [
+        {"name": "site", "column": "url.site", "documents": 12},
+        {"name": "b", "sources": ["b"], "documents": 30},
+    ]
+
+    manifest = make(*sources, filters={"caps": caps})
+
+    place = {text_of(seed): seed for seed in range(120)}
+    kept = [(source, sites[place[text]]) for _, source, _, text in documents(tmp_path / "out")]
+    by_site = Counter(site for _, site in kept)
+    # Those without a value have no cap; the second cap takes some more.
+    assert by_site[None] <= 10
+    assert max(count for site, count in by_site.items() if site) <= 12
+    assert Counter(source for source, _ in kept)["b"] == 30
+    found = {one.name: one for one in manifest.filters}
+    assert found["caps.site"].dropped == {"over the cap": 120 - 10 - 5 * 12}
+    rows = pq.read_table(tmp_path / "out" / DROPPED).to_pylist()
+    assert {row["filter"] for row in rows} == {"caps.site", "caps.b"}
+    assert all(
+        row["text"].startswith("site")
+        for row in rows
+        if row["filter"] == "caps.site" and row["text"]
+    )
+    again = make(*reversed(sources), filters={"caps": caps[:1]}, out=str(tmp_path / "again"))
+    assert again.filters[0].dropped == found["caps.site"].dropped
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_cap_by_a_column_that_is_not_there_is_refused(make, jsonl, tmp_path):
+    cap = {"name": "site", "column": "sight", "documents": 3}
+    with pytest.raises(CorpusError, match="no document has a text in the column 'sight'"):
+        make(jsonl([text_of(1), text_of(2)]), filters={"caps": [cap]})
+    pq.write_table(pa.table({"text": [text_of(1)], "n": [1]}), tmp_path / "a.parquet")
+    source = {"name": "a", "format": "parquet", "paths": [str(tmp_path / "a.parquet")]}
+    for column, message in (("sight", "no 'sight' here, only"), ("n", "column 'n' holds int64")):
+        with pytest.raises(CorpusError, match=message):
+            make(source, filters={"caps": [cap | {"column": column}]}, out=f"{tmp_path}/x{column}")
+
+
+# ----------------------------------------------------------------------------------- dry run
+
+
 def test_a_dry_run_compares_the_sample(config, everything):
     settings = config(*everything.pop("sources"), **everything)
 
@@ -367,7 +447,7 @@ def test_a_dry_run_compares_the_sample(config, everything):
     ("change", "message"),
     [
         ({"paths": ["none.jsonl"]}, "none.jsonl: no such file"),
-        ({"columns": ["answer"]}, "quiz.jsonl, row 1: no 'answer' here, only 'question'"),
+        ({"columns": ["answer"]}, "quiz.jsonl, line 1: no 'answer' here, only 'question'"),
         ({"paths": ["short.jsonl"]}, "none of its 1 texts has 13 words"),
     ],
 )

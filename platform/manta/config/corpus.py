@@ -342,6 +342,23 @@ class CorpusConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _caps_fit(self) -> CorpusConfig:
+        formats = {source.name: source.format for source in self.sources}
+        for cap in self.filters.caps:
+            for name in cap.sources or formats:
+                if name not in formats:
+                    raise ValueError(
+                        f"filters.caps: '{cap.name}': there is no source '{name}', only "
+                        f"{', '.join(formats)}"
+                    )
+                if cap.column and formats[name] not in ("jsonl", "parquet", "arrow"):
+                    raise ValueError(
+                        f"filters.caps: '{cap.name}': source '{name}' of the format "
+                        f"{formats[name]} has no columns: name others in 'sources'"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> CorpusConfig:
         names = [source.name for source in self.sources]
         for name in names:

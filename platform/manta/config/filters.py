@@ -205,6 +205,24 @@ class ContaminationSection(FilterSection):
         return self
 
 
+class CapSection(FilterSection):
+    """At most so many documents of a source, or with one value of a column."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="name of the cap in counts"
+    )
+    sources: list[str] = Field(
+        default_factory=list,
+        description="sources whose documents are counted; all if left out",
+    )
+    column: str | None = Field(
+        default=None,
+        description="column or key with a text, such as the site: the cap is for each of its "
+        "values; if left out, for each source",
+    )
+    documents: int = Field(ge=1, description="most documents of a source or value")
+
+
 class FiltersSection(Section):
     """The filters of a corpus, in the order in which they run; those left out don't run."""
 
@@ -219,13 +237,17 @@ class FiltersSection(Section):
     )
     near_duplicates: NearDuplicatesSection = NearDuplicatesSection(enabled=False)
     decontaminate: ContaminationSection = ContaminationSection(enabled=False)
+    caps: list[CapSection] = Field(
+        default_factory=list, description="bound the documents of a source or of a column's value"
+    )
 
     @model_validator(mode="after")
-    def _lists_differ(self) -> FiltersSection:
-        names = [one.name for one in self.lists]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two lists are called '{name}'; give each its own name")
+    def _names_differ(self) -> FiltersSection:
+        for kind in ("lists", "caps"):
+            names = [one.name for one in getattr(self, kind)]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"two {kind} are called '{name}'; give each its own name")
         return self
 
     @property
@@ -237,4 +259,5 @@ class FiltersSection(Section):
     @property
     def is_on(self) -> bool:
         """Whether any filter runs."""
-        return bool(self.judging) or self.near_duplicates.enabled or self.decontaminate.enabled
+        later = [self.near_duplicates, self.decontaminate, *self.caps]
+        return bool(self.judging) or any(one.enabled for one in later)

@@ -22,7 +22,7 @@ from manta.corpus.manifest import Split
 HASH_BYTES = 16
 SPLITS: tuple[Split, ...] = get_args(Split)
 # What becomes of a document after the first pass: it is kept, or left out for a reason.
-KEPT, DUPLICATE, NEAR_DUPLICATE, CONTAMINATED = range(4)
+KEPT, DUPLICATE, NEAR_DUPLICATE, CONTAMINATED, CAPPED = range(5)
 Hashes = NDArray[np.uint8]  # shape (documents, HASH_BYTES)
 
 

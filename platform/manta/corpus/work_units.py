@@ -100,9 +100,9 @@ def plan(config: CorpusConfig, files: list[InputFile]) -> UnitPlan:
     return UnitPlan(_pack(parts, files, unit_bytes), problems)
 
 
-def read_of(config: CorpusConfig, source: SourceSection) -> Wanted:
-    """What to read of a row of a source."""
-    wanted = _read_of(config, source)
+def read_of(config: CorpusConfig, source: SourceSection, column: str | None = None) -> Wanted:
+    """What to read of a row of a source: its document, or the text in another column."""
+    wanted = column or _read_of(config, source)
     if source.only is None:
         return wanted
     if isinstance(wanted, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manta.config.corpus import CorpusConfig
+from manta.config.filters import CapSection
 from manta.corpus import work_units, worker_pool
-from manta.corpus.documents import CONTAMINATED, KEPT, NEAR_DUPLICATE, split_of
+from manta.corpus.documents import CAPPED, CONTAMINATED, KEPT, NEAR_DUPLICATE, split_of
 from manta.corpus.filters.candidates import Candidates, opened
+from manta.corpus.filters.caps import Caps
 from manta.corpus.filters.contamination import Decontamination, Overlap
 from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, Examples, table_of
 from manta.corpus.filters.filter_chain import FilterCounts
@@ -31,6 +33,7 @@ from manta.corpus.sources import InputFile
 from manta.corpus.work_units import Unit, UnitPlan
 from manta.storage.atomic import whole_file, write_whole
 
+OVER_CAP = "over the cap"
 NEAR_REASONS = ("of another split", "of another source", "of its source")
 # What the progress bar calls the passes over candidates, pairs, the test split, and all others.
 PHASES = {
@@ -38,6 +41,7 @@ PHASES = {
     "compare_pairs": "comparing",
     "write_ngrams": "test split",
     "find_overlaps": "overlaps",
+    "write_groups": "grouping",
 }
 PLAN_FILE = "filters.json"
 # Rows of a row group of the record.
@@ -68,6 +72,7 @@ class CorpusFilters:
         self._near: NearDuplicates | None = None
         self._overlaps: list[Overlap] = []
         self._owners: list[str] = []
+        self._caps: list[tuple[str, Caps, NDArray[np.int64]]] = []
         self._later = dict[str, FilterCounts]()
         self._why = np.empty(0, np.int8)  # near-duplicates' indices in NEAR_REASONS
 
@@ -125,7 +130,41 @@ class CorpusFilters:
             counts.dropped.update(self._owners[one.owner] for one in self._overlaps)
             self._later["decontaminate"] = counts
             fates[[one.document for one in self._overlaps]] = CONTAMINATED
+        for number, cap in enumerate(section.caps):
+            if cap.enabled:
+                self._cap(
+                    Caps(cap, number, *place[:2], self._value_order(cap), run), cap, fates, scanned
+                )
         return replace(scanned, fates=fates)
+
+    def _cap(
+        self, caps: Caps, section: CapSection, fates: NDArray[np.uint8], scanned: Scanned
+    ) -> None:
+        """Give the documents that exceed a cap their fate."""
+        live = fates == KEPT
+        if section.sources:
+            counted = [
+                self._config.sources[unit.source].name in section.sources
+                for unit in self._units.units
+            ]
+            live &= np.repeat(np.array(counted), np.diff(scanned.begins))
+        over = caps.found(live, scanned.hashes)
+        counts = FilterCounts(int((fates == KEPT).sum()))
+        if len(over):
+            counts.dropped[OVER_CAP] = len(over)
+        self._later[f"caps.{section.name}"] = counts
+        self._caps.append((section.name, caps, over))
+        fates[over] = CAPPED
+
+    def _value_order(self, section: CapSection) -> Callable[[int], dict[str, Any]]:
+        def order(unit: int) -> dict[str, Any]:
+            source = self._config.sources[self._units.units[unit].source]
+            values = None
+            if section.column and source.name in (section.sources or [source.name]):
+                values = work_units.read_of(self._config, source, section.column)
+            return self._order(unit) | {"values": values, "source": source.name}
+
+        return order
 
     def _order(self, unit: int) -> dict[str, Any]:
         order = work_units.order(self._units.units[unit], self._files, self._config)
@@ -202,6 +241,20 @@ class CorpusFilters:
                 text=one.text,
                 **self._origin(unit, scanned, one.part, one.row),
             )
+
+        for name, caps, over in self._caps:
+            examples = Examples()
+            for document in over[slice(*np.searchsorted(over, [begin, end]))].tolist():
+                shown = caps.shown(document)
+                text = f"{shown.value}: {shown.start}"
+                yield DroppedDocument(
+                    filter=f"caps.{name}",
+                    reason=OVER_CAP,
+                    score=None,
+                    doc_id=scanned.hashes[document].tobytes().hex(),
+                    text=examples.start_of(name, OVER_CAP, text),
+                    **self._origin(unit, scanned, shown.part, shown.row),
+                )
 
     def _near_duplicate(
         self, place: int, unit: Unit, scanned: Scanned, examples: Examples

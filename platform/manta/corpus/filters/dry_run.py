@@ -53,6 +53,7 @@ class DryRun:
         dropped: documents that were dropped and are shown.
         changes: name of a filter → parts of texts that it changed, as they became.
         problems: rows and files that can't be used; the first ones.
+        caps: names of the caps, which are of the whole corpus and say nothing of a sample.
     """
 
     documents: int
@@ -62,6 +63,7 @@ class DryRun:
     dropped: list[DroppedDocument]
     changes: dict[str, list[str]]
     problems: list[str]
+    caps: list[str]
 
 
 def dry_run(config: CorpusConfig, inputs: Inputs, sample_bytes: int = SAMPLE_BYTES) -> DryRun:
@@ -231,6 +233,7 @@ class _Sample:
             self._dropped,
             dict(self._changes),
             self._problems,
+            [cap.name for cap in self._inputs.filters.section.caps if cap.enabled],
         )
 
 
@@ -239,16 +242,18 @@ def render_dry_run(found: DryRun) -> RenderableType:
     parts: list[RenderableType] = [
         f"sample: {found.documents:,} documents, {short(found.bytes)}B; nothing was written"
     ]
-    if found.problems:
-        more = f" (and {len(found.problems) - 1:,} more)" if len(found.problems) > 1 else ""
-        parts.append(Text(f"can't be used: {found.problems[0]}{more}"))
-    if not found.records:
+    if not found.records and not found.caps:
         parts.append("this config has no filters: docs/filters.md says how to use them")
         return Group(*parts)
     parts.append(filters_table(found.records))
+    if found.caps:
+        parts.append(f"not on a sample, but on the whole corpus: caps {', '.join(found.caps)}")
     parts.append(f"exact duplicates, which go as well: {found.duplicates:,}")
     for name, changes in found.changes.items():
         parts.append(Text(f"\n{name}: changed to", "bold"))
         parts += [Panel(Text(change), title=escape(name), title_align="left") for change in changes]
     parts.append(examples_of(found.dropped, SHOWN))
+    if found.problems:
+        more = f" (and {len(found.problems) - 1:,} more)" if len(found.problems) > 1 else ""
+        parts.append(Text(f"can't be used: {found.problems[0]}{more}"))
     return Group(*parts)

@@ -15,6 +15,7 @@ from manta.corpus.documents import Problem
 from manta.corpus.filters.minhash import shingles
 from manta.corpus.filters.words import Uint64s
 from manta.corpus.readers import arrow_batch_count, read
+from manta.corpus.scan import row_name
 from manta.corpus.sources import InputFile, resolve
 
 
@@ -95,7 +96,7 @@ def _texts(section: EvaluationSection) -> Iterator[str]:
         for file in files:
             for row in read(file, section.format, column, 0, _end(file, section.format)):
                 if isinstance(row, Problem):
-                    place = "" if row.row is None else f", row {row.row + 1}"
+                    place = "" if row.row is None else f", {row_name(section.format, row.row)}"
                     raise CorpusError(f"{where}: {file.shown}{place}: {row.reason}")
                 if row is not None and row.strip():
                     yield row

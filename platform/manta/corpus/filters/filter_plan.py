@@ -36,6 +36,7 @@ VERSIONS = {
     "own": 1,
     "near_duplicates": 1,
     "decontaminate": 1,
+    "caps": 1,
 }
 KINDS: dict[type[FilterSection], str] = {
     RepairSection: "repair",
@@ -107,6 +108,8 @@ def plan_of(section: FiltersSection) -> FilterPlan:
         recorded["decontaminate"] = _noted("decontaminate", section.decontaminate) | {
             "evaluations": {one.name: one.sha256 for one in evaluations}
         }
+    if caps := [_noted("caps", one) for one in section.caps if one.enabled]:
+        recorded["caps"] = caps
     return FilterPlan(section, evaluations, chain, recorded)
 
 

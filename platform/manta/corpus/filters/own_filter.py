@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from manta.config.errors import ConfigError
 from manta.config.own_code import OwnCode, error_in
 from manta.corpus.filters.filter_verdict import Drop, Keep, Verdict
 
@@ -27,7 +28,10 @@ class OwnFilter:
         self._file = code.file
         self._function: Callable[[str], Any] = code.load()
         if not callable(self._function):
-            raise OwnFilterError(f"{self._shown} is not a function")
+            kind = type(self._function).__name__
+            raise ConfigError(
+                f"{code.key} = '{self._shown}': {code.name} is not a function but {kind}"
+            )
 
     def judge(self, text: str) -> Verdict:
         """The function's verdict.

@@ -21,6 +21,8 @@ Match = re.Match[str]
 # Shannon entropy, in bits a character, from which on a value beside a name such as `api_key` is
 # taken for random: words and placeholders ("your-key-here") have less.
 RANDOM_BITS = 3.0
+# Some digits near each other, as every number that is private has.
+DIGITS = re.compile(r"\d(?:\d|[ .()-]{1,2}\d)")
 
 
 class _Rule(NamedTuple):
@@ -29,14 +31,15 @@ class _Rule(NamedTuple):
     Attributes:
         kind: name of the kind, as in the config.
         placeholder: text that stands in its place.
-        hints: texts of which a document with such data has at least one; none if any may have it.
+        hint: texts of which a document with such data has at least one; or a pattern that is found
+            in each of these.
         pattern: regular expression of candidates; its group "it" is what is replaced.
         is_right: whether a candidate is such data.
     """
 
     kind: PrivateKind
     placeholder: str
-    hints: tuple[str, ...]
+    hint: tuple[str, ...] | re.Pattern[str]
     pattern: re.Pattern[str]
     is_right: Callable[[Match], bool]
 
@@ -69,49 +72,57 @@ def _is_public(match: Match) -> bool:
         return False
 
 
-def _is_random(match: Match) -> bool:
+def _is_secret(match: Match) -> bool:
+    """Whether what stands beside a name such as `api_key` looks random."""
+    if match["name"].lower() == "key" and not _OF_KEYS.search(match.string, 0, match.start()):
+        return False
     value = match["it"]
-    if match["named"] is None:
-        return True
     bits = -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())
     return bits >= RANDOM_BITS and any(map(str.isdigit, value)) and not value.isdigit()
 
 
-# Keys by the forms that their issuers document; then values beside a name such as `api_key=`.
-_ISSUED = "|".join(
-    (
-        r"(?:AKIA|ASIA)[A-Z0-9]{16}",  # Amazon
-        r"gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{50,255}",
-        r"glpat-[A-Za-z0-9_-]{20,}",  # GitLab
-        r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
-        r"AIza[A-Za-z0-9_-]{35}",  # Google
-        r"sk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic
-        r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
-        r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
-        r"SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}",  # SendGrid
-        r"npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}",
-        r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON Web Token
-    )
-)
-_BLOCK = (
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{16,8192}-----END [A-Z ]{0,30}PRIVATE KEY-----"
-)
-_NAMED = (
-    r"(?P<named>api[_-]?key|secret[_-]?key|access[_-]?key|client[_-]?secret|auth[_-]?token"
-    r"|access[_-]?token|password|passwd|secret|token)[\"']?\s{0,3}(?::|=>?)\s{0,3}[\"']?"
-)
-_KEYS = re.compile(
-    rf"(?:{_NAMED}(?=[A-Za-z0-9+/_.=-]{{16}})|(?<![A-Za-z0-9_-])(?={_ISSUED}|{_BLOCK}))"
-    rf"(?P<it>{_BLOCK}|{_ISSUED}|(?(named)[A-Za-z0-9+/_.=-]{{16,200}}|(?!)))",
-    re.IGNORECASE,
-)
-_KEY_HINTS = (
-    *("key", "secret", "token", "passw", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    *("github_pat_", "glpat-", "xox", "AIza", "sk-", "hf_", "_live_", "_test_", "SG.", "npm_"),
-    *("pypi-", "eyJ", "KEY", "Key", "SECRET", "Secret", "TOKEN", "Token", "PASSW", "Passw"),
-)
+# What stands before `key` in the name of a secret.
+_OF_KEYS = re.compile(r"(?:api|access|secret|private|account|auth|client)[ _-]?\Z", re.IGNORECASE)
+# Keys by the forms that their issuers document: the text that each has, and its pattern.
+_ISSUED = {
+    "AKIA": r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])",  # Amazon
+    "ASIA": r"ASIA[A-Z0-9]{16}(?![A-Za-z0-9])",
+    "gh": r"gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{50,255}",
+    "glpat-": r"glpat-[A-Za-z0-9_-]{20,}",  # GitLab
+    "xox": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
+    "AIza": r"AIza[A-Za-z0-9_-]{35}",  # Google
+    # OpenAI, Anthropic
+    "sk-": r"sk-(?=[A-Za-z_-]{0,80}[0-9])(?=[a-z0-9_-]{0,80}[A-Z])[A-Za-z0-9_-]{20,}",
+    "hf_": r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
+    "_live_": r"[spr]k_live_[A-Za-z0-9]{16,}",  # Stripe
+    "_test_": r"[spr]k_test_[A-Za-z0-9]{16,}",
+    "SG.": r"SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{30,}",  # SendGrid
+    "npm_": r"npm_[A-Za-z0-9]{36}",
+    "pypi-": r"pypi-[A-Za-z0-9_-]{50,}",
+    "eyJ": r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON Web Token
+    "-----BEGIN": r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]{16,8192}-----END "
+    r"[A-Z ]{0,30}PRIVATE KEY-----",
+}
+_NAMES = ("key", "secret", "token", "password", "passwd")
+_ALL_NAMES = tuple(written for name in _NAMES for written in (name, name.title(), name.upper()))
 RULES = (
-    _Rule("keys", "<KEY>", _KEY_HINTS, _KEYS, _is_random),
+    _Rule(
+        "keys",
+        "<KEY>",
+        tuple(_ISSUED),
+        re.compile(rf"(?<![A-Za-z0-9_-])(?P<it>{'|'.join(_ISSUED.values())})"),
+        _any,
+    ),
+    _Rule(
+        "keys",
+        "<KEY>",
+        _ALL_NAMES,
+        re.compile(
+            rf"(?P<name>{'|'.join(_ALL_NAMES)})[\"']?\s{{0,3}}(?::|=>?)\s{{0,3}}[\"']?"
+            r"(?P<it>[A-Za-z0-9+/_.=-]{16,200})"
+        ),
+        _is_secret,
+    ),
     _Rule(
         "emails",
         "<EMAIL>",
@@ -125,24 +136,28 @@ RULES = (
     _Rule(
         "addresses",
         "<IP_ADDRESS>",
-        (".", ":"),
-        re.compile(
-            r"(?<![\w.:])(?P<it>(?:\d{1,3}\.){3}\d{1,3}"
-            r"|(?:[0-9A-Fa-f]{1,4}:{1,2}){2,7}[0-9A-Fa-f]{0,4})(?![\w:]|\.\d)"
-        ),
+        DIGITS,
+        re.compile(r"(?<![\w.:])(?P<it>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?![\w:]|\.\d)"),
+        _is_public,
+    ),
+    _Rule(
+        "addresses",
+        "<IP_ADDRESS>",
+        re.compile(r":[0-9A-Fa-f]{0,4}:"),
+        re.compile(r"(?<![\w.:])(?P<it>(?:[0-9A-Fa-f]{1,4}:{1,2}){2,7}[0-9A-Fa-f]{0,4})(?![\w:])"),
         _is_public,
     ),
     _Rule(
         "cards",
         "<CARD>",
-        (),
+        DIGITS,
         re.compile(r"(?<![\w.+-])(?P<it>\d(?:[ -]?\d){12,18})(?![\w-]|\.\d)"),
         _is_card,
     ),
     _Rule(
         "phones",
         "<PHONE>",
-        (),
+        DIGITS,
         # With a country's code; or North American, with a separator between its three groups.
         re.compile(
             r"(?<![\w.+/=-])(?P<it>\+\d{1,3}(?:[ .-]?\(?\d{1,5}\)?){2,6}"
@@ -151,7 +166,6 @@ RULES = (
         _is_phone,
     ),
 )
-_DIGITS = re.compile(r"\d{3}")
 
 
 class Privacy:
@@ -164,18 +178,19 @@ class Privacy:
 
     def judge(self, text: str) -> Verdict:
         """The text with placeholders; found: how many of each kind."""
-        found = dict[str, int]()
-        has_digits = _DIGITS.search(text) is not None
+        found = Counter[str]()
         for rule in self._rules:
-            if rule.hints:
-                if not any(hint in text for hint in rule.hints):
-                    continue
-            elif not has_digits:
-                continue
-            text, count = _replaced(rule, text)
-            if count:
-                found[rule.kind] = count
-        return Keep(text, found)
+            if _may_have(rule, text):
+                text, count = _replaced(rule, text)
+                if count:
+                    found[rule.kind] += count
+        return Keep(text, dict(found))
+
+
+def _may_have(rule: _Rule, text: str) -> bool:
+    if isinstance(rule.hint, tuple):
+        return any(hint in text for hint in rule.hint)
+    return rule.hint.search(text) is not None
 
 
 def _replaced(rule: _Rule, text: str) -> tuple[str, int]:
