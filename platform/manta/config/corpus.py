@@ -333,13 +333,19 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _filters_fit(self) -> CorpusConfig:
-        for name in ("chat", "labelled"):
-            if getattr(self, name) is not None and self.filters.is_on:
-                raise ValueError(
-                    f"'filters' are for text, and '{name}' makes records of it: filter the texts "
-                    "before, and leave out 'filters'"
-                )
+        if not self.has_records or not self.filters.quality.enabled:
+            return self
+        if "c4" in self.filters.quality.rules:
+            raise ValueError(
+                "filters.quality.rules: c4 removes lines, which would change what was said in a "
+                "record: leave it out"
+            )
         return self
+
+    @property
+    def has_records(self) -> bool:
+        """Whether documents are records, with more than a text: conversations, pairs, labels."""
+        return self.chat is not None or self.labelled is not None
 
     @model_validator(mode="after")
     def _caps_fit(self) -> CorpusConfig:

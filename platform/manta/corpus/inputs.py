@@ -63,7 +63,7 @@ def open_inputs(config: CorpusConfig) -> Inputs:
         CorpusError: naming every pattern that matches nothing, or why the tokenizer can't be used.
     """
     files = resolve(config.sources)
-    filters = plan_of(config.filters)
+    filters = plan_of(config.filters, config.has_records)
     if config.chat is not None:
         tokenizer = _with_template(config.tokenizer, config.chat)
         return Inputs(files, tokenizer, _passages(config.chat, files, tokenizer), filters)

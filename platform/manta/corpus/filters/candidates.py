@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from manta.corpus.filters.dropped import start_of
 from manta.corpus.filters.minhash import shingles
+from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.stored_texts import read_texts
 from manta.corpus.leftovers import checksum
 from manta.storage.atomic import whole_file
@@ -58,7 +59,7 @@ def write_candidates(order: dict[str, Any]) -> dict[str, Any]:
     wanted, rows = set(order["wanted"]), list[dict[str, Any]]()
     for document, (standing, text) in enumerate(standing_documents(order["texts"])):
         if document in wanted:
-            grams = ngram_set(text, order["words"])
+            grams = ngram_set(said_in(text) if order["records"] else text, order["words"])
             rows.append({"document": document, **standing._asdict(), "ngrams": grams})
     path = Path(order["candidates"])
     with whole_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:

@@ -22,6 +22,7 @@ from manta.config.filters import ContaminationSection
 from manta.corpus.filters.candidates import standing_documents
 from manta.corpus.filters.dropped import SHOWN_TEXT
 from manta.corpus.filters.evaluations import EvaluationNgrams, ngrams_in
+from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.stored_texts import documents_in
 from manta.corpus.filters.words import Uint64s, ngrams, words_of
 from manta.corpus.leftovers import checksum
@@ -153,7 +154,11 @@ def joined(parts: list[Uint64s], owners: NDArray[np.uint16]) -> tuple[Uint64s, N
 def write_ngrams(order: dict[str, Any]) -> dict[str, Any]:
     """The task of one unit with documents of the test split: write their n-grams."""
     wanted = set(order["wanted"])
-    texts = (text for at, text in enumerate(documents_in(order["texts"])) if at in wanted)
+    texts = (
+        said_in(text) if order["records"] else text
+        for at, text in enumerate(documents_in(order["texts"]))
+        if at in wanted
+    )
     found, _, _ = ngrams_in(texts, order["words"])
     with whole_file(Path(order["out"])) as file:
         np.save(file, found)
@@ -172,7 +177,8 @@ def find_overlaps(order: dict[str, Any]) -> dict[str, Any]:
     overlaps = [
         (at, overlap[0], overlap[1], standing.part, standing.row, overlap[2])
         for at, (standing, text) in enumerate(standing_documents(order["texts"]))
-        if at in wanted and (overlap := index.overlap(text, order["words"])) is not None
+        if at in wanted
+        and (overlap := index.overlap(said_in(text) if order["records"] else text, order["words"]))
     ]
     return {"unit": order["unit"], "bytes": order["bytes"], "overlaps": overlaps}
 

@@ -84,6 +84,7 @@ class CorpusFilters:
         write_whole(path, content)
         sha256 = hashlib.sha256(content).hexdigest()
         settings: dict[str, Any] = {"filters": str(path), "filters_sha256": sha256}
+        settings["records"] = self._plan.has_records
         near = self._plan.section.near_duplicates
         if near.enabled:
             settings["near_duplicates"] = near.model_dump(mode="json")
@@ -91,7 +92,9 @@ class CorpusFilters:
 
     def later_settings(self, unit: int) -> dict[str, Any]:
         """What a later pass's order for a unit has: the file of the texts to read."""
-        return {"texts": str(texts_file(self._work, unit))} if self._plan.is_on else {}
+        if not self._plan.is_on:
+            return {}
+        return {"texts": str(texts_file(self._work, unit)), "records": self._plan.has_records}
 
     def leave_out(self, scanned: Scanned, bounds: list[int], bar: PrepareProgress) -> Scanned:
         """The documents with the fates that filters that compare them give them.

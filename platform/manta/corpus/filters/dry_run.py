@@ -27,6 +27,7 @@ from manta.corpus.filters.filter_chain import Dropped, FilterCounts, chain_of
 from manta.corpus.filters.filter_verdict import Filter
 from manta.corpus.filters.own_filter import OwnFilterError
 from manta.corpus.filters.privacy import Privacy
+from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.sample_comparison import near_duplicates_in, overlaps_in
 from manta.corpus.filters.show_filters import examples_of, filters_table
 from manta.corpus.inputs import Inputs
@@ -92,9 +93,9 @@ class _Sample:
 
     def __init__(self, config: CorpusConfig, inputs: Inputs):
         self._config, self._inputs = config, inputs
-        self._chain = chain_of(inputs.filters.chain)
+        self._chain = chain_of(inputs.filters.chain, inputs.filters.has_records)
         self._chain.watch = self._note_change
-        self._mask = next((one for one in self._chain.filters if isinstance(one, Privacy)), None)
+        self._mask = next((one for one in self._chain.filters if one.name == Privacy.name), None)
         self._examples = Examples()
         self._dropped: list[DroppedDocument] = []
         self._changes = defaultdict[str, list[str]](list)
@@ -178,7 +179,8 @@ class _Sample:
         identities = b"".join(identity for _, identity, _ in self._kept)
         hashes = np.frombuffer(identities, np.uint8).reshape(-1, HASH_BYTES)
         splits = split_of(hashes, split_bounds(self._config.split))
-        return [text for text, _, _ in self._kept], splits
+        said = said_in if self._inputs.filters.has_records else str
+        return [said(text) for text, _, _ in self._kept], splits
 
     def _leave_out(
         self,

@@ -25,6 +25,7 @@ from manta.corpus.filters.filter_verdict import Drop, Filter
 from manta.corpus.filters.own_filter import OwnFilter
 from manta.corpus.filters.privacy import Privacy
 from manta.corpus.filters.quality import Quality
+from manta.corpus.filters.record_filter import RecordFilter
 from manta.corpus.filters.repair import Repair
 from manta.corpus.filters.word_lists import WordList, read_entries
 
@@ -137,15 +138,17 @@ class Chain:
         return taken
 
 
-def chain_of(plan: list[dict[str, Any]]) -> Chain:
+def chain_of(plan: list[dict[str, Any]], has_records: bool = False) -> Chain:
     """The chain of a plan: for each filter its `section`, and its `entries` or `code`."""
-    return Chain([_filter_of(**entry) for entry in plan])
+    filters = [_filter_of(**entry) for entry in plan]
+    return Chain([RecordFilter(one) for one in filters] if has_records else filters)
 
 
 @lru_cache(maxsize=1)
 def stored_chain(path: str, sha256: str) -> Chain:
     """The chain of a plan in a file, made once a process; the hash keys the cache."""
-    return chain_of(json.loads(Path(path).read_bytes()))
+    plan = json.loads(Path(path).read_bytes())
+    return chain_of(plan["chain"], plan["has_records"])
 
 
 def _filter_of(

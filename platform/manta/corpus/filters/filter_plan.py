@@ -53,12 +53,14 @@ class FilterPlan:
 
     Attributes:
         section: the config's section.
+        has_records: whether documents are records, as JSON.
         evaluations: n-grams that no training document may have.
         chain: plan of the filters that judge documents one by one, for `chain_of`.
         recorded: names of the filters that are on → settings and versions, for the manifest.
     """
 
     section: FiltersSection
+    has_records: bool = False
     evaluations: list[EvaluationNgrams] = field(default_factory=list)
     chain: list[dict[str, Any]] = field(default_factory=list)
     recorded: dict[str, Any] = field(default_factory=dict)
@@ -71,11 +73,15 @@ class FilterPlan:
     @property
     def content(self) -> bytes:
         """The chain's plan as the bytes of a file."""
-        return json.dumps(self.chain).encode()
+        return json.dumps({"has_records": self.has_records, "chain": self.chain}).encode()
 
 
-def plan_of(section: FiltersSection) -> FilterPlan:
+def plan_of(section: FiltersSection, has_records: bool) -> FilterPlan:
     """Read what the filters need, and try to make them.
+
+    Args:
+        section: the config's section.
+        has_records: whether documents are records, as JSON.
 
     Raises:
         CorpusError, ConfigError: if a file can't be read or used, or a package is missing.
@@ -99,7 +105,7 @@ def plan_of(section: FiltersSection) -> FilterPlan:
         else:
             recorded[kind] = noted
     _names_differ(section)
-    chain_of(chain)
+    chain_of(chain, has_records)
     evaluations = list[EvaluationNgrams]()
     if section.near_duplicates.enabled:
         recorded["near_duplicates"] = _noted("near_duplicates", section.near_duplicates)
@@ -110,7 +116,7 @@ def plan_of(section: FiltersSection) -> FilterPlan:
         }
     if caps := [_noted("caps", one) for one in section.caps if one.enabled]:
         recorded["caps"] = caps
-    return FilterPlan(section, evaluations, chain, recorded)
+    return FilterPlan(section, has_records, evaluations, chain, recorded)
 
 
 def _noted(kind: str, section: FilterSection) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from manta.corpus.filters.dropped import Examples
 from manta.corpus.filters.filter_chain import Chain, FilterCounts, stored_chain
 from manta.corpus.filters.minhash import banding, sketches
 from manta.corpus.filters.own_filter import OwnFilterError
+from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.stored_texts import write_texts
 from manta.corpus.leftovers import checksum, dropped_file, sketches_file, texts_file
 from manta.storage.atomic import whole_file
@@ -107,7 +108,8 @@ class UnitFilter:
 
     def _write_sketches(self, work: Path, order: dict[str, Any]) -> Path:
         section = NearDuplicatesSection.model_validate(order["near_duplicates"])
-        found = sketches(self.documents, section.words, banding(section.threshold))
+        texts = [said_in(one) for one in self.documents] if order["records"] else self.documents
+        found = sketches(texts, section.words, banding(section.threshold))
         path = sketches_file(work, order["unit"])
         with whole_file(path) as file:
             np.save(file, found)
