@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from manta.sample.format import Format
     from manta.show.compare.comparison import ComparedRun, Comparison
     from manta.show.compare.ranking import Ranking
+    from manta.show.evaluations.paired_comparison import PairedComparison
     from manta.storage.place import Place
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "CorpusError",
     "DivergedError",
     "MantaError",
+    "RecordedEvaluation",
     "RecordedRun",
     "RecordedSweep",
     "RunConfig",
@@ -47,6 +49,9 @@ __all__ = [
     "SweepConfig",
     "TrainingError",
     "compare",
+    "compare_evaluations",
+    "evaluate",
+    "open_evaluation",
     "open_run",
     "open_sweep",
     "read_metrics",
@@ -149,6 +154,45 @@ class ComparedRuns:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class RecordedEvaluation:
+    """An evaluation as its record describes it.
+
+    Attributes:
+        name: the evaluation's name.
+        folder: the evaluation's folder or URL.
+        model: folder or URL of the model.
+        step: step of the run's checkpoint; None for an exported model.
+        fingerprint: SHA-256 of the model's weights.
+        values: value of each metric as ``EVALUATOR/METRIC``, and of slices with ``[KIND=SLICE]``.
+        final: whether a test split was read.
+    """
+
+    name: str
+    folder: str
+    model: str
+    step: int | None
+    fingerprint: str
+    values: Mapping[str, float]
+    final: bool
+
+    def examples(self) -> pa.Table:
+        """A table with a row for each example: evaluator, id, slices, metrics, prompt, answer."""
+        from manta.record.evaluation_record import read_evaluation, read_examples
+
+        place = _place(self.folder)
+        return _table(
+            {
+                "evaluator": row.evaluator,
+                "id": row.id,
+                **row.slices,
+                **{name: top / of for name, (top, of) in row.sums.items() if of},
+                **{key: row.shown[key] for key in ("prompt", "answer") if key in row.shown},
+            }
+            for row in read_examples(place, read_evaluation(place))
+        )
+
+
 def train(
     config: ConfigSource | RunConfig,
     overrides: Overrides | None = None,
@@ -242,6 +286,82 @@ def compare(
         verdict=tuple(sentence.text for sentence in sentences(comparison, ranking)),
         warnings=comparison.warnings,
     )
+
+
+def evaluate(
+    model: Folder | RecordedRun,
+    config: ConfigSource,
+    overrides: Overrides | None = None,
+    *,
+    step: int | None = None,
+    output: Folder | None = None,
+    final: bool = False,
+) -> RecordedEvaluation:
+    """Measure a run's or an exported model, as `manta evaluate` does.
+
+    Args:
+        model: a run, or the folder of an exported model.
+        config: a YAML file, or the same as a mapping, whose files are then looked for from the
+            current folder.
+        overrides: values by dotted key.
+        step: step of the run's checkpoint; by default the newest.
+        output: the result's folder; by default one in the model's folder.
+        final: whether the test split may be read, which is noted.
+
+    Raises:
+        MantaError: naming what is wrong and what to do; most mistakes before a model is loaded.
+    """
+    from manta.config.evaluation import located as with_files
+
+    loaded = with_files(_written(config, overrides))
+    from manta.evaluate.run_evaluation import evaluate as run
+
+    folder = None if output is None else _place(os.fspath(output))
+    made = run(_place(_folder_of(model)), step, loaded, output=folder, final=final)
+    return _evaluation_at(made)
+
+
+def open_evaluation(folder: Folder, name: str | None = None) -> RecordedEvaluation:
+    """An existing evaluation.
+
+    Args:
+        folder: an evaluation's folder, or that of a model whose last step's one is taken.
+        name: name of a model's evaluation; by default any.
+
+    Raises:
+        RunError: if there is none.
+    """
+    from manta.record.evaluation_record import find_evaluation
+
+    return _evaluation_at(find_evaluation(_place(os.fspath(folder)), name))
+
+
+def compare_evaluations(
+    baseline: Folder | RecordedEvaluation, *others: Folder | RecordedEvaluation
+) -> pa.Table:
+    """Compare evaluations with a baseline's, example by example.
+
+    Args:
+        baseline: an evaluation, its folder, or that of its model.
+        others: the evaluations to compare with it.
+
+    Returns:
+        A table with a row for each metric, and for each slice of the first metric of an evaluator:
+        model, metric, baseline, value, low and high (ends of the interval of the difference, null
+        without one), won and lost (examples), verdict.
+
+    Raises:
+        RunError: if one can't be read, or nothing can be compared.
+    """
+    from manta.record.evaluation_record import find_evaluation
+    from manta.show.evaluations.paired_comparison import compare_evaluations as compare_all
+
+    given = [
+        one if isinstance(one, RecordedEvaluation) else open_evaluation(one)
+        for one in (baseline, *others)
+    ]
+    found = compare_all([find_evaluation(_place(one.folder)) for one in given])
+    return _table(_difference_rows(found))
 
 
 def read_metrics(
@@ -390,6 +510,39 @@ def _sweep_at(place: Place) -> RecordedSweep:
         trials=_table(rows),
         best=best.name if best else None,
     )
+
+
+def _evaluation_at(place: Place) -> RecordedEvaluation:
+    from manta.record.evaluation_record import read_evaluation
+
+    record = read_evaluation(place)
+    return RecordedEvaluation(
+        name=record.name,
+        folder=str(place),
+        model=record.model.place,
+        step=record.model.step,
+        fingerprint=record.model.fingerprint,
+        values=record.values(),
+        final=record.final,
+    )
+
+
+def _difference_rows(comparisons: Iterable[PairedComparison]) -> Iterable[dict[str, Any]]:
+    from manta.record.metric_text import model_name
+
+    for comparison in comparisons:
+        for name, difference in comparison.differences().items():
+            yield {
+                "model": model_name(comparison.second.model),
+                "metric": name,
+                "baseline": difference.first,
+                "value": difference.second,
+                "low": difference.low,
+                "high": difference.high,
+                "won": difference.won,
+                "lost": difference.lost,
+                "verdict": difference.verdict,
+            }
 
 
 def _compared_rows(comparison: Comparison, ranking: Ranking) -> Iterable[dict[str, Any]]:

@@ -8,6 +8,8 @@ import pytest
 from written_configs import CORPUS, RUN, SEGMENTS
 
 from manta.config import ConfigError, CorpusConfig, RunConfig, load
+from manta.config.evaluation import load_evaluation
+from manta.config.gate import load_gate
 from manta.config.load import COMMAND_LINE
 from manta.config.mistakes import keys
 from manta.config.sweep import load_sweep
@@ -220,7 +222,8 @@ JOBS = Path(__file__).parents[2] / "jobs"
     "path", sorted(JOBS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}"
 )
 def test_the_configs_of_the_examples_are_valid(path: Path) -> None:
-    if path.name == "sweep.yaml":
-        load_sweep(path)
+    own = {"sweep.yaml": load_sweep, "eval.yaml": load_evaluation, "gate.yaml": load_gate}
+    if path.name in own:
+        own[path.name](path)
     else:
         load(path, RunConfig if "schedule:" in path.read_text() else CorpusConfig)

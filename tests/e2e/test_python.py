@@ -20,12 +20,17 @@ PAGE = (ROOT / "docs" / "python.md").read_text()
 # Users build on these: another name, argument or field is a decision, and goes into the changelog.
 SURFACE = """
 ComparedRuns: metric, runs, verdict, warnings
+RecordedEvaluation: name, folder, model, step, fingerprint, values, final
+RecordedEvaluation.examples(self)
 RecordedRun: name, folder, status, steps, tokens, loss, val_loss, best_val_loss, device_hours, \
 cost, goodput, device_seconds
 RecordedRun.metrics(self, kind=None)
 RecordedSweep: name, folder, status, metric, mode, trials, best
 RecordedSweep.run(self, trial)
 compare(runs, *, metric=None, page=None)
+compare_evaluations(baseline, *others)
+evaluate(model, config, overrides=None, *, step=None, output=None, final=False)
+open_evaluation(folder, name=None)
 open_run(folder)
 open_sweep(folder)
 read_metrics(run, kind=None)
@@ -114,7 +119,7 @@ def test_what_the_page_shows_runs(
         "space": "./space.py",
     }
     write_yaml(Path("sweep.yaml"), sections)
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     shown: dict[str, object] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), shown)  # the page is our own
@@ -122,6 +127,7 @@ def test_what_the_page_shows_runs(
     check_runs(shown["run"], shown["table"], config)
     check_comparison(shown["comparison"])
     check_sweep(shown["sweep"])
+    check_evaluation(shown["first"], shown["run"])
 
 
 def check_runs(run: object, table: object, config: dict[str, object]) -> None:
@@ -145,6 +151,17 @@ def check_runs(run: object, table: object, config: dict[str, object]) -> None:
         api.train(built, fresh=True)
     with pytest.raises(api.RunError, match="no run"):
         api.read_metrics("runs")
+
+
+def check_evaluation(found: object, run: object) -> None:
+    assert isinstance(found, api.RecordedEvaluation)
+    assert isinstance(run, api.RecordedRun)
+    assert found == api.open_evaluation("runs/first", "quality")
+    rows = found.examples()
+    assert set(rows.column("evaluator").to_pylist()) == {"held_out"}
+    assert rows.column("source").to_pylist() == ["made"] * rows.num_rows
+    with pytest.raises(api.ConfigError, match="nothing to measure"):
+        api.evaluate(run, {"name": "nothing"})
 
 
 def check_comparison(comparison: object) -> None:

@@ -69,6 +69,8 @@ def test_code_passes_if_its_test_ends_well(monkeypatch: pytest.MonkeyPatch) -> N
     answer = f"Sure:\n```python\n{code}\n```\nDone."
     assert checked(one, answer, LIMITS)[0].passed
     assert run_test(code, "assert double(2) == 5", LIMITS) == "AssertionError"
+    begun = record(test="assert double(2) == 4")
+    assert checked(begun, " 2 * x", LIMITS, before="def double(x):\n    return")[0].passed
 
 
 @pytest.mark.parametrize(

@@ -272,11 +272,6 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
     return located(read(path, overrides))
 
 
-def evaluation_of(given: Mapping[str, Any], source: str) -> EvaluationConfig:
-    """The config in a mapping, whose paths are relative to the current folder; see `located`."""
-    return located(Written(dict(given), source, {}, {}, {(key,): source for key in given}))
-
-
 def located(written: Written) -> EvaluationConfig:
     """A checked config whose files are there, with their absolute paths, and own code's text.
 

@@ -61,13 +61,16 @@ def check_record(record: FileRecord) -> None:
             raise record.wrong(f"'test' is no Python: {error}") from None
 
 
-def checked(record: FileRecord, answer: str, sandbox: SandboxSection) -> list[AnswerCheck]:
+def checked(
+    record: FileRecord, answer: str, sandbox: SandboxSection, before: str = ""
+) -> list[AnswerCheck]:
     """What each check of a record finds of an answer.
 
     Args:
         record: a record that `check_record` has passed.
         answer: the model's answer.
         sandbox: limits of code that is run.
+        before: text that the answer goes on from, whose code it completes.
     """
     said, found = answer.strip(), list[AnswerCheck]()
     if wanted := record.texts("exact"):
@@ -81,7 +84,8 @@ def checked(record: FileRecord, answer: str, sandbox: SandboxSection) -> list[An
     if "schema" in record.content:
         found.append(_by_schema(said, record.content["schema"]))
     if (test := record.text("test")) is not None:
-        why = run_test(code_of(answer), test, sandbox)
+        code = code_of(answer) if FENCED.search(answer) else before + answer
+        why = run_test(code, test, sandbox)
         found.append(_result("test", not why, why))
     return found
 

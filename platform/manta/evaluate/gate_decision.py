@@ -143,7 +143,7 @@ def _regression(
             f"{key}: neither less nor more of it is known to be better: say it in own.NAME.better, "
             "or leave it out"
         )
-    difference = differences_of(comparison).get(name)
+    difference = comparison.differences().get(name)
     margin = f" by more than {change_text(metric, section.margin)[1:]}" if section.margin else ""
     sign = 1 if better == "min" else -1
     if difference is None:
@@ -179,13 +179,3 @@ def _passes(difference: PairedDifference, sign: int, section: RegressionSection)
     if not math.isfinite(least) or not math.isfinite(most):
         return False
     return (most if section.proven else least) <= section.margin
-
-
-def differences_of(comparison: PairedComparison) -> dict[str, PairedDifference]:
-    """All differences over examples, by the name of their metric, with those of slices."""
-    found = dict[str, PairedDifference]()
-    for one in comparison.evaluators:
-        found |= {f"{one.name}/{metric}": d for metric, d in one.paired.items()}
-        for ((kind, name), metric), difference in one.slices.items():
-            found[f"{one.name}/{metric}[{kind}={name}]"] = difference
-    return found

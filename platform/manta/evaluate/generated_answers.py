@@ -12,7 +12,7 @@ import numpy as np
 
 from manta.config.errors import ConfigError, RunError
 from manta.config.evaluation import GenerationsEvaluation
-from manta.evaluate.answer_checks import CHECKS, check_record, checked
+from manta.evaluate.answer_checks import CHECKS, AnswerCheck, check_record, checked
 from manta.evaluate.evaluator import Measured
 from manta.evaluate.faithfulness import claims_of
 from manta.evaluate.model_at_hand import Answer, ModelAtHand
@@ -60,7 +60,7 @@ class GeneratedAnswers:
             )
         prompts = [self._ids(model, record) for record in self._file.records]
         model.answer(prompts[0], tokens=2)  # the first pass is slow, and is not measured
-        answers, rows = list[Answer](), list[ExampleRow]()
+        answers, rows, asks = list[Answer](), list[ExampleRow](), self._asks(model)
         for record, ids in zip(self._file.records, prompts, strict=True):
             answer = model.answer(
                 ids,
@@ -70,7 +70,7 @@ class GeneratedAnswers:
                 stop=self._section.stop,
             )
             answers.append(answer)
-            rows.append(self._row(record, answer))
+            rows.append(self._row(record, answer, None if asks else record.text("prompt")))
         remarks = list[str]()
         if not any("success" in row.sums for row in rows):
             remarks.append("No record has a check or says what is expected: there is no success.")
@@ -93,9 +93,13 @@ class GeneratedAnswers:
             )
         return ids
 
+    def _asks(self, model: ModelAtHand) -> bool:
+        """Whether prompts go through the chat template."""
+        return self._section.style == "chat" or (self._section.style == "auto" and model.speaks)
+
     def _prompt(self, model: ModelAtHand, record: FileRecord) -> list[int]:
         messages: list[dict[str, Any]] | None = record.content.get("messages")
-        speaks = self._section.style == "chat" or (self._section.style == "auto" and model.speaks)
+        speaks = self._asks(model)
         if speaks and not model.speaks:
             raise ConfigError(
                 f"generations.{self.name}.style = 'chat': the tokenizer of {model.where} has no "
@@ -111,7 +115,7 @@ class GeneratedAnswers:
 
     # -------------------------------------------------------------------------------------- rows
 
-    def _row(self, record: FileRecord, answer: Answer) -> ExampleRow:
+    def _row(self, record: FileRecord, answer: Answer, before: str | None) -> ExampleRow:
         section, text = self._section, answer.text
         declined = _matches(text, section.refusals)
         sums: Sums = {
@@ -124,7 +128,8 @@ class GeneratedAnswers:
             "seconds": round(answer.seconds, 6),
             "first_token": round(answer.first_token, 6),
         }
-        self._add_success(record, text, declined, sums, shown)
+        results = checked(record, text, section.sandbox, before or "")
+        self._add_success(record, results, declined, sums, shown)
         if (context := record.text("context")) is not None:
             claims = claims_of(text, context, section.faithfulness.support)
             unsupported = [claim.text for claim in claims if not claim.supported]
@@ -143,13 +148,12 @@ class GeneratedAnswers:
     def _add_success(
         self,
         record: FileRecord,
-        text: str,
+        results: Sequence[AnswerCheck],
         declined: bool,
         sums: Sums,
         shown: dict[str, Any],
     ) -> None:
         expected = record.text("expect")
-        results = checked(record, text, self._section.sandbox)
         if expected == "refusal":
             sums["refused_rightly"] = (declined, 1)
         else:

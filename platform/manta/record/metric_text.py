@@ -7,7 +7,7 @@ from manta.record import number_format as words
 from manta.record.evaluation_record import EvaluatedFacts, EvaluationRecord
 
 SHARE, SECONDS = "share of 1", "s"
-POINTS = " points"
+POINTS = " pp"  # percentage points
 # From here on a plain number has no digits after the point.
 LARGE = 1000
 # Metrics that are shown first: how well a model answers, at what cost, how well it predicts.

@@ -74,6 +74,15 @@ class PairedComparison:
     tests: int
     remarks: tuple[str, ...]
 
+    def differences(self) -> dict[str, PairedDifference]:
+        """All differences over examples by the name of their metric, with those of slices."""
+        found = dict[str, PairedDifference]()
+        for one in self.evaluators:
+            found |= {f"{one.name}/{metric}": d for metric, d in one.paired.items()}
+            for ((kind, name), metric), difference in one.slices.items():
+                found[f"{one.name}/{metric}[{kind}={name}]"] = difference
+        return found
+
 
 def compare_evaluations(
     places: Sequence[Place], tests: int | None = None

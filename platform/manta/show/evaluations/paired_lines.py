@@ -35,7 +35,7 @@ def print_comparisons(comparisons: Sequence[PairedComparison], console: Console)
             table = Table(box=None, header_style="bold", pad_edge=False)
             shown = [h for h in HEADINGS if console.width >= WIDE or h not in LEFT_OUT]
             for heading in shown:
-                left, whole = heading == "metric", heading in ("metric", "verdict")
+                left, whole = heading == "metric", heading in ("metric", "interval", "verdict")
                 table.add_column(heading, justify="left" if left else "right", no_wrap=whole)
             for row, verdict in rows_of(one, slices=console.width >= WIDE):
                 named = dict(zip(HEADINGS, row, strict=True))
