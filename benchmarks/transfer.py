@@ -1,7 +1,7 @@
 """Is the best learning rate of a small model the best of a wide or a deep one?
 
     python benchmarks/transfer.py [--over width|depth] [--sizes 64,128,256,512] [--rates 5,11]
-        [--steps 100] [--seeds 1] [--threads 2] [--out FILE.json]
+        [--steps 100] [--seeds 1] [--threads 1] [--out FILE.json]
 
 Llamas with heads of 16 trained on the bytes of Manta's own sources, 16 rows of 64 bytes a step and
 no byte twice: as Transformers does it, and by `model.parametrization` (mup over widths at depth 2,
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rates", default="5,11", help="smallest and largest negative exponent")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -54,6 +55,7 @@ def main() -> None:
         found[name] = {size: {} for size in sizes}
         for size in sizes:
             for exponent in exponents:
+                print(f"{name}: {given.over} {size}, 2^{exponent}", file=sys.stderr, flush=True)
                 losses = [
                     final_loss(given.over, name, size, sizes[0], 2.0**exponent, given.steps, seed)
                     for seed in range(given.seeds)

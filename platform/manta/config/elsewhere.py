@@ -245,6 +245,19 @@ RUN = (
     ),
     ("momentum nesterov sgd_momentum muon_momentum", "use optimizer.momentum, optimizer.nesterov"),
     (
+        "ema ema_decay use_ema weight_averaging swa polyak",
+        "an average of the weights is optimizer.average, such as {half_life: 1%}",
+    ),
+    (
+        "mup use_mup mup_base_width completep base_width parametrization",
+        "first values and rates by the model's sizes are model.parametrization, such as "
+        "{type: mup, base_width: 128}",
+    ),
+    (
+        "schedule_free schedulefree",
+        "not supported: an average of the weights at a constant rate is optimizer.average",
+    ),
+    (
         "param_groups parameter_groups lr_multipliers lr_mult layerwise_lr no_decay "
         "no_weight_decay no_decay_params",
         "rates and decays of their own for some weights are optimizer.groups, such as "
