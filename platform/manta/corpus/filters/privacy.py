@@ -35,6 +35,7 @@ class _Rule(NamedTuple):
             in each of these.
         pattern: regular expression of candidates; its group "it" is what is replaced.
         is_right: whether a candidate is such data.
+        in_a_line: whether such data is always within a line.
     """
 
     kind: PrivateKind
@@ -42,6 +43,7 @@ class _Rule(NamedTuple):
     hint: tuple[str, ...] | re.Pattern[str]
     pattern: re.Pattern[str]
     is_right: Callable[[Match], bool]
+    in_a_line: bool = True
 
 
 def _any(match: Match) -> bool:
@@ -112,6 +114,7 @@ RULES = (
         tuple(_ISSUED),
         re.compile(rf"(?<![A-Za-z0-9_-])(?P<it>{'|'.join(_ISSUED.values())})"),
         _any,
+        in_a_line=False,
     ),
     _Rule(
         "keys",
@@ -122,6 +125,7 @@ RULES = (
             r"(?P<it>[A-Za-z0-9+/_.=-]{16,200})"
         ),
         _is_secret,
+        in_a_line=False,
     ),
     _Rule(
         "emails",
@@ -179,9 +183,11 @@ class Privacy:
     def judge(self, text: str) -> Verdict:
         """The text with placeholders; found: how many of each kind."""
         found = Counter[str]()
+        # Placeholders bring no digit, so what has none before a rule has none after it.
+        has_digits = DIGITS.search(text) is not None
         for rule in self._rules:
-            if _may_have(rule, text):
-                text, count = _replaced(rule, text)
+            if has_digits if rule.hint is DIGITS else _may_have(rule, text):
+                text, count = _in_lines(rule, text) if rule.in_a_line else _replaced(rule, text)
                 if count:
                     found[rule.kind] += count
         return Keep(text, dict(found))
@@ -191,6 +197,16 @@ def _may_have(rule: _Rule, text: str) -> bool:
     if isinstance(rule.hint, tuple):
         return any(hint in text for hint in rule.hint)
     return rule.hint.search(text) is not None
+
+
+def _in_lines(rule: _Rule, text: str) -> tuple[str, int]:
+    """The same as `_replaced`, which reads only the lines that may have such data."""
+    lines, total = text.split("\n"), 0
+    for number, line in enumerate(lines):
+        if _may_have(rule, line):
+            lines[number], count = _replaced(rule, line)
+            total += count
+    return ("\n".join(lines) if total else text), total
 
 
 def _replaced(rule: _Rule, text: str) -> tuple[str, int]:

@@ -53,11 +53,17 @@ def top_share(words: Words, length: int, total: int) -> float:
     if len(words.hashes) < length:
         return 0.0
     found = ngrams(words.hashes, length)
-    _, first, counts = np.unique(found, return_index=True, return_counts=True)
+    ordered = np.sort(found)
+    begins = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    bounds = np.concatenate([[0], begins, [len(ordered)]])
+    counts = bounds[1:] - bounds[:-1]
     most = counts.max()
     if most < 2:
         return 0.0
-    places = first[counts == most]
+    most_often = ordered[bounds[:-1][counts == most]]
+    at = np.searchsorted(most_often, found)
+    at[at == len(most_often)] = 0
+    places = np.flatnonzero(most_often[at] == found)
     longest = (words.ends[places + length - 1] - words.starts[places]).max()
     return min(1.0, int(longest) * int(most) / total)
 
@@ -67,11 +73,11 @@ def duplicate_share(words: Words, length: int, total: int) -> float:
     if len(words.hashes) < length:
         return 0.0
     found = ngrams(words.hashes, length)
-    order = np.argsort(found, kind="stable")
-    places = order[1:][found[order[1:]] == found[order[:-1]]]
-    if not len(places):
+    ordered = np.sort(found)  # several times as fast as argsort, and most texts have none
+    if not (ordered[1:] == ordered[:-1]).any():
         return 0.0
-    places.sort()
+    order = np.argsort(found, kind="stable")
+    places = np.sort(order[1:][found[order[1:]] == found[order[:-1]]])
     starts, ends = words.starts[places], words.ends[places + length - 1]
     # Runs begin in order, so each adds what lies beyond the end of the one before.
     before = np.concatenate([[0], ends[:-1]])
