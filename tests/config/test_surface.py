@@ -122,6 +122,8 @@ CORPUS_KEYS = """
     chat.columns
     labelled.length labelled.labels labelled.text labelled.label labelled.too_long
     labelled.packing
+    filters.boilerplate.enabled filters.boilerplate.documents filters.boilerplate.share
+    filters.boilerplate.characters
     filters.repair.enabled filters.repair.mojibake filters.repair.unicode
     filters.privacy.enabled filters.privacy.find
     filters.lists.enabled filters.lists.name filters.lists.path filters.lists.action

@@ -142,6 +142,8 @@ def test_a_function_can_keep_or_drop_a_record_but_not_rewrite_it(chats, tmp_path
 def test_rules_that_remove_lines_are_refused_for_records(chats):
     with pytest.raises(ValueError, match="c4 removes lines"):
         chats([["a", "b"]], filters={"quality": {"rules": ["c4"]}})
+    with pytest.raises(ValueError, match=r"filters.boilerplate removes lines"):
+        chats([["a", "b"]], filters={"boilerplate": {}})
     chats([["a", "b"]], filters={"quality": {"enabled": False, "rules": ["c4"]}})
 
 

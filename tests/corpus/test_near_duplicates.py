@@ -228,6 +228,7 @@ def everything(jsonl, tmp_path: Path) -> dict:
     """A config's part: sources of several units, and filters of both kinds."""
     texts = [text_of(seed) for seed in range(80)]
     near = [edited(text, 2, 1 + seed) for seed, text in enumerate(texts[:30])]
+    near = [f"{one}\n Home | News | Contact" for one in near]
     near += [f"{text_of(200)} by a@b.org", f"{text_of(201)} cafe\u0301"]
     quiz = [f"Q: {' '.join(text.split()[20:40])}?" for text in texts[40:44]]
     path = tmp_path / "quiz.jsonl"
@@ -240,6 +241,7 @@ def everything(jsonl, tmp_path: Path) -> dict:
             for name, some in (("a", texts), ("b", near))
         ],
         "filters": {
+            "boilerplate": {"documents": 5},
             "repair": {},
             "privacy": {},
             "lists": [{"name": "some", "path": listed(tmp_path)}],
@@ -342,7 +344,7 @@ def test_files_of_the_filters_that_are_damaged_are_made_anew(
         patch.setattr("manta.corpus.prepare._Preparation.encode", interrupted)
         with pytest.raises(Interrupted):
             prepare(settings, progress=False)
-    kinds = ("texts.arrow", "dropped.arrow", "sketches.npy", "candidates.arrow")
+    kinds = ("lines.npz", "texts.arrow", "dropped.arrow", "sketches.npy", "candidates.arrow")
     for kind in (*kinds, "near_duplicates.npz", "contamination.npz"):
         path = sorted((tmp_path / "out" / ".prepare").glob(f"*{kind}"))[-1]
         content = bytearray(path.read_bytes())

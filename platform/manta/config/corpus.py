@@ -333,9 +333,14 @@ class CorpusConfig(Section):
 
     @model_validator(mode="after")
     def _filters_fit(self) -> CorpusConfig:
-        if not self.has_records or not self.filters.quality.enabled:
+        if not self.has_records:
             return self
-        if "c4" in self.filters.quality.rules:
+        if self.filters.boilerplate.enabled:
+            raise ValueError(
+                "filters.boilerplate removes lines, which would change what was said in a record: "
+                "leave it out"
+            )
+        if self.filters.quality.enabled and "c4" in self.filters.quality.rules:
             raise ValueError(
                 "filters.quality.rules: c4 removes lines, which would change what was said in a "
                 "record: leave it out"

@@ -65,6 +65,23 @@ class FilterSection(Section):
         return {"enabled": value} if isinstance(value, bool) else value
 
 
+class BoilerplateSection(FilterSection):
+    """Lines that many documents of a source have, such as menus and notices."""
+
+    documents: int = Field(
+        default=20, ge=2, description="documents of a source from which on a line is boilerplate"
+    )
+    share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the source's documents that must have the line as well",
+    )
+    characters: int = Field(
+        default=10, ge=1, description="shorter lines stay, such as brackets in code"
+    )
+
+
 class RepairSection(FilterSection):
     """Texts whose encoding was mistaken, and Unicode's several ways to write a character."""
 
@@ -226,6 +243,7 @@ class CapSection(FilterSection):
 class FiltersSection(Section):
     """The filters of a corpus, in the order in which they run; those left out don't run."""
 
+    boilerplate: BoilerplateSection = BoilerplateSection(enabled=False)
     repair: RepairSection = RepairSection(enabled=False)
     privacy: PrivacySection = PrivacySection(enabled=False)
     lists: list[WordListSection] = Field(
@@ -257,7 +275,13 @@ class FiltersSection(Section):
         return [one for one in found if one.enabled]
 
     @property
+    def of_whole(self) -> list[str]:
+        """Names of the filters that are on and say nothing of a sample."""
+        first = ["boilerplate"] if self.boilerplate.enabled else []
+        return [*first, *(f"caps.{one.name}" for one in self.caps if one.enabled)]
+
+    @property
     def is_on(self) -> bool:
         """Whether any filter runs."""
-        later = [self.near_duplicates, self.decontaminate, *self.caps]
+        later = [self.boilerplate, self.near_duplicates, self.decontaminate, *self.caps]
         return bool(self.judging) or any(one.enabled for one in later)

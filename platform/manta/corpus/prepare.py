@@ -165,9 +165,15 @@ class _Preparation:
             **self.filters.scan_settings(),
         }
         todo = [u for u in self.plan.units if not leftovers.scan_file(work, u.index).exists()]
+        self.filters.count_lines(todo, self.bar)
         phase = self.bar.phase("reading", sum(unit.bytes for unit in self.plan.units))
         phase.found(sum(u.bytes for u in self.plan.units) - sum(u.bytes for u in todo), 0)
-        orders = [work_units.order(unit, self.files, self.config) | common for unit in todo]
+        orders = [
+            work_units.order(unit, self.files, self.config)
+            | common
+            | self.filters.unit_settings(unit)
+            for unit in todo
+        ]
         for done in worker_pool.run(scan.scan_unit, orders):
             phase.advance(done["bytes"], done["documents"])
         phase.done()

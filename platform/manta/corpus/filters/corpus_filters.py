@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,12 @@ from manta.config.corpus import CorpusConfig
 from manta.config.filters import CapSection
 from manta.corpus import work_units, worker_pool
 from manta.corpus.documents import CAPPED, CONTAMINATED, KEPT, NEAR_DUPLICATE, split_of
+from manta.corpus.filters.boilerplate import (
+    boilerplate_in,
+    count_lines,
+    is_counted,
+    lines_file,
+)
 from manta.corpus.filters.candidates import Candidates, opened
 from manta.corpus.filters.caps import Caps
 from manta.corpus.filters.contamination import Decontamination, Overlap
@@ -25,7 +31,7 @@ from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, Examp
 from manta.corpus.filters.filter_chain import FilterCounts
 from manta.corpus.filters.filter_plan import FilterPlan
 from manta.corpus.filters.near_duplicates import NearDuplicates, Search
-from manta.corpus.leftovers import dropped_file, texts_file
+from manta.corpus.leftovers import checksum, dropped_file, texts_file
 from manta.corpus.manifest import FilterRecord
 from manta.corpus.progress_bar import PrepareProgress
 from manta.corpus.scan import Scanned, row_name
@@ -37,6 +43,7 @@ OVER_CAP = "over the cap"
 NEAR_REASONS = ("of another split", "of another source", "of its source")
 # What the progress bar calls the passes over candidates, pairs, the test split, and all others.
 PHASES = {
+    "count_lines": "lines",
     "write_candidates": "gathering",
     "compare_pairs": "comparing",
     "write_ngrams": "test split",
@@ -46,6 +53,24 @@ PHASES = {
 PLAN_FILE = "filters.json"
 # Rows of a row group of the record.
 GROUP = 10_000
+
+
+Run: TypeAlias = Callable[[worker_pool.Task, list[dict[str, Any]]], Iterator[dict[str, Any]]]
+
+
+def _shown(bar: PrepareProgress) -> Run:
+    """Does a task for each of some orders, and shows how far that is."""
+
+    def run(task: worker_pool.Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if not orders:
+            return
+        phase = bar.phase(PHASES[task.__name__], sum(order["bytes"] for order in orders))
+        for done in worker_pool.run(task, orders):
+            phase.advance(done["bytes"], 0)
+            yield done
+        phase.done()
+
+    return run
 
 
 class CorpusFilters:
@@ -72,6 +97,7 @@ class CorpusFilters:
         self._near: NearDuplicates | None = None
         self._overlaps: list[Overlap] = []
         self._owners: list[str] = []
+        self._boilerplate = dict[int, tuple[str, str, str]]()  # by source: file, hash, section
         self._caps: list[tuple[str, Caps, NDArray[np.int64]]] = []
         self._later = dict[str, FilterCounts]()
         self._why = np.empty(0, np.int8)  # near-duplicates' indices in NEAR_REASONS
@@ -90,6 +116,33 @@ class CorpusFilters:
             settings["near_duplicates"] = near.model_dump(mode="json")
         return settings
 
+    def count_lines(self, units: list[Unit], bar: PrepareProgress) -> None:
+        """Find the boilerplate of each source, if that is removed and some of `units` are left."""
+        section = self._plan.section.boilerplate
+        if not section.enabled or not units:
+            return
+        run = _shown(bar)
+        orders = [
+            work_units.order(unit, self._files, self._config)
+            | {"lines": str(path), "characters": section.characters}
+            for unit in self._units.units
+            if not is_counted(path := lines_file(self._work, unit.index))
+        ]
+        for _ in run(count_lines, orders):
+            pass
+        for source in range(len(self._config.sources)):
+            own = [unit.index for unit in self._units.units if unit.source == source]
+            lines = boilerplate_in([lines_file(self._work, unit) for unit in own], section)
+            path = self._work / f"boilerplate-{source}.npy"
+            with whole_file(path) as file:
+                np.save(file, lines)
+            self._boilerplate[source] = (str(path), checksum(path), section.model_dump_json())
+
+    def unit_settings(self, unit: Unit) -> dict[str, Any]:
+        """What the first pass's order for one unit has for filters."""
+        found = self._boilerplate.get(unit.source)
+        return {"boilerplate": found} if found else {}
+
     def later_settings(self, unit: int) -> dict[str, Any]:
         """What a later pass's order for a unit has: the file of the texts to read."""
         if not self._plan.is_on:
@@ -106,16 +159,7 @@ class CorpusFilters:
         """
         section, fates = self._plan.section, scanned.fates.copy()
         splits = split_of(scanned.hashes, bounds)
-
-        def run(task: worker_pool.Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-            if not orders:
-                return
-            phase = bar.phase(PHASES[task.__name__], sum(order["bytes"] for order in orders))
-            for done in worker_pool.run(task, orders):
-                phase.advance(done["bytes"], 0)
-                yield done
-            phase.done()
-
+        run = _shown(bar)
         place = (self._work, scanned.begins, self._order, run)
         if section.near_duplicates.enabled:
             bar.say("looking for near-duplicates …")

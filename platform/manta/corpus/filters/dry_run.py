@@ -54,7 +54,7 @@ class DryRun:
         dropped: documents that were dropped and are shown.
         changes: name of a filter → parts of texts that it changed, as they became.
         problems: rows and files that can't be used; the first ones.
-        caps: names of the caps, which are of the whole corpus and say nothing of a sample.
+        whole: names of the filters that count in the whole corpus, so did not run.
     """
 
     documents: int
@@ -64,7 +64,7 @@ class DryRun:
     dropped: list[DroppedDocument]
     changes: dict[str, list[str]]
     problems: list[str]
-    caps: list[str]
+    whole: list[str]
 
 
 def dry_run(config: CorpusConfig, inputs: Inputs, sample_bytes: int = SAMPLE_BYTES) -> DryRun:
@@ -235,7 +235,7 @@ class _Sample:
             self._dropped,
             dict(self._changes),
             self._problems,
-            [cap.name for cap in self._inputs.filters.section.caps if cap.enabled],
+            self._inputs.filters.section.of_whole,
         )
 
 
@@ -244,12 +244,12 @@ def render_dry_run(found: DryRun) -> RenderableType:
     parts: list[RenderableType] = [
         f"sample: {found.documents:,} documents, {short(found.bytes)}B; nothing was written"
     ]
-    if not found.records and not found.caps:
+    if not found.records and not found.whole:
         parts.append("this config has no filters: docs/filters.md says how to use them")
         return Group(*parts)
     parts.append(filters_table(found.records))
-    if found.caps:
-        parts.append(f"not on a sample, but on the whole corpus: caps {', '.join(found.caps)}")
+    if found.whole:
+        parts.append(f"not on a sample, but on the whole corpus: {', '.join(found.whole)}")
     parts.append(f"exact duplicates, which go as well: {found.duplicates:,}")
     for name, changes in found.changes.items():
         parts.append(Text(f"\n{name}: changed to", "bold"))

@@ -132,11 +132,6 @@ class Chain:
                 text = verdict.text
         return text
 
-    def taken(self) -> dict[str, FilterCounts]:
-        """The counts so far, which begin anew."""
-        taken, self.counts = self.counts, {name: FilterCounts() for name in self.counts}
-        return taken
-
 
 def chain_of(plan: list[dict[str, Any]], has_records: bool = False) -> Chain:
     """The chain of a plan: for each filter its `section`, and its `entries` or `code`."""

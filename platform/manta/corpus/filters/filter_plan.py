@@ -29,6 +29,7 @@ from manta.corpus.filters.filter_chain import chain_of
 
 # What a filter does changes with its version: raise it when the same text gets another verdict.
 VERSIONS = {
+    "boilerplate": 1,
     "repair": 1,
     "privacy": 1,
     "lists": 1,
@@ -107,6 +108,8 @@ def plan_of(section: FiltersSection, has_records: bool) -> FilterPlan:
     _names_differ(section)
     chain_of(chain, has_records)
     evaluations = list[EvaluationNgrams]()
+    if section.boilerplate.enabled:
+        recorded["boilerplate"] = _noted("boilerplate", section.boilerplate)
     if section.near_duplicates.enabled:
         recorded["near_duplicates"] = _noted("near_duplicates", section.near_duplicates)
     if section.decontaminate.enabled:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from manta.config.filters import NearDuplicatesSection
 from manta.corpus.documents import Problem, content_hash
+from manta.corpus.filters.boilerplate import stored_boilerplate
 from manta.corpus.filters.dropped import Examples
 from manta.corpus.filters.filter_chain import Chain, FilterCounts, stored_chain
 from manta.corpus.filters.minhash import banding, sketches
@@ -42,7 +43,6 @@ class UnitFilter:
 
     def __init__(self, chain: Chain):
         self.chain = chain
-        chain.taken()
         self._rows: list[tuple[int, str | None]] = []
         self._dropped: list[dict[str, Any]] = []
         self._examples = Examples()
@@ -102,7 +102,7 @@ class UnitFilter:
         if "near_duplicates" in order:
             files.append(self._write_sketches(work, order))
         return {
-            "counts": {name: counts.as_json() for name, counts in self.chain.taken().items()},
+            "counts": {name: counts.as_json() for name, counts in self.chain.counts.items()},
             "files": {path.name: checksum(path) for path in files},
         }
 
@@ -120,7 +120,10 @@ def unit_filter(order: dict[str, Any]) -> UnitFilter | None:
     """The filtering that an order asks for; None if it asks for none."""
     if "filters" not in order:
         return None
-    return UnitFilter(stored_chain(order["filters"], order["filters_sha256"]))
+    filters = stored_chain(order["filters"], order["filters_sha256"]).filters
+    if "boilerplate" in order:
+        filters = [stored_boilerplate(*order["boilerplate"]), *filters]
+    return UnitFilter(Chain(filters))
 
 
 def counts_of(written: dict[str, Any] | None) -> dict[str, FilterCounts]:
