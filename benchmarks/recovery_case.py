@@ -71,21 +71,23 @@ def measure(case: Case, fault: str) -> dict[str, Any]:
     found = _recovered(case.folder, group, RECOVERY_SECONDS[fault])
     if found is None:
         return {"seconds": None}
-    again = [s for s in read(case.folder).steps if s["pid"] != group and s["step"] < found["step"]]
+    again = [
+        s for s in read(case.folder).steps if s["group"] != group and s["step"] < found["step"]
+    ]
     seconds, parts = found["time"] - began, case.parts(began)
     if parts:
         parts["trained_again"] = seconds - sum(parts.values())
     return {"seconds": seconds, "again": len(again), "parts": parts}
 
 
-def _recovered(folder: Path, old: int, seconds: float) -> dict[str, Any] | None:
+def _recovered(folder: Path, old: str, seconds: float) -> dict[str, Any] | None:
     """The first step of a group after `old` that no group had done before; none in time."""
     until = time.time() + seconds
     while time.time() < until:
         steps = read(folder).steps
         # The old group may finish a step after the fault: that is not a recovery.
-        before = max(s["step"] for s in steps if s["pid"] == old)
-        new = [s for s in steps if s["pid"] != old and s["step"] > before]
+        before = max(s["step"] for s in steps if s["group"] == old)
+        new = [s for s in steps if s["group"] != old and s["step"] > before]
         if new:
             return new[0]
         time.sleep(0.02)
@@ -168,13 +170,16 @@ def observed(config: dict[str, Any]) -> None:
     log = StepLog(
         Path(os.environ["RECOVERY_FOLDER"]), int(os.environ["RANK"]), group_start.current().node
     )
-    stepped = train_function._MailReporter.stepped
+    reporter = train_function._MailReporter
+    # Once in a process, which may be in several groups.
+    stepped = getattr(reporter.stepped, "unobserved", reporter.stepped)
 
     def logged(self: Any, state: Any) -> None:
         log.stepped(state.step)
         stepped(self, state)
 
-    train_function._MailReporter.stepped = logged
+    logged.unobserved = stepped  # type: ignore[attr-defined]
+    reporter.stepped = logged  # type: ignore[method-assign]
     train_function.train(config["assignment"])
 
 

@@ -27,25 +27,27 @@ class StepLog:
 
     def __init__(self, folder: Path, rank: int, node: str = ""):
         self._folder, self._rank = folder, rank
+        # A process may be in several groups, one after the other.
+        self._group = f"{os.getpid()} since {time.time()}"
         _append(folder / WORKERS, {"rank": rank, "pid": os.getpid(), "node": node})
 
     def stepped(self, step: int) -> None:
         """Step number `step` is done."""
         if self._rank == 0:
-            _append(self._folder / STEPS, {"step": step, "pid": os.getpid()})
+            _append(self._folder / STEPS, {"step": step, "group": self._group})
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What the lines say so far. A group is known by the process of its first rank."""
+    """What the lines say so far. A group is known by its first rank's process and beginning."""
 
     workers: list[dict[str, Any]]
     steps: list[dict[str, Any]]
 
     @property
-    def group(self) -> int:
-        """The newest group that trains; 0 before the first step."""
-        return self.steps[-1]["pid"] if self.steps else 0
+    def group(self) -> str:
+        """The newest group that trains; empty before the first step."""
+        return self.steps[-1]["group"] if self.steps else ""
 
     @property
     def last(self) -> int:

@@ -66,8 +66,7 @@ def _take_rank(run, memory: Path, out: Path) -> None:
     journal = Journal(engine.ranks, Ledger(memory / "ledger"), 1, lambda: 0)
     for _ in range(3):
         batch = next(batches)
-        engine.step(batch)
-        journal.consumed(batch)
+        journal.consumed(batch.step, engine.step(batch).digest)
     snapshots = Snapshots(engine.trained, FileVault(memory, engine.ranks.rank), 1, 1)
     assert snapshots.take(TrainState(step=3, cursor=21, tokens=336), journal)
     whole = _everything(engine)
@@ -265,8 +264,7 @@ def test_no_snapshot_while_the_one_before_is_copied(checked) -> None:
     for batch in streams_of(run)(0):
         step = batch.step.number
         busy.touch() if 3 <= step <= 6 else busy.unlink(missing_ok=True)
-        engine.step(batch)
-        journal.consumed(batch)
+        journal.consumed(batch.step, engine.step(batch).digest)
         if snapshots.due(step) and snapshots.take(TrainState(step=step), journal):
             taken.append(step)
     # Due at 4; tried again ever more rarely (5, then at the next multiple), then as before.
@@ -317,7 +315,8 @@ def test_the_journal_keeps_rows_until_they_are_in_the_ledger(checked, tmp_path) 
 
     def consume(count: int) -> None:
         for _ in range(count):
-            journal.consumed(next(batches))
+            batch = next(batches)
+            journal.consumed(batch.step, engine.digest(batch))
 
     def steps() -> list[int]:
         return journal.peek()[0][:, 0].tolist()
@@ -338,7 +337,8 @@ def test_the_journal_keeps_rows_until_they_are_in_the_ledger(checked, tmp_path) 
     assert votes == [3, 2**40]
     again = Journal(engine.ranks, disk, 2, lambda: 0)
     again.prime(np.array(table))
-    again.consumed(next(batches))
+    batch = next(batches)
+    again.consumed(batch.step, engine.digest(batch))
     again.seal().write(tmp_path)
     assert disk.read()["attempt"].to_pylist() == [1] * 6 + [2]
     assert disk.read()["step"].to_pylist() == list(range(1, 8))

@@ -69,6 +69,9 @@ class WholeGradients:
     Buckets of gradients are exchanged while the last backward pass goes on. A weight that no
     forward pass used has the gradient 0.
 
+    Attributes:
+        ranks: over whom gradients are summed.
+
     Args:
         weights: pairs of a weight whose gradient backward passes compute, and the one that is
             trained, which may be the same.
@@ -79,7 +82,7 @@ class WholeGradients:
     def __init__(
         self, weights: Sequence[tuple[nn.Parameter, nn.Parameter]], ranks: Ranks, grid: Grid
     ):
-        self._ranks, self._grid = ranks, grid
+        self.ranks, self._grid = ranks, grid
         # In the order in which a backward pass comes to them, more or less.
         self._weights = list(reversed(weights))
         sizes = [trained.numel() for _, trained in self._weights]
@@ -103,6 +106,7 @@ class WholeGradients:
         }
         self._ends = list(accumulate(sizes, initial=0))
         self._extremes = _Extremes(grid)
+        self._works: list[Any] = []
         for own, _ in self._weights:
             own.register_post_accumulate_grad_hook(self._collect)  # type: ignore[no-untyped-call]
 
@@ -111,7 +115,7 @@ class WholeGradients:
         self._extremes.begin(passes)
         self._last, self._sent = False, 0
         self._missing = [bucket.stop - bucket.start for bucket in self._buckets]
-        self._works: list[Any] = []
+        self._works = []
 
     def last_pass(self) -> None:
         self._last = True
@@ -137,7 +141,7 @@ class WholeGradients:
         self._grid.end(totals)
         if self._sent == len(self._buckets):
             self._extremes.spoil(totals)
-        if self._ranks.world_size > 1:
+        if self.ranks.world_size > 1:
             self._works.append(dist.all_reduce(totals, async_op=True))
 
     def end(self) -> None:
@@ -145,9 +149,14 @@ class WholeGradients:
             self._send()
         for work in self._works:
             work.wait()
+        self.abandon()
         self._gradients.copy_(self._totals)
         for (_, trained), gradient in zip(self._weights, self._views, strict=True):
             trained.grad = gradient
+
+    def abandon(self) -> None:
+        """Let go of all exchanges, and so of the process group."""
+        self._works = []
 
 
 def _buckets(sizes: Sequence[int]) -> list[slice]:

@@ -26,8 +26,12 @@ REDUCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BUCKET, COMPILED_BUCKET = 25, 250
 
 
-def accelerator_of(config: RunConfig) -> Accelerator:
+def accelerator_of(config: RunConfig, *, casts: bool = True) -> Accelerator:
     """Accelerate, for this rank.
+
+    Args:
+        config: the run.
+        casts: whether a module that it prepares gets autocast; not one that has it already.
 
     Raises:
         ConfigError: if the precision can't be had on this device.
@@ -39,7 +43,7 @@ def accelerator_of(config: RunConfig) -> Accelerator:
     return Accelerator(
         # Without it Accelerate would not look for other processes on a CPU.
         cpu=on_cpu,
-        mixed_precision=precision,
+        mixed_precision=precision if casts else "no",
         # Buffers are functions of the config, the same on every rank: no need to send them.
         kwargs_handlers=[
             DistributedDataParallelKwargs(
@@ -94,6 +98,15 @@ def prepared(
         elif dtype != torch.float32:
             model.register_comm_hook(dtype, _rounded)
     return model
+
+
+def taken_back(loss: nn.Module) -> None:
+    """Have `prepared` lay a module anew that it has prepared once.
+
+    Accelerate marks what it has prepared, and returns that as it is: internal to Accelerate 1.15,
+    guarded by tests/train/test_in_place.py.
+    """
+    vars(loss).pop("_is_accelerate_prepared", None)
 
 
 def _rounded(dtype: torch.dtype, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]

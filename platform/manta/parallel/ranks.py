@@ -61,13 +61,26 @@ class Ranks:
         table = self.gathered(torch.tensor(list(letters), device=self.device))
         return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table.tolist()]
 
-    def agreed(self, value: T) -> T:
-        """The first rank's value, on all ranks."""
+    def agreed(self, value: T, source: int = 0) -> T:
+        """One rank's value, on all ranks; by default the first rank's."""
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=source, device=self.device)
         return box[0]
+
+    def give(self, tensor: Tensor, source: int) -> None:
+        """Overwrite a tensor, in place, by what the rank `source` has in it."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=source)
+
+
+def is_severed(error: BaseException) -> bool:
+    """Whether an exchange failed because another rank's process is gone.
+
+    Gloo raises a RuntimeError whose text alone tells; tests/train/test_in_place.py guards it.
+    """
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 class BackgroundRanks:

@@ -209,6 +209,23 @@ class Checkpoints:
                 self._on_progress()
         pending.done.result()
 
+    def abandon(self) -> Callable[[], None]:
+        """Let go of the process group, without another save.
+
+        Returns:
+            Waits for the pending checkpoint's threads; they fail or finish without other ranks
+            once the process group is gone.
+        """
+        pending, background, self._pending = self._pending, self._background, None
+        del self._beside
+
+        def ended() -> None:
+            if pending is not None:
+                futures.wait([pending.done])
+            background.shutdown()
+
+        return ended
+
     def problem(self) -> str | None:
         """Why the newest save failed, if it did. Waits for it; all ranks must call together."""
         self.wait()

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from manta.parallel.ranks import Ranks
 from manta.schedule import Step
 from manta.state.checkpoint_files import write_rows
 from manta.storage.place import Place
-from manta.stream.ledger import Ledger, LedgerRow, digest
-from manta.stream.plan import RankBatch
+from manta.stream.ledger import Ledger, LedgerRow, from_bytes
 
 # Ledger rows as int64 (rows, fields of LedgerRow); a digest is there as its two's complement.
 RowTable = NDArray[np.int64]
 COLUMNS = tuple(LedgerRow.__dataclass_fields__)
+# Metric rows that a rank other than the first keeps: more than are ever on their way at once.
+UNSENT = 64
 NO_ROWS: RowTable = np.empty((0, len(COLUMNS)), dtype=np.int64)
 
 
@@ -34,9 +36,8 @@ class Journal:
     `recorded` tells how many of the metric rows given so far the driver has on disk: they
     need no keeping. The others go with each checkpoint, for a driver to come.
 
-    Digests are taken from the ids that this rank feeds to its model, and combined over
-    ranks only when a checkpoint or a snapshot is made: no step waits for them, and none is
-    combined twice. Rows are kept until they are in the ledger on disk.
+    All ranks keep all rows, until they are in the ledger on disk: whichever rank outlives the
+    others has them.
     """
 
     def __init__(self, ranks: Ranks, ledger: Ledger, attempt: int, recorded: Callable[[], int]):
@@ -44,49 +45,68 @@ class Journal:
         self._recorded, self._forgotten = recorded, 0
         self._steps: list[Step] = []
         self._skipped: set[int] = set()
-        self._digests: list[int] = []
+        self._digests: list[Tensor] = []
         self._combined = NO_ROWS
         self._metrics: list[Mapping[str, Any]] = []
-        self._in_ledger = 0  # the last step that this journal has put there
+        self._in_ledger = 0  # the last step that the first rank's journal has put there
 
-    def consumed(self, batch: RankBatch) -> None:
-        """Note a batch that was just delivered."""
-        self._steps.append(batch.step)
-        self._digests.append(digest(batch.ids))
+    def consumed(self, step: Step, digest: Tensor) -> None:
+        """Note a step that was just done.
+
+        Args:
+            step: the step.
+            digest: sums over ranks of `digest_bytes` of what they fed to their models, int64.
+        """
+        self._steps.append(step)
+        self._digests.append(digest)
 
     def skip(self, step: int) -> None:
         """Note that the update of a step, by its number, was not applied."""
         self._skipped.add(step)
 
     def metric(self, row: Mapping[str, Any]) -> None:
-        """Note a row of metrics. For the first rank."""
+        """Note a row of metrics.
+
+        Ranks other than the first keep the last ones, which it may not have sent when it dies.
+        """
         self._metrics.append(row)
+        if not self._ranks.first:
+            del self._metrics[:-UNSENT]
 
     def prime(self, rows: RowTable) -> None:
         """Begin with rows of steps before this group's first that the ledger lacks."""
         self._combined = rows
 
     def __len__(self) -> int:
-        """How many ledger rows the next `peek` returns on the first rank, at most."""
+        """How many ledger rows the next `peek` returns, at most."""
         return len(self._combined) + len(self._steps)
 
     def peek(self, votes: Sequence[int] = ()) -> tuple[RowTable, list[int]]:
         """The rows that are not yet in the ledger, and `votes` summed over ranks.
 
-        All ranks must call together; one collective serves both. Ranks other than the
-        first keep no rows and get none.
+        All ranks must call together.
         """
-        local = np.array([*self._digests, *(vote % 2**64 for vote in votes)], dtype=np.uint64)
-        summed = torch.from_numpy(local.view(np.int64).copy()).to(self._ranks.device)
-        # Two's complement: a sum modulo 2^64, whatever the sign.
-        totals: RowTable = self._ranks.sum(summed).cpu().numpy()
-        if self._ranks.first and self._steps:
-            fresh = [self._row(*pair) for pair in zip(self._steps, totals, strict=False)]
+        numbers = [self._in_ledger if self._ranks.first else 0, *votes]
+        device = self._ranks.device
+        in_ledger, *totals = self._ranks.sum(torch.tensor(numbers, device=device)).tolist()
+        if not self._ranks.first:
+            self._in_ledger = in_ledger
+        return self.rows(), totals
+
+    def rows(self) -> RowTable:
+        """The rows that are not yet in the ledger, as far as this rank knows."""
+        if self._steps:
+            summed = torch.stack(self._digests).cpu().numpy()
+            digests = from_bytes(summed).view(np.int64)
+            fresh = [self._row(*pair) for pair in zip(self._steps, digests, strict=True)]
             self._combined = np.concatenate([self._combined, np.array(fresh, dtype=np.int64)])
         self._combined = self._combined[self._combined[:, 0] > self._in_ledger]
-        count = len(self._steps)
         self._steps, self._digests, self._skipped = [], [], set()
-        return self._combined, totals[count:].tolist()
+        return self._combined
+
+    def unsent(self) -> list[Mapping[str, Any]]:
+        """The metric rows that may not have reached the driver, on whichever rank."""
+        return list(self._metrics)
 
     def _row(self, step: Step, total: np.int64) -> tuple[int, ...]:
         last = step.first_position + step.batch_size - 1

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
 LATER = {"skipped": False}
 # Columns that say what was consumed, not by which workers: a rerun must have the same values.
 PROOF = ("step", "first_position", "last_position", "digest")
+DIGEST_BYTES = 8
 OFFSET = np.uint64(0x9E3779B97F4A7C15)  # added to ids, as `mix64` maps 0 to 0
 
 
@@ -61,6 +62,25 @@ def digest(ids: NDArray[Any]) -> int:
     ids that are chosen to collide.
     """
     return int(_mixed(ids).sum(dtype=np.uint64))
+
+
+def digest_bytes(ids: NDArray[Any]) -> list[int]:
+    """The bytes of a batch's digest, least first: numbers that ranks can sum with others.
+
+    Sums over up to 65,536 ranks are exact in float32 too; `from_bytes` makes a digest of them.
+    """
+    return list(digest(ids).to_bytes(DIGEST_BYTES, "little"))
+
+
+def from_bytes(summed: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Digests of global batches from sums over ranks of `digest_bytes`.
+
+    Args:
+        summed: shape (batches, DIGEST_BYTES).
+    """
+    places = np.uint64(1) << np.arange(0, 8 * DIGEST_BYTES, 8, dtype=np.uint64)
+    totals: NDArray[np.uint64] = (summed.astype(np.uint64) * places).sum(axis=1, dtype=np.uint64)
+    return totals
 
 
 def digests(ids: NDArray[Any], begins: NDArray[np.int64]) -> NDArray[np.uint64]:

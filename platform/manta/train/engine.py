@@ -22,7 +22,7 @@ from manta.objective.weighing import Weighing
 from manta.optimizer import build as optimizers
 from manta.parallel.exact_gradients import ExactGradients, ShardedGradients, WholeGradients
 from manta.parallel.exact_sum import Grid
-from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared
+from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared, taken_back
 from manta.parallel.host_to_device import to_device
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.ranks import Ranks
@@ -31,6 +31,7 @@ from manta.sample.columns import Columns
 from manta.schedule import Schedule, Step
 from manta.state.base_weights import fingerprint_of_base
 from manta.state.trained import Trained
+from manta.stream.ledger import digest_bytes
 from manta.stream.plan import RankBatch
 from manta.train import exact_step
 from manta.train.device_kind import warn_of_unlike
@@ -56,6 +57,7 @@ class StepResult:
         weights: divisor of each term's sum: the step's weights over all ranks, shape (terms,).
         grad_norm: norm of the global gradient before clipping, scalar.
         votes: votes for a pause, summed over ranks, int64 (3,).
+        digest: `digest_bytes` of the samples, summed over ranks, int64 (8,).
     """
 
     loss: Tensor
@@ -63,6 +65,7 @@ class StepResult:
     weights: Tensor
     grad_norm: Tensor
     votes: Tensor
+    digest: Tensor
 
 
 class Engine:
@@ -75,6 +78,7 @@ class Engine:
         objective: the objective that is trained on.
         frozen: model that the objective compares with; None if it needs none.
         model: module called in a forward pass; it sums the objective's terms over its rows.
+        updating: whether model and optimizer are between two steps, or were left so.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
 
@@ -90,6 +94,7 @@ class Engine:
         *,
         examine: bool = False,
         empty: bool = False,
+        joins: bool = False,
     ) -> None:
         """Make the model.
 
@@ -98,6 +103,7 @@ class Engine:
             resolved: the run's resolved model.
             examine: look at what the model sees of a sample, as no small one of its kind was tried.
             empty: leave the weights without values, for who loads them or calls `initialise`.
+            joins: exchange nothing with other ranks yet: for who calls `lay` then.
         """
         self.config, self._resolved = config, resolved
         self._exact = config.train.reproducible == "any_world_size"
@@ -122,17 +128,43 @@ class Engine:
             lm, optimizer, self.accelerator.scaler, sharded, self.ranks, self._rounded
         )
         self._parameters = [p for p in lm.parameters() if p.requires_grad]
-        # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
-        self._exchanges = self.ranks.world_size > 1 and not sharded and not self._exact
         computing = self._rounded.lm if self._rounded else lm
         rate = config.objective.bias_rate
         self._expert_bias = ExpertBias(rate, lm, computing, self.ranks) if rate else None
         self.objective = objective_of(config, resolved)
         self._weighing = Weighing(self.objective.terms, self.device)
         self.frozen = frozen_beside(config, self.device, sharded=sharded)
-        self.model = self._prepare_model(self.objective.module(Models(computing, self.frozen)))
+        self._computing = computing
+        self._module = self.objective.module(Models(computing, self.frozen))
+        self._gradients = self._exact_gradients() if self._exact else None
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
+        self._laid_before = False
+        self.guard = Guard(config.guards, self.device)
+        self.pause = PauseSwitch()
+        self.clock = StepClock(self.device, None)
+        self.updating = False
+        if joins:
+            return
+        self.lay()
+        if empty:
+            self.begin()
+        else:
+            self.initialise()
+
+    def begin(self) -> None:
+        """Make ready to load a saved state. All ranks must call together."""
+        # Frozen weights are not saved: each start takes them from where the run took them first.
+        if self.config.model.freezes:
+            self.initialise()
+
+    def lay(self) -> None:
+        """Lay the model over the ranks of the process group. All ranks must call together."""
+        if self._exact:
+            warn_of_unlike(self.ranks)
+        # A lone rank exchanges no gradients, and FSDP2 exchanges its own: neither gets DDP.
+        self._exchanges = self.ranks.world_size > 1 and not self.trained.sharded and not self._exact
+        self.model = self._prepare_model(self._module)
         self._most_rows = self._most_rows_of_a_pass()
         self._passes = Passes(
             self.model,
@@ -143,12 +175,40 @@ class Engine:
         )
         self._sums = self._exact_sums() if self._exact else self._sums_by_rank()
         self._compiled: set[str] = set()
-        self.guard = Guard(config.guards, self.device)
+        last = last_gradient(self._computing) if self._exchanges else None
+        self.clock = StepClock(self.device, last)
+
+    def leave(self) -> None:
+        """Let go of the process group, which can be destroyed then; the model stays as it is."""
+        self.clock.end_watch()
+        # All that holds DDP, which holds the process group's connections; there is nothing of it
+        # if the group fell apart before `lay`.
+        for name in ("_passes", "_sums", "accelerator"):
+            self.__dict__.pop(name, None)
+        if isinstance(self._gradients, WholeGradients):
+            self._gradients.abandon()
+        self.model = self._module
+        taken_back(self._module)
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        if self._rounded:
+            self._rounded.clear()
+
+    def rejoin(self) -> None:
+        """Take part in another process group, after `leave`; `lay` follows.
+
+        Raises:
+            TrainingError: if Accelerate does not see all ranks.
+        """
+        # The module's forward pass casts since it was laid first.
+        self.accelerator = accelerator_of(self.config, casts=False)
+        self.ranks = Ranks(self.device)
+        check_all_are_seen(self.accelerator, self.ranks)
+        self.trained = replace(self.trained, ranks=self.ranks)
+        if self._expert_bias is not None:
+            self._expert_bias.ranks = self.ranks
+        if isinstance(self._gradients, WholeGradients):
+            self._gradients.ranks = self.ranks
         self.pause = PauseSwitch()
-        self.clock = StepClock(self.device, last_gradient(computing) if self._exchanges else None)
-        # Frozen weights are not saved: each start takes them from where the run took them first.
-        if not empty or config.model.freezes:
-            self.initialise()
 
     def _assembled(self, *, examine: bool, sharded: bool) -> nn.Module:
         """The model, checked, and split over ranks if it is `sharded`."""
@@ -158,7 +218,6 @@ class Engine:
             visibility.examine(config, lm, resolved.get_text_config().vocab_size)
         if self._exact:
             exact_step.prepare(lm, config, self.device)
-            warn_of_unlike(self.ranks)
         if sharded:
             if config.train.compile:
                 compile_layers(layers_of(lm))
@@ -179,8 +238,9 @@ class Engine:
         model = prepared(
             module, self.accelerator, self.config, self._rounded, exchanges=self._exchanges
         )
-        if self.config.train.compile and not self.trained.sharded:
+        if self.config.train.compile and not self.trained.sharded and not self._laid_before:
             compile_module(self.accelerator.unwrap_model(model, keep_torch_compile=True))
+        self._laid_before = True
         return model
 
     def _most_rows_of_a_pass(self) -> int:
@@ -202,16 +262,20 @@ class Engine:
             exchanges=self._exchanges,
         )
 
-    def _exact_sums(self) -> StepSums:
-        grid = Grid(self.config.train.clip_norm or 1.0)
-        lm = self.trained.lm
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self.config.train.clip_norm or 1.0)
+
+    def _exact_gradients(self) -> ExactGradients:
         if self.trained.sharded:
-            gradients: ExactGradients = ShardedGradients(lm, grid)
-        else:
-            pairs = self._rounded.pairs if self._rounded else [(p, p) for p in self._parameters]
-            gradients = WholeGradients(pairs, self.ranks, grid)
+            return ShardedGradients(self.trained.lm, self._grid)
+        pairs = self._rounded.pairs if self._rounded else [(p, p) for p in self._parameters]
+        return WholeGradients(pairs, self.ranks, self._grid)
+
+    def _exact_sums(self) -> StepSums:
+        assert self._gradients is not None
         return exact_step.ExactSums(
-            self.config, self.objective, self._passes, self.trained, gradients, grid
+            self.config, self.objective, self._passes, self.trained, self._gradients, self._grid
         )
 
     # ------------------------------------------------------------------ the step
@@ -233,23 +297,30 @@ class Engine:
         does not depend on how the rows are laid over ranks and micro-batches.
         """
         passes = self._sums.passes(batch)
-        weights, votes = self._weights(batch, passes)
+        weights, votes, digest = self._weights(batch, passes)
         with self._casting_once(len(passes)):
             sums = self._sums.accumulate(batch, passes, weights)
         self.clock.mark(Point.EXCHANGED)
         loss = self._weighing.loss(sums, weights)
         grad_norm = self._update(batch.step, loss)
         self.clock.end(len(batch.ids))
-        return StepResult(loss, sums, weights, grad_norm, votes)
+        return StepResult(loss, sums, weights, grad_norm, votes, digest)
 
-    def _weights(self, batch: RankBatch, passes: list[Pass]) -> tuple[Tensor, Tensor]:
-        """The terms' weights, and votes for a pause, over all ranks in one exchange."""
+    def _weights(self, batch: RankBatch, passes: list[Pass]) -> tuple[Tensor, Tensor, Tensor]:
+        """The terms' weights, votes for a pause and digest, over all ranks in one exchange."""
         counted = self._sums.counted(batch, passes)
-        votes = to_device(torch.tensor(self.pause.votes()), self.device)
+        votes, digest = self.pause.votes(), digest_bytes(batch.ids)
+        beside = to_device(torch.tensor([*votes, *digest]), self.device)
         self.clock.mark(Point.COUNTS)
-        summed = self.ranks.sum(torch.cat([counted, votes]))
+        summed = self.ranks.sum(torch.cat([counted, beside]))
         self.clock.mark(Point.COUNTED)
-        return self._sums.weights(summed[: len(counted)]), summed[len(counted) :].long()
+        sizes = [len(counted), len(votes), len(digest)]
+        counts, asked, read = torch.split(summed, sizes)
+        return self._sums.weights(counts), asked.long(), read.long()
+
+    def digest(self, batch: RankBatch) -> Tensor:
+        """`digest_bytes` of a step that is passed over, summed over ranks, int64 (8,)."""
+        return self.ranks.sum(torch.tensor(digest_bytes(batch.ids), device=self.device))
 
     def _update(self, step: Step, loss: Tensor) -> Tensor:
         """Clip, check and apply the gradient; returns its norm before clipping.
@@ -265,6 +336,7 @@ class Engine:
         norm = self._sums.norm(parameters)
         self._clip(parameters, norm)
         dropped = self._guard(step.number, loss, norm)
+        self.updating = True
         optimizers.prepare(self.trained.optimizer, step)
         if scaler is None:
             self.trained.optimizer.step()
@@ -275,6 +347,7 @@ class Engine:
         if self._expert_bias is not None and dropped is not None:
             self._expert_bias.move(dropped)
         self.trained.weights_changed()
+        self.updating = False
         return norm
 
     def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:

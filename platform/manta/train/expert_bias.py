@@ -39,7 +39,7 @@ class ExpertBias:
             computing: the model that is called in its place, of the same modules, or the same.
             ranks: the ranks among whom loads are summed.
         """
-        self._rate, self._ranks = rate, ranks
+        self._rate, self.ranks = rate, ranks
         self._biases = list(biases_of(lm).values())
         values = [bias.value for bias in self._biases]
         self._loads = [
@@ -81,7 +81,7 @@ class ExpertBias:
         Args:
             dropped: scalar, not 0 if the step's update was left out: then no bias moves.
         """
-        summed = self._ranks.sum(torch.cat(self._loads))
+        summed = self.ranks.sum(torch.cat(self._loads))
         loads = torch.split(summed, [len(own) for own in self._loads])
         kept = dropped == 0
         for place, load, own in zip(self._biases, loads, self._loads, strict=True):

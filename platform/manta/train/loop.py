@@ -16,6 +16,7 @@ from manta.schedule import Schedule
 from manta.schedule.due import due, steps_at
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState, name_of, read_rows
+from manta.state.handover import LiveState
 from manta.state.journal import Journal
 from manta.state.skips import is_skipped
 from manta.state.snapshot import Snapshots
@@ -79,8 +80,24 @@ class Loop:
         reporter: Reporter,
         vault: Vault | None = None,
         passing: Passing = lambda point, step: None,
+        *,
+        handed: LiveState | None = None,
+        stands: bool = False,
     ):
-        self._passing = passing
+        """Make ready.
+
+        Args:
+            job: the run, as this rank trains it.
+            engine: model and optimizer.
+            reporter: listener to the loop's progress.
+            vault: store of snapshots; None for none.
+            passing: called at the points where faults may be injected on purpose.
+            handed: live state of the ranks that outlived the group before, whose model and
+                optimizer `engine` has by now; None to load the newest saved state.
+            stands: whether the next group goes on from what this one has in its processes, so
+                that nothing is saved for a pause after which another group follows at once.
+        """
+        self._passing, self._handed, self._stands = passing, handed, stands
         self._job, self._engine, self._reporter = job, engine, reporter
         self._config, self._schedule = job.config, job.schedule
         self._ledger = Ledger(job.place / LEDGER, job.binding)
@@ -103,6 +120,8 @@ class Loop:
         self._rows = LogRows(engine, job.corpus, job.node, self._spent)
         self._awaited: _Awaited | None = None
         self._state = TrainState()
+        # Whether the state is that of the run, and the row of its step is told.
+        self._resumed, self._told = False, True
         self._saved_step = self._reached = 0
         self._source: Source = "start"
         self._carried: list[dict[str, Any]] = []
@@ -129,6 +148,8 @@ class Loop:
         with closing(streams(self._state.cursor)) as batches:
             if self._state.step == 0 and self._evaluates:
                 self._evaluate()
+            if self._source == "survivors" and self._state.step:
+                self._catch_up()
             self._rows.meter = Meter()  # what came before was not training
             self._reporter.busy("beginning to train")
             for batch in self._engine.clock.waited(batches):
@@ -146,6 +167,9 @@ class Loop:
         """Save what the next group, or the next run, goes on from."""
         self._take_in()
         self._saving()
+        if self._stands and self._pause == Pause.REGROUP:
+            self._checkpoints.problem()  # waits for it, on all ranks
+            return
         kept = self._pause in (Pause.REGROUP, Pause.LEAVE) and self._snapshots.secure(
             self._healing.saved(self._state), self._journal
         )
@@ -178,6 +202,7 @@ class Loop:
         self._passing("start", 0)
         loaded = self._healing.resume(self._load, self._reporter.rewound)
         self._state = self._comparable(loaded)
+        self._resumed = True
         if self._engine.ranks.first:
             self._ledger.trim(min(self._state.step, self._reached))
             for row in self._carried:
@@ -200,6 +225,8 @@ class Loop:
     def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
         """The newest state, from memory or from storage, that is not `void`."""
         self._reached = self._ledger.reach() if self._engine.ranks.first else 0
+        if self._handed is not None:
+            return self._take_over(self._handed, void)
         stamps = self._snapshots.newest()
         durable = self._checkpoints.newest_step(self._reached) if stamps else 0
         for stamp in (stamp for stamp in stamps if stamp.step >= durable):
@@ -214,6 +241,21 @@ class Loop:
         self._source = "checkpoint" if state.step else "start"
         self._carried = self._rows_beside(state)
         return state
+
+    def _take_over(self, handed: LiveState, void: Callable[[TrainState], bool]) -> TrainState:
+        """Go on from what the group before had in its processes; the engine has the rest.
+
+        Raises:
+            ValueError: if that can't be gone on from.
+        """
+        if void(handed.state):
+            raise ValueError(f"the state after step {handed.state.step} was left by a rewind")
+        written = min(self._reached, handed.state.step)
+        first = self._engine.ranks.first
+        self._journal.prime(handed.ledger_after(written) if first else handed.ledger)
+        self._saved_step = self._checkpoints.newest_step(self._reached)
+        self._source, self._carried = "survivors", [dict(row) for row in handed.metrics]
+        return handed.state
 
     def _rows_beside(self, state: TrainState) -> list[dict[str, Any]]:
         """The metric rows beside a checkpoint. For the first rank."""
@@ -253,6 +295,7 @@ class Loop:
         )
         self._reporter.stepped(self._state)
         here = due(step, self._config, self._schedule)
+        self._told = not here.logs
         snaps = not here.last and self._snapshots.due(step.number)
         waits = here.evaluates or here.saves or snaps or self._must_wait(here.logs)
         if here.logs or waits:
@@ -273,13 +316,14 @@ class Loop:
         """The step of a batch; None if it is passed over."""
         number = batch.step.number
         self._passing("step", number)
-        self._journal.consumed(batch)
         if is_skipped(number, self._state.skips):
+            self._journal.consumed(batch.step, self._engine.digest(batch))
             self._journal.skip(number)
             return None
         if self._engine.compiles_for("step"):
             self._reporter.busy("compiling")
         result = self._engine.step(batch)
+        self._journal.consumed(batch.step, result.digest)
         self._pause = self._agreement.after(result.votes)
         return result
 
@@ -304,6 +348,40 @@ class Loop:
             if is_skipped(row["step"], self._state.skips):
                 row = {**_finite(row), "skipped": True}
             self._tell(row)
+            self._told = True
+
+    def live_state(self) -> LiveState | None:
+        """What this rank has of the run, for the group after this one; None if it is not whole.
+
+        Whole after a pause, and after a step in which an exchange failed before the update: what
+        is due after a step can be made up for, but for its row of metrics, which needs all ranks.
+        """
+        whole = self._resumed and self._told and self._awaited is None
+        if not whole or self._engine.updating:
+            return None
+        return LiveState(
+            self._healing.saved(self._state),
+            self._journal.rows(),
+            self._journal.unsent(),
+            first=self._engine.ranks.first,
+        )
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the state is the run's, so that `live_state` alone tells what there is."""
+        return self._resumed
+
+    def abandon(self) -> Callable[[], None]:
+        """Let go of the process group; returns what waits for what went on beside the loop."""
+        return self._checkpoints.abandon()
+
+    def _catch_up(self) -> None:
+        """Do what was due after the last step and the group before did not get to."""
+        here = due(self._schedule.step(self._state.step - 1), self._config, self._schedule)
+        if here.evaluates and self._state.val_loss is None:
+            self._evaluate()
+        if here.saves or (here.evaluates and self._state.evals_since_best == 0):
+            self._save_if_new()
 
     # ------------------------------------------------------ evaluation and saving
 
@@ -346,8 +424,8 @@ class Loop:
         return patience is not None and self._state.evals_since_best >= patience
 
     def _tell(self, row: dict[str, Any]) -> None:
+        self._journal.metric(row)
         if self._engine.ranks.first:
-            self._journal.metric(row)
             self._reporter.metrics(row, self._spent.seconds)
 
     def _saving(self) -> None:

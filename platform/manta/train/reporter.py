@@ -10,7 +10,7 @@ from manta.state.skips import Spans
 from manta.storage.place import Place
 
 # What a group of workers goes on from.
-Source = Literal["snapshot", "checkpoint", "start"]
+Source = Literal["survivors", "snapshot", "checkpoint", "start"]
 
 
 class Reporter(Protocol):

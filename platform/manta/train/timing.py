@@ -81,8 +81,14 @@ class StepClock:
         # one was passed over. And how many steps there were.
         self._steps: deque[tuple[list[Any] | None, int]] = deque(maxlen=MOST_STEPS)
         self._count = 0
+        self._hook: Any = None
         if last is not None:
-            last.register_post_accumulate_grad_hook(self._gradient_is_there)  # type: ignore[no-untyped-call]
+            self._hook = last.register_post_accumulate_grad_hook(self._gradient_is_there)  # type: ignore[no-untyped-call]
+
+    def end_watch(self) -> None:
+        """Watch no gradient any more."""
+        if self._hook is not None:
+            self._hook.remove()
 
     def _gradient_is_there(self, _: Tensor) -> None:
         self.mark(Point.GRADIENT)  # of each micro-step; the last one counts

@@ -26,6 +26,12 @@ def dead(asked: Mapping[Any, Name], seconds: float) -> list[Name]:
     return [asked[reference] for reference in _there(list(asked), seconds) if _is_error(reference)]
 
 
+def replies(asked: Mapping[Any, Name], seconds: float) -> dict[Name, Any]:
+    """The replies that arrive within `seconds`, without errors, by the names of the actors."""
+    there = _there(list(asked), seconds)
+    return {asked[reference]: ray.get(reference) for reference in there if not _is_error(reference)}
+
+
 def said(references: Sequence[Any], seconds: float) -> list[Any]:
     """The replies that arrive within `seconds`, without errors."""
     there = _there(references, seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ class Placing:
         began: time at which the start began, in seconds since the epoch.
         hang_seconds: seconds without a reply after which a worker counts as stuck.
         recycle: whether workers that finished become warm workers for another run.
+        survivors: slot id → the worker there that still has the run from the group before.
     """
 
     slots: list[Slot]
@@ -74,6 +76,7 @@ class Placing:
     began: float
     hang_seconds: float
     recycle: bool
+    survivors: dict[str, ActorHandle]
 
 
 class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
@@ -96,10 +99,11 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     placing: Placing
     lost: dict[int, str]
+    _actors: list[ActorHandle]
 
     def _start_impl(self, worker_group_state_builder: WorkerGroupStateBuilder) -> None:
         """Start the workers; if one dies meanwhile, raise what makes Ray Train try again."""
-        self.lost = {}
+        self.lost, self._actors = {}, []
         try:
             workers = self._adopt()
             self._instruct(workers)
@@ -113,15 +117,16 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             train_fn = self._worker_group_context.train_fn_ref
             self._get([worker.actor.run_train_fn.remote(train_fn) for worker in workers])
         except RayError as error:
-            self.end()
             raise WorkerGroupStartupFailedError(
                 f"a worker died while its group started: {error}"
             ) from error
 
     def _adopt(self) -> list[Worker]:
-        slots = self.placing.slots
-        warm = self.placing.spares.suffice(Counter(slot.node for slot in slots))
-        self._actors = self.placing.spares.take([slot.node for slot in slots])
+        slots, survivors = self.placing.slots, self.placing.survivors
+        vacant = [slot.node for slot in slots if slot.id not in survivors]
+        warm = self.placing.spares.suffice(Counter(vacant))
+        taken = iter(self.placing.spares.take(vacant))
+        self._actors = [survivors.get(slot.id) or next(taken) for slot in slots]
         asked = [actor.get_metadata.remote() for actor in self._actors]
         metadata = self._get(asked, ANSWER_SECONDS if warm else START_SECONDS)
         resources = self._worker_group_context.resources_per_worker
@@ -177,6 +182,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             keepers=placing.keepers,
             micro_batch=placing.micro_batch,
             first=placing.first,
+            joins=bool(placing.survivors),
             seconds={**placing.seconds, "processes": time.time() - placing.began},
             began=time.time(),
             environment=self._environment(worker.distributed_context, slot, address),
@@ -254,9 +260,36 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     # -------------------------------------------------------------- the group's end
 
+    def part(self, lost: Collection[int], seconds: float) -> dict[str, ActorHandle]:
+        """End the group, but for workers that still have the run's state in their processes.
+
+        Args:
+            lost: ranks whose processes are gone, or are to be ended at once.
+            seconds: how long the others may take to leave, which they do at their next exchange.
+
+        Returns:
+            Slot id → the worker there that can go on in another group.
+        """
+        workers = dict(enumerate(zip(self._actors, self.placing.slots, strict=False)))
+        for rank in lost:
+            ray.kill(workers.pop(rank)[0])
+        asked = {
+            actor.execute.remote(worker_calls.stand_by, seconds): (actor, slot)
+            for actor, slot in workers.values()
+        }
+        steps = actor_replies.replies(asked, seconds + 1.0)
+        survivors = {}
+        for actor, slot in asked.values():
+            if steps.get((actor, slot)) is None:
+                ray.kill(actor)
+            else:
+                survivors[slot.id] = actor
+        self._clear_state()
+        return survivors
+
     def end(self) -> None:
         """Kill all workers at once, also those that wait in a collective."""
-        for actor in getattr(self, "_actors", []):
+        for actor in self._actors:
             ray.kill(actor)
         self._clear_state()
 

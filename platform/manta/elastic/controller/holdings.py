@@ -54,6 +54,7 @@ class Elasticity:
         scaling: the config's section on workers.
         total_tokens: tokens at which the run's schedule ends.
         snapshots: whether snapshots are kept in memory.
+        in_place: whether workers that outlive a group go on in the next one.
         warm_after: seconds of training before warm workers are started.
         owner: unique name under which the run holds slots in the cluster.
         pool: warm workers shared by consecutive runs; None if the run has its own.
@@ -66,6 +67,7 @@ class Elasticity:
     scaling: ScalingSection
     total_tokens: int
     snapshots: bool
+    in_place: bool
     warm_after: float
     owner: str
     pool: Spares | None
@@ -87,6 +89,7 @@ class Holdings:
         slots: places for workers.
         keepers: actors that keep snapshots in the memory of nodes.
         warm: workers that are started but train nothing yet.
+        survivors: slot id → the worker there that has the run's state from the last group.
         largest: most workers that the run may have now.
     """
 
@@ -99,6 +102,7 @@ class Holdings:
         self.warm = (
             elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
         )
+        self.survivors: dict[str, ActorHandle] = {}
         self.largest = self._useful = scaling.upper
 
     def request(self) -> None:
@@ -107,10 +111,21 @@ class Holdings:
 
     def release(self) -> None:
         """Give everything back."""
+        self.take_survivors([])
         if self._known.pool is None:
             self.warm.release()
         self.keepers.release()
         self.slots.release()
+
+    def take_survivors(self, slots: Iterable[Slot]) -> dict[str, ActorHandle]:
+        """The survivors in `slots`, by slot id; all others are ended."""
+        wanted = {slot.id for slot in slots}
+        taken = {slot: actor for slot, actor in self.survivors.items() if slot in wanted}
+        for slot, actor in self.survivors.items():
+            if slot not in taken:
+                ray.kill(actor)
+        self.survivors = {}
+        return taken
 
     def wait(self, stopped: Callable[[], bool]) -> list[Slot]:
         """Slots on nodes that are alive and not draining, after a moment in which more may come."""
@@ -121,7 +136,9 @@ class Holdings:
         self.ask_share()
         self.slots.keep(self.slots.ready[: self.largest])
         self.request()
-        self.slots.wait(self.largest, GRACE_SECONDS, stopped)
+        # Who has survivors can take in others at any time, at the price of a moment.
+        grace = 0.0 if self.survivors else GRACE_SECONDS
+        self.slots.wait(self.largest, grace, stopped)
         return self.slots.ready
 
     def ask_share(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.scaling_policy import (
     NoopDecision,
@@ -37,6 +38,8 @@ LOOK_SECONDS = 1.0
 WEIGH_SECONDS = 30.0
 # Most seconds to wait for the start of Ray Data's actors on the head.
 SETTLE_SECONDS = 30.0
+# How long workers may take to leave a group that falls apart: seconds, or steps if these are long.
+LEAVE_SECONDS, LEAVE_STEPS = 5.0, 3.0
 # Assumed seconds of a restart, until one has been measured.
 RESTART_SECONDS = 5.0
 
@@ -132,6 +135,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             began=began,
             hang_seconds=self.known.scaling.hang_timeout,
             recycle=self.known.pool is not None,
+            survivors=self._holdings.take_survivors(taken),
         )
 
     def _wait_until_settled(self) -> None:
@@ -150,9 +154,23 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._holdings.group_started()
         self._watchdog = Watchdog(self.known.scaling.hang_timeout, group.placing.attempt)
 
-    def group_ended(self, noticed: float) -> None:
-        """Take the end of the group: the time until the next one trains is a restart."""
+    def group_ended(self, noticed: float, survivors: dict[str, ActorHandle]) -> None:
+        """Take the end of the group: the time until the next one trains is a restart.
+
+        Args:
+            noticed: time at which the end was noticed, in seconds since the epoch.
+            survivors: slot id → the worker there that can go on in the next group.
+        """
         self._group, self._noticed = None, noticed
+        self._holdings.survivors = survivors
+
+    def patience(self) -> float:
+        """Seconds that workers of a group that falls apart may take to leave it.
+
+        They do at their next exchange, unless they wait for a worker whose node is cut off.
+        """
+        usual: float = ray.get(self._mail.progress.remote()).step_seconds
+        return max(LEAVE_SECONDS, LEAVE_STEPS * usual)
 
     def stop(self) -> None:
         """Ask for the run's end at a step boundary; the controller's thread acts on it."""
@@ -182,7 +200,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         leaving = nodes.leaving(slot.node for slot in ready)
         ours = {slot.node for slot in group.placing.slots}
         if going := {node: at for node, at in leaving.items() if node in ours}:
-            self._leave(going)
+            self._leave(group, going)
             return
         if self._exceeds_share(group):
             return
@@ -215,11 +233,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._weighed = time.monotonic()
             self._mail.put.remote(SnapshotMemory(self._holdings.keepers.used()))
 
-    def _leave(self, going: dict[str, float | None]) -> None:
+    def _leave(self, group: SlotWorkerGroup, going: dict[str, float | None]) -> None:
         for node, deadline in going.items():
             when = "" if deadline is None else f" in {max(0.0, deadline - time.time()):.0f} s"
             self._note(f"node {node[:8]} will go away{when}: its workers leave it at the next step")
-        self._ask_pause(Pause.LEAVE)
+        stays = any(slot.node not in going for slot in group.placing.slots)
+        # Who stays has the run's state: nobody needs to save it first.
+        self._ask_pause(Pause.REGROUP if self.known.in_place and stays else Pause.LEAVE)
 
     def _consider_growth(self, group: SlotWorkerGroup, progress: Any, possible: list[Slot]) -> None:
         workers = len(group.placing.slots)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
@@ -20,15 +21,23 @@ from manta.elastic.controller.group import DIED, SlotWorkerGroup, WorkerLost
 from manta.elastic.controller.holdings import Elasticity
 from manta.elastic.controller.policy import SlotPolicy
 from manta.elastic.messages.events import GroupEnded
-from manta.elastic.messages.group_start import Regroup
+from manta.elastic.messages.group_start import Regroup, Severed
 
 # Environment variables that Ray Train's controller reads when it is created.
 CONTROLLER_ENVIRONMENT = {
-    # seconds between polls of the workers; the default is 2
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Manta's policy handles draining nodes
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # its log files would be the driver's
 }
+
+
+# Seconds between two looks at the workers of a group: a look asks each of them, which takes a
+# millisecond at both ends. Ray Train looks each two seconds.
+LOOK_SECONDS_OF_A_WORKER, SHORTEST_LOOK, LONGEST_LOOK = 0.05, 0.1, 0.5
+
+
+def look_seconds(workers: int) -> float:
+    """Seconds between two looks at a group of so many workers."""
+    return min(max(SHORTEST_LOOK, LOOK_SECONDS_OF_A_WORKER * workers), LONGEST_LOOK)
 
 
 class ElasticTrainer(DataParallelTrainer):  # type: ignore[misc]
@@ -82,8 +91,9 @@ class SlotController(TrainController):  # type: ignore[misc]
         # No callbacks, which only serve `ray.train.report`; Manta does not use that.
         group = SlotWorkerGroup(self._train_run_context, context, [])
         group.placing = policy.placing(num_workers, seconds)
-        group._start()
+        self._health_check_interval_s = look_seconds(num_workers)
         self._worker_group = group
+        group._start()
         policy.group_started(group)
 
     def _lap(self) -> dict[str, float]:
@@ -96,21 +106,20 @@ class SlotController(TrainController):  # type: ignore[misc]
     def _execute_failure_decision(
         self, failure_decision: Any, training_failed_error: Any, **more: Any
     ) -> Any:
-        """Tell the driver, and kill the rest of the group before anything else."""
+        """Tell the driver, and have the rest of the group leave it before anything else."""
         noticed = time.time()
-        policy = self._scaling_policy
-        self._tell(training_failed_error)
-        if self._worker_group is not None:
-            self._worker_group.end()
-            self._worker_group = None
-        policy.group_ended(noticed)
+        policy, group = self._scaling_policy, self._worker_group
+        lost = self._tell(training_failed_error)
+        survivors = {} if group is None else group.part(lost, policy.patience())
+        self._worker_group = None
+        policy.group_ended(noticed, survivors)
         self._down = {"noticed": noticed, "stop": time.time() - noticed, "at": time.time()}
         return super()._execute_failure_decision(failure_decision, training_failed_error, **more)
 
-    def _tell(self, error: Any) -> None:
-        """Tell the driver why the group ended."""
+    def _tell(self, error: Any) -> Collection[int]:
+        """Tell the driver why the group ended; returns the ranks that are lost."""
         failures = getattr(error, "worker_failures", None) or {0: error}
-        asked = all(isinstance(_cause(failure), Regroup) for failure in failures.values())
+        asked = all(_was_asked(_cause(failure)) for failure in failures.values())
         reasons = {rank: _in_a_line(_cause(failure)) for rank, failure in failures.items()}
         # A lost worker makes the others fail, so name the lost one.
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
@@ -118,6 +127,7 @@ class SlotController(TrainController):  # type: ignore[misc]
             lost = self._worker_group.find_lost()
         event = GroupEnded(lost or reasons, asked)
         self._scaling_policy.known.mailbox.put.remote(event)
+        return lost
 
     def stop(self) -> None:
         """End the run at a step boundary, after a checkpoint. Thread-safe."""
@@ -135,6 +145,11 @@ def _cause(failure: BaseException) -> BaseException:
     """The exception that a worker raised, without Ray Train's wrappers."""
     inner = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", None)
     return inner if isinstance(inner, BaseException) else failure
+
+
+def _was_asked(cause: BaseException) -> bool:
+    """Whether a worker left because it was asked to, not because another one is gone."""
+    return isinstance(cause, Regroup) and not isinstance(cause, Severed)
 
 
 def _is_loss(failure: BaseException) -> bool:

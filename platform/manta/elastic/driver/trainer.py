@@ -15,6 +15,7 @@ import ray
 from ray.actor import ActorHandle
 
 from manta.config.errors import CorpusError, ErrorReport, MantaError, TrainingError
+from manta.config.in_place import goes_on_in_place
 from manta.config.run import RunConfig
 from manta.config.scaling import gpus_of
 from manta.corpus.inspect import check_shards
@@ -289,6 +290,7 @@ def _elasticity(
         scaling=scaling,
         total_tokens=schedule.positions * schedule.seq_len,
         snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
+        in_place=goes_on_in_place(checked.config),
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
         pool=pool,

@@ -19,7 +19,8 @@ class GroupStarted:
         attempt: number of the group in the run.
         step: the last step that its state has.
         tokens: tokens consumed by then.
-        source: origin of the state: a checkpoint, a snapshot or a fresh start.
+        source: origin of the state: processes of the group before, a snapshot, a checkpoint or a
+            fresh start.
         rows: metrics rows that came with the state; the driver may lack them.
         hardware: the first worker's device, and facts of the model that it trains.
         seconds: duration of the start, by its parts.
@@ -29,7 +30,7 @@ class GroupStarted:
     attempt: int
     step: int
     tokens: int
-    source: Literal["start", "checkpoint", "snapshot"]
+    source: Literal["start", "checkpoint", "snapshot", "survivors"]
     rows: list[dict[str, Any]]
     hardware: dict[str, Any]
     seconds: dict[str, float]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 
 class Regroup(Exception):
     """Raised when a worker left its loop so that another group can go on. Not a failure."""
+
+
+class Severed(Regroup):
+    """Raised when a worker left its loop because another one's process is gone."""
 
 
 @dataclass
@@ -26,6 +31,8 @@ class Start:
         keepers: node id → the actor that keeps snapshots there.
         micro_batch: most rows that were found to fit in a forward pass; None: as configured.
         first: whether the group is the first one of its driver.
+        joins: whether some of the group's workers were in the one before and still have the run
+            in their processes.
         seconds: part of the start so far → seconds it took.
         began: time of the controller's handover, in seconds since the epoch.
     """
@@ -35,23 +42,52 @@ class Start:
     keepers: dict[str, Any]
     micro_batch: int | None
     first: bool
+    joins: bool
     seconds: dict[str, float]
     began: float
     environment: dict[str, str] = field(default_factory=dict)
 
 
 class _Worker:
-    """The state of this process as a worker of one group at a time."""
+    """The state of this process as a worker of one group at a time.
+
+    Attributes:
+        start: the instructions of its start.
+        pause: the most urgent pause that was asked for.
+        on_pause: handler of pauses.
+        ended: set once training has ended here.
+        given_up: set once the group is given up.
+    """
 
     start: Start | None = None
     pause: int = 0
     on_pause: Callable[[int], None] | None = None
+    ended = threading.Event()
+    given_up = threading.Event()
 
 
 def begin(start: Start) -> None:
     """Store the instructions of this worker's start."""
     os.environ.update(start.environment)
     _Worker.start = start
+    _Worker.ended.clear()
+    _Worker.given_up.clear()
+
+
+def end() -> None:
+    """Training has ended in this process."""
+    _Worker.ended.set()
+
+
+def give_up(seconds: float) -> bool:
+    """Have this worker leave its group; returns whether it has within so many seconds."""
+    _Worker.given_up.set()
+    return _Worker.ended.wait(seconds)
+
+
+def is_given_up() -> bool:
+    """Whether the group of this worker is given up, so that it need not wait for others."""
+    return _Worker.given_up.is_set()
 
 
 def forget() -> None:

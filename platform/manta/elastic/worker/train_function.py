@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import platform
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,10 +14,11 @@ import ray
 import torch
 import torch._inductor.config as inductor
 import torch.distributed as dist
-from accelerate.state import AcceleratorState
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from manta.config.errors import ErrorReport, MantaError
+from manta.config.in_place import goes_on_in_place
 from manta.config.scaling import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
@@ -32,9 +32,9 @@ from manta.elastic.messages.events import (
     RowLogged,
     StartTimed,
 )
-from manta.elastic.messages.group_start import Regroup, Start
+from manta.elastic.messages.group_start import Regroup, Severed, Start
 from manta.elastic.snapshot_memory import keeper_vault
-from manta.elastic.worker import devices
+from manta.elastic.worker import devices, survivor
 from manta.elastic.worker.environment import socket_names
 from manta.elastic.worker.faults import Faults
 from manta.elastic.worker.host_memory import host_memory
@@ -44,10 +44,13 @@ from manta.elastic.worker.out_of_memory import (
     is_out_of_memory,
     refuse_smaller_passes,
 )
+from manta.elastic.worker.survivor import Survivor
 from manta.model import hf_config
 from manta.model.trial_result import Tried
-from manta.parallel.ranks import EXCHANGE_LIMIT
+from manta.parallel.muster import muster
+from manta.parallel.ranks import EXCHANGE_LIMIT, is_severed
 from manta.state.checkpoint_files import TrainState
+from manta.state.handover import LiveState, hand_over
 from manta.state.skips import Spans
 from manta.state.state_size import state_bytes
 from manta.storage.place import Place
@@ -55,104 +58,183 @@ from manta.stream import pipeline
 from manta.stream.plan import RankBatch
 from manta.train.device_kind import device_kind
 from manta.train.engine import Engine
+from manta.train.group_end import leave_group
 from manta.train.guards import Rewind
 from manta.train.loop import Loop
 from manta.train.pause import Pause
 from manta.train.reporter import Source
 from manta.train.threads import compute_here
 
+Outcome = Literal["finished", "stopped", "interrupted"]
 # Seconds between two signs of life of rank 0. A message takes a millisecond or two of CPU time at
 # both ends, on cores that may be training.
 SIGN_SECONDS = 0.5
 
 
 def train(assignment: Assignment) -> None:
-    """Train as one rank of the group, from the run's newest saved state.
+    """Train as one rank of the group, from where the group before was or what is saved.
 
     Raises:
         Regroup: when another group should go on from here.
         MantaError: for an error that trying again can't fix; the driver has been told.
     """
-    entered, here = time.time(), group_start.current()
-    seconds = {**here.seconds, "imports": entered - here.began}
-    passes = ForwardPasses()
     try:
-        outcome = _train(assignment, here, seconds, passes)
+        outcome = _outcome(assignment)
+    finally:
+        group_start.end()
+    if outcome is not None:
+        ray.get(assignment.mailbox.put.remote(Ended(outcome)))
+
+
+def _outcome(assignment: Assignment) -> Outcome | None:
+    """Train; returns the run's outcome on the first rank, else None."""
+    entered, here = time.time(), group_start.current()
+    work = _Work(assignment, here, {**here.seconds, "imports": entered - here.began})
+    left: Exception | None = None
+    try:
+        outcome = work.train()
+        first = dist.get_rank() == 0
     except MantaError as error:
         # Trying again would fail the same way: tell the driver before the group falls apart.
         ray.get(assignment.mailbox.fail.remote(ErrorReport.of(error)))
         raise
     except Rewind as rewind:
         raise Regroup(str(rewind)) from rewind
+    except RayError as error:
+        left = error.with_traceback(None)  # what was read came from a node that is gone
     except RuntimeError as error:
-        # Before the first step a smaller forward pass would not help: treat it as any failure.
-        if passes.rows is None or not is_out_of_memory(error):
+        if not is_severed(error):
+            work.consider_memory(error)
             raise
-        train = assignment.checked.config.train
-        if train.reproducible:
-            refuse_smaller_passes(assignment.mailbox, passes.rows)
-            raise
-        halve_micro_batch(assignment.mailbox, here.micro_batch or train.micro_batch, passes.rows)
-        raise Regroup("out of memory") from error
-    if outcome is None:
-        raise Regroup("asked to leave")
-    if dist.get_rank() == 0:
-        ray.get(assignment.mailbox.put.remote(Ended(outcome)))
+        left = Severed(str(error))
+    # Behind the `except` blocks, whose errors hold frames that hold the process group.
+    if left is None and outcome is None:
+        left = Regroup("asked to leave")
+    if left is not None:
+        work.survive()
+        raise left
+    return outcome if first else None
 
 
-def clear() -> None:
-    """Clear all state of an ended run from this process."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    # Accelerate caches the number of processes; only this method of its tests clears that.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    gc.collect()
+class _Work:
+    """One rank's part in a group, from the process group to the last step."""
 
+    def __init__(self, assignment: Assignment, here: Start, seconds: dict[str, float]):
+        self._assignment, self._here, self._seconds = assignment, here, seconds
+        self._checked = _with_micro_batch(assignment.checked, here.micro_batch)
+        self._passes = ForwardPasses()
+        self._survivor: Survivor | None = None
+        self._loop: Loop | None = None
 
-def _train(
-    assignment: Assignment, here: Start, seconds: dict[str, float], passes: ForwardPasses
-) -> Literal["finished", "stopped", "interrupted"] | None:
-    """Train; returns the run's outcome, or None if another group should go on."""
-    lap = _Lap()
-    checked = _with_micro_batch(assignment.checked, here.micro_batch)
-    config = checked.config
-    compute_here(int(os.environ["OMP_NUM_THREADS"]))
-    _forward_warnings(assignment.mailbox, int(os.environ["RANK"]))
-    _join_group(gpus_of(config.scaling.resources_per_worker))
-    seconds["process_group"] = lap.read()
-    tried = _tried(checked, assignment.mailbox) if here.first else None
-    resolved = hf_config.resolve(config, checked.manifest.vocabulary)
-    examine = tried is not None and not tried.whole
-    engine = Engine(config, resolved, examine=examine, empty=True)
-    group_start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
-    seconds["model"] = lap.read()
-    if here.first:
-        seconds = _from_the_command_on(assignment, here, seconds)
-    reporter = _MailReporter(assignment.mailbox, here.attempt, engine, seconds)
-    faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
-    faults.spoil(engine.model)
-
-    def streams(cursor: int) -> Generator[RankBatch, None, None]:
-        batches = pipeline.stream(
-            checked.corpus,
-            checked.schedule,
-            cursor=cursor,
-            rank=engine.ranks.rank,
-            world_size=engine.ranks.world_size,
+    def train(self) -> Outcome | None:
+        """Train; returns the run's outcome, or None if another group should go on."""
+        lap, here, checked = _Lap(), self._here, self._checked
+        config, mailbox = checked.config, self._assignment.mailbox
+        compute_here(int(os.environ["OMP_NUM_THREADS"]))
+        _forward_warnings(mailbox, int(os.environ["RANK"]))
+        _join_group(gpus_of(config.scaling.resources_per_worker))
+        self._seconds["process_group"] = lap.read()
+        engine = self._engine()
+        group_start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
+        self._seconds["model"] = lap.read()
+        handed = self._handed(engine) if here.joins else None
+        if here.first:
+            self._seconds = _from_the_command_on(self._assignment, here, self._seconds)
+        reporter = _MailReporter(mailbox, here.attempt, engine, self._seconds)
+        faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
+        faults.spoil(engine.model)
+        self._loop = Loop(
+            checked.job(here.attempt, here.node[:8]),
+            engine,
+            reporter,
+            self._vault(engine),
+            faults.at,
+            handed=handed,
+            stands=goes_on_in_place(config),
         )
-        return passes.watching(batches, engine.largest_pass)
+        outcome = self._loop.run(self._streams(engine))
+        if outcome != "paused":
+            return outcome
+        return "interrupted" if self._loop.pause == Pause.STOP else None
 
-    vault = (
-        keeper_vault.KeeperVault(here.keepers, here.node, engine.ranks.rank)
-        if here.keepers
-        else None
-    )
-    job = checked.job(here.attempt, here.node[:8])
-    loop = Loop(job, engine, reporter, vault, faults.at)
-    outcome = loop.run(streams)
-    if outcome != "paused":
-        return outcome
-    return "interrupted" if loop.pause == Pause.STOP else None
+    def _engine(self) -> Engine:
+        """The engine that outlived the group before in this process, or a new one."""
+        checked, here = self._checked, self._here
+        config = checked.config
+        key = (checked.binding, str(checked.run_dir), config.train.micro_batch)
+        kept = survivor.take(key) if here.joins else None
+        if kept is None:
+            tried = _tried(checked, self._assignment.mailbox) if here.first else None
+            resolved = hf_config.resolve(config, checked.manifest.vocabulary)
+            examine = tried is not None and not tried.whole
+            engine = Engine(config, resolved, examine=examine, empty=True, joins=here.joins)
+            kept = Survivor(key, engine, None)
+        else:
+            kept.engine.rejoin()
+        self._survivor = kept
+        return kept.engine
+
+    def _handed(self, engine: Engine) -> LiveState | None:
+        """What the ranks that were in the group before have; the engine then has it, too."""
+        kept = self._survivor
+        assert kept is not None
+
+        def overwriting() -> None:
+            kept.live = None
+
+        engine.trained, kept.live = hand_over(engine.trained, kept.live, overwriting)
+        engine.lay()
+        if kept.live is None:  # none of them could keep its state after all
+            engine.begin()
+        return kept.live
+
+    def _streams(self, engine: Engine) -> Callable[[int], Generator[RankBatch, None, None]]:
+        def streams(cursor: int) -> Generator[RankBatch, None, None]:
+            batches = pipeline.stream(
+                self._checked.corpus,
+                self._checked.schedule,
+                cursor=cursor,
+                rank=engine.ranks.rank,
+                world_size=engine.ranks.world_size,
+            )
+            return self._passes.watching(batches, engine.largest_pass)
+
+        return streams
+
+    def _vault(self, engine: Engine) -> keeper_vault.KeeperVault | None:
+        here = self._here
+        if not here.keepers:
+            return None
+        return keeper_vault.KeeperVault(here.keepers, here.node, engine.ranks.rank)
+
+    def survive(self) -> None:
+        """Leave the process group, and keep for the next group what this process has of the run."""
+        kept, loop = self._survivor, self._loop
+        if kept is None or not goes_on_in_place(self._checked.config):
+            leave_group()
+            return
+        if loop is not None:
+            kept.live = loop.live_state() or (None if loop.resumed else kept.live)
+        leave_group(kept.engine, loop)
+        if kept.live is not None:
+            survivor.keep(kept)
+
+    def consider_memory(self, error: RuntimeError) -> None:
+        """Have smaller forward passes if the device's memory was too small for them.
+
+        Raises:
+            Regroup: so that another group makes smaller ones.
+        """
+        rows, mailbox = self._passes.rows, self._assignment.mailbox
+        # Before the first step a smaller forward pass would not help: treat it as any failure.
+        if rows is None or not is_out_of_memory(error):
+            return
+        train = self._assignment.checked.config.train
+        if train.reproducible:
+            refuse_smaller_passes(mailbox, rows)
+            return
+        halve_micro_batch(mailbox, self._here.micro_batch or train.micro_batch, rows)
+        raise Regroup("out of memory") from error
 
 
 def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
@@ -189,6 +271,9 @@ def _join_group(gpus: float) -> None:
 
     Not done by Ray Train's backend, whose controller would block while it waits for ranks that
     may have died.
+
+    Raises:
+        Severed: if the group is given up before all ranks are there.
     """
     if torch.cuda.is_available():
         devices.take_device(int(os.environ["LOCAL_RANK"]), gpus)
@@ -196,7 +281,13 @@ def _join_group(gpus: float) -> None:
         if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
             inductor.compile_threads = compile_threads(int(os.environ["LOCAL_WORLD_SIZE"]))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=EXCHANGE_LIMIT)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = muster(rank, world_size, group_start.is_given_up)
+    if store is None:
+        raise Severed("the group was given up before all of its workers were there")
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=EXCHANGE_LIMIT
+    )
 
 
 def compile_threads(workers: int) -> int:

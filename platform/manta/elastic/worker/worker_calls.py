@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ray.train.v2._internal.execution.context import get_train_context
+
 from manta.config.errors import ConfigError, ErrorReport
 from manta.elastic.messages import group_start
 
@@ -52,10 +54,31 @@ def work(config: dict[str, Any]) -> None:
 
 def retire() -> None:
     """Clear an ended run, so that this process can be a worker of another one."""
-    from manta.elastic.worker.train_function import clear
+    from manta.elastic.worker import survivor
+    from manta.train.group_end import leave_group
 
-    clear()
+    survivor.drop()
+    leave_group()
     group_start.forget()
+
+
+def stand_by(seconds: float) -> int | None:
+    """Have this worker leave its group, within so many seconds.
+
+    Returns:
+        The step whose state it still has; None if it has none, and should be ended.
+    """
+    from manta.elastic.worker import survivor
+
+    if _trains() and not group_start.give_up(seconds):
+        return None
+    group_start.forget()
+    return survivor.step()
+
+
+def _trains() -> bool:
+    """Whether a training thread runs here. Internal to Ray Train 2.60."""
+    return bool(get_train_context().execution_context.training_thread_runner.is_running())
 
 
 @contextmanager
