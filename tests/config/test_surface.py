@@ -165,6 +165,9 @@ EVALUATION_KEYS = """
     generations.NAME.policy.unwanted generations.NAME.policy.wanted
     generations.NAME.sandbox.seconds generations.NAME.sandbox.memory_mb
     generations.NAME.sandbox.file_mb generations.NAME.sandbox.processes
+    generations.NAME.judge.path generations.NAME.judge.url generations.NAME.judge.model
+    generations.NAME.judge.key_variable generations.NAME.judge.prompt
+    generations.NAME.judge.tokens generations.NAME.judge.seconds
     calibration.NAME.file calibration.NAME.normalize calibration.NAME.bins
     calibration.NAME.slices
     tasks.NAME.task tasks.NAME.fewshot tasks.NAME.limit tasks.NAME.chat

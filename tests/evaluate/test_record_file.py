@@ -10,11 +10,12 @@ import pytest
 from evaluated_runs import lines
 
 from manta.config.errors import RunError
-from manta.config.evaluation import CalibrationEvaluation, GenerationsEvaluation
+from manta.config.evaluation import CalibrationEvaluation, EvaluationConfig, GenerationsEvaluation
 from manta.evaluate.choices_and_labels import ChoicesAndLabels
 from manta.evaluate.generated_answers import GeneratedAnswers
 from manta.evaluate.record_file import read_records
 
+CONFIG = EvaluationConfig(name="x", splits={"y": {}})
 KNOWN = ("prompt", "contains")
 
 
@@ -72,7 +73,7 @@ def test_slices_are_keys_that_are_there(tmp_path: Path) -> None:
 def test_prompts(tmp_path: Path, record: dict[str, Any], said: str) -> None:
     path = lines(tmp_path / "a.jsonl", [record])
     with pytest.raises(RunError, match=said):
-        GeneratedAnswers("x", GenerationsEvaluation(file=str(path)), None)
+        GeneratedAnswers("x", GenerationsEvaluation(file=str(path)), None, CONFIG)
 
 
 @pytest.mark.parametrize(

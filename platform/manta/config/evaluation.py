@@ -104,6 +104,37 @@ class SandboxSection(Section):
     )
 
 
+class JudgeSection(Section):
+    """Another model that judges answers by the criterion of a record's `judge`: yes or no."""
+
+    path: str | None = Field(
+        default=None, description="a run, or the folder of an exported model, that is the judge"
+    )
+    url: str | None = Field(
+        default=None,
+        description="URL of a server with OpenAI's interface, such as http://localhost:8000/v1",
+    )
+    model: str = Field(default="default", description="name of the model on the server")
+    key_variable: str | None = Field(
+        default=None, description="environment variable that holds the server's key"
+    )
+    prompt: str = Field(
+        default="Question:\n{prompt}\n\nAnswer:\n{answer}\n\nCriterion: {criterion}\n\nDoes the "
+        "answer meet the criterion? Reply with yes or no.\n",
+        description="text that the judge is given, with {prompt}, {answer} and {criterion}",
+    )
+    tokens: int = Field(default=16, ge=1, description="most tokens of its reply")
+    seconds: float = Field(default=60.0, gt=0, description="most seconds of a server's reply")
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> JudgeSection:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either 'path', a model here, or 'url', a server")
+        if "{answer}" not in self.prompt or "{criterion}" not in self.prompt:
+            raise ValueError("'prompt' needs {answer} and {criterion}")
+        return self
+
+
 class GenerationsEvaluation(Section):
     """Answers to the prompts of a file, and what is checked of each; how long they take."""
 
@@ -135,6 +166,9 @@ class GenerationsEvaluation(Section):
     faithfulness: FaithfulnessSection = FaithfulnessSection()
     policy: PolicySection = PolicySection()
     sandbox: SandboxSection = SandboxSection()
+    judge: JudgeSection | None = Field(
+        default=None, description="model that judges answers by a criterion; none if left out"
+    )
 
     @field_validator("refusals")
     @classmethod

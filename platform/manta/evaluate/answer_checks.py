@@ -14,7 +14,7 @@ from manta.evaluate.record_file import FileRecord
 from manta.evaluate.sandbox import run_test
 
 # Keys of a record that check its answer; all that are given must hold.
-CHECKS = ("exact", "contains", "regex", "schema", "test")
+CHECKS = ("exact", "contains", "regex", "schema", "test", "judge")
 # Code between fences, of which the first block counts.
 FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
@@ -54,6 +54,7 @@ def check_record(record: FileRecord) -> None:
         except (jsonschema.SchemaError, AttributeError, TypeError) as error:
             said = getattr(error, "message", str(error))
             raise record.wrong(f"'schema' is no JSON schema: {said}") from None
+    record.text("judge")
     if (test := record.text("test")) is not None:
         try:
             compile(test, "test", "exec")

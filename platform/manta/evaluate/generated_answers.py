@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from manta.config.errors import ConfigError, RunError
-from manta.config.evaluation import GenerationsEvaluation
+from manta.config.evaluation import EvaluationConfig, GenerationsEvaluation
 from manta.evaluate.answer_checks import CHECKS, AnswerCheck, check_record, checked
 from manta.evaluate.evaluator import Measured
 from manta.evaluate.faithfulness import claims_of
+from manta.evaluate.judge import Judge, asked_of, made_judge, verdict
 from manta.evaluate.model_at_hand import Answer, ModelAtHand
 from manta.evaluate.record_file import FileRecord, RecordFile, read_records
 from manta.record.evaluation_record import ExampleRow, Sums
@@ -34,6 +35,7 @@ class GeneratedAnswers:
         name: name of the evaluator.
         section: keys of the evaluator in the config.
         price: price of the device for an hour; None if unknown.
+        config: device and precision of a judge.
 
     Raises:
         RunError: naming the line of the file that is no such record.
@@ -42,11 +44,25 @@ class GeneratedAnswers:
     type = "generations"
     reads_test_split = False
 
-    def __init__(self, name: str, section: GenerationsEvaluation, price: float | None):
+    def __init__(
+        self,
+        name: str,
+        section: GenerationsEvaluation,
+        price: float | None,
+        config: EvaluationConfig,
+    ):
         self.name, self._section, self._price = name, section, price
+        self._judge: Judge | None = None
+        self._undecided = 0
         self._file: RecordFile = read_records(Path(section.file), KEYS, section.slices)
         for record in self._file.records:
             _check(record)
+            if "judge" in record.content and section.judge is None:
+                raise record.wrong(
+                    f"it has a criterion for a judge: say which in generations.{name}.judge"
+                )
+        if section.judge is not None:
+            self._judge = made_judge(section.judge, f"generations.{name}.judge", config)
         self.data = section.file
         self.data_hash = self._file.digest
         self.settings: dict[str, Any] = section.model_dump(mode="json", exclude={"file", "slices"})
@@ -60,23 +76,31 @@ class GeneratedAnswers:
             )
         prompts = [self._ids(model, record) for record in self._file.records]
         model.answer(prompts[0], tokens=2)  # the first pass is slow, and is not measured
-        answers, rows, asks = list[Answer](), list[ExampleRow](), self._asks(model)
-        for record, ids in zip(self._file.records, prompts, strict=True):
-            answer = model.answer(
+        answers = [
+            model.answer(
                 ids,
                 tokens=self._section.tokens,
                 temperature=self._section.temperature,
                 seed=_seed(self._section.seed, record.id),
                 stop=self._section.stop,
             )
-            answers.append(answer)
-            rows.append(self._row(record, answer, None if asks else record.text("prompt")))
+            for record, ids in zip(self._file.records, prompts, strict=True)
+        ]
+        values, asks = self._times(model, answers), self._asks(model)
+        rows = [
+            self._row(record, answer, None if asks else record.text("prompt"))
+            for record, answer in zip(self._file.records, answers, strict=True)
+        ]
         remarks = list[str]()
         if not any("success" in row.sums for row in rows):
             remarks.append("No record has a check or says what is expected: there is no success.")
+        if self._judge is not None:
+            remarks.append(f"Judged by {self._judge.name}, which may be wrong itself.")
+        if self._undecided:
+            remarks.append(f"{self._undecided} replies of the judge were neither yes nor no: no.")
         if self._price is None:
             remarks.append("price.per_device_hour is not given: there is no cost.")
-        return Measured(rows, self._times(model, answers), remarks=remarks)
+        return Measured(rows, values, remarks=remarks)
 
     # ----------------------------------------------------------------------------------- prompts
 
@@ -129,6 +153,8 @@ class GeneratedAnswers:
             "first_token": round(answer.first_token, 6),
         }
         results = checked(record, text, section.sandbox, before or "")
+        if self._judge is not None and "judge" in record.content:
+            results.append(self._judged(record, text))
         self._add_success(record, results, declined, sums, shown)
         if (context := record.text("context")) is not None:
             claims = claims_of(text, context, section.faithfulness.support)
@@ -164,6 +190,19 @@ class GeneratedAnswers:
             shown["failed"] = {one.check: one.why for one in results if not one.passed}
             if not fits:
                 shown["failed"]["expect"] = "it declined" if declined else "it did not decline"
+
+    def _judged(self, record: FileRecord, text: str) -> AnswerCheck:
+        assert self._judge is not None
+        assert self._section.judge is not None
+        asked = record.content.get("prompt")
+        if asked is None:
+            turns = record.content["messages"]
+            asked = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        criterion = record.text("judge") or ""
+        reply = self._judge.reply(asked_of(self._section.judge, asked, text, criterion))
+        found = verdict(reply)
+        self._undecided += found is None
+        return AnswerCheck("judge", bool(found), "" if found else f"the judge says {reply!r}")
 
     def _times(self, model: ModelAtHand, answers: Sequence[Answer]) -> dict[str, float]:
         """Latencies, each over all answers; the quantiles are those of NumPy (linear)."""

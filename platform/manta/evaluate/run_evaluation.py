@@ -117,7 +117,10 @@ def made(config: EvaluationConfig, run_config: RunConfig | None) -> list[Evaluat
         price = run_config.cost.per_device_hour
     return [
         *(OwnMetric(name, section, config.code) for name, section in config.own.items()),
-        *(GeneratedAnswers(name, section, price) for name, section in config.generations.items()),
+        *(
+            GeneratedAnswers(name, section, price, config)
+            for name, section in config.generations.items()
+        ),
         *(ChoicesAndLabels(name, section) for name, section in config.calibration.items()),
         *(HarnessTask(name, section) for name, section in config.tasks.items()),
         *(SplitLoss(name, section, run_config) for name, section in config.splits.items()),
