@@ -287,6 +287,8 @@ def test_an_own_function_keeps_drops_or_changes():
     [
         ("return 1 / 0", "mine.py:keep failed: mine.py:4: ZeroDivisionError: division by zero"),
         ("pass", "mine.py:keep returned NoneType: return True to keep the document"),
+        ("return Drop(3)", "mine.py:keep returned Drop(3): write a reason of a few words"),
+        ("return Drop('a', 'b')", "a Drop whose score is no number but str"),
         ("return '\\ud800'", "mine.py:keep returned a text that is not valid Unicode"),
     ],
 )

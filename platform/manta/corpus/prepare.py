@@ -78,7 +78,8 @@ def prepare(
         if manifest:
             bar.say(f"{out}: already prepared from this config and input; nothing to do")
             return manifest
-        with opened(out, key, f"{manta.__version__} {tokenizers.__version__}") as workspace:
+        versions = f"{manta.__version__} {tokenizers.__version__}{inputs.filters.versions}"
+        with opened(out, key, versions) as workspace:
             # Another process may have finished the corpus between the check above and the lock.
             return finished(out, key) or _Preparation(config, inputs, workspace, bar).run(tokenizer)
 

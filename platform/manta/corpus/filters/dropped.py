@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manta.config.errors import CorpusError
@@ -107,7 +108,7 @@ def read_dropped(folder: str | Path) -> list[DroppedDocument]:
             "document, or it was joined of others: look at these"
         )
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, filters=pc.field("text").is_valid())
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(f"{path}: can't be read: {error}") from None
-    return [DroppedDocument(**row) for row in table.to_pylist() if row["text"] is not None]
+    return [DroppedDocument(**row) for row in table.to_pylist()]

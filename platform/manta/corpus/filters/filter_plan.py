@@ -26,6 +26,7 @@ from manta.config.filters import (
 from manta.config.own_code import OwnCode, read_own
 from manta.corpus.filters.evaluations import EvaluationNgrams, read_evaluations
 from manta.corpus.filters.filter_chain import chain_of
+from manta.corpus.filters.repair import ftfy_version
 
 # What a filter does changes with its version: raise it when the same text gets another verdict.
 VERSIONS = {
@@ -70,6 +71,12 @@ class FilterPlan:
     def is_on(self) -> bool:
         """Whether any filter runs."""
         return self.section.is_on
+
+    @property
+    def versions(self) -> str:
+        """The version of the library that filters use; empty if they use none."""
+        repair = self.section.repair
+        return f" ftfy {ftfy_version()}" if repair.enabled and repair.mojibake else ""
 
     @property
     def content(self) -> bytes:

@@ -48,7 +48,7 @@ class OwnFilter:
         if isinstance(found, str):
             found = Keep(found, {"changed": 1} if found != text else {})
         if isinstance(found, Drop):
-            return found
+            return self._right(found)
         if isinstance(found, Keep):
             return self._checked(found)
         if found is True:
@@ -59,6 +59,20 @@ class OwnFilter:
             f"{self._shown} returned {type(found).__name__}: return True to keep the document, "
             "False or Drop(reason) to drop it, or a text to go on with"
         )
+
+    def _right(self, found: Drop) -> Drop:
+        if not isinstance(found.reason, str) or not found.reason:
+            raise OwnFilterError(
+                f"{self._shown} returned Drop({found.reason!r}): write a reason of a few words"
+            )
+        try:
+            score = None if found.score is None else float(found.score)
+        except (TypeError, ValueError):
+            raise OwnFilterError(
+                f"{self._shown} returned a Drop whose score is no number but "
+                f"{type(found.score).__name__}"
+            ) from None
+        return Drop(found.reason, score)
 
     def _checked(self, found: Keep) -> Keep:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from manta.config.extras import import_extra
@@ -47,6 +48,14 @@ class Repair:
             if right != line:
                 lines[number], changed = right, changed + 1
         return ("\n".join(lines) if changed else text), changed
+
+
+def ftfy_version() -> str:
+    """The version of ftfy, by which its repairs may differ; empty if it is not installed."""
+    try:
+        return version("ftfy")
+    except PackageNotFoundError:
+        return ""
 
 
 def import_ftfy() -> Any:
