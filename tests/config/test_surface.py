@@ -161,7 +161,7 @@ EVALUATION_KEYS = """
     generations.NAME.file generations.NAME.tokens generations.NAME.style
     generations.NAME.system generations.NAME.temperature generations.NAME.seed
     generations.NAME.stop generations.NAME.slices generations.NAME.refusals
-    generations.NAME.faithfulness.support
+    generations.NAME.faithfulness.model generations.NAME.faithfulness.support
     generations.NAME.policy.unwanted generations.NAME.policy.wanted
     generations.NAME.sandbox.seconds generations.NAME.sandbox.memory_mb
     generations.NAME.sandbox.file_mb generations.NAME.sandbox.processes

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from evaluated_runs import evaluation, lines, text_corpus, trained_run
 from inline_prepare import without_ray
+from made_tokenizers import bert
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from manta.config.errors import MantaError, RunError
+from manta.config.errors import ConfigError, MantaError, RunError
 from manta.config.evaluation import JudgeSection, load_evaluation
 from manta.evaluate import judge
+from manta.evaluate.entailment import Entailment
+from manta.evaluate.faithfulness import claims_of
 from manta.evaluate.judge import asked_of, verdict
 from manta.evaluate.run_evaluation import evaluate
 from manta.record.evaluation_record import read_evaluation, read_examples
@@ -146,3 +151,36 @@ def test_what_a_judge_is_asked_and_what_its_reply_means() -> None:
     assert asked_of(section, "{answer}", "A{criterion}", "C") == "A{criterion}|C|{answer}"
     said = {"Yes.": True, "no, yes": False, "YES or no": True, "not sure": None, "": None}
     assert {reply: verdict(reply) for reply in said} == said
+
+
+def nli(folder: Path, labels: list[str]) -> Path:
+    """A classifier of pairs with random weights, and its tokenizer."""
+    bert(folder)
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=200, intermediate_size=16, max_position_embeddings=32, **small,
+        id2label=dict(enumerate(labels)), label2id={name: n for n, name in enumerate(labels)},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_of_entailment_judges_claims(tmp_path: Path) -> None:
+    folder = nli(tmp_path / "nli", ["contradiction", "not_entailment_x", "ENTAILMENT"])
+    context, claim = "The cat sat on the mat.", "The cat sat."
+    found = Entailment(str(folder), "key").probability(context, claim)
+    lm = BertForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        pair = AutoTokenizer.from_pretrained(folder)(context, claim, return_tensors="pt")
+        assert found == pytest.approx(float(lm(**pair).logits[0].softmax(-1)[2]), abs=1e-6)
+    long = Entailment(str(folder), "key").probability(context * 50, claim)
+    assert 0 < long < 1
+    for least, supported in ((found - 0.01, True), (found + 0.01, False)):
+        entailed = Entailment(str(folder), "key").probability
+        (one,) = claims_of(claim, context, least, entailed)
+        assert one.supported is supported
+    with pytest.raises(ConfigError, match=r"none of its classes .* is called entailment"):
+        Entailment(str(nli(tmp_path / "other", ["good", "bad"])), "key")
+    with pytest.raises(ConfigError, match=r"key = '.*nowhere': can't be loaded"):
+        Entailment(str(tmp_path / "nowhere"), "key")

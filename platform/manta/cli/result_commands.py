@@ -76,10 +76,10 @@ def compare(
     ] = None,
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
+    from manta.record.evaluation_record import is_evaluation
     from manta.storage.place import place_of
-    from manta.storage.run_folder import EVALUATION
 
-    if evaluation is not None or (place_of(paths[0]) / EVALUATION).exists():
+    if evaluation is not None or is_evaluation(place_of(paths[0])):
         _compare_evaluations(paths, evaluation, output)
         return
     from manta.show.compare.comparing import compare_places

@@ -63,17 +63,22 @@ class SplitEvaluation(Section):
 
 
 class FaithfulnessSection(Section):
-    """Which claims of an answer its context supports, judged by their words alone.
+    """Which claims of an answer its context supports: by their words alone, or by a classifier.
 
     A claim is a sentence. It counts as supported if enough of its words, and all of its numbers,
     stand in the record's `context`. This is a baseline: it knows no paraphrase and no negation.
     """
 
+    model: str | None = Field(
+        default=None,
+        description="folder or name of a classifier of entailment; by words alone if left out",
+    )
     support: float = Field(
         default=0.6,
         gt=0,
         le=1,
-        description="share of a claim's words, without stop words, that must stand in the context",
+        description="share of a claim's words, without stop words, that must stand in the context; "
+        "with a model, the least probability of entailment",
     )
 
 

@@ -8,6 +8,7 @@ and a negation as supported: the rate compares models on one set, and is no verd
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Words that say nothing of the matter.
@@ -37,19 +38,29 @@ class Claim:
     supported: bool
 
 
-def claims_of(answer: str, context: str, support: float) -> list[Claim]:
+def claims_of(
+    answer: str,
+    context: str,
+    support: float,
+    entailed: Callable[[str, str], float] | None = None,
+) -> list[Claim]:
     """The claims of an answer, each with whether it is supported.
 
     Args:
         answer: the answer.
         context: text that the answer may rely on.
-        support: share of a claim's content words that must stand in the context.
+        support: share of a claim's content words that must stand in the context, or the least
+            probability of `entailed`.
+        entailed: probability that a context entails a claim; None to go by words.
     """
     known = set(_words(context))
     found = list[Claim]()
     for sentence in SENTENCE.split(answer):
         words = _words(sentence)
         if not words:
+            continue
+        if entailed is not None:
+            found.append(Claim(sentence.strip(), entailed(context, sentence.strip()) >= support))
             continue
         there = [word in known for word in words]
         numbers = all(word in known for word in words if word[0].isdigit())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from manta.config.errors import ConfigError, RunError
 from manta.config.evaluation import EvaluationConfig, GenerationsEvaluation
 from manta.evaluate.answer_checks import CHECKS, AnswerCheck, check_record, checked
+from manta.evaluate.entailment import Entailment
 from manta.evaluate.evaluator import Measured
 from manta.evaluate.faithfulness import claims_of
 from manta.evaluate.judge import Judge, asked_of, made_judge, verdict
@@ -54,6 +55,11 @@ class GeneratedAnswers:
         self.name, self._section, self._price = name, section, price
         self._judge: Judge | None = None
         self._undecided = 0
+        faithful = section.faithfulness.model
+        self._entailed: Callable[[str, str], float] | None = None
+        if faithful is not None:
+            key = f"generations.{name}.faithfulness.model"
+            self._entailed = Entailment(faithful, key).probability
         self._file: RecordFile = read_records(Path(section.file), KEYS, section.slices)
         for record in self._file.records:
             _check(record)
@@ -157,7 +163,8 @@ class GeneratedAnswers:
             results.append(self._judged(record, text))
         self._add_success(record, results, declined, sums, shown)
         if (context := record.text("context")) is not None:
-            claims = claims_of(text, context, section.faithfulness.support)
+            support = section.faithfulness.support
+            claims = claims_of(text, context, support, self._entailed)
             unsupported = [claim.text for claim in claims if not claim.supported]
             unsupported = [] if declined else unsupported  # to decline claims nothing
             sums["unsupported_per_100"] = (100 * len(unsupported), 1)

@@ -270,7 +270,7 @@ def find_evaluation(place: Place, name: str | None = None) -> Place:
     Raises:
         RunError: if there is none.
     """
-    if (place / EVALUATION).exists():
+    if is_evaluation(place):
         return place
     known = evaluations_of(place)
     there = {folder: one for folder, one in known.items() if name in (None, one.name)}
@@ -284,6 +284,14 @@ def find_evaluation(place: Place, name: str | None = None) -> Place:
         )
     steps = {folder: one.model.step or 0 for folder, one in there.items()}
     return max(there, key=lambda folder: (steps[folder], there[folder].created, str(folder)))
+
+
+def is_evaluation(place: Place) -> bool:
+    """Whether a place is the folder of an evaluation; not if it can't be read."""
+    try:
+        return (place / EVALUATION).exists()
+    except OSError:
+        return False
 
 
 def evaluations_of(place: Place) -> dict[Place, EvaluationRecord]:
