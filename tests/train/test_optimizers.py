@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from plain_runs import Fault, engine_of, ledger, losses, outcome, streams_of, train
+from plain_runs import Fault, engine_of, ledger, losses, outcome, run_ranks, streams_of, train
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from manta.config.errors import ConfigError
 from manta.config.load import load
 from manta.config.optimizer import OptimizerSection
 from manta.config.run import RunConfig
-from manta.elastic.checks.preflight import try_model
+from manta.elastic.checks.preflight import Checked, try_model
 from manta.model.weight_groups import weight_groups
+from manta.optimizer import muon as muon_module
 from manta.optimizer.build import build, takes_orders
 from manta.state.checkpoint_files import newest
 from manta.state.loading import load as load_checkpoint
@@ -178,6 +181,42 @@ def test_orders_drop_an_update_and_divide_the_gradient(name) -> None:
         assert all(map(torch.equal, weights, kept))
         assert all(map(torch.equal, state(ordered), held))
     assert all(map(torch.equal, weights, others))
+
+
+def _count_rank(runs: list[Checked], folder: Path) -> None:
+    """Note the matrices that this rank makes orthogonal in a step, and the weights after it."""
+    for index, run in enumerate(runs):
+        engine, count, own = engine_of(run), [0], muon_module._orthogonal
+
+        def counted(update: Any, count=count, own=own) -> torch.Tensor:
+            count[0] += 1
+            return own(update)
+
+        muon_module._orthogonal = counted
+        ranks = engine.ranks
+        engine.step(next(streams_of(run, ranks.rank, ranks.world_size)(0)))
+        muon_module._orthogonal = own
+        weights = [full(weight) for weight in engine.trained.lm.parameters()]
+        torch.save((count[0], weights), folder / f"{index}-{ranks.world_size}-{ranks.rank}.pt")
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def test_ranks_share_what_muon_computes(checked, tmp_path) -> None:
+    """14 matrices: each is made orthogonal by one rank, whole or split, and all have the same."""
+    changes = {**EXACT, **RUNS["muon"]}
+    runs = [checked({**changes, "parallel.shard": shard}) for shard in (False, True)]
+    for ranks in (1, 3):
+        run_ranks(ranks, _count_rank, runs, tmp_path)
+    _, expected = torch.load(tmp_path / "0-1-0.pt")
+    for index in range(2):
+        found = [torch.load(tmp_path / f"{index}-3-{rank}.pt") for rank in range(3)]
+        assert [count for count, _ in found] == [5, 5, 4]
+        for _, weights in found:
+            assert all(map(torch.equal, weights, expected))
 
 
 # ------------------------------------------------------------------------------- groups
