@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_code_passes_if_its_test_ends_well(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_code_that_does_not_end_well_fails(code: str, said: str) -> None:
     assert re.search(said, run_test(code, "pass", LIMITS))
+
+
+def test_code_has_no_network_where_the_kernel_can_take_it_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 5)"
+        said = run_test(code, "pass", LIMITS)
+    if not said:
+        pytest.skip("the kernel lets this user have no network of its own")
+    assert "Network is unreachable" in said or "refused" in said
 
 
 def test_code_that_does_not_end_is_ended_with_all_that_it_started() -> None:

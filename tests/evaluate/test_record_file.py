@@ -14,6 +14,7 @@ from manta.config.evaluation import CalibrationEvaluation, EvaluationConfig, Gen
 from manta.evaluate.choices_and_labels import ChoicesAndLabels
 from manta.evaluate.generated_answers import GeneratedAnswers
 from manta.evaluate.record_file import read_records
+from manta.evaluate.ticking import ticking
 
 CONFIG = EvaluationConfig(name="x", splits={"y": {}})
 KNOWN = ("prompt", "contains")
@@ -97,3 +98,17 @@ def test_the_digest_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None
     one.write_text(json.dumps({"prompt": "a", "contains": "b"}))
     two.write_text(json.dumps({"contains": "b", "prompt": "a"}))
     assert read_records(one, KNOWN, ()).digest == read_records(two, KNOWN, ()).digest
+
+
+def test_a_long_evaluation_says_how_far_it_is() -> None:
+    now, said = [0.0], list[str]()
+    for item in ticking(range(100), "answers", said.append, lambda: now[0]):
+        now[0] += 1.0 if item < 90 else 0.1
+    assert said == [
+        "answers: 15 of 100, about 1:25 left",
+        "answers: 30 of 100, about 1:10 left",
+        "answers: 45 of 100, about 0:55 left",
+        "answers: 60 of 100, about 0:40 left",
+        "answers: 75 of 100, about 0:25 left",
+        "answers: 90 of 100, about 0:10 left",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -43,14 +45,18 @@ def evaluate(
     from manta.storage.run_folder import EVALUATION_PAGE
 
     place, step = run_at_step(model)
-    folder = run(
-        place_of(place),
-        step,
-        loaded,
-        output=None if output is None else place_of(output),
-        final=final,
-        tell=print,
-    )
+    try:
+        folder = run(
+            place_of(place),
+            step,
+            loaded,
+            output=None if output is None else place_of(output),
+            final=final,
+            tell=partial(print, flush=True),
+        )
+    except KeyboardInterrupt:
+        print("interrupted; no result is written", file=sys.stderr)
+        raise typer.Exit(130) from None
     print()
     print_evaluation(read_evaluation(folder), Console())
     print(f"page: {folder / EVALUATION_PAGE}")

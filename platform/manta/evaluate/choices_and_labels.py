@@ -14,6 +14,7 @@ from manta.evaluate.calibration_measures import Binned, aurc, brier, risk_covera
 from manta.evaluate.evaluator import Measured
 from manta.evaluate.model_at_hand import ModelAtHand
 from manta.evaluate.record_file import FileRecord, RecordFile, read_records
+from manta.evaluate.ticking import ticking
 from manta.record.evaluation_record import ExampleRow
 from manta.train.scoring import PROBABILITIES
 
@@ -71,7 +72,7 @@ class ChoicesAndLabels:
                 f"{model.where} is not"
             )
         rows, confidence, right = list[ExampleRow](), list[float](), list[bool]()
-        for record in self._file.records:
+        for record in ticking(self._file.records, self.name, model.tell):
             names, probabilities, answer = self._probabilities(model, record)
             chosen = max(range(len(names)), key=probabilities.__getitem__)
             confidence.append(probabilities[chosen])

@@ -19,6 +19,7 @@ from manta.evaluate.faithfulness import claims_of
 from manta.evaluate.judge import Judge, asked_of, made_judge, verdict
 from manta.evaluate.model_at_hand import Answer, ModelAtHand
 from manta.evaluate.record_file import FileRecord, RecordFile, read_records
+from manta.evaluate.ticking import ticking
 from manta.record.evaluation_record import ExampleRow, Sums
 
 EXPECTED = ("answer", "refusal")
@@ -82,6 +83,7 @@ class GeneratedAnswers:
             )
         prompts = [self._ids(model, record) for record in self._file.records]
         model.answer(prompts[0], tokens=2)  # the first pass is slow, and is not measured
+        given = list(zip(self._file.records, prompts, strict=True))
         answers = [
             model.answer(
                 ids,
@@ -90,7 +92,7 @@ class GeneratedAnswers:
                 seed=_seed(self._section.seed, record.id),
                 stop=self._section.stop,
             )
-            for record, ids in zip(self._file.records, prompts, strict=True)
+            for record, ids in ticking(given, self.name, model.tell)
         ]
         values, asks = self._times(model, answers), self._asks(model)
         rows = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,8 +59,10 @@ class ModelAtHand:
         where: the directory of a run, its place in a store, or a folder that `export` wrote.
         step: step of a run's checkpoint; by default the newest.
         config: device and precision of the evaluation.
+        tell: takes lines for people while something takes long.
 
     Attributes:
+        tell: function that takes lines for people.
         where: place of the model.
         run_config: config of the run; None for an exported folder.
         device: device of the weights.
@@ -71,7 +73,14 @@ class ModelAtHand:
         ConfigError: if there is no such device.
     """
 
-    def __init__(self, where: Place, step: int | None, config: EvaluationConfig):
+    def __init__(
+        self,
+        where: Place,
+        step: int | None,
+        config: EvaluationConfig,
+        tell: Callable[[str], None] = lambda line: None,
+    ):
+        self.tell = tell
         self.where, self._step, self.precision = where, step, config.precision
         self.run_config = run_config_of(where)
         self.device = _device(config.device)

@@ -75,7 +75,7 @@ def evaluate(
     folder = output or evaluation_folder(where, config.name, step)
     check_writable(folder, "--output")
     before = read_log(where).count(TEST_SPLIT)
-    model = ModelAtHand(where, step, config)
+    model = ModelAtHand(where, step, config, tell)
     facts = _facts(model, trained)
     if reads_test:
         _note_test_split(where, facts, config, before, tell)

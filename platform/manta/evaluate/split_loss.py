@@ -23,6 +23,7 @@ from manta.corpus.tokenizer import of_corpus
 from manta.evaluate.calibration_measures import BINS, Binned
 from manta.evaluate.evaluator import Measured
 from manta.evaluate.model_at_hand import ModelAtHand
+from manta.evaluate.ticking import ticking
 from manta.model.cross_entropy import IGNORE
 from manta.objective.causal import Causal, TokenRows
 from manta.objective.sft import SupervisedFineTuning
@@ -171,15 +172,18 @@ class SplitLoss:
 
     def _facts(self, model: ModelAtHand) -> Iterator[tuple[str, int, _TokenFacts]]:
         reader = reader_of(self._sample.corpus)
-        for stratum in self._sample.strata:
-            ids = self._sample.ids(stratum)
-            for first in range(0, len(ids), READ):
-                few = ids[first : first + READ]
-                columns = reader.read(few)
-                given = self._objective.inputs(columns, model.device)
-                lengths = self._lengths(few, columns)
-                for row, id_ in enumerate(few.tolist()):
-                    yield stratum.source, id_, self._of_row(model, given, row, lengths[row])
+        blocks = [
+            (stratum.source, ids[first : first + READ])
+            for stratum in self._sample.strata
+            for ids in [self._sample.ids(stratum)]
+            for first in range(0, len(ids), READ)
+        ]
+        for source, few in ticking(blocks, f"{self.name}, blocks", model.tell):
+            columns = reader.read(few)
+            given = self._objective.inputs(columns, model.device)
+            lengths = self._lengths(few, columns)
+            for row, id_ in enumerate(few.tolist()):
+                yield source, id_, self._of_row(model, given, row, lengths[row])
 
     @cached_property
     def _objective(self) -> Causal:
