@@ -55,6 +55,7 @@ def train_in_groups(checked: Checked, groups: list[Group]) -> list[dict[str, Any
 def _life(checked: Checked, groups: list[Group]) -> None:
     """What one process does."""
     me = dist.get_rank()
+    dist.barrier()  # all are connected
     dist.destroy_process_group()
     torch.compiler.set_default_backend("aot_eager")
     process = _Process(checked, me)
