@@ -47,6 +47,13 @@ def lost(nodes: Iterable[str]) -> set[str]:
     }
 
 
+def addresses_of(gone: Iterable[str]) -> set[str]:
+    """The IP addresses of nodes that are gone, without those at which another node is alive."""
+    names = set(gone)
+    there = {node["NodeManagerAddress"] for name, node in alive().items() if name not in names}
+    return {n["NodeManagerAddress"] for n in ray.nodes() if n["NodeID"] in names} - there
+
+
 def _answers(node: dict[str, Any]) -> bool:
     address = (node["NodeManagerAddress"], node["NodeManagerPort"])
     try:

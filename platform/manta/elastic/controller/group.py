@@ -270,11 +270,13 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         Returns:
             Slot id → the worker there that can go on in another group.
         """
+        mine = {self.placing.slots[rank].node for rank in lost}
+        gone = nodes.addresses_of(nodes.lost(mine)) if mine else set()
         workers = dict(enumerate(zip(self._actors, self.placing.slots, strict=False)))
         for rank in lost:
             ray.kill(workers.pop(rank)[0])
         asked = {
-            actor.execute.remote(worker_calls.stand_by, seconds): (actor, slot)
+            actor.execute.remote(worker_calls.stand_by, seconds, gone): (actor, slot)
             for actor, slot in workers.values()
         }
         steps = actor_replies.replies(asked, seconds + 1.0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
@@ -18,6 +19,7 @@ from manta.elastic.controller.group import SlotWorkerGroup, start_worker
 from manta.elastic.controller.slots import Slot, Slots
 from manta.elastic.controller.warm_workers import Spares
 from manta.elastic.snapshot_memory.keeper import Keepers
+from manta.elastic.worker import worker_calls
 
 # Seconds that a group with its minimum of workers waits for further slots.
 GRACE_SECONDS = 0.4
@@ -55,6 +57,7 @@ class Elasticity:
         total_tokens: tokens at which the run's schedule ends.
         snapshots: whether snapshots are kept in memory.
         in_place: whether workers that outlive a group go on in the next one.
+        checked: reference of the run, checked by `preflight.check`, for workers that are to come.
         warm_after: seconds of training before warm workers are started.
         owner: unique name under which the run holds slots in the cluster.
         pool: warm workers shared by consecutive runs; None if the run has its own.
@@ -68,6 +71,7 @@ class Elasticity:
     total_tokens: int
     snapshots: bool
     in_place: bool
+    checked: ObjectRef
     warm_after: float
     owner: str
     pool: Spares | None
@@ -185,9 +189,20 @@ class Holdings:
         """Start warm workers where a group may need them next."""
         self.warm.fill(self._warm_for(self.slots.ready))
 
-    def is_warm_for(self, slots: list[Slot]) -> bool:
-        """Whether a group in these slots would find its warm workers started."""
-        return self.warm.suffice(self._warm_for(slots))
+    def is_ready_for(self, slots: list[Slot], group: SlotWorkerGroup) -> bool:
+        """Whether a group in these slots would find its warm workers started.
+
+        And their models made, where the workers of the present group go on and would wait for that.
+        """
+        if not self._known.in_place:
+            return self.warm.suffice(self._warm_for(slots))
+        come = Counter(slot.node for slot in slots if slot not in group.placing.slots)
+        rows = group.placing.micro_batch
+
+        def prepare(actor: ActorHandle) -> Any:
+            return actor.execute.remote(worker_calls.prepare, self._known.checked, rows)
+
+        return self.warm.suffice(come) and self.warm.prepared(come, prepare)
 
     def _warm_for(self, slots: list[Slot]) -> Counter[str]:
         """Node id → number of warm workers that a group in these slots should have there."""

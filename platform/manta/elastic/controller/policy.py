@@ -257,7 +257,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             settle=self.known.scaling.settle,
         )
         if len(possible) > workers:
-            self._weigh(growth, possible)
+            self._weigh(growth, possible, group)
         if not self._paused:
             self._ask_while_useful(group, growth)
 
@@ -269,8 +269,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         else:
             self._holdings.want_no_more(group)
 
-    def _weigh(self, growth: Growth, possible: list[Slot]) -> None:
-        if growth.worthwhile and not self._holdings.is_warm_for(possible):
+    def _weigh(self, growth: Growth, possible: list[Slot], group: SlotWorkerGroup) -> None:
+        if growth.worthwhile and not self._holdings.is_ready_for(possible, group):
             return
         self._decide(growth)
 

@@ -31,6 +31,8 @@ class Spares:
     def __init__(self, start: StartSpare):
         self._start = start
         self._waiting: dict[str, list[tuple[ActorHandle, Any]]] = {}
+        # Worker → reference that is ready once it has prepared for a group to come.
+        self._preparing: dict[ActorHandle, Any] = {}
 
     def fill(self, wanted: Mapping[str, int]) -> None:
         """Have `wanted` warm workers on each node; end those on other nodes."""
@@ -54,6 +56,29 @@ class Spares:
         """Whether each node has the `wanted` number of ready warm workers."""
         return all(self.warm(node) >= count for node, count in wanted.items())
 
+    def prepared(self, wanted: Mapping[str, int], prepare: Callable[[ActorHandle], Any]) -> bool:
+        """Have ready warm workers prepare for a group to come; returns whether they have.
+
+        Args:
+            wanted: node → number of workers that prepare there.
+            prepare: begins that on a worker; returns a reference that is ready then.
+        """
+        known = {actor for waiting in self._waiting.values() for actor, _ in waiting}
+        self._preparing = {a: ready for a, ready in self._preparing.items() if a in known}
+        for node, count in wanted.items():
+            ready = [actor for actor, warm in self._waiting.get(node, []) if arrived([warm])]
+            for actor in ready[:count]:
+                if actor not in self._preparing:
+                    self._preparing[actor] = prepare(actor)
+        return all(
+            sum(self._is_prepared(actor) for actor, _ in self._waiting.get(node, [])) >= count
+            for node, count in wanted.items()
+        )
+
+    def _is_prepared(self, actor: ActorHandle) -> bool:
+        preparing = self._preparing.get(actor)
+        return preparing is not None and arrived([preparing])
+
     def take(self, nodes: Sequence[str]) -> list[ActorHandle]:
         """Take a worker on each node: a ready one, else one that is starting, else a new one."""
         self._forget_dead(set(nodes))
@@ -61,8 +86,10 @@ class Spares:
 
     def _take(self, node: str) -> ActorHandle:
         waiting = self._waiting.get(node, [])
-        waiting.sort(key=lambda spare: not arrived([spare[1]]))
-        return waiting.pop(0)[0] if waiting else self._start(node)[0]
+        waiting.sort(key=lambda spare: (not self._is_prepared(spare[0]), not arrived([spare[1]])))
+        actor = waiting.pop(0)[0] if waiting else self._start(node)[0]
+        self._preparing.pop(actor, None)
+        return actor
 
     def _forget_dead(self, nodes: Set[str]) -> None:
         """Drop workers that died, while starting (their reference has an error) or since.

@@ -291,6 +291,7 @@ def _elasticity(
         total_tokens=schedule.positions * schedule.seq_len,
         snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
         in_place=goes_on_in_place(checked.config),
+        checked=ray.put(checked),
         warm_after=WARM_AFTER_SECONDS if scaling.spares is None else 0.0,
         owner=owner,
         pool=pool,

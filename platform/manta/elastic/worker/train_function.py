@@ -44,7 +44,7 @@ from manta.elastic.worker.out_of_memory import (
     is_out_of_memory,
     refuse_smaller_passes,
 )
-from manta.elastic.worker.survivor import Survivor
+from manta.elastic.worker.survivor import EngineKey, Survivor
 from manta.model import hf_config
 from manta.model.trial_result import Tried
 from manta.parallel.muster import muster
@@ -116,6 +116,25 @@ def _outcome(assignment: Assignment) -> Outcome | None:
     return outcome if first else None
 
 
+def prepare(checked: Checked, micro_batch: int | None) -> None:
+    """Make the engine of a run in this process, without values for its weights, for a later group.
+
+    Args:
+        checked: the run.
+        micro_batch: most rows of a forward pass; None: as configured.
+    """
+    checked = _with_micro_batch(checked, micro_batch)
+    compute_here(int(os.environ["OMP_NUM_THREADS"]))
+    resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
+    engine = Engine(checked.config, resolved, empty=True, joins=True)
+    leave_group(engine)
+    survivor.keep(Survivor(_key(checked), engine, None))
+
+
+def _key(checked: Checked) -> EngineKey:
+    return checked.binding, str(checked.run_dir), checked.config.train.micro_batch
+
+
 class _Work:
     """One rank's part in a group, from the process group to the last step."""
 
@@ -161,7 +180,7 @@ class _Work:
         """The engine that outlived the group before in this process, or a new one."""
         checked, here = self._checked, self._here
         config = checked.config
-        key = (checked.binding, str(checked.run_dir), config.train.micro_batch)
+        key = _key(checked)
         kept = survivor.take(key) if here.joins else None
         if kept is None:
             tried = _tried(checked, self._assignment.mailbox) if here.first else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from manta.config.errors import ConfigError, ErrorReport
 from manta.elastic.messages import group_start
+from manta.elastic.worker import connections
 
 if TYPE_CHECKING:
     from manta.elastic.checks.preflight import Checked
@@ -62,14 +63,31 @@ def retire() -> None:
     group_start.forget()
 
 
-def stand_by(seconds: float) -> int | None:
-    """Have this worker leave its group, within so many seconds.
+def prepare(checked: Checked, micro_batch: int | None) -> None:
+    """Make the model of a run, so that a group that this worker joins does not wait for it.
+
+    Args:
+        checked: the run.
+        micro_batch: most rows that were found to fit in a forward pass; None: as configured.
+    """
+    from manta.elastic.worker import train_function
+
+    train_function.prepare(checked, micro_batch)
+
+
+def stand_by(seconds: float, gone: Collection[str]) -> int | None:
+    """Have this worker leave its group.
+
+    Args:
+        seconds: the time that it has for that.
+        gone: IP addresses of nodes that are gone: nothing need be awaited from there.
 
     Returns:
         The step whose state it still has; None if it has none, and should be ended.
     """
     from manta.elastic.worker import survivor
 
+    connections.shut(gone)
     if _trains() and not group_start.give_up(seconds):
         return None
     group_start.forget()
