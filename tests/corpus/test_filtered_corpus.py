@@ -16,6 +16,7 @@ from manta.corpus.filters.dry_run import dry_run, render_dry_run
 from manta.corpus.filters.show_filters import dropped_report
 from manta.corpus.inputs import open_inputs
 from manta.corpus.inspect import as_page, inspect
+from manta.corpus.join import join
 from manta.corpus.manifest import Manifest
 
 SECRET = "jane.doe@example.org"
@@ -235,3 +236,11 @@ def test_inspect_shows_what_each_filter_did(make, jsonl, filters, tmp_path):
     assert "lists.bad" in page
     assert [one.reason for one in read_dropped(tmp_path / "out")].count("gopher_min_words") == 2
     assert Manifest.read(tmp_path / "out").filters
+    tokenizer = {"path": str(tmp_path / "out" / "tokenizer.json")}
+    make(
+        jsonl(TEXTS[:41], "more"), out=str(tmp_path / "more"), filters=filters, tokenizer=tokenizer
+    )
+    joined = join([str(tmp_path / "out"), str(tmp_path / "more")], str(tmp_path / "joined"))
+    assert (joined.dropped["quality"], joined.filters) == (3, None)
+    with pytest.raises(CorpusError, match="joined of others"):
+        dropped_report(tmp_path / "joined", 1)

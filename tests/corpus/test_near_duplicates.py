@@ -232,7 +232,7 @@ def everything(jsonl, tmp_path: Path) -> dict:
     near += [f"{text_of(200)} by a@b.org", f"{text_of(201)} cafe\u0301"]
     quiz = [f"Q: {' '.join(text.split()[20:40])}?" for text in texts[40:44]]
     path = tmp_path / "quiz.jsonl"
-    path.write_text("".join(json.dumps({"question": one}) + "\n" for one in quiz))
+    path.write_text("".join(json.dumps({"question": one}) + "\n" for one in [*quiz, "Why?"]))
     evaluation = {"name": "quiz", "paths": [str(path)], "columns": ["question"]}
     return {
         "sources": [
@@ -297,6 +297,7 @@ def test_what_overlaps_with_an_evaluation_or_the_test_split_leaves_training(
     assert set(tested) <= {text for *_, text in found}
     (record,) = manifest.filters
     assert record.dropped["quiz"] >= 3
+    assert record.found == {"texts of quiz too short to find": 1}
     assert record.dropped["test split"] >= len(tested) / 2
     rows = pq.read_table(tmp_path / "out" / DROPPED).to_pylist()
     assert any("Q" not in row["text"] and row["reason"] == "quiz" for row in rows)

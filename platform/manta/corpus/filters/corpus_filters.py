@@ -28,6 +28,7 @@ from manta.corpus.filters.candidates import Candidates, opened
 from manta.corpus.filters.caps import Caps
 from manta.corpus.filters.contamination import Decontamination, Overlap
 from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, Examples, table_of
+from manta.corpus.filters.evaluations import too_short
 from manta.corpus.filters.filter_chain import FilterCounts
 from manta.corpus.filters.filter_plan import FilterPlan
 from manta.corpus.filters.near_duplicates import NearDuplicates, Search
@@ -62,7 +63,8 @@ def _shown(bar: PrepareProgress) -> Run:
     """Does a task for each of some orders, and shows how far that is."""
 
     def run(task: worker_pool.Task, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        if not orders:
+        if len(orders) < 2:  # too quick for a bar
+            yield from worker_pool.run(task, orders)
             return
         phase = bar.phase(PHASES[task.__name__], sum(order["bytes"] for order in orders))
         for done in worker_pool.run(task, orders):
@@ -175,6 +177,7 @@ class CorpusFilters:
             self._overlaps, self._owners = search.found(fates == KEPT, splits), search.owners
             counts = FilterCounts(int((fates == KEPT).sum()))
             counts.dropped.update(self._owners[one.owner] for one in self._overlaps)
+            counts.found.update(too_short(self._plan.evaluations))
             self._later["decontaminate"] = counts
             fates[[one.document for one in self._overlaps]] = CONTAMINATED
         for number, cap in enumerate(section.caps):

@@ -104,8 +104,8 @@ def read_dropped(folder: str | Path) -> list[DroppedDocument]:
     path = Path(folder) / DROPPED
     if not path.exists():
         raise CorpusError(
-            f"{path}: there is no record of what was dropped: no filter of this corpus dropped a "
-            "document, or it was joined of others: look at these"
+            f"{path}: is missing, though filters dropped documents: prepare the corpus again, or "
+            "copy it anew"
         )
     try:
         table = pq.read_table(path, filters=pc.field("text").is_valid())

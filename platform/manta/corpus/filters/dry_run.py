@@ -23,6 +23,7 @@ from manta.corpus.documents import (
     split_of,
 )
 from manta.corpus.filters.dropped import DroppedDocument, Examples, start_of
+from manta.corpus.filters.evaluations import too_short
 from manta.corpus.filters.filter_chain import Dropped, FilterCounts, chain_of
 from manta.corpus.filters.filter_verdict import Filter
 from manta.corpus.filters.own_filter import OwnFilterError
@@ -171,7 +172,8 @@ class _Sample:
             overlaps = overlaps_in(*self._left(), section.decontaminate, evaluations)
             for document, name, share, shown in overlaps:
                 self._leave_out("decontaminate", name, share, document, shown, (None, None))
-            self._count("decontaminate", Counter(name for _, name, _, _ in overlaps))
+            names = Counter(name for _, name, _, _ in overlaps)
+            self._count("decontaminate", names, Counter(too_short(evaluations)))
             self._remove({document for document, *_ in overlaps})
 
     def _left(self) -> tuple[list[str], NDArray[np.int8]]:
@@ -198,8 +200,8 @@ class _Sample:
             DroppedDocument(filter_, reason, score, *place, identity.hex(), shown, *like)
         )
 
-    def _count(self, name: str, dropped: Counter[str]) -> None:
-        counts = FilterCounts(len(self._kept), dropped)
+    def _count(self, name: str, dropped: Counter[str], found: Counter[str] | None = None) -> None:
+        counts = FilterCounts(len(self._kept), dropped, found=found or Counter())
         self._later.append(FilterRecord(name=name, **counts.as_json()))
 
     def _remove(self, documents: set[int]) -> None:

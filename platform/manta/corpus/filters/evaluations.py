@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,11 @@ def read_evaluations(section: ContaminationSection) -> list[EvaluationNgrams]:
         CorpusError: if a file can't be read, or no text of an evaluation is long enough.
     """
     return [_read(one, section.words) for one in section.evaluations]
+
+
+def too_short(evaluations: Iterable[EvaluationNgrams]) -> dict[str, int]:
+    """The texts of each evaluation that can't be found, for the counts of the filter."""
+    return {f"texts of {one.name} too short to find": one.short for one in evaluations if one.short}
 
 
 def ngrams_in(texts: Iterator[str], words: int) -> tuple[Uint64s, int, int]:

@@ -60,6 +60,10 @@ def dropped_report(folder: str | Path, examples: int) -> RenderableType:
         CorpusError: if the corpus was not filtered, or its record can't be read.
     """
     manifest = Manifest.read(folder)
+    if "joined" in manifest.config:
+        raise CorpusError(
+            f"{folder}: this corpus was joined of others: look at what was dropped of each"
+        )
     if manifest.filters is None:
         raise CorpusError(
             f"{folder}: this corpus was prepared without filters, so nothing was dropped by one; "
