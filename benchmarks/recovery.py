@@ -64,8 +64,10 @@ def write_inputs(corpus: Path, folder: Path) -> None:
     hf_config.resolve(config, manifest.vocabulary).save_pretrained(folder / "model")
 
 
-def run_case(system: str, fault: str, inputs: Path, corpus: Path) -> dict[str, Any]:
-    """Measure once, in a process and a folder of its own."""
+def run_case(
+    system: str, fault: str, inputs: Path, corpus: Path, seconds: float = CASE_SECONDS
+) -> dict[str, Any]:
+    """Measure once, in a process and a folder of its own, in so many seconds at most."""
     with tempfile.TemporaryDirectory(prefix="rec", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for given in ("tokens.npy", "model"):
@@ -74,7 +76,7 @@ def run_case(system: str, fault: str, inputs: Path, corpus: Path) -> dict[str, A
             [sys.executable, str(CASE), system, fault, str(folder), str(corpus)],
             capture_output=True,
             text=True,
-            timeout=CASE_SECONDS,
+            timeout=seconds,
         )
         if not (folder / "result.json").exists():
             sys.exit(f"{system}, {fault}: no result\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

@@ -2,7 +2,9 @@
 
     python benchmarks/recovery_case.py SYSTEM FAULT FOLDER CORPUS
 
-Writes `result.json` into FOLDER, which holds `tokens.npy` and `model` for the plain loop.
+FAULT is `worker` or `node`, or `COUNT-of-STEPS` for `goodput.py`: a worker dies so many times in
+so many steps. Writes `result.json` into FOLDER, which holds `tokens.npy` and `model` for the plain
+loop.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ SEQ_LEN = 128
 # Steps before the fault at least; the fault then comes midway between two checkpoints.
 SETTLED_STEPS = 25
 START_SECONDS, RECOVERY_SECONDS = 180.0, {"worker": 60.0, "node": 150.0}
+# What the steps between two deaths may take at most.
+GOODPUT_SECONDS = 240.0
 # A spare that has imported everything uses less of a core than this.
 IDLE_PERCENT = 5.0
 
@@ -78,6 +82,25 @@ def measure(case: Case, fault: str) -> dict[str, Any]:
     if parts:
         parts["trained_again"] = seconds - sum(parts.values())
     return {"seconds": seconds, "again": len(again), "parts": parts}
+
+
+def train_through(case: Case, deaths: int, steps: int) -> dict[str, Any]:
+    """What becomes of so many steps if the second worker dies so many times on the way."""
+    _wait(lambda: read(case.folder).last >= SETTLED_STEPS and case.ready(), START_SECONDS)
+    first = read(case.folder).last
+    killed = []
+    for death in range(1, deaths + 1):
+        due = first + death * steps // (deaths + 1)
+        _wait(lambda due=due: read(case.folder).last >= due, GOODPUT_SECONDS)  # type: ignore[misc]
+        logged = read(case.folder)
+        killed.append({"time": time.time(), "step": logged.last})
+        os.kill(logged.newest(rank=1)["pid"], signal.SIGKILL)
+        group = logged.group
+        _wait(lambda group=group: read(case.folder).group != group, GOODPUT_SECONDS)  # type: ignore[misc]
+    _wait(lambda: read(case.folder).last >= first + steps, GOODPUT_SECONDS)
+    lines = [line for line in read(case.folder).steps if line["step"] >= first]
+    last = next(at for at, line in enumerate(lines) if line["step"] == first + steps)
+    return {"killed": killed, "steps": lines[: last + 1]}
 
 
 def _recovered(folder: Path, old: str, seconds: float) -> dict[str, Any] | None:
@@ -254,7 +277,8 @@ def main(system: str, fault: str, folder: Path, corpus: Path) -> None:
     if system == "ray-0.25":
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
     with SYSTEMS[system](folder, corpus) as case:
-        result = measure(case, fault)
+        deaths, of, steps = fault.partition("-of-")
+        result = train_through(case, int(deaths), int(steps)) if of else measure(case, fault)
         (folder / "result.json").write_text(json.dumps(result))
     # The training's thread may still wait for a Ray that is gone.
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from typing import Any
 
 from recovery_log import StepLog
 
-BATCH, CHECKPOINT_EVERY = 8, 10
+BATCH, CHECKPOINT_EVERY = 8, int(os.environ.get("RECOVERY_CHECKPOINT_EVERY", "10"))
 State = dict[str, Any]
 NEWEST = "state.pt"
 

@@ -83,12 +83,12 @@ def test_a_full_disk_and_a_kill_on_it(
     def fill(engine: Any) -> None:
         step = engine.step
 
-        def filling(batch: Any) -> Any:
+        def filling(batch: Any, **asked: Any) -> Any:
             if batch.step.number == 6:
                 disk.fill()
                 filler = disk.folder / FILLER
                 os.truncate(filler, filler.stat().st_size - room)
-            return step(batch)
+            return step(batch, **asked)
 
         engine.step = filling
 

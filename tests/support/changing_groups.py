@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,10 +15,12 @@ from plain_runs import Rows, run_ranks, streams_of
 from manta.elastic.checks.preflight import Checked
 from manta.model import hf_config
 from manta.parallel.ranks import is_severed
+from manta.schedule import Step
 from manta.state.handover import LiveState, hand_over
 from manta.stream.plan import RankBatch
 from manta.train.engine import Engine
 from manta.train.group_end import leave_group
+from manta.train.log_rows import AwaitedRow
 from manta.train.loop import Loop
 from manta.train.pause import Pause
 
@@ -30,13 +33,14 @@ class Group:
         members: numbers of the processes, in the order of their ranks.
         dies: number of the process that is lost; None if all are asked to leave, or to the end.
         step: the step before which that happens; None for the end of the run.
-        evaluating: whether it is lost in the evaluation after that step instead.
+        point: where it is lost: before the step, in the evaluation after it, or once its update is
+            made and before its row of metrics is.
     """
 
     members: tuple[int, ...]
     dies: int | None = None
     step: int | None = None
-    evaluating: bool = False
+    point: Literal["before", "evaluation", "row"] = "before"
 
 
 class _Lost(Exception):
@@ -48,8 +52,23 @@ def train_in_groups(checked: Checked, groups: list[Group]) -> list[dict[str, Any
     checked.run_dir.mkdir(parents=True, exist_ok=True)
     processes = 1 + max(member for group in groups for member in group.members)
     run_ranks(processes, _life, checked, groups)
-    rows = (checked.run_dir / "rows.jsonl").read_text().splitlines()
-    return [json.loads(row) for row in rows]
+    return _as_recorded(checked.run_dir / "rows.jsonl")
+
+
+def _as_recorded(told: Path) -> list[dict[str, Any]]:
+    """The rows that were told, and those that a later group brought along, as a record has them."""
+    found: list[dict[str, Any]] = []
+    for line in told.read_text().splitlines():
+        row = json.loads(line)
+        known = {_kind(each) for each in found}
+        found += [brought for brought in row.get("carried", ()) if _kind(brought) not in known]
+        found.append(row)
+    return found
+
+
+def _kind(row: dict[str, Any]) -> tuple[int | None, bool]:
+    """What there is one row of: the training of a step, or an evaluation after it."""
+    return row.get("step"), "val_loss" in row
 
 
 def _life(checked: Checked, groups: list[Group]) -> None:
@@ -111,7 +130,7 @@ class _Process:
 
     def _passing(self, group: Group) -> Callable[[str, int], None]:
         def passing(point: str, step: int) -> None:
-            if group.evaluating and (point, step) == ("evaluation", group.step):
+            if (point, step) == (group.point, group.step):
                 self._be_lost(group)
 
         return passing
@@ -126,12 +145,21 @@ class _Process:
 
         def streams(cursor: int) -> Generator[RankBatch, None, None]:
             for batch in streams_of(self._checked, rank, size)(cursor):
-                if batch.step.number == group.step and not group.evaluating:
+                if batch.step.number == group.step and group.point == "before":
                     if group.dies is None:
                         engine.pause.ask(Pause.REGROUP)
                     self._be_lost(group)
                 yield batch
 
+        if group.point == "row":
+            queue = loop._rows.queue
+
+            def queued(step: Step, *more: Any, **asked: Any) -> AwaitedRow:
+                if step.number == group.step:
+                    self._be_lost(group)
+                return queue(step, *more, **asked)
+
+            loop._rows.queue = queued  # type: ignore[method-assign]
         try:
             loop.run(streams)
         except _Lost:

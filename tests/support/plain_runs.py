@@ -89,9 +89,9 @@ class Fault:
         """Put it into an engine."""
         step, forward, now = engine.step, engine.model.forward, [0]
 
-        def stepping(batch: RankBatch) -> Any:
+        def stepping(batch: RankBatch, **asked: Any) -> Any:
             now[0] = batch.step.number
-            return step(batch)
+            return step(batch, **asked)
 
         def spoiled(*args: Any) -> Any:
             loss = forward(*args)

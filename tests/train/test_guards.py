@@ -52,13 +52,13 @@ def train_here(run, fault=None, attempt: int = 1, watch=None) -> list[dict[str, 
     if watch is not None:
         step = engine.step
 
-        def watched(batch):
+        def watched(batch, **asked):
             state = engine.trained.optimizer.state_dict()["state"]
             watch[batch.step.number] = (
                 [p.detach().clone() for p in engine.trained.lm.parameters()],
                 [torch.as_tensor(v).clone() for s in state.values() for v in s.values()],
             )
-            return step(batch)
+            return step(batch, **asked)
 
         engine.step = watched
     loop_of(run, engine, run.run_dir / "rows.jsonl", attempt).run(streams_of(run))

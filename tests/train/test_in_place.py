@@ -17,13 +17,14 @@ from manta.storage.run_folder import CHECKPOINTS
 Build = Callable[..., Checked]
 SOME = {"checkpoint.every": 16 * 7 * 4, "eval.every": 16 * 7 * 3, "checkpoint.keep": 9}
 # A rank is lost, the first rank is lost while another comes in its place, a rank leaves that was
-# asked to, one comes; and one is lost in an evaluation.
+# asked to, one comes; and one is lost between an update and its row, one in an evaluation.
 GROUPS = [
     Group((0, 1, 2), dies=2, step=3),
     Group((0, 1), dies=0, step=5),
-    Group((2, 1), step=7),
+    Group((2, 1), dies=2, step=6, point="row"),
+    Group((0, 1), step=7),
     Group((1,), step=8),
-    Group((1, 0), dies=0, step=9, evaluating=True),
+    Group((1, 0), dies=0, step=9, point="evaluation"),
     Group((1,)),
 ]
 
@@ -49,7 +50,7 @@ def test_no_step_is_trained_again(checked: Build) -> None:
     changes = {"train.precision": "bf16", "train.param_dtype": "bf16"}
     run, alone = (checked({**SOME, **changes, "run.name": name}) for name in ("run", "alone"))
     rows = train_in_groups(run, GROUPS)
-    assert starts(rows) == [("start", 0), *(("survivors", step) for step in (2, 4, 7, 8, 9))]
+    assert starts(rows) == [("start", 0), *(("survivors", step) for step in (2, 4, 6, 7, 8, 9))]
     told = [row["step"] for row in rows if "loss" in row]
     assert told == sorted(set(told)), "each row is told once"
     undisturbed = train(alone)

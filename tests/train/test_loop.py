@@ -129,9 +129,9 @@ def test_a_bad_value_stops_before_the_update(checked, monkeypatch, bad) -> None:
     weights = {}
     step = engine.step
 
-    def watched(batch):
+    def watched(batch, **asked):
         weights[batch.step.number] = [p.detach().clone() for p in engine.trained.lm.parameters()]
-        return step(batch)
+        return step(batch, **asked)
 
     monkeypatch.setattr(engine, "step", watched)
     with pytest.raises(TrainingError, match=r"step 5: .*not finite") as caught:

@@ -58,6 +58,7 @@ class StepResult:
         grad_norm: norm of the global gradient before clipping, scalar.
         votes: votes for a pause, summed over ranks, int64 (3,).
         digest: `digest_bytes` of the samples, summed over ranks, int64 (8,).
+        shares: each rank's sums, shape (ranks, terms), for who asked for them.
     """
 
     loss: Tensor
@@ -66,6 +67,7 @@ class StepResult:
     grad_norm: Tensor
     votes: Tensor
     digest: Tensor
+    shares: Tensor | None = None
 
 
 class Engine:
@@ -290,11 +292,16 @@ class Engine:
         """Rows of the largest forward pass of a step, over all ranks, blank ones included."""
         return self._most_rows if self._compiles else self._sums.largest_pass(batch_size)
 
-    def step(self, batch: RankBatch) -> StepResult:
+    def step(self, batch: RankBatch, *, shares: bool = False) -> StepResult:
         """One optimizer update on this rank's rows of a global batch.
 
         Each term is its sum over all ranks divided by its weight over all ranks, so it
         does not depend on how the rows are laid over ranks and micro-batches.
+
+        Args:
+            batch: this rank's rows.
+            shares: whether each rank is to know the sums of all. They are exchanged before the
+                update, so that once it is made nothing is known to one rank alone.
         """
         passes = self._sums.passes(batch)
         weights, votes, digest = self._weights(batch, passes)
@@ -302,9 +309,10 @@ class Engine:
             sums = self._sums.accumulate(batch, passes, weights)
         self.clock.mark(Point.EXCHANGED)
         loss = self._weighing.loss(sums, weights)
+        everyone = self.ranks.gathered(sums) if shares else None
         grad_norm = self._update(batch.step, loss)
         self.clock.end(len(batch.ids))
-        return StepResult(loss, sums, weights, grad_norm, votes, digest)
+        return StepResult(loss, sums, weights, grad_norm, votes, digest, everyone)
 
     def _weights(self, batch: RankBatch, passes: list[Pass]) -> tuple[Tensor, Tensor, Tensor]:
         """The terms' weights, votes for a pause and digest, over all ranks in one exchange."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from manta.config.metrics import LOSS, TERM
@@ -67,7 +68,36 @@ class LogRows:
             waits: whether the row is read at once. If not, the times in it end with the step
                 before, which the device is done with or at.
         """
-        known: dict[str, Any] = {
+        known = self._known(step)
+        if result is None:
+            return AwaitedRow(known, None)
+        self.begun = True
+        times = as_numbers(self._engine.clock.read(besides_last=not waits))
+        on_device = to_device(torch.tensor(times, dtype=torch.float64), self._engine.device)
+        return self._awaited(known, result, self._engine.ranks.gathered(on_device))
+
+    def alone(self, step: Step, result: StepResult | None) -> dict[str, Any]:
+        """The row of a step without what only other ranks know, their times. Waits for the step."""
+        known = self._known(step)
+        if result is None:
+            return known
+        nothing = torch.zeros(
+            (self._engine.ranks.world_size, len(as_numbers(StepTimes()))), dtype=torch.float64
+        )
+        row = self._awaited(known, result, nothing.to(self._engine.device))
+        return self._whole(row, timed=False)
+
+    def _awaited(self, known: dict[str, Any], result: StepResult, times: Tensor) -> AwaitedRow:
+        """A row on its way from the device; `times` of all ranks, shape (ranks, times)."""
+        assert result.shares is not None, "whoever logs a step asks for the sums of all ranks"
+        table = torch.cat([result.shares.double(), times], dim=1)
+        shared = torch.cat([result.weights.double(), result.grad_norm.double()[None]])
+        if self._engine.device.type == "cuda":
+            known["peak_memory"] = float(torch.cuda.max_memory_allocated(self._engine.device))
+        return AwaitedRow(known, Arriving(torch.cat([table.flatten(), shared])))
+
+    def _known(self, step: Step) -> dict[str, Any]:
+        return {
             "step": step.number,
             "tokens": step.tokens_after,
             "lr": step.lr,
@@ -76,27 +106,18 @@ class LogRows:
             "epoch": order_of(self._corpus).epoch(step.first_position),
             **self._by_source(step),
         }
-        if result is None:
-            return AwaitedRow(known, None)
-        self.begun = True
-        times = as_numbers(self._engine.clock.read(besides_last=not waits))
-        on_device = to_device(torch.tensor(times, dtype=torch.float64), self._engine.device)
-        table = self._engine.ranks.gathered(torch.cat([result.sums.double(), on_device]))
-        shared = torch.cat([result.weights.double(), result.grad_norm.double()[None]])
-        if self._engine.device.type == "cuda":
-            known["peak_memory"] = float(torch.cuda.max_memory_allocated(self._engine.device))
-        return AwaitedRow(known, Arriving(torch.cat([table.flatten(), shared])))
 
     def _by_source(self, step: Step) -> dict[str, int]:
-        """Tokens consumed of each source of a mixture, after the step; for the first rank."""
-        if not self._engine.ranks.first:
-            return {}
+        """Tokens consumed of each source of a mixture, after the step."""
         clock = self._corpus.format.clock(self._corpus.seq_len)
         end = step.first_position + step.batch_size
         return tokens_by_source(order_of(self._corpus), end, clock)
 
     def read(self, row: AwaitedRow) -> dict[str, Any]:
         """The whole row. Waits for its step, whose tokens `meter` has and none after them."""
+        return self._whole(row, timed=True)
+
+    def _whole(self, row: AwaitedRow, *, timed: bool) -> dict[str, Any]:
         if row.values is None:
             return row.known
         *table, grad_norm = row.values.read()
@@ -107,7 +128,8 @@ class LogRows:
         width = len(table) // self._engine.ranks.world_size
         ranks = [table[first : first + width] for first in range(0, len(table), width)]
         times = [StepTimes(*numbers[len(terms) :]) for numbers in ranks]
-        self._warn_of_stragglers(times)
+        if timed:
+            self._warn_of_stragglers(times)
         self._spent.take_steps(as_row(times), max(each.steps for each in times))
         sums = [sum(numbers[term] for numbers in ranks) for term in range(len(terms))]
         means = means_of(sums, weights)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from manta.config.errors import RunError
 from manta.config.metrics import EVALUATING, SAVING, VAL_LOSS_AVERAGE
 from manta.config.run import RunConfig
-from manta.schedule import Schedule
+from manta.schedule import Schedule, Step
 from manta.schedule.due import due, steps_at
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState, name_of, read_rows
@@ -120,8 +120,9 @@ class Loop:
         self._rows = LogRows(engine, job.corpus, job.node, self._spent)
         self._awaited: _Awaited | None = None
         self._state = TrainState()
-        # Whether the state is that of the run, and the row of its step is told.
-        self._resumed, self._told = False, True
+        self._resumed = False
+        # The step whose row of metrics is due and not told yet, with what came of it.
+        self._untold: tuple[Step, StepResult | None] | None = None
         self._saved_step = self._reached = 0
         self._source: Source = "start"
         self._carried: list[dict[str, Any]] = []
@@ -281,7 +282,8 @@ class Loop:
 
     def _advance(self, batch: RankBatch) -> None:
         """One step and what is due after it."""
-        step, result = batch.step, self._trained_on(batch)
+        step, here = batch.step, due(batch.step, self._config, self._schedule)
+        result = self._trained_on(batch, logs=here.logs)
         # What the step before left to be read, now that the device has this one to do.
         self._take_in()
         if result is not None:
@@ -293,9 +295,8 @@ class Loop:
             tokens=step.tokens_after,
             val_loss=None,
         )
+        self._untold = (step, result) if here.logs else None
         self._reporter.stepped(self._state)
-        here = due(step, self._config, self._schedule)
-        self._told = not here.logs
         snaps = not here.last and self._snapshots.due(step.number)
         waits = here.evaluates or here.saves or snaps or self._must_wait(here.logs)
         if here.logs or waits:
@@ -312,8 +313,8 @@ class Loop:
                 self._snapshots.take(self._healing.saved(self._state), self._journal)
         self._checkpoints.poll()
 
-    def _trained_on(self, batch: RankBatch) -> StepResult | None:
-        """The step of a batch; None if it is passed over."""
+    def _trained_on(self, batch: RankBatch, *, logs: bool) -> StepResult | None:
+        """The step of a batch, whose row is due if it `logs`; None if it is passed over."""
         number = batch.step.number
         self._passing("step", number)
         if is_skipped(number, self._state.skips):
@@ -322,7 +323,7 @@ class Loop:
             return None
         if self._engine.compiles_for("step"):
             self._reporter.busy("compiling")
-        result = self._engine.step(batch)
+        result = self._engine.step(batch, shares=logs)
         self._journal.consumed(batch.step, result.digest)
         self._pause = self._agreement.after(result.votes)
         return result
@@ -347,22 +348,24 @@ class Loop:
             row = self._rows.read(awaited.row)
             if is_skipped(row["step"], self._state.skips):
                 row = {**_finite(row), "skipped": True}
+            self._untold = None
             self._tell(row)
-            self._told = True
 
     def live_state(self) -> LiveState | None:
         """What this rank has of the run, for the group after this one; None if it is not whole.
 
-        Whole after a pause, and after a step in which an exchange failed before the update: what
-        is due after a step can be made up for, but for its row of metrics, which needs all ranks.
+        Whole after a pause, and after an exchange that failed other than in an update: what is due
+        after a step can be made up for.
         """
-        whole = self._resumed and self._told and self._awaited is None
-        if not whole or self._engine.updating:
+        if not self._resumed or self._engine.updating or self._awaited is not None:
             return None
+        if self._engine.guard.judgements().verdicts():
+            return None  # the ranks have not agreed yet on what to do about a bad step
+        untold = [] if self._untold is None else [self._rows.alone(*self._untold)]
         return LiveState(
             self._healing.saved(self._state),
             self._journal.rows(),
-            self._journal.unsent(),
+            [*self._journal.unsent(), *untold],
             first=self._engine.ranks.first,
         )
 

@@ -131,6 +131,17 @@ class Holdings:
         self.survivors = {}
         return taken
 
+    def staffed(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Those of `slots` whose worker is there at once: a survivor or a ready warm one."""
+        found, taken = [], Counter[str]()
+        for slot in slots:
+            if slot.id not in self.survivors:
+                if taken[slot.node] >= self.warm.warm(slot.node):
+                    continue
+                taken[slot.node] += 1
+            found.append(slot)
+        return found
+
     def wait(self, stopped: Callable[[], bool]) -> list[Slot]:
         """Slots on nodes that are alive and not draining, after a moment in which more may come."""
         ours = {slot.node for slot in self.slots.ready} | set(self.keepers.handles)

@@ -61,6 +61,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self._paused = 0
         self._refused: int | None = None
         self._groups = 0
+        self._chosen: list[Slot] = []
+        # Slots of the run whose workers were still to be started when the group began.
+        self._vacant = 0
         self._noticed: float | None = None
         self._restarts: list[float] = []
 
@@ -113,16 +116,25 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             time.sleep(0.1)  # else the controller's loop would spin
             return NoopDecision()
         self._turns.begun()
-        return ResizeDecision(len(slots), self.known.scaling.resources_per_worker)
+        self._chosen = self._at_once(slots)
+        self._vacant = len(slots) - len(self._chosen)
+        return ResizeDecision(len(self._chosen), self.known.scaling.resources_per_worker)
 
-    def placing(self, slots: int, seconds: dict[str, float]) -> Placing:
-        """The `Placing` of a group with `slots` workers."""
+    def _at_once(self, slots: list[Slot]) -> list[Slot]:
+        """The slots to begin with: survivors don't wait for processes that are still to start."""
+        if not self._holdings.survivors:
+            return slots
+        staffed = self._holdings.staffed(slots)
+        return staffed if len(staffed) >= self.known.scaling.min else slots
+
+    def placing(self, seconds: dict[str, float]) -> Placing:
+        """The `Placing` of the group that was decided on."""
         began = time.time()
         attempt, micro_batch = ray.get(self._mail.begin_attempt.remote())
         if (problem := ray.get(self._mail.failure.remote())) is not None:
             raise RuntimeError(problem.text)
         self._wait_until_settled()
-        taken = self._holdings.slots.ready[:slots]
+        taken = self._chosen
         self._holdings.keep_snapshots(taken)
         return Placing(
             slots=taken,
@@ -210,7 +222,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
                 self._noticed = None
             self._holdings.keep_snapshots(ready)
             self._weigh_snapshots()
-            if progress.seconds >= self.known.warm_after:
+            if self._vacant or progress.seconds >= self.known.warm_after:
                 self._holdings.warm_up()
             staying = [slot for slot in ready if slot.node not in leaving]
             self._consider_growth(group, progress, staying)
@@ -254,7 +266,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             stay=self.known.scaling.node_stay,
             restart=max(self._restarts[-3:], default=RESTART_SECONDS),
             running=progress.seconds,
-            settle=self.known.scaling.settle,
+            # Who replaces a lost worker was part of the group before.
+            settle=0.0 if self._vacant else self.known.scaling.settle,
         )
         if len(possible) > workers:
             self._weigh(growth, possible, group)

@@ -90,7 +90,7 @@ class SlotController(TrainController):  # type: ignore[misc]
         )
         # No callbacks, which only serve `ray.train.report`; Manta does not use that.
         group = SlotWorkerGroup(self._train_run_context, context, [])
-        group.placing = policy.placing(num_workers, seconds)
+        group.placing = policy.placing(seconds)
         self._health_check_interval_s = look_seconds(num_workers)
         self._worker_group = group
         group._start()
