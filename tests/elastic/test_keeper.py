@@ -158,6 +158,20 @@ def test_memory_is_two_buffers_here_and_two_copies_there(keepers) -> None:
     assert set(vault.whole()) == {Stamp(6, 1), Stamp(7, 1)}
 
 
+def test_who_goes_on_with_another_vault_gives_its_memory_back(keepers) -> None:
+    """Groups change while their processes stay: each has a vault of its own."""
+    alone = {"a": keepers["a"]}
+    for attempt in range(1, 5):
+        vault = KeeperVault(alone, "a", 0)
+        if attempt > 1:
+            vault.since(Stamp(attempt - 1, attempt - 1))
+        put(vault, Stamp(attempt, attempt), attempt)
+        vault.release()
+        assert not vault.free(SIZE)
+    assert vault.whole() == [Stamp(3, 3), Stamp(4, 4)], "what was committed stays"
+    assert ray.get(keepers["a"].used.remote()) == 2 * BUFFER
+
+
 def test_a_torn_write_leaves_the_one_before(keepers) -> None:
     alone = {"a": keepers["a"]}
     vault = KeeperVault(alone, "a", 0)

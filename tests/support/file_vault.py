@@ -60,6 +60,12 @@ class FileVault:
     def settle(self, seconds: float) -> bool:
         return True
 
+    def since(self, stamp: Stamp) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def _shards(self):
         for path in sorted(self._folder.glob("*.data")):
             head = path.with_suffix(".head")

@@ -21,6 +21,7 @@ from manta.state.checkpoint_files import TrainState
 from manta.state.journal import RowTable
 from manta.state.tensor_layout import Piece, Saved, TensorRows
 from manta.state.trained import Trained
+from manta.state.vault import Stamp
 
 # Bytes that are sent at a time: small tensors together.
 CHUNK = 32 * 2**20
@@ -34,12 +35,14 @@ class LiveState:
         state: the state that training continues from.
         ledger: rows that the ledger on disk may lack.
         metrics: rows that the driver may lack.
+        snapshot: stamp of the newest snapshot that is certainly whole; None if there is none.
         first: whether the rank was the first one, which knows what the driver has.
     """
 
     state: TrainState
     ledger: RowTable
     metrics: Sequence[Mapping[str, Any]]
+    snapshot: Stamp | None
     first: bool
 
     def ledger_after(self, step: int) -> RowTable:

@@ -89,6 +89,7 @@ class Snapshots:
         self._pace = SnapshotPace()
         self._next: int | None = None
         self._taken: int | None = None
+        self._whole: Stamp | None = None
         self._copy = DeviceCopy(trained) if self._ranks.device.type == "cuda" else HostCopy()
         if self._vault is not None:
             self._vault.prepare_with(self._copy.prepare)
@@ -121,6 +122,8 @@ class Snapshots:
         rows, (waiting, interval) = journal.peek((int(busy), vote))
         if not waiting:
             self._write(state, rows, journal.unrecorded())
+            # Only taken once the one before is in all its places.
+            self._whole = self._whole if self._taken is None else Stamp(self._taken, self._attempt)
             self._taken = state.step
         self._pace.release(state.step, taken=not waiting)
         self._next = self._after(state.step, self._pace.retry if waiting else interval)
@@ -142,6 +145,23 @@ class Snapshots:
             if not self.take(state, journal):
                 return False
         return not self._ranks.any(not self._settle())
+
+    @property
+    def whole(self) -> Stamp | None:
+        """A snapshot that is certainly whole, the newest such; the same on all ranks."""
+        return self._whole
+
+    def go_on_since(self, stamp: Stamp | None) -> None:
+        """Go on, without restoring one, from a group whose snapshots were `whole` up to `stamp`."""
+        self._whole = stamp
+        if self._vault is not None and stamp is not None:
+            self._vault.since(stamp)
+
+    def release(self) -> None:
+        """Give back the memory that snapshots were to be written to; those taken stay."""
+        if self._vault is not None:
+            self._copy.wait()
+            self._vault.release()
 
     def _settle(self) -> bool:
         """Wait for the last snapshot; False if it is lost."""
@@ -255,6 +275,7 @@ class Snapshots:
         self._trained.weights_changed()
         if content.scaler is not None and self._trained.scaler is not None:
             self._trained.scaler.load_state_dict(content.scaler)
+        self._whole = stamp
         return Restored(content.state, content.ledger, content.metrics)
 
 

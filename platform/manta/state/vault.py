@@ -65,3 +65,14 @@ class Vault(Protocol):
     def settle(self, seconds: float) -> bool:
         """Wait until what was committed last is in all its places, at most so long."""
         ...
+
+    def since(self, stamp: Stamp) -> None:
+        """A snapshot is whole, which another vault took: older ones may go with the next commit."""
+        ...
+
+    def release(self) -> None:
+        """Give back the memory that was to be written to; what was committed stays.
+
+        For a process that goes on without this vault. May wait for memory that is being prepared.
+        """
+        ...

@@ -255,6 +255,7 @@ class Loop:
         first = self._engine.ranks.first
         self._journal.prime(handed.ledger_after(written) if first else handed.ledger)
         self._saved_step = self._checkpoints.newest_step(self._reached)
+        self._snapshots.go_on_since(handed.snapshot)
         self._source, self._carried = "survivors", [dict(row) for row in handed.metrics]
         return handed.state
 
@@ -366,6 +367,7 @@ class Loop:
             self._healing.saved(self._state),
             self._journal.rows(),
             [*self._journal.unsent(), *untold],
+            self._snapshots.whole,
             first=self._engine.ranks.first,
         )
 
@@ -375,8 +377,18 @@ class Loop:
         return self._resumed
 
     def abandon(self) -> Callable[[], None]:
-        """Let go of the process group; returns what waits for what went on beside the loop."""
-        return self._checkpoints.abandon()
+        """Let go of the process group.
+
+        Returns:
+            Waits for what went on beside the loop, and gives back the memory of snapshots.
+        """
+        saved, snapshots = self._checkpoints.abandon(), self._snapshots
+
+        def ended() -> None:
+            saved()
+            snapshots.release()
+
+        return ended
 
     def _catch_up(self) -> None:
         """Do what was due after the last step and the group before did not get to."""

@@ -107,6 +107,8 @@ class Holdings:
             elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
         )
         self.survivors: dict[str, ActorHandle] = {}
+        # Node id → workers that are to come to the present group.
+        self._coming = Counter[str]()
         self.largest = self._useful = scaling.upper
 
     def request(self) -> None:
@@ -189,7 +191,7 @@ class Holdings:
 
     def group_started(self) -> None:
         """Take the start of a group, for which more workers may be of use again."""
-        self._useful = self._known.scaling.upper
+        self._useful, self._coming = self._known.scaling.upper, Counter()
 
     def keep_snapshots(self, slots: Iterable[Slot]) -> None:
         """Open keepers of snapshots on nodes with workers now or soon."""
@@ -198,7 +200,7 @@ class Holdings:
 
     def warm_up(self) -> None:
         """Start warm workers where a group may need them next."""
-        self.warm.fill(self._warm_for(self.slots.ready))
+        self.warm.fill(self._warm_for(self.slots.ready) | self._coming)
 
     def is_ready_for(self, slots: list[Slot], group: SlotWorkerGroup) -> bool:
         """Whether a group in these slots would find its warm workers started.
@@ -207,8 +209,10 @@ class Holdings:
         """
         if not self._known.in_place:
             return self.warm.suffice(self._warm_for(slots))
-        come = Counter(slot.node for slot in slots if slot not in group.placing.slots)
-        rows = group.placing.micro_batch
+        # Also without spares: those who come start while the others train.
+        self._coming = Counter(slot.node for slot in slots if slot not in group.placing.slots)
+        self.warm_up()
+        come, rows = self._coming, group.placing.micro_batch
 
         def prepare(actor: ActorHandle) -> Any:
             return actor.execute.remote(worker_calls.prepare, self._known.checked, rows)

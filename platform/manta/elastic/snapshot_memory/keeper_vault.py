@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -170,6 +171,21 @@ class KeeperVault:
             return bool(done) and self._is_processed()
         except RayError:
             return False
+
+    def since(self, stamp: Stamp) -> None:
+        """See `Vault`."""
+        self._since = stamp
+
+    def release(self) -> None:
+        """See `Vault`."""
+        coming = []
+        if self._coming is not None:
+            with suppress(OSError, RayError, RuntimeError):  # then there is none to give back
+                coming = self._coming.result()
+        if self._mine is not None:
+            given_back = [mapped.shared.fd for mapped in [*self._buffers, *coming]]
+            self._mine.release.remote(given_back)
+        self._mine, self._coming, self._buffers = None, None, []
 
     def _answers(self, method: str) -> list[Any]:
         """The replies of all living keepers to a method call."""
