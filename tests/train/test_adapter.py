@@ -164,9 +164,10 @@ def test_exported_as_adapter_and_merged_it_computes_the_same(
     lm = load_weights(run.run_dir, run.config, None).eval()
     with torch.no_grad():
         expected = lm(tokens).logits
-        for folder in (alone, merged):
+        # Merged weights add up in another order, which some processors round by more than others.
+        for folder, close in ((alone, 1e-5), (merged, 1e-4)):
             found = AutoModelForCausalLM.from_pretrained(folder).eval()(tokens).logits
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found, expected, rtol=close, atol=close)
         original = AutoModelForCausalLM.from_pretrained(base).eval()(tokens).logits
         assert not torch.allclose(original, expected, atol=1e-2)
         with without_adapter(lm):

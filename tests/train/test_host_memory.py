@@ -79,6 +79,17 @@ def test_ranks_share_what_all_of_them_have(checked) -> None:
     assert share_of(content, 0, 1) == content
 
 
+def test_ranks_may_have_it_in_different_orders(checked) -> None:
+    """As one whose optimizer was filled from another rank's."""
+    content = content_of(engine_of(checked(LARGER)).trained)
+    turned = {
+        kind: dict(reversed(values.items())) if isinstance(values, dict) else values
+        for kind, values in reversed(content.items())
+    }
+    for rank in range(3):
+        assert share_of(turned, rank, 3) == share_of(content, rank, 3)
+
+
 def _measure_rank(run, folder: Path) -> None:
     """What one rank takes of host memory, in bytes for each parameter of the model."""
     engine = engine_of(run)

@@ -25,7 +25,7 @@ GROUPS = [
     Group((0, 1), step=7),
     Group((1,), step=8),
     Group((1, 0), dies=0, step=9, point="evaluation"),
-    Group((1,)),
+    Group((1, 2)),
 ]
 
 

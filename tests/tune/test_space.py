@@ -93,7 +93,7 @@ def test_what_the_sweep_says_counts(sweep):
             "space = {}\nmetric = 'val_los'",
             "mine.py:3: metric = 'val_los': unknown metric; did you mean",
         ),
-        ("space = {}\nmetric = 'zzz'", "unknown metric; give one of val_loss, loss"),
+        ("space = {}\nmetric = 'zzz'", "unknown metric; give one of val_loss, "),
         ("space = {}\nmode = 'best'", "mine.py:3: mode = 'best': write 'min' or 'max'"),
         ("space = {}\nhorizon = '10%'", "mine.py:3: horizon = '10%': write a token count such"),
         ("space = {}\nhorizon = 0", "mine.py:3: horizon = 0: give at least one token"),

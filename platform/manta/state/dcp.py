@@ -188,8 +188,11 @@ def share_of(content: Mapping[str, Any], rank: int, ranks: int) -> dict[str, Any
 
     Torch stages all that it is given, on each rank, and only then finds that others have it too:
     so many times the state in the host memory of a node, and so much longer a pause.
+
+    Ranks may have the content in different orders: one that got its state from another has an
+    optimizer that was filled by name. So what is equally large is dealt out by name.
     """
-    leaves = sorted(_leaves(content), key=lambda leaf: -_bytes_of(leaf[1]))
+    leaves = sorted(_leaves(content), key=lambda leaf: (-_bytes_of(leaf[1]), leaf[0]))
     loads, mine = [0] * ranks, dict[str, Any]()
     for path, value in leaves:
         writer = loads.index(min(loads))
@@ -200,7 +203,7 @@ def share_of(content: Mapping[str, Any], rank: int, ranks: int) -> dict[str, Any
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What is no mapping, with its keys; always in the same order."""
+    """What is no mapping, with its keys."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from (((key, *rest), leaf) for rest, leaf in _leaves(value))
