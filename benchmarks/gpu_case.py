@@ -31,13 +31,13 @@ from manta.model import assembly, attention, cross_entropy, hf_config
 from manta.model.cross_entropy import IGNORE
 from manta.model.loss_head import fuse
 from manta.objective.causal import TokenLoss, labels_of
+from manta.optimizer import build as optimizers
 from manta.sample.tokens import position_ids
 from manta.schedule import Schedule
 from manta.state import tensor_layout
 from manta.state.copying import DeviceCopy, HostCopy
 from manta.stream import plan
 from manta.stream.plan import RankBatch
-from manta.train import optimizer as optimizers
 from manta.train import throughput
 from manta.train.arriving import Arriving
 from manta.train.engine import Engine
@@ -163,7 +163,7 @@ class EngineLoop:
                 choose=lambda lm, **_: None, follow=lambda lm, like: None
             )
         if not case.options.fused_optimizer:
-            optimizers.FUSED_DEVICES = frozenset()
+            optimizers.FUSED_DEVICES = set()
         vocabulary = Vocabulary(int(config.model.sizes["vocab_size"]))
         self.engine = Engine(config, hf_config.resolve(config, vocabulary))
         self.lm, self.device = self.engine.trained.lm, self.engine.device

@@ -76,14 +76,14 @@ def work(given: dict[str, Any]) -> None:
     import torch
 
     from manta.model import hf_config, language_model
+    from manta.optimizer.build import build
     from manta.stream.plan import local_stream
-    from manta.train import optimizer
 
     checked: Checked = given["checked"]
     config, schedule = checked.config, checked.schedule
     log = TrialLog(config.run.name)
     lm = language_model.build(config, hf_config.resolve(config, checked.manifest.vocabulary))
-    adamw = optimizer.build(config.optimizer, lm)
+    adamw = build(config.optimizer, lm, 1)
     engine = PlainEngine(config, lm)
     validated = _validation(checked, engine, log)
     validated(0)

@@ -101,8 +101,8 @@ def work_of(case: Case, rank: int = 0) -> Work:
     from manta.config import RunConfig, load
     from manta.elastic.checks.preflight import check
     from manta.model import hf_config, language_model
+    from manta.optimizer.build import build
     from manta.stream.plan import local_stream
-    from manta.train import optimizer
 
     torch.set_num_threads(case.threads)
     checked = check(load(CONFIG, RunConfig, case.overrides("/tmp")))
@@ -112,7 +112,7 @@ def work_of(case: Case, rank: int = 0) -> Work:
     rows = np.stack([batch.samples["tokens"] for batch in batches])
     resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
     lm = language_model.build(checked.config, resolved)
-    adamw = optimizer.build(checked.config.optimizer, lm)
+    adamw = build(checked.config.optimizer, lm, 1)
     for group in adamw.param_groups:
         group["lr"] = LEARNING_RATE
     return Work(rows, lm, adamw)
