@@ -12,11 +12,16 @@ from dataclasses import fields
 import ray
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-from ray.train.v2._internal.execution.context import DistributedContext
+from ray.train.v2._internal.execution.context import (
+    DistributedContext,
+    ExecutionContext,
+    get_train_context,
+)
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 from ray.train.v2._internal.execution.worker_group.poll import PollTask, WorkerStatus
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupContext
+from ray.train.v2._internal.execution.worker_group.thread_runner import ThreadRunner
 from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker, Worker
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -120,6 +125,10 @@ def test_records_have_the_fields_that_are_filled_in_or_read() -> None:
     assert {"actor", "metadata", "resources", "distributed_context"} <= names(Worker)
     assert {"running", "error"} <= names(WorkerStatus)
     assert {"start_time", "task"} == names(PollTask)
+    assert "training_thread_runner" in names(ExecutionContext)
+    assert hasattr(ThreadRunner, "is_running")
+    assert callable(get_train_context)
+    assert inspect.getsource(TrainController).count("_health_check_interval_s") >= 2
     assert "_base_exc" in inspect.getsource(UserExceptionWithTraceback)
     assert "_world_rank_to_ongoing_poll" in inspect.getsource(WorkerGroup)
 

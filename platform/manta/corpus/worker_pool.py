@@ -22,6 +22,8 @@ from manta.corpus.work_units import described
 
 logger = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any]], dict[str, Any]]
+# Does a task for each of some orders.
+Run = Callable[[Task, list[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 AHEAD = 2
 MOST_DEATHS = 3

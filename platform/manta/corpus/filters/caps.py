@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from manta.corpus.filters.candidates import standing_documents
 from manta.corpus.filters.stored_texts import read_texts
 from manta.corpus.filters.words import Uint64s
 from manta.corpus.work_units import rows
+from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 SCHEMA = pa.schema(
@@ -35,7 +36,6 @@ SCHEMA = pa.schema(
     ]
 )
 SHOWN_VALUE = 80  # characters
-Task: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Capped(NamedTuple):
@@ -135,7 +135,7 @@ class Caps:
         work: Path,
         begins: NDArray[np.int64],
         order: Callable[[int], dict[str, Any]],
-        run: Callable[[Task, list[dict[str, Any]]], Iterator[dict[str, Any]]],
+        run: Run,
     ):
         self._section, self._number, self._work = section, number, work
         self._begins, self._order, self._run = begins, order, run

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.stored_texts import documents_in
 from manta.corpus.filters.words import Uint64s, ngrams, words_of
 from manta.corpus.leftovers import checksum
+from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 TEST_SPLIT = "test split"
@@ -34,8 +35,6 @@ NGRAMS, OWNERS = "contamination.ngrams.npy", "contamination.owners.npy"
 TRAIN, TEST = 0, 2  # indices in SPLITS
 # N-grams are looked up in a table by so many of their bits first, as most are in no evaluation.
 TABLE_BITS = 24
-
-Task: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Overlap(NamedTuple):
@@ -77,7 +76,7 @@ class Decontamination:
         work: Path,
         begins: NDArray[np.int64],
         order: Callable[[int], dict[str, Any]],
-        run: Callable[[Task, list[dict[str, Any]]], Iterator[dict[str, Any]]],
+        run: Run,
     ):
         self._section, self._evaluations = section, evaluations
         self._work, self._begins, self._order, self._run = work, begins, order, run

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ from manta.corpus.progress_bar import PrepareProgress
 from manta.corpus.scan import Scanned, row_name
 from manta.corpus.sources import InputFile
 from manta.corpus.work_units import Unit, UnitPlan
+from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file, write_whole
 
 OVER_CAP = "over the cap"
@@ -54,9 +55,6 @@ PHASES = {
 PLAN_FILE = "filters.json"
 # Rows of a row group of the record.
 GROUP = 10_000
-
-
-Run: TypeAlias = Callable[[worker_pool.Task, list[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 
 def _shown(bar: PrepareProgress) -> Run:

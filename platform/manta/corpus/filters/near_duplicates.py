@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,9 @@ from manta.corpus.filters.candidates import (
     write_candidates,
 )
 from manta.corpus.filters.minhash import banding
+from manta.corpus.filters.words import Places
 from manta.corpus.leftovers import checksum, sketches_file
+from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 RESULT = "near_duplicates.npz"
@@ -37,9 +39,6 @@ RESULT = "near_duplicates.npz"
 BEFORE = 7
 # Pairs of one order for a worker.
 CHUNK = 20_000
-
-Places: TypeAlias = NDArray[np.int64]
-Task: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class NearDuplicates(NamedTuple):
@@ -75,7 +74,7 @@ class Search:
         work: Path,
         begins: Places,
         order: Callable[[int], dict[str, Any]],
-        run: Callable[[Task, list[dict[str, Any]]], Iterator[dict[str, Any]]],
+        run: Run,
     ):
         self._section, self._work, self._begins = section, work, begins
         self._order, self._run = order, run

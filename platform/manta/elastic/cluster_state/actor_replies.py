@@ -34,8 +34,7 @@ def replies(asked: Mapping[Any, Name], seconds: float) -> dict[Name, Any]:
 
 def said(references: Sequence[Any], seconds: float) -> list[Any]:
     """The replies that arrive within `seconds`, without errors."""
-    there = _there(references, seconds)
-    return [ray.get(reference) for reference in there if not _is_error(reference)]
+    return list(replies({reference: reference for reference in references}, seconds).values())
 
 
 def _there(references: Sequence[Any], seconds: float) -> list[Any]:

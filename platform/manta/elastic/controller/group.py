@@ -275,17 +275,15 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
         workers = dict(enumerate(zip(self._actors, self.placing.slots, strict=False)))
         for rank in lost:
             ray.kill(workers.pop(rank)[0])
+        left = {slot.id: actor for actor, slot in workers.values()}
         asked = {
-            actor.execute.remote(worker_calls.stand_by, seconds, gone): (actor, slot)
-            for actor, slot in workers.values()
+            actor.execute.remote(worker_calls.stand_by, seconds, gone): slot
+            for slot, actor in left.items()
         }
         steps = actor_replies.replies(asked, seconds + 1.0)
-        survivors = {}
-        for actor, slot in asked.values():
-            if steps.get((actor, slot)) is None:
-                ray.kill(actor)
-            else:
-                survivors[slot.id] = actor
+        survivors = {slot: actor for slot, actor in left.items() if steps.get(slot) is not None}
+        for slot in left.keys() - survivors.keys():
+            ray.kill(left[slot])
         self._clear_state()
         return survivors
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroupContext
@@ -110,11 +111,21 @@ class SlotController(TrainController):  # type: ignore[misc]
         noticed = time.time()
         policy, group = self._scaling_policy, self._worker_group
         lost = self._tell(training_failed_error)
-        survivors = {} if group is None else group.part(lost, policy.patience())
         self._worker_group = None
-        policy.group_ended(noticed, survivors)
+        policy.group_ended(noticed, {} if group is None else self._survivors(group, lost))
         self._down = {"noticed": noticed, "stop": time.time() - noticed, "at": time.time()}
         return super()._execute_failure_decision(failure_decision, training_failed_error, **more)
+
+    def _survivors(self, group: SlotWorkerGroup, lost: Collection[int]) -> dict[str, ActorHandle]:
+        """Slot id → the worker there that can go on in another group; all others are ended.
+
+        At once where none can go on, as on GPUs: some may wait in an exchange that never ends.
+        """
+        policy = self._scaling_policy
+        if policy.known.in_place:
+            return group.part(lost, policy.patience())
+        group.end()
+        return {}
 
     def _tell(self, error: Any) -> Collection[int]:
         """Tell the driver why the group ended; returns the ranks that are lost."""

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 import manta
-from manta.config.errors import RunError
 from manta.record import number_format as words
 from manta.record.curve import SMOOTHED
 from manta.record.run_state import utc_now
@@ -27,7 +26,6 @@ from manta.show.compare.verdict import (
     view_name,
 )
 from manta.show.pages import page as html
-from manta.storage.atomic import replace_text
 
 LONG_PARAM = 22
 CHIPS = {"clear": "clear", "noise": "within noise", "unknown": "noise unknown"}
@@ -72,14 +70,7 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         _reading(comparison),
         html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
     ]
-    text = html.page(f"{comparison.title} – Manta", "\n".join(parts), drawn)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, text)
-    except OSError as error:
-        raise RunError(
-            f"{path}: can't be written: {error.strerror}; give another file with --output"
-        ) from None
+    html.write(path, f"{comparison.title} – Manta", "\n".join(parts), drawn, "--output")
     return path
 
 

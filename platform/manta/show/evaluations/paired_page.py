@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import manta
-from manta.config.errors import RunError
 from manta.record.evaluation_record import ExampleRow
 from manta.record.metric_text import interval_text, model_name, value_text
 from manta.record.run_state import utc_now
@@ -15,7 +14,6 @@ from manta.show.evaluations.paired_comparison import ComparedEvaluator, PairedCo
 from manta.show.evaluations.paired_lines import HEADINGS, reading, rows_of
 from manta.show.pages import page as html
 from manta.show.pages.charts import BLUE, GREEN, GREY, ORANGE, Figure, rows
-from manta.storage.atomic import replace_text
 
 COLOURS = {"better": GREEN, "worse": ORANGE, "differs": BLUE}
 MOST_CHANGED = 200
@@ -42,14 +40,8 @@ def write_paired_page(comparisons: Sequence[PairedComparison], path: Path) -> Pa
             parts.append(_changed(one, names))
     parts += [html.charts(drawn) if drawn else "", f'<p class="note">{reading(comparisons)}</p>']
     parts.append(html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = html.page("Evaluations compared – Manta", "\n".join(filter(None, parts)), drawn)
-        replace_text(path, text)
-    except OSError as error:
-        raise RunError(
-            f"{path}: can't be written: {error.strerror}; give another file with --output"
-        ) from None
+    whole = "\n".join(filter(None, parts))
+    html.write(path, "Evaluations compared – Manta", whole, drawn, "--output")
     return path
 
 

@@ -9,7 +9,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from manta.config.errors import RunError
 from manta.show.pages.charts import Figure
+from manta.storage.atomic import replace_text
 
 HERE = Path(__file__).parent
 LONG_CELL = 40
@@ -39,6 +41,21 @@ def page(title: str, body: str, figures: Sequence[Figure]) -> str:
 </body>
 </html>
 """
+
+
+def write(path: Path, title: str, body: str, figures: Sequence[Figure], option: str) -> None:
+    """Write a page atomically, with its folder; `option` is that of the command that names it.
+
+    Raises:
+        RunError: if the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, page(title, body, figures))
+    except OSError as error:
+        raise RunError(
+            f"{path}: can't be written: {error.strerror}; give another file with {option}"
+        ) from None
 
 
 def header(name: str, status: str, lines: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manta.config.errors import RunError
 from manta.schedule import Schedule
 from manta.schedule.lines import (
     HEADINGS,
@@ -19,7 +18,6 @@ from manta.schedule.share_lines import TITLE, mixture_rows, share_line
 from manta.schedule.shares import Mixture
 from manta.show.pages import page as html
 from manta.show.pages.charts import BLUE, COLOURS, GREEN, PURPLE, Figure, lines, series
-from manta.storage.atomic import replace_text
 
 SHADES = {"lr": PURPLE, "batch": GREEN, "steps": BLUE}
 FORMATS = {"lr": "rate", "batch": "number", "steps": "whole"}
@@ -53,13 +51,7 @@ def write_schedule(
         html.charts(drawn),
         html.table("Segments", HEADINGS, rows),
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, html.page(f"{title} – Manta", "\n".join(parts), drawn))
-    except OSError as error:
-        raise RunError(
-            f"{path}: can't be written: {error.strerror}; give another file with --html"
-        ) from None
+    html.write(path, f"{title} – Manta", "\n".join(parts), drawn, "--html")
     return path
 
 
