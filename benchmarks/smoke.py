@@ -10,7 +10,9 @@ How the limits were found: every check ran four times on two cores that did noth
 three times with `--load`, which keeps each core busy with another process. The extremes of both
 are in CHECKS below. A limit lies beyond the worst of them by at least a tenth of it, unless it is
 a plain count, and before what the check is there to notice: so many times worse than the best
-seen idle.
+seen idle. What other tenants of a machine do to its memory for a minute can still push a speed
+beyond its limit; a change of the code is there each time. So a value beyond its limit is
+measured again, and it has regressed if no one of ATTEMPTS values holds.
 tests/test_smoke.py holds the limits to all this.
 """
 
@@ -35,6 +37,7 @@ import smoke_step  # noqa: E402
 import smoke_stream  # noqa: E402
 
 SPIN = "while True: pass"
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -166,18 +169,28 @@ def regressions(values: Sequence[float | None]) -> list[str]:
     ]
 
 
-def measured() -> list[float | None]:
+def measured(attempts: int = 1) -> list[float | None]:
     """The value of each check, shown as it comes; None if it can't be measured here."""
     smoke_stream.on_ray.cache_clear()
-    values = []
+    values: list[float | None] = []
     for check in CHECKS:
         try:
-            values.append(check.measure())
-            print(check.row(values[-1]), flush=True)
+            values.append(tried(check, attempts))
         except smoke_stream.NotHere as reason:
             values.append(None)
             print(f"skipped    {check.name}: {reason}", flush=True)
     return values
+
+
+def tried(check: Check, attempts: int) -> float:
+    """The first value that holds, else the last of so many."""
+    values: list[float] = []
+    while not values or (not check.holds(values[-1]) and len(values) < attempts):
+        if values:
+            smoke_stream.on_ray.cache_clear()
+        values.append(check.measure())
+        print(check.row(values[-1]), flush=True)
+    return values[-1]
 
 
 @contextmanager
@@ -213,7 +226,7 @@ def main() -> None:
             for name, low, high in extremes(arguments.repeats):
                 print(f"{low:.4g} to {high:.4g}  {name}")
         return
-    values = measured()
+    values = measured(ATTEMPTS)
     if arguments.out:
         found = {check.name: value for check, value in zip(CHECKS, values, strict=True)}
         arguments.out.write_text(json.dumps(found, indent=2) + "\n")
