@@ -198,9 +198,24 @@ class Holdings:
         if self._known.snapshots:
             self.keepers.open({slot.node for slot in slots})
 
-    def warm_up(self) -> None:
-        """Start warm workers where a group may need them next."""
-        self.warm.fill(self._warm_for(self.slots.ready) | self._coming)
+    def warm_up(self, group: SlotWorkerGroup) -> None:
+        """Start warm workers where a group may need them next.
+
+        And have them make the model, where survivors would have to wait for that.
+        """
+        wanted = self._warm_for(self.slots.ready) | self._coming
+        self.warm.fill(wanted)
+        if self._known.in_place:
+            self._prepared(wanted, group)
+
+    def _prepared(self, wanted: Counter[str], group: SlotWorkerGroup) -> bool:
+        """Have so many warm workers of each node make the model; returns whether they have."""
+        rows = group.placing.micro_batch
+
+        def prepare(actor: ActorHandle) -> Any:
+            return actor.execute.remote(worker_calls.prepare, self._known.checked, rows)
+
+        return self.warm.prepared(wanted, prepare)
 
     def is_ready_for(self, slots: list[Slot], group: SlotWorkerGroup) -> bool:
         """Whether a group in these slots would find its warm workers started.
@@ -211,13 +226,8 @@ class Holdings:
             return self.warm.suffice(self._warm_for(slots))
         # Also without spares: those who come start while the others train.
         self._coming = Counter(slot.node for slot in slots if slot not in group.placing.slots)
-        self.warm_up()
-        come, rows = self._coming, group.placing.micro_batch
-
-        def prepare(actor: ActorHandle) -> Any:
-            return actor.execute.remote(worker_calls.prepare, self._known.checked, rows)
-
-        return self.warm.suffice(come) and self.warm.prepared(come, prepare)
+        self.warm_up(group)
+        return self.warm.suffice(self._coming) and self._prepared(self._coming, group)
 
     def _warm_for(self, slots: list[Slot]) -> Counter[str]:
         """Node id → number of warm workers that a group in these slots should have there."""

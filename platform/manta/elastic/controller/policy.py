@@ -223,7 +223,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._holdings.keep_snapshots(ready)
             self._weigh_snapshots()
             if self._vacant or progress.seconds >= self.known.warm_after:
-                self._holdings.warm_up()
+                self._holdings.warm_up(group)
             staying = [slot for slot in ready if slot.node not in leaving]
             self._consider_growth(group, progress, staying)
 

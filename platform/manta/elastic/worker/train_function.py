@@ -157,6 +157,7 @@ class _Work:
         group_start.on_pause(lambda pause: engine.pause.ask(Pause(pause)))
         self._seconds["model"] = lap.read()
         handed = self._handed(engine) if here.joins else None
+        self._seconds["state"] = lap.read()
         if here.first:
             self._seconds = _from_the_command_on(self._assignment, here, self._seconds)
         reporter = _MailReporter(mailbox, here.attempt, engine, self._seconds)
@@ -338,7 +339,7 @@ class _MailReporter:
 
     def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
         """Report that the group is formed, and the state it goes on from."""
-        self._starts["state"] = self._lap.read()
+        self._starts["state"] += self._lap.read()
         event = GroupStarted(
             world_size=self._world_size,
             attempt=self._attempt,
