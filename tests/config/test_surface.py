@@ -37,6 +37,7 @@ COMMANDS = {
     "gate": "RUN|EVALUATION GATE.yaml KEY=VALUE --evaluation",
     "card": "RUN[@STEP] --output",
     "audit": "RUN",
+    "lineage": "MODEL|RUN|CORPUS --of --json --output",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }

@@ -28,5 +28,5 @@ ROOMS = {
         {"checks", "snapshot_memory"},
         {"cluster_state"},
     ],
-    "show": [{""}, {"compare", "report", "wandb", "evaluations"}, {"console", "pages"}],
+    "show": [{""}, {"compare", "report", "wandb", "evaluations", "lineage"}, {"console", "pages"}],
 }

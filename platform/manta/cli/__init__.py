@@ -8,6 +8,7 @@ from manta.cli.corpus_commands import inspect, join, prepare
 from manta.cli.evaluation_commands import audit, card, evaluate, gate
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
+from manta.cli.lineage_commands import lineage
 from manta.cli.result_commands import chat, compare, export, generate, score, verify
 from manta.cli.run_commands import fork, precompute, replay, schedule, sweep, train
 
@@ -16,7 +17,7 @@ for command in (
     *(prepare, join, inspect, schedule, precompute, train, fork, sweep),
     *(submit, status, logs, stop),
     *(verify, replay, compare, export, generate, chat, score),
-    *(evaluate, gate, card, audit),
+    *(evaluate, gate, card, audit, lineage),
     *(keys, doctor),
 ):
     app.command()(command)

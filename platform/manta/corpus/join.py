@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
+from manta.corpus.lineage.origin import Origin, parent_of
 from manta.corpus.manifest import MANIFEST, Counts, Manifest, Shard, Split
 from manta.corpus.workspace import shard_name
 from manta.storage.atomic import sync_folder
@@ -162,6 +163,10 @@ def _write(parts: Sequence[Part], manifest: Manifest, target: Path) -> None:
         for file in manifest.tokenizer_files:
             if (parts[0].folder / file).exists():
                 _link(parts[0].folder / file, aside / file)
+        parents = [
+            parent_of("joins", str(part.folder), part.manifest.fingerprint) for part in parts
+        ]
+        Origin(fingerprint=manifest.fingerprint, parents=parents).write(aside)
         manifest.write(aside)
         os.rename(aside, target)
         sync_folder(target.parent)

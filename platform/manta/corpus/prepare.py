@@ -28,6 +28,8 @@ from manta.corpus.encode_labelled import encode_labelled
 from manta.corpus.filters.corpus_filters import CorpusFilters
 from manta.corpus.inputs import Inputs, open_inputs, recorded
 from manta.corpus.label_totals import LabelTotals, rows_of_texts
+from manta.corpus.lineage.input_hashes import hash_files, hash_orders, origin_sources
+from manta.corpus.lineage.origin import Origin
 from manta.corpus.manifest import Counts, Manifest, Shard, Split
 from manta.corpus.progress_bar import PrepareProgress, short
 from manta.corpus.record_totals import RecordTotals
@@ -136,6 +138,7 @@ class _Preparation:
         self.write_context()
         self.filters.write_dropped(self.workspace.out, scanned)
         manifest = self.manifest(scanned, tokenizer, counts, shards)
+        self.write_origin(manifest, scanned)
         self.workspace.finish(manifest)
         return manifest
 
@@ -388,6 +391,26 @@ class _Preparation:
             path = self.workspace.out / QUARANTINE
             write_whole(path, lines.encode(), aside=self.workspace.work)
             self.bar.say(f"{len(problems)} unusable inputs left out; see {path}")
+
+    def write_origin(self, manifest: Manifest, scanned: Scanned) -> None:
+        """Record the input files with their hashes, and what became of each source's rows."""
+        orders = hash_orders(self.files)
+        phase = self.bar.phase("hashing", sum(order["bytes"] for order in orders))
+        hashed: dict[int, list[tuple[int, str] | None]] = {}
+        # Few files are hashed sooner than workers start.
+        few = len(orders) < 2
+        for done in map(hash_files, orders) if few else worker_pool.run(hash_files, orders):
+            hashed[done["unit"]] = done["files"]
+            phase.advance(done["bytes"], 0)
+        phase.done()
+        hashes = [file for unit in sorted(hashed) for file in hashed[unit]]
+        documents = {
+            name: sum(counts[name].documents for counts in manifest.counts.values())
+            for name in self.sources
+        }
+        sources = origin_sources(self.config, self.files, hashes, scanned, self.plan, documents)
+        origin = Origin(fingerprint=manifest.fingerprint, sources=sources)
+        origin.write(self.workspace.out, aside=self.workspace.work)
 
     def manifest(
         self,

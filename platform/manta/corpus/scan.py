@@ -77,6 +77,7 @@ class Scanned:
         classes: names of the classes by which documents are labelled, in the order of their
             numbers; empty where they are not.
         filtered_in: for each unit the counts of its filters, by name; empty without filters.
+        rows_of_files: number of rows of each file, by its index.
     """
 
     hashes: Hashes
@@ -88,6 +89,7 @@ class Scanned:
     first_rows: list[list[int]]
     classes: list[str]
     filtered_in: list[dict[str, FilterCounts]]
+    rows_of_files: dict[int, int]
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -220,6 +222,7 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
         first_rows,
         sorted_classes(classes),
         filtered,
+        rows_before,
     )
 
 

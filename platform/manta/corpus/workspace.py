@@ -23,6 +23,7 @@ from manta.corpus.canonical import CONFIG_FILE, TOKENIZER_FILE
 from manta.corpus.filters.dropped import DROPPED
 from manta.corpus.manifest import MANIFEST, Manifest
 from manta.storage.atomic import unwritable, write_whole
+from manta.storage.run_folder import LINEAGE
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ CONTEXT = "context.parquet"
 SHARD_NAME = re.compile(r"^(train|validation|test)-\d{5,}\.arrow$")
 # Version of unfinished work; work of another version isn't continued.
 LAYOUT = 2
-OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE, CONTEXT, DROPPED}
+OURS = {TOKENIZER_FILE, CONFIG_FILE, PREPARED, QUARANTINE, CONTEXT, DROPPED, LINEAGE}
 
 
 def shard_name(split: str, number: int) -> str:

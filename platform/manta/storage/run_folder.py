@@ -14,6 +14,9 @@ EVALUATIONS = "evaluations"  # a folder of folders, also in that of an exported 
 AUDIT = "audit.jsonl"  # what was done to the run or model, each line chained to the one before
 EXPORTS = "exported"  # a folder of models, one a checkpoint, that other runs start from
 
+# In the folder of a corpus or of an exported model: where it comes from.
+LINEAGE = "lineage.json"
+
 # In a sweep's folder, beside the folders of its trials.
 SWEEP = "sweep.json"
 COMPARISON = "compare.html"

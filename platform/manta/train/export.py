@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from manta.config import RunConfig
+from manta.config.credentials import without_credentials
 from manta.config.errors import RunError
 from manta.config.model_names import hub_name
 from manta.config.objective import SCORES
@@ -32,14 +33,17 @@ from manta.model import hf_config, model_class
 from manta.model.adapter import merged, save_adapter
 from manta.model.language_model import build
 from manta.model.own_net import OwnNet
+from manta.record.identity import binding_of
+from manta.record.model_origin import ModelOrigin
 from manta.record.run_config import recorded_config
+from manta.record.run_state import read_state_if_any
 from manta.state.base_weights import fingerprint_of_base
 from manta.state.checkpoint_files import name_of, newest, read_state, whole
 from manta.state.loading import load_model
 from manta.storage.atomic import as_umask_says
 from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
-from manta.storage.run_folder import CHECKPOINTS, CONFIG
+from manta.storage.run_folder import CHECKPOINTS, CONFIG, LINEAGE
 from manta.train.adapter_folder import AdapterFolder
 from manta.train.export_check import compare
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
@@ -99,7 +103,8 @@ def export(
         elif net is not None and code is not None:
             save_model(net, str(aside / WEIGHTS))
             (aside / code.file).write_text(code.text, encoding="utf-8")
-        for name, text in (beside or {}).items():
+        texts = {LINEAGE: _origin(run_dir, config, step, merged=merge, average=average).text()}
+        for name, text in {**texts, **(beside or {})}.items():
             (aside / name).write_text(text, encoding="utf-8")
         as_umask_says(aside)  # safetensors are written for their owner alone
         os.rename(aside, out)
@@ -107,6 +112,25 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return out
+
+
+def _origin(
+    run_dir: Place, config: RunConfig, step: int | None, *, merged: bool, average: bool
+) -> ModelOrigin:
+    """What the model's folder says of where it comes from."""
+    state, record = read_state(_checkpoint(run_dir, step)), read_state_if_any(run_dir)
+    where = run_dir.absolute() if isinstance(run_dir, Path) else run_dir
+    corpus = record.corpus_fingerprint if record else Manifest.read(config.corpus).fingerprint
+    return ModelOrigin(
+        run=run_dir.name,
+        folder=without_credentials(str(where)),
+        step=state.step,
+        tokens=state.tokens,
+        corpus_fingerprint=corpus,
+        binding=binding_of(config, corpus),
+        merged=merged,
+        average=average,
+    )
 
 
 def _check_what_is_exported(run_dir: Place, config: RunConfig, *, merge: bool) -> None:
