@@ -75,7 +75,7 @@ def test_each_name_is_answered_wherever_it_is_tried(refused, mark):
         ("train.resume=true", ["run.name", "model.pretrained"]),
         ("train.freeze=[embed]", ["model.train", "model.freeze"]),
         ("train.lora_r=8", ["model.adapter", "model.train"]),
-        ("model.load_in_4bit=true", ["model.frozen_dtype"]),
+        ("model.load_in_4bit=true", ["model.quantize", "model.adapter"]),
         ("train.assistant_only_loss=true", ["objective.type: chat"]),
         ("train.loss=mse", ["the next token"]),
         ("data.num_workers=4", ["read ahead"]),

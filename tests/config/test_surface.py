@@ -49,7 +49,7 @@ RUN_KEYS = """
     model.parametrization.type model.parametrization.base_width model.parametrization.base_depth
     model.adapter.type model.adapter.rank model.adapter.alpha model.adapter.dropout
     model.adapter.targets model.adapter.rslora model.adapter.dora
-    model.train model.freeze model.frozen_dtype model.grow_vocabulary
+    model.train model.freeze model.frozen_dtype model.quantize model.grow_vocabulary
     data.document_mask data.format
     data.mixture.sources.NAME.weight.shape data.mixture.sources.NAME.weight.tokens
     data.mixture.sources.NAME.weight.until data.mixture.sources.NAME.weight.from

@@ -93,8 +93,10 @@ RUN = (
         "what is trained is chosen by model.train or model.freeze, patterns of parameter names",
     ),
     (
-        "qlora load_in_4bit load_in_8bit quantization quantization_config use_qlora",
-        "not supported: frozen weights are held in model.frozen_dtype, fp32 or bf16",
+        "qlora load_in_4bit load_in_8bit quantization quantization_config use_qlora quantize_base "
+        "bnb_4bit_quant_type bnb_config bits",
+        "the frozen weights beside model.adapter are held in 4 or 8 bits by model.quantize, nf4 or "
+        "int8",
     ),
     (
         "assistant_only_loss completion_only_loss train_on_inputs train_on_prompt mask_prompt "

@@ -6,8 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from manta.config.on_change import OnChange
+from manta.config.on_change import OnChange, key
 from manta.config.section import Section
+
+# How frozen weights may be held in fewer bits than a number format of Torch's has.
+Quantize = Literal["int8", "nf4"]
 
 
 class AdapterSection(Section):
@@ -111,6 +114,12 @@ class ModelSection(Section):
     frozen_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32", description="number format in which frozen weights are held"
     )
+    quantize: Quantize | None = key(
+        OnChange.FORK,
+        default=None,
+        description="hold the frozen linear layers beside an adapter in 8 bits (int8) or 4 (nf4, "
+        "as QLoRA does), all others in frozen_dtype; needs bitsandbytes, the extra `quantize`",
+    )
 
     grow_vocabulary: bool = Field(
         default=False,
@@ -127,6 +136,11 @@ class ModelSection(Section):
     def keeps_what_it_began_with(self) -> bool:
         """Whether the model without its adapter is the one that the run began with."""
         return self.adapter is not None and not self.train
+
+    @property
+    def rounds_the_base(self) -> bool:
+        """Whether frozen weights are held in fewer bits than the pretrained model has."""
+        return self.frozen_dtype != "fp32" or self.quantize is not None
 
     @model_validator(mode="after")
     def _what_is_trained_is_clear(self) -> ModelSection:
@@ -146,6 +160,15 @@ class ModelSection(Section):
         if self.frozen_dtype != "fp32" and not self.freezes:
             raise ValueError(
                 "'frozen_dtype' is for frozen weights: set 'adapter', 'train' or 'freeze'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_beside_an_adapter(self) -> ModelSection:
+        if self.quantize and not self.adapter:
+            raise ValueError(
+                f"'quantize' = '{self.quantize}' rounds frozen weights, and what is trained in "
+                "their place is an adapter: set 'adapter', or leave 'quantize' out"
             )
         return self
 

@@ -315,9 +315,11 @@ class RunConfig(Section):
                 "objective.loss: orpo"
             )
         beside = self.model.keeps_what_it_began_with and self.objective.reference == "model"
-        if self.objective.compares and self.model.frozen_dtype != "fp32" and not beside:
+        if self.objective.compares and self.model.rounds_the_base and not beside:
+            quantize = self.model.quantize
+            key = f"quantize = '{quantize}'" if quantize else "frozen_dtype = 'bf16'"
             raise ValueError(
-                "model.frozen_dtype = 'bf16' rounds weights of the model that is trained, but not "
+                f"model.{key} rounds weights of the model that is trained, but not "
                 f"those that objective.loss = {self.objective.loss!r} compares with: leave it out, "
                 "or train an adapter alone (model.adapter without model.train) with "
                 "objective.reference: model"

@@ -14,6 +14,7 @@ from manta.model import attention, cross_entropy, model_class
 from manta.model import language_model as models
 from manta.model.loss_head import fuse
 from manta.model.own_net import OwnNet
+from manta.model.quantized import check_device
 from manta.model.small import small_of
 from manta.model.weights import move_buffers
 
@@ -35,6 +36,8 @@ def assemble(
     """
     if isinstance(resolved, OwnNet):
         return resolved.build(config.run.seed).to(device)
+    if config.model.quantize is not None:
+        check_device(config.model.quantize, device)
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
         cross_entropy.CHUNK["cuda"] = cross_entropy.chunk_of(memory)

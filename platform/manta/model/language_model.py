@@ -13,7 +13,7 @@ from manta.model import model_class
 from manta.model.own_net import OwnNet
 from manta.model.parametrization import scale_first_values
 from manta.model.small import skeleton, trained_weights, weights
-from manta.model.trainable import choose_trained
+from manta.model.trainable import choose_trained, hold_frozen
 from manta.model.vocabulary import grow
 from manta.model.weights import no_memory_for_parameters
 
@@ -74,6 +74,7 @@ def _without_weights(resolved: PretrainedConfig) -> PreTrainedModel:
 def _ready(config: RunConfig, lm: PreTrainedModel) -> PreTrainedModel:
     train_all_embeddings(lm)
     choose_trained(lm, config.model, config.run.seed)
+    hold_frozen(lm, config.model)
     if config.train.activation_checkpointing:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     lm.train()

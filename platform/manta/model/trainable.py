@@ -14,6 +14,7 @@ from manta.config.errors import ConfigError
 from manta.config.model import ModelSection
 from manta.model.adapter import add_adapter
 from manta.model.model_class import head_of
+from manta.model.quantized import quantize
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 NAMES_SHOWN = 6
@@ -47,8 +48,25 @@ def choose_trained(lm: PreTrainedModel, section: ModelSection, seed: int) -> Non
         head.requires_grad_(True)  # it is new: frozen, it would give scores at random
     if not any(parameter.requires_grad for parameter in lm.parameters()):
         raise ConfigError(f"model.freeze = {patterns}: nothing is left to train")
+
+
+def hold_frozen(lm: PreTrainedModel, section: ModelSection) -> None:
+    """Hold the frozen weights of a model as a run asks for, in place; `choose_trained` comes first.
+
+    Args:
+        lm: the model, its parameters on the CPU or without memory.
+        section: the config's section `model`.
+
+    Raises:
+        ConfigError: if they can't be held so.
+    """
+    if section.quantize is not None:
+        quantize(lm, section.quantize)
+    if not section.freezes:
+        return
     for parameter in base_weights(lm).values():
-        parameter.data = parameter.data.to(DTYPES[section.frozen_dtype])
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(DTYPES[section.frozen_dtype])
 
 
 def base_weights(lm: nn.Module) -> dict[str, nn.Parameter]:

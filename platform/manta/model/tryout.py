@@ -27,8 +27,9 @@ from manta.model import attention, model_class, parametrization, randomness
 from manta.model.forward import options_of
 from manta.model.hf_config import pretrained_config
 from manta.model.own_net import OwnNet
+from manta.model.quantized import frozen_bytes, quantized_numel
 from manta.model.small import skeleton, small_of, trained_weights, weights
-from manta.model.trainable import choose_trained
+from manta.model.trainable import choose_trained, hold_frozen
 from manta.model.trial_result import Tried
 from manta.model.visibility import (
     ROW,
@@ -75,7 +76,8 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
     exact = config.train.reproducible is not None  # then a pass's random numbers are its own
     dropping = () if exact else randomness.remarks_of_adapter(config.model.adapter)
     remarks = (*_by_name(resolved, exact=exact), *dropping)
-    untried = Tried(weights(skeletal), trained_weights(skeletal), False, remarks)
+    untried = _held(config, skeletal, Tried(weights(skeletal), trained_weights(skeletal), False))
+    untried = replace(untried, remarks=remarks)
     if small is None:
         return untried
     try:
@@ -92,6 +94,14 @@ def try_out(config: RunConfig, resolved: PretrainedConfig, vocab_size: int) -> T
         ) from None
     drawn = (randomness.remark(resolved),) if draws and not exact else ()
     return replace(untried, whole=True, remarks=(*drawn, *dropping))
+
+
+def _held(config: RunConfig, skeletal: PreTrainedModel, tried: Tried) -> Tried:
+    """The facts about a model, with what its frozen weights take if some are quantized."""
+    if config.model.quantize is None:
+        return tried
+    hold_frozen(skeletal, config.model)
+    return replace(tried, quantized=quantized_numel(skeletal), frozen_bytes=frozen_bytes(skeletal))
 
 
 def try_own(config: RunConfig, resolved: OwnNet) -> Tried:

@@ -97,8 +97,9 @@ class RoundedWeights:
 
 
 def _copy_of(master: nn.Parameter) -> nn.Parameter:
-    """A parameter's copy in bf16, without values; one that is frozen in bf16 serves itself."""
-    if master.dtype == torch.bfloat16 and not master.requires_grad:
+    """A parameter's copy in bf16, without values; frozen in bf16 or fewer bits it serves itself."""
+    floats = master.is_floating_point()
+    if not floats or (master.dtype == torch.bfloat16 and not master.requires_grad):
         return master
     values = torch.empty_like(master, dtype=torch.bfloat16)
     return nn.Parameter(values, requires_grad=master.requires_grad)

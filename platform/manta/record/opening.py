@@ -73,6 +73,8 @@ def check_same_run(
     """
     binding = identity.binding_of(config, manifest.fingerprint)
     if old is None:
+        fork = read_fork(run_dir)
+        _refuse_other_base(run_dir, fork.base if fork else "", config, base)
         return _check_unrecorded(run_dir, binding)
     if old.corpus_fingerprint != manifest.fingerprint:
         raise RunError(
@@ -133,11 +135,16 @@ def check_base(run_dir: Place, old: RunState | None, config: RunConfig, base: st
     Raises:
         RunError: naming both fingerprints.
     """
-    if old is None or not old.base or not base or old.base == base:
+    if old is not None:
+        _refuse_other_base(run_dir, old.base, config, base)
+
+
+def _refuse_other_base(run_dir: Place, recorded: str, config: RunConfig, base: str) -> None:
+    if not recorded or not base or recorded == base:
         return
     raise RunError(
         f"{run_dir}: this run trains beside the frozen weights of a model of fingerprint "
-        f"{old.base[:12]}…, but model.pretrained = {config.model.pretrained!r} has {base[:12]}… "
+        f"{recorded[:12]}…, but model.pretrained = {config.model.pretrained!r} has {base[:12]}… "
         "now, and the checkpoints hold what was trained alone: put the old model back there, or "
         "start another run (run.name)"
     )

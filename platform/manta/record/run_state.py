@@ -170,6 +170,10 @@ class Fork(BaseModel):
         default_factory=list, description="keys that differ from the parent's"
     )
     binding: str = Field(default="", description="the fork's RunState.binding")
+    held_otherwise: bool = Field(
+        default=False, description="whether its frozen weights are held in another format"
+    )
+    base: str = Field(default="", description="fingerprint of their model, if they are")
 
 
 class RunState(BaseModel):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class Checkpoints:
         binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
+        other_base: step of a checkpoint of the run that this one was forked from, whose frozen
+            weights were held in another format; None if there is none.
         on_done: called on the first rank after each commit, with the state, the place and the
             seconds since the save began.
         on_progress: called now and then while a save is waited for that gets on.
@@ -77,12 +79,14 @@ class Checkpoints:
         binding: str,
         keep: int,
         pinned: Set[int] = frozenset(),
+        other_base: int | None = None,
         on_done: Callable[[TrainState, Place, float], None],
         on_progress: Callable[[], None] = lambda: None,
     ):
         self.folder, self._trained, self._keep = folder, trained, keep
         self._binding = binding
         self._pinned = {name_of(step) for step in pinned}
+        self._other_base = other_base
         self._on_done, self._on_progress = on_done, on_progress
         self._pending: _Pending | None = None
         self._problem: str | None = None
@@ -307,7 +311,9 @@ class Checkpoints:
             try:
                 if isinstance(inventory, str):
                     raise RunError(inventory)
-                load(self.folder / name, self._trained, inventory, self._beside.first_of)
+                other = inventory.state.step == self._other_base
+                trained = replace(self._trained, any_base=True) if other else self._trained
+                load(self.folder / name, trained, inventory, self._beside.first_of)
             except RunError as error:
                 problems[name] = str(error)
                 self._pass_over(name, str(error))

@@ -78,7 +78,7 @@ def load(
     content["optimizer"]["param_groups"] = groups
 
     def take() -> None:
-        if trained.base is not None:
+        if trained.base is not None and not trained.any_base:
             check_base(int(content[BASE]), trained.base)
         set_state_dict(
             trained.lm,

@@ -30,6 +30,7 @@ class Trained:
         rounded: low-precision copy that computes in the model's place, if any; not saved.
         base: fingerprint of the base, the frozen weights, which are not saved: each start takes
             them from where the run took them first. None where all weights are saved.
+        any_base: whether a state may be loaded that was trained beside another base.
     """
 
     lm: nn.Module
@@ -39,6 +40,7 @@ class Trained:
     ranks: Ranks
     rounded: RoundedWeights | None = None
     base: int | None = None
+    any_base: bool = False
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are saved, by name."""

@@ -33,6 +33,7 @@ from manta.model import hf_config, model_class
 from manta.model.adapter import merged, save_adapter
 from manta.model.language_model import build
 from manta.model.own_net import OwnNet
+from manta.model.quantized import dequantize
 from manta.record.identity import binding_of
 from manta.record.model_origin import ModelOrigin
 from manta.record.run_config import recorded_config
@@ -45,7 +46,7 @@ from manta.storage.place import Place
 from manta.storage.probe import check_new_folder
 from manta.storage.run_folder import CHECKPOINTS, CONFIG, LINEAGE
 from manta.train.adapter_folder import AdapterFolder
-from manta.train.export_check import compare
+from manta.train.export_check import compare, of_another_base
 from manta.train.export_tokenizer import load_tokenizer, write_tokenizer
 
 # As Transformers calls it.
@@ -98,8 +99,14 @@ def export(
     aside.mkdir()
     try:
         if lm is not None:
+            if config.model.quantize is not None:
+                trained, lm = lm, _on_the_unrounded_base(lm, config)
+                tell(
+                    f"written for the base as it was, and trained on it in {config.model.quantize}:"
+                    f" {of_another_base(trained, lm)}"
+                )
             _write_model(aside, lm, config, merge=merge)
-            tell(str(compare(lm, aside)))
+            tell(f"loaded again and compared: {compare(lm, aside)}")
         elif net is not None and code is not None:
             save_model(net, str(aside / WEIGHTS))
             (aside / code.file).write_text(code.text, encoding="utf-8")
@@ -157,6 +164,24 @@ def _write_model(folder: Path, lm: PreTrainedModel, config: RunConfig, *, merge:
         whole = lm if adapter is None else merged(copy.deepcopy(lm))
         whole.save_pretrained(folder)
     write_tokenizer(folder, config.corpus, Manifest.read(config.corpus))
+
+
+def _on_the_unrounded_base(lm: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
+    """The weights that a model trained, beside those of its pretrained model as they were.
+
+    Args:
+        lm: the model of a run, whose frozen weights were quantized.
+        config: the run's config.
+    """
+    model = config.model.model_copy(update={"quantize": None, "frozen_dtype": "fp32"})
+    plain = config.model_copy(update={"model": model})
+    resolved = hf_config.resolve(plain, Manifest.read(config.corpus).vocabulary)
+    assert not isinstance(resolved, OwnNet)
+    whole = build(plain, resolved)
+    found = {name: one for name, one in lm.named_parameters() if one.requires_grad}
+    whole.load_state_dict(found, strict=False)
+    whole.generation_config = lm.generation_config
+    return whole.eval()
 
 
 def generate(where: Place, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
@@ -267,6 +292,7 @@ def load_weights(
         assert not isinstance(resolved, OwnNet)
         lm = build(config, resolved)
         load_model(checkpoint, lm, fingerprint_of_base(lm), average=average)
+        dequantize(lm)
         lm = lm.float()  # what is frozen may be in bf16
     else:
         lm = model_class.from_config(resolved)

@@ -34,7 +34,7 @@ class ExportDifference:
 
     def __str__(self) -> str:
         return (
-            f"loaded again and compared: logits differ by {self.logit:.1e} of the largest at most, "
+            f"logits differ by {self.logit:.1e} of the largest at most, "
             f"KL divergence {max(self.kl, 0):.1e} nats"
         )
 
@@ -50,23 +50,32 @@ def compare(lm: PreTrainedModel, folder: Path) -> ExportDifference:
     Raises:
         RunError: if it differs by more than rounding does.
     """
+    found = _difference(lm, _loaded(lm, folder))
+    if not found.logit <= TOLERANCE:
+        raise RunError(
+            f"the exported model differs from the run's: logits by {found.logit:.1e} of the "
+            f"largest, and rounding explains {TOLERANCE:g}; nothing was written. If "
+            "model.pretrained names another model by now, restore it; if model.frozen_dtype: bf16 "
+            "has rounded it, export with --merge"
+        )
+    return found
+
+
+@torch.no_grad()
+def of_another_base(trained: PreTrainedModel, written: PreTrainedModel) -> ExportDifference:
+    """How the model that is written differs from the one that was trained beside a rounded base."""
+    return _difference(trained, written)
+
+
+def _difference(lm: PreTrainedModel, other: PreTrainedModel) -> ExportDifference:
     length = min(LENGTH, getattr(lm.config.get_text_config(), "max_position_embeddings", LENGTH))
     generator = torch.Generator().manual_seed(0)
     vocabulary = lm.get_input_embeddings().weight.shape[0]
     rows = torch.randint(vocabulary, (ROWS, max(length, 1)), generator=generator)
-    expected = _logits(lm, rows)
-    found = _logits(_loaded(lm, folder), rows)
+    expected, found = _logits(lm, rows), _logits(other, rows)
     logit = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
     ours, theirs = (F.log_softmax(logits, -1) for logits in (expected, found))
-    kl = float((ours.exp() * (ours - theirs)).sum(-1).mean())
-    if not logit <= TOLERANCE:
-        raise RunError(
-            f"the exported model differs from the run's: logits by {logit:.1e} of the largest, and "
-            f"rounding explains {TOLERANCE:g}; nothing was written. If model.pretrained names "
-            "another model by now, restore it; if model.frozen_dtype: bf16 has rounded it, export "
-            "with --merge"
-        )
-    return ExportDifference(logit, kl)
+    return ExportDifference(logit, float((ours.exp() * (ours - theirs)).sum(-1).mean()))
 
 
 def _loaded(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -46,6 +46,7 @@ def fork(
     config: str | None = None,
     changes: Sequence[str] = (),
     binding: str = "",
+    other_base: str | None = None,
 ) -> None:
     """Make `child` a run that `parent` has trained up to `step`. Harmless when called again.
 
@@ -57,6 +58,8 @@ def fork(
         config: text of the config by which it goes on, for its folder; None if others keep it.
         changes: changes of the config, in words, for the record.
         binding: digest of the config and corpus by which alone it may go on; "" for any.
+        other_base: fingerprint of the model whose frozen weights it holds in another format than
+            the parent did, "" if it isn't known; None if they are held alike.
 
     Raises:
         RunError: if there is no such checkpoint.
@@ -79,6 +82,8 @@ def fork(
     )
     recorded = read_state_if_any(parent)
     above = recorded.fork if recorded else read_fork(parent)
+    if other_base is None and above and above.held_otherwise and above.step == step:
+        other_base = above.base  # the checkpoint is that of the parent's parent
     before = [*above.before, above.model_copy(update={"before": []})] if above else []
     write_fork(
         aside,
@@ -91,6 +96,8 @@ def fork(
             history=history.model_copy(update={"unproven": step}) if problem else history,
             changes=list(changes),
             binding=binding,
+            held_otherwise=other_base is not None,
+            base=other_base or "",
         ),
     )
     if isinstance(aside, Path):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from manta.config.errors import RunError
 from manta.config.metrics import EVALUATING, SAVING, VAL_LOSS_AVERAGE
 from manta.config.run import RunConfig
+from manta.record.run_state import read_fork
 from manta.schedule import Schedule, Step
 from manta.schedule.due import due, steps_at
 from manta.state.checkpoint import Checkpoints
@@ -108,6 +109,7 @@ class Loop:
             binding=job.binding,
             keep=job.config.checkpoint.keep,
             pinned=steps_at(job.config.checkpoint.at, job.schedule),
+            other_base=_step_of_another_base(job.place),
             on_done=reporter.checkpoint,
             on_progress=self._saving,
         )
@@ -455,6 +457,12 @@ class Loop:
             self._saving()
             self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
             self._passing("checkpoint", self._state.step)
+
+
+def _step_of_another_base(place: Place) -> int | None:
+    """The step that a run was forked at, if it holds its frozen weights in another format since."""
+    fork = read_fork(place)
+    return fork.step if fork is not None and fork.held_otherwise else None
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from manta.model.quantized import QuantizedLinear
 from manta.parallel.sharding import layers_of
 
 # Dense bf16 peak with fp32 accumulation in FLOP/s, without sparsity, from the makers' data sheets,
@@ -93,11 +94,13 @@ def _products(lm: nn.Module) -> int:
     head = getattr(lm, "get_output_embeddings", lambda: None)()
     if head is not None:
         embeddings.discard(id(head.weight))
+    # Of two weights that share a byte each one multiplies.
+    quantized = {id(m.codes): m.numel for m in lm.modules() if isinstance(m, QuantizedLinear)}
     operations, trained_before = 0, any(p.requires_grad for p in _embedded(lm))
     for parameter in lm.parameters():
         if parameter.ndim >= 2 and id(parameter) not in embeddings:
             passes = 1 + int(trained_before) + int(parameter.requires_grad)
-            operations += 2 * passes * parameter.numel()
+            operations += 2 * passes * quantized.get(id(parameter), parameter.numel())
         trained_before = trained_before or parameter.requires_grad
     return operations
 

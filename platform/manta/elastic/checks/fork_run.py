@@ -59,7 +59,8 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     _check_schedule(parent, before, after, state)
     manifest = _manifest(parent, after)
     _check_mixture(parent, manifest, before, after, state)
-    check_base(parent, read_state_if_any(parent), after, base_fingerprint(after))
+    base = base_fingerprint(after)
+    check_base(parent, read_state_if_any(parent), after, base)
     child = place_of_run(after)
     if child.exists():
         raise RunError(f"{child}: there is a run of this name already; choose another name")
@@ -72,6 +73,7 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
         config=dump(after),
         changes=said,
         binding=binding_of(after, manifest.fingerprint),
+        other_base=base if before.model.quantize != after.model.quantize else None,
     )
     return child
 

@@ -217,7 +217,11 @@ def try_model(checked: Checked) -> Tried:
     """
     from manta.model import hf_config, tryout
     from manta.model.own_net import OwnNet
+    from manta.model.quantized import check_driver
 
+    model, resources = checked.config.model, checked.config.scaling.resources_per_worker
+    if model.quantize is not None:
+        check_driver(model.quantize, on_gpus=gpus_of(resources) > 0)
     vocabulary = checked.manifest.vocabulary
     resolved = hf_config.resolve(checked.config, vocabulary)
     if isinstance(resolved, OwnNet):

@@ -31,6 +31,8 @@ def plan_rows(plan: PlannedRun, place: str, tried: Tried, eval_samples: int) -> 
     yield "Run", place
     yield from _corpus(plan)
     yield "Model", _model(plan.config, tried)
+    if tried.quantized:
+        yield "Frozen", _frozen(plan.config, tried)
     yield from _steps(plan)
     _, *evaluations = plan_lines(plan, eval_samples)
     for line in evaluations:
@@ -86,6 +88,16 @@ def _model(config: RunConfig, tried: Tried) -> str:
     total, trained = tried.weights, tried.trained
     which = "all trained" if trained == total else f"{number_format.count(trained)} trained"
     return f"{name}: {number_format.count(total)} parameters, {which}"
+
+
+def _frozen(config: RunConfig, tried: Tried) -> str:
+    """What the frozen weights take on each device, and what they would in float32."""
+    frozen = tried.weights - tried.trained
+    return (
+        f"{number_format.count(tried.quantized)} of {number_format.count(frozen)} weights in "
+        f"{config.model.quantize}: {number_format.memory(tried.frozen_bytes)}, in place of "
+        f"{number_format.memory(4 * frozen)} in float32"
+    )
 
 
 def _steps(plan: PlannedRun) -> Iterator[Row]:
