@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 import torch
 from inline_prepare import prepared_corpus
+from peft import PeftModel
 from plain_runs import losses, proof, train
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
 from manta.config import RunConfig, dump, load
 from manta.config.errors import ConfigError, RunError
+from manta.config.model import ModelSection
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import Checked, check, check_continues, try_model
 from manta.model.quantized import QuantizedLinear, check_driver, quantize
+from manta.model.trainable import choose_trained, hold_frozen
 from manta.storage.run_folder import CONFIG, RUN
 from manta.train.export import export, generate, load_weights
+from manta.train.throughput import flops_per_token
 
 bnb = pytest.importorskip("bitsandbytes", reason="the extra 'quantize' is not installed")
 
@@ -125,6 +129,18 @@ def test_the_output_layer_shared_weights_and_what_is_trained_are_left_as_they_ar
     assert second.gate_proj is first.gate_proj
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_flops_are_those_of_the_whole_weights(form: Any) -> None:
+    counted = []
+    for section in ({}, {"quantize": form}):
+        lm = llama(32)
+        model = ModelSection(pretrained="base", adapter={"rank": 2}, **section)
+        choose_trained(lm, model, 0)
+        hold_frozen(lm, model)
+        counted.append(flops_per_token(lm, lm.config, 16))
+    assert counted[0] == counted[1]
+
+
 def test_the_same_losses_split_over_ranks_and_through_a_kill(tuned: Build) -> None:
     alone = tuned("alone", "nf4")
     expected = losses(train(alone, 1))
@@ -181,6 +197,13 @@ def test_exported_for_the_base_as_it_was(tuned: Build, base: Path, tmp_path: Pat
         original = AutoModelForCausalLM.from_pretrained(base).eval()(rows).logits
         near = (trained(rows).logits - whole).norm()
         assert 0 < near < (original - whole).norm()
+        # As others load the adapter on a base in NF4, it is what was trained.
+        asked = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        settings = BitsAndBytesConfig(**asked, bnb_4bit_compute_dtype=torch.float32)
+        options = {"quantization_config": settings, "dtype": torch.float32}
+        theirs = AutoModelForCausalLM.from_pretrained(base, **options)
+        with_adapter = PeftModel.from_pretrained(theirs, str(alone)).eval()
+        torch.testing.assert_close(with_adapter(rows).logits, trained(rows).logits)
     assert generate(run.run_dir, "some text", tokens=4, temperature=0, seed=0)
 
 

@@ -54,7 +54,7 @@ class QuantizedLinear(nn.Module):
 
     Args:
         layer: the layer; its weights are on the CPU, or on `meta`, and then so are the codes.
-        form: how they are held.
+        form: name of the format of its codes.
     """
 
     def __init__(self, layer: nn.Linear | Conv1D, form: Quantize):
@@ -175,7 +175,7 @@ def quantize(lm: PreTrainedModel, form: Quantize) -> None:
 
     Args:
         lm: the model with what is trained chosen; its weights are on the CPU or on `meta`.
-        form: how they are to be held.
+        form: name of the format that they are to be held in.
 
     Raises:
         ConfigError: if there is no such layer, or bitsandbytes is not installed where it is used.
@@ -239,7 +239,7 @@ def check_driver(form: Quantize, *, on_gpus: bool) -> None:
     """Check on the driver what workers need, as far as it can be told without their devices.
 
     Args:
-        form: how weights are to be held.
+        form: name of the format of weights.
         on_gpus: whether workers have GPUs; else they have a CPU like this one.
 
     Raises:
