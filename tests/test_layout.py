@@ -206,7 +206,7 @@ def test_one_module_of_the_stream_knows_ray():
     "module",
     [
         *("manta", "manta.api", "manta.config", "manta.schedule"),
-        *("manta.stream.order", "manta.stream.plan", "manta.tune.before_sending"),
+        *("manta.stream.order", "manta.stream.plan", "manta.recommend.before_sending"),
     ],
 )
 def test_light_modules_load_neither_ray_nor_torch(module):

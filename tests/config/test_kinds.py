@@ -11,8 +11,10 @@ from manta.config import ConfigError, CorpusConfig, RunConfig, SweepConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.kinds import KINDS, kind_of
+from manta.config.tuning import TuningConfig
 
 SWEEP = "sweep: {name: x}\nbase: run.yaml\nspace: x\n"
+TUNING = "tuning: {name: x}\nbase: run.yaml\n"
 EVALUATION = "name: x\nsplits: {}\n"
 GATE = "name: x\nthresholds: {}\n"
 CLUSTER = "cluster_name: x\nprovider: {type: aws}\n"
@@ -20,6 +22,7 @@ FILES = {
     "a run": (RUN, RunConfig, "manta train"),
     "a corpus": (CORPUS, CorpusConfig, "manta prepare"),
     "a sweep": (SWEEP, SweepConfig, "manta sweep"),
+    "a tuning": (TUNING, TuningConfig, "manta tune"),
     "a cluster": (CLUSTER, None, "manta doctor"),
     "an evaluation": (EVALUATION, EvaluationConfig, "manta evaluate MODEL"),
     "a gate": (GATE, GateConfig, "manta gate MODEL"),
@@ -61,7 +64,7 @@ def test_a_mistake_in_a_file_of_the_right_kind_is_not_taken_for_another_kind(ref
     assert "unknown key 'nonsense'" in "\n".join(refused("nonsense: 1\n"))
 
 
-@pytest.mark.parametrize("name", ["a run", "a corpus", "a sweep"])
+@pytest.mark.parametrize("name", ["a run", "a corpus", "a sweep", "a tuning"])
 def test_marks_are_the_keys_that_such_a_config_needs(name):
     kind = next(kind for kind in KINDS if kind.of == name)
     fields = FILES[name][1].model_fields

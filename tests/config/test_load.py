@@ -13,6 +13,7 @@ from manta.config.gate import load_gate
 from manta.config.load import COMMAND_LINE
 from manta.config.mistakes import keys
 from manta.config.sweep import load_sweep
+from manta.config.tuning import load_tuning
 
 # Unknown keys.
 
@@ -223,6 +224,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 )
 def test_the_configs_of_the_examples_are_valid(path: Path) -> None:
     own = {"sweep.yaml": load_sweep, "eval.yaml": load_evaluation, "gate.yaml": load_gate}
+    own["tune.yaml"] = load_tuning
     if path.name in own:
         own[path.name](path)
     else:

@@ -12,6 +12,7 @@ from manta.config import CorpusConfig, RunConfig, SweepConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.mistakes import keys
+from manta.config.tuning import TuningConfig
 
 COMMANDS = {
     "prepare": "CONFIG.yaml KEY=VALUE --print-config --dry-run --address",
@@ -23,6 +24,7 @@ COMMANDS = {
     "fork": "RUN@STEP NEW KEY=VALUE",
     "replay": "RUN FROM TO KEY=VALUE --keep --address",
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
+    "tune": "CONFIG.yaml KEY=VALUE --plan --address",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow",
     "status": "JOB --address",
     "logs": "JOB --follow --address",
@@ -155,6 +157,15 @@ SWEEP_KEYS = """
     concurrent seeds horizon metric mode
 """
 
+TUNING_KEYS = """
+    tuning.name tuning.storage
+    base overrides phases
+    range.rates range.tokens range.seeds
+    critical.sizes critical.depths critical.tokens critical.tolerance critical.seeds
+    confirm.tokens confirm.seeds
+    devices concurrent
+"""
+
 EVALUATION_KEYS = """
     name
     splits.NAME.corpus splits.NAME.split splits.NAME.tokens splits.NAME.length
@@ -213,6 +224,10 @@ def test_corpus_config_keys():
 
 def test_sweep_config_keys():
     assert keys(SweepConfig) == SWEEP_KEYS.split()
+
+
+def test_tuning_config_keys():
+    assert keys(TuningConfig) == TUNING_KEYS.split()
 
 
 def test_evaluation_config_keys():

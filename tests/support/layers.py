@@ -4,6 +4,7 @@
 LAYERS = [
     {"jobs"},
     {"cli", "api", "testing"},
+    {"recommend"},
     {"tune"},
     {"elastic"},
     {"evaluate"},

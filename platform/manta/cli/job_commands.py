@@ -23,13 +23,13 @@ def submit(
     address: Server = None,
     follow: Follow = False,
 ) -> None:
-    """Run train, sweep or prepare as a job on a cluster; the config's content says which."""
+    """Run train, sweep, tune or prepare as a job on a cluster; the config's content says which."""
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
     work = open_work(config, overrides or ())
     say_checking(config)
-    from manta.tune.before_sending import check_before_sending, provenance
+    from manta.recommend.before_sending import check_before_sending, provenance
 
     check_before_sending(work.config)
     client, job = send(work, address, provenance())

@@ -1,4 +1,4 @@
-"""`manta schedule`, `manta train`, `manta fork`, `manta sweep`: the commands that train."""
+"""`manta schedule`, `train`, `fork`, `sweep`, `tune` and others: the commands that train."""
 
 from __future__ import annotations
 
@@ -201,4 +201,37 @@ def sweep(
         return
     if not run_sweep(loaded, address):
         print("interrupted; the same command continues the sweep", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def tune(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG.yaml", help="The config file of a tuning, or of the run to tune."
+        ),
+    ],
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be trained, at what cost, and stop.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Find a run's learning rate, micro-batch and batch schedule by short runs, and check them."""
+    from manta.config.tuning import load_tuning
+
+    loaded = load_tuning(config, overrides or ())
+    if not plan:
+        say_checking(config)
+    from manta.recommend.tune_command import run_tuning, show_tuning_plan
+
+    if plan:
+        show_tuning_plan(loaded)
+        return
+    try:
+        finished = run_tuning(loaded, address)
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        print("interrupted; the same command continues the tuning", file=sys.stderr)
         raise typer.Exit(130)

@@ -15,6 +15,7 @@ from manta.config.load import Written, where
 from manta.config.model_names import named_models
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
+from manta.config.tuning import TuningConfig
 
 Named = tuple[str, str]  # a dotted key and its value
 
@@ -40,6 +41,20 @@ def check_sweep(config: SweepConfig, written: Written, base: RunConfig, by: Writ
     """
     own = _local(written, [("sweep.storage", config.sweep.storage)])
     _refuse([*own, *_local(by, list(_read_by(base)), "in the sweep's overrides")])
+
+
+def check_tuning(config: TuningConfig, written: Written, base: RunConfig, by: Written) -> None:
+    """Refuse a tuning whose storage, or whose base's corpus or model, is a local path.
+
+    Args:
+        config: the tuning's config; `written` says where each of its values comes from.
+        base: the tuning's base with its overrides; `by` says where each value comes from.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    own = _local(written, [("tuning.storage", config.tuning.storage)])
+    _refuse([*own, *_local(by, list(_read_by(base)), "in the tuning's overrides")])
 
 
 def check_corpus(config: CorpusConfig, written: Written) -> None:

@@ -22,8 +22,9 @@ from manta.config.load import build, own_files, read
 from manta.config.own_code import own
 from manta.config.run import RunConfig, WandbSection
 from manta.config.sweep import SweepConfig, is_file, load_sweep, read_base
+from manta.config.tuning import TuningConfig, load_tuning, read_tuned
 
-Command = Literal["train", "sweep", "prepare"]
+Command = Literal["train", "sweep", "tune", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -31,35 +32,37 @@ class Work:
     """A valid config, and the command that a job would run with it.
 
     Attributes:
-        command: Manta's command: train, sweep or prepare.
+        command: Manta's command: train, sweep, tune or prepare.
         path: the config file.
         overrides: overrides given on the command line.
         config: the config that file and overrides give together.
-        base: a sweep's base with the sweep's overrides.
-        named: how a sweep's writers named its files, by key.
+        base: a sweep's or a tuning's base with its overrides.
+        named: how writers of a sweep or tuning named its files, by key.
         own: the user's Python files that the run's config names, by key.
     """
 
     command: Command
     path: Path
     overrides: tuple[str, ...]
-    config: RunConfig | SweepConfig | CorpusConfig
+    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig
     base: RunConfig | None = None
     named: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Name of the run, sweep or corpus."""
+        """Name of the run, sweep, tuning or corpus."""
         if isinstance(self.config, RunConfig):
             return self.config.run.name
         if isinstance(self.config, SweepConfig):
             return self.config.sweep.name
+        if isinstance(self.config, TuningConfig):
+            return self.config.tuning.name
         return Path(self.config.out).name
 
     @property
     def wandb(self) -> WandbSection | None:
-        """The W&B section of the run, or of the sweep's base; None for a corpus."""
+        """The W&B section of the run, or of the base of others; None for a corpus."""
         run = self.base or self.config
         return run.wandb if isinstance(run, RunConfig) else None
 
@@ -68,8 +71,9 @@ class Work:
         """The files that make up the config, by the key that names them; ``""``: the config."""
         found = {"": self.path.resolve()}
         found |= {key: path.expanduser().resolve() for key, path in self.own.items()}
-        if isinstance(self.config, SweepConfig):
+        if isinstance(self.config, SweepConfig | TuningConfig):
             found["base"] = Path(self.config.base).resolve()
+        if isinstance(self.config, SweepConfig):
             own = Path("tune_spaces") / f"{self.config.space}.py"
             if is_file(self.config.space):
                 found["space"] = Path(self.config.space).resolve()
@@ -79,13 +83,20 @@ class Work:
 
 
 def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
-    """Read the config of a run, a sweep or a corpus, and refuse paths of this machine only.
+    """Read the config of a run, sweep, tuning or corpus, and refuse paths of this machine only.
 
     Raises:
         ConfigError: naming file, key and remedy.
     """
     written = read(path, overrides)
     given = tuple(overrides)
+    if "tuning" in written.data:
+        tuning = load_tuning(path, overrides)
+        by = read_tuned(tuning)
+        base = build(by, RunConfig)
+        local_paths.check_tuning(tuning, written, base, by)
+        named = {"base": str(written.data["base"])}
+        return Work("tune", path, given, tuning, base, named, own_files(by))
     if written.data.keys() & {"sweep", "space", "base"}:
         sweep = load_sweep(path, overrides)
         by = read_base(sweep)
@@ -155,7 +166,7 @@ def _own_code(work: Work, package: Package) -> Iterator[str]:
     """Overrides with the new paths of the user's Python files, where the config's don't hold.
 
     Raises:
-        ConfigError: if a sweep's base would not find its files, as no override reaches the base.
+        ConfigError: if a base would not find its files, as no override reaches the base.
     """
     files = work.files
     run = work.base or work.config

@@ -18,7 +18,7 @@ class ConfigKind:
     Attributes:
         of: subject of such a file, with its article: "a run".
         takes: the command that takes such a file.
-        marks: top-level keys that only this kind of file has.
+        marks: top-level keys that such a file has; those of a sweep and a tuning alone overlap.
     """
 
     of: str
@@ -29,6 +29,7 @@ class ConfigKind:
 RUN = ConfigKind("a run", "manta train", frozenset({"run", "corpus", "model", "schedule"}))
 CORPUS = ConfigKind("a corpus", "manta prepare", frozenset({"out", "sources", "tokenizer"}))
 SWEEP = ConfigKind("a sweep", "manta sweep", frozenset({"sweep", "base", "space"}))
+TUNING = ConfigKind("a tuning", "manta tune", frozenset({"tuning", "base"}))
 CLUSTER = ConfigKind(
     "a cluster",
     "manta doctor",
@@ -42,7 +43,7 @@ EVALUATION = ConfigKind(
 GATE = ConfigKind(
     "a gate", "manta gate MODEL", frozenset({"thresholds", "baseline", "regressions"})
 )
-KINDS = (RUN, CORPUS, SWEEP, CLUSTER, EVALUATION, GATE)
+KINDS = (RUN, CORPUS, SWEEP, TUNING, CLUSTER, EVALUATION, GATE)
 
 
 def kind_of(keys: Collection[str]) -> ConfigKind | None:
@@ -60,7 +61,7 @@ def mistaken(asked: ConfigKind, keys: Collection[str], source: str) -> str | Non
         source: the file's name, for the message.
     """
     found = kind_of(keys)
-    if found is None or found is asked or asked.marks.intersection(keys):
+    if found is None or found is asked or (asked.marks - found.marks).intersection(keys):
         return None
     return (
         f"{source}: this is the config of {found.of}, not of {asked.of}; "

@@ -30,12 +30,14 @@ from manta.config.on_change import on_change_of, rounds
 from manta.config.run import RunConfig
 from manta.config.section import Section
 from manta.config.sweep import SweepConfig
+from manta.config.tuning import TuningConfig
 from manta.config.units import format_tokens, parse_span, parse_tokens
 
 # Title of each kind of config, with the command that takes it → its type.
 CONFIGS: dict[str, type[Section]] = {
     "Run: `manta train RUN.yaml`": RunConfig,
     "Sweep: `manta sweep SWEEP.yaml`": SweepConfig,
+    "Tuning: `manta tune TUNING.yaml`": TuningConfig,
     "Corpus: `manta prepare CORPUS.yaml`": CorpusConfig,
     "Evaluation: `manta evaluate RUN EVAL.yaml`": EvaluationConfig,
     "Gate: `manta gate RUN GATE.yaml`": GateConfig,

@@ -21,6 +21,11 @@ LINEAGE = "lineage.json"
 SWEEP = "sweep.json"
 COMPARISON = "compare.html"
 
+# In a tuning's folder, beside the folders of its sweeps.
+TUNING = "tune.json"
+TUNED = "tuned.yaml"
+TUNING_PAGE = "tune.html"
+
 # In a checkpoint's folder, beside the files of Torch; its rows of metrics are in METRICS, too.
 STATE = "state.json"
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from manta.config.corpus import CorpusConfig
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
+from manta.config.tuning import TuningConfig
 from manta.record.provenance import SENT_ALONG, git_state
 from manta.schedule import Schedule
 
 
-def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None:
+def check_before_sending(
+    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig,
+) -> None:
     """Check a config as far as that is possible without its corpus.
 
     Raises:
@@ -25,6 +28,10 @@ def check_before_sending(config: RunConfig | SweepConfig | CorpusConfig) -> None
         from manta.tune.sweep_plan import Outline
 
         Outline(config)
+    elif isinstance(config, TuningConfig):
+        from manta.recommend.tune_command import check_phases
+
+        check_phases(config)
 
 
 def provenance() -> dict[str, str]:
