@@ -40,6 +40,7 @@ COMMANDS = {
     "card": "RUN[@STEP] --output",
     "audit": "RUN",
     "lineage": "MODEL|RUN|CORPUS --of --json --output",
+    "forget": "CORPUS DOCUMENT --out --runs --json",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }
