@@ -67,7 +67,9 @@ def test_biases_are_the_same_at_any_world_size_and_micro_batch(checked, model) -
     for index, (ranks, changes) in enumerate(others):
         other = checked({"run.name": f"other{index}", **given, **changes})
         found = losses(train(other, ranks))
-        assert found == pytest.approx(expected, rel=1e-5)
+        # Rows that are divided otherwise are rounded otherwise, and a choice between two experts of
+        # nearly the same score may turn on that, on one processor and not on another.
+        assert found == pytest.approx(expected, rel=1e-4)
         assert same(biases(other), moved)
 
 

@@ -344,7 +344,8 @@ def test_the_curve_is_kept(checked, name) -> None:
         changes = {**RUNS[name], "parallel.shard": shard, "run.name": f"{ranks}-{shard}"}
         curves.append(losses(train(checked(changes), ranks)))
     assert [curves[0][step] for step in (1, 5, 12)] == pytest.approx(GOLDEN[name], rel=1e-3)
-    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+    # Muon's iteration computes in bf16, in which a last bit of a gradient is a step of 2^-8.
+    assert curves[1] == pytest.approx(curves[0], rel=2e-4 if name == "muon" else 1e-5)
 
 
 @pytest.mark.parametrize("name", [*RUNS, "plain sgd"])

@@ -77,10 +77,13 @@ def moved(width: int, depth: int, parametrization: Any) -> tuple[float, float]:
     lm = model_of(config)
     optimizer = build(config.optimizer, lm, 1, config.model.parametrization)
 
+    streams: list[Tensor] = []
+    lm.model.layers[-1].register_forward_pre_hook(lambda layer, given: streams.append(given[0]))
+
     @torch.no_grad()
     def seen() -> tuple[Tensor, Tensor]:
-        found = lm(tokens(), output_hidden_states=True)
-        return found.hidden_states[-2], found.logits
+        logits = lm(tokens()).logits
+        return streams[-1], logits
 
     before = seen()
     train(lm, optimizer)
