@@ -114,7 +114,7 @@ RUN_KEYS = """
 """
 
 CORPUS_KEYS = """
-    out
+    out extends
     sources.name sources.format sources.paths sources.text_column
     sources.only.column sources.only.at_least sources.only.below
     tokenizer.path tokenizer.vocab_size tokenizer.sample_bytes tokenizer.eos tokenizer.bos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -281,6 +281,11 @@ class CorpusConfig(Section):
     """Everything that defines a prepared corpus."""
 
     out: str = Field(description="folder to write the shards and the manifest to")
+    extends: str | None = Field(
+        default=None,
+        description="folder of a corpus whose documents come first, with their split, shard and "
+        "sample ids; 'tokenizer' is left out then",
+    )
     sources: list[SourceSection] = Field(min_length=1, description="where documents come from")
     tokenizer: TokenizerSection
     chat: ChatSection | None = Field(
@@ -301,6 +306,13 @@ class CorpusConfig(Section):
         description="at a document that can't be read: stop, or list it in quarantine.jsonl and "
         "continue",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokenizer_of_the_extended(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("extends") and data.get("tokenizer") is None:
+            return {**data, "tokenizer": {"path": f"{data['extends']}/tokenizer.json"}}
+        return data
 
     @field_validator("out")
     @classmethod

@@ -281,6 +281,17 @@ class FiltersSection(Section):
         return [*first, *(f"caps.{one.name}" for one in self.caps if one.enabled)]
 
     @property
+    def comparing(self) -> list[str]:
+        """Names of the filters that are on and compare documents with others of the corpus."""
+        found = {
+            "boilerplate": self.boilerplate.enabled,
+            "near_duplicates": self.near_duplicates.enabled,
+            "decontaminate": self.decontaminate.enabled and self.decontaminate.test_split,
+            "caps": any(one.enabled for one in self.caps),
+        }
+        return [name for name, is_on in found.items() if is_on]
+
+    @property
     def is_on(self) -> bool:
         """Whether any filter runs."""
         later = [self.boilerplate, self.near_duplicates, self.decontaminate, *self.caps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -72,9 +72,11 @@ class Assembler:
         shard_tokens: int,
         sources: Sequence[str],
         arrange: Arrange | None = None,
+        taken: Mapping[Split, int] | None = None,
     ):
+        """Begin each split's shards after so many numbers that are `taken`."""
         self._workspace, self._sources = workspace, sources
-        self._arrange = arrange or _documents
+        self._arrange, self._taken = arrange or _documents, taken or {}
         self._groupings = {split: Grouping(shard_tokens) for split in SPLITS}
         self._waiting: dict[int, dict[str, Any]] = {}  # records of units, by their number
         self._next = 0
@@ -119,7 +121,7 @@ class Assembler:
     def _submit(self, split: Split, closed: Iterator[ShardUnits]) -> None:
         for source, units in closed:
             written = self._shards[split]
-            name = shard_name(split, len(written))
+            name = shard_name(split, self._taken.get(split, 0) + len(written))
             source_name = self._sources[source]
             self._unchecked.append(
                 self._thread.submit(

@@ -14,6 +14,7 @@ from manta.config.filters import FiltersSection
 from manta.config.urls import is_url
 from manta.corpus.chat_template import check_template, with_arguments
 from manta.corpus.filters.filter_plan import FilterPlan, plan_of
+from manta.corpus.lineage.extending import ExtendedCorpus
 from manta.corpus.manifest import Manifest
 from manta.corpus.retrieval import (
     Passage,
@@ -37,23 +38,32 @@ class Inputs:
         tokenizer: the loaded tokenizer; None if one is to be trained.
         passages: texts that are attached to questions.
         filters: the filters that are on.
+        extended: the corpus whose documents come first; None without one.
     """
 
     files: list[InputFile]
     tokenizer: CorpusTokenizer | None
     passages: list[Passage] = field(default_factory=list)
     filters: FilterPlan = field(default_factory=lambda: FilterPlan(FiltersSection()))
+    extended: ExtendedCorpus | None = None
 
     def key(self, config: CorpusConfig) -> str:
         """Digest of what determines the corpus: config, tokenizer, size and stamp of each file."""
         listing = [(file.source, file.url, file.size, file.stamp) for file in self.files]
         tokenizer = self.tokenizer
-        content = [recorded(config, self.filters), listing, tokenizer.sha256 if tokenizer else None]
+        content = [self.recorded(config), listing, tokenizer.sha256 if tokenizer else None]
         if tokenizer:
             content.append(tokenizer.config_sha256)
         if self.passages:
             content.append(digest_of(self.passages))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def recorded(self, config: CorpusConfig) -> dict[str, Any]:
+        """The config as the manifest keeps it, with the fingerprint of a corpus that it extends."""
+        kept = recorded(config, self.filters)
+        if self.extended is not None:
+            kept["extends"] = self.extended.manifest.fingerprint
+        return kept
 
 
 def open_inputs(config: CorpusConfig) -> Inputs:
@@ -64,11 +74,18 @@ def open_inputs(config: CorpusConfig) -> Inputs:
     """
     files = resolve(config.sources)
     filters = plan_of(config.filters, config.has_records)
+    passages: list[Passage] = []
+    tokenizer: CorpusTokenizer | None
     if config.chat is not None:
         tokenizer = _with_template(config.tokenizer, config.chat)
-        return Inputs(files, tokenizer, _passages(config.chat, files, tokenizer), filters)
-    loaded = load(config.tokenizer) if config.tokenizer.path else None
-    return Inputs(files, loaded, filters=filters)
+        passages = _passages(config.chat, files, tokenizer)
+    else:
+        tokenizer = load(config.tokenizer) if config.tokenizer.path else None
+    extended = ExtendedCorpus.of(config, tokenizer)
+    inputs = Inputs(files, tokenizer, passages, filters, extended)
+    if extended is not None:
+        extended.check_config(inputs.recorded(config))
+    return inputs
 
 
 def _passages(
@@ -122,7 +139,7 @@ def recorded(config: CorpusConfig, filters: FilterPlan) -> dict[str, Any]:
         if source["only"] is None:
             del source["only"]  # as with 'bos'
         source["weight"] = 1.0  # a key of older versions, so that the same corpus is recorded alike
-    del kept["filters"]
+    del kept["filters"], kept["extends"]
     if filters.is_on:
         kept["filters"] = filters.recorded
     if config.labelled is None:

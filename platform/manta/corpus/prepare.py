@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from manta.corpus.encode import digest, encode_unit, settings
 from manta.corpus.encode_chats import encode_chats
 from manta.corpus.encode_labelled import encode_labelled
 from manta.corpus.filters.corpus_filters import CorpusFilters
-from manta.corpus.inputs import Inputs, open_inputs, recorded
+from manta.corpus.inputs import Inputs, open_inputs
 from manta.corpus.label_totals import LabelTotals, rows_of_texts
 from manta.corpus.lineage.input_hashes import hash_files, hash_orders, origin_sources
 from manta.corpus.lineage.origin import Origin
@@ -104,7 +105,8 @@ class _Preparation:
         self.plan = work_units.plan(config, files)
         self.bounds = split_bounds(config.split)
         self.sources = [source.name for source in config.sources]
-        self.recorded = recorded(config, inputs.filters)
+        self.extended = inputs.extended
+        self.recorded = inputs.recorded(config)
         self.filters = CorpusFilters(inputs.filters, workspace.work, self.plan, files, config)
         self.has_padding = False  # whether the token for padding occurs in a document
         self.records: RecordTotals | None = None
@@ -138,6 +140,9 @@ class _Preparation:
         self.write_context()
         self.filters.write_dropped(self.workspace.out, scanned)
         manifest = self.manifest(scanned, tokenizer, counts, shards)
+        if self.extended is not None:
+            self.extended.link_into(self.workspace.out)
+            manifest = self.extended.with_new(manifest)
         self.write_origin(manifest, scanned)
         self.workspace.finish(manifest)
         return manifest
@@ -181,7 +186,16 @@ class _Preparation:
         for done in worker_pool.run(scan.scan_unit, orders):
             phase.advance(done["bytes"], done["documents"])
         phase.done()
-        return scan.collect(work, self.plan, self.files, self.config)
+        if self.extended is None:
+            return scan.collect(work, self.plan, self.files, self.config)
+        known = self.extended.known_hashes()
+        found = scan.collect(work, self.plan, self.files, self.config, known)
+        if unseen := self.config.filters.comparing:
+            self.bar.say(
+                f"filters.{', filters.'.join(unseen)}: only the new documents are compared with "
+                f"one another, not with those of {self.extended.folder}"
+            )
+        return replace(found, classes=self.extended.classes_with(found.classes))
 
     def check(self, scanned: Scanned) -> None:
         """Raise CorpusError if a corpus can't be made of what was scanned."""
@@ -200,7 +214,7 @@ class _Preparation:
             if any(found.filtered for found in self.yields(scanned) if not found.kept):
                 remedy += "; or change what 'filters' drop"
             raise CorpusError("\n".join([*nothing, remedy]))
-        if not (split == 0).any():
+        if not (split == 0).any() and self.extended is None:
             raise CorpusError(
                 f"none of the {len(split)} documents is in the train split; add documents, or "
                 "raise split.train"
@@ -259,7 +273,8 @@ class _Preparation:
             self.config.shard_tokens,
             self.task(scanned, tokenizer),
         )
-        with Assembler(self.workspace, shard_tokens, self.sources, arrange) as assembler:
+        taken = self.extended.shards_before if self.extended else None
+        with Assembler(self.workspace, shard_tokens, self.sources, arrange, taken) as assembler:
 
             def take(record: dict[str, Any]) -> tuple[int, int]:
                 assembler.add(record)
@@ -409,7 +424,8 @@ class _Preparation:
             for name in self.sources
         }
         sources = origin_sources(self.config, self.files, hashes, scanned, self.plan, documents)
-        origin = Origin(fingerprint=manifest.fingerprint, sources=sources)
+        parents = [self.extended.parent] if self.extended else []
+        origin = Origin(fingerprint=manifest.fingerprint, sources=sources, parents=parents)
         origin.write(self.workspace.out, aside=self.workspace.work)
 
     def manifest(

@@ -183,8 +183,14 @@ def scan_unit(order: dict[str, Any]) -> dict[str, Any]:
     return {"unit": order["unit"], "bytes": order["bytes"], "documents": len(hashes)}
 
 
-def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusConfig) -> Scanned:
-    """Join the results of all units, and find the duplicates."""
+def collect(
+    work: Path,
+    plan: UnitPlan,
+    files: list[InputFile],
+    config: CorpusConfig,
+    known: Hashes | None = None,
+) -> Scanned:
+    """Join the results of all units, and find the duplicates, also of `known` documents."""
     hashes, sizes, empty = [], [], []
     first_rows: list[list[int]] = []
     problems = unusable_files(plan, files, config)
@@ -211,7 +217,8 @@ def collect(work: Path, plan: UnitPlan, files: list[InputFile], config: CorpusCo
     all_sizes = np.concatenate([np.empty(0, np.uint64), *sizes])
     # A file that can't be read has a problem for each of its parts.
     distinct = list(dict.fromkeys(problems))
-    repeated = ~first_occurrences(joined)
+    before = np.empty((0, HASH_BYTES), np.uint8) if known is None else known
+    repeated = ~first_occurrences(np.concatenate([before, joined]))[len(before) :]
     return Scanned(
         joined,
         all_sizes,
