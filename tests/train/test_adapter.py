@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from manta.config import dump
 from manta.config.errors import ConfigError, RunError
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.preflight import Checked, try_model
@@ -28,7 +27,7 @@ from manta.model.adapter import without_adapter
 from manta.record.run_config import recorded_config
 from manta.state.checkpoint_files import newest
 from manta.state.dcp import read_metadata
-from manta.storage.run_folder import CHECKPOINTS, CONFIG, RUN
+from manta.storage.run_folder import CHECKPOINTS
 from manta.train.export import export, generate, load_weights
 
 EVERY = 16 * 7 * 4
@@ -77,9 +76,7 @@ def tuned(checked: Build, corpus: Path, base: Path) -> Build:
                 **changes,
             }
         )
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        (run.run_dir / CONFIG).write_text(dump(run.config))
-        (run.run_dir / RUN).write_text("{}")
+        run.tracker(console=False).finish("interrupted", reason="")  # its record, and its config
         return run
 
     return build

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
-from manta.config import RunConfig, dump, load
+from manta.config import RunConfig, load
 from manta.config.errors import ConfigError, RunError
 from manta.config.model import ModelSection
 from manta.corpus.manifest import Manifest
@@ -23,7 +23,7 @@ from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import Checked, check, check_continues, try_model
 from manta.model.quantized import QuantizedLinear, check_driver, quantize
 from manta.model.trainable import choose_trained, hold_frozen
-from manta.storage.run_folder import CONFIG, RUN
+from manta.storage.run_folder import CONFIG
 from manta.train.export import export, generate, load_weights
 from manta.train.throughput import flops_per_token
 
@@ -71,9 +71,7 @@ def tuned(checked: Build, corpus: Path, base: Path) -> Build:
                 **changes,
             }
         )
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        (run.run_dir / CONFIG).write_text(dump(run.config))
-        (run.run_dir / RUN).write_text("{}")
+        run.tracker(console=False).finish("interrupted", reason="")  # its record, and its config
         return run
 
     return build
@@ -210,8 +208,6 @@ def test_exported_for_the_base_as_it_was(tuned: Build, base: Path, tmp_path: Pat
 def test_only_a_fork_goes_on_in_another_format(tuned: Build, checked: Build) -> None:
     run = tuned("run", "int8")
     rows = train(run, 1)
-    (run.run_dir / RUN).unlink()
-    run.tracker(console=False).finish("finished", reason="")
     other = check(run.config.model_copy(update={"model": tuned("x", "nf4").config.model}))
     with pytest.raises(RunError, match=r"model\.quantize"):
         check_continues(other)
