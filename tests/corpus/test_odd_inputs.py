@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -266,6 +267,95 @@ def test_files_of_one_source_may_have_different_schemas(tmp_path):
     pq.write_table(pa.table({"body": ["c"]}), tmp_path / "c.parquet")
 
     assert read_all(tmp_path, "parquet") == ["file: no 'text' here, only 'body'", "a", "b"]
+
+
+def feather_of(**options: Any) -> Callable[[Any], bytes]:
+    def write(values: Any) -> bytes:
+        sink = io.BytesIO()
+        feather.write_feather(pa.table({"text": values}), sink, **options)
+        return sink.getvalue()
+
+    return write
+
+
+def stream_of(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def parquet_of(values: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": values}), sink)
+    return sink.getvalue()
+
+
+PLAIN = feather_of(compression="uncompressed")
+TWICE = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+JSONL = b'{"text":"a"}\n'
+# Name → format, content, and what is read, each document and each problem; a problem's beginning.
+ODD: dict[str, tuple[str, bytes, list[str]]] = {
+    "half a surrogate": (
+        "jsonl",
+        b'{"text": "a\\ud800b"}\n{"text":"ok"}\n',
+        ["row 0: 'text' has half of a surrogate pair", "ok"],
+    ),
+    "a whole surrogate pair": ("jsonl", b'{"text": "\\ud83d\\ude00"}', ["\U0001f600"]),
+    "a surrogate in UTF-8": ("jsonl", b'{"text": "\xed\xa0\x80"}', ["row 0: not valid UTF-8"]),
+    "Latin-1": ("text", "schön".encode("latin-1"), ["row 0: not valid UTF-8: byte 0xf6"]),
+    "a number that is none": ("jsonl", b'{"text": NaN}', ["row 0: 'text' is not a text but NaN"]),
+    "deep JSON": (
+        "jsonl",
+        b'{"text":"a","x":' + b"[" * 90_000 + b"]" * 90_000 + b'}\n{"text":"ok"}',
+        ["row 0: not valid JSON: nested too deeply", "ok"],
+    ),
+    "a number of 5,000 digits": (
+        "jsonl",
+        b'{"text":"a","x":' + b"9" * 5000 + b'}\n{"text":"ok"}',
+        ["row 0: not valid JSON: Exceeds the limit", "ok"],
+    ),
+    "lines of Windows": ("jsonl", b'{"text":"a"}\r\n{"text":"b"}\r\n', ["a", "b"]),
+    "nothing": ("jsonl", b"", []),
+    "nothing, compressed": ("jsonl", gzip.compress(b""), []),
+    "two members of gzip": ("jsonl", gzip.compress(JSONL) * 2, ["a", "a"]),
+    "two frames of zstd": ("jsonl", arrow("zstd")(JSONL) * 2, ["a", "a"]),
+    "two frames of lz4": ("jsonl", arrow("lz4")(JSONL) * 2, ["a", "a"]),
+    "garbage behind gzip": ("jsonl", gzip.compress(JSONL) + b"x", ["file: can't be read: "]),
+    "Parquet without rows": ("parquet", parquet_of(pa.array([], pa.string())), []),
+    "an empty Parquet file": ("parquet", b"", ["file: can't be read: "]),
+    "a Parquet file cut short": ("parquet", parquet_of(["a"])[:-9], ["file: can't be read: "]),
+    "large strings": ("parquet", parquet_of(pa.array(["a", "b"], pa.large_string())), ["a", "b"]),
+    "JSON as a type": ("parquet", parquet_of(pa.array(['{"a":1}'], pa.json_())), ['{"a":1}']),
+    "numbers": ("parquet", parquet_of([1]), ["file: column 'text' holds int64, not text"]),
+    "string views": ("arrow", PLAIN(pa.array(["a"], pa.string_view())), ["a"]),
+    "compressed buffers": ("arrow", feather_of(compression="zstd")(["a", "b"]), ["a", "b"]),
+    "a stream without batches": ("arrow", stream_of(pa.table({"text": ["a"]}).slice(0, 0)), []),
+    "two columns of one name": (
+        "arrow",
+        stream_of(TWICE),
+        ["file: 2 columns are called 'text': rename all but one"],
+    ),
+    "Feather, version 1": ("arrow", b"FEA1\0\0\0\0", ["file: a Feather file of version 1"]),
+    "nulls in a dictionary": (
+        "arrow",
+        PLAIN(pa.array(["a", None, "a"]).dictionary_encode()),
+        ["a", "row 1: 'text' is null", "a"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "content", "expected"), ODD.values(), ids=ODD)
+def test_odd_files_are_read_or_told(tmp_path, kind, content, expected):
+    path = tmp_path / "a"
+    path.write_bytes(content)
+
+    found = [item for item in read_all(path, kind) if item is not None]
+
+    assert len(found) == len(expected)
+    for item, wanted in zip(found, expected, strict=True):
+        is_problem = wanted.startswith(("row ", "file: "))
+        assert item.startswith(wanted) if is_problem else item == wanted
 
 
 @pytest.mark.parametrize("content", [b'[{"text": "a"},' * 4000, b'{"text": "' + b"a" * 60_000])

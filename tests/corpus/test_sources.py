@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from manta.config.corpus import SourceSection
@@ -128,3 +130,31 @@ def test_urls_over_the_network(tree):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_dataset_that_was_saved_to_disk_is_read_without_its_caches(tmp_path):
+    """As `datasets.Dataset.save_to_disk` writes it: streams of Arrow, and files that name them."""
+    folder = tmp_path / "saved" / "train"
+    folder.mkdir(parents=True)
+    names = [f"data-{number:05d}-of-00002.arrow" for number in range(2)]
+    for number, name in enumerate([*names, "cache-1f2e.arrow"]):
+        table = pa.table({"text": [f"row {number}"]})
+        with pa.ipc.new_stream(str(folder / name), table.schema) as writer:
+            writer.write_table(table)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    (tmp_path / "saved" / "test").mkdir()
+
+    def found(path):
+        source = SourceSection(name="s", format="arrow", paths=[str(path)])
+        return [Path(file.url).name for file in resolve([source])]
+
+    assert found(folder) == names
+    with pytest.raises(CorpusError, match=r"saved: a dataset with the splits train, test: name"):
+        found(tmp_path / "saved")
+    (folder / "state.json").write_text(
+        json.dumps({**state, "_indices_data_files": [{"filename": "indices.arrow"}]})
+    )
+    with pytest.raises(CorpusError, match=r"call flatten_indices\(\) on it and save it again"):
+        found(folder)

@@ -9,8 +9,8 @@ MANTA = Path(run_folder.__file__).parents[1]
 NAMES = {value for name, value in vars(run_folder).items() if name.isupper()}
 
 
-# Files in which a name of the run's folder is a key of a config section as well.
-KEYS = {"filter_plan.py": "evaluations"}
+# Files in which a name of the run's folder is a key of a config section, or a file of others' too.
+KEYS = {"filter_plan.py": "evaluations", "saved_datasets.py": "state.json"}
 
 
 def test_each_name_is_written_once() -> None:

@@ -95,9 +95,17 @@ def column_row_groups(file: InputFile, wanted: Wanted) -> list[int]:
 
 
 def arrow_batch_count(file: InputFile) -> int | None:
-    """Number of record batches in an Arrow file; None for the stream format, which has no count."""
+    """Number of record batches in an Arrow file; None for the stream format, which has no count.
+
+    Raises:
+        UnusableFile: if the file is of an older format.
+        OSError, pa.ArrowException: if the file can't be read.
+    """
     with open_input(file.url) as raw:
-        if raw.read(len(b"ARROW1")) != b"ARROW1":
+        head = raw.read(len(b"ARROW1"))
+        if head.startswith(b"FEA1"):
+            raise UnusableFile("a Feather file of version 1: write it again by a newer library")
+        if head != b"ARROW1":
             return None
         raw.seek(0)
         return int(pa.ipc.open_file(raw).num_record_batches)
@@ -169,7 +177,9 @@ def _json_row(row: int, line: bytes, wanted: Wanted) -> str | Problem | None:
         reason = _not_utf8(error)
     except UnusableRecord as error:
         reason = str(error)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        reason = "not valid JSON: nested too deeply"
+    except ValueError as error:
         reason = f"not valid JSON: {error}"
     return Problem(row, reason, _shown(line))
 
@@ -240,6 +250,8 @@ def _column(batch: Any, column: str, first: int) -> Rows:
     values = batch.column(first_index)
     if fields:
         values = pc.struct_field(values, fields)
+    if isinstance(values, pa.ExtensionArray):  # such as Arrow's own of JSON, which is text
+        values = values.storage
     if not _is_text(values.type):
         raise UnusableFile(_not_text(column, values.type))
     # Read as bytes, as one row with invalid UTF-8 would make Arrow refuse all others as well.
@@ -271,6 +283,8 @@ def path_to(schema: Any, column: str) -> list[int]:
     Raises:
         UnusableFile: if there is no such column.
     """
+    if (count := schema.names.count(column)) > 1:
+        raise UnusableFile(f"{count} columns are called '{column}': rename all but one")
     if column in schema.names:
         return [schema.names.index(column)]
     path: list[int] = []

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from manta.config.corpus import SourceSection
 from manta.config.credentials import REMEDY, has_credentials, without_credentials
 from manta.config.errors import CorpusError
+from manta.corpus.saved_datasets import files_of_dataset
 from manta.storage.store import open_filesystem
 
 # Endings of the files that are read in a folder (in JSONL, before the ending of a compression).
@@ -107,7 +108,8 @@ def _match(index: int, source: SourceSection, pattern: str) -> list[InputFile]:
 def _local(index: int, source: SourceSection, pattern: str) -> Iterator[InputFile]:
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
-        paths = _walk(pattern, source.format)
+        of_dataset = files_of_dataset(pattern) if source.format == "arrow" else None
+        paths = _walk(pattern, source.format) if of_dataset is None else of_dataset
         if not paths:
             raise CorpusError(f"{pattern}: no {_endings(source.format)} files in this folder")
     elif os.path.lexists(pattern):
