@@ -74,6 +74,13 @@ METRICS = {
         Metric(
             "grad_norm", "optim/grad_norm", "", "L2 norm of the gradient before clipping", "min"
         ),
+        Metric(
+            "grad_norm_pass",
+            "optim/grad_norm_pass",
+            "",
+            "L2 norm of the mean gradient of a first pass, in steps of several passes",
+        ),
+        Metric("pass_samples", "optim/pass_samples", "samples", "samples of such a first pass"),
         Metric("world_size", "perf/workers", "workers", "workers that trained the step"),
         Metric("tokens_per_s", "perf/tokens_per_s", "tokens/s", "speed since the last row", "max"),
         Metric("mfu", "perf/mfu", "share of 1", "model FLOPs of the devices' peak", "max"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from manta.config.tuning import PHASES, Phase, TuningConfig
 from manta.elastic.checks.preflight import absolute_path, check
 from manta.elastic.worker.preload import preloaded_for
 from manta.recommend.confirmation import CONSTANT, NOTHING, TUNED, confirmed
-from manta.recommend.critical_batch import critical_sizes
+from manta.recommend.critical_batch import BatchFork, critical_sizes
 from manta.recommend.measured import RateLosses, SizeLosses
 from manta.recommend.phase_sweep import PhaseSweep, working_folder_of
 from manta.recommend.range_test import recommend_rate, smoothed_ramp
@@ -27,6 +27,7 @@ from manta.recommend.tuning_phases import Tuning
 from manta.recommend.tuning_plan import PhaseCost, cost_of, tuning_plan
 from manta.recommend.tuning_state import TuningState, write_tuning
 from manta.recommend.tuning_summary import summary
+from manta.record.noise_scale import NoiseScale
 from manta.schedule import Schedule
 from manta.storage.exclusive import RunHold
 from manta.storage.place import put
@@ -180,6 +181,8 @@ def _take_critical(tuning: Tuning, state: TuningState, sweep: PhaseSweep) -> Non
     ]
     section = tuning.config.critical
     state.critical = critical_sizes(losses, section.tolerance, tuning.size)
+    for at in state.critical.at:
+        at.noise_scale = _noise_scale(at.depth, forks, sweep)
     runs = [sweep.rows(fork.name, seed) for fork in forks for seed in sweep.seeds]
     state.times = step_times(runs, tuning.run.train.seq_len)
     if state.times is not None and len(tuning.stairs(state)) > 1:
@@ -191,6 +194,17 @@ def _take_critical(tuning: Tuning, state: TuningState, sweep: PhaseSweep) -> Non
             tuning.config.devices,
             price,
         )
+
+
+def _noise_scale(depth: int, forks: Sequence[BatchFork], sweep: PhaseSweep) -> float | None:
+    """The noise scale over the rows of the forks at a depth that have several passes a step."""
+    noise, found = NoiseScale(), None
+    for fork in forks:
+        for seed in sweep.seeds if fork.depth == depth else ():
+            for row in sweep.rows(fork.name, seed):
+                if row["tokens"] > depth and "loss" in row:
+                    found = noise.after(row) or found
+    return found
 
 
 def _take_confirm(tuning: Tuning, state: TuningState, sweep: PhaseSweep) -> None:

@@ -36,7 +36,10 @@ def findings(tuning: Tuning, state: TuningState) -> Iterator[str]:
         for each in state.critical.at:
             depth = number_format.count(each.depth)
             more = "at least " if each.at_least else "at most " if each.at_most else ""
-            yield f"critical     {more}{interval(each.size, 'size')} samples after {depth} tokens"
+            noise = each.noise_scale
+            beside = "" if noise is None else f"; gradient noise scale {noise:.0f}"
+            shown = f"{more}{interval(each.size, 'size')} samples after {depth} tokens"
+            yield f"critical     {shown}{beside}"
         yield f"batch        {stairs_text(tuning, state)}"
         yield from (f"note         {note}" for note in state.critical.notes)
     yield from (f"saving       {saving_text(each)}" for each in state.savings)

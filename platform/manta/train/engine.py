@@ -58,7 +58,8 @@ class StepResult:
         grad_norm: norm of the global gradient before clipping, scalar.
         votes: votes for a pause, summed over ranks, int64 (3,).
         digest: `digest_bytes` of the samples, summed over ranks, int64 (8,).
-        shares: each rank's sums, shape (ranks, terms), for who asked for them.
+        shares: each rank's sums, and what it has of its first pass (`train/first_pass.py`), shape
+            (ranks, terms + 3), for who asked for them.
     """
 
     loss: Tensor
@@ -306,10 +307,10 @@ class Engine:
         passes = self._sums.passes(batch)
         weights, votes, digest = self._weights(batch, passes)
         with self._casting_once(len(passes)):
-            sums = self._sums.accumulate(batch, passes, weights)
+            sums = self._sums.accumulate(batch, passes, weights, probes=shares)
         self.clock.mark(Point.EXCHANGED)
         loss = self._weighing.loss(sums, weights)
-        everyone = self.ranks.gathered(sums) if shares else None
+        everyone = self.ranks.gathered(torch.cat([sums, self._sums.probe])) if shares else None
         grad_norm = self._update(batch.step, loss)
         self.clock.end(len(batch.ids))
         return StepResult(loss, sums, weights, grad_norm, votes, digest, everyone)

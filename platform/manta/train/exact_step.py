@@ -22,6 +22,7 @@ from manta.parallel.exact_sum import Grid
 from manta.sample.columns import sliced
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
+from manta.train.first_pass import unmeasured
 from manta.train.passes import Pass, Passes, seed
 
 # Elements that a CPU computes together: Torch's optimizers round those left over at the end of a
@@ -137,7 +138,9 @@ class ExactSums:
     def weights(self, summed: Tensor) -> Tensor:
         return summed.view(-1, len(self._objective.terms)).sum(0)
 
-    def accumulate(self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor) -> Tensor:
+    def accumulate(
+        self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor, *, probes: bool = False
+    ) -> Tensor:
         """Each rank has an exact gradient of its micro-batches; they are summed exactly, too.
 
         The sums are all the first rank's, added by micro-batch, so that no other order is possible.
@@ -156,6 +159,10 @@ class ExactSums:
         self._gradients.end()
         total = self._ranks.sum(self._table(batch, sums)).sum(0)
         return total if self._ranks.first else torch.zeros_like(total)
+
+    @property
+    def probe(self) -> Tensor:
+        return unmeasured(self._ranks.device)  # gradients of passes are summed as whole numbers
 
     def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         ranks = self._ranks if self._trained.sharded else None

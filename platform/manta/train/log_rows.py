@@ -20,7 +20,7 @@ from manta.parallel.host_to_device import to_device
 from manta.schedule import Step
 from manta.stream.mixed_sources import tokens_by_source
 from manta.stream.plan import Corpus, order_of
-from manta.train import throughput
+from manta.train import first_pass, throughput
 from manta.train.arriving import Arriving
 from manta.train.engine import Engine, StepResult
 from manta.train.throughput import Meter
@@ -36,8 +36,8 @@ class AwaitedRow:
 
     Attributes:
         known: values that the host has without waiting for the device.
-        values: values of all ranks: each rank's sums and times, then the terms' weights and the
-            gradient norm; None for a step that was skipped.
+        values: values of all ranks: each rank's sums, first pass and times, then the terms'
+            weights and the gradient norm; None for a step that was skipped.
     """
 
     known: dict[str, Any]
@@ -127,7 +127,8 @@ class LogRows:
         tokens_per_s = self.meter.read()
         width = len(table) // self._engine.ranks.world_size
         ranks = [table[first : first + width] for first in range(0, len(table), width)]
-        times = [StepTimes(*numbers[len(terms) :]) for numbers in ranks]
+        own = len(terms) + first_pass.NUMBERS
+        times = [StepTimes(*numbers[own:]) for numbers in ranks]
         if timed:
             self._warn_of_stragglers(times)
         self._spent.take_steps(as_row(times), max(each.steps for each in times))
@@ -138,6 +139,7 @@ class LogRows:
             LOSS: shown(terms, means),
             **by_name(self._engine.objective, means, TERM),
             "grad_norm": grad_norm,
+            **first_pass.as_row([numbers[len(terms) : own] for numbers in ranks]),
             "tokens_per_s": tokens_per_s,
             **as_row(times),
             **self._utilisation(tokens_per_s),

@@ -17,6 +17,7 @@ from manta.config.run import RunConfig
 from manta.objective.protocol import Objective
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
+from manta.train.first_pass import measured, unmeasured
 from manta.train.microbatch import largest_slice, micro_slices, micro_steps
 from manta.train.passes import Pass, Passes, seed
 
@@ -40,12 +41,25 @@ class StepSums(Protocol):
         """The terms' weights over the global batch, shape (terms,), from what was summed."""
         ...
 
-    def accumulate(self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor) -> Tensor:
+    def accumulate(
+        self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor, *, probes: bool = False
+    ) -> Tensor:
         """Compute all passes; the gradient of the step is then in the trained weights.
+
+        Args:
+            batch: this rank's rows.
+            passes: this rank's forward passes.
+            weights: the terms' weights over the global batch.
+            probes: whether to measure the gradient of the first pass, for `probe`, if that is free.
 
         Returns:
             The sums of the terms, shape (terms,); over ranks they add up to the step's.
         """
+        ...
+
+    @property
+    def probe(self) -> Tensor:
+        """What `train/first_pass.py` has of this rank's first pass of the last step, (3,)."""
         ...
 
     def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -89,6 +103,7 @@ class SumsByRank:
         self._trained, self._ranks = trained, trained.ranks
         self._accelerator, self._exchanges = accelerator, exchanges
         self._most_rows = most_rows
+        self._probe: Tensor | None = None
 
     def largest_pass(self, batch_size: int) -> int:
         return largest_slice(batch_size, self._ranks.world_size, self._most_rows)
@@ -104,7 +119,9 @@ class SumsByRank:
     def weights(self, summed: Tensor) -> Tensor:
         return summed
 
-    def accumulate(self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor) -> Tensor:
+    def accumulate(
+        self, batch: RankBatch, passes: Sequence[Pass], weights: Tensor, *, probes: bool = False
+    ) -> Tensor:
         """Ranks that hold the whole model exchange gradients with the last pass.
 
         A sharded one exchanges in each, as its ranks would hold whole gradients until the last.
@@ -124,9 +141,24 @@ class SumsByRank:
                 micro = self._computing.forward(one)
                 sums += micro.detach()
                 self._computing.backward(micro, weights, self._ranks.world_size)
+            if not index:
+                self._probe = self._probed(batch, one) if probes and not last else None
         if rounded:
             rounded.clear()
         return sums
+
+    def _probed(self, batch: RankBatch, one: Pass) -> Tensor | None:
+        """The gradient of the first pass, where it is in the trained weights as it is."""
+        trained = self._trained
+        if one.is_empty or trained.sharded or trained.rounded or trained.scaler:
+            return None
+        rows = one.rows.stop - one.rows.start
+        parameters = trained.lm.parameters()
+        return measured(parameters, rows, batch.step.batch_size, self._ranks.world_size)
+
+    @property
+    def probe(self) -> Tensor:
+        return unmeasured(self._ranks.device) if self._probe is None else self._probe
 
     def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
+from manta.record.noise_scale import NOISE_SCALE
 from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
@@ -34,6 +35,7 @@ SMALL_CHARTS = (
     ("tokens_per_s", "Throughput (tokens/s)", BLUE, "count", 1.0, False),
     ("world_size", "World size (workers)", ORANGE, "whole", 1.0, True),
     ("grad_norm", "Gradient norm", GREY, "number", 1.0, False),
+    (NOISE_SCALE, "Gradient noise scale (samples)", GREEN, "number", 1.0, False),
     ("mfu", "Model FLOPs utilisation", GREEN, "percent", 1.0, False),
     ("time_data", "Waiting for data (s per step)", ORANGE, "number", 1.0, False),
     ("time_communication", "Waiting for other workers (s per step)", BLUE, "number", 1.0, False),

@@ -9,6 +9,7 @@ from typing import Any
 
 from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
 from manta.record.history import kind_of
+from manta.record.noise_scale import NOISE_SCALE, NoiseScale
 
 COLUMNS = (
     "step",
@@ -19,6 +20,7 @@ COLUMNS = (
     "tokens_per_s",
     "world_size",
     "grad_norm",
+    NOISE_SCALE,
     "mfu",
     "peak_memory",
     "time_data",
@@ -100,8 +102,12 @@ class Series:
 def read_series(rows: Iterable[Mapping[str, Any]]) -> tuple[Series, Series]:
     """The training rows and the validation rows."""
     training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS, VAL_LOSS_AVERAGE))
+    noise = NoiseScale()
     for row in rows:
-        (training if kind_of(row) == "training" else validation).add(row)
+        if kind_of(row) == "training":
+            training.add({**row, NOISE_SCALE: noise.after(row)})
+        else:
+            validation.add(row)
     return training, validation
 
 
