@@ -50,6 +50,7 @@ from manta.config.filters import (
     WordListSection,
 )
 from manta.corpus.filters.boilerplate import Boilerplate, line_hash
+from manta.corpus.filters.compared_units import ComparedUnits
 from manta.corpus.filters.contamination import OverlapIndex
 from manta.corpus.filters.evaluations import ngrams_in
 from manta.corpus.filters.filter_chain import Chain
@@ -248,7 +249,7 @@ def _left_out(work: Path, begins: list[int]) -> list[int]:
     def run(task: Any, orders: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         return map(task, orders)
 
-    search = Search(SECTION, work, np.array(begins), order, run)
+    search = Search(SECTION, ComparedUnits(work, np.array(begins), order, run))
     count = begins[-1]
     found = search.found(np.ones(count, bool), np.zeros(count, np.int8))
     return list(found.documents.tolist())

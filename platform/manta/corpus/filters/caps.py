@@ -6,7 +6,7 @@ the same documents, whatever else the corpus has and whoever prepares it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -20,10 +20,10 @@ from manta.config.errors import CorpusError
 from manta.config.filters import CapSection
 from manta.corpus.documents import Hashes, Problem, content_hash, sample_priority
 from manta.corpus.filters.candidates import standing_documents
+from manta.corpus.filters.compared_units import ComparedUnits
 from manta.corpus.filters.stored_texts import read_texts
 from manta.corpus.filters.words import Uint64s
 from manta.corpus.work_units import rows
-from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 SCHEMA = pa.schema(
@@ -122,23 +122,17 @@ class Caps:
     Args:
         section: the config's section.
         number: index of the section in the config.
-        work: the work folder.
-        begins: index of the first document of each unit; the last entry is their number.
-        order: gives the order of a unit for a worker, with `values` and `source`.
-        run: does a task for each of some orders.
+        units: units that the documents are in; their orders have `values` and `source`.
     """
 
     def __init__(
         self,
         section: CapSection,
         number: int,
-        work: Path,
-        begins: NDArray[np.int64],
-        order: Callable[[int], dict[str, Any]],
-        run: Run,
+        units: ComparedUnits,
     ):
-        self._section, self._number, self._work = section, number, work
-        self._begins, self._order, self._run = begins, order, run
+        self._section, self._number, self._work = section, number, units.work
+        self._begins, self._order, self._run = units.begins, units.order, units.run
 
     def found(self, live: NDArray[np.bool_], hashes: Hashes) -> NDArray[np.int64]:
         """The documents among those that are `live` that exceed the cap, ascending.

@@ -10,7 +10,7 @@ The n-grams of all that is looked for are one sorted file, 10 bytes each, that w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from manta.config.filters import ContaminationSection
 from manta.corpus.filters.candidates import standing_documents
+from manta.corpus.filters.compared_units import ComparedUnits
 from manta.corpus.filters.dropped import SHOWN_TEXT
 from manta.corpus.filters.evaluations import EvaluationNgrams, ngrams_in
 from manta.corpus.filters.record_filter import said_in
 from manta.corpus.filters.stored_texts import documents_in
 from manta.corpus.filters.words import Uint64s, ngrams, words_of
 from manta.corpus.leftovers import checksum
-from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 TEST_SPLIT = "test split"
@@ -63,23 +63,18 @@ class Decontamination:
     Args:
         section: the config's section.
         evaluations: n-grams of the evaluations that it names.
-        work: the work folder.
-        begins: index of the first document of each unit; the last entry is their number.
-        order: gives the order of a unit for a worker.
-        run: does a task for each of some orders.
+        units: units that the documents are in.
     """
 
     def __init__(
         self,
         section: ContaminationSection,
         evaluations: list[EvaluationNgrams],
-        work: Path,
-        begins: NDArray[np.int64],
-        order: Callable[[int], dict[str, Any]],
-        run: Run,
+        units: ComparedUnits,
     ):
         self._section, self._evaluations = section, evaluations
-        self._work, self._begins, self._order, self._run = work, begins, order, run
+        self._work, self._begins = units.work, units.begins
+        self._order, self._run = units.order, units.run
 
     @property
     def owners(self) -> list[str]:

@@ -26,6 +26,7 @@ from manta.corpus.filters.boilerplate import (
 )
 from manta.corpus.filters.candidates import Candidates, opened
 from manta.corpus.filters.caps import Caps
+from manta.corpus.filters.compared_units import ComparedUnits
 from manta.corpus.filters.contamination import Decontamination, Overlap
 from manta.corpus.filters.dropped import DROPPED, SCHEMA, DroppedDocument, Examples, table_of
 from manta.corpus.filters.evaluations import too_short
@@ -159,11 +160,10 @@ class CorpusFilters:
         """
         section, fates = self._plan.section, scanned.fates.copy()
         splits = split_of(scanned.hashes, bounds)
-        run = _shown(bar)
-        place = (self._work, scanned.begins, self._order, run)
+        units = ComparedUnits(self._work, scanned.begins, self._order, _shown(bar))
         if section.near_duplicates.enabled:
             bar.say("looking for near-duplicates …")
-            near = Search(section.near_duplicates, *place).found(fates == KEPT, splits)
+            near = Search(section.near_duplicates, units).found(fates == KEPT, splits)
             self._near, self._why = near, self._reasons(near, splits, scanned)
             counts = FilterCounts(int((fates == KEPT).sum()))
             counts.dropped.update(map(NEAR_REASONS.__getitem__, self._why.tolist()))
@@ -171,7 +171,7 @@ class CorpusFilters:
             fates[near.documents] = NEAR_DUPLICATE
         if section.decontaminate.enabled:
             bar.say("looking for overlap with evaluations …")
-            search = Decontamination(section.decontaminate, self._plan.evaluations, *place)
+            search = Decontamination(section.decontaminate, self._plan.evaluations, units)
             self._overlaps, self._owners = search.found(fates == KEPT, splits), search.owners
             counts = FilterCounts(int((fates == KEPT).sum()))
             counts.dropped.update(self._owners[one.owner] for one in self._overlaps)
@@ -180,9 +180,8 @@ class CorpusFilters:
             fates[[one.document for one in self._overlaps]] = CONTAMINATED
         for number, cap in enumerate(section.caps):
             if cap.enabled:
-                self._cap(
-                    Caps(cap, number, *place[:2], self._value_order(cap), run), cap, fates, scanned
-                )
+                valued = replace(units, order=self._value_order(cap))
+                self._cap(Caps(cap, number, valued), cap, fates, scanned)
         return replace(scanned, fates=fates)
 
     def _cap(

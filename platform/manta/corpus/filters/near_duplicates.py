@@ -14,9 +14,9 @@ and the pairs of candidates. Sketches and n-grams are in files of the work folde
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,10 @@ from manta.corpus.filters.candidates import (
     compare_pairs,
     write_candidates,
 )
+from manta.corpus.filters.compared_units import ComparedUnits
 from manta.corpus.filters.minhash import banding
 from manta.corpus.filters.words import Places
 from manta.corpus.leftovers import checksum, sketches_file
-from manta.corpus.worker_pool import Run
 from manta.storage.atomic import whole_file
 
 RESULT = "near_duplicates.npz"
@@ -62,22 +62,16 @@ class Search:
 
     Args:
         section: the config's section.
-        work: the work folder.
-        begins: index of the first document of each unit; the last entry is their number.
-        order: gives the order of a unit for a worker.
-        run: does a task for each of some orders.
+        units: units that the documents are in.
     """
 
     def __init__(
         self,
         section: NearDuplicatesSection,
-        work: Path,
-        begins: Places,
-        order: Callable[[int], dict[str, Any]],
-        run: Run,
+        units: ComparedUnits,
     ):
-        self._section, self._work, self._begins = section, work, begins
-        self._order, self._run = order, run
+        self._section, self._work, self._begins = section, units.work, units.begins
+        self._order, self._run = units.order, units.run
 
     def found(self, live: NDArray[np.bool_], splits: NDArray[np.int8]) -> NearDuplicates:
         """The near-duplicates among the documents that are `live`; of `splits`, by index.
