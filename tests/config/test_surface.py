@@ -100,14 +100,15 @@ RUN_KEYS = """
     schedule.history.batch.multiple_of
     schedule.history.batch.tokens schedule.history.batch.until schedule.history.batch.period
     schedule.history.batch.exponent
-    scaling.min scaling.max scaling.resources_per_worker scaling.spares scaling.node_stay
+    scaling.min scaling.max scaling.resources_per_worker scaling.spares
+    scaling.prefer scaling.prefer_wait scaling.avoid scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
     guards.nonfinite guards.spike guards.window guards.threshold guards.rewind
     checkpoint.every checkpoint.at checkpoint.keep checkpoint.snapshot_every
     eval.every eval.at eval.tokens eval.patience eval.min_delta
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags wandb.system wandb.console
-    cost.per_device_hour
+    cost.per_device_hour cost.by_kind cost.kind_label cost.budget cost.deadline
     faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
     faults.until
     code

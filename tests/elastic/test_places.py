@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
 from manta.elastic.cluster_state import actor_replies, nodes
+from manta.elastic.cluster_state.node_labels import NodeWish
 from manta.elastic.controller import slots
 from manta.elastic.controller.slots import Slots, release_all_of
 from manta.elastic.controller.warm_workers import Spares
@@ -219,3 +221,54 @@ def test_nodes_that_live_answer_and_others_are_lost() -> None:
     assert nodes.lost(alive | {"f" * 56}) == {"f" * 56}
     assert nodes.draining() == {}
     assert nodes.leaving(alive) == {}
+
+
+# A label that Ray gives each node by itself.
+NODE_LABEL = "ray.io/node-id"
+
+
+@pytest.fixture
+def wishing() -> Iterator[Callable[..., Slots]]:
+    """Makes slots that are given back."""
+    made: list[Slots] = []
+
+    def make(price: float = 0.0, **wish: Any) -> Slots:
+        made.append(
+            Slots({"CPU": 1.0}, "wishing", wish=NodeWish(**wish), price=lambda labels: price)
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.release()
+    until(lambda: ray.available_resources().get("CPU") == 2.0)
+
+
+def test_a_preferred_node_is_taken_and_known_as_one(wishing) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    slots = wishing(prefer={NODE_LABEL: ["another", here]}, patience=SECONDS, price=0.7)
+    slots.request(2)
+    until(lambda: ready(slots, 2))
+    assert [(slot.node, slot.preferred, slot.price) for slot in slots.ready] == [
+        (here, True, 0.7)
+    ] * 2
+
+
+def test_without_a_preferred_node_any_is_taken_after_a_while(wishing) -> None:
+    slots = wishing(prefer={NODE_LABEL: ["another"]}, patience=0.2)
+    slots.request(1)
+    assert slots.pending == 1
+    until(lambda: ready(slots, 1))
+    assert not slots.ready[0].preferred
+
+
+def test_an_avoided_node_is_never_taken(wishing) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    slots = wishing(avoid={NODE_LABEL: [here]})
+    slots.request(1)
+    other = Slots({"CPU": 1.0}, "beside")  # once it is placed, Ray has looked at both
+    other.request(1)
+    until(lambda: ready(other, 1))
+    other.release()
+    slots.refresh()
+    assert (slots.ready, slots.pending) == ([], 1)

@@ -36,6 +36,7 @@ def test_it_says_what_the_run_takes(planned: Any, checked: Build) -> None:
     assert found["Tokens"].startswith("1.34K, ")
     assert found["Workers"] == "2 to 4"
     assert found["Money"] == "1.00"
+    assert found["Hours, money"] == "2 workers: 0.00167 h, 1.00"
     assert found["Run"].endswith("/test, new")
     assert "all trained" in found["Model"]
     assert not checked().run_dir.exists()

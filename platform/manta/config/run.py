@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from manta.config import reproducible
+from manta.config.cost import CostSection
 from manta.config.mixture import MixtureSection
 from manta.config.model import ModelSection
 from manta.config.objective import ObjectiveSection
@@ -171,16 +172,6 @@ class WandbSection(Section):
     system: bool = Field(default=False, description="send the load of the driver's machine, too")
     console: bool = Field(
         default=False, description="send progress and events as the run's log, too"
-    )
-
-
-class CostSection(Section):
-    """Prices, for the run record."""
-
-    on_change: ClassVar[OnChange] = OnChange.KEEP
-
-    per_device_hour: float | None = Field(
-        default=None, ge=0, description="price of a device for an hour, in any currency"
     )
 
 

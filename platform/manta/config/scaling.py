@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from manta.config.on_change import OnChange, key
 from manta.config.section import Section
+
+# Label of Ray's nodes → values of which one is meant.
+Labels = dict[
+    Annotated[str, Field(min_length=1)],
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)],
+]
 
 
 def gpus_of(resources: Mapping[str, float]) -> float:
@@ -36,6 +42,19 @@ class ScalingSection(Section):
         ge=0,
         description="warm processes on each node for a restart; one for each worker if left out",
     )
+    prefer: Labels = Field(
+        default_factory=dict,
+        description="labels of nodes that workers go to first, as {ray.io/market-type: spot}",
+    )
+    prefer_wait: float = Field(
+        default=60.0,
+        ge=0,
+        description="seconds to wait for a preferred node that an autoscaler may start",
+    )
+    avoid: Labels = Field(
+        default_factory=dict,
+        description="labels of nodes that workers never go to, as {zone: [a, b]}",
+    )
     node_stay: float = Field(
         default=3600.0,
         gt=0,
@@ -54,6 +73,20 @@ class ScalingSection(Section):
         gt=0,
         description="seconds without a sign of life, after which workers are replaced",
     )
+
+    @field_validator("prefer", "avoid", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {key: value if isinstance(value, list) else [value] for key, value in given.items()}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ScalingSection:
+        for label, values in self.prefer.items():
+            if both := sorted(set(values) & set(self.avoid.get(label, ()))):
+                raise ValueError(f"prefer and avoid both have {label}: {both[0]}")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> ScalingSection:

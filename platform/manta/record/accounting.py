@@ -62,6 +62,7 @@ class Accounting:
                 noticed=start.noticed,
                 waited=self._clock() - self._idle_since,
                 first=self._idle_since == self._opened,
+                hourly=start.hourly,
             )
         )
         self._group_began = self._progressed = self._clock()
@@ -126,5 +127,10 @@ class Accounting:
         # With the seconds before a group: its devices are held then, and paid for.
         groups = self._state.groups
         totals.device_seconds = sum(g.devices * (g.waited + g.seconds) for g in groups)
-        price = self._config.cost.per_device_hour
-        totals.cost = None if price is None else price * totals.device_seconds / 3600
+        if self._config.cost.has_price:
+            totals.cost = sum(self._hourly(g) * (g.waited + g.seconds) for g in groups) / 3600
+
+    def _hourly(self, group: Group) -> float:
+        """Price of a group's devices for an hour; those of older records cost the usual price."""
+        usual = self._config.cost.highest_price * group.devices
+        return usual if group.hourly is None else group.hourly

@@ -42,6 +42,7 @@ class GroupStart:
         hardware: description of the devices that the workers compute on.
         source: kind of state that the group continues: `start`, `checkpoint` or `snapshot`.
         noticed: time at which the previous group's end was noticed, in seconds since the epoch.
+        hourly: price of all of its devices for an hour; None if they have no price.
     """
 
     world_size: int
@@ -51,6 +52,7 @@ class GroupStart:
     hardware: Mapping[str, Any]
     source: str = "start"
     noticed: float | None = None
+    hourly: float | None = None
 
 
 class Group(BaseModel):
@@ -62,7 +64,8 @@ class Group(BaseModel):
     the group before was noticed, in seconds since the epoch; `source` is the kind of state that
     the group continued; `snapshot_bytes` is the memory of snapshots on all nodes together.
     `waited` are the seconds before `started` that no group trained, and `first` whether they are
-    those of a driver's start; `spent` are the group's own `seconds` by activity.
+    those of a driver's start; `spent` are the group's own `seconds` by activity; `hourly` is the
+    price of its devices for an hour, None where they have none.
     """
 
     attempt: int
@@ -83,6 +86,7 @@ class Group(BaseModel):
     waited: float = 0.0
     first: bool = False
     spent: dict[str, float] = Field(default_factory=dict)
+    hourly: float | None = None
 
 
 class Totals(BaseModel):

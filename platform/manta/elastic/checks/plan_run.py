@@ -31,6 +31,6 @@ def show_run_plan(config: RunConfig) -> None:
     plan = PlannedRun(checked.config, checked.manifest, checked.schedule)
     samples = checked.validation.samples if checked.validation else 0
     table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
-    for name, value in plan_rows(plan, place, tried, samples):
+    for name, value in plan_rows(plan, place, tried, samples, state):
         table.add_row(name, value)
     Console(highlight=False, soft_wrap=True).print(table)

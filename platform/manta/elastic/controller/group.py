@@ -64,6 +64,7 @@ class Placing:
         hang_seconds: seconds without a reply after which a worker counts as stuck.
         recycle: whether workers that finished become warm workers for another run.
         survivors: slot id → the worker there that still has the run from the group before.
+        hourly: price of the slots' devices for an hour; None if they have no price.
     """
 
     slots: list[Slot]
@@ -77,6 +78,7 @@ class Placing:
     hang_seconds: float
     recycle: bool
     survivors: dict[str, ActorHandle]
+    hourly: float | None
 
 
 class _HeldElsewhere(PlacementGroupHandle):  # type: ignore[misc]
@@ -185,6 +187,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             joins=bool(placing.survivors),
             seconds={**placing.seconds, "processes": time.time() - placing.began},
             began=time.time(),
+            hourly=placing.hourly,
             environment=self._environment(worker.distributed_context, slot, address),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,16 +14,22 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from manta.config.cost import CostSection
 from manta.config.scaling import ScalingSection
 from manta.elastic.cluster_state import nodes
+from manta.elastic.cluster_state.autoscaler import may_grow
+from manta.elastic.cluster_state.node_labels import NodeWish
 from manta.elastic.controller.group import SlotWorkerGroup, start_worker
 from manta.elastic.controller.slots import Slot, Slots
+from manta.elastic.controller.spending import Spending
 from manta.elastic.controller.warm_workers import Spares
 from manta.elastic.snapshot_memory.keeper import Keepers
 from manta.elastic.worker import worker_calls
 
 # Seconds that a group with its minimum of workers waits for further slots.
 GRACE_SECONDS = 0.4
+# Seconds in which Ray places a slot on a node that is there and has room.
+PLACED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,9 @@ class Elasticity:
 
     Attributes:
         scaling: the config's section on workers.
+        cost: the config's section on prices.
+        spent: money that the run has cost before.
+        hours: hours since the run's first start.
         total_tokens: tokens at which the run's schedule ends.
         snapshots: whether snapshots are kept in memory.
         in_place: whether workers that outlive a group go on in the next one.
@@ -68,6 +78,9 @@ class Elasticity:
     """
 
     scaling: ScalingSection
+    cost: CostSection
+    spent: float
+    hours: float
     total_tokens: int
     snapshots: bool
     in_place: bool
@@ -86,6 +99,12 @@ def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spare
     return Spares(lambda node: start_worker(node, runtime_env, resources))
 
 
+def _wish_of(scaling: ScalingSection) -> NodeWish:
+    """The nodes that workers go to; where none can come, nobody waits for a preferred one."""
+    patience = scaling.prefer_wait if scaling.prefer and may_grow() else PLACED_SECONDS
+    return NodeWish(scaling.prefer, scaling.avoid, patience)
+
+
 class Holdings:
     """Takes and gives back what a run holds; it decides nothing of the run.
 
@@ -101,7 +120,22 @@ class Holdings:
         self._known = elasticity
         scaling = elasticity.scaling
         resources = scaling.resources_per_worker
-        self.slots = Slots(resources, elasticity.owner, minimum=scaling.min, note=note)
+        self.slots = Slots(
+            resources,
+            elasticity.owner,
+            minimum=scaling.min,
+            note=note,
+            wish=_wish_of(scaling),
+            price=lambda labels: elasticity.cost.price_of(labels) * scaling.devices_per_worker,
+        )
+        self.spending = Spending(
+            elasticity.cost,
+            (scaling.min, scaling.upper),
+            scaling.devices_per_worker,
+            spent=elasticity.spent,
+            hours=elasticity.hours,
+            clock=time.monotonic,
+        )
         self.keepers = Keepers()
         self.warm = (
             elasticity.pool or elasticity.begun or open_pool(resources, elasticity.runtime_env)
@@ -109,7 +143,7 @@ class Holdings:
         self.survivors: dict[str, ActorHandle] = {}
         # Node id → workers that are to come to the present group.
         self._coming = Counter[str]()
-        self.largest = self._useful = scaling.upper
+        self.largest = self._useful = self._shared = scaling.upper
 
     def request(self) -> None:
         """Ask for as many slots as the run may have."""
@@ -163,9 +197,23 @@ class Holdings:
         before, scaling = self.largest, self._known.scaling
         if self._known.share is not None:
             with suppress(RayError):  # the actor died with the driver, which ends this process, too
-                may = min(self._known.share.workers(self._useful), scaling.upper)
-                self.largest = max(may, scaling.min)
+                self._shared = self._known.share.workers(self._useful)
+        self.largest = max(min(self._shared, self.spending.most), scaling.min)
         return self.largest != before
+
+    def limited_by(self) -> str:
+        """Why the run may not have more workers, for people."""
+        if self._shared < self.spending.most:
+            return "other runs need the rest"
+        return "its money and its time are best spent so"
+
+    def count_money(self) -> None:
+        """Count the time since the last call as paid for."""
+        self.spending.count(sum(slot.price for slot in self.slots.ready))
+
+    def hourly(self, slots: Iterable[Slot]) -> float | None:
+        """Price of an hour in some slots; None if devices have no price."""
+        return sum(slot.price for slot in slots) if self._known.cost.has_price else None
 
     def fit(self, group: SlotWorkerGroup) -> None:
         """Keep the group's slots and as many others as the run may have; ask for the rest."""

@@ -30,6 +30,7 @@ from manta.elastic.controller.slots import Slot
 from manta.elastic.controller.turns import Turns
 from manta.elastic.controller.watchdog import Watchdog
 from manta.elastic.messages.events import Note, SnapshotMemory
+from manta.record import number_format
 from manta.train.pause import Pause
 
 # Seconds between two looks at the cluster while a group trains.
@@ -148,6 +149,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             hang_seconds=self.known.scaling.hang_timeout,
             recycle=self.known.pool is not None,
             survivors=self._holdings.take_survivors(taken),
+            hourly=self._holdings.hourly(taken),
         )
 
     def _wait_until_settled(self) -> None:
@@ -214,7 +216,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if going := {node: at for node, at in leaving.items() if node in ours}:
             self._leave(group, going)
             return
-        if self._exceeds_share(group):
+        if self._is_spent(group, progress) or self._exceeds_share(group):
             return
         if progress.steps and progress.attempt == group.placing.attempt:
             if self._noticed is not None:
@@ -227,13 +229,32 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             staying = [slot for slot in ready if slot.node not in leaving]
             self._consider_growth(group, progress, staying)
 
+    def _is_spent(self, group: SlotWorkerGroup, progress: Any) -> bool:
+        """Decide on the workers that money and time allow; returns whether the money is spent."""
+        spending, known = self._holdings.spending, self.known
+        self._holdings.count_money()
+        if spending.is_exhausted:
+            self._note(
+                f"the budget of {number_format.money(known.cost.budget or 0.0)} is spent: the run "
+                "is saved and ends; with a higher cost.budget the same command continues it"
+            )
+            self._ask_pause(Pause.STOP)
+            return True
+        prices = [slot.price for slot in self._holdings.slots.ready]
+        rate = progress.rate if progress.attempt == group.placing.attempt else 0.0
+        left = known.total_tokens - progress.tokens
+        news = spending.decide(len(group.placing.slots), rate, left, prices)
+        if news is not None:
+            self._note(news)
+        return False
+
     def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
         """Adjust the slots to the run's share; returns whether the group has to shrink."""
         if not self._holdings.ask_share():
             return False
         workers, largest = len(group.placing.slots), self._holdings.largest
         if largest < workers:
-            self._note(f"{workers} → {largest} workers: other runs need the rest")
+            self._note(f"{workers} → {largest} workers: {self._holdings.limited_by()}")
             self._ask_pause(Pause.REGROUP)
             return True
         self._holdings.fit(group)

@@ -8,7 +8,7 @@ placement shows at once that a node has come.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from manta.elastic.cluster_state.actor_replies import arrived, died
 from manta.elastic.cluster_state.demand import bundle_of
+from manta.elastic.cluster_state.node_labels import NodeWish, labels_of_nodes
 from manta.elastic.controller.turns import name_of
 
 # Seconds to wait for a slot's anchor: its process takes a few seconds to start. A slot whose anchor
@@ -35,18 +36,29 @@ ANCHOR_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Slot:
-    """Resources held for one worker: its node, and the ids of the slot's accelerators."""
+    """Resources held for one worker.
+
+    Attributes:
+        id: id of the placement group that holds them.
+        node: id of its node.
+        devices: ids of its accelerators.
+        price: price of the worker for an hour there.
+        preferred: whether the node is one that workers go to first.
+    """
 
     id: str
     node: str
     devices: tuple[str, ...] = ()
+    price: float = 0.0
+    preferred: bool = True
 
 
 @dataclass
 class _Holding:
     """A placement group, and the actor that occupies its accelerators to learn their ids.
 
-    `devices` is the reference of the actor's reply; `asked` is the time of the request.
+    `devices` is the reference of the actor's reply; `asked` is the time of the request to it;
+    `waits_until` is the time until which only a preferred node will do, None if any will.
     """
 
     group: PlacementGroup
@@ -54,6 +66,7 @@ class _Holding:
     anchor: ActorHandle | None = None
     devices: Any = field(default=None, repr=False)
     asked: float = 0.0
+    waits_until: float | None = None
 
 
 class _Anchor:
@@ -73,6 +86,8 @@ class Slots:
         minimum: fewest slots that the run can begin with, which other runs can read (`Turns`).
         note: called with each message for people.
         accelerator: name of the resource whose device ids the workers must know.
+        wish: the nodes that workers go to.
+        price: price of a worker for an hour on a node with these labels.
     """
 
     def __init__(
@@ -83,7 +98,10 @@ class Slots:
         minimum: int = 1,
         note: Callable[[str], None] = lambda message: None,
         accelerator: str = "GPU",
+        wish: NodeWish | None = None,
+        price: Callable[[Mapping[str, str]], float] = lambda labels: 0.0,
     ):
+        self._wish, self._price = wish or NodeWish(), price
         self._owner, self._minimum, self._requested = owner, minimum, 0
         self._resources = bundle_of(resources)
         self._note, self._accelerator = note, accelerator
@@ -92,9 +110,9 @@ class Slots:
 
     @property
     def ready(self) -> list[Slot]:
-        """The placed slots, sorted by node."""
+        """The placed slots: preferred nodes first, then cheap ones, those of a node together."""
         found = [h.slot for h in self._held.values() if h.slot is not None]
-        return sorted(found, key=lambda s: (s.node, s.devices, s.id))
+        return sorted(found, key=lambda s: (not s.preferred, s.price, s.node, s.devices, s.id))
 
     @property
     def pending(self) -> int:
@@ -117,11 +135,18 @@ class Slots:
         while len(self._held) < total:
             self._request_one()
 
-    def _request_one(self) -> None:
+    def _request_one(self, *, preferred: bool = True) -> None:
+        """Request a slot, at first on a preferred node if there are any."""
+        preferred = preferred and bool(self._wish.prefer)
         self._requested += 1
-        name = name_of(self._owner, self._minimum, self._requested)
-        group = placement_group([self._resources], strategy="PACK", name=name)
-        self._held[group.id.hex()] = _Holding(group)
+        group = placement_group(
+            [self._resources],
+            strategy="PACK",
+            name=name_of(self._owner, self._minimum, self._requested),
+            bundle_label_selector=[self._wish.selector(preferred=preferred)],
+        )
+        until = time.monotonic() + self._wish.patience if preferred else None
+        self._held[group.id.hex()] = _Holding(group, waits_until=until)
 
     def keep(self, wanted: list[Slot]) -> None:
         """Release the placed slots that are not among `wanted`."""
@@ -135,8 +160,16 @@ class Slots:
         for holding in list(self._held.values()):
             if holding.slot is None:
                 self._look(holding)
+                self._widen(holding)
             if holding.slot is not None and holding.slot.node in unusable:
                 self._release(holding)
+
+    def _widen(self, holding: _Holding) -> None:
+        """Take any node for a slot that has waited long enough for a preferred one."""
+        late = holding.waits_until is not None and time.monotonic() > holding.waits_until
+        if late and holding.slot is None and holding.anchor is None:
+            self._release(holding)
+            self._request_one(preferred=False)
 
     def wait(self, total: int, grace: float, given_up: Callable[[], bool]) -> None:
         """Wait until `total` slots are placed, at most `grace` seconds.
@@ -165,7 +198,15 @@ class Slots:
             if (found := self._devices(holding)) is None:
                 return
             devices = found
-        holding.slot = Slot(holding.group.id.hex(), table["bundles_to_node_id"][0], devices)
+        node = table["bundles_to_node_id"][0]
+        labels = labels_of_nodes().get(node, {})
+        holding.slot = Slot(
+            holding.group.id.hex(),
+            node,
+            devices,
+            self._price(labels),
+            self._wish.is_preferred(labels),
+        )
 
     def _devices(self, holding: _Holding) -> tuple[str, ...] | None:
         """The ids of a slot's accelerators; None until its anchor has replied.

@@ -102,6 +102,7 @@ class Follower:
                 hardware=event.hardware,
                 source=event.source,
                 noticed=noticed,
+                hourly=event.hourly,
             )
         )
         self._tracker.group_timed(seconds)

@@ -31,6 +31,7 @@ from manta.elastic.messages.mailbox import open_mailbox
 from manta.elastic.worker.environment import runtime_env_of
 from manta.elastic.worker.worker_calls import work
 from manta.record.context import RunContext
+from manta.record.run_state import Totals, read_state_if_any
 from manta.show.tracker import PAUSED, Tracker
 
 if TYPE_CHECKING:
@@ -286,8 +287,13 @@ def _elasticity(
     from manta.elastic.controller.holdings import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
+    state = read_state_if_any(checked.place)
+    totals = Totals() if state is None else state.totals
     return Elasticity(
         scaling=scaling,
+        cost=checked.config.cost,
+        spent=totals.cost or 0.0,
+        hours=totals.wall_seconds / 3600,
         total_tokens=schedule.positions * schedule.seq_len,
         snapshots=checked.config.checkpoint.snapshot_every != 0 and hasattr(os, "memfd_create"),
         in_place=goes_on_in_place(checked.config),

@@ -24,6 +24,7 @@ class GroupStarted:
         rows: metrics rows that came with the state; the driver may lack them.
         hardware: the first worker's device, and facts of the model that it trains.
         seconds: duration of the start, by its parts.
+        hourly: price of all of its devices for an hour; None if they have no price.
     """
 
     world_size: int
@@ -34,6 +35,7 @@ class GroupStarted:
     rows: list[dict[str, Any]]
     hardware: dict[str, Any]
     seconds: dict[str, float]
+    hourly: float | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Start:
             in their processes.
         seconds: part of the start so far → seconds it took.
         began: time of the controller's handover, in seconds since the epoch.
+        hourly: price of all of the group's devices for an hour; None if they have no price.
     """
 
     attempt: int
@@ -45,6 +46,7 @@ class Start:
     joins: bool
     seconds: dict[str, float]
     began: float
+    hourly: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 

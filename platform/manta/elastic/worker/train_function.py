@@ -160,7 +160,7 @@ class _Work:
         self._seconds["state"] = lap.read()
         if here.first:
             self._seconds = _from_the_command_on(self._assignment, here, self._seconds)
-        reporter = _MailReporter(mailbox, here.attempt, engine, self._seconds)
+        reporter = _MailReporter(mailbox, here, engine, self._seconds)
         faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
         faults.spoil(engine.model)
         self._loop = Loop(
@@ -328,10 +328,9 @@ def _with_micro_batch(checked: Checked, rows: int | None) -> Checked:
 class _MailReporter:
     """The engine's reporter, which sends to the driver's mailbox."""
 
-    def __init__(
-        self, mailbox: ActorHandle, attempt: int, engine: Engine, starts: dict[str, float]
-    ):
-        self._mailbox, self._attempt, self._world_size = mailbox, attempt, engine.ranks.world_size
+    def __init__(self, mailbox: ActorHandle, here: Start, engine: Engine, starts: dict[str, float]):
+        self._mailbox, self._attempt, self._hourly = mailbox, here.attempt, here.hourly
+        self._world_size = engine.ranks.world_size
         self._model = model(engine)
         self._starts, self._logged = starts, False
         self._lap = _Lap()
@@ -349,6 +348,7 @@ class _MailReporter:
             rows=rows,
             hardware={**hardware(), **self._model},
             seconds=self._starts,
+            hourly=self._hourly,
         )
         self._mailbox.put_rows.remote(self._attempt, len(rows), event)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from manta.config.run import RunConfig
 from manta.config.units import format_tokens
 from manta.model.trial_result import Tried
 from manta.record import number_format
+from manta.record.frontier import Speeds, measured_speeds, options
+from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.share_lines import share_steps
 from manta.schedule.shares import Mixture
@@ -19,7 +23,9 @@ from manta.stream.mixed_sources import SeenSource
 Row = tuple[str, str]
 
 
-def plan_rows(plan: PlannedRun, place: str, tried: Tried, eval_samples: int) -> Iterator[Row]:
+def plan_rows(
+    plan: PlannedRun, place: str, tried: Tried, eval_samples: int, done: RunState | None
+) -> Iterator[Row]:
     """Names and values of what is known of a run before it starts.
 
     Args:
@@ -27,6 +33,7 @@ def plan_rows(plan: PlannedRun, place: str, tried: Tried, eval_samples: int) -> 
         place: the run's folder or URL.
         tried: facts about the run's model.
         eval_samples: number of samples that each evaluation reads; 0 without evaluations.
+        done: the state of a run that is continued; None for a new one.
     """
     yield "Run", place
     yield from _corpus(plan)
@@ -42,6 +49,7 @@ def plan_rows(plan: PlannedRun, place: str, tried: Tried, eval_samples: int) -> 
     few, many = scaling.min, scaling.upper
     yield "Workers", f"{few}" if few == many else f"{few} to {many}"
     yield from cost_rows(plan.config, plan.tokens)
+    yield from frontier_rows(plan.config, plan.tokens, done)
     for remark in (*remarks(plan), *tried.remarks):
         yield "Note", remark
 
@@ -58,8 +66,26 @@ def cost_rows(config: RunConfig, tokens: int) -> Iterator[Row]:
         f"{hours:.3g} at {number_format.count(speed)} tokens/s a worker, without starts and "
         "evaluations",
     )
-    if config.cost.per_device_hour is not None:
-        yield "Money", number_format.money(hours * config.cost.per_device_hour)
+    if config.cost.has_price:
+        yield "Money", number_format.money(hours * config.cost.highest_price)
+
+
+def frontier_rows(config: RunConfig, tokens: int, done: RunState | None) -> Iterator[Row]:
+    """Hours, and money, with some numbers of workers, by speeds measured or configured."""
+    low, high = config.scaling.min, config.scaling.upper
+    speeds = measured_speeds(done) if done is not None else {}
+    if not speeds and config.scaling.throughput is not None:
+        speeds = {1: config.scaling.throughput}
+    if not speeds or low == high:
+        return
+    price = config.cost.highest_price * config.scaling.devices_per_worker
+    left = tokens - (done.totals.tokens if done is not None else 0)
+    sizes = sorted({low, high, *np.unique(np.geomspace(low, high, 6).round().astype(int)).tolist()})
+    found = options(sizes, left, Speeds(speeds), lambda size: size * price)
+    for index, one in enumerate(found):
+        money = f", {number_format.money(one.money)}" if config.cost.has_price else ""
+        name = "Hours, money" if config.cost.has_price else "Hours"
+        yield name if index == 0 else "", f"{one.workers:,} workers: {one.hours:.3g} h{money}"
 
 
 def _corpus(plan: PlannedRun) -> Iterator[Row]:
