@@ -5,9 +5,9 @@
 
 LoRA of rank 16 on all linear layers of a model like Llama with weights by its seed, without Ray.
 Each format has a process of its own, which trains on random tokens: forward and backward pass of
-the model, layer by layer computed again (activation checkpointing), and an update by AdamW. They
-take turns, of some steps each, and wait for theirs meanwhile. Peak memory is the process's while
-it trains, without what it had before it loaded the model.
+the model and an update by AdamW. They take turns, of some steps each, and wait for theirs
+meanwhile. Peak memory is the process's while it trains, without what it had before it loaded the
+model.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("turns", 6), ("steps", 2), ("threads", 2), ("rows", 1)):
+    for name, default in (("turns", 6), ("steps", 2), ("threads", 2), ("rows", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("length", 256), ("width", 768), ("layers", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -126,7 +126,6 @@ def _worker(end: Connection, folder: Path, form: dict[str, Any], asked: argparse
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     choose_trained(lm, section, 0)
     hold_frozen(lm, section)
-    lm.gradient_checkpointing_enable({"use_reentrant": False})
     lm.train()
     optimizer = torch.optim.AdamW([one for one in lm.parameters() if one.requires_grad], 1e-4)
     tokens = torch.randint(VOCABULARY, (asked.rows, asked.length))
