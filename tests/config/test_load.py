@@ -34,7 +34,10 @@ from manta.config.tuning import load_tuning
             "unknown key 'optimizer.x'; valid here: adjust_lr, average, betas, by_adamw, "
             "cautious, decay_all, eps, groups, momentum, nesterov, type, weight_decay",
         ),
-        ("cost: {x: 1}", "unknown key 'cost.x'; valid here: budget, by_kind, deadline, kind_label, per_device_hour"),
+        (
+            "cost: {x: 1}",
+            "unknown key 'cost.x'; valid here: budget, by_kind, deadline, kind_label, per_device_hour",
+        ),
         # Another tool's name for it.
         ("cost: {gpu: 1}", "unknown key 'cost.gpu': use cost.per_device_hour"),
     ],
