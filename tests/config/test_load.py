@@ -36,7 +36,8 @@ from manta.config.tuning import load_tuning
         ),
         (
             "cost: {x: 1}",
-            "unknown key 'cost.x'; valid here: budget, by_kind, deadline, kind_label, per_device_hour",
+            "unknown key 'cost.x'; valid here: budget, by_kind, deadline, kind_label, "
+            "per_device_hour",
         ),
         # Another tool's name for it.
         ("cost: {gpu: 1}", "unknown key 'cost.gpu': use cost.per_device_hour"),
