@@ -16,8 +16,13 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 # What a store raises that can't be reached, or not any more.
 GONE = (dist.DistNetworkError, dist.DistStoreError)
-# How long one try to reach the first rank's store may take, and between two looks at who is there.
-TRY, LOOK_SECONDS = timedelta(seconds=2), 0.002
+# How long one try to reach the first rank's store may take.
+TRY = timedelta(seconds=2)
+# Seconds between two looks at whether all are there: at least so many, and so many a rank, as all
+# ranks ask one store.
+LOOK_SECONDS, LOOK_SECONDS_A_RANK = 0.002, 2e-5
+# Key of the number of ranks that are there, and the key that is there once all are.
+COUNT, ALL = "there", "all"
 
 
 def muster(rank: int, world_size: int, given_up: Callable[[], bool]) -> Any:
@@ -38,7 +43,7 @@ def muster(rank: int, world_size: int, given_up: Callable[[], bool]) -> Any:
             return None
         store = _open(rank == 0)
     try:
-        return store if _all_there(store, rank, world_size, given_up) else None
+        return store if _all_there(store, world_size, given_up) else None
     except GONE:
         return None
 
@@ -54,11 +59,13 @@ def _open(first: bool) -> Any:
         return None
 
 
-def _all_there(store: Any, rank: int, world_size: int, given_up: Callable[[], bool]) -> bool:
-    store.set(f"here/{rank}", "")
-    awaited = [f"here/{each}" for each in range(world_size)]
-    while not store.check(awaited):
+def _all_there(store: Any, world_size: int, given_up: Callable[[], bool]) -> bool:
+    """Count this rank, and wait until all are counted. Each look is one key, however many ranks."""
+    if store.add(COUNT, 1) == world_size:
+        store.set(ALL, "")
+    # Not by the store's own waiting, which writes a warning of C++ for each time that is over.
+    while not store.check([ALL]):
         if given_up():
             return False
-        time.sleep(LOOK_SECONDS)
+        time.sleep(max(LOOK_SECONDS, world_size * LOOK_SECONDS_A_RANK))
     return True
