@@ -18,6 +18,7 @@ from whole_runs import train_whole
 from manta import cli
 from manta.config import RunConfig
 from manta.config.errors import RunError
+from manta.corpus.lineage.origin import Origin
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import check
@@ -72,6 +73,20 @@ def test_a_model_leads_to_its_run_its_corpus_and_its_files(folder):
     assert f"  step {STEPS} of run {folder / 'runs' / 'base'}" in lines
     assert "        … and 55 more files (--json has all)" in lines
     assert json.loads(run("lineage", folder / "model", "--json"))["root"] == graph.root
+
+
+def test_files_of_equal_content_are_all_listed(tmp_path):
+    prepared_corpus(tmp_path / "b")
+    origin = Origin.read(
+        tmp_path / "b" / "corpus", Manifest.read(tmp_path / "b" / "corpus").fingerprint
+    )
+    [source] = origin.sources
+    twin = source.files[0].model_copy(update={"path": "a copy of it"})
+    changed = source.model_copy(update={"files": [*source.files, twin]})
+    origin.model_copy(update={"sources": [changed]}).write(tmp_path / "b" / "corpus")
+    files = trace(str(tmp_path / "b" / "corpus")).of_kind("file")
+    assert len(files) == len(source.files) + 1
+    assert "a copy of it" in {file.name for file in files}
 
 
 def test_what_is_elsewhere_now_is_told(folder, tmp_path):

@@ -221,7 +221,7 @@ class _Tracing:
         self.graph.add(LineageNode(below, "source", source.name, facts))
         self.graph.link(key, "source", below)
         for file in source.files:
-            of_file = f"file {file.sha256}"
+            of_file = f"file {file.sha256} {file.path}"  # two may have the same content
             facts = file.model_dump(exclude={"path"})
             self.graph.add(LineageNode(of_file, "file", file.path, facts))
             self.graph.link(below, "file", of_file)
