@@ -84,7 +84,7 @@ class RecordedRun:
         val_loss: the last evaluation's loss, in nats a token; None if there was no evaluation.
         best_val_loss: the lowest of all evaluations.
         device_hours: hours of all devices together, starts and evaluations included.
-        cost: price of the device hours; None without `cost.per_device_hour`.
+        cost: price of the device hours; None where devices have no price.
         goodput: share of the device time that trained new steps; None for older records.
         device_seconds: seconds of all devices together by activity, which sum to the whole.
     """

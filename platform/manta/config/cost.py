@@ -51,6 +51,11 @@ class CostSection(Section):
         return self.per_device_hour is not None or bool(self.by_kind)
 
     @property
+    def usual_price(self) -> float | None:
+        """Price of a device for an hour on a node of any kind; None without prices."""
+        return self.highest_price if self.has_price else None
+
+    @property
     def chooses(self) -> bool:
         """Whether the number of workers follows from money or time."""
         return self.budget is not None or self.deadline is not None

@@ -114,7 +114,7 @@ def made(config: EvaluationConfig, run_config: RunConfig | None) -> list[Evaluat
     """
     price = config.price.per_device_hour
     if price is None and run_config is not None:
-        price = run_config.cost.per_device_hour
+        price = run_config.cost.usual_price
     return [
         *(OwnMetric(name, section, config.code) for name, section in config.own.items()),
         *(

@@ -186,7 +186,7 @@ def _take_critical(tuning: Tuning, state: TuningState, sweep: PhaseSweep) -> Non
     runs = [sweep.rows(fork.name, seed) for fork in forks for seed in sweep.seeds]
     state.times = step_times(runs, tuning.run.train.seq_len)
     if state.times is not None and len(tuning.stairs(state)) > 1:
-        price = tuning.run.cost.per_device_hour
+        price = tuning.run.cost.usual_price
         state.savings = savings(
             tuning.tuned_schedule(state, constant=True),
             tuning.tuned_schedule(state),
