@@ -188,12 +188,12 @@ def manta(folder: Path, corpus: Path) -> Iterator[Case]:
 def observed(config: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step."""
     from manta.elastic.messages import group_start
-    from manta.elastic.worker import train_function
+    from manta.elastic.worker import mail_reporter, train_function
 
     log = StepLog(
         Path(os.environ["RECOVERY_FOLDER"]), int(os.environ["RANK"]), group_start.current().node
     )
-    reporter = train_function._MailReporter
+    reporter = mail_reporter.MailReporter
     # Once in a process, which may be in several groups.
     stepped = getattr(reporter.stepped, "unobserved", reporter.stepped)
 

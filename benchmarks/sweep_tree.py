@@ -34,17 +34,17 @@ def observed_leg(config: dict[str, Any], coordinator: Any) -> None:
 
 def observed_work(config: dict[str, Any]) -> None:
     """Manta's own work, with a line for each step and evaluation."""
-    from manta.elastic.worker import train_function
+    from manta.elastic.worker import mail_reporter, train_function
     from manta.train import loop
 
     log = TrialLog(config["assignment"].checked.config.run.name)
-    stepped = train_function._MailReporter.stepped
+    stepped = mail_reporter.MailReporter.stepped
 
     def logged(self: Any, state: Any) -> None:
         log.stepped(state.tokens)
         stepped(self, state)
 
-    train_function._MailReporter.stepped = logged
+    mail_reporter.MailReporter.stepped = logged
     loop.evaluate = log.timed(loop.evaluate)
     train_function.train(config["assignment"])
 

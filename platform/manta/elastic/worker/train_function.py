@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import platform
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 import torch
@@ -23,21 +21,13 @@ from manta.config.scaling import gpus_of
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.elastic.messages import group_start
 from manta.elastic.messages.assignment import Assignment
-from manta.elastic.messages.events import (
-    CheckpointSaved,
-    Ended,
-    GroupStarted,
-    Note,
-    Rewound,
-    RowLogged,
-    StartTimed,
-)
+from manta.elastic.messages.events import Ended, Note
 from manta.elastic.messages.group_start import Regroup, Severed, Start
 from manta.elastic.snapshot_memory import keeper_vault
 from manta.elastic.worker import devices, survivor
 from manta.elastic.worker.environment import socket_names
 from manta.elastic.worker.faults import Faults
-from manta.elastic.worker.host_memory import host_memory
+from manta.elastic.worker.mail_reporter import Lap, MailReporter, forward_warnings
 from manta.elastic.worker.out_of_memory import (
     ForwardPasses,
     halve_micro_batch,
@@ -49,26 +39,17 @@ from manta.model import hf_config
 from manta.model.trial_result import Tried
 from manta.parallel.muster import muster
 from manta.parallel.ranks import EXCHANGE_LIMIT, is_severed
-from manta.state.checkpoint_files import TrainState
 from manta.state.handover import LiveState, hand_over
-from manta.state.skips import Spans
-from manta.state.state_size import state_bytes
-from manta.storage.place import Place
 from manta.stream import pipeline
 from manta.stream.plan import RankBatch
-from manta.train.device_kind import device_kind
 from manta.train.engine import Engine
 from manta.train.group_end import leave_group
 from manta.train.guards import Rewind
 from manta.train.loop import Loop
 from manta.train.pause import Pause
-from manta.train.reporter import Source
 from manta.train.threads import compute_here
 
 Outcome = Literal["finished", "stopped", "interrupted"]
-# Seconds between two signs of life of rank 0. A message takes a millisecond or two of CPU time at
-# both ends, on cores that may be training.
-SIGN_SECONDS = 0.5
 
 
 def train(assignment: Assignment) -> None:
@@ -147,10 +128,10 @@ class _Work:
 
     def train(self) -> Outcome | None:
         """Train; returns the run's outcome, or None if another group should go on."""
-        lap, here, checked = _Lap(), self._here, self._checked
+        lap, here, checked = Lap(), self._here, self._checked
         config, mailbox = checked.config, self._assignment.mailbox
         compute_here(int(os.environ["OMP_NUM_THREADS"]))
-        _forward_warnings(mailbox, int(os.environ["RANK"]))
+        forward_warnings(mailbox, int(os.environ["RANK"]))
         _join_group(gpus_of(config.scaling.resources_per_worker))
         self._seconds["process_group"] = lap.read()
         engine = self._engine()
@@ -160,7 +141,7 @@ class _Work:
         self._seconds["state"] = lap.read()
         if here.first:
             self._seconds = _from_the_command_on(self._assignment, here, self._seconds)
-        reporter = _MailReporter(mailbox, here, engine, self._seconds)
+        reporter = MailReporter(mailbox, here, engine, self._seconds)
         faults = Faults(config.faults, engine.ranks.rank, here.attempt, checked.run_dir)
         faults.spoil(engine.model)
         self._loop = Loop(
@@ -266,18 +247,6 @@ def _tried(checked: Checked, mailbox: ActorHandle) -> Tried:
     return tried
 
 
-class _Lap:
-    """A stopwatch for consecutive parts."""
-
-    def __init__(self) -> None:
-        self._since = time.time()
-
-    def read(self) -> float:
-        """Seconds since the last call."""
-        before, self._since = self._since, time.time()
-        return self._since - before
-
-
 def _from_the_command_on(
     assignment: Assignment, here: Start, seconds: dict[str, float]
 ) -> dict[str, float]:
@@ -323,136 +292,3 @@ def _with_micro_batch(checked: Checked, rows: int | None) -> Checked:
         return checked
     train = checked.config.train.model_copy(update={"micro_batch": rows})
     return replace(checked, config=checked.config.model_copy(update={"train": train}))
-
-
-class _MailReporter:
-    """The engine's reporter, which sends to the driver's mailbox."""
-
-    def __init__(self, mailbox: ActorHandle, here: Start, engine: Engine, starts: dict[str, float]):
-        self._mailbox, self._attempt, self._hourly = mailbox, here.attempt, here.hourly
-        self._world_size = engine.ranks.world_size
-        self._model = model(engine)
-        self._starts, self._logged = starts, False
-        self._lap = _Lap()
-        self._steps, self._told, self._doing = 0, 0.0, ""
-
-    def resumed(self, state: TrainState, rows: list[dict[str, Any]], *, source: Source) -> None:
-        """Report that the group is formed, and the state it goes on from."""
-        self._starts["state"] += self._lap.read()
-        event = GroupStarted(
-            world_size=self._world_size,
-            attempt=self._attempt,
-            step=state.step,
-            tokens=state.tokens,
-            source=source,
-            rows=rows,
-            hardware={**hardware(), **self._model},
-            seconds=self._starts,
-            hourly=self._hourly,
-        )
-        self._mailbox.put_rows.remote(self._attempt, len(rows), event)
-
-    def recorded(self) -> int:
-        """How many rows are durable at the driver. A round trip, once a checkpoint."""
-        rows: int = ray.get(self._mailbox.recorded.remote(self._attempt))
-        return rows
-
-    def rewound(self, step: int, skips: Spans) -> None:
-        """Report that rows after `step` are void, and the steps in `skips` are left out."""
-        self._mailbox.put.remote(Rewound(step, skips))
-
-    def stepped(self, state: TrainState) -> None:
-        """Report a step as a sign of life, at most once in `SIGN_SECONDS`."""
-        self._steps += 1
-        if self._is_due(""):
-            self._mailbox.stepped.remote(self._attempt, self._steps, state.tokens)
-
-    def busy(self, doing: str, share: float = 0.0) -> None:
-        """Report an activity other than a step as a sign of life."""
-        if self._is_due(doing) or share == 1:
-            self._mailbox.busy.remote(self._attempt, doing, share)
-
-    def _is_due(self, doing: str) -> bool:
-        """Whether a sign of life is due: at once if the activity changed."""
-        now = time.monotonic()
-        if doing == self._doing and now - self._told < SIGN_SECONDS:
-            return False
-        self._doing, self._told = doing, now
-        return True
-
-    def metrics(self, row: Mapping[str, Any], spent: Mapping[str, float]) -> None:
-        """Report a row of metrics, and what the time went to."""
-        if "loss" in row and not self._logged:
-            self._logged = True
-            self._timed("data_and_first_step")
-        elif not self._logged:
-            self._timed("first_evaluation")
-        self._mailbox.put_rows.remote(self._attempt, 1, RowLogged(dict(row), dict(spent)))
-
-    def checkpoint(self, state: TrainState, path: Place, seconds: float) -> None:
-        """Report a complete checkpoint."""
-        event = CheckpointSaved(state.step, state.tokens, str(path), seconds)
-        self._mailbox.put.remote(event)
-
-    def _timed(self, part: str) -> None:
-        self._mailbox.put.remote(StartTimed({part: self._lap.read()}))
-
-
-def hardware() -> dict[str, Any]:
-    """Description of the hardware that this worker computes on."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found: dict[str, Any] = {
-        "kind": device_kind(device),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def model(engine: Engine) -> dict[str, Any]:
-    """Description of the model: type, size, precision, and memory for its state."""
-    sizes = [(p.numel(), p.requires_grad) for p in engine.trained.lm.parameters()]
-    total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
-    config = getattr(engine.trained.lm, "config", None)
-    return {
-        "model": getattr(config, "model_type", engine.config.model.type),
-        "parameters": total,
-        "trained_parameters": trained,
-        **({} if engine.trained.base is None else {"base": f"{engine.trained.base:016x}"}),
-        "precision": engine.config.train.precision,
-        "param_dtype": engine.config.train.param_dtype,
-        "matmul_precision": engine.config.train.matmul_precision,
-        "host_memory": host_memory(
-            state_bytes(
-                total if engine.trained.base is None else trained,
-                trained,
-                engine.config.optimizer.numbers_kept,
-            ),
-            engine.ranks.world_size,
-            int(os.environ["LOCAL_WORLD_SIZE"]),
-            sharded=engine.trained.sharded,
-            snapshots=engine.config.checkpoint.snapshot_every != 0,
-        ).most,
-    }
-
-
-class _MailHandler(logging.Handler):
-    """Sends the engine's warnings to the driver, for people."""
-
-    def __init__(self, mailbox: ActorHandle):
-        super().__init__(logging.WARNING)
-        self._mailbox = mailbox
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(Note(record.getMessage()))
-
-
-def _forward_warnings(mailbox: ActorHandle, rank: int) -> None:
-    """Forward warnings: common ones from rank 0, those about a rank's own node from each."""
-    own = (devices.__name__, keeper_vault.__name__)
-    for name in ("manta",) if rank == 0 else own:
-        logging.getLogger(name).handlers = [_MailHandler(mailbox)]
