@@ -14,10 +14,12 @@ from manta.schedule import Schedule, Segment
 
 # A token count and the batch size from there on, in samples; the first one begins at 0.
 Stair = tuple[int, int]
-# Straight pieces that a curve is written as, once the stairs have cut or scaled it.
-PIECES = 16
+# Straight pieces that a curve is written as, once a stair has cut it.
+PIECES = 64
 # Shapes of which a part, multiplied, is of the same shape.
 EXACT = ("constant", "linear", "exponential", "power")
+# Shapes from one value to another which as a whole, multiplied, are what they were.
+SCALABLE = ("cosine", "1-sqrt")
 DIGITS = 6
 
 
@@ -43,8 +45,8 @@ def rate_stairs(
 ) -> list[dict[str, Any]]:
     """`schedule.lr` as a config has it: a schedule's rates, which grow with the batch size.
 
-    Segments stay what they are where a part of them is of their shape; other curves become straight
-    pieces.
+    Segments stay what they are where no stair lies within, or where a part of them is of their
+    shape; other curves become straight pieces.
 
     Args:
         schedule: the schedule with the rates for a constant batch.
@@ -59,18 +61,20 @@ def rate_stairs(
         times = factor * (batch / size) ** exponent
         ends = [segment.at(start), segment.closing if end == segment.end else segment.at(end)]
         first, last = (_short(times * value) for value in ends)
-        found.append({**_shape(segment, first, last), "until": end})
+        whole = (start, end) == (segment.start, segment.end)
+        found.append({**_shape(segment, first, last, whole=whole), "until": end})
     del found[-1]["until"]
     return found
 
 
-def _shape(segment: Segment, first: float, last: float) -> dict[str, Any]:
+def _shape(segment: Segment, first: float, last: float, *, whole: bool) -> dict[str, Any]:
     """A piece of a rate, but for its end."""
     if segment.shape == "power":
         return {"shape": "power", "exponent": segment.exponent, "from": first}
     if first == last:
         return {"from": first}
-    shape = "exponential" if segment.shape == "exponential" else "linear"
+    kept = segment.shape == "exponential" or (whole and segment.shape in SCALABLE)
+    shape = segment.shape if kept else "linear"
     return {"shape": shape, "from": first, "to": last}
 
 
@@ -79,10 +83,14 @@ def _cut(schedule: Schedule, stairs: Sequence[Stair]) -> Iterator[tuple[int, int
     steps = [start for start, _ in stairs]
     for segment in schedule.lr_segments:
         cuts = {segment.start, segment.end}
-        cuts |= {step for step in steps if segment.start < step < segment.end}
-        if segment.shape not in EXACT:
+        within = {step for step in steps if segment.start < step < segment.end}
+        cuts |= within
+        stays = segment.shape in SCALABLE and not within
+        if segment.shape not in EXACT and not stays:
             width = segment.end - segment.start
-            cuts |= {segment.start + width * part // PIECES for part in range(1, PIECES)}
+            # Short ones first: `1-sqrt` is steepest at its beginning.
+            parts = (part**2 / PIECES**2 for part in range(1, PIECES))
+            cuts |= {segment.start + int(width * part) for part in parts}
         ordered = sorted(cuts)
         for start, end in pairwise(ordered):
             yield start, end, segment
