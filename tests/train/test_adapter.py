@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapted_runs import Build, adapted, weights_of
 from inline_prepare import prepared_corpus
 from peft import LoraConfig, get_peft_model
 from plain_runs import losses, proof, train
 from safetensors.torch import load_file
 from saved_models import saved_llama
-from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -30,11 +29,9 @@ from manta.state.dcp import read_metadata
 from manta.storage.run_folder import CHECKPOINTS
 from manta.train.export import export, generate, load_weights
 
-EVERY = 16 * 7 * 4
 # The checkpoint of step 8 is begun once that of step 4 is whole: a run that dies after it has one.
 DEATH = 9
 LORA = {"rank": 4}
-Build = Callable[..., Checked]
 
 
 def model_in(folder: Path, vocabulary: int) -> Path:
@@ -65,19 +62,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 def tuned(checked: Build, corpus: Path, base: Path) -> Build:
     def build(name: str = "test", model: dict[str, Any] | None = None, **changes: Any) -> Checked:
         section = {"pretrained": str(base), **({"adapter": LORA} if model is None else model)}
-        run = checked(
-            {
-                "run.name": name,
-                "corpus": str(corpus),
-                "model": section,
-                "schedule.lr": 3e-2,
-                "checkpoint.every": EVERY,
-                "eval": {"every": EVERY, "tokens": 16 * 9},
-                **changes,
-            }
-        )
-        run.tracker(console=False).finish("interrupted", reason="")  # its record, and its config
-        return run
+        return adapted(checked, name, corpus, section, **changes)
 
     return build
 
@@ -85,10 +70,6 @@ def tuned(checked: Build, corpus: Path, base: Path) -> Build:
 def saved_names(run: Checked) -> set[str]:
     with (newest(run.run_dir / CHECKPOINTS) / ".metadata").open("rb") as file:
         return set(read_metadata(file, "checkpoint").state_dict_metadata)
-
-
-def weights_of(run: Checked) -> dict[str, Tensor]:
-    return dict(load_weights(run.run_dir, run.config, None).named_parameters())
 
 
 @pytest.mark.parametrize("shard", [False, True])

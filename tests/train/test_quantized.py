@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapted_runs import Build, adapted, weights_of
 from inline_prepare import prepared_corpus
 from peft import PeftModel
 from plain_runs import losses, proof, train
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -29,10 +29,8 @@ from manta.train.throughput import flops_per_token
 
 bnb = pytest.importorskip("bitsandbytes", reason="the extra 'quantize' is not installed")
 
-EVERY = 16 * 7 * 4
 DEATH = 9
 FORMS = ["nf4", "int8"]
-Build = Callable[..., Checked]
 
 
 def llama(vocabulary: int) -> Any:
@@ -60,25 +58,10 @@ def base(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 def tuned(checked: Build, corpus: Path, base: Path) -> Build:
     def build(name: str, form: str | None, **changes: Any) -> Checked:
         model = {"pretrained": str(base), "adapter": {"rank": 4}, "quantize": form}
-        run = checked(
-            {
-                "run.name": name,
-                "corpus": str(corpus),
-                "model": {**model, **changes.pop("model", {})},
-                "schedule.lr": 3e-2,
-                "checkpoint.every": EVERY,
-                "eval": {"every": EVERY, "tokens": 16 * 9},
-                **changes,
-            }
-        )
-        run.tracker(console=False).finish("interrupted", reason="")  # its record, and its config
-        return run
+        section = {**model, **changes.pop("model", {})}
+        return adapted(checked, name, corpus, section, **changes)
 
     return build
-
-
-def weights_of(run: Checked) -> dict[str, Tensor]:
-    return dict(load_weights(run.run_dir, run.config, None).named_parameters())
 
 
 @pytest.mark.parametrize("form", FORMS)

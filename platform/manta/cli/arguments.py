@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,12 @@ Server = Annotated[
         help="URL of the cluster's dashboard; by default the one that `ray job submit` would use.",
     ),
 ]
+
+
+def interrupted(what: str) -> typer.Exit:
+    """The end of a command that was interrupted, once it is told what that means for its work."""
+    print(f"interrupted; {what}", file=sys.stderr)
+    return typer.Exit(130)
 
 
 def say_checking(config: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manta.cli.arguments import Address, ConfigFile, Overrides, PrintConfig, say_checking
+from manta.cli.arguments import (
+    Address,
+    ConfigFile,
+    Overrides,
+    PrintConfig,
+    interrupted,
+    say_checking,
+)
 
 if TYPE_CHECKING:
     from manta.config import CorpusConfig
@@ -50,8 +56,7 @@ def prepare(
 
                 manifest = run(loaded, inputs)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise interrupted("the same command continues from here") from None
     from rich.console import Console
 
     from manta.corpus.corpus_summary import show_summary

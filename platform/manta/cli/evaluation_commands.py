@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Overrides
+from manta.cli.arguments import Overrides, interrupted
 
 
 def evaluate(
@@ -55,8 +54,7 @@ def evaluate(
             tell=partial(print, flush=True),
         )
     except KeyboardInterrupt:
-        print("interrupted; no result is written", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise interrupted("no result is written") from None
     print()
     print_evaluation(read_evaluation(folder), Console())
     print(f"page: {folder / EVALUATION_PAGE}")

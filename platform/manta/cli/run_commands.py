@@ -15,6 +15,7 @@ from manta.cli.arguments import (
     Overrides,
     PrintConfig,
     RunPlace,
+    interrupted,
     say_checking,
 )
 
@@ -87,8 +88,7 @@ def train(
 
         run_training(loaded, address, submitted, fresh=fresh, restart=restart)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues the run", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise interrupted("the same command continues the run") from None
 
 
 def precompute(config: ConfigFile, overrides: Overrides = None, address: Address = None) -> None:
@@ -115,8 +115,7 @@ def precompute(config: ConfigFile, overrides: Overrides = None, address: Address
 
             run(planned)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise interrupted("the same command continues from here") from None
     print(f"{planned.folder} is ready; to train by it: manta train {config}")
 
 
@@ -171,8 +170,7 @@ def replay(
     except BaseException as error:
         planned.remove()
         if isinstance(error, KeyboardInterrupt):
-            print("interrupted; what was trained again is removed", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise interrupted("what was trained again is removed") from None
         raise
     print("\n".join(compare(planned)))
     if not keep:
@@ -200,8 +198,7 @@ def sweep(
         show_plan(loaded)
         return
     if not run_sweep(loaded, address):
-        print("interrupted; the same command continues the sweep", file=sys.stderr)
-        raise typer.Exit(130)
+        raise interrupted("the same command continues the sweep")
 
 
 def tune(
@@ -233,5 +230,4 @@ def tune(
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        print("interrupted; the same command continues the tuning", file=sys.stderr)
-        raise typer.Exit(130)
+        raise interrupted("the same command continues the tuning")

@@ -39,8 +39,7 @@ def check_sweep(config: SweepConfig, written: Written, base: RunConfig, by: Writ
     Raises:
         ConfigError: naming file, key and remedy of each.
     """
-    own = _local(written, [("sweep.storage", config.sweep.storage)])
-    _refuse([*own, *_local(by, list(_read_by(base)), "in the sweep's overrides")])
+    _check_based("sweep", config.sweep.storage, written, base, by)
 
 
 def check_tuning(config: TuningConfig, written: Written, base: RunConfig, by: Written) -> None:
@@ -53,8 +52,13 @@ def check_tuning(config: TuningConfig, written: Written, base: RunConfig, by: Wr
     Raises:
         ConfigError: naming file, key and remedy of each.
     """
-    own = _local(written, [("tuning.storage", config.tuning.storage)])
-    _refuse([*own, *_local(by, list(_read_by(base)), "in the tuning's overrides")])
+    _check_based("tuning", config.tuning.storage, written, base, by)
+
+
+def _check_based(kind: str, storage: str, written: Written, base: RunConfig, by: Written) -> None:
+    """Refuse a `kind` of config whose storage, or whose base's corpus or model, is a local path."""
+    own = _local(written, [(f"{kind}.storage", storage)])
+    _refuse([*own, *_local(by, list(_read_by(base)), f"in the {kind}'s overrides")])
 
 
 def check_corpus(config: CorpusConfig, written: Written) -> None:

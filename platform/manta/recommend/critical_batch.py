@@ -19,6 +19,7 @@ from manta.config.errors import ConfigError
 from manta.config.units import format_tokens
 from manta.recommend.measured import CriticalAt, CriticalFound, Interval, SizeLosses
 from manta.recommend.stairs import Stair, rising
+from manta.record.number_format import significant
 from manta.show.compare.comparison_stats import estimate, pooled_noise
 
 FACTORS = (1, 2, 4, 8)
@@ -145,7 +146,11 @@ def critical_at(losses: Sequence[SizeLosses], tolerance: float) -> CriticalAt:
         high = min(sizes[-1], value * math.exp(half))
     return CriticalAt(
         depth=ordered[0].depth,
-        size=Interval(value=_short(value), low=low and _short(low), high=high and _short(high)),
+        size=Interval(
+            value=significant(value, 3),
+            low=low and significant(low, 3),
+            high=high and significant(high, 3),
+        ),
         at_least=beyond,
         at_most=best == 0 and value == sizes[0],
     )
@@ -196,7 +201,3 @@ def _notes(at: Sequence[CriticalAt]) -> list[str]:
             "smaller critical.sizes to find it"
         )
     return notes
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.3g}")

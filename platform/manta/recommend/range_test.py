@@ -23,6 +23,7 @@ import numpy as np
 from manta.config.errors import ConfigError
 from manta.config.units import format_tokens
 from manta.recommend.measured import Interval, RampRow, RangeFound, RateLosses
+from manta.record.number_format import significant
 from manta.show.compare.comparison_stats import estimate, pooled_noise
 
 # Share of a test in which the trunk passes all rates, and share of a run that is its decay.
@@ -59,7 +60,7 @@ class RatePoint:
 
 def default_rates(peak: float) -> list[float]:
     """Rates around a base's highest one."""
-    return [float(f"{peak * factor:.4g}") for factor in FACTORS]
+    return [significant(peak * factor, 4) for factor in FACTORS]
 
 
 def rate_points(rates: Sequence[float], tokens: int, batch: int, seq_len: int) -> list[RatePoint]:
@@ -143,9 +144,9 @@ def recommend_rate(
     drift = _drift({length: each for length, each in by_length.items() if each})
     factor = (horizon / longest) ** DRIFT if horizon > longest else 1.0
     recommended = Interval(
-        value=_short(best.value * factor),
-        low=None if best.low is None else _short(best.low * factor),
-        high=None if best.high is None else _short(best.high * factor),
+        value=significant(best.value * factor, 3),
+        low=None if best.low is None else significant(best.low * factor, 3),
+        high=None if best.high is None else significant(best.high * factor, 3),
     )
     return RangeFound(
         losses=list(losses),
@@ -204,7 +205,7 @@ def _within(x: Any, y: Any, level: float) -> tuple[float, float]:
 
 def _interval(at: float, low: float, high: float) -> Interval:
     value, low, high = (math.exp(each) for each in (at, min(low, at), max(high, at)))
-    return Interval(value=_short(value), low=_short(low), high=_short(high))
+    return Interval(value=significant(value, 3), low=significant(low, 3), high=significant(high, 3))
 
 
 def _drift(by_length: Mapping[int, Sequence[RateLosses]]) -> float | None:
@@ -214,7 +215,3 @@ def _drift(by_length: Mapping[int, Sequence[RateLosses]]) -> float | None:
     short, long = min(by_length), max(by_length)
     bests = [math.log(_valley(by_length[each], 0.0)[0].value) for each in (short, long)]
     return round((bests[1] - bests[0]) / math.log(long / short), 3)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.3g}")

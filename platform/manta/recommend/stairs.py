@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from manta.record.number_format import significant
 from manta.schedule import Schedule, Segment
 
 # A token count and the batch size from there on, in samples; the first one begins at 0.
@@ -20,6 +21,7 @@ PIECES = 64
 EXACT = ("constant", "linear", "exponential", "power")
 # Shapes from one value to another which as a whole, multiplied, are what they were.
 SCALABLE = ("cosine", "1-sqrt")
+# Of a rate: as many as anyone reads.
 DIGITS = 6
 
 
@@ -60,7 +62,7 @@ def rate_stairs(
         batch = next(size for begin, size in reversed(stairs) if begin <= start)
         times = factor * (batch / size) ** exponent
         ends = [segment.at(start), segment.closing if end == segment.end else segment.at(end)]
-        first, last = (_short(times * value) for value in ends)
+        first, last = (significant(times * value, DIGITS) for value in ends)
         whole = (start, end) == (segment.start, segment.end)
         found.append({**_shape(segment, first, last, whole=whole), "until": end})
     del found[-1]["until"]
@@ -94,11 +96,6 @@ def _cut(schedule: Schedule, stairs: Sequence[Stair]) -> Iterator[tuple[int, int
         ordered = sorted(cuts)
         for start, end in pairwise(ordered):
             yield start, end, segment
-
-
-def _short(value: float) -> float:
-    """A rate with as many digits as anyone reads."""
-    return float(f"{value:.{DIGITS}g}")
 
 
 def end_of_warmup(schedule: Schedule) -> int:

@@ -137,7 +137,7 @@ def _schedules(tuning: Tuning, state: TuningState) -> Iterator[Figure]:
         data = []
         for name, colour, schedule in both:
             tokens, values = line(schedule)
-            x, y = [float(t) for t in tokens], [float(f"{v:.6g}") for v in values]
+            x, y = [float(t) for t in tokens], [number_format.significant(v, 6) for v in values]
             data.append(series(name, x, y, colour, width=2.0, exact=True, legend=True))
         figure = lines(title, data, y={"format": form, "zero": True})
         if title.startswith("Batch") and state.critical:

@@ -9,10 +9,15 @@ MOST_NATS = 100.0
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
+def significant(value: float, digits: int) -> float:
+    """`value` rounded to so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
 def count(value: float) -> str:
     """A count with three digits and a suffix: ``12.3M``; below a thousand a whole number."""
     # Round before the suffix is chosen, so that 999,999 reads 1.00M and not 1000K.
-    rounded = float(f"{value:.3g}")
+    rounded = significant(value, 3)
     for size, suffix in _SUFFIXES:
         if abs(rounded) >= size:
             scaled = rounded / size

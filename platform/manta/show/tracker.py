@@ -12,7 +12,14 @@ from manta.config.credentials import without_credentials
 from manta.corpus.manifest import Manifest
 from manta.record.context import RunContext
 from manta.record.run_record import RunRecord
-from manta.record.run_state import GroupStart, Outcome, RunState, WandbState, sync_command
+from manta.record.run_state import (
+    GroupStart,
+    Outcome,
+    RunState,
+    Totals,
+    WandbState,
+    sync_command,
+)
 from manta.show.console.terminal import RunConsole
 from manta.show.report.run_report import write_report
 from manta.show.wandb.run_facts import run_info, run_summary
@@ -110,6 +117,11 @@ class Tracker:
     def attempts(self) -> int:
         """The number of worker groups so far, including those of earlier drivers."""
         return len(self._record.state.groups)
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over the whole run so far, including those of earlier drivers."""
+        return self._record.state.totals
 
     def backfill(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows that a checkpoint carries, unless they are recorded already."""

@@ -64,8 +64,9 @@ class Checkpoints:
         binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
-        other_base: step of a checkpoint of the run that this one was forked from, whose frozen
-            weights were held in another format; None if there is none.
+        other_base: returns the step of a checkpoint of the run that this one was forked from, whose
+            frozen weights were held in another format; None if there is none. Called where frozen
+            weights are not saved and a checkpoint is loaded.
         on_done: called on the first rank after each commit, with the state, the place and the
             seconds since the save began.
         on_progress: called now and then while a save is waited for that gets on.
@@ -79,7 +80,7 @@ class Checkpoints:
         binding: str,
         keep: int,
         pinned: Set[int] = frozenset(),
-        other_base: int | None = None,
+        other_base: Callable[[], int | None] = lambda: None,
         on_done: Callable[[TrainState, Place, float], None],
         on_progress: Callable[[], None] = lambda: None,
     ):
@@ -306,12 +307,13 @@ class Checkpoints:
             RunError: if there are checkpoints and none can be loaded.
         """
         found = self._beside.agreed(self._inventories(reached))
+        other_base = self._other_base() if found and self._trained.base is not None else None
         problems = {}
         for name, inventory in reversed(found.items()):
             try:
                 if isinstance(inventory, str):
                     raise RunError(inventory)
-                other = inventory.state.step == self._other_base
+                other = inventory.state.step == other_base
                 trained = replace(self._trained, any_base=True) if other else self._trained
                 load(self.folder / name, trained, inventory, self._beside.first_of)
             except RunError as error:

@@ -109,7 +109,7 @@ class Loop:
             binding=job.binding,
             keep=job.config.checkpoint.keep,
             pinned=steps_at(job.config.checkpoint.at, job.schedule),
-            other_base=_step_of_another_base(job.place),
+            other_base=lambda: _step_of_another_base(job.place),
             on_done=reporter.checkpoint,
             on_progress=self._saving,
         )

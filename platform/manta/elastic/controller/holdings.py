@@ -253,17 +253,14 @@ class Holdings:
         """
         wanted = self._warm_for(self.slots.ready) | self._coming
         self.warm.fill(wanted)
-        if self._known.in_place:
-            self._prepared(wanted, group)
-
-    def _prepared(self, wanted: Counter[str], group: SlotWorkerGroup) -> bool:
-        """Have so many warm workers of each node make the model; returns whether they have."""
+        if not self._known.in_place:
+            return
         rows = group.placing.micro_batch
 
         def prepare(actor: ActorHandle) -> Any:
             return actor.execute.remote(worker_calls.prepare, self._known.checked, rows)
 
-        return self.warm.prepared(wanted, prepare)
+        self.warm.prepare(wanted, prepare)
 
     def is_ready_for(self, slots: list[Slot], group: SlotWorkerGroup) -> bool:
         """Whether a group in these slots would find its warm workers started.
@@ -275,7 +272,7 @@ class Holdings:
         # Also without spares: those who come start while the others train.
         self._coming = Counter(slot.node for slot in slots if slot not in group.placing.slots)
         self.warm_up(group)
-        return self.warm.suffice(self._coming) and self._prepared(self._coming, group)
+        return self.warm.suffice(self._coming) and self.warm.prepared(self._coming)
 
     def _warm_for(self, slots: list[Slot]) -> Counter[str]:
         """Node id → number of warm workers that a group in these slots should have there."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import ray
@@ -157,9 +158,10 @@ class Slots:
 
     def refresh(self, unusable: Set[str] = frozenset()) -> None:
         """Find newly placed slots, and release those on `unusable` nodes."""
+        labels = cache(labels_of_nodes)  # of all nodes: asked for once, and only if a slot is new
         for holding in list(self._held.values()):
             if holding.slot is None:
-                self._look(holding)
+                self._look(holding, labels)
                 self._widen(holding)
             if holding.slot is not None and holding.slot.node in unusable:
                 self._release(holding)
@@ -189,7 +191,7 @@ class Slots:
         for holding in list(self._held.values()):
             self._release(holding)
 
-    def _look(self, holding: _Holding) -> None:
+    def _look(self, holding: _Holding, labels: Callable[[], dict[str, dict[str, str]]]) -> None:
         table = placement_group_table(holding.group)
         if table.get("state") != "CREATED":
             return
@@ -199,13 +201,13 @@ class Slots:
                 return
             devices = found
         node = table["bundles_to_node_id"][0]
-        labels = labels_of_nodes().get(node, {})
+        its = labels().get(node, {})
         holding.slot = Slot(
             holding.group.id.hex(),
             node,
             devices,
-            self._price(labels),
-            self._wish.is_preferred(labels),
+            self._price(its),
+            self._wish.is_preferred(its),
         )
 
     def _devices(self, holding: _Holding) -> tuple[str, ...] | None:

@@ -56,12 +56,12 @@ class Spares:
         """Whether each node has the `wanted` number of ready warm workers."""
         return all(self.warm(node) >= count for node, count in wanted.items())
 
-    def prepared(self, wanted: Mapping[str, int], prepare: Callable[[ActorHandle], Any]) -> bool:
-        """Have ready warm workers prepare for a group to come; returns whether they have.
+    def prepare(self, wanted: Mapping[str, int], begin: Callable[[ActorHandle], Any]) -> None:
+        """Have ready warm workers prepare for a group to come, each once.
 
         Args:
             wanted: node → number of workers that prepare there.
-            prepare: begins that on a worker; returns a reference that is ready then.
+            begin: begins that on a worker; returns a reference that is ready then.
         """
         known = {actor for waiting in self._waiting.values() for actor, _ in waiting}
         self._preparing = {a: ready for a, ready in self._preparing.items() if a in known}
@@ -69,7 +69,10 @@ class Spares:
             ready = [actor for actor, warm in self._waiting.get(node, []) if arrived([warm])]
             for actor in ready[:count]:
                 if actor not in self._preparing:
-                    self._preparing[actor] = prepare(actor)
+                    self._preparing[actor] = begin(actor)
+
+    def prepared(self, wanted: Mapping[str, int]) -> bool:
+        """Whether each node has the `wanted` number of warm workers that have prepared."""
         return all(
             sum(self._is_prepared(actor) for actor, _ in self._waiting.get(node, [])) >= count
             for node, count in wanted.items()

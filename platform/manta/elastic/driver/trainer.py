@@ -31,7 +31,7 @@ from manta.elastic.messages.mailbox import open_mailbox
 from manta.elastic.worker.environment import runtime_env_of
 from manta.elastic.worker.worker_calls import work
 from manta.record.context import RunContext
-from manta.record.run_state import Totals, read_state_if_any
+from manta.record.run_state import Totals
 from manta.show.tracker import PAUSED, Tracker
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def train(
     try:
         with open_mailbox(tracker.attempts) as mailbox:
             owner = owner or f"manta-{uuid.uuid4().hex}"
-            elasticity = _elasticity(checked, mailbox, owner, share, pool, begun)
+            elasticity = _elasticity(checked, tracker.totals, mailbox, owner, share, pool, begun)
             assignment = Assignment(
                 checked.without_shards(), mailbox, *_spent_before(submitted, spent)
             )
@@ -278,6 +278,7 @@ def load_controller() -> None:
 
 def _elasticity(
     checked: Checked,
+    totals: Totals,
     mailbox: ActorHandle,
     owner: str,
     share: WorkerShare | None,
@@ -287,8 +288,6 @@ def _elasticity(
     from manta.elastic.controller.holdings import Elasticity
 
     scaling, schedule = checked.config.scaling, checked.schedule
-    state = read_state_if_any(checked.place)
-    totals = Totals() if state is None else state.totals
     return Elasticity(
         scaling=scaling,
         cost=checked.config.cost,

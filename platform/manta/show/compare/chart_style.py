@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from manta.record.number_format import significant
 from manta.show.compare.comparison import Configuration
 from manta.show.compare.ranking import Ranking
 from manta.show.pages.charts import COLOURS, PALE
@@ -64,4 +65,4 @@ def width_of(number: int, top: int) -> float:
 
 def rounded(value: float) -> float:
     """`value` with six digits: a screen shows no more, and the page stays small."""
-    return float(f"{value:.6g}")
+    return significant(value, 6)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from manta.record.number_format import significant
 from manta.show.compare.chart_style import (
     cut,
     metric_colour,
@@ -151,7 +152,7 @@ def _axis(values: Sequence[Any]) -> Axis:
     logarithmic = distinct[0] > 0 and distinct[-1] >= 10 * distinct[0]
     if len(distinct) > MOST_TICKS:
         between = np.geomspace if logarithmic else np.linspace
-        ticks = [float(f"{tick:.3g}") for tick in between(distinct[0], distinct[-1], 6)]
+        ticks = [significant(tick, 3) for tick in between(distinct[0], distinct[-1], 6)]
     else:
         ticks = distinct
     scaled = math.log10 if logarithmic else float

@@ -66,8 +66,8 @@ def cost_rows(config: RunConfig, tokens: int) -> Iterator[Row]:
         f"{hours:.3g} at {number_format.count(speed)} tokens/s a worker, without starts and "
         "evaluations",
     )
-    if config.cost.has_price:
-        yield "Money", number_format.money(hours * config.cost.highest_price)
+    if (price := config.cost.usual_price) is not None:
+        yield "Money", number_format.money(hours * price)
 
 
 def frontier_rows(config: RunConfig, tokens: int, done: RunState | None) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from manta.record.number_format import significant
 from manta.schedule import Schedule
 from manta.schedule.lines import (
     HEADINGS,
@@ -39,7 +40,7 @@ def write_schedule(
         "steps": steps_line(schedule),
     }
     drawn = [
-        _figure(name, [float(x) for x in tokens], [float(f"{y:.6g}") for y in values])
+        _figure(name, [float(x) for x in tokens], [significant(y, 6) for y in values])
         for name, (tokens, values) in found.items()
     ]
     rows = segment_rows(schedule)
@@ -66,7 +67,7 @@ def shares_figure(mixture: Mixture, schedule: Schedule) -> Figure:
     data = []
     for index, source in enumerate(mixture.sources):
         tokens, shares = share_line(mixture, source, schedule)
-        values = [float(f"{share:.6g}") for share in shares]
+        values = [significant(share, 6) for share in shares]
         colour = COLOURS[index % len(COLOURS)]
         line = series(source, tokens.tolist(), values, colour, width=2.0, exact=True, legend=True)
         data.append(line)

@@ -6,6 +6,7 @@ from typing import Any
 
 from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
 from manta.record.noise_scale import NOISE_SCALE
+from manta.record.number_format import significant
 from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.lines import batch_line, lr_line
@@ -144,7 +145,7 @@ def _scheduled(
     if schedule is None or name not in ("lr", "batch_size"):
         return []
     tokens, values = lr_line(schedule) if name == "lr" else batch_line(schedule)
-    points = [(float(x), float(f"{y:.6g}")) for x, y in zip(tokens, values, strict=True)]
+    points = [(float(x), significant(y, 6)) for x, y in zip(tokens, values, strict=True)]
     done = [(x, y) for x, y in points if x <= reached]
     whole = len(done) == len(points)
     if done and not whole:
