@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,8 @@ def lineage(
 
         print(f"page: {write_lineage(graph, output)}")
     elif as_json:
+        import json  # --help does without it
+
         print(json.dumps(graph.as_json(), indent=1, ensure_ascii=False))
     else:
         from manta.show.lineage.lineage_lines import lineage_lines
@@ -97,4 +98,6 @@ def forget(
             f"corpus without them: {out} (fingerprint {made.fingerprint[:12]}…), "
             f"{len(ids):,} fewer {made.documents_are}"
         )
+    import json  # --help does without it
+
     print(json.dumps(found, indent=1) if as_json else "\n".join(lines))
