@@ -6,6 +6,7 @@ LAYERS = [
     {"cli", "api", "testing"},
     {"recommend"},
     {"tune"},
+    {"govern"},
     {"elastic"},
     {"evaluate"},
     {"train", "show"},

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from manta.storage.place import Place
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The config file.")]
 Overrides = Annotated[
@@ -41,3 +44,31 @@ def say_checking(config: Path) -> None:
     from manta.cluster.waiting import say
 
     say(f"checking {config} …")
+
+
+def model_place(text: str) -> tuple[Place, int | None]:
+    """The place and step of ``RUN``, ``RUN@STEP``, a folder, or ``registry:NAME[@TAG]``.
+
+    Raises:
+        MantaError: if there is no such model in the registry, or no step follows the ``@``.
+    """
+    from manta.elastic.checks.warm_start import run_at_step
+    from manta.record.model_registry import registered_model
+    from manta.storage.place import place_of
+
+    if (folder := registered_model(text)) is not None:
+        return folder, None
+    place, step = run_at_step(text)
+    return place_of(place), step
+
+
+def evaluated_place(text: str) -> Place:
+    """The place of a run, a model, an evaluation, or ``registry:NAME[@TAG]``.
+
+    Raises:
+        MantaError: if there is no such model in the registry.
+    """
+    from manta.record.model_registry import registered_model
+    from manta.storage.place import place_of
+
+    return registered_model(text) or place_of(text)

@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Overrides, interrupted
+from manta.cli.arguments import Overrides, evaluated_place, interrupted, model_place
 
 
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(metavar="RUN[@STEP]", help="A run, or the folder of an exported model."),
+        typer.Argument(
+            metavar="RUN[@STEP]",
+            help="A run, an exported model, or one of the registry, such as registry:chat@3.",
+        ),
     ],
     config: Annotated[
         Path, typer.Argument(metavar="EVAL.yaml", help="The evaluation's config file.")
@@ -37,16 +40,15 @@ def evaluate(
 
     loaded = load_evaluation(config, overrides or ())
     say_checking(config)
-    from manta.elastic.checks.warm_start import run_at_step
     from manta.evaluate.run_evaluation import evaluate as run
     from manta.record.evaluation_record import read_evaluation
     from manta.show.evaluations.evaluation_lines import print_evaluation
     from manta.storage.run_folder import EVALUATION_PAGE
 
-    place, step = run_at_step(model)
+    place, step = model_place(model)
     try:
         folder = run(
-            place_of(place),
+            place,
             step,
             loaded,
             output=None if output is None else place_of(output),
@@ -78,9 +80,8 @@ def gate(
     """Decide whether a model may ship: exit code 0 if it passes the gate, 1 if not."""
     from manta.config.gate import load_gate
     from manta.evaluate.gate_decision import decide
-    from manta.storage.place import place_of
 
-    decision = decide(place_of(model), load_gate(config, overrides or ()), evaluation, print)
+    decision = decide(evaluated_place(model), load_gate(config, overrides or ()), evaluation, print)
     for check in decision.checks:
         mark = "passed" if check.passed else "FAILED"
         print(f"{mark}  {check.metric}: {check.asked}; found {check.found}")

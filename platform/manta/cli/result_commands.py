@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import RunPlace
+from manta.cli.arguments import RunPlace, evaluated_place
 
 Temperature = Annotated[
     float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")
@@ -77,9 +77,8 @@ def compare(
 ) -> None:
     """Compare runs, or the trials of a sweep: best first, by how much, how sure, at what cost."""
     from manta.record.evaluation_record import is_evaluation
-    from manta.storage.place import place_of
 
-    if evaluation is not None or is_evaluation(place_of(paths[0])):
+    if evaluation is not None or is_evaluation(evaluated_place(paths[0])):
         _compare_evaluations(paths, evaluation, output)
         return
     from manta.show.compare.comparing import compare_places
@@ -96,12 +95,11 @@ def _compare_evaluations(paths: list[str], name: str | None, output: Path | None
     from manta.show.evaluations.paired_comparison import compare_evaluations
     from manta.show.evaluations.paired_lines import print_comparisons
     from manta.show.evaluations.paired_page import write_paired_page
-    from manta.storage.place import place_of
     from manta.storage.run_folder import COMPARISON
 
     if len(paths) < 2:
         raise RunError("give the evaluations of two or more models; the first is the baseline")
-    found = compare_evaluations([find_evaluation(place_of(path), name) for path in paths])
+    found = compare_evaluations([find_evaluation(evaluated_place(path), name) for path in paths])
     print_comparisons(found, Console())
     print(f"page: {write_paired_page(found, output or Path(COMPARISON))}")
 

@@ -8,25 +8,27 @@ compute a new chain.
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manta.config.errors import RunError
 from manta.record.run_state import utc_now
+from manta.storage.file_lock import FileLock
 from manta.storage.place import Place, put
 from manta.storage.run_folder import AUDIT
 
 # Actions that a log may have.
 MEASURED, TEST_SPLIT, GATED = "evaluate", "read the test split", "gate"
 EXPORTED, FORKED, BEGUN_AS_FORK = "export", "fork", "begin as a fork"
+PROMOTED, REGISTERED = "promote", "register"
+ALIAS_SET, ROLLED_BACK = "set alias", "roll back"
 # The digest before the first line.
 START = "0" * 64
 
@@ -149,12 +151,10 @@ def _alone(place: Place) -> Iterator[None]:
         yield
         return
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = (place / f".{AUDIT}.lock").open("a")
+        lock = FileLock(place / f".{AUDIT}.lock")
     except OSError as error:
         raise RunError(f"{place / AUDIT}: can't be written: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with closing(lock):
         yield
 
 

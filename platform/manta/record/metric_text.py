@@ -5,6 +5,7 @@ from __future__ import annotations
 from manta.config.metrics import EVALUATED
 from manta.record import number_format as words
 from manta.record.evaluation_record import EvaluatedFacts, EvaluationRecord
+from manta.storage.run_folder import VERSIONS, WEIGHTS_FOLDER
 
 SHARE, SECONDS = "share of 1", "s"
 POINTS = " pp"  # percentage points
@@ -66,10 +67,13 @@ def meaning_of(metric: str) -> str:
 
 
 def model_name(facts: EvaluatedFacts) -> str:
-    """A model for people: its run and step, or its folder."""
+    """A model for people: its run and step, name and version in a registry, or its folder."""
     if facts.run:
         return facts.run if facts.step is None else f"{facts.run}@{facts.step}"
-    return facts.place.rstrip("/").rpartition("/")[2] or facts.place
+    parts = facts.place.rstrip("/").split("/")
+    if parts[-3::2] == [VERSIONS, WEIGHTS_FOLDER]:  # NAME/versions/NUMBER/model
+        return f"{parts[-4]}@{parts[-2]}"
+    return parts[-1] or facts.place
 
 
 def first_values(record: EvaluationRecord) -> list[tuple[str, str, float]]:

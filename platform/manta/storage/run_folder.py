@@ -26,6 +26,12 @@ TUNING = "tune.json"
 TUNED = "tuned.yaml"
 TUNING_PAGE = "tune.html"
 
+# In the folder of one name in a registry of models.
+VERSIONS = "versions"  # a folder of folders, one a version
+VERSION = "version.json"  # in a version's folder, beside WEIGHTS_FOLDER
+WEIGHTS_FOLDER = "model"
+ALIASES = "aliases.json"
+
 # In a checkpoint's folder, beside the files of Torch; its rows of metrics are in METRICS, too.
 STATE = "state.json"
 

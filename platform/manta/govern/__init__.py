@@ -1,0 +1,1 @@
+"""What follows once models are measured: promotion, drift, blind pairs, economics, retraining."""
