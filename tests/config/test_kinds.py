@@ -8,6 +8,7 @@ from written_configs import CORPUS, RUN
 
 from manta.cluster.doctor import read_plan
 from manta.config import ConfigError, CorpusConfig, RunConfig, SweepConfig
+from manta.config.drift import DriftConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.kinds import KINDS, kind_of
@@ -17,6 +18,7 @@ SWEEP = "sweep: {name: x}\nbase: run.yaml\nspace: x\n"
 TUNING = "tuning: {name: x}\nbase: run.yaml\n"
 EVALUATION = "name: x\nsplits: {}\n"
 GATE = "name: x\nthresholds: {}\n"
+DRIFT = "limits: {}\n"
 CLUSTER = "cluster_name: x\nprovider: {type: aws}\n"
 FILES = {
     "a run": (RUN, RunConfig, "manta train"),
@@ -26,6 +28,7 @@ FILES = {
     "a cluster": (CLUSTER, None, "manta doctor"),
     "an evaluation": (EVALUATION, EvaluationConfig, "manta evaluate MODEL"),
     "a gate": (GATE, GateConfig, "manta gate MODEL"),
+    "a look at drift": (DRIFT, DriftConfig, "manta drift NEW --config"),
 }
 
 

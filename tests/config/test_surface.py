@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from manta.cli import app
 from manta.config import CorpusConfig, RunConfig, SweepConfig
+from manta.config.drift import DriftConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.mistakes import keys
@@ -44,6 +45,8 @@ COMMANDS = {
     "audit": "RUN",
     "lineage": "MODEL|RUN|CORPUS --of --json --output",
     "forget": "CORPUS DOCUMENT --out --runs --json",
+    "arena": "MODEL MODEL PROMPTS.jsonl --output --tokens --temperature --seed --page --choices",
+    "drift": "NEW --against KEY=VALUE --config --json --output",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }
@@ -194,6 +197,12 @@ EVALUATION_KEYS = """
     code
 """
 
+DRIFT_KEYS = """
+    documents seed split text language_model length device permutations
+    limits.lengths_psi limits.lengths_ks limits.tokens_psi limits.sources_psi limits.loss_rise
+    limits.loss_ks limits.embedding_mmd
+"""
+
 GATE_KEYS = """
     name
     thresholds.NAME.at_least thresholds.NAME.at_most
@@ -237,6 +246,10 @@ def test_tuning_config_keys():
 
 def test_evaluation_config_keys():
     assert keys(EvaluationConfig) == EVALUATION_KEYS.split()
+
+
+def test_drift_config_keys():
+    assert keys(DriftConfig) == DRIFT_KEYS.split()
 
 
 def test_gate_config_keys():

@@ -43,7 +43,10 @@ EVALUATION = ConfigKind(
 GATE = ConfigKind(
     "a gate", "manta gate MODEL", frozenset({"thresholds", "baseline", "regressions"})
 )
-KINDS = (RUN, CORPUS, SWEEP, TUNING, CLUSTER, EVALUATION, GATE)
+DRIFT = ConfigKind(
+    "a look at drift", "manta drift NEW --config", frozenset({"limits", "documents"})
+)
+KINDS = (RUN, CORPUS, SWEEP, TUNING, CLUSTER, EVALUATION, GATE, DRIFT)
 
 
 def kind_of(keys: Collection[str]) -> ConfigKind | None:

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manta.config.corpus import CorpusConfig
+from manta.config.drift import DriftConfig
 from manta.config.errors import ConfigError
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
@@ -41,6 +42,7 @@ CONFIGS: dict[str, type[Section]] = {
     "Corpus: `manta prepare CORPUS.yaml`": CorpusConfig,
     "Evaluation: `manta evaluate RUN EVAL.yaml`": EvaluationConfig,
     "Gate: `manta gate RUN GATE.yaml`": GateConfig,
+    "Drift: `manta drift NEW --against RUN --config DRIFT.yaml`": DriftConfig,
 }
 BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
