@@ -64,7 +64,7 @@ class ArenaChoice(BaseModel):
 
     Attributes:
         id: id of the prompt's record.
-        choice: which answer was chosen, by its place.
+        choice: place of the answer that was chosen.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,7 +94,7 @@ class BlindPair:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ArenaStanding:
     """What the choices say of two models.
 
     Attributes:
@@ -286,7 +286,7 @@ class Arena:
 
     # ------------------------------------------------------------------------------------- result
 
-    def standings(self, pairs: Sequence[BlindPair]) -> list[Standing]:
+    def standings(self, pairs: Sequence[BlindPair]) -> list[ArenaStanding]:
         """What the choices say of each two models that met; nothing without a choice."""
         names = [model.name for model in self.models]
         wins, ties = np.zeros((len(names),) * 2), np.zeros((len(names),) * 2)
@@ -305,7 +305,7 @@ class Arena:
         except ValueError:  # some models have not met yet
             return []
         return [
-            Standing(
+            ArenaStanding(
                 (names[first], names[second]),
                 int(wins[first, second]),
                 int(wins[second, first]),

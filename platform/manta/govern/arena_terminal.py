@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manta.govern.arena import CHOICE_KEYS, Arena, BlindPair, Standing
+from manta.govern.arena import CHOICE_KEYS, Arena, ArenaStanding, BlindPair
 from manta.govern.arena_page import prompt_text
 
 
@@ -37,7 +37,7 @@ def _asked(arena: Arena, pair: BlindPair, question: str) -> bool:
                 return True
 
 
-def standing_lines(standings: Sequence[Standing]) -> list[str]:
+def standing_lines(standings: Sequence[ArenaStanding]) -> list[str]:
     """A line for each two models."""
     if not standings:
         return ["no choices yet that compare all models"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from manta.config.metrics import EVALUATED
 from manta.record import number_format as words
 from manta.record.evaluation_record import EvaluatedFacts, EvaluationRecord
-from manta.storage.run_folder import VERSIONS, WEIGHTS_FOLDER
+from manta.storage.run_folder import VERSIONS
 
 SHARE, SECONDS = "share of 1", "s"
 POINTS = " pp"  # percentage points
@@ -71,7 +71,7 @@ def model_name(facts: EvaluatedFacts) -> str:
     if facts.run:
         return facts.run if facts.step is None else f"{facts.run}@{facts.step}"
     parts = facts.place.rstrip("/").split("/")
-    if parts[-3::2] == [VERSIONS, WEIGHTS_FOLDER]:  # NAME/versions/NUMBER/model
+    if parts[-3::2] == [VERSIONS, "model"]:  # NAME/versions/NUMBER/model
         return f"{parts[-4]}@{parts[-2]}"
     return parts[-1] or facts.place
 

@@ -22,6 +22,7 @@ from manta.config.mistakes import in_a_line
 from manta.record.audit_log import ALIAS_SET, ROLLED_BACK, add_entry
 from manta.record.registered_version import (
     REGISTRY,
+    WEIGHTS_FOLDER,
     ModelVersion,
     VersionFile,
     read_version,
@@ -31,7 +32,7 @@ from manta.storage.cache import node_folder
 from manta.storage.file_lock import FileLock
 from manta.storage.lease import Lease
 from manta.storage.place import ASIDE, Place, move, place_of, put, tree, writing
-from manta.storage.run_folder import ALIASES, AUDIT, EVALUATIONS, VERSION, VERSIONS, WEIGHTS_FOLDER
+from manta.storage.run_folder import ALIASES, AUDIT, EVALUATIONS, VERSION, VERSIONS
 from manta.storage.seal import read_sealed, seal_text
 from manta.storage.store import StorePath, reason
 

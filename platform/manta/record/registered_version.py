@@ -19,6 +19,8 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # An alias begins with a letter, so that it is never taken for a version's number.
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 REGISTRY = "registry:"
+# Folder of the model in that of a version.
+WEIGHTS_FOLDER = "model"
 
 
 class VersionFile(BaseModel):

@@ -28,8 +28,7 @@ TUNING_PAGE = "tune.html"
 
 # In the folder of one name in a registry of models.
 VERSIONS = "versions"  # a folder of folders, one a version
-VERSION = "version.json"  # in a version's folder, beside WEIGHTS_FOLDER
-WEIGHTS_FOLDER = "model"
+VERSION = "version.json"  # in a version's folder, beside the model's
 ALIASES = "aliases.json"
 
 # In a checkpoint's folder, beside the files of Torch; its rows of metrics are in METRICS, too.
