@@ -46,6 +46,7 @@ COMMANDS = {
     "lineage": "MODEL|RUN|CORPUS --of --json --output",
     "forget": "CORPUS DOCUMENT --out --runs --json",
     "arena": "MODEL MODEL PROMPTS.jsonl --output --tokens --temperature --seed --page --choices",
+    "economics": "MODEL --evaluation --quality --gate --price --json --output",
     "drift": "NEW --against KEY=VALUE --config --json --output",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",

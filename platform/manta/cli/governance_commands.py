@@ -1,4 +1,4 @@
-"""`manta drift`, `arena`: what is asked of models beside their evaluations."""
+"""`manta drift`, `arena`, `economics`: what is asked of models beside their evaluations."""
 
 from __future__ import annotations
 
@@ -104,3 +104,48 @@ def arena(
     print("\n".join(standing_lines(made.standings(pairs))))
     count = made.write_pairs(pairs)
     print(f"{count:,} pair{'' if count == 1 else 's'} for manta prepare: {output / 'pairs.jsonl'}")
+
+
+def economics(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL", help="Runs, exported models, evaluations or registry:NAME@ALIAS."
+        ),
+    ],
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the evaluations; by default the newest."),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Such as answers/success; by default the first shown."),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Gate that counts; by default all.")
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="Price of a device for an hour; by default the evaluations'."),
+    ] = None,
+    as_json: Json = False,
+    output: Page = None,
+) -> None:
+    """Weigh quality against latency, memory and cost: the front, the smallest that passes."""
+    import sys
+
+    from manta.cli.arguments import evaluated_place
+    from manta.govern.economics import economics_of
+    from manta.govern.economics_page import print_economics, write_economics_page
+
+    places = [evaluated_place(model) for model in models]
+    found = economics_of(places, evaluation, quality, gate, price)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+    else:
+        from rich.console import Console
+
+        print_economics(found, Console())
+    if output is not None:
+        page = write_economics_page(found, output)
+        print(f"page: {page}", file=sys.stderr if as_json else sys.stdout)
