@@ -311,9 +311,10 @@ def evaluate(
     Raises:
         MantaError: naming what is wrong and what to do; most mistakes before a model is loaded.
     """
-    from manta.config.evaluation import located as with_files
+    from manta.config.evaluation import EvaluationConfig
+    from manta.config.load import build
 
-    loaded = with_files(_written(config, overrides))
+    loaded = build(_written(config, overrides), EvaluationConfig)
     from manta.evaluate.run_evaluation import evaluate as run
 
     folder = None if output is None else _place(os.fspath(output))

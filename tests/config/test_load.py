@@ -8,9 +8,9 @@ import pytest
 from written_configs import CORPUS, RUN, SEGMENTS
 
 from manta.config import ConfigError, CorpusConfig, RunConfig, load
-from manta.config.evaluation import load_evaluation
 from manta.config.gate import load_gate
 from manta.config.load import COMMAND_LINE
+from manta.config.load_evaluation import load_evaluation
 from manta.config.mistakes import keys
 from manta.config.sweep import load_sweep
 from manta.config.tuning import load_tuning

@@ -111,8 +111,12 @@ RUN_KEYS = """
     scaling.prefer scaling.prefer_wait scaling.avoid scaling.node_stay
     scaling.throughput scaling.settle scaling.hang_timeout
     guards.nonfinite guards.spike guards.window guards.threshold guards.rewind
-    checkpoint.every checkpoint.at checkpoint.keep checkpoint.snapshot_every
+    checkpoint.every checkpoint.at checkpoint.keep
+    checkpoint.best.metric checkpoint.best.better
+    checkpoint.best.require.NAME.at_least checkpoint.best.require.NAME.at_most
+    checkpoint.snapshot_every
     eval.every eval.at eval.tokens eval.patience eval.min_delta
+    eval.evaluators.config eval.evaluators.every eval.evaluators.resources
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags wandb.system wandb.console
     cost.per_device_hour cost.by_kind cost.kind_label cost.budget cost.deadline

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from manta import cli
 from manta.config.errors import ConfigError, MantaError, RunError
-from manta.config.evaluation import load_evaluation
+from manta.config.load_evaluation import load_evaluation
 from manta.evaluate.run_evaluation import evaluate
 from manta.record.audit_log import read_log
 from manta.record.evaluation_record import (

@@ -16,7 +16,7 @@ from prepared_chats import config_of, made
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError, RunError
-from manta.config.evaluation import load_evaluation
+from manta.config.load_evaluation import load_evaluation
 from manta.corpus.prepare import prepare
 from manta.evaluate.calibration_measures import ece
 from manta.evaluate.run_evaluation import evaluate

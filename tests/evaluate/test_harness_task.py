@@ -16,7 +16,7 @@ from inline_prepare import without_ray
 
 from manta.config import extras
 from manta.config.errors import ConfigError, RunError
-from manta.config.evaluation import load_evaluation
+from manta.config.load_evaluation import load_evaluation
 from manta.evaluate.run_evaluation import evaluate
 from manta.record.evaluation_record import read_evaluation, read_examples
 from manta.train.export import export

@@ -17,7 +17,8 @@ from made_tokenizers import bert
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from manta.config.errors import ConfigError, MantaError, RunError
-from manta.config.evaluation import JudgeSection, load_evaluation
+from manta.config.evaluation import JudgeSection
+from manta.config.load_evaluation import load_evaluation
 from manta.evaluate import judge
 from manta.evaluate.entailment import Entailment
 from manta.evaluate.faithfulness import claims_of

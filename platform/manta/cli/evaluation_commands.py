@@ -35,7 +35,7 @@ def evaluate(
     from rich.console import Console
 
     from manta.cli.arguments import say_checking
-    from manta.config.evaluation import load_evaluation
+    from manta.config.load_evaluation import load_evaluation
     from manta.storage.place import place_of
 
     loaded = load_evaluation(config, overrides or ())

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from manta.config.errors import ConfigError
-from manta.config.load import Written, build, folder_of, read, where
-from manta.config.own_code import is_own, read_own
+from manta.config.own_code import is_own
 from manta.config.section import Section
 from manta.config.units import PositiveTokens
 
@@ -300,68 +296,3 @@ class EvaluationConfig(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two evaluators are called '{name}': rename one of them")
         return self
-
-
-def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
-    """The config of an evaluation, with absolute paths of its files and the text of own code.
-
-    Raises:
-        ConfigError: as `load`; or if a file that it names can't be read.
-    """
-    return located(read(path, overrides))
-
-
-def located(written: Written) -> EvaluationConfig:
-    """A checked config whose files are there, with their absolute paths, and own code's text.
-
-    Raises:
-        ConfigError: naming the key of what can't be read.
-    """
-    config = build(written, EvaluationConfig)
-    changes: dict[str, Any] = {}
-    for section in ("generations", "calibration"):
-        changes[section] = {
-            name: evaluator.model_copy(
-                update={"file": _there(written, f"{section}.{name}.file", evaluator.file)}
-            )
-            for name, evaluator in getattr(config, section).items()
-        }
-    changes["tasks"] = {
-        name: task.model_copy(update={"task": _there(written, f"tasks.{name}.task", task.task)})
-        if task.is_file
-        else task
-        for name, task in config.tasks.items()
-    }
-    code = dict[str, str]()
-    changes["own"] = {
-        name: _with_text(written, name, evaluator, config.code, code)
-        for name, evaluator in config.own.items()
-    }
-    return config.model_copy(update={**changes, "code": code})
-
-
-def _with_text(
-    written: Written,
-    name: str,
-    evaluator: OwnEvaluation,
-    given: Mapping[str, str],
-    code: dict[str, str],
-) -> OwnEvaluation:
-    """An evaluator that names its file without a folder; the file's text is put into `code`."""
-    key = f"own.{name}.measure"
-    said = f"{where(written, key)}: {key} = '{evaluator.measure}'"
-    file, text = read_own(evaluator.measure, said, folder_of(written, key), given)
-    if code.setdefault(file, text) != text:
-        raise ConfigError(f"{said}: another file is called {file} too; rename one of them")
-    function = evaluator.measure.rpartition(":")[2]
-    return evaluator.model_copy(update={"measure": f"{file}:{function}"})
-
-
-def _there(written: Written, key: str, file: str) -> str:
-    path = (folder_of(written, key) / Path(file).expanduser()).absolute()
-    if not path.is_file():
-        raise ConfigError(
-            f"{where(written, key)}: {key} = '{file}': no such file ({path}); give its path "
-            "relative to the config file"
-        )
-    return str(path)

@@ -11,20 +11,8 @@ from manta.config.errors import ConfigError
 from manta.config.evaluation import EVALUATION_NAME
 from manta.config.load import build, folder_of, read, where
 from manta.config.section import Section
+from manta.config.thresholds import ThresholdSection
 from manta.config.urls import is_url
-
-
-class ThresholdSection(Section):
-    """Bounds of a metric."""
-
-    at_least: float | None = Field(default=None, description="smallest value that passes")
-    at_most: float | None = Field(default=None, description="largest value that passes")
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> ThresholdSection:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("give 'at_least', 'at_most' or both")
-        return self
 
 
 class RegressionSection(Section):

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from manta.config.credentials import REMEDY, places_of_credentials, without_credentials
 from manta.config.document import Document, KeyPath, RefusedError, parse, parse_value, unparse
 from manta.config.errors import ConfigError
+from manta.config.evaluation import EvaluationConfig
+from manta.config.evaluation_files import with_files
 from manta.config.kinds import kind_of, mistaken
 from manta.config.mistakes import explain, show
 from manta.config.own_code import KEYS, is_own, with_code
@@ -22,6 +24,7 @@ from manta.config.section import Section
 
 C = TypeVar("C", bound=Section)
 COMMAND_LINE = "command line"
+EVALUATORS_CONFIG = "eval.evaluators.config"
 # pydantic's names for the branches of a union: in an error's `loc`, but in no config key.
 BRANCHES = {"number", "shorthand", "segments"}
 # pydantic's error types for a value that should have been text.
@@ -206,10 +209,15 @@ def build(written: Written, kind: type[C]) -> C:
     Raises:
         ConfigError: naming file and line, or where else a value comes from; key, value, remedy.
     """
+    return _complete(_checked(written, kind), written)
+
+
+def _checked(written: Written, kind: type[C]) -> C:
+    """The typed config, with the files that it names as they were written."""
     _refuse_credentials(written)
     _refuse_another_kind(written, kind)
     try:
-        return _complete(kind.model_validate(written.data), written)
+        return kind.model_validate(written.data)
     except ValidationError as error:
         found = [(_path(item), item) for item in error.errors(include_url=False)]
     meant = {
@@ -218,7 +226,7 @@ def build(written: Written, kind: type[C]) -> C:
         if item["type"] in WANTS_TEXT and item["input"] is not None and path in written.texts
     }
     if meant:
-        return build(_as_text(written, meant), kind)
+        return _checked(_as_text(written, meant), kind)
     messages = []
     for path, item in found:
         mistake = explain(kind, path, item, written.texts.get(path), written.data)
@@ -227,14 +235,83 @@ def build(written: Written, kind: type[C]) -> C:
 
 
 def _complete(config: C, written: Written) -> C:
-    """The config with the texts of the Python files that it names."""
-    if not isinstance(config, RunConfig):
-        return config
+    """The config with the texts, or the absolute paths, of the files that it names."""
+
+    def folder(key: str) -> Path:
+        return folder_of(written, key)
 
     def said_at(key: str) -> str:
         return where(written, key)
 
-    return cast(C, with_code(config, lambda key: folder_of(written, key), said_at))
+    if isinstance(config, RunConfig):
+        return cast(C, with_evaluators(with_code(config, folder, said_at), written))
+    if isinstance(config, EvaluationConfig):
+        return cast(C, with_files(config, folder, said_at))
+    return config
+
+
+def with_evaluators(config: RunConfig, written: Written | None = None) -> RunConfig:
+    """A run's config with the whole config of its evaluators, in place of its path.
+
+    Paths in it are absolute then. Whether its data is there is checked before a run starts.
+
+    Args:
+        config: a run's config.
+        written: the config as it was written, for messages; by default no file.
+
+    Raises:
+        ConfigError: naming the mistake in it, and its place.
+    """
+    section, key = config.eval.evaluators, EVALUATORS_CONFIG
+    if section is None:
+        return config
+    written = given({}, "config") if written is None else written
+    if isinstance(section.config, str):
+        path = folder_of(written, key) / Path(section.config).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"{where(written, key)}: {key} = '{section.config}': no such file "
+                f"({path.absolute()}); give its path relative to the config file"
+            )
+        inner = read(path)
+    else:
+        inner = _inside(written, key, section.config)
+    try:
+        found = with_files(
+            _checked(inner, EvaluationConfig),
+            lambda key: folder_of(inner, key),
+            lambda key: where(inner, key),
+            must_exist=False,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    plain = found.model_dump(mode="json", exclude_defaults=True)
+    if plain == section.config:
+        return config
+    evaluators = section.model_copy(update={"config": plain})
+    changed = config.eval.model_copy(update={"evaluators": evaluators})
+    return config.model_copy(update={"eval": changed})
+
+
+def _inside(written: Written, dotted: str, data: Mapping[str, Any]) -> Written:
+    """The config that is written inside another one, at a key."""
+    path = tuple(_split(dotted))
+
+    def below(places: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
+        there = {at[len(path) :]: found for at, found in places.items() if at[: len(path)] == path}
+        return {at: found for at, found in there.items() if at}
+
+    changed = below(written.changed)
+    for given, origin in written.changed.items():
+        if path[: len(given)] == given:  # all of it was given elsewhere
+            changed |= {(name,): origin for name in data}
+    return Written(
+        copy.deepcopy(dict(data)),
+        written.source,
+        below(written.lines),
+        below(written.texts),
+        changed,
+    )
 
 
 def own_files(written: Written) -> dict[str, Path]:

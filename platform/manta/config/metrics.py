@@ -15,10 +15,15 @@ VAL_LOSS = "val_loss"
 VAL_LOSS_AVERAGE = "val_loss_average"
 # Prefix of a source's validation loss: `val_loss/NAME` is the loss over that source's samples.
 VAL_LOSS_OF = f"{VAL_LOSS}/"
+# Key of a row with what evaluators found beside training, which has the evaluation's name. The
+# values in it are those of metrics called `EVALUATOR/METRIC`.
+EVALUATION = "evaluation"
 # Prefix of a source's tokens: of a mixture, `tokens/NAME` are those consumed of that source.
 TOKENS_OF = "tokens/"
 # Before a term's name, where an objective has several: its mean in training and in validation.
 TERM, VAL_TERM = "term/", "val_term/"
+# Parts before a slash that rows of training have, and that no evaluator may be called.
+RESERVED = tuple(prefix.rstrip("/") for prefix in (VAL_LOSS_OF, TOKENS_OF, TERM, VAL_TERM))
 # Activities that the device time of a run is counted by; `record/goodput.py` has their meanings.
 COMPUTING, AGAIN = "computing", "again"
 WAITING_FOR_DATA, WAITING_FOR_OTHERS = "waiting_for_data", "waiting_for_others"
@@ -101,32 +106,6 @@ COMPARABLE = {
 }
 
 
-def better(name: str) -> Literal["min", "max"] | None:
-    """The better direction of a metric that runs and trials may be compared by; None for another.
-
-    Of a term's mean less is better, as of a loss, unless it is one of `MORE_IS_BETTER`.
-    """
-    if not name.startswith((TERM, VAL_TERM)):
-        return COMPARABLE.get(name)
-    return "max" if name.removeprefix(VAL_TERM).removeprefix(TERM) in MORE_IS_BETTER else "min"
-
-
-def is_loss(name: str) -> bool:
-    """Whether a metric is the loss, in training or over validation samples."""
-    return name in (LOSS, VAL_LOSS, VAL_LOSS_AVERAGE) or name.startswith(VAL_LOSS_OF)
-
-
-def in_wandb(name: str) -> str:
-    """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
-    if name.startswith(VAL_LOSS_OF):
-        return f"{METRICS[VAL_LOSS].wandb}/{name.removeprefix(VAL_LOSS_OF)}"
-    if name.startswith(TOKENS_OF):
-        return f"data/{name}"
-    if name.startswith(VAL_TERM):
-        return f"val/{name.removeprefix('val_')}"
-    return METRICS[name].wandb if name in METRICS else f"train/{name}"
-
-
 # What evaluators measure, by the part of a metric's name after the evaluator's; results of
 # `manta evaluate` have these, and metrics of the user's own beside them.
 EVALUATED = {
@@ -194,3 +173,40 @@ EVALUATED = {
 TIMED = frozenset(
     f"{name}_{share}" for name in ("first_token", "latency") for share in ("p50", "p95")
 ) | {"tokens_per_s", "peak_memory", "cost_per_1000"}
+
+
+def better(name: str) -> Literal["min", "max"] | None:
+    """The better direction of a metric that runs and trials may be compared by; None for another.
+
+    Of a term's mean less is better, as of a loss, unless it is one of `MORE_IS_BETTER`.
+    """
+    if of_evaluator(name):
+        known = EVALUATED.get(name.rpartition("/")[2])
+        return None if known is None else known.best
+    if not name.startswith((TERM, VAL_TERM)):
+        return COMPARABLE.get(name)
+    return "max" if name.removeprefix(VAL_TERM).removeprefix(TERM) in MORE_IS_BETTER else "min"
+
+
+def of_evaluator(name: str) -> bool:
+    """Whether a metric is one of an evaluator beside training: ``EVALUATOR/METRIC``."""
+    evaluator, slash, _ = name.partition("/")
+    return bool(slash) and evaluator not in RESERVED
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is the loss, in training or over validation samples."""
+    return name in (LOSS, VAL_LOSS, VAL_LOSS_AVERAGE) or name.startswith(VAL_LOSS_OF)
+
+
+def in_wandb(name: str) -> str:
+    """The W&B name of a row's metric; an unlisted metric goes into the section `train/`."""
+    if name.startswith(VAL_LOSS_OF):
+        return f"{METRICS[VAL_LOSS].wandb}/{name.removeprefix(VAL_LOSS_OF)}"
+    if name.startswith(TOKENS_OF):
+        return f"data/{name}"
+    if name.startswith(VAL_TERM):
+        return f"val/{name.removeprefix('val_')}"
+    if of_evaluator(name):
+        return f"eval/{name}"
+    return METRICS[name].wandb if name in METRICS else f"train/{name}"

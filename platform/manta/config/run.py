@@ -7,7 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from manta.config import reproducible
+from manta.config.best import BestSection
 from manta.config.cost import CostSection
+from manta.config.evaluators import EvaluatorsSection
 from manta.config.mixture import MixtureSection
 from manta.config.model import ModelSection
 from manta.config.objective import ObjectiveSection
@@ -109,6 +111,11 @@ class CheckpointSection(Section):
         ge=1,
         description="number of newest checkpoints to keep; the best one is kept, too",
     )
+    best: BestSection = key(
+        OnChange.NOTE,
+        default=BestSection(),
+        description="what decides which checkpoint is the best",
+    )
     snapshot_every: int | None = Field(
         default=None,
         ge=0,
@@ -133,12 +140,19 @@ class EvalSection(Section):
         description="most tokens of the validation split in each evaluation",
     )
     patience: int | None = Field(
-        default=None, ge=1, description="stop after this many evaluations without an improvement"
+        default=None,
+        ge=1,
+        description="stop after this many evaluations without an improvement of checkpoint.best",
     )
     min_delta: float = Field(
         default=0.0,
         ge=0,
-        description="nats by which a validation loss must be lower to count as better",
+        description="how much better than the best before it a value must be to count as better, "
+        "in the unit of the metric: nats of a loss",
+    )
+    evaluators: EvaluatorsSection | None = Field(
+        default=None,
+        description="evaluators that measure checkpoints beside training; none if left out",
     )
 
 
@@ -243,8 +257,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> RunConfig:
-        if self.eval.patience is not None and self.eval.every is None:
+        beside = self.checkpoint.best.by_evaluators
+        if self.eval.patience is not None and self.eval.every is None and not beside:
             raise ValueError("eval.patience needs evaluations: set eval.every")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> RunConfig:
+        for name in self.checkpoint.best.beside:
+            if self.eval.evaluators is None:
+                raise ValueError(
+                    f"checkpoint.best: nothing measures '{name}': set eval.evaluators to an "
+                    f"evaluation with an evaluator called '{name.partition('/')[0]}'"
+                )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 
 from manta.config.errors import ConfigError, RunError
-from manta.config.gate import GateConfig, RegressionSection, ThresholdSection
+from manta.config.gate import GateConfig, RegressionSection
+from manta.config.thresholds import ThresholdSection
 from manta.record.audit_log import GATED, note, user_name
 from manta.record.evaluation_record import EvaluationRecord, find_evaluation, read_evaluation
 from manta.record.gate_record import GateCheck, GateRecord, write_gate

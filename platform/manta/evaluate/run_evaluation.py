@@ -33,7 +33,7 @@ from manta.record.provenance import driver_hardware, git_state, package_versions
 from manta.record.run_state import utc_now
 from manta.show.evaluations.evaluation_page import write_evaluation_page
 from manta.show.report.run_report import write_report
-from manta.state.checkpoint_files import TrainState, name_of, newest, read_state, whole
+from manta.state.checkpoint_files import Inventory, name_of, newest, read_state, whole
 from manta.storage.exclusive import lives
 from manta.storage.place import Place
 from manta.storage.probe import check_writable
@@ -69,7 +69,7 @@ def evaluate(
     """
     run_config = run_config_of(where)
     trained = None if run_config is None else _trained(where, step)
-    step = None if trained is None else trained.step
+    step = None if trained is None else trained.state.step
     evaluators = made(config, run_config)
     reads_test = check_final(evaluators, final)
     folder = output or evaluation_folder(where, config.name, step)
@@ -172,8 +172,8 @@ def _note_evaluation(
     note(where, MEASURED, said, tell)
 
 
-def _trained(where: Place, step: int | None) -> TrainState:
-    """The state of a run's checkpoint, by default of the newest.
+def _trained(where: Place, step: int | None) -> Inventory:
+    """What a run's checkpoint says of itself, by default the newest.
 
     Raises:
         RunError: if there is no such checkpoint.
@@ -183,19 +183,20 @@ def _trained(where: Place, step: int | None) -> TrainState:
     if not checkpoint.is_dir():
         there = ", ".join(str(read_state(path).step) for path in whole(folder))
         raise RunError(f"{checkpoint}: no such checkpoint; there are those of steps {there}")
-    return read_state(checkpoint)
+    return Inventory.read(checkpoint)
 
 
-def _facts(model: ModelAtHand, trained: TrainState | None) -> EvaluatedFacts:
+def _facts(model: ModelAtHand, trained: Inventory | None) -> EvaluatedFacts:
     """What the result says of the model."""
     where = str(model.where)
     return EvaluatedFacts(
         place=where if is_url(where) else str(Path(where).absolute()),
         run="" if model.run_config is None else model.run_config.run.name,
-        step=None if trained is None else trained.step,
-        tokens=None if trained is None else trained.tokens,
+        step=None if trained is None else trained.state.step,
+        tokens=None if trained is None else trained.state.tokens,
         parameters=model.parameters,
         fingerprint=model.fingerprint,
+        checkpoint="" if trained is None else trained.stamp,
     )
 
 

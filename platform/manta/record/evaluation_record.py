@@ -92,6 +92,7 @@ class EvaluatedFacts(BaseModel):
         tokens: number of tokens that it was trained on, if known.
         parameters: number of weights.
         fingerprint: SHA-256 of names, types, shapes and values of all weights.
+        checkpoint: stamp of the checkpoint, which differs from that of any other; "" if unknown.
     """
 
     place: str
@@ -100,6 +101,7 @@ class EvaluatedFacts(BaseModel):
     tokens: int | None = None
     parameters: int
     fingerprint: str
+    checkpoint: str = ""
 
 
 class EvaluationRecord(BaseModel):

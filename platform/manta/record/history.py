@@ -1,9 +1,11 @@
 """The history of a run: `metrics.jsonl`, which has each step of a kind once.
 
-There are two kinds of rows, *training* (they have a ``loss``) and *validation* (they
-have a ``val_loss`` and no ``loss``). Within a kind, steps only grow. Rows of both kinds are
-written in the order of the training, so a killed driver leaves the complete history up to some
-step. While the disk is full, rows wait in memory; they are written in order once there is space.
+There are three kinds of rows, *training* (they have a ``loss``), *validation* (they have a
+``val_loss`` and no ``loss``) and *evaluation* (they have the name of one: what evaluators found
+beside training, at the step that it is of). Within a kind, steps only grow. Rows of the first two
+kinds are written in the order of the training, so a killed driver leaves the complete history up to
+some step; those of evaluations come later than what was trained meanwhile. While the disk is full,
+rows wait in memory; they are written in order once there is space.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from manta.config.errors import RunError
-from manta.config.metrics import LOSS, VAL_LOSS
+from manta.config.metrics import EVALUATION, LOSS, VAL_LOSS
 from manta.record.row_chain import LONGEST_LINE, Kind, Mark, MarkCheck, RowChain, lines_in
 from manta.storage.atomic import NO_SPACE, replacing
 from manta.storage.run_folder import DAMAGED, METRICS
@@ -27,6 +29,8 @@ from manta.storage.run_folder import DAMAGED, METRICS
 # Damaged lines that a note names by their numbers.
 MOST_SHOWN = 8
 CHUNK = 2**20
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LATE = KINDS.index("evaluation")
 
 
 class _Line(NamedTuple):
@@ -38,7 +42,9 @@ class _Line(NamedTuple):
 
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
-    """Whether `row` is a training or a validation row."""
+    """Whether `row` is of training, of validation or of an evaluation beside training."""
+    if EVALUATION in row:
+        return "evaluation"
     return "training" if LOSS in row or VAL_LOSS not in row else "validation"
 
 
@@ -178,15 +184,22 @@ class History:
     def fill(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Insert rows whose steps are missing, in order; returns how many were inserted.
 
+        With a row of an evaluation among them, or in the file, all rows are put in order.
+
         Raises:
             OSError: if the file can't be written.
         """
         absent = {_sort_key(row): as_line(row) for row in rows}
+        late = any(kind == LATE for _, kind in absent)
         for _, _, row in self._found(Mark()):
             if row is not None:
+                late = late or kind_of(row) == "evaluation"
                 absent.pop(_sort_key(row), None)
         if absent:
-            here = ((_sort_key(row), line) for _, line, row in self._found(Mark()) if row)
+            here: Iterable[tuple[tuple[int, int], bytes]] = (
+                (_sort_key(row), line) for _, line, row in self._found(Mark()) if row
+            )
+            here = sorted(here) if late else here
             both = heapq.merge(here, sorted(absent.items()))
             self._replace(line for _, line in both)
             self._take(Mark())
@@ -348,9 +361,9 @@ def is_whole(line: bytes) -> bool:
     return line.endswith(b"\n") or len(line) == LONGEST_LINE
 
 
-def _sort_key(row: Mapping[str, Any]) -> tuple[int, bool]:
-    """The key that orders rows: by step, a training row before the validation row."""
-    return int(row["step"]), kind_of(row) == "validation"
+def _sort_key(row: Mapping[str, Any]) -> tuple[int, int]:
+    """The key that orders rows: by step, and of one step in the order of `KINDS`."""
+    return int(row["step"]), KINDS.index(kind_of(row))
 
 
 def _plain(value: Any) -> Any:

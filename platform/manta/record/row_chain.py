@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-Kind = Literal["training", "validation"]
+Kind = Literal["training", "validation", "evaluation"]
 # The digest before the first row.
 START = bytes(32)
 # Bytes of the longest row. A longer line is damaged, and read in pieces of this size.

@@ -189,6 +189,22 @@ class RunRecord:
             self.save()
         return written
 
+    def evaluated(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Add rows of evaluations beside training; returns those that were not there yet.
+
+        A row of a step before the last one's, as of an evaluation that failed at first, is put in
+        its place.
+
+        Raises:
+            OSError: if the history can't be rewritten for that.
+        """
+        added = [found for row in rows if (found := self.history.append(row)) is not None]
+        if len(added) < len(rows):
+            self.history.write()
+            self.history.fill(rows)
+        self.save()
+        return added
+
     def group_spent(self, step: int, seconds: Mapping[str, float]) -> None:
         """Record what the newest group's time went to until `step`: activity → seconds."""
         self._accounting.spent(step, seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
@@ -20,7 +20,8 @@ from manta.storage.run_folder import METRICS
 from manta.stream.mixed_sources import tokens_by_source
 from manta.stream.order import Order
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+# Kinds of rows that must be there once training has passed their step.
+KINDS: tuple[Kind, ...] = ("training", "validation")
 # Missing steps that a message names. One more is kept, to know that there are more.
 MOST_SHOWN = 8
 
@@ -57,6 +58,8 @@ class Due:
 
     def take(self, kind: Kind, step: int) -> None:
         """Take the next row, whose step is above the last one of its kind."""
+        if kind not in KINDS:
+            return
         self._pass(kind, step)
         if self._next[kind] == step:
             self._next[kind] = next(self._coming[kind], None)

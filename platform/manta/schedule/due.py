@@ -17,12 +17,14 @@ class DueWork:
         logs: whether a row of metrics is due.
         evaluates: whether an evaluation is due.
         saves: whether a checkpoint is due.
+        measures: whether evaluators are due to measure that checkpoint, beside training.
         last: whether the run ends with the step.
     """
 
     logs: bool
     evaluates: bool
     saves: bool
+    measures: bool
     last: bool
 
 
@@ -33,12 +35,20 @@ def due(step: Step, config: RunConfig, schedule: Schedule) -> DueWork:
     asks for any, an evaluation.
     """
     last = step.number == schedule.steps
-    evaluation = config.eval
+    evaluation, evaluators = config.eval, config.eval.evaluators
+    saves = last or _passes(config.checkpoint.at, config.checkpoint.every, step)
+    if evaluators is None:
+        measures = False
+    elif evaluators.every is None:
+        measures = saves
+    else:
+        measures = last or _comes_round(evaluators.every, step)
     return DueWork(
         logs=last or step.step == 0 or _comes_round(config.log.every, step),
         evaluates=_passes(evaluation.at, evaluation.every, step)
         or (last and (evaluation.every is not None or bool(evaluation.at))),
-        saves=last or _passes(config.checkpoint.at, config.checkpoint.every, step),
+        saves=saves or measures,
+        measures=measures,
         last=last,
     )
 

@@ -161,6 +161,15 @@ class Tracker:
         self._hear_wandb()
         self._hear_disk()
 
+    def evaluated(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take what evaluators found beside training: rows with ``evaluation``, in order."""
+        try:
+            self._record.evaluated(rows)
+        except OSError as error:
+            self.note(f"a row of an evaluation can't be written: {error}")
+        self._hear_wandb()
+        self._hear_disk()
+
     @property
     def recorded(self) -> int:
         """How many of the rows given so far are durable in the run's files."""

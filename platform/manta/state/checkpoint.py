@@ -33,6 +33,7 @@ from manta.state import checkpoint_files
 from manta.state.checkpoint_files import Inventory, TrainState, name_of, read_state, whole
 from manta.state.dcp import Writer, share_of
 from manta.state.loading import content_of, load, quiet_alone, reason
+from manta.state.pruning import Choice, prune
 from manta.state.trained import Trained
 from manta.storage.atomic import sync_folder
 from manta.storage.place import ASIDE, Place, size_so_far, tree
@@ -64,6 +65,9 @@ class Checkpoints:
         binding: digest of what the run is trained by, which each checkpoint says.
         keep: the newest ones to keep; the one with the best validation loss is kept too.
         pinned: the steps whose checkpoints are kept beside these, and are not counted.
+        awaited: returns the steps of checkpoints that are kept because somebody has yet to look at
+            them. For the first rank.
+        best: returns the step of the best one; by default of the lowest validation loss. Likewise.
         other_base: returns the step of a checkpoint of the run that this one was forked from, whose
             frozen weights were held in another format; None if there is none. Called where frozen
             weights are not saved and a checkpoint is loaded.
@@ -80,13 +84,15 @@ class Checkpoints:
         binding: str,
         keep: int,
         pinned: Set[int] = frozenset(),
+        awaited: Choice = lambda there: frozenset(),
+        best: Choice | None = None,
         other_base: Callable[[], int | None] = lambda: None,
         on_done: Callable[[TrainState, Place, float], None],
         on_progress: Callable[[], None] = lambda: None,
     ):
         self.folder, self._trained, self._keep = folder, trained, keep
         self._binding = binding
-        self._pinned = {name_of(step) for step in pinned}
+        self._pinned, self._awaited, self._best = pinned, awaited, best
         self._other_base = other_base
         self._on_done, self._on_progress = on_done, on_progress
         self._pending: _Pending | None = None
@@ -278,21 +284,7 @@ class Checkpoints:
                 shutil.rmtree(final)
             os.rename(folder, final)
             sync_folder(folder.parent)
-        self._prune()
-
-    def _prune(self) -> None:
-        kept = whole(self.folder)
-        states = [read_state(path) for path in kept]
-        scored = [
-            (state.val_loss, path)
-            for state, path in zip(states, kept, strict=True)
-            # Losses of other samples, as an older version took them, can't be compared.
-            if state.val_loss is not None and state.eval_sample == states[-1].eval_sample
-        ]
-        best = min(scored)[1] if scored else None
-        for path in [path for path in kept if path.name not in self._pinned][: -self._keep]:
-            if path != best:
-                checkpoint_files.discard(path)
+        prune(self.folder, self._keep, self._pinned, self._awaited, self._best)
 
     def load_newest(self, reached: int) -> TrainState:
         """Load the newest whole checkpoint, or the one before it where that fails.

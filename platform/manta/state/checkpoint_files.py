@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.config.errors import RunError
+from manta.config.metrics import VAL_LOSS
 from manta.state.skips import Spans
 from manta.storage.place import Place, move, put, remove, tree
 from manta.storage.run_folder import METRICS, STATE
@@ -45,8 +46,11 @@ class TrainState:
         cursor: the next position in the sample order.
         tokens: tokens consumed so far.
         val_loss: validation loss of this state, in nats per token, if it was evaluated.
-        best_val_loss: lowest seen so far.
+        measured: values of all metrics of validation, if this state was evaluated.
+        best_val_loss: best seen so far of the metric `best_by`.
         evals_since_best: evaluations since then, for early stopping.
+        best_by: metric that decides which state is the best.
+        best_meets: whether the best state meets all bounds that are asked for.
         eval_sample: digest of the samples that these losses are of; "" in older checkpoints.
         skips: steps that are passed over, as spans of step numbers, both ends included.
         window: loss and gradient norm of the last updates, against which the guard measures
@@ -57,7 +61,10 @@ class TrainState:
     cursor: int = 0
     tokens: int = 0
     val_loss: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     best_val_loss: float | None = None
+    best_by: str = VAL_LOSS
+    best_meets: bool = True
     evals_since_best: int = 0
     eval_sample: str = ""
     skips: Spans = ()

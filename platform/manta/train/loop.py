@@ -27,7 +27,9 @@ from manta.storage.run_folder import CHECKPOINTS, LEDGER
 from manta.stream.eval_sample import EvalSample
 from manta.stream.ledger import Ledger
 from manta.stream.plan import Corpus, RankBatch
+from manta.train.awaited_evaluations import AwaitedEvaluations
 from manta.train.bad_steps import Healing
+from manta.train.best_checkpoint import BestCheckpoint, improves, score_of
 from manta.train.engine import Engine, StepResult
 from manta.train.evaluate import evaluate
 from manta.train.guards import Judgements
@@ -103,12 +105,15 @@ class Loop:
         self._config, self._schedule = job.config, job.schedule
         self._ledger = Ledger(job.place / LEDGER, job.binding)
         self._journal = Journal(engine.ranks, self._ledger, job.attempt, reporter.recorded)
+        awaited = AwaitedEvaluations(job.config, job.schedule, job.place)
         self._checkpoints = Checkpoints(
             job.place / CHECKPOINTS,
             engine.trained,
             binding=job.binding,
             keep=job.config.checkpoint.keep,
             pinned=steps_at(job.config.checkpoint.at, job.schedule),
+            awaited=awaited.steps,
+            best=BestCheckpoint(job.config.checkpoint.best, awaited).steps,
             other_base=lambda: _step_of_another_base(job.place),
             on_done=reporter.checkpoint,
             on_progress=self._saving,
@@ -213,16 +218,14 @@ class Loop:
             self._reporter.resumed(self._state, self._carried, source=self._source)
 
     def _comparable(self, state: TrainState) -> TrainState:
-        """`state`, without validation losses of other samples than are read from now on."""
-        sample = self._job.validation
-        if sample is None or state.eval_sample == sample.digest:
+        """`state`, without what was measured by other means than from now on."""
+        sample, best = self._job.validation, self._config.checkpoint.best
+        if sample is not None and state.eval_sample != sample.digest:
+            state = replace(state, eval_sample=sample.digest, val_loss=None, measured={})
+        elif state.best_by == best.metric:
             return state
         return replace(
-            state,
-            eval_sample=sample.digest,
-            val_loss=None,
-            best_val_loss=None,
-            evals_since_best=0,
+            state, best_by=best.metric, best_meets=True, best_val_loss=None, evals_since_best=0
         )
 
     def _load(self, void: Callable[[TrainState], bool]) -> TrainState:
@@ -297,6 +300,7 @@ class Loop:
             cursor=step.first_position + step.batch_size,
             tokens=step.tokens_after,
             val_loss=None,
+            measured={},
         )
         self._untold = (step, result) if here.logs else None
         self._reporter.stepped(self._state)
@@ -309,7 +313,7 @@ class Loop:
             self._take_in()
         if here.evaluates:
             self._evaluate()
-        if here.saves or (here.evaluates and self._state.evals_since_best == 0):
+        if here.saves or (here.evaluates and self._is_best):
             self._save_if_new()
         if snaps:
             with self._spent.on(SAVING):
@@ -397,7 +401,7 @@ class Loop:
         here = due(self._schedule.step(self._state.step - 1), self._config, self._schedule)
         if here.evaluates and self._state.val_loss is None:
             self._evaluate()
-        if here.saves or (here.evaluates and self._state.evals_since_best == 0):
+        if here.saves or (here.evaluates and self._is_best):
             self._save_if_new()
 
     # ------------------------------------------------------ evaluation and saving
@@ -411,17 +415,32 @@ class Loop:
         with self._rows.meter.paused(), self._spent.on(EVALUATING):
             found = evaluate(self._engine, self._job.validation, self._evaluating)
             of_average = self._loss_of_average(self._job.validation)
-        loss = found.loss
-        best, threshold = self._state.best_val_loss, self._config.eval.min_delta
-        better = best is None or loss < best - threshold
-        self._state = replace(
-            self._state,
-            val_loss=loss,
-            best_val_loss=loss if better else best,
-            evals_since_best=0 if better else self._state.evals_since_best + 1,
-        )
-        place = {"step": self._state.step, "tokens": self._state.tokens}
-        self._tell({**place, **found.as_row(), **of_average})
+        row = {**found.as_row(), **of_average}
+        self._state = replace(self._state, val_loss=found.loss, measured=row)
+        self._compare(row)
+        self._tell({"step": self._state.step, "tokens": self._state.tokens, **row})
+
+    def _compare(self, values: Mapping[str, float]) -> None:
+        """Note whether this state is the best so far, unless evaluators beside training decide."""
+        section, state = self._config.checkpoint.best, self._state
+        score = None if section.by_evaluators else score_of(section, values)
+        if score is None:
+            return
+        sign = -1.0 if section.less else 1.0
+        before = state.best_val_loss
+        best = None if before is None else (state.best_meets, sign * before)
+        if improves(score, best, self._config.eval.min_delta):
+            self._state = replace(
+                state, best_val_loss=sign * score[1], best_meets=score[0], evals_since_best=0
+            )
+        else:
+            self._state = replace(state, evals_since_best=state.evals_since_best + 1)
+
+    @property
+    def _is_best(self) -> bool:
+        """Whether the state was just evaluated and is the best so far."""
+        by_evaluators = self._config.checkpoint.best.by_evaluators
+        return not by_evaluators and self._state.evals_since_best == 0
 
     def _loss_of_average(self, sample: EvalSample) -> dict[str, float]:
         """The validation loss of the average of the weights, if there is one."""

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from manta.config.errors import ConfigError, MantaError
-from manta.config.metrics import COMPARABLE, VAL_LOSS, better
+from manta.config.metrics import COMPARABLE, VAL_LOSS, better, of_evaluator
 from manta.config.sweep import SweepConfig, is_file
 from manta.config.units import parse_tokens
 from manta.tune.samplers import check_value
@@ -198,6 +198,13 @@ def _metric(space: Space, module: ModuleType) -> str:
 
 
 def _check_metric(metric: Any, where: str) -> None:
+    if of_evaluator(str(metric)):
+        raise ConfigError(
+            f"{where} = {metric!r}: evaluators measure it beside training, whenever a device is "
+            "free, so at the moment at which trials are compared some have it and others don't: "
+            "compare them by val_loss or a term of it, evaluate the best ones (eval.evaluators, or "
+            "manta evaluate), and compare those by manta compare --metric"
+        )
     if better(str(metric)) is None:
         raise ConfigError(
             f"{where} = {metric!r}: unknown metric{_nearest(str(metric), COMPARABLE)}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from manta.config.errors import RunError
 from manta.config.run import RunConfig
+from manta.elastic.checks.evaluators_data import check_evaluators_fit
 
 NVIDIA = "/dev/nvidia[0-9]*"
 # Device files of GPUs that are not counted here: other makers', and NVIDIA's within WSL.
@@ -28,6 +29,7 @@ def check_machine(config: RunConfig) -> None:
     """
     if OVERRIDE not in os.environ:
         refuse_too_much(config, at_most())
+        check_evaluators_fit(config, at_most())
 
 
 def at_most() -> dict[str, float]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manta.config.errors import ConfigError, CorpusError
+from manta.config.evaluation_files import check_there
+from manta.config.load import with_evaluators
 from manta.config.model_names import named_models
 from manta.config.own_code import with_code
 from manta.config.run import RunConfig
 from manta.config.scaling import gpus_of
 from manta.config.urls import is_url
 from manta.corpus.manifest import Manifest
+from manta.elastic.checks.evaluators_data import check_evaluators
 from manta.elastic.checks.frozen_source import base_fingerprint, check_frozen, pinned
 from manta.elastic.checks.objective_trial import try_objective
 from manta.elastic.checks.warm_start import export_if_needed, exported_folder
@@ -129,7 +132,8 @@ def check(config: RunConfig) -> Checked:
     Raises:
         MantaError: naming the mistake and the remedy.
     """
-    config = with_code(config)
+    config = with_evaluators(with_code(config))
+    check_there(config)
     manifest = Manifest.read(config.corpus)
     export_if_needed(config)
     check_names(config, manifest)
@@ -229,6 +233,7 @@ def try_model(checked: Checked) -> Tried:
     else:
         assert vocabulary is not None  # a causal model of Transformers was resolved by it
         tried = tryout.try_out(checked.config, resolved, vocabulary.size)
+    check_evaluators(checked.config)
     try_objective(checked.config, checked.manifest, resolved)
     return tried
 

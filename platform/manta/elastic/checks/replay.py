@@ -90,6 +90,7 @@ def plan_replay(run: Place, first: int, last: int, overrides: Iterable[str] = ()
         f"run.name={json.dumps(name)}",
         "wandb.mode=disabled",
         "faults=[]",
+        "eval.evaluators=null",
     ]
     config = absolute(load(run / CONFIG, RunConfig, [*overrides, *ours]))
     schedule = _ending(before.schedule, before.train.seq_len, last)
@@ -157,7 +158,7 @@ def _rows(run: Place, replay: Replay) -> dict[tuple[int, str], Mapping[str, Any]
             if key in COMPUTED or key.startswith(COMPUTED_BEFORE)
         }
         for row in rows
-        if replay.first < row["step"] <= replay.last
+        if replay.first < row["step"] <= replay.last and kind_of(row) != "evaluation"
     }
 
 

@@ -13,6 +13,7 @@ from manta.elastic.messages.events import (
     Busy,
     CheckpointSaved,
     Ended,
+    EvaluationBegun,
     Event,
     GroupEnded,
     GroupStarted,
@@ -40,11 +41,26 @@ class Watcher(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """What goes on beside training, on the run's checkpoints."""
+
+    def checkpoint(self, step: int) -> None:
+        """Called when the checkpoint after `step` is complete."""
+
+    def begun(self, step: int) -> None:
+        """Called when the evaluation of that checkpoint has its device."""
+
+    def rewound(self, step: int) -> None:
+        """Called when the run goes back to `step` or before."""
+
+
 class Follower:
     """Turns the events of a run into calls of its tracker."""
 
-    def __init__(self, tracker: Tracker, watcher: Watcher | None = None):
-        self._tracker, self._watcher = tracker, watcher
+    def __init__(
+        self, tracker: Tracker, watcher: Watcher | None = None, beside: Beside | None = None
+    ):
+        self._tracker, self._watcher, self._beside = tracker, watcher, beside
         self.outcome: Literal["finished", "stopped", "interrupted"] | None = None
 
     def take_from(self, mailbox: ActorHandle) -> None:
@@ -65,6 +81,8 @@ class Follower:
                 tracker.group_timed(seconds)
             case Rewound(step, skips):
                 tracker.rewound(step, skips)
+                if self._beside is not None:
+                    self._beside.rewound(step)
             case RowLogged(row, spent):
                 tracker.metrics(row)
                 tracker.group_spent(row["step"], spent)
@@ -76,6 +94,11 @@ class Follower:
                 tracker.checkpoint(**asdict(event))
                 if self._watcher is not None:
                     self._watcher.checkpoint(event.step)
+                if self._beside is not None:
+                    self._beside.checkpoint(event.step)
+            case EvaluationBegun(step):
+                if self._beside is not None:
+                    self._beside.begun(step)
             case SnapshotMemory(used):
                 tracker.group_snapshots(used)
             case Note(message):

@@ -138,12 +138,14 @@ def _remember(run: Checked, found: Finding) -> None:
 def _memory_file(run: Checked) -> Path | None:
     """The file that remembers a run's trial, named by a digest of all that decides it.
 
-    None for a pretrained model, since the files under its name may change, and for a user's own
-    model or objective, since its code may.
+    None for a pretrained model, since the files under its name may change, for a user's own model
+    or objective, since its code may, and for a run with evaluators, since their data may.
     """
     config = run.config
     vocabulary = run.manifest.vocabulary
     if config.model.pretrained is not None or vocabulary is None or config.objective.is_own:
+        return None
+    if config.eval.evaluators is not None:
         return None
     code = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in CODE.glob("*.py")]
     sections = config.model, config.data, config.objective

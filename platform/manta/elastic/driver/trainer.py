@@ -7,7 +7,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +20,12 @@ from manta.config.in_place import goes_on_in_place
 from manta.config.run import RunConfig
 from manta.config.scaling import gpus_of
 from manta.corpus.inspect import check_shards
+from manta.elastic.checks.evaluators_data import check_evaluators_fit, resources_of
 from manta.elastic.checks.machine import refuse_too_much
 from manta.elastic.checks.preflight import Checked
 from manta.elastic.cluster_state.autoscaler import may_grow
 from manta.elastic.controller.slots import release_all_of
+from manta.elastic.driver.evaluations_beside import EvaluationsBeside
 from manta.elastic.driver.follower import Follower, Watcher
 from manta.elastic.driver.signals import stop_signals
 from manta.elastic.messages.assignment import Assignment
@@ -94,15 +97,24 @@ def train(
     """
     check_resources(checked.config)
     tracker = checked.tracker(console=console, context=context)
-    follower = Follower(tracker, watcher)
     try:
         with open_mailbox(tracker.attempts) as mailbox:
+            beside = EvaluationsBeside(checked, tracker, mailbox)
+            follower = Follower(tracker, watcher, beside)
             owner = owner or f"manta-{uuid.uuid4().hex}"
             elasticity = _elasticity(checked, tracker.totals, mailbox, owner, share, pool, begun)
             assignment = Assignment(
                 checked.without_shards(), mailbox, *_spent_before(submitted, spent)
             )
-            failure = _follow(checked, mailbox, follower, _Group(assignment, elasticity))
+            with _evaluating(beside):
+                failure = None
+                if beside.out_of_patience:  # as the driver before this one found
+                    follower.outcome = "stopped"
+                else:
+                    group = _Group(assignment, elasticity)
+                    failure = _follow(checked, mailbox, follower, group, beside)
+                if failure is None and follower.outcome in ("finished", "stopped"):
+                    _await_evaluations(beside, follower, mailbox, tracker)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
@@ -136,8 +148,44 @@ def _end_early(tracker: Tracker, watcher: Watcher | None) -> Result:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _evaluating(beside: EvaluationsBeside) -> Iterator[None]:
+    """Have evaluations that are not done when the block ends end with it."""
+    try:
+        yield
+    finally:
+        beside.abandon()
+
+
+def _await_evaluations(
+    beside: EvaluationsBeside, follower: Follower, mailbox: ActorHandle, tracker: Tracker
+) -> None:
+    """Wait for the evaluations that are still due; the workers have released their devices.
+
+    Raises:
+        KeyboardInterrupt: when interrupted; the run itself is at its end.
+    """
+    beside.poll()
+    if first := beside.outstanding:
+        tracker.note(f"training has ended; {first} evaluation{'s' * (first > 1)} to be made")
+    asked_to_stop = threading.Event()
+    with stop_signals(asked_to_stop):
+        while left := beside.outstanding:
+            if asked_to_stop.wait(POLL_SECONDS):
+                tracker.note(f"interrupted: {left} not made; the same command makes them")
+                break
+            tracker.busy("evaluating checkpoints", 1 - left / max(first, left))
+            follower.take_from(mailbox)
+            beside.poll()
+    beside.remove_left_over()
+
+
 def _follow(
-    checked: Checked, mailbox: ActorHandle, follower: Follower, group: _Group
+    checked: Checked,
+    mailbox: ActorHandle,
+    follower: Follower,
+    group: _Group,
+    beside: EvaluationsBeside,
 ) -> MantaError | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
     shards = _ShardCheck(checked)
@@ -149,15 +197,22 @@ def _follow(
                 group.join(POLL_SECONDS)
                 shards.raise_if_damaged()
                 follower.take_from(mailbox)
+                beside.poll()
                 if follower.wants_stop():
                     group.asked_to_stop.set()
-                group.stop_if_asked()
+                group.stop_if_asked(beside.out_of_patience)
     except BaseException:
         group.abandon()
         raise
     finally:
         release_all_of(group.owner)
     follower.take_from(mailbox)
+    if (
+        beside.out_of_patience
+        and follower.outcome == "interrupted"
+        and not group.asked_to_stop.is_set()
+    ):
+        follower.outcome = "stopped"
     if group.asked_to_stop.is_set() and follower.outcome is None:
         raise KeyboardInterrupt
     problem: ErrorReport | None = ray.get(mailbox.failure.remote())
@@ -222,12 +277,19 @@ class _Group(threading.Thread):
         except Exception as error:
             self.failure = str(error)
 
-    def stop_if_asked(self) -> None:
-        """If a stop was asked for, save and end the run at the next step. Returns at once."""
-        if self._told or not self.asked_to_stop.is_set() or self._trainer.controller is None:
+    def stop_if_asked(self, out_of_patience: bool) -> None:
+        """If a stop was asked for, save and end the run at the next step. Returns at once.
+
+        Args:
+            out_of_patience: whether results of evaluators ask for it.
+        """
+        asked = self.asked_to_stop.is_set()
+        if self._told or not (asked or out_of_patience) or self._trainer.controller is None:
             return
         self._told = True
         message = "interrupted: saving a checkpoint; interrupt again to end the run at once"
+        if not asked:
+            message = "no better for as many evaluations as eval.patience says: saving and stopping"
         self._mailbox.put.remote(Note(message))
         self._trainer.controller.stop()
 
@@ -318,3 +380,4 @@ def check_resources(config: RunConfig) -> None:
     have = ray.cluster_resources()
     wanted = config.scaling.resources_per_worker
     refuse_too_much(config, {name: have.get(name, 0) for name in wanted})
+    check_evaluators_fit(config, {name: have.get(name, 0) for name in resources_of(config)})

@@ -105,6 +105,13 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True)
+class EvaluationBegun:
+    """The evaluation of the checkpoint after a step has its device, and begins."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class SnapshotMemory:
     """How many bytes the keepers of all nodes have in use."""
 
@@ -133,6 +140,7 @@ Event = (
     | RowLogged
     | Busy
     | CheckpointSaved
+    | EvaluationBegun
     | SnapshotMemory
     | Note
     | Ended

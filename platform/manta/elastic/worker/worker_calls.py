@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train.v2._internal.execution.context import get_train_context
 
-from manta.config.errors import ConfigError, ErrorReport
+from manta.config.errors import ErrorReport, MantaError
 from manta.elastic.messages import group_start
 from manta.elastic.worker import connections
 
@@ -42,7 +42,7 @@ def try_model(checked: Checked) -> Tried | ErrorReport:
 
         try:
             return preflight.try_model(checked)
-        except ConfigError as error:
+        except MantaError as error:
             return ErrorReport.of(error)
 
 

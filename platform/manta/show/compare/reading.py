@@ -10,7 +10,7 @@ from typing import Any
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.errors import RunError
-from manta.config.metrics import COMPARABLE, VAL_LOSS, is_loss
+from manta.config.metrics import VAL_LOSS, better, is_loss, of_evaluator
 from manta.record.checked_rows import read_checked
 from manta.record.curve import read_curve
 from manta.record.goodput import goodput
@@ -62,7 +62,7 @@ def _of_sweep(folder: Path, metric: str | None, alive: Callable[[Path], bool]) -
     sweep = read_sweep(folder)
     metric, mode = (metric or sweep.metric), sweep.mode
     if metric != sweep.metric:
-        mode = COMPARABLE.get(metric, "min")
+        mode = better(metric) or "min"
     warnings: list[str] = []
     trials = [_of_trial(folder / trial.name, trial, metric, warnings) for trial in sweep.trials]
     trials = [_with_beginning(trial, trials) for trial in trials]
@@ -192,7 +192,7 @@ def _of_runs(
         question="",
         status="",
         metric=metric,
-        mode=COMPARABLE.get(metric, "min"),
+        mode=better(metric) or "min",
         keys=tuple(differing),
         trials=tuple(trials),
         shared=as_yaml(without(configs[0].model_dump(mode="json"), [*differing, *IGNORED])),
@@ -288,10 +288,10 @@ def _repeat_warnings(trials: Sequence[ComparedRun]) -> tuple[str, ...]:
 def _check_metric(comparison: Comparison, paths: Sequence[Path]) -> None:
     if any(trial.value is not None for trial in comparison.trials):
         return
-    remedy = (
-        "compare by --metric loss, or set eval.every in the config"
-        if comparison.metric != "loss"
-        else "wait until a run has logged a step"
-    )
+    remedy = "compare by --metric loss, or set eval.every in the config"
+    if of_evaluator(comparison.metric):
+        remedy = "evaluators measure such a metric beside training (eval.evaluators)"
+    elif comparison.metric == "loss":
+        remedy = "wait until a run has logged a step"
     where = ", ".join(map(str, paths[:3]))
     raise RunError(f"{where}: no row of any {METRICS} has '{comparison.metric}'; {remedy}")

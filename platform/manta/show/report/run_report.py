@@ -5,6 +5,7 @@ It can be made again at any time for any run, also while it trains.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from manta.config import ConfigError, RunConfig, load
@@ -12,16 +13,18 @@ from manta.config.units import format_tokens
 from manta.record import number_format as words
 from manta.record.checked_rows import read_checked
 from manta.record.curve import SMOOTHED
-from manta.record.evaluation_record import evaluations_of
+from manta.record.evaluation_record import EvaluationRecord, evaluations_of
 from manta.record.goodput import ACTIVITIES, device_seconds
 from manta.record.metric_text import first_values, value_text
 from manta.record.run_state import RunState, read_state, utc_now
 from manta.schedule import Schedule
 from manta.show.console.run_summary import restarts_text, sizes_text
 from manta.show.pages import page as html
+from manta.show.report.evaluated_series import EvaluatedSeries
 from manta.show.report.report_charts import draw_against, figures
 from manta.show.report.series import read_series
 from manta.storage.atomic import replace_text
+from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG, REPORT
 
 MOST_EVENTS = 100
@@ -39,9 +42,14 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         RunError: if there is no run in `run_dir`, or in `against`.
     """
     state, config = read_state(run_dir), _config(run_dir)
-    (training, validation), problem = read_checked(run_dir, lambda rows: read_series(rows.rows()))
+    beside = EvaluatedSeries()
+    (training, validation), problem = read_checked(
+        run_dir, lambda rows: read_series(rows.rows(), beside.add)
+    )
     schedule = None if config is None else Schedule.resolve(config.schedule, config.train.seq_len)
     drawn = figures(state, training, validation, schedule)
+    drawn += beside.figures(state.totals.tokens)
+    evaluations = evaluations_of(run_dir)
     drawn[0]["whole"] = True
     if against is not None:
         (other, _), found = read_checked(against, lambda rows: read_series(rows.rows()))
@@ -49,12 +57,14 @@ def write_report(run_dir: Path, against: Path | None = None) -> Path:
         draw_against(drawn[0], read_state(against).name, other)
     parts = [
         html.header(state.name, state.status, [*_header_lines(state), *filter(None, [problem])]),
-        html.tiles(_tiles(state, training.last_mean("loss", SMOOTHED))),
+        html.tiles(
+            [*_tiles(state, training.last_mean("loss", SMOOTHED)), *_evaluated_tiles(evaluations)]
+        ),
         html.charts(drawn),
         _time_spent(state),
         _groups(state),
         _starts(state),
-        _evaluations(run_dir),
+        _evaluations(evaluations),
         html.facts("Origin", _origin(state, config)),
         _events(state),
         _config_text(run_dir),
@@ -153,7 +163,37 @@ def _starts(state: RunState) -> str:
     return html.table("Starts and restarts, in seconds", names, rows) if rows else ""
 
 
-def _evaluations(run_dir: Path) -> str:
+# Metrics of evaluations that have a tile each: is the task done, is it made up, how long, how dear.
+TILES = (
+    ("success", "Task success"),
+    ("hallucination_rate", "Hallucination rate"),
+    ("latency_p95", "Latency (95 %)"),
+    ("cost_per_1000", "Cost of 1,000 answers"),
+)
+
+
+def _evaluated_tiles(evaluations: Mapping[Place, EvaluationRecord]) -> list[tuple[str, str, str]]:
+    """Tiles with the newest values of what decides whether a model ships, where measured."""
+    newest = sorted(evaluations.values(), key=lambda one: (one.model.step or 0, one.created))
+    found = []
+    for metric, title in TILES:
+        for record in reversed(newest):
+            values = {
+                name: result.values[metric]
+                for name, result in record.evaluators.items()
+                if metric in result.values
+            }
+            if values:
+                at = "" if record.model.step is None else f", at step {record.model.step:,}"
+                found += [
+                    (title, value_text(metric, value), f"{name}{at}")
+                    for name, value in values.items()
+                ]
+                break
+    return found
+
+
+def _evaluations(evaluations: Mapping[Place, EvaluationRecord]) -> str:
     """A table of what evaluations of the run have found."""
     rows = [
         [
@@ -165,7 +205,7 @@ def _evaluations(run_dir: Path) -> str:
                 for name, metric, value in first_values(record)
             ),
         ]
-        for folder, record in evaluations_of(run_dir).items()
+        for folder, record in evaluations.items()
     ]
     names = ["Evaluation", "Made (UTC)", "Step", "Found"]
     return html.table("Evaluations", names, rows) if rows else ""

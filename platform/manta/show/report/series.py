@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from manta.config.metrics import TOKENS_OF, VAL_LOSS, VAL_LOSS_AVERAGE
@@ -99,13 +99,24 @@ class Series:
         return found if len(found) <= MOST_POINTS // 8 else []
 
 
-def read_series(rows: Iterable[Mapping[str, Any]]) -> tuple[Series, Series]:
-    """The training rows and the validation rows."""
+def read_series(
+    rows: Iterable[Mapping[str, Any]],
+    evaluated: Callable[[Mapping[str, Any]], None] = lambda row: None,
+) -> tuple[Series, Series]:
+    """The training rows and the validation rows.
+
+    Args:
+        rows: the rows of a history.
+        evaluated: takes the rows of evaluations beside training.
+    """
     training, validation = Series(COLUMNS), Series(("step", "tokens", VAL_LOSS, VAL_LOSS_AVERAGE))
     noise = NoiseScale()
     for row in rows:
-        if kind_of(row) == "training":
+        kind = kind_of(row)
+        if kind == "training":
             training.add({**row, NOISE_SCALE: noise.after(row)})
+        elif kind == "evaluation":
+            evaluated(row)
         else:
             validation.add(row)
     return training, validation

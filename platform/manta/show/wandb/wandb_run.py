@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from manta.config import ConfigError
-from manta.config.metrics import VAL_LOSS, in_wandb
+from manta.config.metrics import EVALUATION, VAL_LOSS, in_wandb, of_evaluator
 from manta.config.run import WandbSection
 from manta.record.number_format import bits_per_byte
 
@@ -31,6 +31,9 @@ Mode = Literal["online", "offline", "disabled"]
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 30.0
 LOCAL_SECONDS = 60.0
+# Tokens and step of the checkpoint that evaluators have measured, in their rows; the first is the
+# x-axis of what they found.
+EVALUATED_TOKENS, EVALUATED_STEP = "eval/tokens", "eval/step"
 
 
 class RunInfo(BaseModel):
@@ -111,6 +114,8 @@ class Session:
         if info.step_metric is not None:
             self._run.define_metric(info.step_metric, hidden=True)
             self._run.define_metric("*", step_metric=info.step_metric)
+        for own in (EVALUATED_TOKENS, EVALUATED_STEP):
+            self._run.define_metric(own, hidden=True)
         for metric, which in info.best.items():
             self._run.define_metric(
                 in_wandb(metric), step_metric=info.step_metric, summary=f"{which},last"
@@ -120,10 +125,20 @@ class Session:
         self.first_step: int = self._run.starting_step
         """The server has the rows before this step."""
         self._last = self.first_step
+        self._passed = 0  # the last step of training in the rows so far
+        self._evaluated: set[str] = set()  # metrics of evaluators that W&B knows
         self._pending = False
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Send a row; a training and a validation row of one step become one in W&B."""
+        """Send a row; a training and a validation row of one step become one in W&B.
+
+        What evaluators found beside training comes later than its step: it is sent with the row
+        that came before it, and drawn over the tokens of its own step.
+        """
+        if EVALUATION in row:
+            self._log_evaluation(row)
+            return
+        self._passed = max(self._passed, row["step"])
         if row["step"] < self._last:
             return  # the server has it, or has a void row of this step: W&B's steps can't go back
         self._last = row["step"]
@@ -132,6 +147,20 @@ class Session:
         if ratio is not None and val_loss is not None:
             values[in_wandb("bits_per_byte")] = bits_per_byte(val_loss, ratio)
         self._run.log(values, step=row["step"])
+        self._pending = True
+
+    def _log_evaluation(self, row: Mapping[str, Any]) -> None:
+        if self._passed < self.first_step:
+            return  # the server has it
+        values = {in_wandb(k): v for k, v in row.items() if of_evaluator(k) and v is not None}
+        for key in values.keys() - self._evaluated:
+            self._run.define_metric(key, step_metric=EVALUATED_TOKENS)
+            self._evaluated.add(key)
+        self._last = max(self._last, self._passed)
+        self._run.log(
+            {**values, EVALUATED_TOKENS: row["tokens"], EVALUATED_STEP: row["step"]},
+            step=self._last,
+        )
         self._pending = True
 
     def say(self, line: str) -> None:
