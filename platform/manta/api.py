@@ -102,7 +102,9 @@ class RecordedRun:
     goodput: float | None
     device_seconds: Mapping[str, float]
 
-    def metrics(self, kind: Literal["training", "validation"] | None = None) -> pa.Table:
+    def metrics(
+        self, kind: Literal["training", "validation", "evaluation"] | None = None
+    ) -> pa.Table:
         """The rows that were recorded; as `read_metrics`."""
         return read_metrics(self.folder, kind)
 
@@ -366,7 +368,7 @@ def compare_evaluations(
 
 
 def read_metrics(
-    run: Folder | RecordedRun, kind: Literal["training", "validation"] | None = None
+    run: Folder | RecordedRun, kind: Literal["training", "validation", "evaluation"] | None = None
 ) -> pa.Table:
     """The metrics of a run as an Arrow table: a row for each step that was recorded.
 
@@ -375,8 +377,8 @@ def read_metrics(
 
     Args:
         run: the run's folder or URL, or the result of `train`.
-        kind: `training` for rows of steps alone, `validation` for rows of evaluations alone; by
-            default both, in the order of training.
+        kind: `training` for rows of steps alone, `validation` for those of validation, `evaluation`
+            for what evaluators found beside training; by default all, as they were recorded.
 
     Raises:
         RunError: if there is no run in the folder.

@@ -156,6 +156,45 @@ def test_a_file_of_the_users_own_travels_and_is_found_there(
         open_work(written(tmp_path / "conf", run=named.replace("mine.py", "nowhere.py")), SHARED)
 
 
+def test_an_evaluation_travels_with_its_files(tmp_path: Path) -> None:
+    """As a job of its own, which needs a model, and with a run that measures its checkpoints."""
+    for name in ("prompts.jsonl", "mine.py"):
+        (tmp_path / name).write_text("def measure(model): ...\n")
+    text = (
+        "name: quality\nsplits: {a: {}}\nown: {b: {measure: './mine.py:measure'}}\n"
+        "generations: {c: {file: prompts.jsonl}}\n"
+    )
+    asked = written(tmp_path, eval=text)
+    with pytest.raises(ConfigError, match=r"--model RUN\[@STEP\]"):
+        open_work(asked)
+    with pytest.raises(ConfigError, match=r"--model runs/demo is a path of this machine"):
+        open_work(asked, [], "runs/demo")
+    with pytest.raises(ConfigError, match=r"splits\.a\.corpus = 'here'"):
+        open_work(asked, ["splits.a.corpus=here"], "/shared/demo")
+    with pytest.raises(ConfigError, match=r"--model is for an evaluation"):
+        open_work(written(tmp_path, run=RUN), SHARED, "/shared/demo")
+
+    work = open_work(asked, [], "/shared/demo@7")
+    beside = {asked, tmp_path / "prompts.jsonl", tmp_path / "mine.py"}
+    assert (work.command, work.name) == ("evaluate", "quality")
+    assert set(work.files.values()) == beside
+    placed = {path: Path("configs") / path.name for path in beside}
+    package = Package(tmp_path, (), 1, 1, [], placed)
+    assert _arguments(work, package) == ["/shared/demo@7", "configs/eval.yaml"]
+    moved = Package(tmp_path, (), 1, 1, [], {**placed, tmp_path / "mine.py": Path("jobs/mine.py")})
+    assert _arguments(work, moved)[2:] == ["own.b.measure=./jobs/mine.py:measure"]
+
+    run = written(tmp_path, run=f"{RUN}eval: {{evaluators: eval.yaml}}\n")
+    work = open_work(run, SHARED)
+    assert set(work.files.values()) == {run, *beside}
+    assert _arguments(
+        work, Package(tmp_path, (), 1, 1, [], {**placed, run: Path("configs/run.yaml")})
+    ) == [
+        "configs/run.yaml",
+        *SHARED,
+    ]
+
+
 def test_an_id_begins_as_the_run_is_called_and_is_new() -> None:
     assert job_id("a.b").startswith("a-b-")
     assert job_id("a") != job_id("a")

@@ -22,12 +22,16 @@ def submit(
     overrides: Overrides = None,
     address: Server = None,
     follow: Follow = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="RUN[@STEP]", help="The model that an evaluation measures."),
+    ] = None,
 ) -> None:
-    """Run train, sweep, tune or prepare as a job on a cluster; the config's content says which."""
+    """Run a job on a cluster: train, sweep, tune, prepare or evaluate, as the config says."""
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
-    work = open_work(config, overrides or ())
+    work = open_work(config, overrides or (), model)
     say_checking(config)
     from manta.recommend.before_sending import check_before_sending, provenance
 

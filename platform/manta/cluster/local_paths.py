@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
+from manta.config.evaluation import EvaluationConfig
 from manta.config.load import Written, where
 from manta.config.model_names import named_models
 from manta.config.run import RunConfig
@@ -59,6 +60,22 @@ def _check_based(kind: str, storage: str, written: Written, base: RunConfig, by:
     """Refuse a `kind` of config whose storage, or whose base's corpus or model, is a local path."""
     own = _local(written, [(f"{kind}.storage", storage)])
     _refuse([*own, *_local(by, list(_read_by(base)), f"in the {kind}'s overrides")])
+
+
+def check_evaluation(config: EvaluationConfig, written: Written, model: str) -> None:
+    """Refuse an evaluation whose model, or a corpus that it reads, is a local path.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    if not _is_shared(model):
+        raise ConfigError(
+            f"--model {model} is a path of this machine, which the cluster's nodes can't find; "
+            "give an absolute path on storage that all of its nodes share, or a URL"
+        )
+    corpora = [(name, split.corpus) for name, split in config.splits.items()]
+    named = [(f"splits.{name}.corpus", path) for name, path in corpora if path is not None]
+    _refuse(_local(written, named))
 
 
 def check_corpus(config: CorpusConfig, written: Written) -> None:

@@ -69,7 +69,7 @@ def pack(into: Path, command: str, configs: list[Path], extra: Mapping[str, str]
     """Copy into the empty folder `into` what a job needs.
 
     Args:
-        command: Manta's command: train, sweep, tune or prepare.
+        command: Manta's command: train, sweep, tune, prepare or evaluate.
         configs: the config file and those that it refers to.
         extra: texts of small files at the top, by name.
 

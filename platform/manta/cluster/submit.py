@@ -18,13 +18,16 @@ from manta.cluster import local_paths
 from manta.cluster.package import Package, advice, pack
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
-from manta.config.load import build, own_files, read
+from manta.config.evaluation import EvaluationConfig
+from manta.config.kinds import EVALUATION, kind_of
+from manta.config.load import Written, build, own_files, read
+from manta.config.load_evaluation import NamedFile, files_of_evaluation, files_of_evaluators
 from manta.config.own_code import own
 from manta.config.run import RunConfig, WandbSection
 from manta.config.sweep import SweepConfig, is_file, load_sweep, read_base
 from manta.config.tuning import TuningConfig, load_tuning, read_tuned
 
-Command = Literal["train", "sweep", "tune", "prepare"]
+Command = Literal["train", "sweep", "tune", "prepare", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,32 @@ class Work:
     """A valid config, and the command that a job would run with it.
 
     Attributes:
-        command: Manta's command: train, sweep, tune or prepare.
+        command: Manta's command: train, sweep, tune, prepare or evaluate.
         path: the config file.
         overrides: overrides given on the command line.
         config: the config that file and overrides give together.
         base: a sweep's or a tuning's base with its overrides.
         named: how writers of a sweep or tuning named its files, by key.
         own: the user's Python files that the run's config names, by key.
+        data: files of evaluators that the config names.
+        model: the model that an evaluation measures.
     """
 
     command: Command
     path: Path
     overrides: tuple[str, ...]
-    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig
+    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig | EvaluationConfig
     base: RunConfig | None = None
     named: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, Path] = field(default_factory=dict)
+    data: Sequence[NamedFile] = ()
+    model: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the run, sweep, tuning or corpus."""
+        """Name of the run, sweep, tuning, corpus or evaluation."""
+        if isinstance(self.config, EvaluationConfig):
+            return self.config.name
         if isinstance(self.config, RunConfig):
             return self.config.run.name
         if isinstance(self.config, SweepConfig):
@@ -62,7 +71,7 @@ class Work:
 
     @property
     def wandb(self) -> WandbSection | None:
-        """The W&B section of the run, or of the base of others; None for a corpus."""
+        """The W&B section of the run, or of the base of others; None if none is trained."""
         run = self.base or self.config
         return run.wandb if isinstance(run, RunConfig) else None
 
@@ -71,6 +80,7 @@ class Work:
         """The files that make up the config, by the key that names them; ``""``: the config."""
         found = {"": self.path.resolve()}
         found |= {key: path.expanduser().resolve() for key, path in self.own.items()}
+        found |= {file.key: file.path for file in self.data}
         if isinstance(self.config, SweepConfig | TuningConfig):
             found["base"] = Path(self.config.base).resolve()
         if isinstance(self.config, SweepConfig):
@@ -82,35 +92,58 @@ class Work:
         return found
 
 
-def open_work(path: Path, overrides: Sequence[str] = ()) -> Work:
-    """Read the config of a run, sweep, tuning or corpus, and refuse paths of this machine only.
+def open_work(path: Path, overrides: Sequence[str] = (), model: str | None = None) -> Work:
+    """Read the config of a run, sweep, tuning, corpus or evaluation.
+
+    Args:
+        path: the config file.
+        overrides: overrides given on the command line.
+        model: the model that an evaluation measures.
 
     Raises:
-        ConfigError: naming file, key and remedy.
+        ConfigError: naming file, key and remedy; also of paths of this machine only.
     """
     written = read(path, overrides)
     given = tuple(overrides)
+    if kind_of(written.data) is EVALUATION:
+        return _evaluation(path, given, written, model)
+    if model is not None:
+        raise ConfigError(f"{path}: --model is for an evaluation, which this config is not")
     if "tuning" in written.data:
         tuning = load_tuning(path, overrides)
         by = read_tuned(tuning)
         base = build(by, RunConfig)
         local_paths.check_tuning(tuning, written, base, by)
         named = {"base": str(written.data["base"])}
-        return Work("tune", path, given, tuning, base, named, own_files(by))
+        data = files_of_evaluators(by)
+        return Work("tune", path, given, tuning, base, named, own_files(by), data)
     if written.data.keys() & {"sweep", "space", "base"}:
         sweep = load_sweep(path, overrides)
         by = read_base(sweep)
         base = build(by, RunConfig)
         local_paths.check_sweep(sweep, written, base, by)
         named = {key: str(written.data[key]) for key in ("base", "space")}
-        return Work("sweep", path, given, sweep, base, named, own_files(by))
+        data = files_of_evaluators(by)
+        return Work("sweep", path, given, sweep, base, named, own_files(by), data)
     if written.data.keys() & {"sources", "out"}:
         corpus = build(written, CorpusConfig)
         local_paths.check_corpus(corpus, written)
         return Work("prepare", path, given, corpus)
     run = build(written, RunConfig)
     local_paths.check_run(run, written)
-    return Work("train", path, given, run, own=own_files(written))
+    data = files_of_evaluators(written)
+    return Work("train", path, given, run, own=own_files(written), data=data)
+
+
+def _evaluation(path: Path, given: tuple[str, ...], written: Written, model: str | None) -> Work:
+    if model is None:
+        raise ConfigError(
+            f"{path}: which model is to be measured? Name it: manta submit {path} --model "
+            "RUN[@STEP]"
+        )
+    config = build(written, EvaluationConfig)
+    local_paths.check_evaluation(config, written, model)
+    return Work("evaluate", path, given, config, data=files_of_evaluation(written), model=model)
 
 
 def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[Any, str]:
@@ -130,14 +163,24 @@ def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[A
         print(f"sending    {package.described()}")
         if package.is_large:
             print(f"warning    this is larger than code and configs are: {advice(package)}")
+        arguments = _arguments(work, package)
+        if work.command == "evaluate":
+            print(f"runs       {shlex.join(['manta', 'evaluate', *arguments])}")
         job = client.submit_job(
-            entrypoint=shlex.join(["python", *package.script, *_arguments(work, package)]),
+            entrypoint=shlex.join(["python", *package.script, *arguments]),
+            **_needs(work),
             submission_id=job_id(work.name),
             runtime_env={"working_dir": str(package.folder)},
             metadata={"manta": work.command, "name": work.name, "job_name": work.name},
         )
     print("\n".join(_links(work, job, client.get_address())))
     return client, job
+
+
+def _needs(work: Work) -> dict[str, float]:
+    """What the node must have on which the job's own process runs: an evaluation computes there."""
+    on_gpu = isinstance(work.config, EvaluationConfig) and work.config.device == "cuda"
+    return {"entrypoint_num_gpus": 1.0} if on_gpu else {}
 
 
 def _errors(client: Any) -> AbstractContextManager[None]:
@@ -153,13 +196,13 @@ def _arguments(work: Work, package: Package) -> list[str]:
     """The arguments of the command on the cluster: the config's path, and overrides."""
     files = work.files
     own = package.placed[files[""]]
-    arguments = [str(own), *work.overrides]
+    arguments = [*filter(None, [work.model]), str(own), *work.overrides]
     for key, name in work.named.items():
         place = package.placed.get(files.get(key, Path()))
         if place is not None and not _leads_to(place, name, own):
             there = os.path.relpath(place, own.parent)
             arguments.append(f"{key}={there if '/' in there else f'./{there}'}")
-    return [*arguments, *_own_code(work, package)]
+    return [*arguments, *_own_code(work, package), *_data(work, package)]
 
 
 def _own_code(work: Work, package: Package) -> Iterator[str]:
@@ -185,6 +228,25 @@ def _own_code(work: Work, package: Package) -> Iterator[str]:
                 f"beside {config}, and set {key}: ./{files[key].name}:{named.name}"
             )
         yield f"{key}=./{place}:{named.name}"
+
+
+def _data(work: Work, package: Package) -> Iterator[str]:
+    """Overrides with the new paths of evaluators' files, where the config's don't hold.
+
+    Raises:
+        ConfigError: if no override can say so.
+    """
+    for file in work.data:
+        place, beside = package.placed[file.path], package.placed[file.beside].parent
+        before = os.path.relpath(file.path, file.beside.parent)
+        if not file.given and before == os.path.relpath(place, beside):
+            continue
+        if work.base or file.beside != work.files[""] or file.key.count(".") > 2:
+            raise ConfigError(
+                f"{file.beside}: {file.key}: {file.path} can't be found on the cluster: put the "
+                f"file beside {file.beside}, and name it there"
+            )
+        yield f"{file.key}=./{place}{file.rest}"
 
 
 def _leads_to(place: Path, name: str, own: Path) -> bool:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from manta.config.corpus import CorpusConfig
+from manta.config.evaluation import EvaluationConfig
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.config.tuning import TuningConfig
@@ -14,7 +15,7 @@ from manta.schedule import Schedule
 
 
 def check_before_sending(
-    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig,
+    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig | EvaluationConfig,
 ) -> None:
     """Check a config as far as that is possible without its corpus.
 
