@@ -49,6 +49,7 @@ def evaluate(
     *,
     output: Place | None = None,
     final: bool = False,
+    beside: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Place:
     """Evaluate a model; returns the folder of the result.
@@ -61,6 +62,7 @@ def evaluate(
         config: evaluators, and the device to measure on.
         output: the result's folder; by default one in the model's folder.
         final: whether the test split may be read.
+        beside: whether the run trains meanwhile, and waits for the result.
         tell: takes lines for people.
 
     Raises:
@@ -89,6 +91,7 @@ def evaluate(
         "model": facts.model_dump(),
         "evaluators": {name: result_of(*pair).model_dump() for name, pair in found.items()},
         "final": reads_test,
+        "beside": beside,
         "test_split_before": before if reads_test else 0,
         "device": device_kind(model.device),
         "precision": config.precision,

@@ -17,9 +17,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from manta.config.errors import RunError
+from manta.config.metrics import EVALUATION
 from manta.config.mistakes import in_a_line
 from manta.storage.place import Place, put, tree
-from manta.storage.run_folder import EVALUATION, EVALUATIONS
+from manta.storage.run_folder import EVALUATION as FILE
+from manta.storage.run_folder import EVALUATIONS
 from manta.storage.seal import read_sealed, seal_text
 
 # By metric: numerator and denominator.
@@ -114,6 +116,7 @@ class EvaluationRecord(BaseModel):
     model: EvaluatedFacts
     evaluators: dict[str, EvaluatorResult]
     final: bool = Field(default=False, description="whether a test split was read")
+    beside: bool = Field(default=False, description="whether it was made beside the run's training")
     test_split_before: int = Field(
         default=0, description="times that a test split had been read for this run before"
     )
@@ -126,6 +129,16 @@ class EvaluationRecord(BaseModel):
     config: dict[str, Any]
     examples_file: str
     examples_sha256: str
+
+    def history_row(self) -> dict[str, Any]:
+        """The result as a row of its run's history, without slices."""
+        values = {
+            f"{name}/{metric}": value
+            for name, result in self.evaluators.items()
+            for metric, value in result.values.items()
+        }
+        model = self.model
+        return {"step": model.step, "tokens": model.tokens, EVALUATION: self.name, **values}
 
     def values(self) -> dict[str, float]:
         """All metrics as ``EVALUATOR/METRIC``, and those of slices with ``[KIND=SLICE]``."""
@@ -207,7 +220,7 @@ def write_evaluation(folder: Place, record: dict[str, Any], rows: Sequence[Examp
     before = _examples_before(folder)
     try:
         put(folder / file, packed)
-        put(folder / EVALUATION, seal_text(whole.model_dump_json()).encode())
+        put(folder / FILE, seal_text(whole.model_dump_json()).encode())
         if before is not None and before != file:
             (folder / before).unlink(missing_ok=True)
     except OSError as error:
@@ -229,12 +242,12 @@ def read_evaluation(folder: Place) -> EvaluationRecord:
     Raises:
         RunError: if there is none, or it is not as it was written.
     """
-    path = folder / EVALUATION
+    path = folder / FILE
     try:
         return EvaluationRecord.model_validate_json(read_sealed(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
-            f"{folder}: no evaluation here (there is no {EVALUATION}); make one with 'manta "
+            f"{folder}: no evaluation here (there is no {FILE}); make one with 'manta "
             "evaluate MODEL EVAL.yaml'"
         ) from None
     except (OSError, ValueError) as error:
@@ -291,7 +304,7 @@ def find_evaluation(place: Place, name: str | None = None) -> Place:
 def is_evaluation(place: Place) -> bool:
     """Whether a place is the folder of an evaluation; not if it can't be read."""
     try:
-        return (place / EVALUATION).exists()
+        return (place / FILE).exists()
     except OSError:
         return False
 
@@ -306,7 +319,7 @@ def evaluations_of(place: Place) -> dict[Place, EvaluationRecord]:
     found = dict[Place, EvaluationRecord]()
     for file in files:
         name, _, inner = file.rpartition("/")
-        if inner == EVALUATION and name:
+        if inner == FILE and name:
             with suppress(RunError):
                 found[folder / name] = read_evaluation(folder / name)
     return found

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from manta.config.errors import RunError
+from manta.config.metrics import EVALUATION
 from manta.config.run import RunConfig
 from manta.record.checked_rows import TRIES, Line, RowReader
+from manta.record.evaluation_record import evaluation_folder, read_evaluation
 from manta.record.history import kind_of
 from manta.record.row_chain import Kind
 from manta.record.run_state import read_state
@@ -162,10 +164,23 @@ def _checked(line: Line, path: Place, plan: Plan, after: int) -> tuple[Kind, int
         expected |= tokens_by_source(plan.order, end, plan.clock)
         if step > after:
             expected["lr"] = done.lr
+    if kind == "evaluation" and step > after:
+        expected |= _of_result(path.parent, str(row[EVALUATION]), step, where)
     for key, value in expected.items():
         if row.get(key, value) != value:
+            by = "its result has" if kind == "evaluation" else "the config gives"
             raise RunError(
-                f"{where}: {key} is {row[key]}, but the config gives {value}: the row was "
+                f"{where}: {key} is {row[key]}, but {by} {value}: the row was "
                 "changed, or is another run's; restore the file from a copy"
             )
     return kind, step
+
+
+def _of_result(run: Place, name: str, step: int, where: str) -> dict[str, Any]:
+    """What a row of an evaluation beside training must have, by the result that it is of."""
+    try:
+        found = read_evaluation(evaluation_folder(run, name, step))
+    except RunError as error:
+        raise RunError(f"{where}: the result that the row is of can't be read: {error}") from None
+    # One that was made by hand later has replaced it, and has other times at least.
+    return found.history_row() if found.beside else {}

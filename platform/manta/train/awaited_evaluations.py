@@ -6,11 +6,9 @@ Light to import: workers keep those checkpoints, and the driver has them evaluat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from typing import Any
 
 from manta.config.errors import RunError
 from manta.config.evaluation_files import evaluation_of
-from manta.config.metrics import EVALUATION
 from manta.config.run import RunConfig
 from manta.record.evaluation_record import EvaluationRecord, evaluation_folder, read_evaluation
 from manta.record.run_state import read_fork
@@ -81,14 +79,3 @@ class AwaitedEvaluations:
             start, _, step = name.rpartition("-step-")
             if start == self.name and step.isdigit() and (found := self.result(int(step))):
                 yield int(step), found
-
-
-def row_of(record: EvaluationRecord) -> dict[str, Any]:
-    """A result as a row of the run's history, without slices."""
-    values = {
-        f"{name}/{metric}": value
-        for name, result in record.evaluators.items()
-        for metric, value in result.values.items()
-    }
-    model = record.model
-    return {"step": model.step, "tokens": model.tokens, EVALUATION: record.name, **values}

@@ -32,7 +32,7 @@ from manta.state.checkpoint_files import Inventory, inventories
 from manta.state.pruning import prune
 from manta.storage.place import put, remove
 from manta.storage.run_folder import CHECKPOINTS, EVALUATION, METRICS
-from manta.train.awaited_evaluations import AwaitedEvaluations, row_of
+from manta.train.awaited_evaluations import AwaitedEvaluations
 from manta.train.best_checkpoint import BestCheckpoint, score_of, since_best
 
 # A task whose process or node dies is tried so often in all.
@@ -172,7 +172,7 @@ class EvaluationsBeside:
             with suppress(OSError):  # the store has the result itself
                 self._keep_here(one)
         if found:
-            self._tracker.evaluated([row_of(one) for one in found])
+            self._tracker.evaluated([one.history_row() for one in found])
             self.out_of_patience = self._is_out_of_patience()
 
     def _is_out_of_patience(self) -> bool:

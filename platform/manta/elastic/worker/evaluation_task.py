@@ -29,7 +29,7 @@ def evaluate_checkpoint(
     from manta.evaluate.run_evaluation import evaluate
 
     try:
-        evaluate(place, step, config)
+        evaluate(place, step, config, beside=True)
     except MantaError as error:
         return ErrorReport.of(error)
     return None
