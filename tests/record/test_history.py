@@ -44,12 +44,47 @@ def test_a_step_is_written_once_for_each_kind(tmp_path: Path) -> None:
     assert (history.last("training"), history.last("validation")) == (2, 2)
 
 
+def evaluated(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": step * 10, "evaluation": "quality", "a/success": 0.5}
+
+
+@given(st.permutations(range(1, 7)), st.lists(st.integers(0, 6), min_size=6, max_size=6))
+@settings(max_examples=25)
+def test_what_is_evaluated_late_or_out_of_order_is_there_once(
+    order: list[int], after: list[int]
+) -> None:
+    """An evaluation that failed at first is made when the run goes on."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "metrics.jsonl"
+        history, trained = History(path), 0
+        for step, more in zip(order, after, strict=True):
+            for number in range(trained + 1, trained + more + 1):
+                history.append(train(number))
+                history.append(val(number))
+            trained += more
+            if history.append(evaluated(step)) is None:
+                history.fill([evaluated(step)])
+            assert history.append(evaluated(step)) is None
+        rows = read(path)
+        for kind, steps in (
+            ("training", range(1, trained + 1)),
+            ("validation", range(1, trained + 1)),
+            ("evaluation", range(1, 7)),
+        ):
+            assert [row["step"] for row in rows if kind_of(row) == kind] == list(steps)
+        mark = history.mark
+        history.close()
+        assert not History(path, mark).changed
+        assert History(path).mark == mark
+
+
 @pytest.mark.parametrize(
     ("row", "kind"),
     [
         ({"loss": 1}, "training"),
         ({"val_loss": 1}, "validation"),
         ({"loss": 1, "val_loss": 1}, "training"),
+        ({"evaluation": "quality", "a/loss": 1}, "evaluation"),
     ],
 )
 def test_kinds(row: dict[str, Any], kind: str) -> None:

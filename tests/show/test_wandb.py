@@ -122,6 +122,28 @@ def test_without_a_key_auto_is_offline_and_asks_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_evaluators_found_is_drawn_over_the_tokens_that_it_is_of(
+    open_tracker: Open, training_row: Row
+) -> None:
+    """It comes when training is further, and W&B's steps can't go back."""
+    tracker = open_tracker("auto")
+    train(tracker, training_row, 1, 7)
+    found = {"step": 3, "tokens": 30, "evaluation": "quality", "answers/success": 0.5}
+    tracker.evaluated([found])
+    train(tracker, training_row, 8, 9)
+    tracker.finish("finished")
+    rows = history(Path(state_of(tracker)["wandb"]["folder"]))
+    assert [row["tokens"] for row in rows] == [10 * step for step in range(1, 10)]
+    evaluated = [row for row in rows if "eval/answers/success" in row]
+    (row,) = evaluated
+    assert row["eval/answers/success"] == 0.5
+    assert (row["eval/tokens"], row["eval/step"], row["tokens"]) == (30, 3, 70)
+    kept = [
+        json.loads(line) for line in (tracker.run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row for row in kept if "evaluation" in row] == [found]
+
+
 def test_bits_per_byte_where_the_bytes_of_the_text_are_known(
     make_config: Callable[..., RunConfig], manifest: Manifest, training_row: Row
 ) -> None:

@@ -142,6 +142,7 @@ class EvaluationsBeside:
             num_gpus=resources.get("GPU", 0),
             resources=others,
             max_retries=0,
+            scheduling_strategy="DEFAULT",  # of a sweep's trial too, not in its placement group
             runtime_env=runtime_env_of(resources),
             name=f"evaluation of {self._checked.config.run.name}, step {step}",
         )
