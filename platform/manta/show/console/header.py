@@ -26,7 +26,7 @@ def plan_lines(plan: PlannedRun, eval_samples: int) -> list[str]:
         plan: the planned run.
         eval_samples: number of samples that each evaluation reads; 0 without evaluations.
     """
-    return [_training(plan), *_evaluations(plan, eval_samples)]
+    return [_training(plan), *_evaluations(plan, eval_samples), *_evaluators(plan)]
 
 
 def _training(plan: PlannedRun) -> str:
@@ -44,6 +44,16 @@ def _evaluations(plan: PlannedRun, samples: int) -> list[str]:
     when += [f"at {', '.join(map(format_tokens, section.at))} tokens"] if section.at else []
     tokens = number_format.count(samples * plan.schedule.seq_len)
     return [f"evaluates {' and '.join(when)}, at step 0 and the end: {tokens} validation tokens"]
+
+
+def _evaluators(plan: PlannedRun) -> list[str]:
+    section = plan.config.eval.evaluators
+    if section is None or isinstance(section.config, str):
+        return []
+    when = "each scheduled checkpoint"
+    if section.every is not None:
+        when = f"every {format_tokens(section.every)} tokens and at the end"
+    return [f"evaluators beside training: {section.config.get('name')}, {when}"]
 
 
 def model_line(state: RunState) -> str:
