@@ -33,7 +33,8 @@ def measure(model, folder):
         file.write(f"{os.getpid()}\\n")
     while not (Path(folder) / "go").exists():
         time.sleep(0.02)
-    return {"weights": float(sum(weight.detach().double().sum() for weight in model.lm.parameters()))}
+    weights = [weight.detach().double().sum() for weight in model.lm.parameters()]
+    return {"weights": float(sum(weights))}
 """
 
 
