@@ -137,7 +137,8 @@ class EvaluationsBeside:
     def _start(self, step: int) -> None:
         resources = resources_of(self._checked.config)
         others = {name: n for name, n in resources.items() if name not in ("CPU", "GPU")}
-        task = ray.remote(evaluate_checkpoint).options(
+        # The process ends with the task: it is nicer than others, and may hold a device's memory.
+        task = ray.remote(max_calls=1)(evaluate_checkpoint).options(
             num_cpus=resources.get("CPU", 0),
             num_gpus=resources.get("GPU", 0),
             resources=others,
