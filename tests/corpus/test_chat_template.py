@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_templates import CHATML, TEMPLATES, chat_tokenizer
 from hypothesis import given
@@ -25,7 +26,7 @@ from manta.corpus.chat_template import (
 from manta.corpus.conversations import UnusableRecord
 
 Make = Callable[..., ChatEncoder]
-ENDS = {"chatml": "<|im_end|>", "headers": "<|eot|>", "brackets": "</s>", "thinking": "<|im_end|>"}
+ENDS = {"chatml": "<|im_end|>", "headers": "<|eot|>", "closed": "<|end|>"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def supervised(encoder: ChatEncoder, row: EncodedChat) -> list[str]:
 texts = st.text(st.sampled_from('ab é漢.\n<|/[]{}"\\'), min_size=1, max_size=12)
 
 
-@given(st.lists(texts, min_size=1, max_size=3), texts, st.sampled_from(["chatml", "headers"]))
+@given(st.lists(texts, min_size=1, max_size=3), texts, st.sampled_from(list(ENDS)))
 def test_exactly_the_answers_and_their_ends_are_trained_on(
     encoder: Make, answers: list[str], question: str, template: str
 ) -> None:
@@ -86,7 +87,7 @@ def assert_asked_as_in_use(tool: ChatEncoder, rows: list[EncodedChat], turns: li
     assert sorted(asked) == sorted(prompts)
 
 
-@pytest.mark.parametrize("template", ["chatml", "headers", "brackets", "thinking"])
+@pytest.mark.parametrize("template", ["chatml", "headers", "brackets", "thinking", "closed"])
 def test_a_model_is_asked_by_the_tokens_that_stand_before_its_answer(
     encoder: Make, template: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_model_is_asked_by_the_tokens_that_stand_before_its_answer(
     turns = ["What is a shard?", "A file.", "And two?", "Files."]
     rows = tool.encode(said(*turns))
     # With this tokenizer two line breaks are one token at the end of a text, but not in it.
-    assert len(rows) == (1 if template in ("chatml", "brackets") else 2)
+    assert len(rows) == (1 if template in ("chatml", "brackets", "closed") else 2)
     assert_asked_as_in_use(tool, rows, turns)
 
 
@@ -137,6 +138,22 @@ def test_calls_of_tools_are_trained_on_and_their_results_are_not(encoder: Make) 
     }
     assert answered == "Three.<|im_end|>"
     assert json.dumps(schema)[1:-1].replace(" ", "") in decoded(tool, row.tokens).replace(" ", "")
+
+
+def test_what_a_template_leaves_out_is_told(encoder: Make, tmp_path: Path) -> None:
+    """In place of an answer that would be nothing but its end."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    messages = json.loads(said("Look.", ""))["messages"]
+    messages[1]["tool_calls"] = [call]
+    whole = {"messages": messages}
+    with pytest.raises(UnusableRecord, match=r"message 1: .* leaves out its call of the tool 'lo"):
+        encoder("closed").encode(json.dumps(whole))
+    with pytest.raises(UnusableRecord, match=r"leaves out its tool 'look': .* writes tools"):
+        encoder("closed").encode(said("a", "b", tools=[call]))
+    blind = CHATML.replace("message.content", "''", 1)
+    tool = ChatEncoder(chat_tokenizer(tmp_path, blind), ChatSection(length=64), "uint16")
+    with pytest.raises(UnusableRecord, match="message 1: the template leaves out its content"):
+        tool.encode(said("a", "some answer"))
 
 
 @pytest.mark.parametrize(
@@ -197,12 +214,14 @@ def test_too_long_is_refused_with_what_is_lost_or_loses_its_oldest_turns(encoder
     whole = encoder().encode(turns)[0]
     with pytest.raises(TooLong, match=f"{len(whole.tokens)} tokens, .* chat.length = 40") as raised:
         encoder(length=40).encode(turns)
-    assert raised.value.supervised == whole.supervised_tokens
+    assert raised.value.lost == (len(whole.tokens), whole.supervised_tokens)
     tool = encoder(length=40, too_long="cut")
     (row,) = tool.encode(turns)
     assert len(row.tokens) <= 40
     assert supervised(tool, row)[-1] == "yes<|im_end|>"
     assert "bbbb" not in decoded(tool, row.tokens)
+    kept = (len(row.tokens), row.supervised_tokens)
+    assert row.lost == tuple(np.array([len(whole.tokens), whole.supervised_tokens]) - kept)
     with pytest.raises(TooLong):
         encoder(length=4, too_long="cut").encode(turns)
 

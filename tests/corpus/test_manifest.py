@@ -43,7 +43,7 @@ def test_it_is_the_digest_of_all_but_itself_paths_and_bytes(shards: int, tmp_pat
     content = json.loads((tmp_path / MANIFEST).read_text())
     assert content.pop("sample") == "tokens"
     of_formats = ("row_length", "turn_ends", "classes", "passages_sha256", "filters")
-    assert [content.pop(name) for name in of_formats] == [None] * 5
+    assert [content.pop(name) for name in (*of_formats, "length_cost")] == [None] * 6
     made = content["counts"]["train"]["made"]
     assert [made.pop(name) for name in ("supervised", "labels")] == [None, None]
     assert [shard.pop("source") for shard in content["shards"]] == [None] * shards

@@ -120,12 +120,13 @@ def test_a_prompt_loses_its_oldest_turns_before_a_pair_is_lost(encoder: Make) ->
     text = pair([system, *said("a" * 40, "b" * 40, "question")], "yes", "no")
     with pytest.raises(TooLong, match=r"tokens, which is more than chat.length = 90") as raised:
         encoder(length=90, too_long="drop").encode(text)
-    assert raised.value.supervised == encoder().encode(text)[0].supervised_tokens
+    assert raised.value.lost.supervised == encoder().encode(text)[0].supervised_tokens
     tool = encoder(length=90, too_long="cut")
     (row,) = tool.encode(text)
     shown = tool._chats._decoded(row.tokens.tolist())
     assert "aaa" not in shown
     assert shown.count("question") == shown.count("system\ns") == 2
+    assert row.lost == (len(encoder().encode(text)[0].tokens) - len(row.tokens), 0)
 
 
 def test_what_both_say_alike_is_prompt_and_every_turn_after_it_an_answer(encoder: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from manta.corpus.corpus_summary import summary_rows
 from manta.corpus.inspect import inspect, render
 from manta.corpus.manifest import Manifest
 from manta.corpus.tokenizer import decode
+from manta.corpus.workspace import already_prepared
 from manta.sample.chat import supervised_mask
 from manta.stream.own_format import format_of
 from manta.stream.plan import open_corpus, reader_of
@@ -234,6 +236,38 @@ def test_what_is_too_long_stops_or_is_counted(tmp_path: Path) -> None:
     assert shown("q", "b") in conversations(cut)
 
 
+def tokens_of(manifest: Manifest) -> tuple[int, int]:
+    """All tokens in rows, and those that are trained on."""
+    counts = [one for split in manifest.counts.values() for one in split.values()]
+    return sum(one.tokens for one in counts), sum(one.supervised or 0 for one in counts)
+
+
+def test_tokens_in_are_tokens_in_rows_and_tokens_told_to_be_lost(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    records = [
+        {"messages": [m for n, a in turns for m in messages("q" * n, "a" * a)["messages"]]}
+        for turns in (random.integers(1, 40, (1 + i % 3, 2)).tolist() for i in range(60))
+    ]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    whole = made(config_of(tmp_path, path, chat={"length": 1000}))
+    assert [(cost.records, cost.tokens) for cost in (whole.length_cost or {}).values()] == [
+        (0, 0)
+    ] * 2
+    for rule in ("drop", "cut"):
+        chat = {"length": 60, "too_long": rule}
+        config = config_of(tmp_path, path, chat=chat, out=str(tmp_path / rule))
+        found = made(config)
+        costs = found.length_cost
+        assert costs is not None
+        assert (costs["cut"].records > 5) == (rule == "cut")
+        assert costs["too_long"].records == found.dropped["too_long"] > 0
+        lost = [(one.tokens, one.supervised) for one in costs.values()]
+        assert tuple(np.sum([tokens_of(found), *lost], axis=0)) == tokens_of(whole)
+        assert Manifest.read(config.out).length_cost == costs
+        shown = dict(summary_rows(found, config.out))["too long"]
+        assert re.search(r"\d+ conversations .* [\d,]+ tokens, [\d,]+ of them supervised", shown)
+
+
 def test_a_corpus_is_another_if_template_or_rule_is(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [messages("q", f"a{i}") for i in range(9)])
     seen = {made(config_of(tmp_path, path)).fingerprint}
@@ -249,6 +283,44 @@ def test_a_corpus_is_another_if_template_or_rule_is(tmp_path: Path) -> None:
     same = {"chat": {"template": str(jinja)}, "template": THINKING}
     assert made(config_of(tmp_path, path, out=str(tmp_path / "x"), **same)).fingerprint in seen
     assert len(seen) == 4
+
+
+def test_nothing_stale_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another content at the same path, a rule or the code: each is another corpus."""
+    path = write_lines(tmp_path / "a.jsonl", [messages("q", f"a{i}") for i in range(9)])
+    jinja = tmp_path / "mine.jinja"
+    jinja.write_text(CHATML)
+    used: dict[str, Any] = {"template": str(jinja)}
+    seen: list[str] = []
+
+    def prepared_anew(**chat: Any) -> None:
+        keys = {"chat": {**used, **chat}}
+        if seen:
+            with pytest.raises(CorpusError, match="another config or other input"):
+                made(config_of(tmp_path, path, **keys))
+        out = {"out": str(tmp_path / f"corpus{len(seen) or ''}")}
+        seen.append(made(config_of(tmp_path, path, **keys, **out)).fingerprint)
+        assert len(set(seen)) == len(seen)
+
+    prepared_anew()
+    prepared_anew(length=LENGTH + 1)
+    prepared_anew(supervise=["user", "assistant"])
+    prepared_anew(template_args={"tone": "kind"})
+    jinja.write_text(CHATML.replace("Tools:", "The tools:"))
+    prepared_anew()
+    write_lines(path, [messages("q", f"b{i}") for i in range(9)])
+    os.utime(path, (1, 1))  # as old as can be
+    prepared_anew()
+    monkeypatch.setattr("chat_templates.TEXTS", ["other merges other merges"])
+    prepared_anew()
+    monkeypatch.setattr("manta.__version__", "9.9")
+    out = {"out": str(tmp_path / "version")}
+    assert made(config_of(tmp_path, path, chat=used, **out)).fingerprint not in seen
+    assert "by Manta 9.8;" in already_prepared("out", manifest_by("9.8", tmp_path / "version"))
+
+
+def manifest_by(version: str, folder: Path) -> Manifest:
+    return Manifest.read(folder).model_copy(update={"manta_version": version})
 
 
 def test_inspect_shows_what_is_trained_on_and_finds_damage(tmp_path: Path) -> None:

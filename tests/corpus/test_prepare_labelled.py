@@ -13,6 +13,7 @@ import pytest
 from chat_templates import chat_tokenizer
 from inline_prepare import without_ray
 from rich.console import Console
+from tokenizers import Tokenizer
 
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import CorpusError
@@ -177,6 +178,10 @@ def test_a_text_longer_than_a_row_is_dealt_with_as_asked(tmp_path: Path, too_lon
     manifest = prepare(config, progress=False)
     kept = [text for text in texts_in(config) if text.startswith("x y")]
     assert manifest.dropped["too_long"] == (too_long == "drop")
+    assert manifest.length_cost is not None
+    whole = Tokenizer.from_file(str(Path(config.out) / "tokenizer.json")).encode(long["text"]).ids
+    lost = {name: cost.tokens for name, cost in manifest.length_cost.items() if cost.records}
+    assert lost == {"drop": {"too_long": len(whole)}, "cut": {"cut": len(whole) - LENGTH}}[too_long]
     assert [len(text) for text in kept] == ([] if too_long == "drop" else [LENGTH])
 
 

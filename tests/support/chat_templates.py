@@ -37,6 +37,12 @@ THINKING = """
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
 {%- if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"""
 
+# An EOS in a line of its own ends the text, not the turn; tools and their calls are left out.
+CLOSED = """
+{%- for message in messages %}{{ '<|start|>' ~ message.role ~ '\n' ~ message.content }}
+{{- '<|end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"""
+
 # No token says that an answer is over.
 ENDLESS = """
 {%- for message in messages %}
@@ -48,6 +54,7 @@ TEMPLATES = {
     "headers": HEADERS,
     "brackets": BRACKETS,
     "thinking": THINKING,
+    "closed": CLOSED,
     "endless": ENDLESS,
 }
 SPECIAL = (

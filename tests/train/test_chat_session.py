@@ -73,6 +73,8 @@ def test_a_model_says_what_it_was_taught_and_stops(checked, chats: Path, tmp_pat
             assert session.answer(question, said.append) > 0
             assert "".join(said) == answer
         assert [message["content"] for message in session.messages] == TURNS
+    with pytest.raises(RunError, match=r"has [\d,]+ tokens, and the model's context [\d,]+: begin"):
+        session.answer("and " * 3000, said.append)
 
 
 def test_a_model_of_text_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_runs import engine_of, loop_of, run_ranks, streams_of
 
-from manta.config.errors import TrainingError
+from manta.config.errors import DivergedError, TrainingError
 from manta.state.checkpoint_files import read_state, whole
 from manta.stream.plan import order_of, reader_of
 from manta.train.evaluate import evaluate
@@ -144,6 +144,16 @@ def test_a_bad_value_stops_before_the_update(checked, monkeypatch, bad) -> None:
     assert read_state(whole(run.run_dir / "checkpoints")[-1]).step == 4
     rows = [json.loads(line) for line in (run.run_dir / "rows.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows if "loss" in row) == 4
+
+
+def test_weights_that_are_not_finite_are_never_saved(checked) -> None:
+    """Loss and gradient of the first step are finite, but not the update by a rate of 1e39."""
+    groups = [{"names": ["*norm*"], "lr": 1e42}]
+    run = checked({"checkpoint.every": STEP, "optimizer.groups": groups})
+    run.run_dir.mkdir(parents=True)
+    with pytest.raises(DivergedError, match=r"step 1: a weight is not finite .* nothing was saved"):
+        loop_of(run, engine_of(run), run.run_dir / "rows.jsonl").run(streams_of(run))
+    assert not list(whole(run.run_dir / "checkpoints"))
 
 
 def test_periods_are_in_tokens_at_any_batch_size(checked) -> None:

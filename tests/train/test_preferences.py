@@ -127,6 +127,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "model.adapter": {"rank": 4},
         "train.activation_checkpointing": True,
     },
+    "adapter, nf4": {"model.adapter": {"rank": 4}, "model.quantize": "nf4"},
+    "adapter, int8 and sharded": {
+        "model": {"adapter": {"rank": 4}, "quantize": "int8"},
+        "parallel.shard": True,
+    },
     "adapter and more": {"model.adapter": {"rank": 4}, "model.train": ["*embed_tokens*"]},
 }
 
@@ -134,6 +139,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_it_begins_at_ln_2_however_the_models_are_laid(run: Build, layout: str) -> None:
     """Policy and reference compute the same to the bit, so that margins are 0."""
+    if "nf4" in layout or "int8" in layout:
+        pytest.importorskip("bitsandbytes", reason="the extra 'quantize' is not installed")
     short = {"schedule.horizon": LENGTH * 7 * 2, "eval.every": None}
     laid = run("laid", **LAYOUTS[layout], **short)
     rows = train(laid, 2)

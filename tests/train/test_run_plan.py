@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from manta.config.errors import ConfigError
+from manta.corpus.length_cost import LengthCost
 from manta.elastic.checks.plan_run import show_run_plan
 from manta.elastic.checks.preflight import Checked
+from manta.model.trial_result import Tried
+from manta.record.opening import take_up
+from manta.record.run_state import RunState
+from manta.show.console.remarks import PlannedRun
+from manta.show.console.run_plan import plan_rows
 
 Build = Callable[..., Checked]
 
@@ -46,6 +52,23 @@ def test_frozen_weights_and_an_unknown_speed_are_said(planned: Any) -> None:
     found = planned({"model": {"type": "llama", "sizes": SIZES, "train": ["lm_head*"]}})
     assert found["Device-hours"].startswith("unknown: set scaling.throughput")
     assert "1.95K trained" in found["Model"]
+
+
+def test_it_says_what_the_length_of_rows_costs(checked: Build) -> None:
+    run = checked()
+    costs = {
+        "too_long": LengthCost(records=3, tokens=4000, supervised=1200),
+        "cut": LengthCost(records=0, tokens=0, supervised=0),
+    }
+    manifest = run.manifest.model_copy(update={"sample": "chat", "length_cost": costs})
+    tried = Tried(weights=1, trained=1, whole=True)
+    plan = PlannedRun(run.config, manifest, run.schedule)
+    said = [value for name, value in plan_rows(plan, "", tried, 0, None) if name == "Too long"]
+    assert said == [
+        "3 conversations longer than a row and left out: 4,000 tokens, 1,200 of them supervised"
+    ]
+    record = take_up(run.run_dir, None, run.config, manifest, 1, 1)
+    assert RunState.model_validate_json(record.model_dump_json()).length_cost == costs
 
 
 def test_what_stops_a_run_stops_its_plan(planned: Any) -> None:

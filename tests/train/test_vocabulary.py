@@ -11,6 +11,7 @@ import pytest
 import torch
 from inline_prepare import prepared_corpus, without_ray
 from plain_runs import train
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from manta.config import dump
@@ -21,7 +22,7 @@ from manta.corpus.prepare import prepare
 from manta.elastic.checks.preflight import Checked, try_model
 from manta.model import hf_config, language_model
 from manta.storage.run_folder import CONFIG
-from manta.train.export import export
+from manta.train.export import export, load_weights
 
 LENGTH = 32
 ADDED = ["<|im_start|>", "<|im_end|>"]
@@ -116,6 +117,22 @@ def test_a_grown_model_trains_at_any_world_size_and_is_exported(
     ids = tokenizer("<|im_start|>user")["input_ids"]
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>") == run.manifest.vocab_size - 2
     assert lm.generation_config.eos_token_id is not None
+
+
+def test_new_rows_beside_an_adapter_are_exported_and_ties_stay(
+    tuned: Build, base: Path, tmp_path: Path
+) -> None:
+    tied = LlamaConfig.from_pretrained(base).tie_word_embeddings
+    run = tuned(adapter={"rank": 2}, train=["*embed_tokens*", *([] if tied else ["*lm_head*"])])
+    train(run, 1)
+    out = export(run.run_dir, tmp_path / "model", merge=True)
+    lm, tokens = AutoModelForCausalLM.from_pretrained(out).eval(), torch.arange(20)[None]
+    expected = load_weights(run.run_dir, run.config, None).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(lm(tokens).logits, expected(tokens).logits, rtol=1e-4, atol=1e-4)
+    tables = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+    assert (tables[0] is tables[1]) == lm.config.tie_word_embeddings == tied
+    assert (len(load_file(out / "model.safetensors")) + tied) == len(lm.state_dict())
 
 
 def test_what_would_never_be_learned_is_refused(tuned: Build, base: Path) -> None:

@@ -47,7 +47,9 @@ def prepare(
             return
         manifest = open_output(loaded, inputs)
         if manifest is not None:
-            print(f"{loaded.out}: already prepared from this config and input; nothing to do")
+            from manta.corpus.workspace import already_prepared
+
+            print(already_prepared(loaded.out, manifest))
         else:
             from manta.cluster.session import ray_session
 

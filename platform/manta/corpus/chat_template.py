@@ -15,9 +15,10 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +33,31 @@ from manta.sample.tokens import TokenDtype
 Messages = Sequence[Mapping[str, Any]]
 
 
+class LostTokens(NamedTuple):
+    """Tokens that are in no row, as a row is not long enough for them.
+
+    Attributes:
+        tokens: number of all of them.
+        supervised: number of those that would be trained on.
+    """
+
+    tokens: int
+    supervised: int
+
+
+NOTHING = LostTokens(0, 0)
+
+
 class TooLong(UnusableRecord):
     """A conversation, or a pair of them, that does not fit into a row.
 
     Attributes:
-        supervised: tokens that would be trained on, and are lost with it.
+        lost: tokens that are lost with it.
     """
 
-    def __init__(self, tokens: int, supervised: int, length: int):
-        super().__init__(f"{tokens:,} tokens, which is more than chat.length = {length:,}")
-        self.supervised = supervised
+    def __init__(self, longest: int, lost: LostTokens, length: int):
+        super().__init__(f"{longest:,} tokens, which is more than chat.length = {length:,}")
+        self.lost = lost
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,13 @@ class EncodedChat:
         tokens: token ids, shape (tokens,).
         supervised: (begin, end) of each span of tokens that is trained on, ascending.
         starts: where each of its conversations begins, the first at 0.
+        lost: tokens of the turns that were left out so that it fits into a row.
     """
 
     tokens: NDArray[np.unsignedinteger]
     supervised: tuple[tuple[int, int], ...]
     starts: tuple[int, ...] = (0,)
+    lost: LostTokens = NOTHING
 
     @property
     def supervised_tokens(self) -> int:
@@ -146,6 +164,7 @@ class ChatEncoder:
             roles = ", ".join(self.section.supervise)
             raise UnusableRecord(f"no message to train on: none that answers is of {roles}")
         rendered = self._render(whole, messages)
+        _refuse_without_tools(whole, rendered)
         ids, offsets = self._tokenized(rendered)
         spans, apart = [], []
         for turn in turns:
@@ -177,15 +196,47 @@ class ChatEncoder:
         if not text.startswith(before):
             raise UnusableRecord(
                 f"message {place}: the template asks a model for an answer by "
-                f"{before[-40:]!r}, which is not what it writes before the answer itself"
+                f"{before[-40:]!r}, which is not what it writes before the answer itself; give "
+                "chat.template_args, such as enable_thinking: false, or another chat.template"
             )
-        ends = [found.end() for found in self._special.finditer(text, len(before))]
-        if not ends or text[ends[-1] :].strip():
+        found = [one.span() for one in self._special.finditer(text, len(before))]
+        if not found or text[found[-1][1] :].strip():
             raise UnusableRecord(
                 f"message {place}: the template ends it with no special token, by which a model "
                 "could learn to stop; give another chat.template"
             )
-        return _Turn(text, len(before), ends[-1])
+        end = self._end_of_turn(whole, place, text, found)
+        _refuse_unwritten(messages[place], place, text[len(before) : end])
+        return _Turn(text, len(before), end)
+
+    def _end_of_turn(
+        self, whole: dict[str, Any], place: int, text: str, found: Sequence[tuple[int, int]]
+    ) -> int:
+        """Where the special token that ends a turn is over.
+
+        It is the last one, but for a template that ends the turn and then the whole text, such as
+        by an EOS in a line of its own: only the first of these stands there once others follow.
+
+        Args:
+            whole: the conversation.
+            place: index of the turn's message.
+            text: the rendering of the messages up to the turn.
+            found: (begin, end) of each special token of the turn.
+        """
+        last = found[-1][1]
+        gaps = [
+            (end, begin) for (_, end), (begin, _) in pairwise(found) if text[end:begin].isspace()
+        ]
+        ends = [end for end, _ in gaps if not self._special.sub("", text[end:last]).strip()]
+        if not ends:
+            return last
+        asked = [*whole["messages"][: place + 1], {"role": "user", "content": "?"}]
+        with contextlib.suppress(UnusableRecord):  # a template may want another message there
+            later = self._render(whole, asked)
+            return next(
+                (end for end in (last, *reversed(ends)) if later.startswith(text[:end])), last
+            )
+        return last
 
     def _span(
         self, turn: _Turn, ids: list[int], offsets: list[tuple[int, int]]
@@ -259,8 +310,17 @@ def fitting(
         with contextlib.suppress(UnusableRecord):  # such a form, and all after it
             for form in shorter:
                 if max(len(one.tokens) for one in form) <= section.length:
-                    return form
-    raise TooLong(longest, sum(one.supervised_tokens for one in encoded), section.length)
+                    return [replace(form[0], lost=_lost(encoded, form)), *form[1:]]
+    raise TooLong(longest, _lost(encoded), section.length)
+
+
+def _lost(encoded: Sequence[EncodedChat], kept: Sequence[EncodedChat] = ()) -> LostTokens:
+    """What is lost if of the rows of one record only others are kept, or none."""
+    (tokens, supervised), (left, trained) = (
+        (sum(len(one.tokens) for one in rows), sum(one.supervised_tokens for one in rows))
+        for rows in (encoded, kept)
+    )
+    return LostTokens(tokens - left, supervised - trained)
 
 
 def without_oldest(messages: Messages) -> Iterator[list[Mapping[str, Any]]]:
@@ -272,6 +332,39 @@ def without_oldest(messages: Messages) -> Iterator[list[Mapping[str, Any]]]:
     asked = [place for place, m in enumerate(messages) if m["role"] == "user"]
     for place in asked[1:]:
         yield [*lead, *messages[place:]]
+
+
+def _refuse_unwritten(message: Mapping[str, Any], place: int, written: str) -> None:
+    """Raise UnusableRecord if a template leaves out of a turn what a model is to write.
+
+    Args:
+        message: the turn's message.
+        place: index of the message.
+        written: what the template makes of it.
+    """
+    *_, last = (message.get("content") or "").split() or [""]
+    if last not in written:
+        raise UnusableRecord(
+            f"message {place}: the template leaves out its content: give another chat.template"
+        )
+    for call in message.get("tool_calls", ()):
+        name = call["function"]["name"]
+        if name not in written:
+            raise UnusableRecord(
+                f"message {place}: the template leaves out its call of the tool '{name}': give a "
+                "chat.template that writes calls of tools"
+            )
+
+
+def _refuse_without_tools(whole: Mapping[str, Any], rendered: str) -> None:
+    """Raise UnusableRecord if a template leaves out a tool that a conversation has."""
+    for tool in whole.get("tools") or ():
+        name = tool.get("function", tool).get("name") if isinstance(tool, Mapping) else None
+        if isinstance(name, str) and name not in rendered:
+            raise UnusableRecord(
+                f"the template leaves out its tool '{name}': give a chat.template that writes "
+                "tools, or leave out the column (chat.columns: {tools: none})"
+            )
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -99,12 +99,6 @@ class ChatTotals(RecordTotals):
                 f"{apart:,} turns are in rows of their own: once others follow, the template or "
                 "tokenizer writes them otherwise than when a model is asked for them"
             )
-        if self.too_long:
-            lost = self._counts["too_long_supervised"]
-            found.append(
-                f"{self.too_long:,} {self.section.records} are longer than a row; {lost:,} "
-                "supervised tokens are left out with them"
-            )
         return found
 
 

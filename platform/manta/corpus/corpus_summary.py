@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manta.corpus.documents import SPLITS
+from manta.corpus.length_cost import cost_lines
 from manta.corpus.manifest import CHATS, LABELLED, Manifest
 from manta.corpus.progress_bar import short
 from manta.corpus.workspace import QUARANTINE
@@ -44,6 +45,7 @@ def summary_rows(manifest: Manifest, folder: str) -> list[tuple[str, str]]:
         ("corpus", f"{folder} (fingerprint {manifest.fingerprint[:12]})"),
         (manifest.documents_are, f"{documents:,}"),
         ("left out", _left_out(manifest, folder)),
+        *(("too long", line) for line in cost_lines(manifest.length_cost, manifest.documents_are)),
         ("tokens", f"{tokens:,} in {len(manifest.shards)} shards, {short(size)}B"),
         *_text(manifest),
         *_rows(manifest, tokens),

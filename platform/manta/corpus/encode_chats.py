@@ -13,19 +13,24 @@ from typing import Any
 import numpy as np
 
 from manta.config.corpus import ChatSection
-from manta.corpus.chat_template import ChatEncoder, EncodedChat, TooLong
+from manta.corpus.chat_template import ChatEncoder, EncodedChat, LostTokens, TooLong
 from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import HASH_BYTES
 from manta.corpus.encode import take_records, write_pieces, write_record
+from manta.corpus.length_cost import LOSSES, Loss
 from manta.corpus.pair_template import PairEncoder
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.retrieval import retriever
 from manta.sample.chat import conversations_batch
 from manta.sample.tokens import TokenDtype
 
-# Of a unit: conversations or pairs that were encoded; rows beside the first that some of them
-# became; those that are longer than a row, and how many tokens would have been trained on in these.
-COUNTS = ("encoded", "apart", "too_long", "too_long_supervised")
+# Of a unit: conversations or pairs that were encoded, and rows beside the first that some of them
+# became; then those that are longer than a row, those that lost turns, and the tokens of each.
+COUNTS = (
+    "encoded",
+    "apart",
+    *(f"{loss}{what}" for loss in LOSSES for what in ("", "_tokens", "_supervised")),
+)
 
 
 def encode_chats(order: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +109,7 @@ class _Encoding:
             found = self._tool.encode(attached.text if attached else text)
         except UnusableRecord as error:
             if isinstance(error, TooLong):
-                self.counts["too_long"] += 1
-                self.counts["too_long_supervised"] += error.supervised
+                self._count("too_long", error.lost)
             if self._stops or not isinstance(error, TooLong):
                 self.refused.append((*place, str(error), text[:SHOWN_CONTENT]))
             return
@@ -113,7 +117,14 @@ class _Encoding:
             self.context.append((identity.hex(), attached.places, attached.right))
         self.counts["encoded"] += 1
         self.counts["apart"] += len(found) - 1
+        if found[0].lost.tokens:
+            self._count("cut", found[0].lost)
         self.encoded += [(identity, one) for one in found]
+
+    def _count(self, loss: Loss, lost: LostTokens) -> None:
+        self.counts[loss] += 1
+        self.counts[f"{loss}_tokens"] += lost.tokens
+        self.counts[f"{loss}_supervised"] += lost.supervised
 
 
 @lru_cache(maxsize=1)

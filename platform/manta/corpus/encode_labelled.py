@@ -14,9 +14,13 @@ import numpy as np
 from manta.config.corpus import LabelledSection
 from manta.corpus.documents import HASH_BYTES, SPLITS, split_of
 from manta.corpus.encode import stands_in, take_records, write_pieces, write_record
+from manta.corpus.length_cost import LOSSES, Loss
 from manta.corpus.readers import SHOWN_CONTENT
 from manta.corpus.tokenizer import ENCODE_BYTES, encoder
 from manta.sample.labelled import texts_batch
+
+# Of a unit: texts that are longer than a row, those that are cut to it, and the tokens of each.
+COUNTS = tuple(f"{loss}{what}" for loss in LOSSES for what in ("", "_tokens"))
 
 
 def encode_labelled(order: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +52,8 @@ class _TextEncoding:
             order["dtype"],
         )
         self._held: list[tuple[bytes, dict[str, Any], tuple[int, int]]] = []
-        self._held_bytes = self._cut = self._too_long = 0
+        self._held_bytes = 0
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._encoded: list[tuple[bytes, Any, Any]] = []  # identity, tokens, label
         self._refused: list[tuple[int, int, str, str]] = []
 
@@ -77,13 +82,17 @@ class _TextEncoding:
             return
         if len(tokens) > length:
             if self._section.too_long != "cut":
-                self._too_long += 1
+                self._count("too_long", len(tokens))
                 if self._section.too_long == "stop":
                     why = f"{len(tokens):,} tokens, which is more than labelled.length = {length:,}"
                     self._refused.append((*place, why, text))
                 return
-            self._cut += 1
+            self._count("cut", len(tokens) - length)
         self._encoded.append((identity, tokens[:length], record["label"]))
+
+    def _count(self, loss: Loss, tokens: int) -> None:
+        self._counts[loss] += 1
+        self._counts[f"{loss}_tokens"] += tokens
 
     def write(self, order: dict[str, Any]) -> dict[str, Any]:
         """Write the unit's pieces and its record, which is returned."""
@@ -118,11 +127,7 @@ class _TextEncoding:
                 "pieces": pieces,
                 "has_padding": stands_in(self._pad_id, [tokens for _, tokens, _ in self._encoded]),
                 "refused": self._refused,
-                "texts": {
-                    "texts": len(self._encoded),
-                    "cut": self._cut,
-                    "too_long": self._too_long,
-                },
+                "texts": {"texts": len(self._encoded), **self._counts},
                 "labels": labels,
             },
         )

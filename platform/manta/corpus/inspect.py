@@ -23,6 +23,7 @@ from manta.corpus.corpus_summary import bos_rule, counts_table
 from manta.corpus.filters.show_filters import filters_table
 from manta.corpus.inspect_rows import first_label, first_of, wrong_chats, wrong_texts
 from manta.corpus.leftovers import checksum
+from manta.corpus.length_cost import cost_lines
 from manta.corpus.manifest import LABELLED, PACKED, PAIRS, Manifest, Shard, Split, Vocabulary
 from manta.corpus.tokenizer import decode
 from manta.sample import shard_file
@@ -264,6 +265,7 @@ def _facts(report: CorpusReport) -> RenderableType:
         else "not checked"
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
+    costs = cost_lines(manifest.length_cost, manifest.documents_are)
     facts = Table.grid(padding=(0, 2))
     for name, value in {
         "corpus": report.folder,
@@ -271,6 +273,7 @@ def _facts(report: CorpusReport) -> RenderableType:
         "prepared by": f"manta {manifest.manta_version}",
         **_token_facts(manifest),
         "dropped": dropped,
+        **({"too long": "\n".join(costs)} if costs else {}),
         "checked": checked,
     }.items():
         facts.add_row(name, escape(str(value)))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url
+from manta.corpus.length_cost import added
 from manta.corpus.lineage.origin import Origin, parent_of
 from manta.corpus.manifest import MANIFEST, Counts, Manifest, Shard, Split
 from manta.corpus.workspace import shard_name
@@ -133,6 +134,7 @@ def _joined(parts: Sequence[Part]) -> Manifest:
         update={
             "counts": counts,
             "dropped": dropped,
+            "length_cost": added(part.manifest.length_cost for part in parts),
             # Each part has filters of its own, which its fingerprint stands for.
             "config": {**config, "sources": sources, "joined": joined},
             "filters": None,

@@ -100,16 +100,6 @@ class LabelTotals(RecordTotals):
                 "labelled.labels: numbers"
             )
 
-    def news(self) -> list[str]:
-        """What people should hear of, beside the counts of the manifest."""
-        found = []
-        if cut := self._counts["cut"]:
-            found.append(
-                f"{cut:,} texts are longer than a row: their first {self.section.length:,} tokens "
-                "are kept"
-            )
-        return found
-
 
 def rows_of_texts(section: LabelledSection, tokenizer: CorpusTokenizer) -> Arrange:
     """How the labelled texts of a shard become its rows."""

@@ -20,6 +20,7 @@ from manta.config.errors import CorpusError
 from manta.config.mistakes import in_a_line
 from manta.config.section import Section
 from manta.config.urls import is_url, join
+from manta.corpus.length_cost import LengthCosts
 from manta.storage.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -128,16 +129,17 @@ class FilterRecord(Section):
 class Manifest(Section):
     """The contents of ``manifest.json``.
 
-    `fingerprint` is a digest of the other fields, except three. The paths in `config` don't count:
-    the same documents read from another place make the same corpus. The bytes of texts and the
-    sources of shards don't count, as they follow from the documents and the rows: the same corpus
-    prepared by an older version, which didn't record them, has the same fingerprint, and so the
-    same sample order. In format 1 documents have no BOS, and `pad_id` isn't recorded. `sample`
-    names the format of samples. Only Manta's own formats have the fields on tokens and tokenizer,
-    only packed rows have `row_length`, only chats and pairs have `turn_ends`, the tokens that end
-    answers, only chats with passages for their questions have `passages_sha256`, a digest of
-    these, and only texts labelled by classes have `classes`, in the order of their numbers. Only
-    corpora that were filtered have `filters`, in the order in which they ran.
+    `fingerprint` is a digest of the other fields, except four. The paths in `config` don't count:
+    the same documents read from another place make the same corpus. The bytes of texts, the
+    sources of shards and what the length of rows costs don't count, as they follow from the
+    documents and the rows: the same corpus prepared by an older version, which didn't record them,
+    has the same fingerprint, and so the same sample order. In format 1 documents have no BOS, and
+    `pad_id` isn't recorded. `sample` names the format of samples. Only Manta's own formats have the
+    fields on tokens and tokenizer, only packed rows have `row_length` and `length_cost`, only chats
+    and pairs have `turn_ends`, the tokens that end answers, only chats with passages for their
+    questions have `passages_sha256`, a digest of these, and only texts labelled by classes have
+    `classes`, in the order of their numbers. Only corpora that were filtered have `filters`, in the
+    order in which they ran.
     """
 
     format: Literal[1, 2] = 2
@@ -159,6 +161,7 @@ class Manifest(Section):
     config: dict[str, Any]
     counts: dict[Split, dict[str, Counts]]
     dropped: dict[str, int]
+    length_cost: LengthCosts | None = None
     filters: list[FilterRecord] | None = None
     shards: list[Shard]
 
@@ -304,6 +307,7 @@ class Manifest(Section):
 def _digest(content: dict[str, Any]) -> str:
     """The fingerprint of a manifest, given as plain JSON values, which are changed."""
     content.pop("fingerprint", None)
+    content.pop("length_cost", None)
     if content.get("sample") == TOKENS:
         del content["sample"]
     for name in ("row_length", "turn_ends", "classes", "passages_sha256", "filters"):

@@ -38,7 +38,14 @@ from manta.corpus.reloaded import difference
 from manta.corpus.retrieval import digest_of, write_index
 from manta.corpus.scan import Located, Scanned
 from manta.corpus.tokenizer import TRAINED_EOS, CorpusTokenizer, stored, train
-from manta.corpus.workspace import CONTEXT, QUARANTINE, Workspace, finished, opened
+from manta.corpus.workspace import (
+    CONTEXT,
+    QUARANTINE,
+    Workspace,
+    already_prepared,
+    finished,
+    opened,
+)
 from manta.corpus.yields import Yield, yields
 from manta.storage.atomic import unwritable, write_whole
 
@@ -79,7 +86,7 @@ def prepare(
     with PrepareProgress(progress) as bar:
         manifest = finished(out, key)
         if manifest:
-            bar.say(f"{out}: already prepared from this config and input; nothing to do")
+            bar.say(already_prepared(out, manifest))
             return manifest
         versions = f"{manta.__version__} {tokenizers.__version__}{inputs.filters.versions}"
         with opened(out, key, versions) as workspace:
@@ -462,6 +469,7 @@ class _Preparation:
             config=self.recorded,
             counts=counts,
             dropped=dropped,
+            length_cost=records.length_cost if records else None,
             filters=filtered,
             shards=shards,
         ).sealed()

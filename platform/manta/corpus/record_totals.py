@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from manta.corpus.assemble import Arrange
+from manta.corpus.length_cost import LengthCosts, costs_of
 from manta.corpus.scan import Located
 
 
@@ -34,6 +35,11 @@ class RecordTotals(ABC):
         """How many records are longer than a row, and left out."""
         return self._counts["too_long"]
 
+    @property
+    def length_cost(self) -> LengthCosts:
+        """What the length of rows costs."""
+        return costs_of(self._counts)
+
     def add(self, record: dict[str, Any], refused: list[Located]) -> None:
         """Take a unit's record, and where those are that it refused."""
         self._counts.update(record[self._counted])
@@ -47,9 +53,9 @@ class RecordTotals(ABC):
             shown: most records to name.
         """
 
-    @abstractmethod
     def news(self) -> list[str]:
         """What people should hear of, beside the counts of the manifest."""
+        return []
 
 
 def rows_by(lay: Callable[[Any], Any], length: int) -> Arrange:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import manta
 from manta.config.errors import CorpusError
 from manta.corpus.canonical import CONFIG_FILE, TOKENIZER_FILE
 from manta.corpus.filters.dropped import DROPPED
@@ -109,6 +110,15 @@ def finished(out: Path, key: str) -> Manifest | None:
             raise CorpusError(f"{path}: missing or cut short; remove {out} and prepare it again")
     shutil.rmtree(out / WORK, ignore_errors=True)
     return manifest
+
+
+def already_prepared(out: str | Path, manifest: Manifest) -> str:
+    """What people are told of a corpus that is finished, and by which version if by another."""
+    by = manifest.manta_version
+    version = (
+        "" if by == manta.__version__ else f" by Manta {by}; to have this version's, remove it"
+    )
+    return f"{out}: already prepared from this config and input{version}; nothing to do"
 
 
 def refuse_unusable(out: Path) -> None:

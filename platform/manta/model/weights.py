@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.weak import WeakIdKeyDictionary
 
+from manta.model.mapped_weights import may_share
+
 
 @contextmanager
 def no_memory_for_parameters() -> Iterator[None]:
@@ -79,7 +81,8 @@ def _give_memory_whole(lm: nn.Module, device: torch.device) -> None:
 def fill(lm: nn.Module, build: Callable[[], nn.Module]) -> None:
     """Fill parameters and buffers with those of a model that the first rank builds.
 
-    All ranks must call together. The first one's host holds the whole model for a moment.
+    All ranks must call together. The first one's host holds the whole model for a moment; of what
+    is frozen on a CPU it keeps the memory that the values were read to (`mapped_weights`).
 
     Args:
         lm: the model, with memory on its device, sharded or not, of any floating type.
@@ -89,17 +92,20 @@ def fill(lm: nn.Module, build: Callable[[], nn.Module]) -> None:
     first = alone or dist.get_rank() == 0
     source = dict(_tensors_of(build())) if first else {}
     for name, target in _tensors_of(lm):
-        whole = source.pop(name).to(target.dtype) if first else _whole_like(target)
+        whole = source.pop(name).detach().to(target.dtype) if first else _whole_like(target)
         whole = whole.contiguous().to(target.device)
         if not alone:
             # As bytes: gloo does not know all types.
             dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)
-        _take(target, whole)
+        if first and may_share(target, whole):
+            target.data = whole
+        else:
+            _take(target.detach(), whole)
 
 
 def _tensors_of(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in lm.named_parameters():
-        yield name, parameter.detach()
+    """Parameters, and then buffers, by name."""
+    yield from lm.named_parameters()
     yield from lm.named_buffers()
 
 

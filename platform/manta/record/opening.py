@@ -245,6 +245,7 @@ def take_up(
         "total_steps": total_steps,
         "total_tokens": total_tokens,
         "val_tokens_per_byte": manifest.tokens_per_byte("validation"),
+        "length_cost": manifest.length_cost,
         "git": provenance.git_state(Path.cwd()),
         "packages": provenance.package_versions(),
         "hardware": hardware,

@@ -14,6 +14,7 @@ from manta.config.errors import RunError
 from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF, VAL_TERM
 from manta.config.mistakes import in_a_line
 from manta.config.objective import NATS
+from manta.corpus.length_cost import LengthCosts
 from manta.record.number_format import bits_per_byte
 from manta.record.row_chain import Mark
 from manta.storage.place import Place, put
@@ -213,6 +214,9 @@ class RunState(BaseModel):
     val_tokens_per_byte: float | None = Field(
         default=None,
         description="the validation split's ratio, where the bytes of its text are known",
+    )
+    length_cost: LengthCosts | None = Field(
+        default=None, description="records of the corpus that are longer than a row"
     )
     git: dict[str, Any] | None = None
     packages: dict[str, str] = Field(default_factory=dict)

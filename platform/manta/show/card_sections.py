@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from manta.config import RunConfig
 from manta.config.errors import CorpusError, RunError
+from manta.corpus.length_cost import cost_lines
 from manta.corpus.manifest import Manifest
 from manta.record import number_format as words
 from manta.record.audit_log import TEST_SPLIT, read_log
@@ -45,7 +46,8 @@ def _data(config: RunConfig, state: RunState) -> str:
         for name, count in manifest.counts.get("train", {}).items()
     ]
     names = ("Source", manifest.documents_are.capitalize(), "Tokens")
-    return f"## Training data\n\n{_table(names, rows)}"
+    costs = cost_lines(manifest.length_cost, manifest.documents_are)
+    return "\n\n".join([f"## Training data\n\n{_table(names, rows)}", *costs])
 
 
 def _training(state: RunState) -> str:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from manta.optimizer.averaging import has_average, swapped
@@ -48,6 +49,15 @@ class Trained:
             if self.base is None or parameter.requires_grad:
                 yield name, parameter
 
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether all weights that are trained are finite. All ranks must call together."""
+        local = [_local(weight) for weight in self.lm.parameters() if weight.requires_grad]
+        # The largest size of an element: unlike a sum of squares it overflows for no finite ones.
+        sizes = [torch.linalg.vector_norm(one, torch.inf).float() for one in local if one.numel()]
+        mine = not sizes or bool(torch.stack(sizes).isfinite().all())
+        return not self.ranks.any(not mine)
+
     @property
     def has_average(self) -> bool:
         """Whether the weights have an average by now."""
@@ -75,3 +85,8 @@ class Trained:
         """Have the weights of `lm` used as they are now. For whoever has changed them."""
         if self.rounded:
             self.rounded.refresh()
+
+
+def _local(weight: Tensor) -> Tensor:
+    """What this rank has of a weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight

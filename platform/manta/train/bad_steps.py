@@ -98,6 +98,24 @@ class Healing:
                 log.warning("%s; going on without it", self._described(verdict))
         return state
 
+    def check_weights(self, step: int) -> None:
+        """Stop before weights that are not finite are saved. All ranks must call together.
+
+        Args:
+            step: number of the step after which they are saved.
+
+        Raises:
+            DivergedError: if one is not finite.
+        """
+        if self._engine.trained.is_finite():
+            return
+        self._checkpoints.wait()
+        raise DivergedError(
+            f"step {step}: a weight is not finite after its update, though loss and gradient were: "
+            "nothing was saved, and the checkpoint before is good: lower the learning rate, then "
+            "continue under a new run.name"
+        )
+
     def _check_scale(self, state: TrainState) -> None:
         """Stop an fp16 run whose scaler drops one update after the other. Waits for the device."""
         scaler = self._engine.trained.scaler

@@ -53,18 +53,19 @@ class ChatSession:
 
         Returns:
             Tokens a second.
+
+        Raises:
+            RunError: if the chat template refuses it, or the model's context is full.
         """
         self.messages.append({"role": "user", "content": text})
-        ids = self._tokenizer.apply_chat_template(
-            self.messages, add_generation_prompt=True, return_dict=False
-        )
+        ids = self._ids()
         given = torch.tensor([ids], device=self._lm.device)
         pieces = _Pieces(self._tokenizer, say)
         began = time.monotonic()
         made = self._lm.generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
-            max_new_tokens=self._tokens,
+            max_new_tokens=self._room(len(ids)),
             pad_token_id=self._tokenizer.eos_token_id,
             streamer=pieces,
             **self._sampling,
@@ -72,6 +73,27 @@ class ChatSession:
         seconds = time.monotonic() - began
         self.messages.append({"role": "assistant", "content": pieces.text.strip()})
         return float((made.shape[1] - given.shape[1]) / seconds)
+
+    def _ids(self) -> list[int]:
+        """The tokens by which the model is asked for the next message."""
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                self.messages, add_generation_prompt=True, return_dict=False
+            )
+        except Exception as error:  # a template raises what it likes
+            raise RunError(f"the chat template refuses the conversation: {error}") from None
+        return ids
+
+    def _room(self, taken: int) -> int:
+        """Most tokens of an answer after some others."""
+        context = getattr(self._lm.config.get_text_config(), "max_position_embeddings", None)
+        room = self._tokens if context is None else min(self._tokens, context - taken)
+        if room < 1:
+            raise RunError(
+                f"the conversation has {taken:,} tokens, and the model's context {context:,}: "
+                "begin another one"
+            )
+        return room
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]

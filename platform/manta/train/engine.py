@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from manta.config.errors import RunError
 from manta.config.run import RunConfig
 from manta.model import attention, visibility, weights
 from manta.model import language_model as models
 from manta.model.assembly import assemble
 from manta.model.compiling import compile_layers, compile_module, no_fallback
+from manta.model.mapped_weights import MappedFiles
 from manta.model.own_net import OwnNet
 from manta.objective.choose import objective_of
 from manta.objective.protocol import Models
@@ -137,6 +139,7 @@ class Engine:
         self.objective = objective_of(config, resolved)
         self._weighing = Weighing(self.objective.terms, self.device)
         self.frozen = frozen_beside(config, self.device, sharded=sharded)
+        self._mapped = MappedFiles.now() if self._holds_frozen else MappedFiles()
         self._computing = computing
         self._module = self.objective.module(Models(computing, self.frozen))
         self._gradients = self._exact_gradients() if self._exact else None
@@ -235,7 +238,28 @@ class Engine:
         if self.config.model.freezes:
             base = fingerprint_of_base(self.trained.lm, self.ranks)
             self.trained = replace(self.trained, base=base)
+            self._mapped = MappedFiles.now()
         self.trained.weights_changed()
+
+    @property
+    def _holds_frozen(self) -> bool:
+        return self.config.model.freezes or self.frozen is not None
+
+    def check_frozen(self) -> None:
+        """See that nobody has written to files of frozen weights. All ranks must call together.
+
+        Raises:
+            RunError: if somebody has, as processes share the pages of such a file.
+        """
+        if not self._holds_frozen:
+            return
+        changed = self._mapped.changed()
+        if self.ranks.any(changed is not None):
+            raise RunError(
+                f"{changed or 'the file of the frozen weights, on another node'}: was written to "
+                "while the run computed by it, so its last steps are worth nothing: restore the "
+                "file, and run the same command again, which goes on from the last checkpoint"
+            )
 
     def _prepare_model(self, module: nn.Module) -> nn.Module:
         model = prepared(

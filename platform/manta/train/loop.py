@@ -474,6 +474,8 @@ class Loop:
         self._saved_step = self._state.step
         with self._rows.meter.paused(), self._spent.on(SAVING):
             self._saving()
+            self._healing.check_weights(self._state.step)
+            self._engine.check_frozen()
             self._checkpoints.save(self._healing.saved(self._state), self._journal.seal().write)
             self._passing("checkpoint", self._state.step)
 

@@ -20,6 +20,7 @@ from manta.config.errors import CorpusError
 from manta.config.urls import is_url
 from manta.corpus.documents import HASH_BYTES, SPLITS, Hashes
 from manta.corpus.join import TOKENIZER
+from manta.corpus.length_cost import added
 from manta.corpus.lineage.document_places import ID
 from manta.corpus.lineage.origin import Origin, ParentCorpus, parent_of
 from manta.corpus.manifest import OURS, Manifest, Split
@@ -179,6 +180,7 @@ class ExtendedCorpus:
                     reason: old.dropped.get(reason, 0) + new.dropped.get(reason, 0)
                     for reason in {**old.dropped, **new.dropped}
                 },
+                "length_cost": added([old.length_cost, new.length_cost]),
                 "config": {
                     **new.config,
                     "sources": [*old.config.get("sources", []), *new.config["sources"]],

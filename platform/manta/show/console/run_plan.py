@@ -8,6 +8,7 @@ import numpy as np
 
 from manta.config.run import RunConfig
 from manta.config.units import format_tokens
+from manta.corpus.length_cost import cost_lines
 from manta.model.trial_result import Tried
 from manta.record import number_format
 from manta.record.frontier import Speeds, measured_speeds, options
@@ -107,6 +108,8 @@ def _corpus(plan: PlannedRun) -> Iterator[Row]:
     if left_out:
         said = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         yield "Left out", f"{said}, when the corpus was prepared"
+    for line in cost_lines(manifest.length_cost, manifest.documents_are):
+        yield "Too long", line
 
 
 def _model(config: RunConfig, tried: Tried) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from manta.config import ConfigError, RunConfig, load
 from manta.config.units import format_tokens
+from manta.corpus.length_cost import cost_lines
 from manta.record import number_format as words
 from manta.record.checked_rows import read_checked
 from manta.record.curve import SMOOTHED
@@ -215,6 +216,7 @@ def _origin(state: RunState, config: RunConfig | None) -> list[tuple[str, str]]:
     rows = [
         ("Corpus", state.corpus),
         ("Corpus fingerprint", state.corpus_fingerprint),
+        *(("Too long", line) for line in cost_lines(state.length_cost, "records")),
         ("Length", _length(state, config)),
         ("Samples", f"{state.totals.samples:,}"),
     ]
