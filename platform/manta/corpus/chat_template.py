@@ -340,7 +340,7 @@ def _refuse_unwritten(message: Mapping[str, Any], place: int, written: str) -> N
     Args:
         message: the turn's message.
         place: index of the message.
-        written: what the template makes of it.
+        written: text that the template makes of the message.
     """
     *_, last = (message.get("content") or "").split() or [""]
     if last not in written:

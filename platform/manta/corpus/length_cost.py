@@ -21,7 +21,7 @@ class LengthCost(Section):
     Attributes:
         records: conversations, pairs or texts that are left out, or lose a part.
         tokens: tokens of these records that are in no row.
-        supervised: those of the tokens that would be trained on; None for labelled texts.
+        supervised: number of these tokens that would be trained on; None for labelled texts.
     """
 
     records: int
@@ -36,8 +36,8 @@ def costs_of(counts: Mapping[str, int]) -> LengthCosts:
     """The costs, from counters that are named after the losses.
 
     Args:
-        counts: of each loss, such as `cut`, the records; in `cut_tokens` and `cut_supervised` the
-            tokens, the latter only where tokens are trained on.
+        counts: number of records of each loss, such as `cut`, and of tokens, in `cut_tokens` and,
+            where tokens are trained on, `cut_supervised`.
     """
     return {
         loss: LengthCost(
@@ -77,7 +77,7 @@ def cost_lines(costs: LengthCosts | None, records: str) -> list[str]:
 
     Args:
         costs: the costs.
-        records: what records are, in the plural.
+        records: word for the records, in the plural.
     """
     return [_line(loss, cost, records) for loss, cost in (costs or {}).items() if cost.records]
 

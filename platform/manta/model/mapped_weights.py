@@ -23,7 +23,7 @@ def may_share(target: Tensor, whole: Tensor) -> bool:
 
     Args:
         target: a parameter or buffer, with memory.
-        whole: its values, as they were read.
+        whole: values for the tensor, as they were read.
     """
     return (
         isinstance(target, nn.Parameter)
@@ -39,7 +39,7 @@ class MappedFiles:
     """The safetensors files that this process maps, as they were when it read them.
 
     Attributes:
-        files: of each one path, inode, size in bytes, and time of the last change in nanoseconds.
+        files: path, inode, size in bytes, and last change in nanoseconds of each file.
     """
 
     files: tuple[tuple[str, int, int, int], ...] = ()
