@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from plain_runs import Rows, run_ranks, streams_of
 
 from manta.elastic.checks.preflight import Checked
+from manta.elastic.worker.train_function import prepared_engine
 from manta.model import hf_config
 from manta.parallel.ranks import is_severed
 from manta.schedule import Step
@@ -80,13 +82,19 @@ def _life(checked: Checked, groups: list[Group]) -> None:
     process = _Process(checked, me)
     for number, group in enumerate(groups):
         if me in group.members:
+            _note_graphs(checked, f"graphs-before-{me}")
             process.train_in(number, group)
-        else:
-            process.engine = process.live = None
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    (checked.run_dir / f"graphs-{me}").write_text(str(graphs))
+        elif any(me in later.members for later in groups[number + 1 :]):
+            process.stand_by()
+    _note_graphs(checked, f"graphs-{me}")
     # `run_ranks` destroys the group that it made.
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _note_graphs(checked: Checked, name: str) -> None:
+    """Write down how many graphs this process has compiled so far."""
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    (checked.run_dir / name).write_text(str(graphs))
 
 
 class _Process:
@@ -97,13 +105,21 @@ class _Process:
         self.engine: Engine | None = None
         self.live: LiveState | None = None
 
+    def stand_by(self) -> None:
+        """Be a spare for the next group, as on Ray: a new process that has made its engine."""
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+        self.engine, self.live = prepared_engine(self._checked), None
+
     def train_in(self, number: int, group: Group) -> None:
         run = self._checked
+        rank, size = group.members.index(self._me), len(group.members)
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
         dist.init_process_group(
             "gloo",
             init_method=f"file://{run.run_dir}/meet-{number}",
-            rank=group.members.index(self._me),
-            world_size=len(group.members),
+            rank=rank,
+            world_size=size,
         )
         engine = self._engine(joins=number > 0)
         handed = self._handed(engine) if number else None

@@ -10,9 +10,14 @@ from changing_groups import Group, train_in_groups
 from plain_runs import losses, proof, train
 
 from manta.elastic.checks.preflight import Checked
+from manta.elastic.worker.train_function import prepared_engine
+from manta.model import hf_config
 from manta.state.checkpoint_files import newest
 from manta.state.weights_digest import OPTIMIZER, digest_of
 from manta.storage.run_folder import CHECKPOINTS
+from manta.stream.plan import first_steps
+from manta.train.engine import Engine
+from manta.train.group_end import leave_group
 
 Build = Callable[..., Checked]
 SOME = {"checkpoint.every": 16 * 7 * 4, "eval.every": 16 * 7 * 3, "checkpoint.keep": 9}
@@ -40,10 +45,14 @@ def starts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 def test_a_compiled_model_is_not_compiled_again(checked: Build) -> None:
     run = checked({"train.compile": True, "train.precision": "bf16"})
-    rows = train_in_groups(run, [Group((0, 1), dies=0, step=3), Group((1,))])
+    rows = train_in_groups(run, [Group((0, 1), dies=0, step=3), Group((1, 2))])
     assert starts(rows) == [("start", 0), ("survivors", 2)]
-    graphs = [int((run.run_dir / f"graphs-{process}").read_text()) for process in (0, 1)]
-    assert graphs[0] == graphs[1] > 0
+
+    def graphs(name: str) -> int:
+        return int((run.run_dir / f"graphs-{name}").read_text())
+
+    assert graphs("0") == graphs("1") > 0, "the survivor has the graphs of who died"
+    assert graphs("before-2") == graphs("2") > 0, "a spare has compiled before it joins"
 
 
 def test_no_step_is_trained_again(checked: Build) -> None:
@@ -67,3 +76,19 @@ def test_weights_are_the_same_to_the_bit(checked: Build) -> None:
     assert losses(rows) == losses(train(alone))
     assert weights(run) == weights(alone)
     assert proof(run) == proof(alone)
+
+
+def test_a_spare_computes_in_the_precision_of_the_run(checked: Build) -> None:
+    run = checked({"train.precision": "bf16"})
+    batch = next(first_steps(run.corpus, run.schedule))
+    resolved = hf_config.resolve(run.config, run.manifest.vocabulary)
+    started = Engine(run.config, resolved)
+    expected, _ = started.measure(batch.samples)
+    leave_group(started)
+    spare = prepared_engine(run)
+    spare.rejoin()
+    spare.lay()
+    spare.initialise()
+    found, _ = spare.measure(batch.samples)
+    leave_group(spare)
+    assert found.tolist() == expected.tolist()

@@ -158,6 +158,12 @@ def local_stream(
         yield from cut(block, read_rows(corpus, positions_of(block.spans)))
 
 
+def first_steps(corpus: Corpus, schedule: Schedule) -> Iterator[RankBatch]:
+    """Whole batches from a run's first one on, read a step at a time."""
+    for block in blocks(schedule, 0, 0, 1, 1, corpus.together):
+        yield from cut(block, read_rows(corpus, positions_of(block.spans)))
+
+
 @lru_cache(maxsize=8)
 def _open(corpus: Corpus) -> tuple[ShardReader, Order]:
     """Reader and order of a corpus, made once a process, as the manifest may be large."""

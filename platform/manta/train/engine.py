@@ -199,14 +199,32 @@ class Engine:
         if self._rounded:
             self._rounded.clear()
 
+    def warm_up(self, batch: RankBatch) -> None:
+        """Run a forward and a backward pass without an update.
+
+        The first pass of a process is slower than later ones, most of all where the model is
+        compiled. For a lone rank that leaves its group afterwards; its weights are lost.
+
+        Args:
+            batch: all rows of a step.
+        """
+        with torch.no_grad():
+            for weight in self.trained.lm.parameters():
+                if weight.is_floating_point():
+                    weight.zero_()  # memory without values may have some that are slow to compute
+        self.trained.weights_changed()
+        passes = self._sums.passes(batch)[:1]
+        weights = self._sums.weights(self._sums.counted(batch, passes))
+        self._sums.accumulate(batch, passes, weights)
+
     def rejoin(self) -> None:
         """Take part in another process group, after `leave`; `lay` follows.
 
         Raises:
             TrainingError: if Accelerate does not see all ranks.
         """
-        # The module's forward pass casts since it was laid first.
-        self.accelerator = accelerator_of(self.config, casts=False)
+        # The forward pass of a module that was laid once has autocast for good.
+        self.accelerator = accelerator_of(self.config, casts=not self._laid_before)
         self.ranks = Ranks(self.device)
         check_all_are_seen(self.accelerator, self.ranks)
         self.trained = replace(self.trained, ranks=self.ranks)

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Regroup(Exception):
@@ -55,6 +55,7 @@ class _Worker:
 
     Attributes:
         start: the instructions of its start.
+        outside: environment variable that the start set → its value before; None for none.
         pause: the most urgent pause that was asked for.
         on_pause: handler of pauses.
         ended: set once training has ended here.
@@ -62,6 +63,7 @@ class _Worker:
     """
 
     start: Start | None = None
+    outside: ClassVar[dict[str, str | None]] = {}
     pause: int = 0
     on_pause: Callable[[int], None] | None = None
     ended = threading.Event()
@@ -70,6 +72,8 @@ class _Worker:
 
 def begin(start: Start) -> None:
     """Store the instructions of this worker's start."""
+    _leave_environment()
+    _Worker.outside = {name: os.environ.get(name) for name in start.environment}
     os.environ.update(start.environment)
     _Worker.start = start
     _Worker.ended.clear()
@@ -93,8 +97,22 @@ def is_given_up() -> bool:
 
 
 def forget() -> None:
-    """Clear the state after the run has ended."""
+    """Clear the state after the group has ended."""
     _Worker.start, _Worker.pause, _Worker.on_pause = None, 0, None
+    _leave_environment()
+
+
+def _leave_environment() -> None:
+    """Have the environment that this process had outside of groups.
+
+    By the variables of a group, Accelerate would wait for that group's other ranks.
+    """
+    for name, value in _Worker.outside.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _Worker.outside = {}
 
 
 def current() -> Start:

@@ -42,6 +42,11 @@ def keep(survivor: Survivor) -> None:
     _Process.held = survivor
 
 
+def holds(key: EngineKey) -> bool:
+    """Whether an engine is kept for what `key` identifies."""
+    return _Process.held is not None and _Process.held.key == key
+
+
 def take(key: EngineKey) -> Survivor | None:
     """The engine kept for what `key` identifies; another one is dropped."""
     held, _Process.held = _Process.held, None

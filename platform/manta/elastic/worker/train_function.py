@@ -40,7 +40,7 @@ from manta.model.trial_result import Tried
 from manta.parallel.muster import muster
 from manta.parallel.ranks import EXCHANGE_LIMIT, is_severed
 from manta.state.handover import LiveState, hand_over
-from manta.stream import pipeline
+from manta.stream import pipeline, plan
 from manta.stream.plan import RankBatch
 from manta.train.engine import Engine
 from manta.train.group_end import leave_group
@@ -105,11 +105,23 @@ def prepare(checked: Checked, micro_batch: int | None) -> None:
         micro_batch: most rows of a forward pass; None: as configured.
     """
     checked = _with_micro_batch(checked, micro_batch)
+    if survivor.holds(_key(checked)):
+        return
     compute_here(int(os.environ["OMP_NUM_THREADS"]))
+    survivor.keep(Survivor(_key(checked), prepared_engine(checked), None))
+
+
+def prepared_engine(checked: Checked) -> Engine:
+    """The engine of a run, in no group, that has computed a pass: compiled, if the run compiles.
+
+    It has no values for its weights yet; who takes it calls `rejoin`.
+    """
     resolved = hf_config.resolve(checked.config, checked.manifest.vocabulary)
     engine = Engine(checked.config, resolved, empty=True, joins=True)
+    engine.lay()
+    engine.warm_up(next(plan.first_steps(checked.corpus, checked.schedule)))
     leave_group(engine)
-    survivor.keep(Survivor(_key(checked), engine, None))
+    return engine
 
 
 def _key(checked: Checked) -> EngineKey:
