@@ -45,6 +45,9 @@ sys.dont_write_bytecode = False
 
 # Ray reads this when it is imported, so it is set before any test module imports Ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# A name that is no folder is not looked for on the Hub, whose library would try again for 20 s
+# where there is no network. It reads this when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers have the environment of the process that started Ray, which comes first.
 os.environ.update(s3_server.ENVIRONMENT)
 

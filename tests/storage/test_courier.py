@@ -58,7 +58,7 @@ def test_a_file_that_grows_is_sent_as_it_was(place: StorePath, tmp_path: Path) -
 def test_a_store_that_does_not_answer_is_tried_again() -> None:
     server = S3Server()
     try:
-        place = place_of(server.url("run"))
+        place = place_of(server.url("run", timeout=1))
         courier = Courier(place, rest=0.1)
         server.pause()
         began = time.monotonic()

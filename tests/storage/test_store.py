@@ -88,6 +88,8 @@ def test_what_is_wrong_with_a_store_is_said_with_a_remedy(s3: S3Server) -> None:
         check_writable(place_of(deaf), "run.storage")
     with pytest.raises(RunError, match=r"unknown options \['regoin'\]: use region, "):
         check_writable(place_of("s3://bucket/x?regoin=us"), "run.storage")
+    with pytest.raises(RunError, match=r"request_timeout = 'soon' of the URL must be a number"):
+        check_writable(place_of("s3://bucket/x?request_timeout=soon"), "run.storage")
 
 
 def test_folders_that_nobody_used_for_a_week_are_removed(tmp_path: Path, monkeypatch) -> None:

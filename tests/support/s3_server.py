@@ -40,9 +40,11 @@ class S3Server:
         )
         self._make_bucket()
 
-    def url(self, path: str) -> str:
-        """The URL of a place in the bucket."""
+    def url(self, path: str, *, timeout: float | None = None) -> str:
+        """The URL of a place in the bucket; a request fails after `timeout` seconds."""
         options = f"endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
+        if timeout is not None:
+            options += f"&request_timeout={timeout}"
         return f"s3://{BUCKET}/{path}?{options}"
 
     def pause(self) -> None:

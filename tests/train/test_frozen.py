@@ -95,7 +95,7 @@ def test_compiled_it_is_the_same_but_for_rounding(checked, tmp_path) -> None:
     changes = beside(folder, **{"objective.teacher": str(teacher), "schedule.horizon": 16 * 7 * 3})
     plain = train(checked({**changes, "run.name": "plain"}), 2)
     compiled = checked({**changes, "run.name": "compiled", "train.compile": True})
-    # tests/train/test_distilled.py has kernels made for a model and one beside it.
+    # tests/train/test_language_model.py has kernels made, which takes a second each.
     rows = train(compiled, 2, kernels=False)
     apart = [[row["term/apart"] for row in each if "loss" in row] for each in (plain, rows)]
     assert apart[0] == pytest.approx(apart[1], rel=1e-5)

@@ -125,7 +125,7 @@ def test_training_goes_on_while_the_store_does_not_answer(
     checked, server: S3Server, tmp_path: Path, caplog
 ) -> None:
     changes = {
-        "run.storage": server.url("runs"),
+        "run.storage": server.url("runs", timeout=1),
         "checkpoint": {"every": 3 * STEP, "keep": 3},
     }
     run = checked(changes)

@@ -22,7 +22,8 @@ from manta.config.errors import ConfigError
 from manta.config.urls import join
 
 SCHEMES = ("s3", "gs", "gcs", "file")
-S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path")
+S3_SECONDS = ("connect_timeout", "request_timeout")  # options that are numbers of seconds
+S3_OPTIONS = ("region", "endpoint_override", "scheme", "tls_ca_file_path", *S3_SECONDS)
 # Variables with the server's address, which Amazon's own tools read too.
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CHUNK = 8 * 2**20
@@ -259,6 +260,7 @@ def _open_s3(bucket: str, options: dict[str, str], endpoint: str) -> Any:
 
     if unknown := options.keys() - S3_OPTIONS:
         raise OSError(f"unknown options {sorted(unknown)}: use {', '.join(S3_OPTIONS)}")
+    seconds = {key: _seconds(key, options.pop(key)) for key in S3_SECONDS if key in options}
     if endpoint and "endpoint_override" not in options:
         scheme, _, options["endpoint_override"] = endpoint.rstrip("/").rpartition("://")
         options.setdefault("scheme", scheme or "https")
@@ -266,9 +268,17 @@ def _open_s3(bucket: str, options: dict[str, str], endpoint: str) -> Any:
         options["region"] = fs.resolve_s3_region(bucket)
     return fs.S3FileSystem(
         **options,
+        **seconds,
         allow_delayed_open=True,  # one request for a small object in place of three
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
     )
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise OSError(f"{option} = {text!r} of the URL must be a number of seconds") from None
 
 
 def reason(error: BaseException) -> str:
