@@ -12,6 +12,7 @@ from manta.config.drift import DriftConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.kinds import KINDS, kind_of
+from manta.config.retraining import RetrainConfig
 from manta.config.tuning import TuningConfig
 
 SWEEP = "sweep: {name: x}\nbase: run.yaml\nspace: x\n"
@@ -19,6 +20,7 @@ TUNING = "tuning: {name: x}\nbase: run.yaml\n"
 EVALUATION = "name: x\nsplits: {}\n"
 GATE = "name: x\nthresholds: {}\n"
 DRIFT = "limits: {}\n"
+RETRAINING = "champion: a@b\ntriggers: {}\n"
 CLUSTER = "cluster_name: x\nprovider: {type: aws}\n"
 FILES = {
     "a run": (RUN, RunConfig, "manta train"),
@@ -28,6 +30,7 @@ FILES = {
     "a cluster": (CLUSTER, None, "manta doctor"),
     "an evaluation": (EVALUATION, EvaluationConfig, "manta evaluate MODEL"),
     "a gate": (GATE, GateConfig, "manta gate MODEL"),
+    "a retraining": (RETRAINING, RetrainConfig, "manta retrain"),
     "a look at drift": (DRIFT, DriftConfig, "manta drift NEW --config"),
 }
 

@@ -13,6 +13,7 @@ from manta.config.drift import DriftConfig
 from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.mistakes import keys
+from manta.config.retraining import RetrainConfig
 from manta.config.tuning import TuningConfig
 
 COMMANDS = {
@@ -48,6 +49,7 @@ COMMANDS = {
     "arena": "MODEL MODEL PROMPTS.jsonl --output --tokens --temperature --seed --page --choices",
     "economics": "MODEL --evaluation --quality --gate --price --json --output",
     "drift": "NEW --against KEY=VALUE --config --json --output",
+    "retrain": "TRIGGERS.yaml KEY=VALUE --go --json",
     "keys": "PREFIX --markdown",
     "doctor": "CLUSTER.yaml --config",
 }
@@ -208,6 +210,14 @@ DRIFT_KEYS = """
     limits.loss_ks limits.embedding_mmd
 """
 
+RETRAIN_KEYS = """
+    champion registry
+    triggers.drift.new triggers.drift.config triggers.age.days
+    triggers.metric.name triggers.metric.evaluation triggers.metric.at_least
+    triggers.metric.at_most triggers.new_data.paths triggers.new_data.megabytes
+    pause_days prepare train overrides evaluate gate
+"""
+
 GATE_KEYS = """
     name
     thresholds.NAME.at_least thresholds.NAME.at_most
@@ -255,6 +265,10 @@ def test_evaluation_config_keys():
 
 def test_drift_config_keys():
     assert keys(DriftConfig) == DRIFT_KEYS.split()
+
+
+def test_retrain_config_keys():
+    assert keys(RetrainConfig) == RETRAIN_KEYS.split()
 
 
 def test_gate_config_keys():

@@ -6,7 +6,7 @@ Nothing heavy is imported before a command needs it: help and config errors must
 from manta.cli.application import app, main
 from manta.cli.corpus_commands import inspect, join, prepare
 from manta.cli.evaluation_commands import audit, card, evaluate, gate
-from manta.cli.governance_commands import arena, drift, economics
+from manta.cli.governance_commands import arena, drift, economics, retrain
 from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.lineage_commands import forget, lineage
@@ -20,7 +20,7 @@ for command in (
     *(submit, status, logs, stop),
     *(verify, replay, compare, export, generate, chat, score),
     *(evaluate, gate, promote, rollback, models, card, audit, lineage, forget),
-    *(arena, economics, drift),
+    *(arena, economics, drift, retrain),
     *(keys, doctor),
 ):
     app.command()(command)

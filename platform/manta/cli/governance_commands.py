@@ -1,4 +1,4 @@
-"""`manta drift`, `arena`, `economics`: what is asked of models beside their evaluations."""
+"""`manta drift`, `arena`, `economics`, `retrain`: what is asked of models beside evaluations."""
 
 from __future__ import annotations
 
@@ -149,3 +149,33 @@ def economics(
     if output is not None:
         page = write_economics_page(found, output)
         print(f"page: {page}", file=sys.stderr if as_json else sys.stdout)
+
+
+def retrain(
+    config: Annotated[
+        Path, typer.Argument(metavar="TRIGGERS.yaml", help="The config of retraining.")
+    ],
+    overrides: Overrides = None,
+    go: Annotated[bool, typer.Option("--go", help="Run what it says, if a trigger fired.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which trigger fired and what would run; with --go, run it up to the promotion."""
+    from manta.config.retraining import load_retrain
+
+    loaded = load_retrain(config, overrides or ())
+    import sys
+
+    from manta.govern import retrain as run
+
+    tell = partial(print, file=sys.stderr, flush=True)
+    plan = run.plan_retraining(loaded, tell)
+    if as_json:
+        import json  # --help does without it
+
+        print(json.dumps(plan.as_json(), indent=1))
+    else:
+        print("\n".join(run.plan_lines(plan)), flush=True)
+    if not (go and plan.fired and not plan.pause):
+        return
+    if not run.carry_out(loaded, plan, tell):
+        raise typer.Exit(1)

@@ -46,7 +46,10 @@ GATE = ConfigKind(
 DRIFT = ConfigKind(
     "a look at drift", "manta drift NEW --config", frozenset({"limits", "documents"})
 )
-KINDS = (RUN, CORPUS, SWEEP, TUNING, CLUSTER, EVALUATION, GATE, DRIFT)
+RETRAINING = ConfigKind(
+    "a retraining", "manta retrain", frozenset({"champion", "triggers", "pause_days"})
+)
+KINDS = (RUN, CORPUS, SWEEP, TUNING, CLUSTER, EVALUATION, GATE, DRIFT, RETRAINING)
 
 
 def kind_of(keys: Collection[str]) -> ConfigKind | None:

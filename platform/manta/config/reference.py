@@ -28,6 +28,7 @@ from manta.config.evaluation import EvaluationConfig
 from manta.config.gate import GateConfig
 from manta.config.mistakes import NAME
 from manta.config.on_change import on_change_of, rounds
+from manta.config.retraining import RetrainConfig
 from manta.config.run import RunConfig
 from manta.config.section import Section
 from manta.config.sweep import SweepConfig
@@ -43,6 +44,7 @@ CONFIGS: dict[str, type[Section]] = {
     "Evaluation: `manta evaluate RUN EVAL.yaml`": EvaluationConfig,
     "Gate: `manta gate RUN GATE.yaml`": GateConfig,
     "Drift: `manta drift NEW --against RUN --config DRIFT.yaml`": DriftConfig,
+    "Retraining: `manta retrain TRIGGERS.yaml`": RetrainConfig,
 }
 BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}

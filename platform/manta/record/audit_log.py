@@ -27,7 +27,7 @@ from manta.storage.run_folder import AUDIT
 # Actions that a log may have.
 MEASURED, TEST_SPLIT, GATED = "evaluate", "read the test split", "gate"
 EXPORTED, FORKED, BEGUN_AS_FORK = "export", "fork", "begin as a fork"
-PROMOTED, REGISTERED = "promote", "register"
+PROMOTED, REGISTERED, RETRAINED = "promote", "register", "retrain"
 ALIAS_SET, ROLLED_BACK = "set alias", "roll back"
 # The digest before the first line.
 START = "0" * 64
