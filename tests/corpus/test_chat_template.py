@@ -150,6 +150,8 @@ def test_what_a_template_leaves_out_is_told(encoder: Make, tmp_path: Path) -> No
         encoder("closed").encode(json.dumps(whole))
     with pytest.raises(UnusableRecord, match=r"leaves out its tool 'look': .* writes tools"):
         encoder("closed").encode(said("a", "b", tools=[call]))
+    with pytest.raises(UnusableRecord, match="leaves out the text of its document 0"):
+        encoder("closed").encode(said("a", "b", documents=[{"title": "t", "text": "A fact."}]))
     blind = CHATML.replace("message.content", "''", 1)
     tool = ChatEncoder(chat_tokenizer(tmp_path, blind), ChatSection(length=64), "uint16")
     with pytest.raises(UnusableRecord, match="message 1: the template leaves out its content"):

@@ -21,7 +21,7 @@ from manta.config.model import ModelSection
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.fork_run import fork_run
 from manta.elastic.checks.preflight import Checked, check, check_continues, try_model
-from manta.model.quantized import QuantizedLinear, check_driver, quantize
+from manta.model.quantized import QuantizedLinear, check_driver, quantize, whole_numel
 from manta.model.trainable import choose_trained, hold_frozen
 from manta.storage.run_folder import CONFIG
 from manta.train.export import export, generate, load_weights
@@ -117,7 +117,9 @@ def test_flops_are_those_of_the_whole_weights(form: Any) -> None:
         lm = llama(32)
         model = ModelSection(pretrained="base", adapter={"rank": 2}, **section)
         choose_trained(lm, model, 0)
+        whole = whole_numel(lm)
         hold_frozen(lm, model)
+        assert whole_numel(lm) == whole
         counted.append(flops_per_token(lm, lm.config, 16))
     assert counted[0] == counted[1]
 
@@ -134,6 +136,15 @@ def test_the_same_losses_split_over_ranks_and_through_a_kill(tuned: Build) -> No
     for row in found:
         if "loss" in row:
             assert row["loss"] == pytest.approx(expected[row["step"]], rel=1e-5)
+
+
+def test_compiled_it_is_the_same_but_for_rounding(tuned: Build) -> None:
+    short = {"schedule.horizon": 16 * 7 * 3, "eval.every": None}
+    curves = [
+        losses(train(tuned(f"{on}", "nf4", **{"train.compile": on}, **short), kernels=False))
+        for on in (False, True)
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
 def test_a_resume_is_exact_to_the_bit(tuned: Build) -> None:
@@ -183,7 +194,8 @@ def test_exported_for_the_base_as_it_was(tuned: Build, base: Path, tmp_path: Pat
         settings = BitsAndBytesConfig(**asked, bnb_4bit_compute_dtype=torch.float32)
         options = {"quantization_config": settings, "dtype": torch.float32}
         theirs = AutoModelForCausalLM.from_pretrained(base, **options)
-        with_adapter = PeftModel.from_pretrained(theirs, str(alone)).eval()
+        # In training mode: on CPUs with AVX512-BF16 bitsandbytes evaluates in bf16.
+        with_adapter = PeftModel.from_pretrained(theirs, str(alone)).train()
         torch.testing.assert_close(with_adapter(rows).logits, trained(rows).logits)
     assert generate(run.run_dir, "some text", tokens=4, temperature=0, seed=0)
 

@@ -164,7 +164,7 @@ class ChatEncoder:
             roles = ", ".join(self.section.supervise)
             raise UnusableRecord(f"no message to train on: none that answers is of {roles}")
         rendered = self._render(whole, messages)
-        _refuse_without_tools(whole, rendered)
+        _refuse_left_out(whole, rendered)
         ids, offsets = self._tokenized(rendered)
         spans, apart = [], []
         for turn in turns:
@@ -342,8 +342,7 @@ def _refuse_unwritten(message: Mapping[str, Any], place: int, written: str) -> N
         place: index of the message.
         written: text that the template makes of the message.
     """
-    *_, last = (message.get("content") or "").split() or [""]
-    if last not in written:
+    if _last_word(message.get("content") or "") not in written:
         raise UnusableRecord(
             f"message {place}: the template leaves out its content: give another chat.template"
         )
@@ -356,8 +355,15 @@ def _refuse_unwritten(message: Mapping[str, Any], place: int, written: str) -> N
             )
 
 
-def _refuse_without_tools(whole: Mapping[str, Any], rendered: str) -> None:
-    """Raise UnusableRecord if a template leaves out a tool that a conversation has."""
+def _refuse_left_out(whole: Mapping[str, Any], rendered: str) -> None:
+    """Raise UnusableRecord if a template leaves out a tool or document of a conversation."""
+    for number, document in enumerate(whole.get("documents") or ()):
+        text = document.get("text") if isinstance(document, Mapping) else None
+        if isinstance(text, str) and _last_word(text) not in rendered:
+            raise UnusableRecord(
+                f"the template leaves out the text of its document {number}: give a chat.template "
+                "that writes documents, or leave out the column (chat.columns: {documents: none})"
+            )
     for tool in whole.get("tools") or ():
         name = tool.get("function", tool).get("name") if isinstance(tool, Mapping) else None
         if isinstance(name, str) and name not in rendered:
@@ -365,6 +371,12 @@ def _refuse_without_tools(whole: Mapping[str, Any], rendered: str) -> None:
                 f"the template leaves out its tool '{name}': give a chat.template that writes "
                 "tools, or leave out the column (chat.columns: {tools: none})"
             )
+
+
+def _last_word(text: str) -> str:
+    """The end of a text that a template writes if it writes the text, however it strips it."""
+    *_, last = text.split() or [""]
+    return last
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -202,6 +202,14 @@ def quantized_numel(lm: nn.Module) -> int:
     return sum(one.numel for one in lm.modules() if isinstance(one, QuantizedLinear))
 
 
+def whole_numel(lm: nn.Module) -> int:
+    """How many weights a model has, each counted once in whatever bits it is held."""
+    quantized = [one for one in lm.modules() if isinstance(one, QuantizedLinear)]
+    codes = {id(part) for one in quantized for part in (one.codes, one.scales)}
+    others = (one.numel() for one in lm.parameters() if id(one) not in codes)
+    return sum(others) + quantized_numel(lm)
+
+
 def _layers(lm: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The layers that can be held in fewer bits, by each of their names."""
     kept = {id(lm.get_output_embeddings()), id(head_of(lm))}

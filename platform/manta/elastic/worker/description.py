@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from manta.elastic.worker.host_memory import host_memory
+from manta.model.quantized import whole_numel
+from manta.model.small import trained_weights
 from manta.state.state_size import state_bytes
 from manta.train.device_kind import device_kind
 from manta.train.engine import Engine
@@ -31,8 +33,7 @@ def hardware() -> dict[str, Any]:
 
 def model(engine: Engine) -> dict[str, Any]:
     """Description of the model: type, size, precision, and memory for its state."""
-    sizes = [(p.numel(), p.requires_grad) for p in engine.trained.lm.parameters()]
-    total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    total, trained = whole_numel(engine.trained.lm), trained_weights(engine.trained.lm)
     config = getattr(engine.trained.lm, "config", None)
     return {
         "model": getattr(config, "model_type", engine.config.model.type),
