@@ -124,7 +124,7 @@ def test_bytes_a_parameter_on_each_rank(checked, tmp_path, shard: bool) -> None:
     assert [rank["staged"] for rank in ranks] == pytest.approx([6, 6], rel=0.05)
     snapshots = [12, 12] if shard else [24, 0]
     assert [rank["snapshots"] for rank in ranks] == pytest.approx(snapshots, rel=0.05)
-    told = host_memory(state_bytes(1, 1), 2, 2, sharded=shard, snapshots=True)
+    told = host_memory(state_bytes(1, 1), 2, 2, shards=2 if shard else None, snapshots=True)
     assert told.snapshots == pytest.approx(sum(rank["snapshots"] for rank in ranks), rel=0.05)
     assert told.checkpoint == pytest.approx(sum(rank["staged"] for rank in ranks), rel=0.05)
 
@@ -137,15 +137,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_node_by_the_rows_of_the_page() -> None:
     """tests/elastic/test_keeper.py measures that a second place has two copies too."""
 
-    def node(here: int, of: int, *, sharded: bool) -> HostMemory:
-        return host_memory(state_bytes(1, 1), of, here, sharded=sharded, snapshots=True)
+    def node(here: int, of: int, *, shards: int | None) -> HostMemory:
+        return host_memory(state_bytes(1, 1), of, here, shards=shards, snapshots=True)
 
-    assert node(8, 8, sharded=False) == HostMemory(24, 12)
-    assert node(4, 8, sharded=False) == HostMemory(24, 6)
-    assert node(8, 8, sharded=True) == HostMemory(24, 12)
-    assert node(4, 8, sharded=True) == HostMemory(48 / 2, 12 / 2)
-    assert node(1, 1, sharded=False).most == 36
-    assert host_memory(12, 1, 1, sharded=False, snapshots=False) == HostMemory(0, 12)
+    assert node(8, 8, shards=None) == HostMemory(24, 12)
+    assert node(4, 8, shards=None) == HostMemory(24, 6)
+    assert node(8, 8, shards=8) == HostMemory(24, 12)
+    assert node(4, 8, shards=8) == HostMemory(48 / 2, 12 / 2)
+    assert node(4, 8, shards=2) == HostMemory(48, 12 / 2), "one copy is written, on one node"
+    assert node(1, 1, shards=None).most == 36
+    assert host_memory(12, 1, 1, shards=None, snapshots=False) == HostMemory(0, 12)
     assert state_bytes(10, 1) == 48
     assert state_bytes(10, 1, OptimizerSection(type="lion").numbers_kept) == 44
     page = (ROOT / "docs/operations.md").read_text()
@@ -161,7 +162,7 @@ def test_a_node_by_the_rows_of_the_page() -> None:
 
 def test_the_pods_of_a_cluster_have_as_much_as_their_comment_says() -> None:
     text = (ROOT / "cluster/kuberay.yaml").read_text()
-    most = host_memory(state_bytes(1, 1), 1, 1, sharded=False, snapshots=True).most
+    most = host_memory(state_bytes(1, 1), 1, 1, shards=None, snapshots=True).most
     found = re.search(r"(\d+) bytes a parameter .*, and (\d+) GB: (\d+)Gi .*\n.* ([\d.]+)B\.", text)
     assert found is not None
     bytes_each, rest, limit, size = map(float, found.groups())

@@ -302,6 +302,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _workers_hold_a_whole_model(self) -> RunConfig:
+        shard = self.parallel.shard
+        if shard is not True and shard > self.scaling.min:
+            raise ValueError(
+                f"parallel.shard = {shard}: fewer workers than that would each hold a larger part "
+                f"of the model; set scaling.min to {shard} or more, or parallel.shard to true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _reproducible_at_any_world_size(self) -> RunConfig:
         if problem := reproducible.problem_of(self.train, self.parallel, self.scaling):
             raise ValueError(problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -73,11 +73,13 @@ class ParallelSection(Section):
 
     on_change: ClassVar[OnChange] = OnChange.FORK
 
-    shard: bool = key(
+    shard: bool | Annotated[int, Field(strict=True, ge=2)] = key(
         OnChange.NOTE,
         rounds=True,
         default=False,
-        description="FSDP2: parameters split over workers",
+        description="true: parameters split over all workers (FSDP2); a number: over this many, or "
+        "the next larger number that divides the workers, and the other workers hold further "
+        "copies (HSDP)",
     )
     reduce_dtype: Literal["fp32", "bf16"] = Field(
         default="fp32",

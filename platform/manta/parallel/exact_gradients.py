@@ -19,6 +19,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 
 from manta.parallel.exact_sum import Grid
 from manta.parallel.ranks import Ranks
+from manta.parallel.sharding import copies_of
 
 # Elements that ranks exchange at a time, in float64: 32 MiB.
 BUCKET = 2**22
@@ -179,11 +180,13 @@ class ShardedGradients:
     """
 
     def __init__(self, lm: nn.Module, grid: Grid):
-        self._sums = []
+        self._sums, copies = [], copies_of(lm)
         for module in lm.modules():
             if isinstance(module, FSDPModule):
-                self._sums.append(_ExactReduceScatter(grid))
+                self._sums.append(_ExactReduceScatter(grid, copies))
                 module.set_custom_reduce_scatter(self._sums[-1])
+                if copies is not None:
+                    module.set_all_reduce_hook(self._sums[-1].after_copies)
 
     def begin(self, passes: int) -> None:
         for each in self._sums:
@@ -205,8 +208,8 @@ class _ExactReduceScatter(ReduceScatter):
     tests/train/test_reproducible.py.
     """
 
-    def __init__(self, grid: Grid):
-        self._grid, self._extremes = grid, _Extremes(grid)
+    def __init__(self, grid: Grid, copies: dist.ProcessGroup | None):
+        self._grid, self._extremes, self._copies = grid, _Extremes(grid), copies
         self.begin(1)
 
     def begin(self, passes: int) -> None:
@@ -247,4 +250,14 @@ class _ExactReduceScatter(ReduceScatter):
         part = torch.empty_like(self._totals)
         dist.reduce_scatter_single(part, summands, group=group)
         self._totals += part
-        output_tensor.copy_(self._totals) if self.last else output_tensor.zero_()
+        # Copies of the model are summed here, as FSDP2 would round their sums; it sums zeros then.
+        if self.last and self._copies is not None:
+            dist.all_reduce(self._totals, group=self._copies)
+        alone = self.last and self._copies is None
+        output_tensor.copy_(self._totals) if alone else output_tensor.zero_()
+
+    def after_copies(self, part: Tensor) -> None:
+        """Make `part`, for which FSDP2 has summed zeros over copies, the sum of all passes."""
+        if self.last:
+            assert self._totals is not None
+            part.copy_(self._totals)

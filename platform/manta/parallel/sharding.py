@@ -1,4 +1,4 @@
-"""A model split over all ranks by FSDP2, layer by layer."""
+"""A model split over ranks by FSDP2, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from manta.config.run import RunConfig
 from manta.parallel.exchange import REDUCE_DTYPES
+from manta.parallel.mesh import mesh_of
+
+# Names of the dimensions of a mesh; the first is there if there are several copies.
+REPLICAS, SHARDS = "replicas", "shards"
 
 
 def layers_of(lm: nn.Module) -> list[nn.Module]:
@@ -28,7 +32,10 @@ def shard(lm: nn.Module, device: torch.device, config: RunConfig) -> None:
 
     Torch's own function and not Accelerate's plugin, which is ignored on a CPU.
     """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    over = mesh_of(config.parallel.shard, dist.get_world_size())
+    sizes, names = (over.replicas, over.shards), (REPLICAS, SHARDS)
+    one = over.replicas == 1
+    mesh = init_device_mesh(device.type, sizes[one:], mesh_dim_names=names[one:])
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if config.train.precision == "bf16" else None,
         reduce_dtype=REDUCE_DTYPES[config.parallel.reduce_dtype],
@@ -36,6 +43,21 @@ def shard(lm: nn.Module, device: torch.device, config: RunConfig) -> None:
     for layer in layers_of(lm):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(lm, mesh=mesh, mp_policy=policy)
+
+
+def copies_of(lm: nn.Module) -> dist.ProcessGroup | None:
+    """The ranks that hold the same part of a split model as this one; None if it has one copy."""
+    parameter = next(lm.parameters())
+    assert isinstance(parameter, DTensor)
+    mesh = parameter.device_mesh
+    return mesh.get_group(REPLICAS) if mesh.ndim > 1 else None
+
+
+def in_first_copy(tensor: DTensor) -> bool:
+    """Whether this rank's part of a tensor belongs to the first copy, which speaks for all."""
+    coordinate = tensor.device_mesh.get_coordinate()
+    assert coordinate is not None
+    return not any(coordinate[:-1])
 
 
 def reshard(lm: nn.Module) -> None:

@@ -13,9 +13,11 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from manta.model.trainable import base_weights
 from manta.parallel.ranks import Ranks
+from manta.parallel.sharding import in_first_copy
 from manta.state.tensor_layout import piece
 
 # Elements at a time: what is computed of them takes some eight times their memory.
@@ -40,7 +42,8 @@ def fingerprint_of_base(lm: nn.Module, ranks: Ranks | None = None) -> int:
         one = piece(name, parameter)
         width = max(1, one.local[:1].numel())
         found = _sum(one.local, name, one.first * width)
-        if one.split:
+        if isinstance(parameter, DTensor):
+            found *= in_first_copy(parameter)  # each part counts once
             parts = found if parts is None else parts + found
         else:
             whole += int(found)

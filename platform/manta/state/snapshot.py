@@ -176,11 +176,12 @@ class Snapshots:
 
     @property
     def _contributes(self) -> bool:
-        return self._ranks.first or self._trained.sharded
+        mesh = self._trained.mesh
+        return self._ranks.first if mesh is None else mesh.holds_first_copy(self._ranks.rank)
 
     @property
     def _parts(self) -> int:
-        return self._ranks.world_size if self._trained.sharded else 1
+        return 1 if self._trained.mesh is None else self._trained.mesh.shards
 
     def _pieces(self, rows: RowTable) -> list[Piece]:
         """What this rank gives: its own rows; of what all have, the first rank's."""

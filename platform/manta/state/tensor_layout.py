@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from manta.parallel.sharding import reshard
@@ -73,13 +73,14 @@ def piece(name: str, tensor: Tensor) -> Piece:
     """A tensor of this rank as a piece.
 
     Raises:
-        ValueError: if it is split otherwise than by rows over one mesh dimension.
+        ValueError: if it is split otherwise than by rows over the last dimension of its mesh.
     """
     tensor = tensor.detach()
     if not isinstance(tensor, DTensor):
         rows = tensor.reshape(1) if tensor.ndim == 0 else tensor
         return Piece(name, rows, 0, tuple(rows.shape), split=False)
-    if tensor.placements != (Shard(0),):
+    *copies, split = tensor.placements
+    if split != Shard(0) or any(each != Replicate() for each in copies):
         raise ValueError(f"{name}: can't be saved with placements {tensor.placements}")
     _, offset = compute_local_shape_and_global_offset(
         tensor.shape, tensor.device_mesh, tensor.placements

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from manta.optimizer.averaging import has_average, swapped
 from manta.parallel.masters import RoundedWeights
+from manta.parallel.mesh import ShardMesh
 from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import reshard
 
@@ -26,7 +28,7 @@ class Trained:
         lm: the model, under the names that are saved; its tensors may be parts (DTensor).
         optimizer: optimizer of the model's parameters.
         scaler: loss scaler in fp16, else None.
-        sharded: whether each rank holds a part of each tensor; else all of them.
+        mesh: how ranks share the model where each holds a part of each tensor; None: each has all.
         ranks: the ranks that train the model together.
         rounded: low-precision copy that computes in the model's place, if any; not saved.
         base: fingerprint of the base, the frozen weights, which are not saved: each start takes
@@ -37,11 +39,22 @@ class Trained:
     lm: nn.Module
     optimizer: Optimizer
     scaler: GradScaler | None
-    sharded: bool
+    mesh: ShardMesh | None
     ranks: Ranks
     rounded: RoundedWeights | None = None
     base: int | None = None
     any_base: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this rank holds a part of each tensor."""
+        return self.mesh is not None
+
+    def sum_over_copies(self, now: bool) -> None:
+        """Have backward passes from now on sum gradients over copies of a split model, or not."""
+        if self.mesh is not None and self.mesh.replicas > 1:
+            assert isinstance(self.lm, FSDPModule)
+            self.lm.set_requires_all_reduce(now)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are saved, by name."""

@@ -27,6 +27,7 @@ from manta.parallel.exact_sum import Grid
 from manta.parallel.exchange import accelerator_of, check_all_are_seen, prepared, taken_back
 from manta.parallel.host_to_device import to_device
 from manta.parallel.masters import RoundedWeights
+from manta.parallel.mesh import mesh_of
 from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.sample.columns import Columns
@@ -117,7 +118,9 @@ class Engine:
         self.device = self.accelerator.device
         self.ranks = Ranks(self.device)
         check_all_are_seen(self.accelerator, self.ranks)
-        sharded = config.parallel.shard and self.ranks.world_size > 1
+        several = config.parallel.shard and self.ranks.world_size > 1
+        mesh = mesh_of(config.parallel.shard, self.ranks.world_size) if several else None
+        sharded = mesh is not None
         lm = self._assembled(examine=examine, sharded=sharded)
         self._empty = weights.without_values(lm)
         if self._empty:
@@ -130,7 +133,7 @@ class Engine:
         copied = config.train.param_dtype == "bf16" and not sharded
         self._rounded = RoundedWeights(lm, collects=not self._exact) if copied else None
         self.trained = Trained(
-            lm, optimizer, self.accelerator.scaler, sharded, self.ranks, self._rounded
+            lm, optimizer, self.accelerator.scaler, mesh, self.ranks, self._rounded
         )
         self._parameters = [p for p in lm.parameters() if p.requires_grad]
         computing = self._rounded.lm if self._rounded else lm

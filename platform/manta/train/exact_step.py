@@ -19,6 +19,7 @@ from manta.config.run import RunConfig
 from manta.objective.protocol import Objective
 from manta.parallel.exact_gradients import ExactGradients
 from manta.parallel.exact_sum import Grid
+from manta.parallel.mesh import mesh_of
 from manta.sample.columns import sliced
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
@@ -46,10 +47,12 @@ def prepare(lm: nn.Module, config: RunConfig, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     elif config.parallel.shard:
-        _refuse_ragged_parts(lm, range(max(2, config.scaling.min), config.scaling.upper + 1))
+        sizes = range(max(2, config.scaling.min), config.scaling.upper + 1)
+        shards = {mesh_of(config.parallel.shard, size).shards for size in sizes}
+        _refuse_ragged_parts(lm, sorted(shards))
 
 
-def _refuse_ragged_parts(lm: nn.Module, ranks: range) -> None:
+def _refuse_ragged_parts(lm: nn.Module, ranks: Sequence[int]) -> None:
     for name, weight in lm.named_parameters():
         for count in ranks:
             part = -(-len(weight) // count) * (weight.numel() // len(weight))
@@ -151,6 +154,7 @@ class ExactSums:
         for index, one in enumerate(passes):
             if index == len(passes) - 1:
                 self._gradients.last_pass()
+            self._trained.sum_over_copies(index == len(passes) - 1)
             seed(self._ranks.device, [self._seed, batch.step.number, first + index])
             micro = self._computing.forward(one)
             if not one.is_empty:
@@ -165,8 +169,10 @@ class ExactSums:
         return unmeasured(self._ranks.device)  # gradients of passes are summed as whole numbers
 
     def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        ranks = self._ranks if self._trained.sharded else None
-        parts = [local(p.grad) for p in parameters if p.grad is not None]
+        mesh = self._trained.mesh
+        ranks = self._ranks if mesh is not None else None
+        speaks = mesh is None or mesh.holds_first_copy(self._ranks.rank)
+        parts = [local(p.grad) for p in parameters if speaks and p.grad is not None]
         return self._grid.norm(parts, sum(p.numel() for p in parameters), ranks)
 
     def shared(self, values: Tensor) -> Tensor:

@@ -134,6 +134,7 @@ class SumsByRank:
             last = index == len(passes) - 1
             if rounded:
                 rounded.exchanging = last and self._exchanges
+            self._trained.sum_over_copies(last)
             if one.is_empty and not (last or sharded):
                 continue
             model = self._computing.model

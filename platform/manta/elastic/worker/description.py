@@ -51,7 +51,7 @@ def model(engine: Engine) -> dict[str, Any]:
             ),
             engine.ranks.world_size,
             int(os.environ["LOCAL_WORLD_SIZE"]),
-            sharded=engine.trained.sharded,
+            shards=engine.trained.mesh.shards if engine.trained.mesh else None,
             snapshots=engine.config.checkpoint.snapshot_every != 0,
         ).most,
     }

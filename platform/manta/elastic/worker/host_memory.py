@@ -32,7 +32,7 @@ class HostMemory:
 
 
 def host_memory(
-    state: float, workers: int, here: int, *, sharded: bool, snapshots: bool
+    state: float, workers: int, here: int, *, shards: int | None, snapshots: bool
 ) -> HostMemory:
     """The memory that a node with `here` of the `workers` needs.
 
@@ -40,15 +40,15 @@ def host_memory(
         state: bytes of the training state.
         workers: number of workers in the group.
         here: number of workers on the node.
-        sharded: whether each worker has a part of the state; else each has all of it.
+        shards: number of workers that share one copy of the state; None: each has all of it.
         snapshots: whether snapshots are taken.
     """
     mine = state * here / workers
     copies = 1 if here == workers else 2  # a node also holds the previous node's snapshots
     if not snapshots:
         held = 0.0
-    elif sharded:
-        held = BUFFERS * copies * mine
+    elif shards is not None:
+        held = BUFFERS * copies * state * min(here, shards) / shards  # of the first copy
     else:
         held = BUFFERS * state  # only rank 0 writes: on its node, and a copy on the next
     return HostMemory(held, mine)
