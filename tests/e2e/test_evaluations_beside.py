@@ -74,6 +74,8 @@ def test_each_checkpoint_has_one_result_though_task_and_driver_are_killed(tmp_pa
         splits={"held_out": {}},
         own={"mine": {"measure": "./mine.py:measure", "options": {"folder": str(tmp_path)}}},
     )
+    # The highest loss is not the last one.
+    best = {"metric": "held_out/loss", "better": "max", "require": {"held_out/ece": {"at_most": 1}}}
     sections: dict[str, Any] = {
         "schedule": {"horizon": STEPS * STEP},
         "checkpoint": {"every": EVERY * STEP, "keep": 1},
@@ -81,6 +83,7 @@ def test_each_checkpoint_has_one_result_though_task_and_driver_are_killed(tmp_pa
         "wandb": {"mode": "disabled"},
     }
     beside = run_config(tmp_path, corpus, eval={"evaluators": path.name}, **sections)
+    beside["checkpoint"] = {**sections["checkpoint"], "best": best}
     command = ["train", str(write_yaml(tmp_path / "run.yaml", beside))]
     run, pids = tmp_path / "tiny", tmp_path / "pids"
 
@@ -109,8 +112,10 @@ def test_each_checkpoint_has_one_result_though_task_and_driver_are_killed(tmp_pa
         assert row["held_out/loss"] == record.evaluators["held_out"].values["loss"]
         assert row["mine/weights"] == record.evaluators["mine"].values["weights"]
     assert len({row["mine/weights"] for row in found}) == len(DUE)
-    # Once all are measured, only as many checkpoints are left as are asked for.
-    assert steps_saved(run) == DUE[-1:]
+    # Once all are measured, as many checkpoints are left as are asked for, and the best.
+    highest = max(found, key=lambda row: row["held_out/loss"])["step"]
+    assert highest < DUE[-1]
+    assert steps_saved(run) == [highest, DUE[-1]]
     measured = [entry for entry in read_log(run).entries if entry.action == MEASURED]
     assert [entry.facts["step"] for entry in measured] == DUE
     assert "held_out/loss" in (run / "report.html").read_text()
