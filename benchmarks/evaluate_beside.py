@@ -4,10 +4,11 @@
 
 Trains the same run in turns without and with evaluators, by `manta train` with one worker of one
 CPU, and compares the same steps, those after the first checkpoint, while one evaluation follows the
-other (the training split's loss, so that they never end before training): their whole time, and the
-mean of their fastest quarter, which other work on the machine disturbs less. With two cores the
-evaluation has the second one; caches, memory, driver and Ray are shared, so the figures are an upper
-bound for devices that share nothing. Needs the demo's corpus (`manta prepare jobs/demo/corpus.yaml`).
+other (the training split's loss, so that they never end before training): their whole time, and
+the mean of their fastest quarter, which other work on the machine disturbs less. With two cores
+the evaluation has the second one; caches, memory, driver and Ray are shared, so the figures are an
+upper bound for devices that share nothing. Needs the demo's corpus (`manta prepare
+jobs/demo/corpus.yaml`).
 """
 
 from __future__ import annotations
