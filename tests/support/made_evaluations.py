@@ -50,7 +50,7 @@ def write_made(
         "slices": {k: {n: ratios(s) for n, s in one.items()} for k, one in sliced.items()},
         "sizes": {k: {n: len(s) for n, s in one.items()} for k, one in sliced.items()},
     }
-    record = {
+    record: dict[str, Any] = {
         "name": name,
         "created": "2030-01-01T00:00:00+00:00",
         "manta_version": "test",
@@ -62,7 +62,7 @@ def write_made(
         "config": {},
         **changes,
     }
-    folder = evaluation_folder(place, name, None)
+    folder = evaluation_folder(place, name, record["model"].get("step"))
     assert isinstance(folder, Path)
     write_evaluation(folder, record, rows)
     return folder
