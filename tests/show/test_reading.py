@@ -16,6 +16,7 @@ from made_sweep import HORIZON, base, ends_at, manifest, trial, write_run, write
 from manta.config.errors import RunError
 from manta.show.compare.ranking import rank
 from manta.show.compare.reading import load_comparison
+from manta.show.compare.verdict import sentences
 from manta.storage.seal import SEAL, seal_text, sealed, unsealed
 
 # Reading.
@@ -99,7 +100,11 @@ def test_losses_of_other_objectives_are_a_warning(tmp_path: Path) -> None:
     balanced = base(tmp_path, "c", objective={"balance": 0.1})
     each = base(tmp_path, "d", objective={"type": "chat", "per": "sequence"})
     a, b, c, d = (write_run(config, ends_at(3.0)) for config in (plain, other, balanced, each))
-    (warning,) = load_comparison([a, b, d]).warnings
+    comparison = load_comparison([a, b, d])
+    (warning,) = comparison.warnings
+    first, *others = (one.text for one in sentences(comparison, rank(comparison)))
+    assert first.startswith("Losses of different objectives have no order, so none of these is the")
+    assert not any("leads" in other or "Best" in other for other in others)
     assert warning == (
         "not comparable: their losses are of other objectives: causal (a); chat (b); "
         "chat per sequence (d)"

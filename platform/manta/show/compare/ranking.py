@@ -210,7 +210,7 @@ def _one_a_seed(trials: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 def _worse(found: Difference, sign: int) -> Difference:
     """`found` turned so that positive means worse, whichever way the metric goes."""
-    return Difference(sign * found.gap, found.half)
+    return Difference(sign * found.gap + 0.0, found.half)  # a tie is 0, and not -0
 
 
 def trained_equally(view: View) -> bool:

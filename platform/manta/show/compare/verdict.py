@@ -19,6 +19,11 @@ NO_SEEDS = (
     "Train the best ones again with other seeds."
 )
 
+NO_ORDER = (
+    "Losses of different objectives have no order, so none of these is the best. Compare by a "
+    "metric that means the same in all of them, such as --metric val_term/accuracy of preferences."
+)
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -30,6 +35,9 @@ class Sentence:
 
 def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
     """The verdict: the best, its lead at the end and at equal tokens and compute, the cost."""
+    if len({trial.measured for trial in comparison.trials if trial.measured}) > 1:
+        told = (NO_ORDER, _fates(comparison), _left_out(comparison), _cost(comparison))
+        return [Sentence(text, "fact") for text in told if text]
     found = [Sentence(headline(comparison, ranking), "fact")]
     views = [ranking.main, *ranking.matched]
     found += [
