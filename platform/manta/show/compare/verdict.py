@@ -35,9 +35,9 @@ class Sentence:
 
 def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
     """The verdict: the best, its lead at the end and at equal tokens and compute, the cost."""
+    rest = [_fates(comparison), _left_out(comparison), _cost(comparison)]
     if len({trial.measured for trial in comparison.trials if trial.measured}) > 1:
-        told = (NO_ORDER, _fates(comparison), _left_out(comparison), _cost(comparison))
-        return [Sentence(text, "fact") for text in told if text]
+        return [Sentence(text, "fact") for text in (NO_ORDER, *rest) if text]
     found = [Sentence(headline(comparison, ranking), "fact")]
     views = [ranking.main, *ranking.matched]
     found += [
@@ -47,8 +47,7 @@ def sentences(comparison: Comparison, ranking: Ranking) -> list[Sentence]:
         found.append(Sentence(NO_SEEDS, "fact"))
     if ranking.main and ranking.main.kind == "end" and (text := _lengths(ranking.main)):
         found.append(Sentence(text, "fact"))
-    told = (_fates(comparison), _left_out(comparison), _cost(comparison))
-    found += [Sentence(text, "fact") for text in told if text]
+    found += [Sentence(text, "fact") for text in rest if text]
     return found
 
 
