@@ -77,7 +77,7 @@ def test_bad_override_is_one_message(refused, override, message):
     [
         ("train.seqlen=3", "unknown key 'train.seqlen'; did you mean 'train.seq_len'?"),
         ("train.seq_len=x", "train.seq_len = 'x': input should be a valid integer"),
-        ("train=3", "train = 3: this is a section: give its keys: seq_len, micro_batch, "),
+        ("train=3", "train = 3: this is a section: give its keys: seq_len, seq_len_warmup, "),
         ("checkpoint.at=3K", "checkpoint.at = '3K': give a list: [3K]"),
         ("train={seq_len: x}", "train.seq_len = 'x': input should be a valid integer"),
         ("run.name=", "run.name = nothing: input should be a valid string"),

@@ -80,7 +80,8 @@ RUN_KEYS = """
     objective.teacher
     objective.divergence objective.kd_ratio objective.temperature objective.jsd_beta
     objective.top_k objective.options objective.balance objective.bias_rate
-    train.seq_len train.micro_batch train.precision train.param_dtype train.matmul_precision
+    train.seq_len train.seq_len_warmup.until train.seq_len_warmup.length
+    train.micro_batch train.precision train.param_dtype train.matmul_precision
     train.clip_norm train.compile train.activation_checkpointing train.reproducible
     parallel.shard parallel.reduce_dtype
     optimizer.type optimizer.betas optimizer.eps optimizer.weight_decay optimizer.decay_all

@@ -37,6 +37,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory, make_corpus: Any) -> Path:
             "horizon": STEPS * STEP,
             "lr": {"name": "wsd", "peak": 1e-2, "warmup": STEP, "decay": "25%"},
         },
+        train={"seq_len_warmup": [{"until": "75%", "length": 8}]},
         checkpoint={"at": [FORKED * STEP], "keep": 1},
         wandb={"mode": "disabled"},
     )
@@ -96,6 +97,8 @@ def test_a_decay_begins_where_it_is_asked_for(parent: Path) -> None:
     one, other = (Schedule.resolve(each, 16) for each in (config.schedule, known))
     assert one.lr_segments == other.lr_segments
     assert one.lr_segments[-1].start == FORKED * STEP
+    [shorter] = config.train.seq_len_warmup
+    assert shorter.until == STEPS * STEP * 3 // 4, "lengths change where the parent's would have"
     with_a_number = ["schedule.lr=1e-3", "schedule.lr.decay=now"]
     with pytest.raises(ConfigError, match=r"schedule\.lr"):
         fork_run(parent, FORKED, "refused", with_a_number)

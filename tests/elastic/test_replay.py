@@ -35,7 +35,11 @@ def config(folder: Path, name: str, **train: Any) -> RunConfig:
                 "lr": {"name": "wsd", "peak": 1e-2, "warmup": STEP, "decay": "50%"},
                 "batch": [{"tokens": "50%", "from": 8}, {"from": 4}],
             },
-            train={"reproducible": "any_world_size", **train},
+            train={
+                "reproducible": "any_world_size",
+                "seq_len_warmup": [{"until": "60%", "length": 8}],
+                **train,
+            },
             checkpoint={"at": [step * STEP for step in KEPT], "keep": 1},
             eval={"every": 3 * STEP, "tokens": 64},
             wandb={"mode": "disabled"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from manta.config.mixture import MixtureSection
 from manta.config.schedule import ScheduleSection
 from manta.schedule import Schedule
+from manta.schedule.lengths import Lengths
 from manta.schedule.shares import Mixture
 from manta.tune.tree import Branch, Stage, Training, attach, branches, grow
 
@@ -72,6 +74,20 @@ FAN = [
     training("e", lr=wsd("10%"), identity="another seed"),
     training("f", lr=wsd("10%")),
 ]
+
+
+def test_lengths_that_begin_alike_share_the_beginning() -> None:
+    """A step belongs to the beginning if it begins in it: it has one length."""
+
+    def warmed(name: str, *ends: tuple[int, int]) -> Training:
+        return replace(training(name, batch=3), lengths=Lengths(SEQ, ends) if ends else None)
+
+    fan = [warmed("a", (100, 1)), warmed("b", (200, 1)), warmed("c", (100, 1), (250, 2))]
+    forest = grow([*fan, warmed("d")])
+    assert [stage.trials for stage in forest] == [("a", "b", "c"), ("d",)]
+    # Steps of 12 tokens: the ninth begins at 96 tokens.
+    assert (forest[0].last, forest[0].tokens) == (9, 108)
+    assert len({each.digest for each in fan}) == 3
 
 
 def test_a_fan() -> None:

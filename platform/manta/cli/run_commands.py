@@ -32,6 +32,7 @@ def schedule(
     from manta.corpus.manifest import Manifest
     from manta.schedule import Schedule
     from manta.schedule.draw import draw_terminal
+    from manta.schedule.lengths import Lengths, words
     from manta.show.pages.schedule_page import write_schedule
 
     loaded = load(config, RunConfig, overrides or ())
@@ -43,6 +44,9 @@ def schedule(
         mixture = mixture_of(loaded, Manifest.read(loaded.corpus))
     console = Console()
     draw_terminal(resolved, console, mixture)
+    lengths = Lengths.resolve(loaded.train, loaded.schedule.horizon)
+    if lengths.ends:
+        console.print(words(lengths))
     page = html or Path(f"schedule-{loaded.run.name}.html")
     write_schedule(resolved, page, loaded.run.name, mixture)
     console.print(f"page: {page}")

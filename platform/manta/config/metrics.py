@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LOSS = "loss"
+SEQ_LEN = "seq_len"
 VAL_LOSS = "val_loss"
 # The same with the average of the weights in their place (`optimizer.average`).
 VAL_LOSS_AVERAGE = "val_loss_average"
@@ -76,6 +77,7 @@ METRICS = {
         Metric("skipped", "train/skipped", "", "whether the update of the step was dropped"),
         Metric("lr", "optim/lr", "", "learning rate of the step"),
         Metric("batch_size", "optim/batch_size", "samples", "samples of the step, all workers"),
+        Metric(SEQ_LEN, "optim/seq_len", "tokens", "tokens of the rows that the model saw"),
         Metric(
             "grad_norm", "optim/grad_norm", "", "L2 norm of the gradient before clipping", "min"
         ),

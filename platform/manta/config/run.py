@@ -302,6 +302,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _pieces_are_of_text(self) -> RunConfig:
+        if self.train.seq_len_warmup and self.objective.type != "causal":
+            raise ValueError(
+                f"train.seq_len_warmup with objective.type = {self.objective.type!r}: only text "
+                "that is trained on as it stands can be cut into pieces; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_hold_a_whole_model(self) -> RunConfig:
         shard = self.parallel.shard
         if shard is not True and shard > self.scaling.min:

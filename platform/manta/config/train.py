@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from manta.config.on_change import OnChange, key
 from manta.config.section import Section
+from manta.config.units import Span
+
+
+class LengthSegment(Section):
+    """A stretch of a run's beginning in which the model sees samples in shorter pieces."""
+
+    until: Span = Field(description="end of the stretch: tokens, or percent of the horizon")
+    length: int = Field(ge=2, description="tokens of a piece; divides train.seq_len")
 
 
 class TrainSection(Section):
@@ -21,6 +29,12 @@ class TrainSection(Section):
         ge=1,
         description="tokens in a sample; 1 where a sample has none, and is "
         "counted in place of tokens",
+    )
+    seq_len_warmup: list[LengthSegment] = Field(
+        default_factory=list,
+        description="shorter lengths at the beginning, for objective.type: causal: each sample is "
+        "cut into pieces of that many tokens, which see no other piece; steps, order and token "
+        "clock stay as they are",
     )
     micro_batch: int = key(
         OnChange.NOTE,
@@ -66,6 +80,16 @@ class TrainSection(Section):
         description="any_world_size: weights and losses are the same to the bit for any number of "
         "workers, whatever failed, on devices of one kind; null: for the same number of workers",
     )
+
+    @field_validator("seq_len", mode="before")
+    @classmethod
+    def _is_one_length(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError(
+                "give the longest length here, and shorter ones that come before it in "
+                "train.seq_len_warmup"
+            )
+        return value
 
 
 class ParallelSection(Section):

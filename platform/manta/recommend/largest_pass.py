@@ -111,7 +111,7 @@ def _of_rows(checked: Checked, rows: int) -> Checked:
 
     config, seq_len = checked.config, checked.config.train.seq_len
     values = config.model_dump(mode="json", by_alias=True)
-    values["train"]["micro_batch"] = rows
+    values["train"] |= {"micro_batch": rows, "seq_len_warmup": []}
     values["schedule"] = {"horizon": STEPS * rows * seq_len, "lr": 1e-6, "batch": rows}
     changed = RunConfig.model_validate(values)
     schedule = Schedule.resolve(changed.schedule, seq_len)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manta.config.errors import RunError
-from manta.config.metrics import EVALUATION
+from manta.config.metrics import EVALUATION, SEQ_LEN
 from manta.config.run import RunConfig
 from manta.record.checked_rows import TRIES, Line, RowReader
 from manta.record.evaluation_record import evaluation_folder, read_evaluation
@@ -17,6 +17,7 @@ from manta.record.row_chain import Kind
 from manta.record.run_state import read_state
 from manta.schedule import Schedule
 from manta.schedule.due import due
+from manta.schedule.lengths import Lengths
 from manta.storage.place import Place
 from manta.storage.run_folder import METRICS
 from manta.stream.mixed_sources import tokens_by_source
@@ -86,11 +87,13 @@ class Plan:
         schedule: the run's resolved schedule.
         order: the order of its samples.
         clock: tokens that a sample counts as.
+        lengths: lengths of the rows that the model saw.
     """
 
     schedule: Schedule
     order: Order
     clock: int
+    lengths: Lengths
 
 
 def check_rows(
@@ -163,7 +166,7 @@ def _checked(line: Line, path: Place, plan: Plan, after: int) -> tuple[Kind, int
         end = done.first_position + done.batch_size
         expected |= tokens_by_source(plan.order, end, plan.clock)
         if step > after:
-            expected["lr"] = done.lr
+            expected |= {"lr": done.lr, SEQ_LEN: plan.lengths.at(done.tokens)}
     if kind == "evaluation" and step > after:
         expected |= _of_result(path.parent, str(row[EVALUATION]), step, where)
     for key, value in expected.items():

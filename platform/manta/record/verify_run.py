@@ -15,6 +15,7 @@ from manta.record.row_chain import Kind
 from manta.record.run_state import RunState, read_state
 from manta.record.verify_metrics import MOST_SHOWN, Due, Plan, check_rows
 from manta.schedule import Schedule
+from manta.schedule.lengths import Lengths
 from manta.storage.exclusive import is_free
 from manta.storage.place import Place
 from manta.storage.run_folder import CONFIG, LEDGER, METRICS, RUN
@@ -126,7 +127,8 @@ def verify(run_dir: Place, *, shards: bool = True, saved: Saved = NOTHING_SAVED)
         _check_end(ledger, state, schedule, consumed, saved)
     # A driver that is at work may not have written its last rows yet.
     steps = range(fork + 1, (0 if at_work else consumed.steps) + 1)
-    plan = Plan(schedule, order_of(corpus), form.clock(seq_len))
+    lengths = Lengths.resolve(config.train, config.schedule.horizon)
+    plan = Plan(schedule, order_of(corpus), form.clock(seq_len), lengths)
     lost = check_rows(run_dir, plan, fork, lambda: Due(config, schedule, steps, saved.rows))
     if shards:
         from manta.corpus.inspect import check_shards  # slow to import, as it imports tokenizers

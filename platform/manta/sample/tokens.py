@@ -110,6 +110,23 @@ def flat_starts(columns: Columns) -> Ints:
     return flat
 
 
+def in_pieces(columns: Columns, pieces: int) -> Columns:
+    """Samples cut into equal pieces, each a sample of its own: tokens (samples · pieces, length).
+
+    Raises:
+        ValueError: if the length is no multiple of `pieces`.
+    """
+    if pieces == 1:
+        return columns
+    samples, length = columns["tokens"].shape
+    tokens, flat = columns["tokens"].reshape(samples * pieces, -1), flat_starts(columns)
+    if length % pieces:
+        raise ValueError(f"samples of {length} tokens can't be cut into {pieces} pieces")
+    ends = np.searchsorted(flat, np.arange(len(tokens) + 1) * tokens.shape[1])
+    within = (flat % tokens.shape[1]).astype(np.int32)
+    return {**columns, "tokens": tokens, "starts": Ragged(within, ends.astype(np.int32))}
+
+
 def position_ids(columns: Columns) -> Ints:
     """Positions that restart at each document and each sample: (samples, length)."""
     rows, length = columns["tokens"].shape

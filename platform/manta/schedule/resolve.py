@@ -148,18 +148,18 @@ def _after_warmup(lr: LrShorthand, horizon: int) -> list[SegmentSpec]:
 
 
 def _seesaw(lr: LrShorthand, batch: BatchShorthand, horizon: int) -> Seesaw:
-    warmup = math.floor(_exact(lr.warmup, horizon))
+    warmup = math.floor(exact_tokens(lr.warmup, horizon))
     return Seesaw(lr.peak, lr.floor, warmup, horizon, batch.start_size, batch.end_size)
 
 
 def _check_lr_shorthand(lr: LrShorthand, horizon: int) -> None:
-    decay = Fraction(0) if lr.decay is None else _exact(lr.decay, horizon)
-    if _exact(lr.warmup, horizon) > horizon:
+    decay = Fraction(0) if lr.decay is None else exact_tokens(lr.decay, horizon)
+    if exact_tokens(lr.warmup, horizon) > horizon:
         raise ConfigError(
             f"{LR}.warmup = {_show(lr.warmup)}: is longer than the horizon of "
             f"{format_tokens(horizon)} tokens; shorten it"
         )
-    if _exact(lr.warmup, horizon) + decay > horizon:
+    if exact_tokens(lr.warmup, horizon) + decay > horizon:
         raise ConfigError(
             f"{LR}.decay = {_show(lr.decay)}: together with the warmup of {_show(lr.warmup)} the "
             f"decay is longer than the horizon of {format_tokens(horizon)} tokens; shorten one of "
@@ -176,13 +176,13 @@ def _check_lr_shorthand(lr: LrShorthand, horizon: int) -> None:
 def _check_power(lr: LrShorthand, horizon: int, decay: Fraction) -> None:
     if lr.name not in ("inverse-sqrt", "power"):
         return
-    begin = _exact(lr.warmup if lr.hold is None else lr.hold, horizon)
+    begin = exact_tokens(lr.warmup if lr.hold is None else lr.hold, horizon)
     if begin < 1:
         raise ConfigError(
             f"{LR}.hold: a rate that falls as a power of the tokens can't begin to at 0 tokens: "
             "give 'warmup' or 'hold', such as 2%"
         )
-    if not _exact(lr.warmup, horizon) <= begin <= horizon - decay:
+    if not exact_tokens(lr.warmup, horizon) <= begin <= horizon - decay:
         raise ConfigError(
             f"{LR}.hold = {_show(lr.hold)}: must lie between the end of the warmup and the "
             "beginning of the decay, or the horizon"
@@ -195,7 +195,7 @@ def _batch_pieces(batch: Batch, horizon: int) -> list[Piece]:
     if not isinstance(batch, BatchShorthand):
         return [(BATCH, _spec(start=batch))]
     assert batch.over is not None  # a ramp has it
-    if _exact(batch.start, horizon) + _exact(batch.over, horizon) > horizon:
+    if exact_tokens(batch.start, horizon) + exact_tokens(batch.over, horizon) > horizon:
         raise ConfigError(
             f"{BATCH}.over = {_show(batch.over)}: the ramp, starting at {_show(batch.start)}, ends "
             f"after the horizon of {format_tokens(horizon)} tokens; shorten it or start it earlier"
@@ -218,7 +218,7 @@ def _remainder(span: int | str, horizon: int) -> int | str:
 # Positions on the token clock.
 
 
-def _exact(span: int | str, horizon: int) -> Fraction:
+def exact_tokens(span: int | str, horizon: int) -> Fraction:
     """Tokens in `span`, not rounded, so that 5% + 75% + 20% is exactly the horizon."""
     if isinstance(span, int):
         return Fraction(span)
@@ -245,9 +245,9 @@ def place(pieces: list[Piece], root: str, horizon: int) -> Iterator[Segment]:
 
 def _end(key: str, spec: SegmentSpec, start: Fraction, horizon: int, is_last: bool) -> Fraction:
     if spec.until is not None:
-        key, span, end = f"{key}.until", spec.until, _exact(spec.until, horizon)
+        key, span, end = f"{key}.until", spec.until, exact_tokens(spec.until, horizon)
     elif spec.tokens is not None:
-        key, span, end = f"{key}.tokens", spec.tokens, start + _exact(spec.tokens, horizon)
+        key, span, end = f"{key}.tokens", spec.tokens, start + exact_tokens(spec.tokens, horizon)
     elif is_last:
         return Fraction(horizon)
     else:

@@ -32,6 +32,7 @@ from manta.parallel.ranks import Ranks
 from manta.parallel.sharding import layers_of, replicated, shard
 from manta.sample.columns import Columns
 from manta.schedule import Schedule, Step
+from manta.schedule.lengths import Lengths
 from manta.state.base_weights import fingerprint_of_base
 from manta.state.trained import Trained
 from manta.stream.ledger import digest_bytes
@@ -84,6 +85,7 @@ class Engine:
         objective: the objective that is trained on.
         frozen: model that the objective compares with; None if it needs none.
         model: module called in a forward pass; it sums the objective's terms over its rows.
+        lengths: lengths of the rows that the model sees.
         updating: whether model and optimizer are between two steps, or were left so.
 
     Expects `torch.distributed` to be initialised where there is more than one rank.
@@ -149,6 +151,7 @@ class Engine:
         # What is compiled has one shape: shorter forward passes are filled with blank rows.
         self._compiles = config.train.compile or attention.is_compiled(lm)
         self._laid_before = False
+        self.lengths = Lengths.resolve(config.train, config.schedule.horizon)
         self.guard = Guard(config.guards, self.device)
         self.pause = PauseSwitch()
         self.clock = StepClock(self.device, None)
@@ -327,6 +330,10 @@ class Engine:
         )
 
     # ------------------------------------------------------------------ the step
+
+    def compiles_for_step(self, step: Step) -> bool:
+        """Whether the forward pass of a step compiles: the first one of each length."""
+        return self.compiles_for(f"steps of {self.lengths.at(step.tokens)}")
 
     def compiles_for(self, kind: str) -> bool:
         """Whether the next forward pass of a step or an evaluation compiles: the first of each."""

@@ -21,6 +21,8 @@ from manta.parallel.exact_gradients import ExactGradients
 from manta.parallel.exact_sum import Grid
 from manta.parallel.mesh import mesh_of
 from manta.sample.columns import sliced
+from manta.sample.tokens import in_pieces
+from manta.schedule.lengths import Lengths
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train.first_pass import unmeasured
@@ -87,6 +89,7 @@ class ExactSums:
         grid: Grid,
     ):
         self._seed, self._size = config.run.seed, config.train.micro_batch
+        self._lengths = Lengths.resolve(config.train, config.schedule.horizon)
         self._objective, self._computing = objective, computing
         self._trained, self._ranks = trained, trained.ranks
         self._gradients, self._grid = gradients, grid
@@ -110,8 +113,10 @@ class ExactSums:
 
     def _pass(self, batch: RankBatch, rows: slice) -> Pass:
         # Made of its rows alone: what they are filled up to may depend on the rows beside them.
-        inputs = self._objective.inputs(sliced(batch.samples, rows), self._ranks.device)
-        return Pass(inputs, slice(0, rows.stop - rows.start))
+        pieces = self._lengths.pieces_at(batch.step.tokens)
+        samples = in_pieces(sliced(batch.samples, rows), pieces)
+        inputs = self._objective.inputs(samples, self._ranks.device)
+        return Pass(inputs, slice(0, (rows.stop - rows.start) * pieces), pieces)
 
     def _count(self, batch: RankBatch) -> int:
         """How many micro-batches a step has."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from manta.config.metrics import LOSS, TERM
+from manta.config.metrics import LOSS, SEQ_LEN, TERM
 from manta.objective.weighing import by_name, means_of, shown
 from manta.parallel.host_to_device import to_device
 from manta.schedule import Step
@@ -104,8 +104,14 @@ class LogRows:
             "batch_size": step.batch_size,
             "world_size": self._engine.ranks.world_size,
             "epoch": order_of(self._corpus).epoch(step.first_position),
+            **self._length(step),
             **self._by_source(step),
         }
+
+    def _length(self, step: Step) -> dict[str, int]:
+        """The length of the rows that the model saw, if that changes in the run."""
+        lengths = self._engine.lengths
+        return {SEQ_LEN: lengths.at(step.tokens)} if lengths.ends else {}
 
     def _by_source(self, step: Step) -> dict[str, int]:
         """Tokens consumed of each source of a mixture, after the step."""
@@ -142,7 +148,7 @@ class LogRows:
             **first_pass.as_row([numbers[len(terms) : own] for numbers in ranks]),
             "tokens_per_s": tokens_per_s,
             **as_row(times),
-            **self._utilisation(tokens_per_s),
+            **self._utilisation(tokens_per_s, row.known.get(SEQ_LEN, self._corpus.seq_len)),
         }
 
     def _warn_of_stragglers(self, ranks: list[StepTimes]) -> None:
@@ -152,12 +158,12 @@ class LogRows:
             if self._engine.ranks.first:
                 log.warning(message)
 
-    def _utilisation(self, tokens_per_s: float) -> dict[str, float]:
+    def _utilisation(self, tokens_per_s: float, seq_len: int) -> dict[str, float]:
         """Model FLOPs utilisation, where the device's peak is known."""
         engine = self._engine
         config = getattr(engine.trained.lm, "config", None)
         if not self._peak or not isinstance(config, PretrainedConfig):
             return {}  # nor is it known what a model of the user's own computes
         lms = [engine.trained.lm, *([engine.frozen.lm] if engine.frozen else [])]
-        flops = sum(throughput.flops_per_token(lm, lm.config, self._corpus.seq_len) for lm in lms)
+        flops = sum(throughput.flops_per_token(lm, lm.config, seq_len) for lm in lms)
         return {"mfu": tokens_per_s * flops / (self._peak * engine.ranks.world_size)}

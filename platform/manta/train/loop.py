@@ -328,7 +328,7 @@ class Loop:
             self._journal.consumed(batch.step, self._engine.digest(batch))
             self._journal.skip(number)
             return None
-        if self._engine.compiles_for("step"):
+        if self._engine.compiles_for_step(batch.step):
             self._reporter.busy("compiling")
         result = self._engine.step(batch, shares=logs)
         self._journal.consumed(batch.step, result.digest)

@@ -25,10 +25,12 @@ class Pass:
     Attributes:
         inputs: rows on the device.
         rows: the rows of `inputs` that the pass computes; it may be none.
+        pieces: rows that a sample is cut into.
     """
 
     inputs: DeviceRows
     rows: slice
+    pieces: int = 1
 
     @property
     def is_empty(self) -> bool:
@@ -44,7 +46,7 @@ class Passes:
         model: module that sums the objective's terms over rows.
         weighing: the weights of the terms.
         scaler: scaler of the loss in fp16, else None.
-        width: rows that a pass is filled up to with blank ones; 1 where it needs none.
+        width: samples that a pass is filled up to with blank ones; 1 where it needs none.
         expert_bias: counts loads of experts; None if biases don't move.
     """
 
@@ -56,8 +58,9 @@ class Passes:
 
     def forward(self, one: Pass) -> Tensor:
         """The sums of the terms over a pass, shape (terms,)."""
-        with self._counting(one.rows), no_fallback():
-            sums: Tensor = self.model(*one.inputs.rows(one.rows, self.width))
+        width = self.width * one.pieces
+        with self._counting(one.rows, width), no_fallback():
+            sums: Tensor = self.model(*one.inputs.rows(one.rows, width))
         return sums
 
     def backward(self, sums: Tensor, weights: Tensor, ranks: int) -> None:
@@ -72,11 +75,11 @@ class Passes:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
 
-    def _counting(self, rows: slice) -> AbstractContextManager[Any]:
+    def _counting(self, rows: slice, width: int) -> AbstractContextManager[Any]:
         """In it, a forward pass of some rows counts loads of experts, if biases move by them."""
         if self.expert_bias is None:
             return nullcontext()
-        return self.expert_bias.counting(rows.stop - rows.start, self.width)
+        return self.expert_bias.counting(rows.stop - rows.start, width)
 
 
 def seed(device: torch.device, words: Sequence[int]) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from manta.config.run import RunConfig
 from manta.objective.protocol import Objective
+from manta.sample.tokens import in_pieces
+from manta.schedule.lengths import Lengths
 from manta.state.trained import Trained
 from manta.stream.plan import RankBatch
 from manta.train.first_pass import measured, unmeasured
@@ -100,6 +102,7 @@ class SumsByRank:
         exchanges: bool,
     ):
         self._seed, self._objective, self._computing = config.run.seed, objective, computing
+        self._lengths = Lengths.resolve(config.train, config.schedule.horizon)
         self._trained, self._ranks = trained, trained.ranks
         self._accelerator, self._exchanges = accelerator, exchanges
         self._most_rows = most_rows
@@ -109,9 +112,14 @@ class SumsByRank:
         return largest_slice(batch_size, self._ranks.world_size, self._most_rows)
 
     def passes(self, batch: RankBatch) -> list[Pass]:
-        inputs = self._objective.inputs(batch.samples, self._ranks.device)
+        pieces = self._lengths.pieces_at(batch.step.tokens)
+        samples = in_pieces(batch.samples, pieces)
+        inputs = self._objective.inputs(samples, self._ranks.device)
         count = micro_steps(batch.step.batch_size, self._ranks.world_size, self._most_rows)
-        return [Pass(inputs, rows) for rows in micro_slices(len(batch.ids), count)]
+        return [
+            Pass(inputs, slice(rows.start * pieces, rows.stop * pieces), pieces)
+            for rows in micro_slices(len(batch.ids), count)
+        ]
 
     def counted(self, batch: RankBatch, passes: Sequence[Pass]) -> Tensor:
         return self._objective.weights(passes[0].inputs)
@@ -153,7 +161,7 @@ class SumsByRank:
         trained = self._trained
         if one.is_empty or trained.sharded or trained.rounded or trained.scaler:
             return None
-        rows = one.rows.stop - one.rows.start
+        rows = (one.rows.stop - one.rows.start) // one.pieces
         parameters = trained.lm.parameters()
         return measured(parameters, rows, batch.step.batch_size, self._ranks.world_size)
 

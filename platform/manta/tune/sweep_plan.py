@@ -297,8 +297,11 @@ class Outline:
         except ValueError:
             return False
         mine = self.base.config
-        alike = (before.schedule, before.data.mixture) == (mine.schedule, mine.data.mixture)
-        return identity(before) == identity(mine) and alike
+
+        def by_step(run: RunConfig) -> tuple[object, ...]:
+            return run.schedule, run.data.mixture, run.train.seq_len_warmup
+
+        return identity(before) == identity(mine) and by_step(before) == by_step(mine)
 
     def _check_same(self, state: SweepState) -> None:
         """Refuse to continue a sweep whose trials on storage are not those of the config.

@@ -17,6 +17,7 @@ from functools import cmp_to_key
 from typing import Any
 
 from manta.schedule import Schedule
+from manta.schedule.lengths import Lengths, tokens_alike
 from manta.schedule.shares import Mixture, positions_alike
 from manta.schedule.sharing import shared_steps
 
@@ -27,23 +28,39 @@ class Training:
 
     Attributes:
         name: the trial's name.
-        identity: digest of all but schedule and mixture that can change a weight or what is
-            measured.
+        identity: digest of all but schedule, mixture and lengths that can change a weight or what
+            is measured.
         schedule: the trial's schedule.
         mixture: shares of the sources; None if each sample of the corpus comes once an epoch.
+        lengths: lengths of the rows that the model sees; None if they never change.
     """
 
     name: str
     identity: str
     schedule: Schedule
     mixture: Mixture | None = None
+    lengths: Lengths | None = None
 
     def shared_steps(self, other: Training) -> int:
         """Number of steps, from the first on, that are the same update in both."""
         if self.identity != other.identity:
             return 0
         alike = positions_alike(self.mixture, other.mixture)
-        return min(shared_steps(self.schedule, other.schedule), self._steps_within(alike))
+        return min(
+            shared_steps(self.schedule, other.schedule),
+            self._steps_within(alike),
+            self._steps_begun_before(tokens_alike(self._lengths, other._lengths)),
+        )
+
+    @property
+    def _lengths(self) -> Lengths:
+        return self.lengths or Lengths(self.schedule.seq_len)
+
+    def _steps_begun_before(self, tokens: float) -> int:
+        """Number of steps that begin before so many tokens are consumed."""
+        if tokens >= self.schedule.positions * self.schedule.seq_len:
+            return self.schedule.steps
+        return self.schedule.reaching(int(tokens)) if tokens else 0
 
     def _steps_within(self, positions: int) -> int:
         """Number of steps that end within the first positions."""
@@ -57,12 +74,12 @@ class Training:
         end = step.first_position + step.batch_size
         stretches = self.mixture.stretches if self.mixture else ()
         begun = tuple(astuple(stretch) for stretch in stretches if stretch.start < end)
-        return step.batch_size, step.lr, begun
+        return step.batch_size, step.lr, self._lengths.at(step.tokens), begun
 
     @property
     def digest(self) -> str:
-        """A digest of identity, schedule and mixture."""
-        mixed = () if self.mixture is None else (self.mixture,)
+        """A digest of identity, schedule, mixture and lengths."""
+        mixed = tuple(each for each in (self.mixture, self.lengths) if each is not None)
         text = repr((self.identity, self.schedule, *mixed))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

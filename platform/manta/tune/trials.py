@@ -21,6 +21,7 @@ from manta.config.sweep import SweepConfig
 from manta.corpus.manifest import Manifest
 from manta.elastic.checks.preflight import absolute
 from manta.record.param_names import SEED
+from manta.schedule.lengths import Lengths
 from manta.schedule.shares import Mixture
 from manta.show.compare.comparison_stats import short
 from manta.show.compare.config_differences import without
@@ -33,12 +34,13 @@ from manta.tune.trial import trial_config, trial_schedule
 
 # Keys in which trials that share steps may differ. Keys that a run may change with a note
 # (`OnChange.NOTE`) are not among them: they can change the order of additions, and shared steps are
-# equal to the bit. Schedules and mixtures are compared step by step; of the section `run` the seed
-# counts.
+# equal to the bit. Schedules, mixtures and lengths are compared step by step; of the section `run`
+# the seed counts.
 INDIFFERENT = (
     *keys_of(RunConfig, OnChange.KEEP, OnChange.LABEL),
     "schedule",
     "data.mixture",
+    "train.seq_len_warmup",
     "run",
 )
 
@@ -121,7 +123,7 @@ class Trials:
             }
         )
         resolved = trial_schedule(self._base, self._space, run)
-        training = Training(name, identity(run), resolved, self._mixture(run))
+        training = Training(name, identity(run), resolved, self._mixture(run), self._lengths(run))
         return Trial(name, label(shown), shown, absolute(run), training)
 
     def _mixture(self, run: RunConfig) -> Mixture | None:
@@ -133,6 +135,17 @@ class Trials:
             manifest = self._manifests[run.corpus] = Manifest.read(run.corpus)
         try:
             return mixture_of(run, manifest)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self._space.path} on {self._base.written.source}: {error}"
+            ) from None
+
+    def _lengths(self, run: RunConfig) -> Lengths | None:
+        """The lengths of a trial; raises ConfigError naming the space if they aren't valid."""
+        if not run.train.seq_len_warmup:
+            return None
+        try:
+            return Lengths.resolve(run.train, run.schedule.horizon)
         except ConfigError as error:
             raise ConfigError(
                 f"{self._space.path} on {self._base.written.source}: {error}"
@@ -178,7 +191,7 @@ def _check(run: RunConfig, space: Space) -> None:
 
 
 def identity(run: RunConfig) -> str:
-    """A digest of all but schedule and mixture that can change a weight or what is measured."""
+    """A digest of what can change a weight or what is measured, but what is compared by step."""
     content = without(run.model_dump(mode="json"), INDIFFERENT)
     content["run"] = run.run.seed
     text = json.dumps(content, sort_keys=True)
@@ -203,6 +216,7 @@ def joints(training: Training, parts: int = 16) -> set[int]:
     ends = [s.end for s in (*schedule.lr_segments, *schedule.batch_segments)]
     stretches = training.mixture.stretches if training.mixture else ()
     ends += [stretch.start * schedule.seq_len for stretch in stretches]
+    ends += [end for end, _ in training.lengths.ends] if training.lengths else []
     grid = [schedule.horizon * part // parts for part in range(1, parts)]
     found = set()
     for tokens in {t for t in (*ends, *grid) if 0 < t < schedule.horizon}:

@@ -23,6 +23,7 @@ from manta.record.identity import Change, binding_of, changes
 from manta.record.opening import check_base, place_of_run
 from manta.record.run_state import read_state_if_any
 from manta.schedule import Schedule
+from manta.schedule.lengths import in_tokens
 from manta.schedule.shares import positions_alike
 from manta.state.checkpoint_files import TrainState, damage, name_of, newest, read_state, whole
 from manta.storage.place import Place
@@ -55,6 +56,7 @@ def fork_run(parent: Place, step: int | None, name: str, overrides: Iterable[str
     changed = [beside, *_from_now(parent, list(overrides), state), f"run.name={name}"]
     asked = absolute(load(parent / CONFIG, RunConfig, changed))
     after = _with_past_mixture(before, _with_past(before, asked, state), state)
+    after = _with_lengths(before, after)
     found = _changes(parent, before, after)
     _check_schedule(parent, before, after, state)
     manifest = _manifest(parent, after)
@@ -118,6 +120,16 @@ def _with_past(before: RunConfig, after: RunConfig, state: TrainState) -> RunCon
         for past in [*old.history, now]
     ]
     return after.model_copy(update={"schedule": new.model_copy(update={"history": history})})
+
+
+def _with_lengths(before: RunConfig, after: RunConfig) -> RunConfig:
+    """The config, with the lengths of the parent where they were, also at another horizon."""
+    same = before.train.seq_len_warmup == after.train.seq_len_warmup
+    if not same or before.schedule.horizon == after.schedule.horizon:
+        return after
+    warmup = in_tokens(before.train, before.schedule.horizon).seq_len_warmup
+    train = after.train.model_copy(update={"seq_len_warmup": warmup})
+    return after.model_copy(update={"train": train})
 
 
 def _with_past_mixture(before: RunConfig, after: RunConfig, state: TrainState) -> RunConfig:

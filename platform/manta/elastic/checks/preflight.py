@@ -139,8 +139,10 @@ def check(config: RunConfig) -> Checked:
     check_names(config, manifest)
     frozen, base = check_frozen(config, manifest), base_fingerprint(config)
     from manta.schedule import Schedule  # imports NumPy (0.2 s), which most mistakes don't need
+    from manta.schedule.lengths import Lengths
 
     schedule = Schedule.resolve(config.schedule, config.train.seq_len)
+    Lengths.resolve(config.train, config.schedule.horizon)
     _check_devices(config)
     from manta.show.wandb.uploader import check_environment
 

@@ -19,6 +19,7 @@ from manta.record.history import kind_of
 from manta.record.identity import check_free_changes_only
 from manta.record.run_config import recorded_config
 from manta.schedule import Schedule
+from manta.schedule.lengths import in_tokens
 from manta.state.checkpoint_files import damage, name_of, read_state, whole
 from manta.storage.place import Place, remove
 from manta.storage.run_folder import CHECKPOINTS, CONFIG, LEDGER, RUN
@@ -94,7 +95,11 @@ def plan_replay(run: Place, first: int, last: int, overrides: Iterable[str] = ()
     ]
     config = absolute(load(run / CONFIG, RunConfig, [*overrides, *ours]))
     schedule = _ending(before.schedule, before.train.seq_len, last)
-    config = config.model_copy(update={"schedule": schedule})
+    train = in_tokens(before.train, before.schedule.horizon)
+    warmup = {"seq_len_warmup": train.seq_len_warmup}
+    config = config.model_copy(
+        update={"schedule": schedule, "train": config.train.model_copy(update=warmup)}
+    )
     place = storage / name
     if place.exists():
         raise RunError(f"{place}: an earlier replay is there: remove it, or look at what it has")

@@ -26,7 +26,12 @@ def plan_lines(plan: PlannedRun, eval_samples: int) -> list[str]:
         plan: the planned run.
         eval_samples: number of samples that each evaluation reads; 0 without evaluations.
     """
-    return [_training(plan), *_evaluations(plan, eval_samples), *_evaluators(plan)]
+    return [_training(plan), *length_lines(plan), *evaluation_lines(plan, eval_samples)]
+
+
+def evaluation_lines(plan: PlannedRun, eval_samples: int) -> list[str]:
+    """The lines on what is evaluated, and when; `eval_samples` as for `plan_lines`."""
+    return [*_evaluations(plan, eval_samples), *_evaluators(plan)]
 
 
 def _training(plan: PlannedRun) -> str:
@@ -34,6 +39,14 @@ def _training(plan: PlannedRun) -> str:
     least, most = (number_format.count(size) for size in (min(sizes), max(sizes)))
     each = least if least == most else f"{least} to {most}"
     return f"{each} tokens a step, {plan.often_seen}"
+
+
+def length_lines(plan: PlannedRun) -> list[str]:
+    """A line on lengths of rows that change; none if they never do."""
+    from manta.schedule.lengths import Lengths, words  # NumPy
+
+    lengths = Lengths.resolve(plan.config.train, plan.config.schedule.horizon)
+    return [words(lengths)] if lengths.ends else []
 
 
 def _evaluations(plan: PlannedRun, samples: int) -> list[str]:

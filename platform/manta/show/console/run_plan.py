@@ -16,7 +16,7 @@ from manta.record.run_state import RunState
 from manta.schedule import Schedule
 from manta.schedule.share_lines import share_steps
 from manta.schedule.shares import Mixture
-from manta.show.console.header import plan_lines
+from manta.show.console.header import evaluation_lines, length_lines
 from manta.show.console.remarks import PlannedRun, remarks
 from manta.state.state_size import state_bytes
 from manta.stream.mixed_sources import SeenSource
@@ -42,8 +42,9 @@ def plan_rows(
     if tried.quantized:
         yield "Frozen", _frozen(plan.config, tried)
     yield from _steps(plan)
-    _, *evaluations = plan_lines(plan, eval_samples)
-    for line in evaluations:
+    for line in length_lines(plan):
+        yield "Lengths", line
+    for line in evaluation_lines(plan, eval_samples):
         yield "Evaluation", line
     yield "Checkpoints", _checkpoints(plan, tried)
     scaling = plan.config.scaling
