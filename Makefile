@@ -16,7 +16,7 @@ ARGS ?=
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-elastic demo-adapt check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-axolotl bench-smoke lock weight clean
+.PHONY: help demo demo-elastic demo-adapt demo-evaluate check test test-cluster host-packages soak models same-run reference lint hooks format bench bench-peers bench-axolotl bench-smoke lock weight clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -41,6 +41,9 @@ demo-elastic: $(INSTALLED) ## The same while a worker dies and nodes come and go
 
 demo-adapt: $(INSTALLED) ## The demo's model on chats (LoRA), preferences (DPO), and a student of the result
 	$(BIN)/python jobs/demo_adapt.py $(ARGS)
+
+demo-evaluate: $(INSTALLED) ## Which of these models ships: evaluation, comparison, gate, economics, registry
+	$(BIN)/python jobs/demo_evaluate.py $(ARGS)
 
 check: lint ## Check format, style and types, and run the tests that need neither Ray nor a server
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)

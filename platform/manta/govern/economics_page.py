@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HEADINGS = {
     "latency_p95": "p95",
     "peak_memory": "memory",
-    "cost_per_1000": "1,000 cost",
+    "cost_per_1000": "per 1,000",
 }
 TITLES = {
     "latency_p95": "95th percentile of latency",
@@ -44,7 +44,7 @@ def rows_of(found: Economics) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a table of the models."""
     shown = [name for name in COSTS if any(name in model.costs for model in found.models)]
     metric = found.quality.rpartition("/")[2]
-    headings = ["model", found.quality, *(HEADINGS[name] for name in shown), "weights"]
+    headings = ["model", metric, *(HEADINGS[name] for name in shown), "weights"]
     body = [
         [
             model.name,
@@ -72,9 +72,10 @@ def print_economics(found: Economics, console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, heading in enumerate(headings):
         right = 0 < number < len(headings) - 2
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for row in body:
         table.add_row(*row)
+    console.print(f"quality is {found.quality}, the best first", highlight=False)
     console.print(table)
     for remark in found.remarks:
         console.print(Text(remark, style="dim"))
