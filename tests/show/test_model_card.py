@@ -16,6 +16,7 @@ from manta.config.errors import RunError
 from manta.config.gate import GateConfig
 from manta.evaluate.gate_decision import decide
 from manta.record.run_state import read_state
+from manta.show.card_page import write_card_page
 from manta.show.model_card import model_card
 from manta.show.report.run_report import write_report
 
@@ -93,10 +94,10 @@ def test_it_has_the_evaluations_of_its_step_and_the_gates(tmp_path: Path) -> Non
     step = read_state(run).totals.steps
     facts = {"place": str(run), "run": "e", "parameters": 1, "fingerprint": "f"}
     rows = [example(str(n), n % 2) for n in range(20)]
-    write_made(run, rows, name="mine", model={**facts, "step": step})
+    mine = write_made(run, rows, name="mine", model={**facts, "step": step})
     write_made(run, rows, name="earlier", model={**facts, "step": step - 1})
     gate = GateConfig(name="ship", thresholds={"answers/success": {"at_least": 0.9}})
-    decide(run / "evaluations" / "mine", gate)
+    decide(mine, gate)
     _, text = split(model_card(run))
     assert "| mine | answers/success | 50.0 % | prompts.jsonl (`000000000000`) |" in text
     assert "Gate `ship`: **not passed**" in text
@@ -107,3 +108,20 @@ def test_it_has_the_evaluations_of_its_step_and_the_gates(tmp_path: Path) -> Non
     assert (tmp_path / "c.md").read_text() == model_card(run)
     page = write_report(run).read_text()
     assert "answers/success 50.0 %" in page
+
+
+def test_the_card_as_a_page_has_the_same_text_and_runs_nothing(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "card.html"
+    shown = CliRunner().invoke(app, ["card", str(run_dir), "--output", str(page)])
+    assert shown.exit_code == 0, shown.output
+    text = page.read_text()
+    for part in ("<h1>a</h1>", "<td>3.0200 nats per token</td>", "library_name: transformers"):
+        assert part in text
+    write_card_page(
+        "# <script>alert(1)</script>\n\n| a | b |\n| --- | --- |\n| 1 | `<b>` |\n", page
+    )
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "<td><code>&lt;b&gt;</code></td>" in text

@@ -93,7 +93,8 @@ def gate(
 def card(
     run: Annotated[str, typer.Argument(metavar="RUN[@STEP]", help="Folder or URL of a run.")],
     output: Annotated[
-        Path | None, typer.Option(help="Markdown file to write; else the card is printed.")
+        Path | None,
+        typer.Option(help="File to write, HTML if it ends so, else Markdown; else it is printed."),
     ] = None,
 ) -> None:
     """Print a run's model card: data, training, evaluations and gates, from its record alone."""
@@ -106,9 +107,14 @@ def card(
     text = model_card(place_of(place), step)
     if output is None:
         print(text, end="")
+        return
+    if output.suffix.lower() in (".html", ".htm"):
+        from manta.show.card_page import write_card_page
+
+        write_card_page(text, output)
     else:
         write_whole(output, text.encode())
-        print(f"card: {output}")
+    print(f"card: {output}")
 
 
 def audit(
