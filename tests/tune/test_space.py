@@ -147,3 +147,21 @@ def test_a_base_that_never_measures_the_metric_is_refused(sweep):
     assert "eval.every is missing" in refused(sweep, "space = {}", run=quiet)
     sweep("space = {}", run=quiet, overrides=["eval.every=1K"])
     sweep("space = {}", run=quiet, metric="loss")
+
+
+def test_a_metric_of_an_evaluator_is_there_only_when_a_trial_has_ended(sweep):
+    metric = "answers/success"
+    run = "run: {name: a}\ncorpus: c\nmodel: {type: llama}\n"
+    run += "schedule: {horizon: 1M, lr: 0.1, batch: 8}\n"
+    assert "the base has none" in refused(sweep, "space = {}", run=run, metric=metric)
+    run += "eval: {evaluators: {config: {name: q, splits: {NAME: {}}}}}\n"
+    answers, other = run.replace("NAME", "answers"), run.replace("NAME", "held_out")
+    said = refused(sweep, "space = {}", run=other, metric=metric)
+    assert "no evaluator called 'answers': there are held_out" in said
+    assert sweep("space = {}", run=answers, metric=metric).space.mode == "max"
+    halving = {"type": "halving", "rungs": ["50%"]}
+    said = refused(sweep, "space = {}", run=answers, metric=metric, scheduler=halving)
+    assert "some have a value and others don't" in said
+    said = refused(sweep, "space = {}", run=answers, metric="answers/mine")
+    assert "isn't known whether less or more is better: set mode" in said
+    assert sweep("space = {}", run=answers, metric="answers/mine", mode="min").space.mode == "min"

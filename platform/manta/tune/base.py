@@ -7,12 +7,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from manta.config.errors import ConfigError
+from manta.config.evaluation import EVALUATORS
+from manta.config.evaluation_files import evaluation_of
 from manta.config.load import Written, build, change
-from manta.config.metrics import VAL_LOSS, VAL_LOSS_AVERAGE, VAL_TERM
+from manta.config.metrics import VAL_LOSS, VAL_LOSS_AVERAGE, VAL_TERM, of_evaluator
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig, read_base
 from manta.schedule import Schedule
 from manta.tune.space import Space
+
+
+def _check_evaluated(config: SweepConfig, metric: str, run: RunConfig) -> None:
+    """Refuse to compare trials by a metric of evaluators that they don't have in time.
+
+    Raises:
+        ConfigError: naming the remedy.
+    """
+    if config.scheduler.type != "none":
+        raise ConfigError(
+            f"scheduler.type = '{config.scheduler.type}' with metric = '{metric}': evaluators "
+            "measure it beside training, whenever a device is free, so at the moment at which "
+            "trials are compared some have a value and others don't: compare them by val_loss, or "
+            "set scheduler.type to none, where each trial waits for its last result"
+        )
+    evaluation, evaluator = evaluation_of(run), metric.partition("/")[0]
+    names = [name for section in EVALUATORS for name in getattr(evaluation, section, None) or ()]
+    if evaluator not in names:
+        there = f"there are {', '.join(names)}" if names else "the base has none"
+        raise ConfigError(
+            f"{config.base}: trials are compared by {metric}, but eval.evaluators has no evaluator "
+            f"called '{evaluator}': {there}"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,8 @@ class Base:
             values = {"schedule.horizon": space.horizon}
             written = change(written, values, {"schedule.horizon": "horizon of the sweep"})
         run = build(written, RunConfig)
+        if of_evaluator(space.metric):
+            _check_evaluated(config, space.metric, run)
         measured = space.metric in (VAL_LOSS, VAL_LOSS_AVERAGE) or space.metric.startswith(VAL_TERM)
         if measured and run.eval.every is None:
             raise ConfigError(

@@ -75,7 +75,12 @@ def open_space(config: SweepConfig) -> Space:
     if config.metric is not None:
         _check_metric(config.metric, "metric of the sweep")
     metric = config.metric or space.metric
-    mode = space.mode if metric == space.metric else better(metric) or space.mode
+    mode = space.mode if metric == space.metric else better(metric) or config.mode
+    if mode is None:
+        raise ConfigError(
+            f"metric of the sweep = {metric!r}: it isn't known whether less or more is better: set "
+            "mode to min or max"
+        )
     space = replace(
         space,
         metric=metric,
@@ -198,14 +203,7 @@ def _metric(space: Space, module: ModuleType) -> str:
 
 
 def _check_metric(metric: Any, where: str) -> None:
-    if of_evaluator(str(metric)):
-        raise ConfigError(
-            f"{where} = {metric!r}: evaluators measure it beside training, whenever a device is "
-            "free, so at the moment at which trials are compared some have it and others don't: "
-            "compare them by val_loss or a term of it, evaluate the best ones (eval.evaluators, or "
-            "manta evaluate), and compare those by manta compare --metric"
-        )
-    if better(str(metric)) is None:
+    if better(str(metric)) is None and not of_evaluator(str(metric)):
         raise ConfigError(
             f"{where} = {metric!r}: unknown metric{_nearest(str(metric), COMPARABLE)}"
         )

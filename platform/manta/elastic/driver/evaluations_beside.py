@@ -22,6 +22,7 @@ from manta.config.errors import ErrorReport
 from manta.config.evaluation_files import evaluation_of
 from manta.elastic.checks.evaluators_data import resources_of
 from manta.elastic.checks.preflight import Checked
+from manta.elastic.driver.follower import Watcher
 from manta.elastic.worker.environment import runtime_env_of
 from manta.elastic.worker.evaluation_task import evaluate_checkpoint
 from manta.record.evaluation_record import EvaluationRecord, evaluation_folder
@@ -67,6 +68,7 @@ class EvaluationsBeside:
         checked: the run; without evaluators in its config, all calls do nothing.
         tracker: the run's tracker, which takes rows and notes.
         mailbox: the run's mailbox.
+        watcher: follows the run, and is told of rows.
         clock: returns the time in seconds.
 
     Attributes:
@@ -80,10 +82,11 @@ class EvaluationsBeside:
         checked: Checked,
         tracker: Tracker,
         mailbox: ActorHandle,
+        watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._checked, self._tracker, self._mailbox = checked, tracker, mailbox
-        self._clock = clock
+        self._watcher, self._clock = watcher, clock
         self._awaited = AwaitedEvaluations(checked.config, checked.schedule, checked.place)
         self._config = evaluation_of(checked.config)
         self._running: _Running | None = None
@@ -173,8 +176,12 @@ class EvaluationsBeside:
         for one in found:
             with suppress(OSError):  # the store has the result itself
                 self._keep_here(one)
-        if found:
-            self._tracker.evaluated([one.history_row() for one in found])
+        rows = [one.history_row() for one in found]
+        if rows:
+            self._tracker.evaluated(rows)
+            if self._watcher is not None:
+                for row in rows:
+                    self._watcher.metrics(row)
             self.out_of_patience = self._is_out_of_patience()
 
     def _is_out_of_patience(self) -> bool:

@@ -99,7 +99,7 @@ def train(
     tracker = checked.tracker(console=console, context=context)
     try:
         with open_mailbox(tracker.attempts) as mailbox:
-            beside = EvaluationsBeside(checked, tracker, mailbox)
+            beside = EvaluationsBeside(checked, tracker, mailbox, watcher)
             follower = Follower(tracker, watcher, beside)
             owner = owner or f"manta-{uuid.uuid4().hex}"
             elasticity = _elasticity(checked, tracker.totals, mailbox, owner, share, pool, begun)
