@@ -246,6 +246,11 @@ class EvaluationsBeside:
         """End what is under way; a driver to come makes it anew."""
         self._cancel()
 
+    def count(self) -> int:
+        """Look at storage for what is due and not done; returns the number of these."""
+        self.outstanding = 0 if self._config is None else len(self._due())
+        return self.outstanding
+
     def remove_left_over(self) -> None:
         """Remove checkpoints that were kept to be evaluated, once no worker writes any more."""
         if self._config is None:

@@ -166,7 +166,7 @@ def _await_evaluations(
         KeyboardInterrupt: when interrupted; the run itself is at its end.
     """
     beside.poll()
-    if first := beside.outstanding:
+    if first := beside.count():
         tracker.note(f"training has ended; {first} evaluation{'s' * (first > 1)} to be made")
     asked_to_stop = threading.Event()
     with stop_signals(asked_to_stop):
