@@ -33,6 +33,7 @@ COMMANDS = {
     "stop": "JOB --address",
     "verify": "RUN --no-shards --weights",
     "compare": "RUN|SWEEP --output --metric --top --evaluation",
+    "mixture": "SWEEP --towards --tokens --max-epochs --json",
     "export": "RUN OUT --step --merge --average",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",

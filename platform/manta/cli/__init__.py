@@ -11,14 +11,14 @@ from manta.cli.help_commands import doctor, keys
 from manta.cli.job_commands import logs, status, stop, submit
 from manta.cli.lineage_commands import forget, lineage
 from manta.cli.registry_commands import models, promote, rollback
-from manta.cli.result_commands import chat, compare, export, generate, score, verify
+from manta.cli.result_commands import chat, compare, export, generate, mixture, score, verify
 from manta.cli.run_commands import fork, precompute, replay, schedule, sweep, train, tune
 
 # In the order in which help lists them.
 for command in (
     *(prepare, join, inspect, schedule, precompute, train, fork, sweep, tune),
     *(submit, status, logs, stop),
-    *(verify, replay, compare, export, generate, chat, score),
+    *(verify, replay, compare, mixture, export, generate, chat, score),
     *(evaluate, gate, promote, rollback, models, card, audit, lineage, forget),
     *(arena, economics, drift, retrain),
     *(keys, doctor),

@@ -72,3 +72,25 @@ def evaluated_place(text: str) -> Place:
     from manta.storage.place import place_of
 
     return registered_model(text) or place_of(text)
+
+
+def weights_of(given: list[str], option: str) -> dict[str, float]:
+    """Weights by name, as ``NAME=WEIGHT`` is given on the command line.
+
+    Raises:
+        ConfigError: naming what is no such pair, or if no weight is above 0.
+    """
+    from manta.config.errors import ConfigError
+
+    found = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = -1.0
+        if not name or not 0 <= found[name] < float("inf"):
+            raise ConfigError(f"{option}: {text!r}: give NAME=WEIGHT, with a number from 0 on")
+    if not any(found.values()):
+        raise ConfigError(f"{option}: give a weight above 0 to a source")
+    return found

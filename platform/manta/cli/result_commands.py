@@ -1,4 +1,4 @@
-"""`manta verify`, `compare`, `export`, `generate`, `chat`, `score`: use what has been trained."""
+"""Use what was trained: `manta verify`, `compare`, `mixture`, `export`, `generate`, `chat`."""
 
 from __future__ import annotations
 
@@ -84,6 +84,44 @@ def compare(
     from manta.show.compare.comparing import compare_places
 
     compare_places(paths, metric=metric, output=output, top=top)
+
+
+def mixture(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Folder or URL of a sweep.")],
+    towards: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=WEIGHT",
+            help="Weight of a source's loss in what is made small; by default as in the "
+            "validation split.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Horizon of the run that the mixture is for, such as 10B.")
+    ] = None,
+    max_epochs: Annotated[
+        float | None, typer.Option(min=0, help="Most epochs over a source in that run.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Propose a mixture of sources by the trials of a sweep over mixtures."""
+    import yaml
+
+    from manta.cli.arguments import weights_of
+    from manta.config.units import parse_tokens
+    from manta.recommend.mixture_search import search_mixture
+    from manta.storage.place import place_of
+
+    found = search_mixture(
+        place_of(sweep),
+        weights_of(towards, "--towards") if towards else None,
+        tokens=None if tokens is None else parse_tokens(tokens),
+        max_epochs=max_epochs,
+    )
+    if as_json:
+        print(found.as_json())
+        return
+    print("\n".join([*found.lines(), "", yaml.safe_dump(found.keys(), sort_keys=False).rstrip()]))
 
 
 def _compare_evaluations(paths: list[str], name: str | None, output: Path | None) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from manta.config.errors import ConfigError
 from manta.config.evaluation import EVALUATORS
 from manta.config.evaluation_files import evaluation_of
@@ -100,6 +102,21 @@ class Base:
     def batch_times(self, factor: int) -> Any:
         """The batch schedule with all sizes multiplied."""
         return _times(self["schedule.batch"], factor, ("from", "to", "multiple_of"))
+
+    def mixture(self, draw: int) -> Any:
+        """The base's sources with weights drawn evenly from all mixtures; equal for equal draws.
+
+        Raises:
+            ConfigError: if the base has no mixture, whose sources these are.
+        """
+        if self.config.data.mixture is None:
+            raise ConfigError("data.mixture.sources of the base: name the sources to mix")
+        sources = self["data.mixture.sources"]
+        weights = np.random.default_rng(draw).dirichlet(np.ones(len(sources)))
+        return {
+            name: {**source, "weight": round(float(weight), 4)}
+            for (name, source), weight in zip(sources.items(), weights, strict=True)
+        }
 
 
 def item_at(value: Any, parts: Iterable[str]) -> Any:
