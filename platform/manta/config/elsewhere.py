@@ -82,6 +82,10 @@ RUN = (
         "`manta train --fresh` refuses to continue a run; to begin another, change run.name",
     ),
     (
+        "loraplus lora_plus loraplus_lr_ratio loraplus_lr_embedding lora_plus_ratio",
+        "rates of their own are optimizer.groups, for LoRA+ [{names: ['*lora_B*'], lr: 16}]",
+    ),
+    (
         "lora lora_config lora_r lora_rank lora_alpha lora_dropout lora_target_modules "
         "target_modules peft peft_config peft_type use_peft use_lora adapter adapters",
         "an adapter is model.adapter, such as {type: lora, rank: 16, targets: all-linear}; weights "
