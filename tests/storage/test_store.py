@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import pickle
 from pathlib import Path
@@ -48,6 +49,13 @@ def test_files_of_a_place(place) -> None:
     (place / "a").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         (place / "a").unlink()
+
+
+def test_a_packed_file_is_kept_as_it_is(place) -> None:
+    """Whatever its name says: Arrow by itself would pack what is called so once more."""
+    packed = gzip.compress(b"example")
+    put(place / "a.jsonl.gz", packed)
+    assert (place / "a.jsonl.gz").read_bytes() == packed
 
 
 def test_a_place_travels_to_other_processes(place) -> None:

@@ -140,17 +140,18 @@ class StorePath:
         """Open the object for writing; it exists once the block has ended without an error.
 
         A large object is sent in parts while it is written. If the block fails, an object with
-        part of the content may exist.
+        part of the content may exist. By default Arrow would compress what is called ``.gz``, and
+        read it as it is.
         """
         filesystem, path = self.located()
         if filesystem.type_name != "local":
-            with filesystem.open_output_stream(path) as file:
+            with filesystem.open_output_stream(path, compression=None) as file:
                 yield file
             return
         filesystem.create_dir(os.path.dirname(path))
         aside = f"{path}.{os.getpid()}.tmp"
         try:
-            with filesystem.open_output_stream(aside) as file:
+            with filesystem.open_output_stream(aside, compression=None) as file:
                 yield file
             os.replace(aside, path)
         except BaseException:
