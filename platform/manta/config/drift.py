@@ -46,7 +46,11 @@ class DriftConfig(Section):
     """How data is compared with the data of a corpus or run."""
 
     documents: int = Field(
-        default=1000, ge=20, description="most documents to draw of either side, by the seed"
+        default=1000,
+        ge=20,
+        le=5000,
+        description="most documents to draw of either side, by the seed; memory grows by its "
+        "square, 3 GB at 5,000",
     )
     seed: int = Field(default=0, ge=0, description="seed of the draw and of the permutations")
     split: Literal["train", "validation"] | None = Field(

@@ -124,7 +124,7 @@ def gaussian_kernel(points: Floats) -> Floats:
     """exp(-d² / 2s²) of all pairs, with s the median distance of different points."""
     squares = (points**2).sum(axis=1)
     apart = np.maximum(squares[:, None] + squares[None] - 2 * points @ points.T, 0)
-    pairs = apart[np.triu_indices(len(points), 1)]
+    pairs = np.concatenate([row[number + 1 :] for number, row in enumerate(apart)])
     median = float(np.median(pairs)) or 1.0
     found: Floats = np.exp(-apart / (2 * median))
     return found
