@@ -550,7 +550,7 @@ def _difference_rows(comparisons: Iterable[PairedComparison]) -> Iterable[dict[s
 
 def _compared_rows(comparison: Comparison, ranking: Ranking) -> Iterable[dict[str, Any]]:
     rank = 0
-    for configuration in ranking.order:
+    for configuration in ranking.ranked:
         ranked = ranking.entry(ranking.main, configuration) is not None
         rank += ranked
         for trial in configuration.trials:

@@ -22,7 +22,7 @@ from manta.config.errors import MantaError, RunError, TrainingError
 from manta.elastic.checks.preflight import Checked, absolute, check, check_model
 from manta.elastic.controller import group
 from manta.elastic.controller.group import open_worker
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.driver import early_workers, trainer
 from manta.state.checkpoint_files import newest, read_state
 from manta.state.weights_digest import digests
@@ -48,7 +48,7 @@ def train(checked: Checked) -> Path:
 
 
 @cache
-def pool() -> Spares | None:
+def pool() -> WarmWorkers | None:
     """Workers that these runs use one after the other; test_driver.py starts its own each time."""
     return trainer.open_worker_pool({"CPU": 0.5})
 

@@ -16,7 +16,7 @@ from manta.elastic.cluster_state import actor_replies, nodes
 from manta.elastic.cluster_state.node_labels import NodeWish
 from manta.elastic.controller import slots
 from manta.elastic.controller.slots import Slots, release_all_of
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SECONDS = 30.0
@@ -169,7 +169,7 @@ def start(node: str):
 
 
 def test_spares_are_kept_taken_and_replaced() -> None:
-    spares = Spares(start)
+    spares = WarmWorkers(start)
     spares.fill({"a": 2, "b": 1})
     until(lambda: spares.warm("a") == 2 and spares.warm("b") == 1)
     taken, other = spares.take(["a", "b"])
@@ -193,7 +193,7 @@ def test_a_spare_that_died_is_not_handed_out(when: str) -> None:
         handles.append(start(node))
         return handles[-1]
 
-    spares = Spares(remember)
+    spares = WarmWorkers(remember)
     spares.fill({"a": 1, "b": 1})
     actor, warm = handles[0]
     if when == "since":

@@ -40,7 +40,7 @@ def test_best_first_and_beyond_noise(tmp_path: Path) -> None:
         ),
     )
     ranking = rank(comparison)
-    assert [c.label for c in ranking.order] == ["lr.peak 0.001", "lr.peak 0.002"]
+    assert [c.label for c in ranking.ranked] == ["lr.peak 0.001", "lr.peak 0.002"]
     assert ranking.main is not None
     best, second = ranking.main.entries
     assert ranking.main.kind == "end"
@@ -95,11 +95,11 @@ def test_the_other_way_round_for_a_metric_that_should_be_high(tmp_path: Path) ->
         tmp_path / "s", by_name((trial("a", 1e-3), 3.0), (trial("b", 2e-3), 4.0)), mode="max"
     )
     ranking = rank(comparison)
-    assert ranking.order[0].label == "lr.peak 0.002"
+    assert ranking.ranked[0].label == "lr.peak 0.002"
     assert ranking.main is not None
     assert ranking.main.entries[1].behind is not None
     assert ranking.main.entries[1].behind.gap == pytest.approx(1.0)
-    assert rank(load_comparison([tmp_path / "s"], "loss")).order[0].label == "lr.peak 0.001"
+    assert rank(load_comparison([tmp_path / "s"], "loss")).ranked[0].label == "lr.peak 0.001"
 
 
 def test_matched_tokens_and_compute_may_name_another_winner(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_matched_tokens_and_compute_may_name_another_winner(tmp_path: Path) -> N
     comparison = load_comparison([tmp_path / name for name in ("slow", "fast", "short")])
     ranking = rank(comparison)
     tokens, compute = ranking.view("tokens"), ranking.view("compute")
-    assert ranking.order[0].label == "slow"
+    assert ranking.ranked[0].label == "slow"
     assert tokens is not None
     assert compute is not None
     assert tokens.at == HORIZON // 2
@@ -145,7 +145,7 @@ def test_what_did_not_finish_comes_after_what_did(tmp_path: Path) -> None:
         ),
     )
     ranking = rank(comparison)
-    assert [c.trials[0].name for c in ranking.order] == [
+    assert [c.trials[0].name for c in ranking.ranked] == [
         "better",
         "worse",
         "paused",
@@ -167,7 +167,7 @@ def test_runs_that_still_train_are_compared_where_all_have_been(tmp_path: Path) 
     ranking = rank(comparison)
     assert ranking.main is not None
     assert (ranking.main.kind, ranking.main.at) == ("tokens", HORIZON // 4)
-    assert ranking.order[0].label == "a"
+    assert ranking.ranked[0].label == "a"
     assert "Best of 2: #1 a, val_loss 4.5200 at 500M tokens (one seed)." in said(
         comparison, ranking
     )

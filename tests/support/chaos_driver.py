@@ -14,13 +14,13 @@ from functools import cache
 from manta.cluster.session import ray_session
 from manta.config import MantaError, RunConfig
 from manta.elastic.checks.preflight import absolute, check, check_model
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.driver.trainer import open_worker_pool, train
 from manta.elastic.worker.preload import preloaded
 
 
 @cache
-def pool(*resources: tuple[str, float]) -> Spares | None:
+def pool(*resources: tuple[str, float]) -> WarmWorkers | None:
     """Workers with such needs, for this driver's runs one after the other."""
     return open_worker_pool(dict(resources))
 

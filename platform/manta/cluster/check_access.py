@@ -40,7 +40,7 @@ def check_placeholders(plan: ClusterPlan) -> Iterator[Finding]:
 
 def check_credentials(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether this machine has credentials for the cloud; sends no request."""
-    if plan.kind is not NodeProvider.AWS:
+    if plan.provider is not NodeProvider.AWS:
         return
     try:
         import boto3
@@ -96,7 +96,7 @@ def _far_away(plan: ClusterPlan | None, check: str, key: str, path: str) -> Find
     """What to report of a path on a cluster's nodes, which this machine can't see."""
     if plan is None:
         return None
-    if plan.kind in (NodeProvider.AWS, NodeProvider.GCP) and not path.startswith("/mnt/"):
+    if plan.provider in (NodeProvider.AWS, NodeProvider.GCP) and not path.startswith("/mnt/"):
         return failed(
             check,
             f"{key} = {path!r} is a folder of one node: others don't see it, and it is lost when "
@@ -170,7 +170,7 @@ def _on_the_head(plan: ClusterPlan | None) -> str:
     """How the head gets a key: drivers log to W&B from there, and no secret is sent with a job."""
     if plan is None:
         return ""
-    if plan.kind is NodeProvider.KUBERAY:
+    if plan.provider is NodeProvider.KUBERAY:
         return "; for the cluster put the key into the secret that the head's envFrom names"
     return f"; for the cluster `ray attach {plan.path}`, then wandb login on the head"
 

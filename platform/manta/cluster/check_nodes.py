@@ -14,7 +14,7 @@ LONG_IDLE_MINUTES = 60
 
 def check_nodes(plan: ClusterPlan) -> Iterator[Finding]:
     """Numbers of nodes, what the head is used for, idle nodes, spot nodes and their fallback."""
-    if plan.kind is NodeProvider.LOCAL:
+    if plan.provider is NodeProvider.LOCAL:
         yield ok("nodes", f"{plan.machines} machines of your own, the head among them")
         return
     yield from _numbers(plan)
@@ -107,7 +107,7 @@ def _has_gpus(machine: str | None) -> bool:
 
 
 def _idle(plan: ClusterPlan) -> Iterator[Finding]:
-    if plan.kind is NodeProvider.KUBERAY:
+    if plan.provider is NodeProvider.KUBERAY:
         spec = plan.data["spec"]
         if not spec.get("enableInTreeAutoscaling"):
             yield failed(
@@ -170,7 +170,7 @@ def _spot(plan: ClusterPlan) -> Iterator[Finding]:
                 "spot",
                 f"{group.name}; without spot capacity {other.name}, up to {other.most} nodes",
             )
-        elif others and plan.kind is NodeProvider.KUBERAY:
+        elif others and plan.provider is NodeProvider.KUBERAY:
             yield ok(
                 "spot", f"{group.name}; without spot capacity pods are tried as {others[0].name}"
             )
@@ -187,7 +187,7 @@ def check_run(plan: ClusterPlan, run: RunConfig) -> Iterator[Finding]:
     """Whether the nodes have room for the workers that a run's config asks for."""
     needs, scaling = run.scaling.resources_per_worker, run.scaling
     asked = " and ".join(f"{much:g} {name}" for name, much in needs.items() if much)
-    if plan.kind is NodeProvider.LOCAL:
+    if plan.provider is NodeProvider.LOCAL:
         yield ok("workers", f"{scaling.min} of {asked}: checked when the run starts")
         return
     if not all(group.resources for group in plan.workers):

@@ -172,7 +172,7 @@ def _dashboard(plan: ClusterPlan) -> Iterator[Finding]:
 
 
 def _ports(plan: ClusterPlan) -> Iterator[Finding]:
-    if plan.kind is NodeProvider.AWS:
+    if plan.provider is NodeProvider.AWS:
         group = (plan.data.get("provider") or {}).get("security_group") or {}
         open_ = [r for r in group.get("IpPermissions") or [] if _is_open(r)]
         for rule in open_:
@@ -183,7 +183,7 @@ def _ports(plan: ClusterPlan) -> Iterator[Finding]:
             )
         if not open_:
             yield ok("ports", "only ssh is open to the outside")
-    elif plan.kind is NodeProvider.LOCAL:
+    elif plan.provider is NodeProvider.LOCAL:
         yield warning(
             "ports",
             "the token alone protects Ray's ports from anyone who can connect to these machines",

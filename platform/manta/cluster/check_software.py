@@ -30,19 +30,19 @@ LIBRARIES = {
 
 def check_schema(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether Ray's launcher, or its autoscaler on Kubernetes, accepts the file."""
-    read = kuberay_errors if plan.kind is NodeProvider.KUBERAY else launcher_errors
+    read = kuberay_errors if plan.provider is NodeProvider.KUBERAY else launcher_errors
     errors = read(plan)
     for error in errors:
         yield failed("schema", error, f"correct it in {plan.path}")
     if not errors:
-        yield ok("schema", f"{plan.path.name}: {plan.kind.value}")
+        yield ok("schema", f"{plan.path.name}: {plan.provider.value}")
 
 
 def check_tools(plan: ClusterPlan) -> Iterator[Finding]:
     """Whether this machine has the programs and packages that launch such a cluster."""
     programs = ["ssh", "rsync"] if plan.launched else ["kubectl"]
     missing = [name for name in programs if shutil.which(name) is None]
-    library = LIBRARIES.get(plan.kind)
+    library = LIBRARIES.get(plan.provider)
     if library is not None and util.find_spec(library[0]) is None:
         missing.append(library[1])
     if missing:
@@ -133,7 +133,7 @@ def check_versions(plan: ClusterPlan, lock: Path) -> Iterator[Finding]:
             f"install the pinned version here: {installs(lock)}",
         )
     if (
-        plan.kind is NodeProvider.KUBERAY
+        plan.provider is NodeProvider.KUBERAY
         and (said := str(plan.data["spec"].get("rayVersion"))) != locked
     ):
         wrong = True

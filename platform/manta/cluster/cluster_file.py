@@ -63,7 +63,7 @@ class ClusterPlan:
     Attributes:
         path: the file's path.
         text: the file's text.
-        kind: provider of the nodes.
+        provider: kind of cluster that has the nodes, such as AWS or KubeRay.
         data: the file's content; for KubeRay, `spec` of the RayCluster, and all `objects`.
         groups: the node types, the head's among them; none if the machines are the user's own.
         most: maximum number of worker nodes at once, all groups together.
@@ -75,7 +75,7 @@ class ClusterPlan:
 
     path: Path
     text: str
-    kind: NodeProvider
+    provider: NodeProvider
     data: dict[str, Any]
     groups: tuple[NodeGroup, ...]
     most: int
@@ -97,9 +97,9 @@ class ClusterPlan:
     @property
     def launched(self) -> bool:
         """Whether `ray up` launches the cluster and installs packages on its nodes."""
-        return self.kind is not NodeProvider.KUBERAY
+        return self.provider is not NodeProvider.KUBERAY
 
     @property
     def cloud(self) -> bool:
         """Whether nodes cost money by the hour."""
-        return self.kind is not NodeProvider.LOCAL
+        return self.provider is not NodeProvider.LOCAL

@@ -40,7 +40,7 @@ def read_kuberay(path: Path, text: str) -> ClusterPlan:
     return ClusterPlan(
         path=path,
         text=text,
-        kind=NodeProvider.KUBERAY,
+        provider=NodeProvider.KUBERAY,
         data={"spec": spec, "objects": objects},
         groups=groups,
         most=sum(group.most for group in groups if not group.head),

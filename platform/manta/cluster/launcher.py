@@ -47,7 +47,7 @@ def read_launcher(path: Path, text: str) -> ClusterPlan:
     return ClusterPlan(
         path=path,
         text=text,
-        kind=kind,
+        provider=kind,
         data=data,
         groups=tuple(_groups(data, most)),
         most=most,
@@ -154,7 +154,7 @@ def _refuse_misshapen(path: Path, data: dict[str, Any]) -> None:
 
 def _missing(plan: ClusterPlan) -> Iterator[str]:
     # On AWS `ray up` asks the cloud for the resources of instance types.
-    filled = ["'resources' is a required property"] if plan.kind is NodeProvider.AWS else []
+    filled = ["'resources' is a required property"] if plan.provider is NodeProvider.AWS else []
     for error in _violations(plan.data):
         if error.validator == "required" and error.message not in filled:
             yield f"{_dotted(error.absolute_path)}{error.message}"
@@ -165,7 +165,10 @@ def _unknown(plan: ClusterPlan) -> Iterator[str]:
     config, schema = plan.data, _schema()
     types = schema["properties"]["available_node_types"]["patternProperties"][".*"]["properties"]
     # For machines of your own Ray takes min_workers at the top, and moves it to the node type.
-    known = [*schema["properties"], *(["min_workers"] if plan.kind is NodeProvider.LOCAL else [])]
+    known = [
+        *schema["properties"],
+        *(["min_workers"] if plan.provider is NodeProvider.LOCAL else []),
+    ]
     yield from _unknown_in("", config, known)
     for section in ("auth", "docker"):
         names = schema["properties"][section]["properties"]

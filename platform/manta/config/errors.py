@@ -42,11 +42,11 @@ class ErrorReport:
     """A `MantaError` as it is sent to another process: its class and message.
 
     Attributes:
-        kind: name of the error's class.
+        class_name: name of the error's class.
         text: the error's message.
     """
 
-    kind: str
+    class_name: str
     text: str
 
     @classmethod
@@ -59,5 +59,5 @@ class ErrorReport:
         classes = {MantaError}
         while more := {sub for known in classes for sub in known.__subclasses__()} - classes:
             classes |= more
-        found = next((known for known in classes if known.__name__ == self.kind), MantaError)
+        found = next((known for known in classes if known.__name__ == self.class_name), MantaError)
         return found(self.text)

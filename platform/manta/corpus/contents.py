@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-HEAD_BYTES = 1024  # enough for any of the signs below
+START_BYTES = 1024  # enough for any of the signs below
 CODECS = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bz2",
@@ -44,7 +44,7 @@ def misfit(head: bytes, kind: str) -> str | None:
     """Why a file that begins with `head` isn't text or JSONL; None if it may be.
 
     Args:
-        head: the first `HEAD_BYTES` of the file, decompressed.
+        head: the first `START_BYTES` of the file, decompressed.
         kind: `text` or `jsonl`.
     """
     for magic, what in OTHERS.items():

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manta.corpus.contents import HEAD_BYTES, codec_of, misfit
+from manta.corpus.contents import START_BYTES, codec_of, misfit
 from manta.corpus.conversations import UnusableRecord
 from manta.corpus.documents import Problem
 from manta.corpus.records import WantedRecords, columns_of, kind_of, plain_text, record_text
@@ -119,7 +119,7 @@ def codec_of_file(file: InputFile, kind: str) -> str | None:
         OSError: if the file can't be read.
     """
     with open_input(file.url) as raw:
-        head = raw.read(HEAD_BYTES)
+        head = raw.read(START_BYTES)
     codec = file.compression or codec_of(head)
     if codec is None and (reason := misfit(head, kind)):
         raise UnusableFile(reason)
@@ -325,12 +325,12 @@ def _decompressed(file: InputFile, kind: str) -> BinaryIO:
     """
     stream = raw = open_input(file.url)
     try:
-        head = raw.read(HEAD_BYTES)
+        head = raw.read(START_BYTES)
         raw.seek(0)
         codec = file.compression or codec_of(head)
         if codec is not None:
             stream = io.BufferedReader(_opened(raw, codec))
-            head = stream.peek(HEAD_BYTES)
+            head = stream.peek(START_BYTES)
         if reason := misfit(head, kind):
             raise UnusableFile(reason)
     except BaseException:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from manta.config.errors import CorpusError
 from manta.config.urls import is_url, join
 from manta.storage.atomic import unwritable, whole_file
-from manta.storage.cache import Cache, Held, node_folder
+from manta.storage.cache import Cache, CachedFile, node_folder
 
 if TYPE_CHECKING:
     from manta.corpus.manifest import Manifest, Shard
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHUNK = 4 * 2**20
 
 
-def local_shard(folder: str, shard: Shard) -> Held:
+def local_shard(folder: str, shard: Shard) -> CachedFile:
     """A shard of a corpus on this node, fetched first if the corpus is in a store.
 
     A fetched shard stays in the cache at least until it is released.
@@ -30,7 +30,7 @@ def local_shard(folder: str, shard: Shard) -> Held:
         CorpusError: if it can't be fetched, or doesn't match its checksum.
     """
     if not is_url(folder):
-        return Held(Path(folder) / shard.file)
+        return CachedFile(Path(folder) / shard.file)
     url = join(folder, shard.file)
     cache = Cache()
     try:

@@ -37,7 +37,7 @@ from torch.futures import Future
 
 from manta.config.errors import RunError
 from manta.state.hashing import hashed
-from manta.storage.cache import Cache, Held
+from manta.storage.cache import Cache, CachedFile
 from manta.storage.place import Place
 from manta.storage.store import CHUNK, StorePath
 
@@ -168,7 +168,7 @@ class _CachedFiles(_StoredFiles):
         held.path.unlink(missing_ok=True)
         held.release()
 
-    def _hold(self, name: str) -> Held:
+    def _hold(self, name: str) -> CachedFile:
         file = self._checkpoint / name
         self._sizes = self._sizes or self._checkpoint.files()
         if file.name not in self._sizes:

@@ -37,7 +37,7 @@ def node_folder() -> Path:
     return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "manta")
 
 
-class Held:
+class CachedFile:
     """A cached file that isn't removed until `release`, or until this object is deleted."""
 
     def __init__(self, path: Path, file: int = -1):
@@ -61,7 +61,7 @@ class Cache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._locks.mkdir(exist_ok=True)
 
-    def hold(self, key: str, size: int, fetch: Callable[[BinaryIO], None]) -> Held:
+    def hold(self, key: str, size: int, fetch: Callable[[BinaryIO], None]) -> CachedFile:
         """The file under `key`, fetched first if it is not there.
 
         Args:
@@ -85,7 +85,7 @@ class Cache:
                 self._make_room(0)
         return held
 
-    def _held(self, path: Path) -> Held | None:
+    def _held(self, path: Path) -> CachedFile | None:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -95,9 +95,9 @@ class Cache:
             os.close(file)
             return None
         os.utime(file)  # the content never changes, so the modification time is that of last use
-        return Held(path, file)
+        return CachedFile(path, file)
 
-    def _fetched(self, path: Path, fetch: Callable[[BinaryIO], None]) -> Held:
+    def _fetched(self, path: Path, fetch: Callable[[BinaryIO], None]) -> CachedFile:
         aside = path.with_name(f"{path.name}{PARTIAL}")
         try:
             with aside.open("wb") as out:
@@ -111,7 +111,7 @@ class Cache:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
-        return Held(path, file)
+        return CachedFile(path, file)
 
     @contextmanager
     def _fetching(self, key: str) -> Iterator[None]:

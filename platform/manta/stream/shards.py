@@ -15,7 +15,7 @@ from manta.corpus.manifest import Shard
 from manta.sample import shard_file
 from manta.sample.columns import Columns
 from manta.sample.format import Format
-from manta.storage.cache import Held
+from manta.storage.cache import CachedFile
 from manta.stream.table import ShardTable
 
 Viewed = TypeVar("Viewed")
@@ -39,8 +39,8 @@ class ShardReader:
         self._shards = table
         self.token_bounds, self.row_bounds = table.bounds, table.row_bounds
         self.num_samples = form.count(table.size, length)
-        # `Held` keeps a fetched file in the node's cache while it is mapped.
-        self._mapped: dict[int, tuple[Held, Any]] = {}
+        # `CachedFile` keeps a fetched file in the node's cache while it is mapped.
+        self._mapped: dict[int, tuple[CachedFile, Any]] = {}
         if self.num_samples <= 0:
             raise CorpusError(
                 f"{self.corpus}: the {table.split} split has {table.size.tokens} tokens, fewer "
@@ -70,7 +70,7 @@ class ShardReader:
         made: Viewed = mapped[1]
         return made
 
-    def _map(self, shard: Shard, make: Callable[[Any], Viewed]) -> tuple[Held, Viewed]:
+    def _map(self, shard: Shard, make: Callable[[Any], Viewed]) -> tuple[CachedFile, Viewed]:
         held = remote.local_shard(self.corpus, shard)
         path = held.path
         try:

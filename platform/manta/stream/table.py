@@ -27,7 +27,7 @@ from manta.storage.cache import node_folder
 # Tables of at least this many shards are cached; a smaller manifest is read in 0.1 s.
 MANY_SHARDS = 10_000
 # The fingerprint is within the first bytes of a manifest as Manta writes it.
-HEAD_BYTES = 4096
+MANIFEST_START = 4096
 FORMAT = "2"  # version of the table's columns; part of the file's name
 SCHEMA = pa.schema(
     [
@@ -165,7 +165,7 @@ def _fingerprint(folder: str) -> str | None:
     path = join(folder, MANIFEST)
     try:
         with _opened(path) as file:
-            found = re.search(rb'"fingerprint": "([0-9a-f]{64})"', file.read(HEAD_BYTES))
+            found = re.search(rb'"fingerprint": "([0-9a-f]{64})"', file.read(MANIFEST_START))
     except OSError:
         return None  # Manifest.read, which is called next, raises the error
     return found[1].decode() if found else None

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from manta.config.errors import DivergedError, MantaError
 from manta.elastic.checks.preflight import Checked, check
 from manta.elastic.controller.holdings import WorkerShare
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.driver.trainer import open_worker_pool, train
 from manta.record.history import Tail
 from manta.record.run_state import read_state_if_any
@@ -46,7 +46,7 @@ def run_leg(config: dict[str, Any], coordinator: ActorHandle) -> None:
 
 
 @cache
-def _pool(resources: tuple[tuple[str, float], ...]) -> Spares | None:
+def _pool(resources: tuple[tuple[str, float], ...]) -> WarmWorkers | None:
     """Warm workers of this process, which Ray Tune reuses for one leg after the other."""
     return open_worker_pool(dict(resources))
 

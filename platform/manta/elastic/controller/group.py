@@ -28,7 +28,7 @@ from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGro
 from manta.config.scaling import gpus_of
 from manta.elastic.cluster_state import actor_replies, nodes
 from manta.elastic.controller.slots import Slot
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.messages import group_start
 from manta.elastic.messages.group_start import Start
 from manta.elastic.worker import preload, worker_calls
@@ -68,7 +68,7 @@ class Placing:
     """
 
     slots: list[Slot]
-    spares: Spares
+    spares: WarmWorkers
     keepers: dict[str, ActorHandle]
     attempt: int
     micro_batch: int | None

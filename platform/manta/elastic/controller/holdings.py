@@ -22,7 +22,7 @@ from manta.elastic.cluster_state.node_labels import NodeWish
 from manta.elastic.controller.group import SlotWorkerGroup, start_worker
 from manta.elastic.controller.slots import Slot, Slots
 from manta.elastic.controller.spending import Spending
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.snapshot_memory.keeper import Keepers
 from manta.elastic.worker import worker_calls
 
@@ -87,16 +87,16 @@ class Elasticity:
     checked: ObjectRef
     warm_after: float
     owner: str
-    pool: Spares | None
-    begun: Spares | None
+    pool: WarmWorkers | None
+    begun: WarmWorkers | None
     share: WorkerShare | None
     mailbox: ActorHandle
     runtime_env: dict[str, Any]
 
 
-def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> Spares:
+def open_pool(resources: dict[str, float], runtime_env: dict[str, Any]) -> WarmWorkers:
     """An empty pool of warm workers for runs with the same needs."""
-    return Spares(lambda node: start_worker(node, runtime_env, resources))
+    return WarmWorkers(lambda node: start_worker(node, runtime_env, resources))
 
 
 def _wish_of(scaling: ScalingSection) -> NodeWish:

@@ -21,7 +21,7 @@ ANSWER_SECONDS = 0.5
 StartSpare = Callable[[str], tuple[ActorHandle, Any]]
 
 
-class Spares:
+class WarmWorkers:
     """Warm workers by node.
 
     Args:

@@ -19,7 +19,7 @@ from manta.elastic.cluster_state import nodes
 from manta.elastic.cluster_state.demand import bundle_of
 from manta.elastic.controller.group import open_worker
 from manta.elastic.controller.holdings import open_pool
-from manta.elastic.controller.warm_workers import Spares
+from manta.elastic.controller.warm_workers import WarmWorkers
 from manta.elastic.driver.trainer import check_resources
 from manta.elastic.worker import worker_calls
 from manta.elastic.worker.environment import runtime_env_of
@@ -29,7 +29,7 @@ from manta.show.wandb.uploader import check_wandb
 ANSWER_SECONDS = 120.0
 
 
-def begin_workers(checked: Checked) -> tuple[Checked, Spares]:
+def begin_workers(checked: Checked) -> tuple[Checked, WarmWorkers]:
     """Start a run's workers if there is room, and check its model and W&B meanwhile.
 
     Returns:

@@ -39,7 +39,7 @@ from manta.show.tracker import PAUSED, Tracker
 
 if TYPE_CHECKING:
     from manta.elastic.controller.holdings import Elasticity, WorkerShare
-    from manta.elastic.controller.warm_workers import Spares
+    from manta.elastic.controller.warm_workers import WarmWorkers
 
 # Seconds between two looks of the driver for messages and for the group's end.
 POLL_SECONDS = 0.5
@@ -69,8 +69,8 @@ def train(
     owner: str | None = None,
     watcher: Watcher | None = None,
     share: WorkerShare | None = None,
-    pool: Spares | None = None,
-    begun: Spares | None = None,
+    pool: WarmWorkers | None = None,
+    begun: WarmWorkers | None = None,
     context: RunContext | None = None,
 ) -> Result:
     """Train a checked run on the Ray that this process is connected to, to its end.
@@ -323,7 +323,7 @@ def _trainer(assignment: Assignment) -> Any:
     )
 
 
-def open_worker_pool(resources: dict[str, float]) -> Spares | None:
+def open_worker_pool(resources: dict[str, float]) -> WarmWorkers | None:
     """Workers that several runs use in turn, so that only the first run waits for them.
 
     None if workers have accelerators: a process keeps the devices that it saw first.
@@ -344,8 +344,8 @@ def _elasticity(
     mailbox: ActorHandle,
     owner: str,
     share: WorkerShare | None,
-    pool: Spares | None,
-    begun: Spares | None,
+    pool: WarmWorkers | None,
+    begun: WarmWorkers | None,
 ) -> Elasticity:
     from manta.elastic.controller.holdings import Elasticity
 

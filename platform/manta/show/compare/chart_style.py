@@ -19,13 +19,13 @@ LONGEST_NAME = 38
 
 def colour_of(ranking: Ranking, configuration: Configuration, top: int) -> str:
     """The colour of a configuration everywhere on the page; grey beyond the `top` best."""
-    number = ranking.order.index(configuration)
+    number = ranking.ranked.index(configuration)
     return COLOURS[number % len(COLOURS)] if number < top else PALE
 
 
 def name_of(ranking: Ranking, configuration: Configuration) -> str:
     """A configuration's rank, and as much of its label as fits a chart."""
-    return f"{ranking.order.index(configuration) + 1}  {cut(configuration.label)}"
+    return f"{ranking.ranked.index(configuration) + 1}  {cut(configuration.label)}"
 
 
 def cut(text: str, longest: int = LONGEST_NAME) -> str:

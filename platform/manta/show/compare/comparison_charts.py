@@ -118,7 +118,7 @@ def _metric_lines(comparison: Comparison, ranking: Ranking, top: int, xs: Any) -
     data: list[Figure] = []
     shown = {trial.name for trial in comparison.trials if trial.curve}
     most = max(40, MOST_POINTS // max(1, len(shown)))
-    for number, configuration in reversed(list(enumerate(ranking.order))):
+    for number, configuration in reversed(list(enumerate(ranking.ranked))):
         drawn = [trial for trial in configuration.trials if trial.curve and len(xs(trial))]
         for trial in drawn:
             assert trial.curve is not None
@@ -203,14 +203,14 @@ def _marks(view: View | None, size: float) -> list[Figure]:
 
 
 def _rates(ranking: Ranking, top: int) -> Figure | None:
-    chosen = _one_of_each(ranking.order, "lr_segments")
+    chosen = _one_of_each(ranking.ranked, "lr_segments")
     points = max(16, min(CURVED, MOST_CURVED // max(1, len(chosen))))
     drawn = [(configuration, lr_line(schedule, points)) for configuration, schedule in chosen]
     return _schedules(ranking, top, "Learning rate over tokens", drawn, "rate")
 
 
 def _batches(ranking: Ranking, top: int) -> Figure | None:
-    chosen = _one_of_each(ranking.order, "batch_segments")
+    chosen = _one_of_each(ranking.ranked, "batch_segments")
     drawn = [(configuration, batch_line(schedule)) for configuration, schedule in chosen]
     return _schedules(ranking, top, "Batch size over tokens (samples)", drawn, "number")
 
@@ -237,7 +237,7 @@ def _schedules(
             [rounded(x) for x in tokens],
             [rounded(y) for y in values],
             colour_of(ranking, configuration, top),
-            width=width_of(ranking.order.index(configuration), top),
+            width=width_of(ranking.ranked.index(configuration), top),
             exact=True,
         )
         for configuration, (tokens, values) in reversed(drawn)

@@ -148,11 +148,11 @@ def _tokens_tile(comparison: Comparison) -> tuple[str, str, str]:
 
 def _standings(comparison: Comparison, ranking: Ranking, top: int) -> str:
     """The table, best first; rows after the `top` best are folded away."""
-    rest = ranking.order[top:]
+    rest = ranking.ranked[top:]
     shown = [
-        column for column in columns(comparison, ranking) if any(map(column.cell, ranking.order))
+        column for column in columns(comparison, ranking) if any(map(column.cell, ranking.ranked))
     ]
-    first = _rows(comparison, ranking, ranking.order[:top], shown, top)
+    first = _rows(comparison, ranking, ranking.ranked[:top], shown, top)
     folded = ""
     if rest:
         rows = _rows(comparison, ranking, rest, shown, top)
@@ -178,7 +178,7 @@ def _rows(
     heads = ["", *(["run"] if labelled else []), *(names[key] for key in comparison.keys)]
     rows = ["".join(f"<th>{escape(head)}</th>" for head in heads) + _heads(shown)]
     for configuration in order:
-        number = ranking.order.index(configuration)
+        number = ranking.ranked.index(configuration)
         compared = ranking.entry(ranking.main, configuration) is not None
         colour = colour_of(ranking, configuration, top)
         cells = [f'<td><span class="swatch" style="background:{colour}"></span>{number + 1}</td>']
@@ -216,7 +216,7 @@ def _trials(comparison: Comparison, ranking: Ranking) -> str:
     heads = ["", "seed", comparison.metric, "tokens", "its own", "shared", "compute"]
     heads += ["device time used", "goodput", "cost", "status"]
     rows = []
-    for configuration in ranking.order:
+    for configuration in ranking.ranked:
         for trial in configuration.trials:
             cells = _trial_cells(trial)
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))

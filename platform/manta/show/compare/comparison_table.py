@@ -46,7 +46,7 @@ def print_comparison(
 
     for warning in comparison.warnings:
         console.print(Text(f"warning: {warning}", style="bold yellow"))
-    shown = ranking.order[:top]
+    shown = ranking.ranked[:top]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("configuration", min_width=24, overflow="fold")
@@ -69,8 +69,8 @@ def print_comparison(
             style=None if compared else "dim",
         )
     console.print(table)
-    if len(ranking.order) > top:
-        console.print(Text(f"… and {len(ranking.order) - top} more", style="dim"))
+    if len(ranking.ranked) > top:
+        console.print(Text(f"… and {len(ranking.ranked) - top} more", style="dim"))
     console.print()
     for sentence in sentences(comparison, ranking):
         console.print(Text(sentence.text, style=STYLES[sentence.sureness]))

@@ -67,14 +67,14 @@ class Ranking:
     Attributes:
         main: the comparison that sets the order: at the end, or else at equal tokens.
         matched: the comparisons at equal tokens and at equal compute that can be made.
-        order: every configuration, best first; those that can't be compared come last.
+        ranked: every configuration, best first; those that can't be compared come last.
         importances: the importance of each parameter, largest first, from `importance_view`.
         noise_share: the share of the metric's variance that lies between seeds.
     """
 
     main: View | None
     matched: tuple[View, ...]
-    order: tuple[Configuration, ...]
+    ranked: tuple[Configuration, ...]
     importances: tuple[Importance, ...]
     importance_view: View | None
     noise_share: float | None
@@ -114,7 +114,7 @@ def rank(comparison: Comparison) -> Ranking:
     return Ranking(
         main=main,
         matched=tuple(matched),
-        order=_order(comparison, main),
+        ranked=_order(comparison, main),
         importances=tuple(importance(rows)),
         importance_view=basis,
         noise_share=None if by_configuration is None else 1 - by_configuration,

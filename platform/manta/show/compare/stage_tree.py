@@ -88,7 +88,7 @@ def in_tree_order(trials: Sequence[ComparedRun], ranking: Ranking) -> list[Compa
     """The trials in an order in which lines to children don't cross: the latest fork first."""
     rank = {
         trial: number
-        for number, configuration in enumerate(ranking.order)
+        for number, configuration in enumerate(ranking.ranked)
         for trial in configuration.trials
     }
     children: dict[str | None, list[ComparedRun]] = {}

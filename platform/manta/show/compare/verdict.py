@@ -97,7 +97,7 @@ def lead(view: View, ranking: Ranking) -> Sentence:
 
 def _named(configuration: Configuration, ranking: Ranking) -> str:
     """A configuration's rank, and its label unless it is the best, which was just named."""
-    number = ranking.order.index(configuration) + 1
+    number = ranking.ranked.index(configuration) + 1
     return f"#{number}" if number == 1 else f"#{number} ({configuration.label})"
 
 
@@ -194,7 +194,7 @@ def _and_others(alike: list[Configuration], ranking: Ranking) -> str:
     """A phrase for the others after the second that can't be told from the best."""
     if not alike:
         return ""
-    named = [f"#{ranking.order.index(configuration) + 1}" for configuration in alike[:MOST_NAMED]]
+    named = [f"#{ranking.ranked.index(configuration) + 1}" for configuration in alike[:MOST_NAMED]]
     if more := len(alike) - len(named):
         named.append(f"{more} more")
     return f", as it is to {', '.join(named[:-1])}{' and ' if named[1:] else ''}{named[-1]}"
