@@ -65,6 +65,8 @@ def test_from_a_run_to_a_champion_and_back(tmp_path: Path, monkeypatch: pytest.M
     again = read_evaluation(find_evaluation(registry.folder("a", 1) / "model"))
     assert again.model.fingerprint == first.model.fingerprint
     assert again.evaluators["held_out"].values == first.evaluators["held_out"].values
+    told = ("web 1", "--tokens", 3, "--temperature", 0)
+    assert manta("generate", "registry:a@champion", *told) == manta("generate", run, *told)
     manta("models", "a@champion", "--verify")  # what was added to the folder is no part of it
 
     reason = ("--without-gate", "a trial")

@@ -14,6 +14,12 @@ Temperature = Annotated[
     float, typer.Option(min=0, help="Sampling temperature; 0 takes the likeliest token.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+AnyModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run, an exported model, or one of the registry: registry:NAME@ALIAS."
+    ),
+]
 
 
 def verify(
@@ -179,21 +185,24 @@ def export(
 
 
 def generate(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    run: AnyModel,
     prompt: Annotated[str, typer.Argument(help="The beginning of the text.")],
     tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens to add.")] = 64,
     temperature: Temperature = 0.8,
     seed: Seed = 0,
 ) -> None:
     """Continue a text with a run's model."""
-    from manta.storage.place import place_of
     from manta.train.export import generate as run_generate
 
-    print(run_generate(place_of(run), prompt, tokens=tokens, temperature=temperature, seed=seed))
+    print(
+        run_generate(
+            evaluated_place(run), prompt, tokens=tokens, temperature=temperature, seed=seed
+        )
+    )
 
 
 def chat(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    run: AnyModel,
     system: Annotated[str, typer.Option(help="First message, with the role system.")] = "",
     tokens: Annotated[
         int, typer.Option(min=1, help="Maximum number of tokens of an answer.")
@@ -202,11 +211,10 @@ def chat(
     seed: Seed = 0,
 ) -> None:
     """Talk to a run's model in the terminal; an empty line ends it."""
-    from manta.storage.place import place_of
     from manta.train.chat_session import ChatSession
 
     session = ChatSession(
-        place_of(run), system=system, tokens=tokens, temperature=temperature, seed=seed
+        evaluated_place(run), system=system, tokens=tokens, temperature=temperature, seed=seed
     )
     with suppress(EOFError, KeyboardInterrupt):
         while text := input("you: ").strip():
@@ -216,18 +224,17 @@ def chat(
 
 
 def score(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a run, or an exported model.")],
+    run: AnyModel,
     file: Annotated[Path, typer.Argument(help="JSONL file of texts or conversations.")],
     output: Annotated[
         Path | None, typer.Option(help="JSONL file to write; else the lines are printed.")
     ] = None,
 ) -> None:
     """Score texts or conversations by a model with a head: reward, regression or classify."""
-    from manta.storage.place import place_of
     from manta.train.scoring import score_file
 
     count = 0
-    for line in score_file(place_of(run), file, output):
+    for line in score_file(evaluated_place(run), file, output):
         count += 1
         if output is None:
             print(line)
