@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from changing_groups import Group, train_in_groups
 from plain_runs import losses, proof, train
 
@@ -79,6 +80,7 @@ def test_weights_are_the_same_to_the_bit(checked: Build) -> None:
 
 
 def test_a_spare_computes_in_the_precision_of_the_run(checked: Build) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # as other tests have left it
     run = checked({"train.precision": "bf16"})
     batch = next(first_steps(run.corpus, run.schedule))
     resolved = hf_config.resolve(run.config, run.manifest.vocabulary)
