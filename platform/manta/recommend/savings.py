@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from manta.recommend.measured import Saving, StepCost
+from manta.record.cost_line import cost_line
 from manta.schedule import Schedule
 
 # Rows of a run that are left out, as what is new in them takes longer.
@@ -39,20 +38,8 @@ def step_times(runs: Iterable[Iterable[Mapping[str, Any]]], seq_len: int) -> Ste
         return None
     shares = sorted(seconds)
     times = [median(seconds[share]) for share in shares]
-    return _fitted(shares, times)
-
-
-def _fitted(shares: Sequence[float], times: Sequence[float]) -> StepCost:
-    """A straight line through times by shares, by relative errors; neither part is below 0."""
-    x, y = np.array(shares, dtype=float), np.array(times, dtype=float)
-    if len(x) == 1:
-        return StepCost(fixed=0.0, per_sample=float(y[0] / x[0]))
-    slope, fixed = np.polyfit(x, y, 1, w=1 / y)
-    if fixed < 0:
-        return StepCost(fixed=0.0, per_sample=float(median(y / x)))
-    if slope <= 0:
-        return StepCost(fixed=float(median(y)), per_sample=0.0)
-    return StepCost(fixed=float(fixed), per_sample=float(slope))
+    per_sample, fixed = cost_line(shares, times)
+    return StepCost(fixed=fixed, per_sample=per_sample)
 
 
 def savings(

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from manta.record.cost_line import cost_line
 from manta.record.run_state import RunState
 
 # Options whose money differs by less than this share cost the same: measured speeds say no more.
@@ -58,27 +57,13 @@ class Speeds:
     """
 
     def __init__(self, measured: Mapping[int, float]):
-        self._shared, self._fixed = _fitted(measured)
+        shares = [1.0 / workers for workers in measured]
+        seconds = [1.0 / speed for speed in measured.values()]
+        self._shared, self._fixed = cost_line(shares, seconds)
 
     def of(self, workers: int) -> float:
         """Tokens/s of so many workers."""
         return 1.0 / (self._shared / workers + self._fixed)
-
-
-def _fitted(measured: Mapping[int, float]) -> tuple[float, float]:
-    """The parts a and b of the seconds per token; by one measurement nothing is known of b."""
-    workers = np.array(list(measured), float)
-    seconds = 1.0 / np.array(list(measured.values()), float)
-    proportional = float(np.mean(seconds * workers)), 0.0
-    if len(measured) < 2:
-        return proportional
-    columns = np.stack([1.0 / workers, np.ones_like(workers)], axis=1)
-    # Relative errors: a slow group is measured no more exactly than a fast one.
-    scaled = columns / seconds[:, None]
-    shared, fixed = np.linalg.lstsq(scaled, np.ones_like(seconds), rcond=None)[0]
-    if fixed < 0:
-        return proportional
-    return (float(shared), float(fixed)) if shared > 0 else (0.0, float(np.mean(seconds)))
 
 
 def measured_speeds(state: RunState) -> dict[int, float]:
