@@ -20,7 +20,7 @@ GUIDE = (ROOT / "docs" / "guide.md").read_text()
 PATH = r"`([\w.-]+(?:/[\w.-]+)+)`"
 # Made by the commands above the one that names them; runs/demo by `make demo`.
 MADE = {
-    *("corpora/demo", "runs/demo", "runs/slower", "slower-model"),
+    *("corpora/demo", "runs/demo", "runs/demo-decay", "runs/slower", "slower-model"),
     "runs/slower-lower/config.yaml",
     *("corpora/mine", "runs/mine", "mine-model", "corpora/more", "runs/further"),
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "replay": "RUN FROM TO KEY=VALUE --keep --address",
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
     "tune": "CONFIG.yaml KEY=VALUE --plan --address",
+    "sweep-status": "SWEEP --json",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow --model",
     "status": "JOB --address",
     "logs": "JOB --follow --address",
