@@ -28,6 +28,8 @@ COMMANDS = {
     "sweep": "SWEEP.yaml KEY=VALUE --plan --address",
     "tune": "CONFIG.yaml KEY=VALUE --plan --address",
     "sweep-status": "SWEEP --json",
+    "sweep-stop": "SWEEP TRIAL",
+    "sweep-add": "SWEEP KEY=VALUE --like",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow --model",
     "status": "JOB --address",
     "logs": "JOB --follow --address",

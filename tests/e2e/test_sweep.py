@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from tiny_config import STEP, run_config, write_yaml
 from manta.config import RunConfig, load
 from manta.config.sweep import load_sweep
 from manta.elastic.checks.preflight import check
-from manta.record.sweep_state import SweepState, read_sweep
+from manta.record.sweep_asking import ask_sweep
+from manta.record.sweep_request import new_request
+from manta.record.sweep_state import SweepState, SweepTrial, read_sweep
 from manta.record.verify_run import verify
 from manta.state.checkpoint_files import name_of
-from manta.storage.run_folder import SWEEP
+from manta.storage.run_folder import STATE, SWEEP
 from manta.tune.run_sweep import sweep
 from manta.tune.sweep_plan import Outline
 
@@ -94,7 +97,7 @@ def alone(trial_dir: Path, storage: Path) -> Path:
     """The same config, trained from the start by itself, without Ray; returns the run's folder."""
     config = load(trial_dir / "config.yaml", RunConfig)
     run = config.run.model_copy(update={"storage": str(storage)})
-    checked = check(config.model_copy(update={"run": run}))
+    checked = check(config.model_copy(update={"run": run, "faults": []}))
     rows = [row for row in plain_runs.train(checked, 1) if {"loss", "val_loss"} & row.keys()]
     history = "".join(json.dumps(row) + "\n" for row in rows)
     (checked.run_dir / "metrics.jsonl").write_text(history)
@@ -239,6 +242,87 @@ def test_halving_trains_nothing_twice_and_a_killed_driver_changes_nothing(
     path = write_sweep(tmp_path / "again", sweep_corpus, space, base, scheduler=scheduler)
     again = kill_and_go_on(path, lambda there: sum(bool(t.scores) for t in there.trials) == 2)
     assert outcome(again, tmp_path / "again" / "runs" / "tiny") == outcome(state, folder)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process does, for two minutes at most."""
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def change_on_the_way(folder: Path, go: Callable[[str], None]) -> list[str]:
+    """Stop t001 and add t002 while both trials stand; returns the answers.
+
+    t001 stands until t002 is at its end, and has long heard of its stop by then.
+    """
+
+    def trials() -> dict[str, SweepTrial]:
+        return {trial.name: trial for trial in read_sweep(folder).trials}
+
+    both = [folder / name / "checkpoints" / name_of(10) / STATE for name in ("t000", "t001")]
+    until(lambda: all(state.exists() for state in both))
+    stop = ask_sweep(folder, new_request("stop", trials=["t001"]))
+    add = ask_sweep(folder, new_request("add", params={"schedule.lr.decay": "50%"}, like="t000"))
+    go("t000")
+    until(lambda: (folder / "t002").exists())
+    go("t002")
+    until(lambda: trials()["t002"].status == "finished")
+    go("t001")
+    return [answer.answer for answer in (stop, add) if answer is not None]
+
+
+def test_a_trial_is_stopped_and_one_is_added_on_the_way_and_the_others_do_not_notice(
+    tmp_path: Path, sweep_corpus: Path, ray_local: None
+) -> None:
+    space = '"schedule.lr.peak": tune.grid_search([1e-2, 1e-3]),'
+    base = {
+        "checkpoint": {"every": 10 * STEP},
+        "faults": [{"kind": "hold", "step": 20, "until": "go", "attempt": None}],
+    }
+    path = write_sweep(tmp_path, sweep_corpus, space, base, concurrent=2)
+    folder = tmp_path / "runs" / "tiny"
+
+    def go(name: str) -> None:
+        if (folder / name).exists():
+            (folder / name / "go").touch()
+
+    def change() -> list[str]:
+        try:
+            return change_on_the_way(folder, go)
+        finally:  # whatever has failed, the sweep must end
+            for name in ("t000", "t001", "t002"):
+                go(name)
+
+    with ThreadPoolExecutor(1) as beside:
+        changing = beside.submit(change)
+        state = run_here(path)
+        answers = changing.result()
+    assert answers == [
+        "t001 saves a checkpoint and stops",
+        f"t002 trains from t000 at {10 * STEP / 1000:.2f}K tokens: peak=0.01 decay=50%",
+    ]
+    whole, stopped, added = state.trials
+    assert [trial.status for trial in state.trials] == ["finished", "stopped", "finished"]
+    assert stopped.reason.startswith("stopped by ")
+    assert 10 * STEP < stopped.tokens < 40 * STEP
+    assert (added.parent, added.fork_step) == ("t000", 10)
+    assert [request.added for request in state.requests] == [[], ["t002"]]
+    assert steps_trained(state, folder) == state.tokens.trained
+    for trial in state.trials:
+        assert verify(folder / trial.name).lines()
+        reference = alone(folder / trial.name, tmp_path / "alone")
+        rows, ledger = rows_of(folder / trial.name), ledger_of(folder / trial.name)
+        if trial is stopped:
+            assert rows == rows_of(reference)[: len(rows)]
+            assert ledger == ledger_of(reference)[: len(ledger)]
+        else:
+            assert rows == rows_of(reference), trial.name
+            assert ledger == ledger_of(reference), trial.name
+    assert whole.value != added.value
+    # The same command again knows the trial that was added, and has nothing to do.
+    assert run_here(path) == state
 
 
 def test_a_searcher_that_learns_goes_on_from_what_was_trained(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from manta.record.sweep_state import SweepState, SweepTrial
 from manta.tune.halving import Halving, survivors
-from manta.tune.scheduler import MOST_FAILURES, SweepProgress, room, shares
+from manta.tune.scheduler import MOST_FAILURES, OVER, SweepProgress, room, shares
 
 END = 100
 
@@ -257,6 +257,77 @@ def test_every_sweep_ends_and_nothing_is_trained_twice(
         assert "finished" in statuses
         if not rungs:
             assert statuses == {"finished"}
+
+
+def test_a_trial_that_is_asked_to_stop_trains_what_others_fork_from() -> None:
+    fan = [trial("p"), trial("q", "p", 50), trial("r", "q", 80), trial("s"), trial("t", "p", 70)]
+    progress = sweep(*fan)
+    assert (take(progress), take(progress)) == ("p", "s")
+    for name in ("s", "p", "q", "t"):
+        progress.ask_to_stop(name, "by me")
+    assert progress["t"].status == "stopped", "nobody waits for it"
+    assert progress.has_to_stop("s")
+    assert not progress.has_to_stop("p"), "q continues from it, for r"
+    progress.ended("s", "interrupted", tokens=20, value=1.0)
+    assert (progress["s"].status, progress["s"].reason, progress["s"].value) == (
+        "stopped",
+        "by me",
+        1.0,
+    )
+    progress["p"].tokens = 50
+    assert progress.has_to_stop("p")
+    progress.ended("p", "interrupted", tokens=51)
+    assert progress["p"].status == "stopped"
+    assert take(progress) == "q"
+    progress["q"].tokens = 80
+    progress.ended("q", "finished", tokens=END)
+    assert progress["q"].status == "finished", "it was at its end before it heard"
+    assert take(progress) == "r"
+    progress.ended("r", "finished", tokens=END)
+    assert take(progress) is None
+    assert progress.over
+
+
+def test_a_trial_that_is_stopped_at_a_rung_leaves_its_place_there() -> None:
+    progress = sweep(*(trial(name) for name in "abc"), rungs=(10,))
+    for name, score in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
+        take(progress)
+        if name == "c":
+            progress.ask_to_stop("a", "by me")
+        assert not progress.scored(name, 10, score)
+        progress.ended(name, "paused", tokens=10, value=score)
+    assert [take(progress), take(progress)] == ["b", None]
+    assert progress["a"].status == "stopped"
+
+
+@given(forests(), st.data())
+def test_whoever_is_stopped_the_others_reach_their_ends(
+    trials: list[SweepTrial], data: st.DataObject
+) -> None:
+    progress = sweep(*trials)
+    asked = data.draw(st.sets(st.sampled_from([t.name for t in trials])), "asked")
+    left = sorted(asked)
+    for _ in range(1000):
+        while take(progress):
+            pass
+        if left and data.draw(st.booleans(), "ask"):
+            if progress[name := left.pop()].status not in OVER:
+                progress.ask_to_stop(name, "by me")
+            continue
+        if progress.over:
+            break
+        leg = data.draw(st.sampled_from(progress.running), "leg")
+        stands = max(leg.tokens, leg.fork_tokens)
+        if progress.has_to_stop(leg.name):
+            progress.ended(leg.name, "interrupted", tokens=stands)
+        elif stands == leg.end_tokens:
+            progress.ended(leg.name, "finished", tokens=stands)
+        else:
+            forks = [t.fork_tokens for t in trials if t.parent == leg.name]
+            leg.tokens = min(t for t in [*forks, END] if t > stands)
+    assert progress.over
+    for one in progress.state.trials:
+        assert one.status == "finished" or (one.status == "stopped" and one.name in asked)
 
 
 def test_every_running_trial_has_its_share() -> None:

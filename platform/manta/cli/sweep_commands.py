@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from manta.record.sweep_request import SweepRequest
 
 SweepPlace = Annotated[str, typer.Argument(metavar="SWEEP", help="Folder or URL of a sweep.")]
 
@@ -20,3 +23,50 @@ def sweep_status(
 
     found = sweep_standing(place_of(sweep))
     print(found.model_dump_json(indent=1) if as_json else "\n".join(sweep_lines(found)))
+
+
+def sweep_stop(
+    sweep: SweepPlace,
+    trials: Annotated[list[str], typer.Argument(metavar="TRIAL", help="Names of trials.")],
+) -> None:
+    """Have trials of a sweep save and end; no other trial changes, nor those forked from them."""
+    from manta.record.sweep_request import new_request
+
+    _ask(sweep, new_request("stop", trials=trials))
+
+
+def sweep_add(
+    sweep: SweepPlace,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Parameters of the new trial, such as schedule.lr.peak=3e-3."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIAL", help="Trial whose parameters the new one has where none are given."
+        ),
+    ] = None,
+) -> None:
+    """Add a trial to a sweep; it continues from the deepest checkpoint whose steps it shares."""
+    from manta.config.load import values_of
+    from manta.record.sweep_request import new_request
+
+    _ask(sweep, new_request("add", params=values_of(parameters or ()), like=like))
+
+
+def _ask(sweep: str, request: SweepRequest) -> None:
+    """Have a sweep take a request, and print what it answers."""
+    from manta.config.errors import RunError
+    from manta.record.sweep_asking import ask_sweep
+    from manta.storage.place import place_of
+
+    answer = ask_sweep(place_of(sweep), request)
+    if answer is None:
+        print(f"{sweep} doesn't run now, or is busy: it takes the request when it goes on")
+    elif answer.refused:
+        raise RunError(answer.answer)
+    else:
+        print(answer.answer)

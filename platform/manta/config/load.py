@@ -100,6 +100,20 @@ def given(data: Mapping[str, Any], source: str) -> Written:
     return Written(copy.deepcopy(dict(data)), source, {}, {}, {})
 
 
+def values_of(overrides: Iterable[str]) -> dict[str, Any]:
+    """The value of each dotted key of `overrides`.
+
+    Raises:
+        ConfigError: if one is no ``dotted.key=value``.
+    """
+    found = {}
+    for override in overrides:
+        where = f"{COMMAND_LINE}: '{without_credentials(override)}'"
+        dotted, value = _override(override, where)
+        found[dotted] = value.data
+    return found
+
+
 def change(written: Written, values: Mapping[str, Any], origins: Mapping[str, str]) -> Written:
     """A copy of `written` with `values` set, by dotted key; whole sections before their keys.
 

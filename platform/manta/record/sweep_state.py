@@ -12,6 +12,7 @@ from manta.config.errors import RunError
 from manta.config.metrics import VAL_LOSS
 from manta.config.mistakes import in_a_line
 from manta.record.run_state import WandbState
+from manta.record.sweep_request import TakenRequest
 from manta.storage.atomic import replace_text
 from manta.storage.place import Place
 from manta.storage.run_folder import RUN, SWEEP
@@ -43,7 +44,8 @@ class SweepTrial(BaseModel):
     history that are trained, `value` the metric at its end, `failures` the number of legs that
     failed since it last made progress. `scores` has the metric by the token counts of the rungs
     that it reached, and `passed` the rungs that it passed. `takeover` is set if it took over
-    another trial of a population.
+    another trial of a population. `stop_asked` says who asked for its stop and when, if somebody
+    did.
     """
 
     name: str
@@ -61,6 +63,7 @@ class SweepTrial(BaseModel):
     scores: dict[int, float] = Field(default_factory=dict)
     passed: list[int] = Field(default_factory=list)
     takeover: Takeover | None = None
+    stop_asked: str = ""
     status: TrialStatus
     reason: str = ""
 
@@ -85,7 +88,8 @@ class SweepState(BaseModel):
     `suggestions` are those of a searcher that learns. `told` has the results in the order in
     which the searcher was told them: the suggestion's number, and the metric, or None if it
     failed. Replaying both to a new searcher in the same order restores its state, so the searcher
-    itself isn't saved.
+    itself isn't saved. `requests` are the changes that users asked for on the way, with what was
+    done; `population` says whether the sweep is population-based training.
     """
 
     format: Literal[1, 2] = 2
@@ -99,6 +103,8 @@ class SweepState(BaseModel):
     trials: list[SweepTrial] = Field(default_factory=list)
     suggestions: list[Suggestion] = Field(default_factory=list)
     told: list[tuple[int, float | None]] = Field(default_factory=list)
+    requests: list[TakenRequest] = Field(default_factory=list)
+    population: bool = False
     wandb: SweepWandb | None = None
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ LINEAGE = "lineage.json"
 # In a sweep's folder, beside the folders of its trials.
 SWEEP = "sweep.json"
 COMPARISON = "compare.html"
+REQUESTS = ".requests"  # a folder of changes that users ask of the sweep, one a file
 
 # In a tuning's folder, beside the folders of its sweeps.
 TUNING = "tune.json"

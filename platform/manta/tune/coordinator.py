@@ -25,6 +25,7 @@ from manta.record.sweep_state import SweepTrial, Takeover, write_sweep
 from manta.storage.courier import Courier, Parcel
 from manta.storage.run_folder import SWEEP
 from manta.storage.store import StorePath
+from manta.tune.changes import Changes
 from manta.tune.explore import explored
 from manta.tune.forks import Forks
 from manta.tune.halving import Halving
@@ -64,6 +65,8 @@ class Coordinator:
         self._useful: dict[str, int] = {}
         self._stopping = False
         self._notes: list[str] = []
+        self._saved = 0
+        self._changes = Changes(outline, self._state, self._progress, self._forks)
         self._scaling = self._outline.base.config.scaling
         self._demand = Demand(self._scaling.resources_per_worker)
         self._shortage = Shortage(self._scaling.min, self._scaling.resources_per_worker)
@@ -85,12 +88,13 @@ class Coordinator:
         running = len(self._progress.running)
         if self._stopping:
             return None if running else FINISHED
+        self._take_requests()
         self._ask_for_nodes()
         if running >= room(self._capacity(), self._scaling.min, self._outline.config.concurrent):
             return None
         trial = self._next()
         if trial is None:
-            return FINISHED if self._progress.over else None
+            return FINISHED if self._progress.over and not self._take_requests(now=True) else None
         self._progress.start(trial.name)
         self._save()
         return trial.name
@@ -115,6 +119,7 @@ class Coordinator:
     def begin(self, name: str) -> tuple[Leg, str]:
         """What a leg needs to know, and the name that owns its slots in the cluster."""
         self._legs[name] = self._legs.get(name, 0) + 1
+        self._changes.begins(name)
         self._useful.pop(name, None)
         trial = self._progress[name]
         start = "from the start"
@@ -160,6 +165,7 @@ class Coordinator:
         for child in self._children(name):
             self._lay(child)
         self._newest[name] = step
+        self._changes.saved(name, step)
         self._tidy(name)
 
     def ended(
@@ -177,14 +183,15 @@ class Coordinator:
             self._lay(child)
         again = "; it will be tried again" if trial.status == "waiting" and reason else ""
         came = "" if value is None else f" with {self._state.metric} {value:.4f}"
-        self._note(f"{name} {outcome}{came}{': ' + reason if reason else ''}{again}")
+        how = trial.status if trial.stop_asked else outcome
+        self._note(f"{name} {how}{came}{': ' + reason if reason else ''}{again}")
         self._tell()
         self._tidy_marks()
         self._save()
 
-    def stopping(self) -> bool:
-        """Whether the sweep was asked to stop, so that legs have to save and end."""
-        return self._stopping
+    def stopping(self, name: str) -> bool:
+        """Whether the sweep or the trial was asked to stop, so that its leg has to save and end."""
+        return self._stopping or self._progress.has_to_stop(name)
 
     def share_of(self, name: str, useful: int) -> int:
         """Number of workers that a running trial may have; it can use `useful` at most."""
@@ -233,9 +240,11 @@ class Coordinator:
         self._save()
         if self._courier is not None:
             self._courier.flush()
+        self._changes.tidy(self._arrived)
 
     def notes(self) -> list[str]:
         """Lines on what has happened since the last call."""
+        self._take_requests()
         taken, self._notes = self._notes, []
         return taken
 
@@ -247,8 +256,31 @@ class Coordinator:
     def _save(self) -> None:
         self._state.tokens.trained = self._progress.trained
         text = write_sweep(self._folder, self._state)
+        self._saved += 1
         if self._courier is not None:
-            self._courier.send(Parcel(0, {SWEEP: text.encode()}))
+            self._courier.send(Parcel(self._saved, {SWEEP: text.encode()}))
+
+    @property
+    def _arrived(self) -> int:
+        """Number of the newest state that is where the sweep is kept."""
+        return self._saved if self._courier is None else self._courier.delivered
+
+    def _take_requests(self, *, now: bool = False) -> bool:
+        """Do what users asked of the sweep since the last turn; returns whether they did."""
+        if self._stopping:
+            return False
+        taken = self._changes.take(now=now)
+        for one in taken:
+            refused = " was refused" if one.refused else ""
+            self._note(f"{one.action} by {one.by}{refused}: {one.answer}")
+        if taken:
+            self._save()
+            self._changes.fork_added(taken)
+            self._changes.saved_as(taken, self._saved)
+            self._tell()
+            self._save()
+        self._changes.tidy(self._arrived)
+        return bool(taken)
 
     def _owner(self, name: str) -> str:
         return f"manta-{self._id}-{name}-{self._legs.get(name, 0)}"
@@ -333,7 +365,8 @@ class Coordinator:
             trials = [self._progress[name] for name in one.trials]
             if number in known or any(trial.status not in OVER for trial in trials):
                 continue
-            values = [trial.value for trial in trials if trial.value is not None]
+            ended = [trial for trial in trials if not trial.stop_asked]
+            values = [trial.value for trial in ended if trial.value is not None]
             mean = sum(values) / len(values) if len(values) == len(trials) else None
             self._state.told.append((number, mean))
             self._teach(self._searcher, number, mean)

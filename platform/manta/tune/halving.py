@@ -68,6 +68,14 @@ class Halving(SweepProgress):
         return changed
 
     def _scores(self, rung: int) -> dict[str, float]:
-        """The scores of the contenders at a rung, by name."""
-        came = (trial for trial in self.state.trials if rung in trial.scores)
+        """The scores of the contenders at a rung, by name.
+
+        A trial that a user stopped before it passed the rung leaves its place to the others.
+        """
+        came = (
+            trial
+            for trial in self.state.trials
+            if rung in trial.scores
+            and not (trial.status == "stopped" and trial.stop_asked and rung not in trial.passed)
+        )
         return {trial.name: trial.scores[rung] for trial in came if self._cleared(trial, rung)}

@@ -133,10 +133,10 @@ class _Watcher:
         self.coordinator.checkpointed.remote(self.name, step)
 
     def wants_stop(self) -> bool:
-        """Whether the trial has to pause, or the sweep was asked to stop."""
+        """Whether the trial has to pause, or it or the sweep was asked to stop."""
         now = time.monotonic()
         if now - self._asked >= ASK_SECONDS:
             self._asked = now
             self.coordinator.reached.remote(self.name, self.tokens)
-            self._leaving = self._leaving or ray.get(self.coordinator.stopping.remote())
+            self._leaving = self._leaving or ray.get(self.coordinator.stopping.remote(self.name))
         return self.held or self._leaving

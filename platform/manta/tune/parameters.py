@@ -60,6 +60,36 @@ def derived(space: Space, values: Mapping[str, Any], base: Base) -> Params:
     return {key: choices.chosen(key) for key in values}
 
 
+def completed(
+    space: Space, given: Mapping[str, JsonValue], like: Mapping[str, JsonValue], base: Base
+) -> Params:
+    """The parameters of a trial of which a user gives some.
+
+    Args:
+        given: values by dotted key, of the space or of the run config.
+        like: values of another trial, for keys that are not given; but functions are called anew.
+
+    Raises:
+        ConfigError: if a choice is missing that other keys are derived from, or a function fails.
+    """
+    values: dict[str, Any] = {}
+    for key, raw in space.values.items():
+        spec = grids_as_choices(postponed(raw))
+        if key in given:
+            continue
+        if not any_within(spec, is_random):
+            values[key] = spec
+        elif key in like:
+            values[key] = like[key]
+        elif key.startswith("_"):
+            raise ConfigError(
+                f"{space.where(key)}: {key} is missing, a choice that other keys are derived from: "
+                f"give {key}=VALUE too, or begin with another trial's parameters"
+            )
+    more = {key: value for key, value in like.items() if key not in space.values}
+    return derived(space, {**more, **values, **given}, base)
+
+
 def _drawn(space: Space, search: SearchSection) -> Iterator[dict[str, Any]]:
     # One generator for all keys: if each key had its own, all would draw the same numbers.
     generator = np.random.default_rng(search.seed)

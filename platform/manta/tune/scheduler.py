@@ -66,6 +66,7 @@ class SweepProgress:
             complete: whether no other trials will be added.
         """
         self._judge(complete=False)
+        self._stop_asked_ones()
         if complete and not self.running:
             while not self._ready() and self._judge(complete=True):
                 pass
@@ -140,6 +141,42 @@ class SweepProgress:
             trial.status = self._left(trial)
         return True
 
+    # ------------------------------------------------------------ stops that are asked for
+
+    def ask_to_stop(self, name: str, reason: str) -> None:
+        """Stop a trial: at once, or after the last checkpoint that another trial waits for."""
+        self[name].stop_asked = reason
+        self._stop_asked_ones()
+
+    def has_to_stop(self, name: str) -> bool:
+        """Whether a trial was asked to stop, and no other trial waits for what it trains."""
+        return bool(self[name].stop_asked) and not self.awaited(name)
+
+    def awaited(self, name: str) -> list[SweepTrial]:
+        """The trials that are still to be forked from a trial."""
+        children = (t for t in self.state.trials if t.parent == name and t.status not in OVER)
+        return [child for child in children if not self._is_forked(child)]
+
+    def _is_forked(self, trial: SweepTrial) -> bool:
+        """Whether a trial has been forked; its tokens say so once it is."""
+        if trial.tokens >= trial.fork_tokens:
+            return True
+        # Compared first, as asking storage (`_forked`) is slow.
+        return self[str(trial.parent)].tokens >= trial.fork_tokens and self._forked(trial)
+
+    def _stop_asked_ones(self) -> None:
+        """End the trials that were asked to stop, don't train now, and are not waited for."""
+        changed = True
+        while changed:  # a trial that ends may be the last one that its parent trains for
+            changed = False
+            for trial in self.state.trials:
+                if trial.status in ("waiting", "paused") and self.has_to_stop(trial.name):
+                    trial.status, trial.reason, changed = "stopped", trial.stop_asked, True
+
+    def cleared(self, name: str, tokens: int) -> bool:
+        """Whether a trial has passed all rungs up to a token count."""
+        return self._cleared(self[name], tokens + 1)
+
     def _is_replaced(self, trial: SweepTrial) -> bool:
         """Whether another trial has replaced the trial."""
         return False
@@ -174,6 +211,7 @@ class SweepProgress:
         else:
             trial.status = outcome
             trial.failures = 0
+        self._stop_asked_ones()
 
     def settle(self) -> None:
         """End the sweep: a waiting trial gets the status of the ancestor that it was to leave.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,28 @@ class Outline:
         self._append(trial)
         return trial
 
+    def join(self, trial: Trial, branch: Branch) -> Trial:
+        """Add a trial that a user asked for, which has no name yet, with the branch it trains."""
+        named = self._trials.named(trial)
+        self.branches[named.name] = replace(branch, trial=named.name)
+        self._joints[named.name] = joints(named.training)
+        self._append(named)
+        return named
+
+    def asked(self, params: Params) -> Trial:
+        """A trial of these parameters, without a name.
+
+        Raises:
+            ConfigError: if its config isn't valid.
+        """
+        return self._trials.unnamed(params)
+
+    def _joined_before(self, entry: SweepTrial) -> None:
+        """Add a trial again that a user asked for before the sweep was taken up again."""
+        trial = self._trials.unnamed(entry.params, seed=entry.seed)
+        tokens = trial.end_tokens - trial.training.tokens_after(entry.fork_step)
+        self.join(trial, Branch("", entry.parent, entry.fork_step, tokens))
+
     def _append(self, trial: Trial) -> None:
         self.trials.append(trial)
         self._by_name[trial.name] = trial
@@ -244,15 +266,24 @@ class Outline:
                 )
             return self._new_state()
         state = read_sweep(self.place)
-        for suggestion in state.suggestions:
-            if suggestion.trials[0] not in self._by_name:
-                self.suggest(suggestion.params)
-        for trial in state.trials:
-            if trial.takeover is not None and trial.name not in self._by_name:
-                self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
+        self._add_later_ones(state)
         self._check_same(state)
-        state.status = "running"
+        state.status, state.population = "running", self.population
         return state
+
+    def _add_later_ones(self, state: SweepState) -> None:
+        """Add the trials that the sweep got on the way, in their order."""
+        suggested = {one.trials[0]: one for one in state.suggestions}
+        joined = {name for request in state.requests for name in request.added}
+        for trial in state.trials:
+            if trial.name in self._by_name:
+                continue
+            if trial.name in suggested:
+                self.suggest(suggested[trial.name].params)
+            elif trial.takeover is not None:
+                self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
+            elif trial.name in joined:
+                self._joined_before(trial)
 
     def _new_state(self) -> SweepState:
         state = SweepState(
@@ -261,6 +292,7 @@ class Outline:
             metric=self.space.metric,
             mode=self.space.mode,
             status="running",
+            population=self.population,
             base=self.base.config.model_dump(mode="json", by_alias=True, exclude_none=True),
         )
         self.add(state, self.trials)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
@@ -95,7 +95,13 @@ class Trials:
     def make(
         self, params: Mapping[str, JsonValue], history: Sequence[Past] = (), seed: int | None = None
     ) -> Trial:
-        """The next trial.
+        """The next trial: see `unnamed`."""
+        return self.named(self.unnamed(params, history, seed))
+
+    def unnamed(
+        self, params: Mapping[str, JsonValue], history: Sequence[Past] = (), seed: int | None = None
+    ) -> Trial:
+        """A trial that has no name yet.
 
         Args:
             params: the parameters by dotted key.
@@ -113,18 +119,24 @@ class Trials:
             run = run.model_copy(update={"run": run.run.model_copy(update={"seed": seed})})
         _check(run, self._space)
         shown = {key: value for key, value in params.items() if key != SEED}
-        name = self._name(shown, run.run.seed)
-        folder = place_of(self._config.sweep.storage) / self._config.sweep.name
         run = run.model_copy(
             update={
-                "run": run.run.model_copy(update={"name": name, "storage": str(folder)}),
                 "eval": run.eval.model_copy(update={"at": self._rungs(run)}),
                 "wandb": in_wandb(run.wandb, self._config, self._space),
             }
         )
         resolved = trial_schedule(self._base, self._space, run)
-        training = Training(name, identity(run), resolved, self._mixture(run), self._lengths(run))
-        return Trial(name, label(shown), shown, absolute(run), training)
+        training = Training("", identity(run), resolved, self._mixture(run), self._lengths(run))
+        return Trial("", label(shown), shown, absolute(run), training)
+
+    def named(self, trial: Trial) -> Trial:
+        """The trial with the next name, and a folder of this name in the sweep's."""
+        name = self._name(trial.params, trial.seed)
+        folder = place_of(self._config.sweep.storage) / self._config.sweep.name
+        place = {"name": name, "storage": str(folder)}
+        run = trial.config.model_copy(update={"run": trial.config.run.model_copy(update=place)})
+        training = replace(trial.training, name=name)
+        return replace(trial, name=name, config=absolute(run), training=training)
 
     def _mixture(self, run: RunConfig) -> Mixture | None:
         """The mixture of a trial; raises ConfigError naming the space if it isn't valid."""
