@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Literal
 
 import ray
@@ -19,7 +20,10 @@ from ray.tune.execution import class_cache
 from manta.config.errors import TrainingError
 from manta.elastic.driver.signals import stop_signals
 from manta.record.sweep_state import SweepState, read_sweep
+from manta.show.compare.live_page import LivePage
 from manta.storage.exclusive import RunHold, pull_trials
+from manta.storage.store import StorePath
+from manta.storage.working import push
 from manta.tune.coordinator import open_coordinator
 from manta.tune.leg import run_leg
 from manta.tune.ray_tune import Beat, ReadyStages
@@ -70,7 +74,11 @@ def sweep(
 
 
 def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "interrupted"]:
-    with open_coordinator(outline, uuid.uuid4().hex[:12]) as coordinator:
+    id = uuid.uuid4().hex[:12]
+    with (
+        LivePage(outline.folder, _published(outline)),
+        open_coordinator(outline, id) as coordinator,
+    ):
         asked_to_stop = threading.Event()
         with stop_signals(asked_to_stop):
             _fit(coordinator, outline, asked_to_stop, show)
@@ -79,6 +87,16 @@ def _run(outline: Outline, show: Callable[[str], None]) -> Literal["finished", "
         )
         ray.get(coordinator.close.remote(status))
     return status
+
+
+def _published(outline: Outline) -> Callable[[Path], None]:
+    """What is to be done with a page: if the sweep is in a store, it goes there."""
+
+    def publish(page: Path) -> None:
+        if isinstance(outline.place, StorePath):
+            push(page.parent, outline.place, [page.name])
+
+    return publish
 
 
 def _leg_resources() -> tune.PlacementGroupFactory:

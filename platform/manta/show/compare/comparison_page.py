@@ -43,7 +43,13 @@ READING = (
 )
 
 
-def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 10) -> Path:
+def write_page(
+    comparison: Comparison,
+    ranking: Ranking,
+    path: Path,
+    top: int = 10,
+    refresh: int | None = None,
+) -> Path:
     """Write the page to `path` atomically; returns `path`.
 
     Args:
@@ -51,6 +57,7 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         ranking: their order, from `rank`.
         path: the file to write.
         top: number of best configurations that get a colour and are not folded away.
+        refresh: seconds after which a browser that shows the page loads it again; None for never.
 
     Raises:
         RunError: if the file can't be written.
@@ -70,7 +77,7 @@ def write_page(comparison: Comparison, ranking: Ranking, path: Path, top: int = 
         _reading(comparison),
         html.footer(f"Manta {manta.__version__}, comparison of {utc_now()}"),
     ]
-    html.write(path, f"{comparison.title} – Manta", "\n".join(parts), drawn, "--output")
+    html.write(path, f"{comparison.title} – Manta", "\n".join(parts), drawn, "--output", refresh)
     return path
 
 

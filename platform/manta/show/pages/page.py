@@ -20,15 +20,19 @@ MOST_COLUMNS = 6
 SAID = ("note", "whole", "min_width")
 
 
-def page(title: str, body: str, figures: Sequence[Figure]) -> str:
-    """The whole HTML document; it needs neither other files nor a network."""
+def page(title: str, body: str, figures: Sequence[Figure], refresh: int | None = None) -> str:
+    """The whole HTML document; it needs neither other files nor a network.
+
+    With `refresh` a browser that shows it loads it again after so many seconds.
+    """
+    again = f'\n<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     style, script = ((HERE / name).read_text("utf-8") for name in ("page.css", "charts.js"))
     drawn = [{key: figure[key] for key in figure if key not in SAID} for figure in figures]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">{again}
 <title>{escape(title)}</title>
 <style>{style}</style>
 </head>
@@ -43,15 +47,24 @@ def page(title: str, body: str, figures: Sequence[Figure]) -> str:
 """
 
 
-def write(path: Path, title: str, body: str, figures: Sequence[Figure], option: str) -> None:
+def write(
+    path: Path,
+    title: str,
+    body: str,
+    figures: Sequence[Figure],
+    option: str,
+    refresh: int | None = None,
+) -> None:
     """Write a page atomically, with its folder; `option` is that of the command that names it.
+
+    For `refresh`, see `page`.
 
     Raises:
         RunError: if the file can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, page(title, body, figures))
+        replace_text(path, page(title, body, figures, refresh))
     except OSError as error:
         raise RunError(
             f"{path}: can't be written: {error.strerror}; give another file with {option}"
