@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep-status": "SWEEP --json",
     "sweep-stop": "SWEEP TRIAL",
     "sweep-add": "SWEEP KEY=VALUE --like",
+    "sweep-fork": "SWEEP TRIAL[@STEP] KEY=VALUE",
     "submit": "CONFIG.yaml KEY=VALUE --address --follow --model",
     "status": "JOB --address",
     "logs": "JOB --follow --address",

@@ -133,6 +133,50 @@ def test_with_halving_nothing_forks_beyond_a_rung_that_is_not_decided(sweep):
     assert standing.progress[taken.added[0]].fork_step == 3000
 
 
+def test_a_fork_has_the_schedule_that_was_in_force_in_its_history(sweep):
+    standing = Standing(sweep(ONE).config)
+    standing.progress.start("t000")
+    standing.checkpoint("t000", 1000)
+    standing.checkpoint("t000", 3000)
+    newest = standing.ask("fork", like="t000", params={"schedule.lr.peak": 0.05})
+    older = standing.ask("fork", like="t000", step=1000, params={"schedule.horizon": 2_000_000})
+    added = [standing.progress[one.added[0]] for one in (newest, older)]
+    assert [(one.parent, one.fork_step) for one in added] == [("t000", 3000), ("t000", 1000)]
+    was = standing.outline["t000"].training.schedule
+    forked, longer = (standing.outline[one.name].training.schedule for one in added)
+    assert [forked.step(k) for k in (0, 2999)] == [was.step(k) for k in (0, 2999)]
+    assert forked.step(3000).lr == pytest.approx(was.step(3000).lr / 2)
+    assert longer.step(999) == was.step(999)
+    assert longer.horizon == 2_000_000
+    again = Standing(sweep(ONE).config)
+    standing.progress["t000"].status = "waiting"
+    assert again.state == standing.state
+    for one in added:
+        assert again.outline[one.name].training == standing.outline[one.name].training
+
+
+@pytest.mark.parametrize(
+    ("step", "params", "message"),
+    [
+        (
+            2000,
+            {"schedule.lr.peak": 0.05},
+            "no checkpoint of this step; there are steps 1000, 7813",
+        ),
+        (1000, {"train.clip_norm": 0.5}, "only keys of the schedule can change on the way"),
+        (7813, {"schedule.lr.peak": 0.05}, "nothing is left to train"),
+    ],
+)
+def test_a_fork_that_can_not_be_is_refused(sweep, step, params, message):
+    standing = Standing(sweep(ONE).config)
+    standing.checkpoint("t000", 1000)
+    standing.checkpoint("t000", 7813)
+    refused = standing.ask("fork", like="t000", step=step, params=params)
+    assert refused.refused
+    assert message in refused.answer
+    assert [trial.name for trial in standing.state.trials] == ["t000"]
+
+
 def test_parameters_of_another_trial_and_choices_that_others_follow_from(sweep):
     space = """
     space = {

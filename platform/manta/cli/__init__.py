@@ -13,12 +13,12 @@ from manta.cli.lineage_commands import forget, lineage
 from manta.cli.registry_commands import models, promote, rollback
 from manta.cli.result_commands import chat, compare, export, generate, mixture, score, verify
 from manta.cli.run_commands import fork, precompute, replay, schedule, sweep, train, tune
-from manta.cli.sweep_commands import sweep_add, sweep_status, sweep_stop
+from manta.cli.sweep_commands import sweep_add, sweep_fork, sweep_status, sweep_stop
 
 # In the order in which help lists them.
 for command in (
     *(prepare, join, inspect, schedule, precompute, train, fork, sweep, tune),
-    *(sweep_status, sweep_stop, sweep_add),
+    *(sweep_status, sweep_stop, sweep_add, sweep_fork),
     *(submit, status, logs, stop),
     *(verify, replay, compare, mixture, export, generate, chat, score),
     *(evaluate, gate, promote, rollback, models, card, audit, lineage, forget),

@@ -57,6 +57,31 @@ def sweep_add(
     _ask(sweep, new_request("add", params=values_of(parameters or ()), like=like))
 
 
+def sweep_fork(
+    sweep: SweepPlace,
+    trial: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRIAL[@STEP]", help="A trial and the step of a checkpoint; else its newest."
+        ),
+    ],
+    parameters: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE", help="Keys of its schedule, from that step on."),
+    ],
+) -> None:
+    """Add a trial to a sweep that continues from another trial with a changed schedule."""
+    from manta.config.errors import ConfigError
+    from manta.config.load import values_of
+    from manta.record.sweep_request import new_request
+
+    name, at, step = trial.partition("@")
+    if at and not step.isdecimal():
+        raise ConfigError(f"{trial}: write TRIAL@STEP, such as t001@1200, or TRIAL alone")
+    changed = values_of(parameters)
+    _ask(sweep, new_request("fork", params=changed, like=name, step=int(step) if at else None))
+
+
 def _ask(sweep: str, request: SweepRequest) -> None:
     """Have a sweep take a request, and print what it answers."""
     from manta.config.errors import RunError

@@ -32,7 +32,7 @@ def ask_sweep(sweep: Place, request: SweepRequest) -> TakenRequest | None:
     """
     state = read_sweep(sweep)
     refuse_if_impossible(state, request)
-    if request.action == "add":
+    if request.action != "stop":
         _check_params(sweep, state, request)
     write_request(sweep, request)
     until = time.monotonic() + ANSWER_SECONDS

@@ -24,6 +24,7 @@ from manta.storage.run_folder import REQUESTS
 from manta.storage.seal import read_sealed, seal_text
 
 ENDING = ".json"
+Action = Literal["stop", "add", "fork"]
 
 
 class SweepRequest(BaseModel):
@@ -31,15 +32,17 @@ class SweepRequest(BaseModel):
 
     `id` is the name of the request's file; ids grow with time. `trials` are those to stop. `params`
     are those of a trial to add, by dotted key; what they leave out is as in the trial `like`, or in
-    the base. `by` and `at` are the user and the time.
+    the base. To `fork` is to add a trial that continues from `like` after `step`, or its newest
+    checkpoint, with these parameters from there on. `by` and `at` are the user and the time.
     """
 
     format: Literal[2] = 2
     id: str
-    action: Literal["stop", "add"]
+    action: Action
     trials: list[str] = Field(default_factory=list)
     params: dict[str, JsonValue] = Field(default_factory=dict)
     like: str | None = None
+    step: int | None = None
     by: str
     at: str
 
@@ -53,11 +56,12 @@ class TakenRequest(SweepRequest):
 
 
 def new_request(
-    action: Literal["stop", "add"],
+    action: Action,
     *,
     trials: list[str] | None = None,
     params: dict[str, JsonValue] | None = None,
     like: str | None = None,
+    step: int | None = None,
 ) -> SweepRequest:
     """A request of this process's user, now."""
     return SweepRequest(
@@ -66,6 +70,7 @@ def new_request(
         trials=trials or [],
         params=params or {},
         like=like,
+        step=step,
         by=f"{user_name()}@{socket.gethostname()}",
         at=utc_now(),
     )

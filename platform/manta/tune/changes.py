@@ -1,4 +1,4 @@
-"""What users ask of a sweep while it runs: stop trials, and add trials.
+"""What users ask of a sweep while it runs: stop trials, add trials, fork them with other schedules.
 
 Neither changes what any other trial trains. A trial that others are still to be forked from trains
 up to the last of these forks, and stops there. A trial that is added continues from the deepest
@@ -110,7 +110,7 @@ class Changes:
             refuse_if_impossible(self._state, request)
             if request.action == "stop":
                 return _answered(request, self._stop(request))
-            return self._add(request)
+            return self._fork(request) if request.action == "fork" else self._add(request)
         except MantaError as error:
             return _answered(request, str(error), refused=True)
 
@@ -134,14 +134,41 @@ class Changes:
     # ------------------------------------------------------------------------ add
 
     def _add(self, request: SweepRequest) -> TakenRequest:
-        added = []
-        for trial in self._asked(request):
-            branch = self._attached(trial)
-            self._outline.add(self._state, [self._outline.join(trial, branch)])
-            added.append(self._state.trials[-1])
+        added = [self._joined(trial, self._attached(trial)) for trial in self._asked(request)]
         answer = "; ".join(map(_begins, added))
-        names = [trial.name for trial in added]
-        return _answered(request, answer, added=names)
+        return _answered(request, answer, added=[trial.name for trial in added])
+
+    def _joined(self, trial: Trial, branch: Branch) -> SweepTrial:
+        self._outline.add(self._state, [self._outline.join(trial, branch)])
+        return self._state.trials[-1]
+
+    def _fork(self, request: SweepRequest) -> TakenRequest:
+        outline, name = self._outline, str(request.like)
+        step = self._step_of(name, request.step)
+        params = completed(outline.space, request.params, self._progress[name].params, outline.base)
+        trial = outline.forked(name, step, params)
+        tokens = trial.end_tokens - trial.training.tokens_after(step)
+        added = self._joined(trial, Branch("", name, step, tokens))
+        return _answered(request, _begins(added), added=[added.name])
+
+    def _step_of(self, name: str, step: int | None) -> int:
+        """The step of a checkpoint that a trial has: the one asked for, or the newest.
+
+        Raises:
+            ConfigError: if there is none, or the trial has yet to be compared before it.
+        """
+        there = self._steps(name)
+        whole = [one for one in sorted(there) if can_fork(self._place / name, one)]
+        found = step if step is not None else max(whole, default=0)
+        if found not in whole:
+            steps = f"steps {', '.join(map(str, whole))}" if whole else "none"
+            raise ConfigError(f"{name}@{found}: no checkpoint of this step; there are {steps}")
+        if not self._progress.cleared(name, self._outline[name].training.tokens_after(found)):
+            raise ConfigError(
+                f"{name}@{found}: {name} is compared before this step and has not passed: take an "
+                "earlier checkpoint"
+            )
+        return found
 
     def _asked(self, request: SweepRequest) -> list[Trial]:
         """The trials of a request, without names: one for each seed that isn't there yet.

@@ -13,6 +13,7 @@ from manta.config.schedule import Past
 from manta.config.sweep import SweepConfig
 from manta.record.context import RunContext
 from manta.record.param_names import SEED, column_names, flat
+from manta.record.sweep_request import TakenRequest
 from manta.record.sweep_state import (
     Suggestion,
     SweepState,
@@ -185,9 +186,37 @@ class Outline:
         """
         return self._trials.unnamed(params)
 
-    def _joined_before(self, entry: SweepTrial) -> None:
+    def forked(self, parent: str, step: int, params: Params) -> Trial:
+        """A trial without a name that is another one up to a step, with a changed schedule then.
+
+        Raises:
+            ConfigError: if its config isn't valid, or more than its schedule differs.
+        """
+        above = self[parent]
+        was, until = above.config.schedule, above.training.tokens_after(step)
+        history = [
+            past.model_copy(update={"horizon": past.horizon or was.horizon})
+            for past in [*was.history, Past(until=until, lr=was.lr, batch=was.batch)]
+        ]
+        trial = self._trials.unnamed(params, history, above.seed)
+        if trial.training.shared_steps(above.training) < step:
+            raise ConfigError(
+                f"{parent}@{step}: only keys of the schedule can change on the way; for other keys "
+                "add a trial, which trains with them from its start"
+            )
+        if trial.training.schedule.steps <= step:
+            raise ConfigError(
+                f"{parent}@{step}: nothing is left to train from there on: take an earlier step, "
+                "or raise schedule.horizon"
+            )
+        return trial
+
+    def _joined_before(self, entry: SweepTrial, request: TakenRequest) -> None:
         """Add a trial again that a user asked for before the sweep was taken up again."""
-        trial = self._trials.unnamed(entry.params, seed=entry.seed)
+        if request.action == "fork":
+            trial = self.forked(str(request.like), entry.fork_step, entry.params)
+        else:
+            trial = self._trials.unnamed(entry.params, seed=entry.seed)
         tokens = trial.end_tokens - trial.training.tokens_after(entry.fork_step)
         self.join(trial, Branch("", entry.parent, entry.fork_step, tokens))
 
@@ -274,7 +303,7 @@ class Outline:
     def _add_later_ones(self, state: SweepState) -> None:
         """Add the trials that the sweep got on the way, in their order."""
         suggested = {one.trials[0]: one for one in state.suggestions}
-        joined = {name for request in state.requests for name in request.added}
+        joined = {name: request for request in state.requests for name in request.added}
         for trial in state.trials:
             if trial.name in self._by_name:
                 continue
@@ -283,7 +312,7 @@ class Outline:
             elif trial.takeover is not None:
                 self.take_over(trial.takeover.donor, trial.takeover.at, trial.params)
             elif trial.name in joined:
-                self._joined_before(trial)
+                self._joined_before(trial, joined[trial.name])
 
     def _new_state(self) -> SweepState:
         state = SweepState(
