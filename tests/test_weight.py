@@ -18,7 +18,8 @@ RUN, TEST = "requirements.lock", "requirements-test.lock"
 LOCKS = (RUN, TEST, "cluster/cuda.lock", "cluster/gcp.lock")
 # A new dependency is a decision: it raises this, and says in the commit what it is worth.
 MOST_PACKAGES = 115
-MOST_BYTES = 3_000_000  # of Manta's own files
+# Of Manta's own files. What a feature adds is text; a file of data would show here.
+MOST_BYTES = 3_500_000
 
 
 def test_no_more_packages_run_than_were_decided_on() -> None:

@@ -1,8 +1,7 @@
 """Which mixture of the sources is best?
 
-Mixtures of the base's `data.mixture.sources`, drawn evenly from all there are (RegMix, Liu et al.,
-2024). No trial need be the best one: `manta mixture` fits the loss on each source to the trials,
-and proposes a mixture with its interval.
+Weights of the base's `data.mixture.sources`, drawn evenly from all mixtures (RegMix, 2024). No one
+need be the best: `manta mixture` fits the loss on each source, and proposes one with its interval.
 """
 
 from ray import tune

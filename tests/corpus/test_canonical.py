@@ -211,6 +211,7 @@ def test_a_corpus_of_the_first_format_means_what_it_did(tmp_path, make_corpus):
         "tokenizer_config_sha256",
         "sample",
         "row_length",
+        "length_cost",
         "passages_sha256",
         "turn_ends",
         "classes",

@@ -81,7 +81,7 @@ def test_a_killed_driver_goes_on_on_another_node(
     upload(corpus, place_in(s3, "corpus"))
     sections: dict[str, Any] = {
         "schedule": {"horizon": STEPS * STEP},
-        "checkpoint": {"every": 10 * STEP},
+        "checkpoint": {"every": 10 * STEP, "snapshot_every": 0},
         "wandb": {"mode": "disabled"},
     }
     local = run_config(tmp_path / "runs", corpus, **sections)

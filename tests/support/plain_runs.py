@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -26,7 +27,8 @@ from file_vault import FileVault
 
 from manta.elastic.checks.preflight import Checked
 from manta.model import hf_config
-from manta.state.checkpoint_files import TrainState, newest
+from manta.schedule.due import due
+from manta.state.checkpoint_files import Inventory, TrainState, inventories, newest
 from manta.state.skips import Spans
 from manta.state.vault import Vault
 from manta.state.weights_digest import OPTIMIZER, digest_of
@@ -35,6 +37,7 @@ from manta.stream.plan import RankBatch, local_stream
 from manta.train.engine import Engine
 from manta.train.loop import Loop
 
+DEADLINE = 60.0  # seconds
 # Beside this module: what is imported late, by what it calls. The last one ends the imports.
 IMPORTED_BY_RANKS = [
     "plain_runs",
@@ -118,7 +121,10 @@ def loop_of(
 def streams_of(
     checked: Checked, rank: int = 0, world_size: int = 1, die_after: int | None = None
 ) -> Callable[[int], Generator[RankBatch, None, None]]:
-    """The streams of one rank; with `die_after`, the process ends after that step."""
+    """The streams of one rank; with `die_after`, the process ends after that step.
+
+    By then the checkpoint that was due last before that step is whole, however slow the machine is.
+    """
 
     def streams(cursor: int) -> Generator[RankBatch, None, None]:
         for batch in local_stream(
@@ -126,9 +132,28 @@ def streams_of(
         ):
             yield batch
             if batch.step.number == die_after:
+                _await_checkpoint(checked, die_after - 1)
                 os._exit(9)
 
     return streams
+
+
+def _await_checkpoint(checked: Checked, step: int) -> None:
+    """Return once the checkpoint that was due last, up to a step, is whole."""
+    numbers = (number + 1 for number in range(step) if _saves(checked, number))
+    last, deadline = max(numbers, default=0), time.time() + DEADLINE
+    while _newest_step(checked) < last:
+        assert time.time() < deadline, f"the checkpoint of step {last} is not whole"
+        time.sleep(0.01)
+
+
+def _newest_step(checked: Checked) -> int:
+    found = inventories(checked.place / CHECKPOINTS).values()
+    return max((one.state.step for one in found if isinstance(one, Inventory)), default=0)
+
+
+def _saves(checked: Checked, number: int) -> bool:
+    return due(checked.schedule.step(number), checked.config, checked.schedule).saves
 
 
 def train(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from manta.config import SweepConfig, load_sweep
+from manta.config import ConfigError, SweepConfig, load_sweep
 from manta.config.mistakes import keys
 from manta.schedule import Schedule
 from manta.tune.base import Base
@@ -26,6 +26,8 @@ TRIALS = {
     "wsd_decay": 4 * 2 * 3,
     "wsd_x_ramp": 3 * 4 * 2,
 }
+# Drawn at random, over the sources of a base that has a mixture.
+DRAWN = "mixture"
 # Schedules of every form, so that a space that only fits the demo's is found out.
 BASES = {
     "demo": [],
@@ -55,7 +57,7 @@ def trials(space, base="demo"):
 
 
 def test_the_table_above_has_them_all():
-    assert [path.stem for path in SPACES] == sorted(TRIALS)
+    assert [path.stem for path in SPACES] == sorted([*TRIALS, DRAWN])
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -88,6 +90,24 @@ def test_other_searches_find_trials_in_them_too(space, search):
     assert len(drawn) == 4
     for params in drawn:
         trial_config(base, found, params)
+
+
+def test_mixtures_are_drawn_of_the_sources_of_the_base():
+    sources = "{web: {max_epochs: 4}, code: {}, math: {}}"
+    asked = ["search={type: random, trials: 8}", f'overrides=["data.mixture.sources={sources}"]']
+    config, found, base = opened(DRAWN, *asked)
+    drawn = set()
+    for params in variants(found, config.search, base):
+        mixture = trial_config(base, found, params).data.mixture
+        assert list(mixture.sources) == ["web", "code", "math"]
+        assert mixture.sources["web"].max_epochs == 4
+        weights = [source.weight for source in mixture.sources.values()]
+        assert sum(weights) == pytest.approx(1, abs=1e-3)
+        drawn.add(tuple(weights))
+    assert len(drawn) == 8
+    config, found, base = opened(DRAWN, asked[0])
+    with pytest.raises(ConfigError, match=r"name the sources to mix"):
+        list(variants(found, config.search, base))
 
 
 def test_a_grown_batch_has_the_square_root_of_its_growth_as_learning_rate():
