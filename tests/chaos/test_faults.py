@@ -100,6 +100,7 @@ def test_out_of_memory_halves_the_micro_batch_and_a_worker_that_hangs_evaluating
     evaluations = {"every": 15 * STEP, "tokens": 20 * SEQ_LEN}
     disturbed = run(*faults, scaling={"hang_timeout": 3}, eval=evaluations).begin().end()
     assert "train.micro_batch is halved from 4 to 2" in disturbed.notes()
+    assert "stall" in [alert["kind"] for alert in disturbed.record()["alerts"]]
     assert "not answered" in disturbed.reasons()[1] or "hangs" in disturbed.reasons()[1]
     assert disturbed.losses() == pytest.approx(undisturbed(2), rel=1e-5)
     assert_exact(disturbed)
@@ -163,6 +164,8 @@ def test_a_step_that_is_no_number_is_gone_back_behind(nodes, run, undisturbed) -
     disturbed = run(bad, steps=14, guards=guards, checkpoint=every).begin().end()
     assert "step 9: loss or gradient is not finite" in disturbed.notes()
     assert len(disturbed.record()["groups"]) == 2
+    alerts = disturbed.record()["alerts"]
+    assert [(one["kind"], one["cause"]) for one in alerts] == [("bad_step", "step 9")]
     assert verify(disturbed.dir).consumed.skipped == [8, 9]
     assert disturbed.record()["skips"] == [[8, 9]]
     rows = disturbed.rows()

@@ -128,6 +128,7 @@ RUN_KEYS = """
     log.every
     wandb.project wandb.mode wandb.entity wandb.group wandb.tags wandb.system wandb.console
     cost.per_device_hour cost.by_kind cost.kind_label cost.budget cost.deadline
+    alerts.command alerts.timeout alerts.stall alerts.wandb
     faults.kind faults.at faults.step faults.rank faults.attempt faults.seconds
     faults.until
     code
@@ -222,6 +223,7 @@ RETRAIN_KEYS = """
     triggers.metric.name triggers.metric.evaluation triggers.metric.at_least
     triggers.metric.at_most triggers.new_data.paths triggers.new_data.megabytes
     pause_days prepare train overrides evaluate gate
+    alerts.command alerts.timeout
 """
 
 GATE_KEYS = """
@@ -229,6 +231,7 @@ GATE_KEYS = """
     thresholds.NAME.at_least thresholds.NAME.at_most
     baseline
     regressions.NAME.margin regressions.NAME.proven
+    alerts.command alerts.timeout
 """
 
 

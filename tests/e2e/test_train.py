@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from alert_scripts import alert_script, told
 from ray.util.placement_group import placement_group, remove_placement_group
 from tiny_config import BATCH, SEQ_LEN, STEP, run_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -163,7 +164,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, corpus: Path) ->
 
 
 def test_bad_values_stop_the_run_and_name_the_samples(tmp_path: Path, corpus: Path) -> None:
-    checked = prepared(tmp_path, corpus, schedule={"lr": 1e30}, train={"clip_norm": None})
+    script = alert_script(tmp_path)
+    changes = {"schedule": {"lr": 1e30}, "train": {"clip_norm": None}}
+    checked = prepared(tmp_path, corpus, **changes, alerts={"command": str(script)})
     with pytest.raises(TrainingError, match=r"step \d+: .*not finite.*sample ids \d+"):
         train(checked)
     found = record(tmp_path / "tiny")
@@ -171,6 +174,9 @@ def test_bad_values_stop_the_run_and_name_the_samples(tmp_path: Path, corpus: Pa
     assert "not finite" in found["reason"]
     # One group trained; nobody tried the same again.
     assert len(found["groups"]) == 1
+    (alert,) = told(script)
+    assert (alert["kind"], alert["message"]) == ("diverged", found["reason"])
+    assert alert["cause"] == found["reason"].partition(":")[0]
 
 
 def test_more_workers_than_the_machine_holds_are_refused(tmp_path: Path, corpus: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from manta.config.cost import CostSection
 from manta.elastic.controller.spending import DECISION_SECONDS, Spending
+from manta.record.alert_record import AlertCause
 
 
 class Time:
@@ -83,9 +84,11 @@ def test_what_can_not_be_kept_to_is_told(clock) -> None:
     held = spending(clock, per_device_hour=2.0, budget=1.0, deadline=0.1)
     said = held.decide(2, 1000.0, 7_200_000, [2.0, 2.0])
     assert "The budget does not reach to the end" in str(said)
+    assert held.alert == AlertCause("budget", "budget of 1 too small")
     held = spending(clock, per_device_hour=2.0, deadline=0.1)
     said = held.decide(2, 1000.0, 7_200_000, [2.0, 2.0])
     assert "is in time" in str(said)
+    assert held.alert == AlertCause("budget", "deadline of 0.1 h too early")
     assert held.most == 4
 
 

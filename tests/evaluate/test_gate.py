@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from alert_scripts import alert_script, told
 from made_evaluations import example, write_made
 from typer.testing import CliRunner
 
@@ -131,6 +132,29 @@ def test_the_command_decides_by_its_exit_code_and_writes_it_down(tmp_path: Path)
     file.write_text(file.read_text().replace('"passed": false', '"passed": true'))
     with pytest.raises(RunError, match="seal doesn't match"):
         read_gate(file)
+
+
+def test_who_is_alerted_hears_once_of_a_gate_that_fails(tmp_path: Path) -> None:
+    script = alert_script(tmp_path)
+    new = model(tmp_path, "new", 50)
+    alerts = {"command": "./alert.sh"}  # relative to the config
+    path = asked(tmp_path, thresholds={"answers/success": {"at_least": 0.5}}, alerts=alerts)
+    strict = "thresholds={answers/success: {at_least: 0.9}}"
+    for change in ((), (strict,), (strict,)):
+        CliRunner().invoke(cli.app, ["gate", str(new), str(path), *change])
+    (alert,) = told(script)
+    assert (alert["kind"], alert["name"]) == ("gate", "new")
+    said = "gate ship: failed: answers/success: at least 90.0 %; found 50.0 %"
+    assert alert["message"] == said
+    # What can't be run is refused first; what fails is a warning, and the decision stands.
+    wrong = CliRunner().invoke(cli.app, ["gate", str(new), str(path), "alerts.command=./no.sh"])
+    assert isinstance(wrong.exception, ConfigError)
+    assert "alerts.command" in str(wrong.exception)
+    failing = [strict, "name=other", 'alerts.command=["false"]']
+    bad = CliRunner().invoke(cli.app, ["gate", str(new), str(path), *failing])
+    assert bad.exit_code == 1
+    assert "warning: alerts.command: false failed (1)" in bad.stdout
+    assert read_log(new).problem == ""
 
 
 def test_the_log_is_a_chain(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from alert_scripts import alert_script, told
 from evaluated_runs import evaluation, lines, text_corpus, trained_run
 from inline_prepare import without_ray
 from typer.testing import CliRunner
@@ -94,6 +95,17 @@ def test_triggers_fire_by_what_they_name(home: Path) -> None:
     shown = json.loads(manta("retrain", asked(home, cases[0][0]), "--json"))
     assert (shown["fired"], shown["triggers"][0]["name"]) == (False, "age")
     assert "nothing to do" in manta("retrain", asked(home, cases[0][0]))
+
+
+def test_who_is_alerted_hears_once_of_a_trigger_that_fires(home: Path, tmp_path: Path) -> None:
+    script = alert_script(tmp_path)
+    alerts = {"command": [str(script)]}
+    manta("retrain", asked(home, {"age": {"days": 1}}, alerts=alerts))
+    for _ in range(2):
+        manta("retrain", asked(home, {"age": {"days": 1e-9}}, alerts=alerts))
+    (alert,) = told(script)
+    assert (alert["kind"], alert["cause"]) == ("trigger", "age, champion chat@1")
+    assert alert["message"].startswith("trigger age fired for chat@1: promoted ")
 
 
 def test_mistakes_are_named(home: Path) -> None:

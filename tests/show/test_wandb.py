@@ -21,6 +21,7 @@ import pytest
 from manta.config import ConfigError, RunConfig
 from manta.config.metrics import in_wandb
 from manta.corpus.manifest import Counts, Manifest
+from manta.record.alert_record import AlertCause
 from manta.record.run_state import GroupStart, read_state
 from manta.show.console.run_summary import summary_rows, wandb_text
 from manta.show.tracker import Tracker
@@ -297,6 +298,33 @@ def test_the_ledger_digest_is_in_the_summary(
     assert digest == ledger.digest()
     name = state_of(tracker)["wandb"]["id"]
     assert wandb_server.summary(name)["ledger_digest"] == digest
+
+
+def test_alerts_are_sent_once_where_people_can_be_reached(
+    open_tracker: Open, training_row: Row, wandb_server: Any
+) -> None:
+    first = open_tracker(alerts={"command": ["true", "secret-address"]})
+    train(first, training_row, 1, 3)
+    spikes = [AlertCause("bad_step", f"step {step}") for step in (2, 3)]
+    for about in spikes:
+        first.alert(about, f"{about.cause}: a spike")
+    first.finish("interrupted")
+    again = open_tracker()
+    train(again, training_row, 4, 6)
+    again.alert(spikes[0], "step 2: a spike")
+    again.alert(AlertCause("failed", "no memory"), "no memory")
+    again.finish("failed")
+    name = state_of(again)["wandb"]["id"]
+    assert wandb_server.alerts[name] == [
+        ("bad_step: one", "step 2: a spike", "WARN"),
+        ("bad_step: one", "step 3: a spike", "WARN"),
+        ("failed: one", "no memory", "ERROR"),
+    ]
+    assert "alerts" not in wandb_server.config(name), "a command may have a secret address"
+    silent = open_tracker(alerts={"wandb": False})
+    silent.alert(AlertCause("stall", "after step 6"), "no new step")
+    silent.finish("finished")
+    assert len(wandb_server.alerts[name]) == 3
 
 
 def closed_port() -> str:

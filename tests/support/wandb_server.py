@@ -19,6 +19,7 @@ class WandbServer:
         runs: by id, what was said of each: its group, tags, job type, display name.
         files: uploaded, by ``ID/path`` of a run's and ``artifacts/NAME/path`` of an artifact's.
         artifacts: by name, whether each is whole.
+        alerts: title, text and level of each alert, by the name of the run.
         opened: the ids of runs, each time that one was opened.
         ended: exit codes by id.
     """
@@ -32,6 +33,7 @@ class WandbServer:
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
         self.artifacts: dict[str, str] = {}
+        self.alerts: dict[str, list[tuple[str, str, str]]] = {}
         self.reports: dict[str, dict[str, Any]] = {}
         server = self
 
@@ -109,6 +111,10 @@ class WandbServer:
             return {"upsertView": {"view": self._view(asked), "inserted": True}}
         if operation == "SpecificReport":
             return {"view": self.reports[asked["reportId"]]}
+        if operation == "NotifyScriptableRunAlert":
+            told = (asked["title"], asked["text"], asked["severity"])
+            self.alerts.setdefault(asked["runName"], []).append(told)
+            return {"notifyScriptableRunAlert": {"success": True}}
         if "rtifact" in operation:
             return self._artifact(operation, asked)
         return {"project": None}

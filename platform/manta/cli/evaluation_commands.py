@@ -81,12 +81,16 @@ def gate(
     from manta.config.gate import load_gate
     from manta.evaluate.gate_decision import decide
 
-    decision = decide(evaluated_place(model), load_gate(config, overrides or ()), evaluation, print)
+    loaded = load_gate(config, overrides or ())
+    decision = decide(evaluated_place(model), loaded, evaluation, print)
     for check in decision.checks:
         mark = "passed" if check.passed else "FAILED"
         print(f"{mark}  {check.metric}: {check.asked}; found {check.found}")
     print(f"gate {decision.name}: {'passed' if decision.passed else 'failed'}")
     if not decision.passed:
+        from manta.govern.alert_once import alert_of_gate
+
+        alert_of_gate(decision, loaded.alerts, print)
         raise typer.Exit(1)
 
 

@@ -175,6 +175,7 @@ def retrain(
         print(json.dumps(plan.as_json(), indent=1))
     else:
         print("\n".join(run.plan_lines(plan)), flush=True)
+    run.alert_of_triggers(loaded, plan, tell)
     if not (go and plan.fired and not plan.pause):
         return
     if not run.carry_out(loaded, plan, tell):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from manta.config.alerts import AlertCommandSection, check_command, with_absolute_command
 from manta.config.errors import ConfigError
 from manta.config.evaluation import EVALUATION_NAME
 from manta.config.load import build, folder_of, read, where
@@ -48,6 +49,7 @@ class GateConfig(Section):
     regressions: dict[str, RegressionSection] = Field(
         default_factory=dict, description="metric that must not be worse than the baseline's"
     )
+    alerts: AlertCommandSection = AlertCommandSection()
 
     @model_validator(mode="after")
     def _says_something(self) -> GateConfig:
@@ -59,13 +61,17 @@ class GateConfig(Section):
 
 
 def load_gate(path: str | Path, overrides: Any = ()) -> GateConfig:
-    """The config of a gate, with the absolute path of its baseline.
+    """The config of a gate, with the absolute paths of its baseline and its command for alerts.
 
     Raises:
-        ConfigError: as `load`; or if there is no such baseline.
+        ConfigError: as `load`; or if there is no such baseline or command.
     """
     written = read(path, overrides)
     config = build(written, GateConfig)
+    command = "alerts.command"
+    alerts = with_absolute_command(config.alerts, folder_of(written, command))
+    check_command(alerts, f"{where(written, command)}: {command}")
+    config = config.model_copy(update={"alerts": alerts})
     if config.baseline is None or is_url(config.baseline):
         return config
     baseline = (folder_of(written, "baseline") / Path(config.baseline).expanduser()).absolute()

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from manta.config.alerts import AlertCommandSection, check_command, with_absolute_command
 from manta.config.errors import ConfigError
 from manta.config.load import Written, build, folder_of, read, where
 from manta.config.section import Section
@@ -104,6 +105,7 @@ class RetrainConfig(Section):
     )
     evaluate: str = Field(description="config of the evaluation of both")
     gate: str = Field(description="config of the gate; its baseline is the champion")
+    alerts: AlertCommandSection = AlertCommandSection()
 
 
 # Keys that name a file.
@@ -114,10 +116,13 @@ def load_retrain(path: str | Path, overrides: Any = ()) -> RetrainConfig:
     """The config of retraining, with absolute paths.
 
     Raises:
-        ConfigError: as `load`; or if a file that it names isn't there.
+        ConfigError: as `load`; or if a file or command that it names isn't there.
     """
     written = read(path, overrides)
     config = build(written, RetrainConfig)
+    command = "alerts.command"
+    alerts = with_absolute_command(config.alerts, folder_of(written, command))
+    check_command(alerts, f"{where(written, command)}: {command}")
     changed: dict[str, Any] = {
         key: _there(written, key, value) for key in FILES if (value := getattr(config, key))
     }
@@ -135,6 +140,7 @@ def load_retrain(path: str | Path, overrides: Any = ()) -> RetrainConfig:
     if (data := triggers.new_data) is not None:
         paths = [str(_beside(written, "triggers.new_data.paths", one)) for one in data.paths]
         data = data.model_copy(update={"paths": paths})
+    changed["alerts"] = alerts
     changed["triggers"] = triggers.model_copy(update={"drift": drift, "new_data": data})
     return config.model_copy(update=changed)
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from manta.config import reproducible
+from manta.config.alerts import AlertsSection
 from manta.config.best import BestSection
 from manta.config.cost import CostSection
 from manta.config.evaluators import EvaluatorsSection
@@ -243,6 +244,7 @@ class RunConfig(Section):
     log: LogSection = LogSection()
     wandb: WandbSection = WandbSection()
     cost: CostSection = CostSection()
+    alerts: AlertsSection = AlertsSection()
     faults: list[Fault] = key(
         OnChange.LABEL,
         default_factory=list,

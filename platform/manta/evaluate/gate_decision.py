@@ -61,7 +61,7 @@ def decide(
         evaluation=_digest(folder),
         baseline="" if baseline is None else _digest(baseline),
         final=record.final,
-        config=config.model_dump(mode="json"),
+        config=config.model_dump(mode="json", exclude={"alerts"}),
     )
     written = write_gate(folder, decision)
     said = {"name": config.name, "passed": decision.passed, "fingerprint": decision.fingerprint}

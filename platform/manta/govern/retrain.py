@@ -21,6 +21,7 @@ from manta.config.load import load, read
 from manta.config.load_evaluation import load_evaluation
 from manta.config.retraining import RetrainConfig
 from manta.config.run import RunConfig
+from manta.govern.alert_once import alert_of_trigger
 from manta.govern.triggers import FoundTrigger, days_since, look_at_triggers
 from manta.record.audit_log import RETRAINED, add_entry
 from manta.record.evaluation_record import evaluations_of
@@ -115,6 +116,22 @@ def plan_retraining(
         )
     steps = _steps(config, registry, version, model, challenger, run)
     return Retraining(version, triggers, pause, str(challenger), steps)
+
+
+def alert_of_triggers(
+    config: RetrainConfig, plan: Retraining, tell: Callable[[str], None] = lambda line: None
+) -> None:
+    """Alert people of the triggers that fire, each once for a champion.
+
+    Args:
+        config: the config.
+        plan: triggers and commands.
+        tell: takes lines for people.
+    """
+    place = ModelRegistry.at(config.registry).place / plan.champion.name
+    for trigger in plan.triggers:
+        if trigger.fired:
+            alert_of_trigger(trigger, plan.champion, place, config.alerts, tell)
 
 
 def carry_out(

@@ -28,7 +28,7 @@ from manta.storage.run_folder import AUDIT
 MEASURED, TEST_SPLIT, GATED = "evaluate", "read the test split", "gate"
 EXPORTED, FORKED, BEGUN_AS_FORK = "export", "fork", "begin as a fork"
 PROMOTED, REGISTERED, RETRAINED = "promote", "register", "retrain"
-ALIAS_SET, ROLLED_BACK = "set alias", "roll back"
+ALIAS_SET, ROLLED_BACK, ALERTED = "set alias", "roll back", "alert"
 # The digest before the first line.
 START = "0" * 64
 

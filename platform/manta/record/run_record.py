@@ -21,6 +21,7 @@ from manta.config.errors import RunError
 from manta.corpus.manifest import Manifest
 from manta.record import opening
 from manta.record.accounting import Accounting
+from manta.record.alert_record import AlertCause, RunAlert
 from manta.record.history import History, Tail
 from manta.record.record_files import RecordFiles
 from manta.record.row_chain import Mark
@@ -276,6 +277,14 @@ class RunRecord:
     def event(self, message: str) -> None:
         """Record one line that people who look at the run should read."""
         self.state.add_event(without_credentials(message))
+
+    def alert(self, about: AlertCause, message: str) -> RunAlert | None:
+        """Record an alert, before it is told; None if it is not to be told again."""
+        cause = AlertCause(about.kind, without_credentials(about.cause))
+        alert = self.state.add_alert(cause, without_credentials(message))
+        if alert is not None:
+            self.save()
+        return alert
 
     def finish(self, status: Outcome, *, reason: str, final: Mapping[str, Any]) -> None:
         """Record how the run ended, until a driver continues it."""

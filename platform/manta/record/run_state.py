@@ -15,6 +15,7 @@ from manta.config.metrics import VAL_LOSS, VAL_LOSS_OF, VAL_TERM
 from manta.config.mistakes import in_a_line
 from manta.config.objective import NATS
 from manta.corpus.length_cost import LengthCosts
+from manta.record.alert_record import MOST_ALERTS, AlertCause, RunAlert
 from manta.record.number_format import bits_per_byte
 from manta.record.row_chain import Mark
 from manta.storage.place import Place, put
@@ -226,6 +227,9 @@ class RunState(BaseModel):
     groups: list[Group] = Field(default_factory=list)
     checkpoint: CheckpointState | None = None
     events: list[Event] = Field(default_factory=list)
+    alerts: list[RunAlert] = Field(
+        default_factory=list, description="what people were alerted of, once for each cause"
+    )
     final: dict[str, Any] = Field(default_factory=dict)
     fork: Fork | None = None
     skips: list[tuple[int, int]] = Field(
@@ -281,6 +285,23 @@ class RunState(BaseModel):
             time=utc_now(), step=self.totals.steps, tokens=self.totals.tokens, message=message
         )
         self.events = [*self.events, event][-MOST_EVENTS:]
+
+    def add_alert(self, about: AlertCause, message: str) -> RunAlert | None:
+        """Add an alert; None if there was one of this cause, or too many of its kind."""
+        causes = [one.cause for one in self.alerts if one.kind == about.kind]
+        if about.cause in causes or len(causes) >= MOST_ALERTS:
+            return None
+        totals = self.totals
+        alert = RunAlert(
+            kind=about.kind,
+            cause=about.cause,
+            message=message,
+            time=utc_now(),
+            step=totals.steps,
+            tokens=totals.tokens,
+        )
+        self.alerts = [*self.alerts, alert]
+        return alert
 
 
 def write_fork(run_dir: Place, fork: Fork) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from manta.config import MantaError, RunConfig
 from manta.config.credentials import without_credentials
 from manta.corpus.manifest import Manifest
+from manta.record.alert_record import AlertCause, AlertKind
 from manta.record.context import RunContext
 from manta.record.run_record import RunRecord
 from manta.record.run_state import (
@@ -20,6 +21,7 @@ from manta.record.run_state import (
     WandbState,
     sync_command,
 )
+from manta.show.alert_command import AlertCommand
 from manta.show.console.terminal import RunConsole
 from manta.show.report.run_report import write_report
 from manta.show.wandb.run_facts import run_info, run_summary
@@ -31,6 +33,8 @@ from manta.storage.run_folder import LEDGER, REPORT
 WANDB, OFFLINE = "wandb", "offline-run-"
 # Reason of a run that ended early on purpose and may go on later.
 PAUSED = "paused"
+# Alerts that a trial does not raise: a setting that diverges is what a sweep is there to find.
+FOUND_BY_SWEEPS: tuple[AlertKind, ...] = ("diverged", "bad_step")
 
 
 class Tracker:
@@ -42,6 +46,8 @@ class Tracker:
         wandb: WandbLog,
         console: RunConsole,
         summarise: Callable[[RunState], dict[str, Any]],
+        alerts: AlertCommand,
+        no_alerts: Sequence[AlertKind] = (),
     ) -> None:
         """Use `open`."""
         self.run_dir: Path = record.run_dir
@@ -50,6 +56,7 @@ class Tracker:
         self._record = record
         self._wandb = wandb
         self._console = console
+        self._alerts, self._no_alerts = alerts, no_alerts
         self._finished = False
 
     @classmethod
@@ -108,7 +115,12 @@ class Tracker:
             return run_summary(state, config, record.run_dir, context)
 
         tracker = cls(
-            record, wandb, RunConsole(record.state, enabled=console, head=head), summarise
+            record,
+            wandb,
+            RunConsole(record.state, enabled=console, head=head),
+            summarise,
+            AlertCommand(config.alerts),
+            FOUND_BY_SWEEPS if context else (),
         )
         tracker._hear_disk()
         return tracker
@@ -158,6 +170,7 @@ class Tracker:
         """Take a training row, or a validation row (``step``, ``tokens``, ``val_loss``)."""
         self._record.add(row)
         self._console.row(row)
+        self._hear_alerts(self._alerts.problems())
         self._hear_wandb()
         self._hear_disk()
 
@@ -200,6 +213,20 @@ class Tracker:
         self._record.save()  # rows trigger saving, and a waiting run has none
         self._console.note(without_credentials(message))
 
+    def alert(self, about: AlertCause, message: str) -> None:
+        """Alert people, unless they were alerted of this before; the record has it first."""
+        if about.kind in self._no_alerts:
+            return
+        alert = self._record.alert(about, message)
+        if alert is not None:
+            named = {"name": self._record.state.name, "place": without_credentials(str(self.place))}
+            self._alerts.send({**alert.model_dump(), **named})
+        self._hear_alerts(self._alerts.problems())
+
+    def _hear_alerts(self, problems: Sequence[str]) -> None:
+        for problem in problems:
+            self.note(problem)
+
     def finish(
         self,
         status: Outcome,
@@ -230,6 +257,7 @@ class Tracker:
             self._hear_disk()
             self._finish_wandb(status)
             self._publish_wandb()
+            self._hear_alerts(self._alerts.finish())
             self._record.save()
             self._write_report()
             self._console.summary(self._record.state, str(self.place))

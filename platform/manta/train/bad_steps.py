@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from manta.config.errors import DivergedError
+from manta.record.alert_record import ALERT, AlertCause
 from manta.schedule import Schedule
 from manta.state.checkpoint import Checkpoints
 from manta.state.checkpoint_files import TrainState
@@ -95,7 +96,8 @@ class Healing:
             state = replace(state, skips=joined(state.skips, [(verdict.step, verdict.step)]))
             self._journal.skip(verdict.step)
             if self._engine.ranks.first:
-                log.warning("%s; going on without it", self._described(verdict))
+                told = f"{self._described(verdict)}; going on without it"
+                log.warning(told, extra=_alert(verdict))
         return state
 
     def check_weights(self, step: int) -> None:
@@ -163,7 +165,7 @@ class Healing:
             f"to {verdict.step}"
         )
         if self._engine.ranks.first:
-            log.warning(reason)
+            log.warning(reason, extra=_alert(verdict))
         raise Rewind(first, verdict.step, reason)
 
     def _described(self, verdict: Verdict) -> str:
@@ -175,3 +177,8 @@ class Healing:
             f"step {verdict.step}: {verdict}; the update was not applied. Positions "
             f"{positions[0]} to {positions[1] - 1}, sample ids {shown}"
         )
+
+
+def _alert(verdict: Verdict) -> dict[str, AlertCause]:
+    """What goes with a log message, so that people are alerted of the bad step."""
+    return {ALERT: AlertCause("bad_step", f"step {verdict.step}")}

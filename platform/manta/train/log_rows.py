@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from manta.config.metrics import LOSS, SEQ_LEN, TERM
 from manta.objective.weighing import by_name, means_of, shown
 from manta.parallel.host_to_device import to_device
+from manta.record.alert_record import ALERT, AlertCause
 from manta.schedule import Step
 from manta.stream.mixed_sources import tokens_by_source
 from manta.stream.plan import Corpus, order_of
@@ -156,7 +157,8 @@ class LogRows:
             self._stragglers = Stragglers(self._engine.ranks.named(self._node))
         for message in self._stragglers.observe(ranks):
             if self._engine.ranks.first:
-                log.warning(message)
+                slow = AlertCause("stragglers", message.partition(":")[0])
+                log.warning(message, extra={ALERT: slow})
 
     def _utilisation(self, tokens_per_s: float, seq_len: int) -> dict[str, float]:
         """Model FLOPs utilisation, where the device's peak is known."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manta.config.alerts import check_command, with_absolute_command
 from manta.config.errors import ConfigError, CorpusError
 from manta.config.evaluation_files import check_there
 from manta.config.load import with_evaluators
@@ -147,6 +148,7 @@ def check(config: RunConfig) -> Checked:
     from manta.show.wandb.uploader import check_environment
 
     check_environment(config.wandb)
+    check_command(config.alerts)
     storage = place_of(config.run.storage)
     check_writable(storage, "run.storage")
     place = storage / config.run.name
@@ -301,7 +303,8 @@ def absolute(config: RunConfig) -> RunConfig:
             config = model.renamed(config, str(folder))
         elif os.path.isdir(model.name):
             config = model.renamed(config, absolute_path(model.name))
-    changed = {"run": run, "corpus": absolute_path(config.corpus)}
+    alerts = with_absolute_command(config.alerts, Path.cwd())
+    changed = {"run": run, "corpus": absolute_path(config.corpus), "alerts": alerts}
     return pinned(config.model_copy(update=changed))
 
 

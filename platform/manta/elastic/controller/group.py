@@ -101,6 +101,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     placing: Placing
     lost: dict[int, str]
+    hung: bool = False
     _actors: list[ActorHandle]
 
     def _start_impl(self, worker_group_state_builder: WorkerGroupStateBuilder) -> None:
@@ -222,7 +223,8 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             worker.actor.execute.remote(group_start.ask_pause, pause)
 
     def declare_lost(self, ranks: dict[int, str]) -> None:
-        """Mark ranks as lost, each with the reason; the next poll reports them."""
+        """Mark ranks as lost, as the group hangs, each with the reason; the next poll tells."""
+        self.hung = True
         self.lost.update(ranks)
 
     def _poll_workers_and_collect_errors(self, timeout: float | None) -> list[WorkerStatus]:
@@ -249,6 +251,7 @@ class SlotWorkerGroup(WorkerGroup):  # type: ignore[misc]
             if node in gone:
                 self.lost[rank] = _gone(node)
             elif seconds > self.placing.hang_seconds:
+                self.hung = True
                 self.lost[rank] = f"its process has not answered for {seconds:.0f} s"
 
     def find_lost(self) -> dict[int, str]:

@@ -31,6 +31,7 @@ from manta.elastic.controller.turns import Turns
 from manta.elastic.controller.watchdog import Watchdog
 from manta.elastic.messages.events import Note, SnapshotMemory
 from manta.record import number_format
+from manta.record.alert_record import AlertCause
 from manta.train.pause import Pause
 
 # Seconds between two looks at the cluster while a group trains.
@@ -236,7 +237,8 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if spending.is_exhausted:
             self._note(
                 f"the budget of {number_format.money(known.cost.budget or 0.0)} is spent: the run "
-                "is saved and ends; with a higher cost.budget the same command continues it"
+                "is saved and ends; with a higher cost.budget the same command continues it",
+                AlertCause("budget", f"budget of {known.cost.budget:g} spent"),
             )
             self._ask_pause(Pause.STOP)
             return True
@@ -245,7 +247,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         left = known.total_tokens - progress.tokens
         news = spending.decide(len(group.placing.slots), rate, left, prices)
         if news is not None:
-            self._note(news)
+            self._note(news, spending.alert)
         return False
 
     def _exceeds_share(self, group: SlotWorkerGroup) -> bool:
@@ -321,5 +323,5 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             self._paused = pause
             self._group.ask_pause(int(pause))
 
-    def _note(self, message: str) -> None:
-        self._mail.put.remote(Note(message))
+    def _note(self, message: str, alert: AlertCause | None = None) -> None:
+        self._mail.put.remote(Note(message, alert))

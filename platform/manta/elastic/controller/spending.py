@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from manta.config.cost import CostSection
 from manta.record import number_format
+from manta.record.alert_record import AlertCause
 from manta.record.frontier import Choice, Speeds, choose, options
 
 # Speeds are measured anew all the time: where the present number of workers keeps to budget and
@@ -28,6 +29,7 @@ class Spending:
 
     Attributes:
         most: most workers that the run may have.
+        alert: what people are alerted of by the last decision; None for nothing.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Spending:
         self._decided = float("-inf")
         self._told: tuple[int, bool, bool] | None = None
         self.most = sizes[1]
+        self.alert: AlertCause | None = None
 
     @property
     def is_exhausted(self) -> bool:
@@ -114,6 +117,7 @@ class Spending:
         if told == self._told:
             return None
         self._told = told
+        self.alert = self._alert_of(choice)
         option = choice.option
         said = f"at most {option.workers} workers: {option.hours:.3g} h to the end"
         if self._hours_left is not None:
@@ -127,3 +131,11 @@ class Spending:
         if not choice.in_time:
             return f"{said}. No number of workers that the budget allows is in time"
         return said
+
+    def _alert_of(self, choice: Choice) -> AlertCause | None:
+        """What people are alerted of: money or time that will not be enough."""
+        if not choice.in_budget:
+            return AlertCause("budget", f"budget of {self._cost.budget:g} too small")
+        if not choice.in_time:
+            return AlertCause("budget", f"deadline of {self._cost.deadline:g} h too early")
+        return None

@@ -136,7 +136,8 @@ class SlotController(TrainController):  # type: ignore[misc]
         lost = {r: why for r, why in reasons.items() if _is_loss(failures[r])}
         if not lost and not asked and self._worker_group is not None:
             lost = self._worker_group.find_lost()
-        event = GroupEnded(lost or reasons, asked)
+        hung = self._worker_group is not None and self._worker_group.hung
+        event = GroupEnded(lost or reasons, asked, hung)
         self._scaling_policy.known.mailbox.put.remote(event)
         return lost
 

@@ -23,8 +23,14 @@ from manta.elastic.messages.events import (
     SnapshotMemory,
     StartTimed,
 )
+from manta.record.alert_record import AlertCause
 from manta.record.run_state import GroupStart
 from manta.show.tracker import Tracker
+
+
+def stalled(tracker: Tracker) -> AlertCause:
+    """The cause of an alert of workers that make no progress: the step after which."""
+    return AlertCause("stall", f"after step {tracker.totals.steps}")
 
 
 class Watcher(Protocol):
@@ -76,7 +82,10 @@ class Follower:
                 self._started(event)
             case GroupEnded():
                 rank, reason = min(event.reasons.items(), default=(0, "unknown"))
-                tracker.group_ended(reason=reason if event.asked else f"worker {rank}: {reason}")
+                reason = reason if event.asked else f"worker {rank}: {reason}"
+                if event.hung:
+                    tracker.alert(stalled(tracker), reason)
+                tracker.group_ended(reason=reason)
             case StartTimed(seconds):
                 tracker.group_timed(seconds)
             case Rewound(step, skips):
@@ -101,8 +110,10 @@ class Follower:
                     self._beside.begun(step)
             case SnapshotMemory(used):
                 tracker.group_snapshots(used)
-            case Note(message):
+            case Note(message, alert):
                 tracker.note(message)
+                if alert is not None:
+                    tracker.alert(alert, message)
             case Ended(outcome):
                 self.outcome = outcome
             case _:

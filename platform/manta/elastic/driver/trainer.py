@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from manta.config.errors import CorpusError, ErrorReport, MantaError, TrainingError
+from manta.config.errors import CorpusError, DivergedError, ErrorReport, MantaError, TrainingError
 from manta.config.in_place import goes_on_in_place
 from manta.config.run import RunConfig
 from manta.config.scaling import gpus_of
@@ -26,13 +26,15 @@ from manta.elastic.checks.preflight import Checked
 from manta.elastic.cluster_state.autoscaler import may_grow
 from manta.elastic.controller.slots import release_all_of
 from manta.elastic.driver.evaluations_beside import EvaluationsBeside
-from manta.elastic.driver.follower import Follower, Watcher
+from manta.elastic.driver.follower import Follower, Watcher, stalled
 from manta.elastic.driver.signals import stop_signals
+from manta.elastic.driver.stall_watch import StallWatch
 from manta.elastic.messages.assignment import Assignment
 from manta.elastic.messages.events import Note
 from manta.elastic.messages.mailbox import open_mailbox
 from manta.elastic.worker.environment import runtime_env_of
 from manta.elastic.worker.worker_calls import work
+from manta.record.alert_record import AlertCause
 from manta.record.context import RunContext
 from manta.record.run_state import Totals
 from manta.show.tracker import PAUSED, Tracker
@@ -112,23 +114,33 @@ def train(
                     follower.outcome = "stopped"
                 else:
                     group = _Group(assignment, elasticity)
-                    failure = _follow(checked, mailbox, follower, group, beside)
+                    failure = _follow(checked, mailbox, follower, group, beside, tracker)
                 if failure is None and follower.outcome in ("finished", "stopped"):
                     _await_evaluations(beside, follower, mailbox, tracker)
     except KeyboardInterrupt:
         tracker.finish("interrupted", reason="interrupted from outside, without a checkpoint")
         raise
     except BaseException as error:
-        tracker.finish("failed", reason=str(error))
+        _fail(tracker, error)
         raise
     if follower.outcome == "interrupted":
         return _end_early(tracker, watcher)
     if failure or follower.outcome is None:
         problem = failure or TrainingError("the workers ended without a result")
-        tracker.finish("failed", reason=str(problem))
+        _fail(tracker, problem)
         raise problem
     tracker.finish(follower.outcome)
     return Result(follower.outcome, str(tracker.run_dir))
+
+
+def _fail(tracker: Tracker, problem: BaseException) -> None:
+    """Alert people of the end of a run by an error, and record it."""
+    said = str(problem)
+    if isinstance(problem, DivergedError):  # its message begins with the step
+        tracker.alert(AlertCause("diverged", said.partition(":")[0]), said)
+    else:
+        tracker.alert(AlertCause("failed", said), said)
+    tracker.finish("failed", reason=said)
 
 
 def _spent_before(
@@ -186,9 +198,10 @@ def _follow(
     follower: Follower,
     group: _Group,
     beside: EvaluationsBeside,
+    tracker: Tracker,
 ) -> MantaError | None:
     """Run the worker groups and pass their messages on; returns why they failed, if they did."""
-    shards = _ShardCheck(checked)
+    shards, stall = _ShardCheck(checked), StallWatch(checked.config.alerts.stall)
     group.start()
     shards.start()
     try:
@@ -198,6 +211,7 @@ def _follow(
                 shards.raise_if_damaged()
                 follower.take_from(mailbox)
                 beside.poll()
+                _look_for_stall(stall, mailbox, tracker)
                 if follower.wants_stop():
                     group.asked_to_stop.set()
                 group.stop_if_asked(beside.out_of_patience)
@@ -219,6 +233,16 @@ def _follow(
     if problem is not None:
         return problem.error()
     return None if group.failure is None else TrainingError(group.failure)
+
+
+def _look_for_stall(watch: StallWatch, mailbox: ActorHandle, tracker: Tracker) -> None:
+    """Alert people if the run has made no step for as long as the config says."""
+    if watch.limit is None:
+        return
+    told = watch.look(ray.get(mailbox.progress.remote()))
+    if told is not None:
+        tracker.note(told)
+        tracker.alert(stalled(tracker), told)
 
 
 class _ShardCheck(threading.Thread):

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from manta.record.alert_record import AlertCause
+
 
 @dataclass(frozen=True)
 class GroupStarted:
@@ -45,10 +47,12 @@ class GroupEnded:
     Attributes:
         reasons: a line for each worker that failed, by rank; only the lost ones if some were.
         asked: whether the group was asked to stop, so that another group goes on.
+        hung: whether it gave no sign of life any more.
     """
 
     reasons: Mapping[int, str]
     asked: bool
+    hung: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,15 @@ class SnapshotMemory:
 
 @dataclass(frozen=True)
 class Note:
-    """A message for the person at the driver and for the run's record."""
+    """A message for the person at the driver and for the run's record.
+
+    Attributes:
+        message: the message.
+        alert: what people are alerted of by it; None for nothing.
+    """
 
     message: str
+    alert: AlertCause | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from manta.elastic.messages.group_start import Start
 from manta.elastic.snapshot_memory import keeper_vault
 from manta.elastic.worker import devices
 from manta.elastic.worker.description import hardware, model
+from manta.record.alert_record import ALERT, AlertCause
 from manta.state.checkpoint_files import TrainState
 from manta.state.skips import Spans
 from manta.storage.place import Place
@@ -126,7 +127,8 @@ class _MailHandler(logging.Handler):
         self._mailbox = mailbox
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(Note(record.getMessage()))
+        alert: AlertCause | None = getattr(record, ALERT, None)
+        self._mailbox.put.remote(Note(record.getMessage(), alert))
 
 
 def forward_warnings(mailbox: ActorHandle, rank: int) -> None:

@@ -39,6 +39,7 @@ def run_info(
     shown: dict[str, Any] = config.model_dump(mode="json")
     if not config.faults:  # faults are for tests: the W&B config leaves them out
         del shown["faults"]
+    del shown["alerts"]  # arguments of a command, such as an address that should stay private
     shown["corpus"] = without_credentials(config.corpus)
     shown["corpus_fingerprint"] = state.corpus_fingerprint
     shown["numbers"] = {
@@ -70,6 +71,7 @@ def run_info(
         section=section,
         config=shown,
         job_type=context.job_type if context else JOB_TYPE,
+        alerts=len(state.alerts) if config.alerts.wandb else None,
         val_tokens_per_byte=state.val_tokens_per_byte,
         best=best,
     )

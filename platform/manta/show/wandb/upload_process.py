@@ -28,6 +28,7 @@ from manta.config.metrics import LOSS, VAL_LOSS
 from manta.config.mistakes import in_a_line
 from manta.record.history import Tail
 from manta.record.run_state import Event, read_state_if_any, sync_command
+from manta.show.wandb.alert_tail import AlertTail
 from manta.show.wandb.wandb_run import RunInfo, Session, find_mode
 from manta.storage.run_folder import METRICS
 
@@ -68,7 +69,7 @@ class Source(Protocol):
 
 
 class Rows:
-    """Sends the rows of a `metrics.jsonl`, from the first on."""
+    """Sends the rows of a `metrics.jsonl`, from the first on, and alerts of the record."""
 
     page: str | None = None
 
@@ -76,15 +77,19 @@ class Rows:
         """Start before the first row."""
         self._tail = Tail(info.run_dir / METRICS)
         self._log = RunLog(info.run_dir) if info.section.console else None
+        self._alerts = None if info.alerts is None else AlertTail(info.run_dir, info.alerts)
 
     def send(self, session: Session) -> None:
-        """Send the rows that came since the last call."""
+        """Send the rows and alerts that came since the last call."""
         row = None
         for row in self._tail.rows():
             session.log(row)
         if self._log is not None:
             for line in self._log.lines(row):
                 session.say(line)
+        if self._alerts is not None:
+            for alert in self._alerts.new():
+                session.alert(alert)
 
 
 class RunLog:

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, Field
 from manta.config import ConfigError
 from manta.config.metrics import EVALUATION, VAL_LOSS, in_wandb, of_evaluator
 from manta.config.run import WandbSection
+from manta.record.alert_record import RunAlert
 from manta.record.number_format import bits_per_byte
 
 Mode = Literal["online", "offline", "disabled"]
@@ -31,6 +33,8 @@ Mode = Literal["online", "offline", "disabled"]
 INIT_SECONDS = 20.0
 FINISH_SECONDS = 30.0
 LOCAL_SECONDS = 60.0
+# Longest title of an alert that W&B accepts, in characters.
+LONGEST_TITLE = 63
 # Tokens and step of the checkpoint that evaluators have measured, in their rows; the first is the
 # x-axis of what they found.
 EVALUATED_TOKENS, EVALUATED_STEP = "eval/tokens", "eval/step"
@@ -48,6 +52,9 @@ class RunInfo(BaseModel):
     step_metric: str | None = Field(default="tokens", description="x-axis of all rows")
     val_tokens_per_byte: float | None = Field(
         default=None, description="tokens a byte, to show a validation loss in bits a byte too"
+    )
+    alerts: int | None = Field(
+        default=None, description="alerts that were told before; None if W&B is told of none"
     )
     best: dict[str, Literal["min", "max"]] = Field(
         default_factory=dict, description="metric → the value that the summary keeps: min or max"
@@ -167,6 +174,19 @@ class Session:
         """Add a line to the W&B run's log, if the config asks for one."""
         if self._info.section.console:
             print(line, flush=True)
+
+    def alert(self, alert: RunAlert) -> None:
+        """Raise an alert of W&B's, which tells its people; offline there is nobody to tell."""
+        if self.mode != "online":
+            return
+        serious = alert.kind in ("diverged", "failed")
+        self._run.alert(
+            f"{alert.kind}: {self._info.name}"[:LONGEST_TITLE],
+            alert.message,
+            level="ERROR" if serious else "WARN",
+            # W&B leaves out alerts that follow one of the same title within a minute.
+            wait_duration=timedelta(milliseconds=1),
+        )
 
     def show(self, media: Mapping[str, Any]) -> None:
         """Send tables and pages, with the newest row."""
