@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from inline_prepare import prepared_corpus
 from plain_runs import train
+from typer.testing import CliRunner
 
-from manta.config.errors import RunError
+from manta import cli
+from manta.config.errors import ConfigError, RunError
 from manta.elastic.checks.preflight import absolute, check
 from manta.elastic.checks.warm_start import exported_folder
 
@@ -64,6 +66,21 @@ def test_it_goes_on_where_the_other_came_to(checked, base) -> None:
     assert where.endswith("exported/step-000000000008")
     assert earlier == pytest.approx(losses[8], rel=1e-6)
     assert losses[12] < losses[8] < losses[0]
+
+
+def test_it_goes_on_from_a_model_of_the_registry(
+    checked, base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, losses = base
+    monkeypatch.chdir(tmp_path)
+    words = ["promote", f"{run.run_dir}@8", "chat@champion", "--without-gate", "a test"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    where, first = begun(checked, "champion", "registry:chat@champion")
+    assert where == str(tmp_path / "registry/chat/versions/1/model")
+    assert first == pytest.approx(losses[8], rel=1e-6)
+    with pytest.raises(ConfigError, match=r"model\.pretrained = 'registry:chat@3': .*no version 3"):
+        begun(checked, "none", "registry:chat@3")
 
 
 def test_a_step_without_a_checkpoint_is_told(checked, base) -> None:

@@ -87,7 +87,7 @@ class ModelSection(Section):
     pretrained: str | None = Field(
         default=None,
         description="model to start from: a folder of Transformers, a name on its Hub, NAME or "
-        "NAME@REVISION, or a run, RUN or RUN@STEP",
+        "NAME@REVISION, a run, RUN or RUN@STEP, or registry:NAME@ALIAS",
     )
 
     parametrization: ParametrizationSection | None = Field(

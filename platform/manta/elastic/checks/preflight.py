@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manta.config.alerts import check_command, with_absolute_command
-from manta.config.errors import ConfigError, CorpusError
+from manta.config.errors import ConfigError, CorpusError, RunError
 from manta.config.evaluation_files import check_there
 from manta.config.load import with_evaluators
-from manta.config.model_names import named_models
+from manta.config.model_names import NamedModel, named_models
 from manta.config.own_code import with_code
 from manta.config.run import RunConfig
 from manta.config.scaling import gpus_of
@@ -299,13 +299,21 @@ def absolute(config: RunConfig) -> RunConfig:
     """
     run = config.run.model_copy(update={"storage": absolute_path(config.run.storage)})
     for model in list(named_models(config)):
-        if folder := exported_folder(model.name):
+        if folder := _folder_of(model):
             config = model.renamed(config, str(folder))
         elif os.path.isdir(model.name):
             config = model.renamed(config, absolute_path(model.name))
     alerts = with_absolute_command(config.alerts, Path.cwd())
     changed = {"run": run, "corpus": absolute_path(config.corpus), "alerts": alerts}
     return pinned(config.model_copy(update=changed))
+
+
+def _folder_of(model: NamedModel) -> Path | None:
+    """The folder that stands for a model of a run or a registry; None for any other."""
+    try:
+        return exported_folder(model.name)
+    except (ConfigError, RunError) as error:
+        raise ConfigError(f"{model.key} = {model.name!r}: {error}") from None
 
 
 def absolute_path(path: str) -> str:

@@ -8,6 +8,7 @@ from manta.config.errors import ConfigError
 from manta.config.model_names import holds_adapter_alone, named_models
 from manta.config.run import RunConfig
 from manta.config.urls import is_url
+from manta.record.model_registry import registered_model
 from manta.state.checkpoint_files import name_of, newest, read_state
 from manta.storage.run_folder import CHECKPOINTS, EXPORTS, RUN
 
@@ -29,14 +30,17 @@ def run_at_step(text: str) -> tuple[str, int | None]:
 
 
 def exported_folder(pretrained: str) -> Path | None:
-    """The folder for the model of a run, which `pretrained` names; None if it names no run.
+    """The folder for the model of a run or a registry; None if `pretrained` names neither.
 
     Args:
-        pretrained: ``RUN`` for its newest checkpoint, or ``RUN@STEP``.
+        pretrained: ``RUN`` for its newest checkpoint, ``RUN@STEP``, or
+            ``registry:[PLACE/]NAME[@TAG]``.
 
     Raises:
-        RunError: if the run has no checkpoint.
+        ConfigError, RunError: if the run has no checkpoint, or the registry no such model.
     """
+    if (registered := registered_model(pretrained)) is not None:
+        return registered.absolute()
     if is_url(pretrained) or not Path(pretrained.rpartition("@")[0] or pretrained).is_dir():
         return None
     place, step = run_at_step(pretrained)
