@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,14 @@ def test_the_command_decides_by_its_exit_code_and_writes_it_down(tmp_path: Path)
     file.write_text(file.read_text().replace('"passed": false', '"passed": true'))
     with pytest.raises(RunError, match="seal doesn't match"):
         read_gate(file)
+
+
+def test_what_can_not_be_decided_is_not_told_as_a_failure(tmp_path: Path) -> None:
+    path = asked(tmp_path, thresholds={"answers/sucess": {"at_least": 0.5}})
+    command = [sys.executable, "-m", "manta.cli", "gate", str(model(tmp_path, "new", 50))]
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'answers/success'?" in done.stderr
 
 
 def test_who_is_alerted_hears_once_of_a_gate_that_fails(tmp_path: Path) -> None:

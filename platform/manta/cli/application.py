@@ -57,4 +57,4 @@ def main() -> None:
         if not isinstance(error, MantaError):
             raise
         print(f"error: {without_credentials(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
+
+P = ParamSpec("P")
+# Exit code of a command that can't answer, which of wrong arguments is the same.
+NO_ANSWER = 2
 
 if TYPE_CHECKING:
     from manta.storage.place import Place
@@ -31,6 +37,22 @@ Server = Annotated[
         help="URL of the cluster's dashboard; by default the one that `ray job submit` would use.",
     ),
 ]
+
+
+def answers(command: Callable[P, None]) -> Callable[P, None]:
+    """For a command whose exit code is an answer, 0 or 1: an error, which is none, is 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from manta.config.errors import MantaError
+
+        try:
+            command(*args, **kwargs)
+        except MantaError as error:
+            error.exit_code = NO_ANSWER
+            raise
+
+    return run
 
 
 def interrupted(what: str) -> typer.Exit:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Overrides, evaluated_place, interrupted, model_place
+from manta.cli.arguments import Overrides, answers, evaluated_place, interrupted, model_place
 
 
 def evaluate(
@@ -62,6 +62,7 @@ def evaluate(
     print(f"page: {folder / EVALUATION_PAGE}")
 
 
+@answers
 def gate(
     model: Annotated[
         str,
@@ -77,7 +78,7 @@ def gate(
         typer.Option(metavar="NAME", help="Name of the evaluation; by default the newest."),
     ] = None,
 ) -> None:
-    """Decide whether a model may ship: exit code 0 if it passes the gate, 1 if not."""
+    """Decide whether a model may ship: exit code 0 if it passes the gate, 1 if not, 2 by error."""
     from manta.config.gate import load_gate
     from manta.evaluate.gate_decision import decide
 

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Overrides
+from manta.cli.arguments import Overrides, answers
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Page = Annotated[Path | None, typer.Option(help="HTML page to write.")]
 
 
+@answers
 def drift(
     new: Annotated[
         str,
@@ -151,6 +152,7 @@ def economics(
         print(f"page: {page}", file=sys.stderr if as_json else sys.stdout)
 
 
+@answers
 def retrain(
     config: Annotated[
         Path, typer.Argument(metavar="TRIGGERS.yaml", help="The config of retraining.")

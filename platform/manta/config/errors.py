@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 
 class MantaError(Exception):
-    """Base class of all errors that Manta raises on purpose."""
+    """Base class of all errors that Manta raises on purpose.
+
+    Attributes:
+        exit_code: exit code of a command that ends by the error.
+    """
+
+    exit_code: int = 1
 
 
 class ConfigError(MantaError):
