@@ -195,6 +195,52 @@ def test_an_evaluation_travels_with_its_files(tmp_path: Path) -> None:
     ]
 
 
+def test_a_gate_travels(tmp_path: Path) -> None:
+    text = "name: ship\nthresholds: {a/b: {at_least: 1}}\nalerts: {command: ./alert.sh}\n"
+    asked = written(tmp_path, gate=text)
+    with pytest.raises(ConfigError, match=r"which model is to be decided on"):
+        open_work(asked)
+    with pytest.raises(ConfigError, match=r"gate\.yaml:\d+: alerts\.command\.0 = './alert.sh'"):
+        open_work(asked, [], "/shared/demo")
+    alerts = ["alerts.command=[mail, me]"]
+    with pytest.raises(ConfigError, match=r"--model registry:chat@1 is a path of this machine"):
+        open_work(asked, alerts, "registry:chat@1")
+    work = open_work(asked, alerts, "registry:/shared/registry/chat@1")
+    assert (work.command, work.name, work.files) == ("gate", "ship", {"": asked})
+    package = Package(tmp_path, (), 1, 1, [], {asked: Path("configs/gate.yaml")})
+    assert _arguments(work, package) == [
+        "registry:/shared/registry/chat@1",
+        "configs/gate.yaml",
+        *alerts,
+    ]
+
+
+def test_a_retraining_travels_with_all_that_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").touch()
+    files = {
+        "triggers": "champion: chat@champion\ntriggers: {age: {days: 1}}\ntrain: run.yaml\n"
+        "evaluate: eval.yaml\ngate: gate.yaml\n",
+        "run": RUN,
+        "eval": "name: q\ngenerations: {c: {file: prompts.jsonl}}\n",
+        "gate": "name: ship\nthresholds: {a/b: {at_least: 1}}\n",
+    }
+    asked = written(tmp_path, **files)
+    with pytest.raises(ConfigError) as refused:
+        open_work(asked, [], go=True)
+    for key in ("registry = 'registry'", "run.storage", "corpus = "):
+        assert key in str(refused.value), key
+    with pytest.raises(ConfigError, match="--go is for a retraining"):
+        open_work(tmp_path / "run.yaml", SHARED, go=True)
+    given = ["registry=/shared/registry", f"overrides=[{', '.join(SHARED)}]"]
+    work = open_work(asked, given, go=True)
+    beside = {tmp_path / f"{name}.yaml" for name in files} | {tmp_path / "prompts.jsonl"}
+    assert (work.command, work.name) == ("retrain", "retrain-chat")
+    assert set(work.files.values()) == beside
+    placed = {path: Path("configs") / path.name for path in beside}
+    package = Package(tmp_path, (), 1, 1, [], placed)
+    assert _arguments(work, package) == ["configs/triggers.yaml", *given, "--go"]
+
+
 def test_an_id_begins_as_the_run_is_called_and_is_new() -> None:
     assert job_id("a.b").startswith("a-b-")
     assert job_id("a") != job_id("a")

@@ -31,7 +31,7 @@ COMMANDS = {
     "sweep-stop": "SWEEP TRIAL",
     "sweep-add": "SWEEP KEY=VALUE --like",
     "sweep-fork": "SWEEP TRIAL[@STEP] KEY=VALUE",
-    "submit": "CONFIG.yaml KEY=VALUE --address --follow --model",
+    "submit": "CONFIG.yaml KEY=VALUE --address --follow --model --go",
     "status": "JOB --address",
     "logs": "JOB --follow --address",
     "stop": "JOB --address",

@@ -24,14 +24,19 @@ def submit(
     follow: Follow = False,
     model: Annotated[
         str | None,
-        typer.Option(metavar="RUN[@STEP]", help="The model that an evaluation measures."),
+        typer.Option(
+            metavar="RUN[@STEP]", help="The model to be evaluated, or that a gate decides on."
+        ),
     ] = None,
+    go: Annotated[
+        bool, typer.Option("--go", help="Run what a retraining says, if a trigger fired.")
+    ] = False,
 ) -> None:
-    """Run a job on a cluster: train, sweep, tune, prepare or evaluate, as the config says."""
+    """Run a job on a cluster: train, sweep, tune, evaluate, retrain …, as the config says."""
     from manta.cluster.submit import open_work
     from manta.cluster.submit import submit as send
 
-    work = open_work(config, overrides or (), model)
+    work = open_work(config, overrides or (), model, go)
     say_checking(config)
     from manta.recommend.before_sending import check_before_sending, provenance
 

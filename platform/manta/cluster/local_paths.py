@@ -9,16 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from manta.config.alerts import AlertCommandSection
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
 from manta.config.evaluation import EvaluationConfig
+from manta.config.gate import GateConfig
 from manta.config.load import Written, where
 from manta.config.model_names import named_models
+from manta.config.retraining import RetrainConfig
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.config.tuning import TuningConfig
 
 Named = tuple[str, str]  # a dotted key and its value
+# The registry where a config names none: a folder beside it.
+DEFAULT_REGISTRY = "registry"
 
 
 def check_run(config: RunConfig, written: Written) -> None:
@@ -68,14 +73,61 @@ def check_evaluation(config: EvaluationConfig, written: Written, model: str) -> 
     Raises:
         ConfigError: naming file, key and remedy of each.
     """
-    if not _is_shared(model):
+    _check_model(model)
+    corpora = [(name, split.corpus) for name, split in config.splits.items()]
+    named = [(f"splits.{name}.corpus", path) for name, path in corpora if path is not None]
+    _refuse(_local(written, named))
+
+
+def check_gate(config: GateConfig, written: Written, model: str) -> None:
+    """Refuse a gate whose model, baseline or command for alerts is a local path.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    _check_model(model)
+    named = [] if config.baseline is None else [("baseline", config.baseline)]
+    _refuse(_local(written, [*named, *_command(config.alerts)]))
+
+
+def check_retraining(
+    config: RetrainConfig, written: Written, run: RunConfig, trained: Written
+) -> None:
+    """Refuse a retraining that reads from, or writes to, a local path.
+
+    Args:
+        config: the config of retraining; `written` says where each of its values comes from.
+        run: the challenger's config; `trained` says where each value comes from.
+
+    Raises:
+        ConfigError: naming file, key and remedy of each.
+    """
+    named = [("registry", config.registry or DEFAULT_REGISTRY), *_command(config.alerts)]
+    triggers = config.triggers
+    if triggers.drift is not None:
+        named.append(("triggers.drift.new", triggers.drift.new))
+    if triggers.new_data is not None:
+        paths = enumerate(triggers.new_data.paths)
+        named += [(f"triggers.new_data.paths.{i}", path) for i, path in paths]
+    of_run = [("run.storage", run.run.storage)]
+    if config.prepare is None:  # else the corpus is that of the champion and new data
+        of_run.append(("corpus", run.corpus))
+    _refuse([*_local(written, named), *_local(trained, of_run, "in its file or in 'overrides'")])
+
+
+def _check_model(model: str) -> None:
+    place = model.removeprefix("registry:")
+    if not _is_shared(place):
         raise ConfigError(
             f"--model {model} is a path of this machine, which the cluster's nodes can't find; "
             "give an absolute path on storage that all of its nodes share, or a URL"
         )
-    corpora = [(name, split.corpus) for name, split in config.splits.items()]
-    named = [(f"splits.{name}.corpus", path) for name, path in corpora if path is not None]
-    _refuse(_local(written, named))
+
+
+def _command(alerts: AlertCommandSection) -> list[Named]:
+    """The path of the command for alerts, unless the command is found on PATH."""
+    name = alerts.command[0] if alerts.command else ""
+    return [("alerts.command.0", name)] if "/" in name else []
 
 
 def check_corpus(config: CorpusConfig, written: Written) -> None:

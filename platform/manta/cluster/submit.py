@@ -19,15 +19,26 @@ from manta.cluster.package import Package, advice, pack
 from manta.config.corpus import CorpusConfig
 from manta.config.errors import ConfigError
 from manta.config.evaluation import EvaluationConfig
-from manta.config.kinds import EVALUATION, kind_of
+from manta.config.gate import GateConfig
+from manta.config.kinds import EVALUATION, GATE, RETRAINING, kind_of
 from manta.config.load import Written, build, own_files, read
 from manta.config.load_evaluation import NamedFile, files_of_evaluation, files_of_evaluators
 from manta.config.own_code import own
+from manta.config.retraining import RetrainConfig, files_of_retraining, load_retrain
 from manta.config.run import RunConfig, WandbSection
 from manta.config.sweep import SweepConfig, is_file, load_sweep, read_base
 from manta.config.tuning import TuningConfig, load_tuning, read_tuned
 
-Command = Literal["train", "sweep", "tune", "prepare", "evaluate"]
+Command = Literal["train", "sweep", "tune", "prepare", "evaluate", "gate", "retrain"]
+SentConfig = (
+    RunConfig
+    | SweepConfig
+    | TuningConfig
+    | CorpusConfig
+    | EvaluationConfig
+    | GateConfig
+    | RetrainConfig
+)
 
 
 @dataclass(frozen=True)
@@ -35,32 +46,38 @@ class Work:
     """A valid config, and the command that a job would run with it.
 
     Attributes:
-        command: Manta's command: train, sweep, tune, prepare or evaluate.
+        command: Manta's command, such as train.
         path: the config file.
         overrides: overrides given on the command line.
         config: the config that file and overrides give together.
         base: a sweep's or a tuning's base with its overrides.
         named: how writers of a sweep or tuning named its files, by key.
         own: the user's Python files that the run's config names, by key.
-        data: files of evaluators that the config names.
-        model: the model that an evaluation measures.
+        data: files of evaluators that the config names; of a retraining, all files.
+        model: the model that an evaluation measures, or a gate decides on.
+        go: whether a retraining runs what it says.
+        computes: whether the job's own process needs a GPU.
     """
 
     command: Command
     path: Path
     overrides: tuple[str, ...]
-    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig | EvaluationConfig
+    config: SentConfig
     base: RunConfig | None = None
     named: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, Path] = field(default_factory=dict)
     data: Sequence[NamedFile] = ()
     model: str | None = None
+    go: bool = False
+    computes: bool = False
 
     @property
     def name(self) -> str:
-        """Name of the run, sweep, tuning, corpus or evaluation."""
-        if isinstance(self.config, EvaluationConfig):
+        """Name of the run, sweep, tuning, corpus, evaluation, gate or champion."""
+        if isinstance(self.config, EvaluationConfig | GateConfig):
             return self.config.name
+        if isinstance(self.config, RetrainConfig):
+            return f"retrain-{self.config.champion.partition('@')[0]}"
         if isinstance(self.config, RunConfig):
             return self.config.run.name
         if isinstance(self.config, SweepConfig):
@@ -92,23 +109,35 @@ class Work:
         return found
 
 
-def open_work(path: Path, overrides: Sequence[str] = (), model: str | None = None) -> Work:
-    """Read the config of a run, sweep, tuning, corpus or evaluation.
+def open_work(
+    path: Path, overrides: Sequence[str] = (), model: str | None = None, go: bool = False
+) -> Work:
+    """Read the config of a run, sweep, tuning, corpus, evaluation, gate or retraining.
 
     Args:
         path: the config file.
         overrides: overrides given on the command line.
-        model: the model that an evaluation measures.
+        model: the model that an evaluation measures, or a gate decides on.
+        go: whether a retraining runs what it says.
 
     Raises:
         ConfigError: naming file, key and remedy; also of paths of this machine only.
     """
     written = read(path, overrides)
     given = tuple(overrides)
-    if kind_of(written.data) is EVALUATION:
+    kind = kind_of(written.data)
+    if go and kind is not RETRAINING:
+        raise ConfigError(f"{path}: --go is for a retraining, which this config is not")
+    if kind is EVALUATION:
         return _evaluation(path, given, written, model)
+    if kind is GATE:
+        return _gate(path, given, written, model)
     if model is not None:
-        raise ConfigError(f"{path}: --model is for an evaluation, which this config is not")
+        raise ConfigError(
+            f"{path}: --model is for an evaluation or a gate, which this config is not"
+        )
+    if kind is RETRAINING:
+        return _retraining(path, given, written, go)
     if "tuning" in written.data:
         tuning = load_tuning(path, overrides)
         by = read_tuned(tuning)
@@ -143,7 +172,27 @@ def _evaluation(path: Path, given: tuple[str, ...], written: Written, model: str
         )
     config = build(written, EvaluationConfig)
     local_paths.check_evaluation(config, written, model)
-    return Work("evaluate", path, given, config, data=files_of_evaluation(written), model=model)
+    data, on_gpu = files_of_evaluation(written), config.device == "cuda"
+    return Work("evaluate", path, given, config, data=data, model=model, computes=on_gpu)
+
+
+def _gate(path: Path, given: tuple[str, ...], written: Written, model: str | None) -> Work:
+    if model is None:
+        raise ConfigError(
+            f"{path}: which model is to be decided on? Name it: manta submit {path} --model RUN"
+        )
+    config = build(written, GateConfig)
+    local_paths.check_gate(config, written, model)
+    return Work("gate", path, given, config, model=model)
+
+
+def _retraining(path: Path, given: tuple[str, ...], written: Written, go: bool) -> Work:
+    config, here = build(written, RetrainConfig), load_retrain(path, given)
+    trained = read(here.train, here.overrides)
+    local_paths.check_retraining(config, written, build(trained, RunConfig), trained)
+    on_gpu = build(read(here.evaluate), EvaluationConfig).device == "cuda"
+    data = files_of_retraining(written)
+    return Work("retrain", path, given, config, data=data, go=go, computes=on_gpu)
 
 
 def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[Any, str]:
@@ -164,8 +213,8 @@ def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[A
         if package.is_large:
             print(f"warning    this is larger than code and configs are: {advice(package)}")
         arguments = _arguments(work, package)
-        if work.command == "evaluate":
-            print(f"runs       {shlex.join(['manta', 'evaluate', *arguments])}")
+        if work.command in ("evaluate", "gate", "retrain"):
+            print(f"runs       {shlex.join(['manta', work.command, *arguments])}")
         job = client.submit_job(
             entrypoint=shlex.join(["python", *package.script, *arguments]),
             **_needs(work),
@@ -179,8 +228,7 @@ def submit(work: Work, address: str | None, extra: Mapping[str, str]) -> tuple[A
 
 def _needs(work: Work) -> dict[str, float]:
     """What the node must have on which the job's own process runs: an evaluation computes there."""
-    on_gpu = isinstance(work.config, EvaluationConfig) and work.config.device == "cuda"
-    return {"entrypoint_num_gpus": 1.0} if on_gpu else {}
+    return {"entrypoint_num_gpus": 1.0} if work.computes else {}
 
 
 def _errors(client: Any) -> AbstractContextManager[None]:
@@ -197,6 +245,7 @@ def _arguments(work: Work, package: Package) -> list[str]:
     files = work.files
     own = package.placed[files[""]]
     arguments = [*filter(None, [work.model]), str(own), *work.overrides]
+    arguments += ["--go"] * work.go
     for key, name in work.named.items():
         place = package.placed.get(files.get(key, Path()))
         if place is not None and not _leads_to(place, name, own):

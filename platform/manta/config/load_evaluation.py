@@ -58,7 +58,7 @@ def files_of_evaluators(written: Written) -> list[NamedFile]:
         return list(_named(config, f"{EVALUATORS_CONFIG}.", Path(written.source), written))
     if not isinstance(config, str) or os.path.isabs(config):
         return []
-    own = _file(EVALUATORS_CONFIG, config, "", Path(written.source), written)
+    own = named_file(EVALUATORS_CONFIG, config, "", Path(written.source), written)
     return [own, *files_of_evaluation(read(own.path))]
 
 
@@ -73,10 +73,11 @@ def _named(
             rest = f":{value.rpartition(':')[2]}" if is_own(value) else ""
             if rest or value.endswith((".yaml", ".yml")) or key == "file":
                 dotted = f"{above}{section}.{name}.{key}"
-                yield _file(dotted, value.removesuffix(rest), rest, beside, written)
+                yield named_file(dotted, value.removesuffix(rest), rest, beside, written)
 
 
-def _file(key: str, value: str, rest: str, beside: Path, written: Written) -> NamedFile:
+def named_file(key: str, value: str, rest: str, beside: Path, written: Written) -> NamedFile:
+    """The file that a key names by a relative path; `beside` is the config that has the key."""
     folder = folder_of(written, key)
     path = Path(os.path.normpath((folder / Path(value).expanduser()).absolute()))
     return NamedFile(key, path, beside.resolve(), folder != beside.parent, rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ from pydantic import Field, model_validator
 
 from manta.config.alerts import AlertCommandSection, check_command, with_absolute_command
 from manta.config.errors import ConfigError
-from manta.config.load import Written, build, folder_of, read, where
+from manta.config.load import Written, build, folder_of, own_files, read, where
+from manta.config.load_evaluation import (
+    NamedFile,
+    files_of_evaluation,
+    files_of_evaluators,
+    named_file,
+)
 from manta.config.section import Section
 from manta.config.urls import is_url
 
@@ -110,6 +117,7 @@ class RetrainConfig(Section):
 
 # Keys that name a file.
 FILES = ("prepare", "train", "evaluate", "gate")
+DRIFT_CONFIG = "triggers.drift.config"
 
 
 def load_retrain(path: str | Path, overrides: Any = ()) -> RetrainConfig:
@@ -135,7 +143,7 @@ def load_retrain(path: str | Path, overrides: Any = ()) -> RetrainConfig:
             new = str(_beside(written, "triggers.drift.new", new))
         settings = drift.config
         if settings is not None:
-            settings = _there(written, "triggers.drift.config", settings)
+            settings = _there(written, DRIFT_CONFIG, settings)
         drift = drift.model_copy(update={"new": new, "config": settings})
     if (data := triggers.new_data) is not None:
         paths = [str(_beside(written, "triggers.new_data.paths", one)) for one in data.paths]
@@ -143,6 +151,31 @@ def load_retrain(path: str | Path, overrides: Any = ()) -> RetrainConfig:
     changed["alerts"] = alerts
     changed["triggers"] = triggers.model_copy(update={"drift": drift, "new_data": data})
     return config.model_copy(update=changed)
+
+
+def files_of_retraining(written: Written) -> list[NamedFile]:
+    """The files that the config of retraining names by a relative path, and those they name."""
+    own = Path(written.source)
+    drift = (written.data.get("triggers") or {}).get("drift") or {}
+    named = {key: written.data.get(key) for key in FILES}
+    named[DRIFT_CONFIG] = drift.get("config")
+    found = {
+        key: named_file(key, value, "", own, written)
+        for key, value in named.items()
+        if isinstance(value, str) and not os.path.isabs(value)
+    }
+    files = list(found.values())
+    if "evaluate" in found:
+        files += files_of_evaluation(read(found["evaluate"].path))
+    if "train" in found:
+        run = read(found["train"].path, written.data.get("overrides") or ())
+        files += files_of_evaluators(run)
+        beside = found["train"].path.resolve()
+        files += [
+            NamedFile(key, path.expanduser().resolve(), beside)
+            for key, path in own_files(run).items()
+        ]
+    return files
 
 
 def _beside(written: Written, key: str, path: str) -> Path:

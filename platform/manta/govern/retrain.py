@@ -6,6 +6,7 @@ does the whole: the challenger's name follows from the registry and from gates t
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 
+import manta
 from manta.config.errors import ConfigError, RunError
 from manta.config.load import load, read
 from manta.config.load_evaluation import load_evaluation
@@ -153,7 +155,8 @@ def carry_out(
     add_entry(place, RETRAINED, {"fired": fired, "challenger": plan.challenger})
     for step in plan.steps:
         tell(f"\n── {step.what} ──\n{step.command}")
-        done = subprocess.run([sys.executable, "-m", "manta.cli", *step.words], check=False)
+        command = [sys.executable, "-m", "manta.cli", *step.words]
+        done = subprocess.run(command, env=_environment(), check=False)
         if done.returncode and step.words[0] == "gate" and _failed(place_of(plan.challenger)):
             tell("\nthe challenger did not pass: the champion stays")
             return False
@@ -163,6 +166,12 @@ def carry_out(
                 "same command again: it goes on from there"
             )
     return True
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with this package importable even if it isn't installed."""
+    paths = [str(Path(manta.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _load_run(config: RetrainConfig) -> RunConfig:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from manta.config.corpus import CorpusConfig
-from manta.config.evaluation import EvaluationConfig
+from manta.cluster.submit import SentConfig
 from manta.config.run import RunConfig
 from manta.config.sweep import SweepConfig
 from manta.config.tuning import TuningConfig
@@ -15,7 +14,7 @@ from manta.schedule import Schedule
 
 
 def check_before_sending(
-    config: RunConfig | SweepConfig | TuningConfig | CorpusConfig | EvaluationConfig,
+    config: SentConfig,
 ) -> None:
     """Check a config as far as that is possible without its corpus.
 
