@@ -22,7 +22,7 @@ class AlertCause:
 
     Attributes:
         kind: kind of the alert.
-        cause: what tells it from others of its kind, such as ``step 12``.
+        cause: subject of the alert among those of its kind, such as ``step 12``.
     """
 
     kind: AlertKind
@@ -34,7 +34,7 @@ class RunAlert(BaseModel):
 
     Attributes:
         kind: kind of the alert.
-        cause: what tells it from others of its kind.
+        cause: subject of the alert among those of its kind.
         message: the alert in words.
         time: time in UTC.
         step: steps that the run had trained.

@@ -29,7 +29,7 @@ class Spending:
 
     Attributes:
         most: most workers that the run may have.
-        alert: what people are alerted of by the last decision; None for nothing.
+        alert: cause of an alert that follows from the last decision; None without one.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class GroupEnded:
     Attributes:
         reasons: a line for each worker that failed, by rank; only the lost ones if some were.
         asked: whether the group was asked to stop, so that another group goes on.
-        hung: whether it gave no sign of life any more.
+        hung: whether the group ended because it gave no sign of life any more.
     """
 
     reasons: Mapping[int, str]
@@ -128,7 +128,7 @@ class Note:
 
     Attributes:
         message: the message.
-        alert: what people are alerted of by it; None for nothing.
+        alert: cause of the alert that the message is; None without one.
     """
 
     message: str
