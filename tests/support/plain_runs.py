@@ -43,6 +43,7 @@ IMPORTED_BY_RANKS = [
     "plain_runs",
     "pandas",
     "manta.show.tracker",
+    "peft",
     "transformers.models.llama.modeling_llama",
     "pytest",
     "imports_done",
