@@ -72,6 +72,28 @@ def test_a_request_is_taken_once_and_its_file_stays_until_the_answer_is_stored(s
     assert (stopped.status, stopped.reason) == ("stopped", f"stopped by {taken.by} at {taken.at}")
 
 
+def test_in_a_store_requests_are_looked_for_now_and_then(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("MANTA_CACHE", str(tmp_path / "cache"))
+    sections = {"sweep": {"name": "try", "storage": f"file://{tmp_path}/store"}}
+    outline = Outline(sweep(SPACE, **sections).config)
+    state, forks, now = outline.state(), Forks(outline.place), [0.0]
+    progress = Halving(state, forks.lay, outline.rungs)
+    changes = Changes(outline, state, progress, forks, clock=lambda: now[0])
+    assert changes.take() == []
+    request = new_request("stop", trials=["t000"])
+    write_request(outline.place, request)
+    now[0] = 1.0
+    assert changes.take() == []
+    now[0] = 6.0
+    (taken,) = changes.take()
+    assert taken.answer.startswith("t000 stops at 500K tokens, where t001 continues from it")
+    changes.saved_as([taken], 2)
+    changes.tidy(1)
+    assert request_ids(outline.place) == [request.id], "the answer has yet to arrive in the store"
+    changes.tidy(2)
+    assert request_ids(outline.place) == []
+
+
 def test_a_request_that_was_changed_does_nothing(sweep):
     standing = Standing(sweep(SPACE).config)
     request = new_request("stop", trials=["t000"])
