@@ -121,6 +121,7 @@ def test_an_added_trial_shares_what_will_be_trained_and_is_the_same_after_a_rest
     again = Standing(sweep(SPACE).config)
     assert again.state == standing.state
     assert again.outline["t002"].training == standing.outline["t002"].training
+    assert [stage.trials for stage in again.outline.forest] == [("t000", "t001", "t002")]
     # A refused one takes no number from those that follow.
     refused = again.ask("add", params={"schedule.lr.decay": "10%"})
     assert (refused.refused, refused.answer[:24]) == (True, "t002 trains just that al")

@@ -125,7 +125,7 @@ class Outline:
 
     @cached_property
     def forest(self) -> tuple[Stage, ...]:
-        """The stage tree of the trials that were drawn."""
+        """The stage tree of the trials that were drawn, and of those that users added."""
         return grow(trial.training for trial in self.trials)
 
     @cached_property
@@ -176,6 +176,7 @@ class Outline:
         self.branches[named.name] = replace(branch, trial=named.name)
         self._joints[named.name] = joints(named.training)
         self._append(named)
+        vars(self).pop("forest", None)  # computed anew, with this trial
         return named
 
     def asked(self, params: Params) -> Trial:
