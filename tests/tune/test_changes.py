@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from manta.cli import app
 from manta.record.sweep_request import new_request, request_ids, write_request
+from manta.record.sweep_standing import sweep_standing
 from manta.record.sweep_state import SweepState, read_sweep, write_sweep
 from manta.state.checkpoint_files import Inventory, TrainState, name_of
 from manta.tune.changes import Changes
@@ -268,6 +269,7 @@ def test_a_sweep_that_does_not_run_takes_the_request_when_it_goes_on(sweep):
     said = CliRunner().invoke(app, ["sweep-add", str(standing.place), "schedule.lr.decay=10%"])
     assert said.exit_code == 0, said.exception
     assert "takes the request when it goes on" in said.output
+    assert sweep_standing(standing.place).requests_waiting == 1
     again = Standing(sweep(SPACE).config)
     (taken,) = again.changes.take(now=True)
     assert (taken.action, taken.added) == ("add", ["t002"])
@@ -275,3 +277,4 @@ def test_a_sweep_that_does_not_run_takes_the_request_when_it_goes_on(sweep):
     stored = json.loads((again.place / "sweep.json").read_text())["requests"]
     assert stored[0]["params"] == {"schedule.lr.decay": "10%"}
     assert read_sweep(again.place).requests == [taken]
+    assert sweep_standing(again.place).requests_waiting == 0

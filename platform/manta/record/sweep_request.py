@@ -109,14 +109,20 @@ def read_request(sweep: Place, id: str) -> SweepRequest:
 
     Raises:
         RunError: if the file can't be understood.
+        OSError: if it can't be read now.
     """
     path = sweep / REQUESTS / f"{id}{ENDING}"
+    content = path.read_bytes()
     try:
-        return SweepRequest.model_validate_json(read_sealed(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        return SweepRequest.model_validate_json(read_sealed(content))
+    except ValueError as error:
         raise RunError(f"{path}: can't be read as a request: {in_a_line(error)}") from None
 
 
 def remove_request(sweep: Place, id: str) -> None:
-    """Remove a request that was taken; nothing if it is gone."""
+    """Remove a request that was taken; nothing if it is gone.
+
+    Raises:
+        OSError: if storage fails.
+    """
     (sweep / REQUESTS / f"{id}{ENDING}").unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from manta.config.metrics import LOSS, VAL_LOSS, VAL_TERM
 from manta.record.run_state import RunState, read_state_if_any
+from manta.record.sweep_request import request_ids
 from manta.record.sweep_state import SweepState, SweepTrial, read_sweep
 from manta.storage.exclusive import lives
 from manta.storage.place import Place
@@ -59,7 +60,8 @@ class SweepStanding(BaseModel):
     `status` is `lost` if the sweep's driver gives no sign of life. `trained` and `left` are tokens,
     shared ones counted once; with trials that may pause, `left` is the most that there can be.
     `seconds_left` and `cost_left` follow from the speed of the trials that train now and from the
-    cost of a token so far; None where that is not known.
+    cost of a token so far; None where that is not known. `requests_waiting` is the number of
+    changes that users asked for and that the sweep has not taken yet.
     """
 
     name: str
@@ -71,6 +73,7 @@ class SweepStanding(BaseModel):
     seconds_left: float | None
     cost: float | None
     cost_left: float | None
+    requests_waiting: int
     trials: list[TrialStanding]
 
 
@@ -102,8 +105,15 @@ def sweep_standing(place: Place, alive: Callable[[Place], bool] = lives) -> Swee
         seconds_left=_seconds_left(trials, left),
         cost=cost,
         cost_left=cost * left / trained if cost is not None and trained else None,
+        requests_waiting=_waiting(place, state),
         trials=trials,
     )
+
+
+def _waiting(place: Place, state: SweepState) -> int:
+    with suppress(OSError):
+        return len(set(request_ids(place)) - {request.id for request in state.requests})
+    return 0
 
 
 def _trial(place: Place, state: SweepState, gone: bool, trial: SweepTrial) -> TrialStanding:

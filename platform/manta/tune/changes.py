@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from manta.config.errors import ConfigError, MantaError, RunError
@@ -80,12 +81,13 @@ class Changes:
         if not now and self._clock() < self._due:
             return []
         self._due = self._clock() + self._rest
-        try:
-            ids = request_ids(self._place)
-        except OSError:  # a store that can't be reached now
-            return []
-        self._there = set(ids)
-        taken = [self._taken(id) for id in ids if id not in self._answered]
+        taken = []
+        with suppress(OSError):  # of a store that can't be reached now: the rest comes later
+            self._there = set(ids := request_ids(self._place))
+            for id in ids:
+                if id not in self._answered:
+                    taken.append(self._taken(id))
+                    self._answered[id] = math.inf  # until the state is written
         self._state.requests += taken
         return taken
 
@@ -96,11 +98,12 @@ class Changes:
     def tidy(self, arrived: int) -> None:
         """Remove the files of requests whose answer is in a state that has arrived in storage."""
         for id in [id for id in self._there if self._answered.get(id, math.inf) <= arrived]:
-            remove_request(self._place, id)
-            self._there.remove(id)
+            with suppress(OSError):
+                remove_request(self._place, id)
+                self._there.remove(id)
 
     def _taken(self, id: str) -> TakenRequest:
-        self._answered[id] = math.inf  # until the state is written
+        """Carry out a request; raises OSError, and does nothing, if it can't be read now."""
         try:
             request = read_request(self._place, id)
         except RunError as error:
@@ -111,7 +114,7 @@ class Changes:
             if request.action == "stop":
                 return _answered(request, self._stop(request))
             return self._fork(request) if request.action == "fork" else self._add(request)
-        except MantaError as error:
+        except (MantaError, OSError) as error:
             return _answered(request, str(error), refused=True)
 
     # ----------------------------------------------------------------------- stop
@@ -134,7 +137,9 @@ class Changes:
     # ------------------------------------------------------------------------ add
 
     def _add(self, request: SweepRequest) -> TakenRequest:
-        added = [self._joined(trial, self._attached(trial)) for trial in self._asked(request)]
+        # All are checked before the first one joins: a request is carried out whole or not at all.
+        found = [(trial, self._attached(trial)) for trial in self._asked(request)]
+        added = [self._joined(trial, branch) for trial, branch in found]
         answer = "; ".join(map(_begins, added))
         return _answered(request, answer, added=[trial.name for trial in added])
 
@@ -258,7 +263,8 @@ class Changes:
         """Fork the added trials whose checkpoint is there, before it can be removed."""
         for name in [name for request in taken for name in request.added]:
             if self._progress[name].parent is not None:
-                self._forks.lay(self._progress[name])
+                with suppress(MantaError, OSError):  # it is tried again before the trial begins
+                    self._forks.lay(self._progress[name])
 
 
 def _answered(

@@ -18,6 +18,8 @@ def sweep_lines(found: SweepStanding) -> Iterator[str]:
     if found.cost is not None:
         more = f", about {number_format.money(found.cost_left)} to come" if found.cost_left else ""
         yield f"cost    {number_format.money(found.cost)} so far{more}"
+    if found.requests_waiting:
+        yield f"asked   {found.requests_waiting} changes, which the sweep takes at its next turn"
     yield ""
     heads = ("trial", "status", "tokens", "", found.metric, "rung", "from", "workers", "tokens/s")
     yield from aligned([(*heads, "parameters"), *map(_cells, found.trials)])
