@@ -38,7 +38,7 @@ COMMANDS = {
     "verify": "RUN --no-shards --weights",
     "compare": "RUN|SWEEP --output --metric --top --evaluation",
     "mixture": "SWEEP --towards --tokens --max-epochs --json",
-    "export": "RUN OUT --step --merge --average",
+    "export": "RUN OUT --step --merge --average --quantize",
     "generate": "RUN PROMPT --tokens --temperature --seed",
     "chat": "RUN --system --tokens --temperature --seed",
     "score": "RUN FILE --output",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -160,6 +160,9 @@ def export(
     average: Annotated[
         bool, typer.Option("--average", help="Write the average of the weights in their place.")
     ] = False,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="Round the weights of linear layers.")
+    ] = None,
 ) -> None:
     """Write a run's model as a Hugging Face folder; an adapter as PEFT's, your own as weights."""
     from manta.storage.place import place_of
@@ -176,11 +179,13 @@ def export(
     # The model card describes a language model of Transformers; a user's own model gets none.
     named = (place / RUN).exists() and not is_own(load(place / CONFIG, RunConfig).model.type)
     card = {CARD: model_card(place, step, average=average)} if named else {}
-    found = run_export(place, out, step, card, merge=merge, average=average, tell=print)
+    how = {"merge": merge, "average": average, "quantize": quantize is not None}
+    found = run_export(place, out, step, card, **how, tell=print)
     print(f"model: {found}")
     from manta.record.audit_log import EXPORTED, note
 
     told = {"step": step, "to": str(out.absolute()), "merged": merge, "average": average}
+    told |= {} if quantize is None else {"quantize": quantize}
     note(place, EXPORTED, told, print)
 
 

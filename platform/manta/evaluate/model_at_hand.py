@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import StoppingCriteriaList, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -92,7 +93,8 @@ class ModelAtHand:
         else:
             self.lm, self.tokenizer = load_generator(where, step)
         self.fingerprint = weights_sha256(self.lm)
-        if self.precision == "no":
+        # Of a model in int8, what isn't rounded is in float32, and Transformers allows no cast.
+        if self.precision == "no" and getattr(self.lm, "hf_quantizer", None) is None:
             self.lm.float()
         self.lm.to(self.device)
         if self.device.type == "cuda":
@@ -293,9 +295,19 @@ def _device(wanted: str) -> torch.device:
 def weights_sha256(lm: nn.Module) -> str:
     """The SHA-256 of a model's weights: names, types, shapes and values; read on the CPU."""
     told = hashlib.sha256()
-    for name, tensor in sorted(lm.state_dict().items()):
+    parts = (part for named in lm.state_dict().items() for part in _stored(*named))
+    for name, tensor in sorted(parts, key=lambda part: part[0]):
         told.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         for first in range(0, len(flat), PIECE):
             told.update(flat[first : first + PIECE].cpu().numpy().data)
     return told.hexdigest()
+
+
+def _stored(name: str, tensor: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a weight consists of, by name: codes and scales of one in int8, else one."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _stored(f"{name}.{part}", getattr(tensor, part))

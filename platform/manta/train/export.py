@@ -63,6 +63,7 @@ def export(
     *,
     merge: bool = False,
     average: bool = False,
+    quantize: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write weights (safetensors), config and tokenizer of a run to the new folder `out`.
@@ -77,6 +78,7 @@ def export(
         beside: texts of more files for it, by name.
         merge: whether a run's adapter is merged into the weights.
         average: whether the average of the weights is written in their place.
+        quantize: whether weights are rounded to int8.
         tell: takes what the comparison found, a line.
 
     Raises:
@@ -88,6 +90,8 @@ def export(
     config = recorded_config(run_dir)
     code = own(config, "model.type")
     _check_what_is_exported(run_dir, config, merge=merge)
+    if quantize:
+        _check_quantizable(run_dir, config, merge=merge)
     if average and config.optimizer.average is None:
         raise RunError(f"{run_dir}: it has no average of its weights, as optimizer.average is null")
     net, lm = None, None
@@ -107,6 +111,10 @@ def export(
                 )
             _write_model(aside, lm, config, merge=merge)
             tell(f"loaded again and compared: {compare(lm, aside)}")
+            if quantize:
+                from manta.train.quantized_export import quantize_folder
+
+                tell(quantize_folder(aside, lm, config))
         elif net is not None and code is not None:
             save_model(net, str(aside / WEIGHTS))
             (aside / code.file).write_text(code.text, encoding="utf-8")
@@ -153,6 +161,16 @@ def _check_what_is_exported(run_dir: Place, config: RunConfig, *, merge: bool) -
             f"{run_dir}: weights were trained beside the adapter (model.train: "
             f"{config.model.train}), which a folder of PEFT does not hold: export with --merge"
         )
+
+
+def _check_quantizable(run_dir: Place, config: RunConfig, *, merge: bool) -> None:
+    if is_own(config.model.type) or config.objective.type in SCORES:
+        raise RunError(f"{run_dir}: --quantize is for models of Transformers that predict tokens")
+    if config.model.adapter and not merge:
+        raise RunError(f"{run_dir}: --quantize rounds a whole model: export with --merge")
+    from manta.train.quantized_export import check_torchao
+
+    check_torchao()
 
 
 def _write_model(folder: Path, lm: PreTrainedModel, config: RunConfig, *, merge: bool) -> None:
@@ -238,6 +256,9 @@ def load_generator(where: Place, step: int | None = None) -> tuple[Any, Any]:
         _quiet()
         if model_class.names_head(AutoConfig.from_pretrained(where)):
             raise RunError(_no_generator(where))
+        from manta.train.quantized_export import check_loads
+
+        check_loads(where)
         lm = AutoModelForCausalLM.from_pretrained(where)
         return lm.eval(), AutoTokenizer.from_pretrained(where)
     raise RunError(f"{where}: neither the directory of a run nor an exported model")
