@@ -22,6 +22,8 @@ from manta.config import RunConfig, load
 from manta.config.errors import RunError
 from manta.elastic.checks.preflight import check
 from manta.record.run_state import read_state
+from manta.record.sweep_asking import ask_sweep
+from manta.record.sweep_request import new_request, request_ids
 from manta.record.sweep_state import read_sweep
 from manta.record.verify_run import verify
 from manta.show.compare.comparing import compare_places
@@ -163,18 +165,29 @@ def test_a_sweep_in_a_store(
     [child] = [trial for trial in state.trials if trial.parent is not None]
     for trial in state.trials:
         assert verify(place / trial.name).lines()
-    # The fork equals the same config trained from the start.
-    alone = load(place / child.name / "config.yaml", RunConfig)
-    alone = alone.model_copy(
-        update={"run": alone.run.model_copy(update={"storage": str(tmp_path / "alone")})}
-    )
-    assert losses(place / child.name) == plain_runs.losses(plain_runs.train(check(alone), 1))
+
+    def alone(name: str) -> Any:
+        """Losses of a trial's config, trained from the start."""
+        config = load(place / name / "config.yaml", RunConfig)
+        run = config.run.model_copy(update={"storage": str(tmp_path / "alone")})
+        checked = check(config.model_copy(update={"run": run}))
+        return plain_runs.losses(plain_runs.train(checked, 1))
+
+    assert losses(place / child.name) == alone(child.name), "the fork"
     assert "<html" in (place / "compare.html").read_text()
 
     node("node-2")
     page = compare_places([str(place)], metric=None, output=tmp_path / "page.html", top=5)
     assert child.name in page.read_text()
-    again = copy_of_manta("sweep", str(path))  # all is finished: nothing is trained
+    # Asked for while nothing runs, a trial is added once the sweep goes on; no other one trains.
+    assert ask_sweep(place, new_request("add", params={"schedule.lr.decay": "10%"})) is None
+    again = copy_of_manta("sweep", str(path))
     output = again.communicate(timeout=300)[0]
     assert again.returncode == 0, output
-    assert " trains " not in output
+    trained = [line.split()[1] for line in output.splitlines() if " trains from " in line]
+    assert set(trained) == {"add", "t002"}
+    added = read_sweep(place).trials[-1]
+    assert (added.name, added.status) == ("t002", "finished")
+    assert verify(place / "t002").lines()
+    assert losses(place / "t002") == alone("t002")
+    assert request_ids(place) == []
