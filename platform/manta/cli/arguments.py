@@ -26,6 +26,13 @@ PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved config and stop.")
 ]
 RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN[@STEP]",
+        help="A run, an exported model, or one of the registry, such as registry:chat@3.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(help="Address of a Ray cluster; by default a Ray is started for the command."),

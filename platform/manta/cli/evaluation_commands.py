@@ -8,17 +8,11 @@ from typing import Annotated
 
 import typer
 
-from manta.cli.arguments import Overrides, answers, evaluated_place, interrupted, model_place
+from manta.cli.arguments import Model, Overrides, answers, evaluated_place, interrupted, model_place
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN[@STEP]",
-            help="A run, an exported model, or one of the registry, such as registry:chat@3.",
-        ),
-    ],
+    model: Model,
     config: Annotated[
         Path, typer.Argument(metavar="EVAL.yaml", help="The evaluation's config file.")
     ],

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manta.cli.arguments import Model
+
 if TYPE_CHECKING:
     from manta.record.model_registry import ModelRegistry
 
@@ -19,13 +21,7 @@ Registry = Annotated[
 
 
 def promote(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN[@STEP]",
-            help="A run, an exported model, or a version, such as registry:chat@3.",
-        ),
-    ],
+    model: Model,
     name: Annotated[
         str, typer.Argument(metavar="NAME[@ALIAS]", help="Name in the registry, and its alias.")
     ],

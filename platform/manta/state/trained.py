@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from manta.optimizer.averaging import has_average, swapped
+from manta.optimizer.orders import local
 from manta.parallel.masters import RoundedWeights
 from manta.parallel.mesh import ShardMesh
 from manta.parallel.ranks import Ranks
@@ -65,9 +65,9 @@ class Trained:
     @torch.no_grad()
     def is_finite(self) -> bool:
         """Whether all weights that are trained are finite. All ranks must call together."""
-        local = [_local(weight) for weight in self.lm.parameters() if weight.requires_grad]
+        parts = [local(weight) for weight in self.lm.parameters() if weight.requires_grad]
         # The largest size of an element: unlike a sum of squares it overflows for no finite ones.
-        sizes = [torch.linalg.vector_norm(one, torch.inf).float() for one in local if one.numel()]
+        sizes = [torch.linalg.vector_norm(one, torch.inf).float() for one in parts if one.numel()]
         mine = not sizes or bool(torch.stack(sizes).isfinite().all())
         return not self.ranks.any(not mine)
 
@@ -98,8 +98,3 @@ class Trained:
         """Have the weights of `lm` used as they are now. For whoever has changed them."""
         if self.rounded:
             self.rounded.refresh()
-
-
-def _local(weight: Tensor) -> Tensor:
-    """What this rank has of a weight."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight

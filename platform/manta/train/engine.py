@@ -309,6 +309,7 @@ class Engine:
             self._passes,
             self.trained,
             self.accelerator,
+            lengths=self.lengths,
             most_rows=self._most_rows,
             exchanges=self._exchanges,
         )
@@ -326,7 +327,13 @@ class Engine:
     def _exact_sums(self) -> StepSums:
         assert self._gradients is not None
         return exact_step.ExactSums(
-            self.config, self.objective, self._passes, self.trained, self._gradients, self._grid
+            self.config,
+            self.objective,
+            self._passes,
+            self.trained,
+            self._gradients,
+            self._grid,
+            self.lengths,
         )
 
     # ------------------------------------------------------------------ the step

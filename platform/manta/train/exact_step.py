@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from manta.config.errors import ConfigError
 from manta.config.run import RunConfig
 from manta.objective.protocol import Objective
+from manta.optimizer.orders import local
 from manta.parallel.exact_gradients import ExactGradients
 from manta.parallel.exact_sum import Grid
 from manta.parallel.mesh import mesh_of
@@ -77,6 +77,7 @@ class ExactSums:
         trained: model and optimizer, whose weights get the gradient.
         gradients: sums the gradients.
         grid: the grid of the gradient's norm.
+        lengths: lengths of the rows that the model sees.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class ExactSums:
         trained: Trained,
         gradients: ExactGradients,
         grid: Grid,
+        lengths: Lengths,
     ):
         self._seed, self._size = config.run.seed, config.train.micro_batch
-        self._lengths = Lengths.resolve(config.train, config.schedule.horizon)
+        self._lengths = lengths
         self._objective, self._computing = objective, computing
         self._trained, self._ranks = trained, trained.ranks
         self._gradients, self._grid = gradients, grid
@@ -183,8 +185,3 @@ class ExactSums:
     def shared(self, values: Tensor) -> Tensor:
         # All ranks have the same norm, and the first one has the loss.
         return self._ranks.sum(values if self._ranks.first else torch.zeros_like(values))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this rank holds."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

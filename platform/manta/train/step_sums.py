@@ -86,6 +86,7 @@ class SumsByRank:
         computing: runs the passes.
         trained: model and optimizer, whose weights get the gradient.
         accelerator: this rank's accelerator.
+        lengths: lengths of the rows that the model sees.
         most_rows: most rows of a forward pass.
         exchanges: whether ranks exchange whole gradients, by DDP.
     """
@@ -98,11 +99,12 @@ class SumsByRank:
         trained: Trained,
         accelerator: Accelerator,
         *,
+        lengths: Lengths,
         most_rows: int,
         exchanges: bool,
     ):
         self._seed, self._objective, self._computing = config.run.seed, objective, computing
-        self._lengths = Lengths.resolve(config.train, config.schedule.horizon)
+        self._lengths = lengths
         self._trained, self._ranks = trained, trained.ranks
         self._accelerator, self._exchanges = accelerator, exchanges
         self._most_rows = most_rows

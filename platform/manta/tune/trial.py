@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from pydantic import JsonValue
 
@@ -33,16 +34,23 @@ def trial_config(base: Base, space: Space, params: Mapping[str, JsonValue]) -> R
     return build(change(base.written, values, origins), RunConfig)
 
 
+@contextmanager
+def named_after(space: Space, base: Base) -> Iterator[None]:
+    """In it, a mistake in a trial names the space file and the base."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{space.path} on {base.written.source}: {error}") from None
+
+
 def trial_schedule(base: Base, space: Space, run: RunConfig) -> Schedule:
     """The schedule of a trial.
 
     Raises:
         ConfigError: naming the space file and the key, if the schedule isn't valid.
     """
-    try:
+    with named_after(space, base):
         return Schedule.resolve(run.schedule, run.train.seq_len)
-    except ConfigError as error:
-        raise ConfigError(f"{space.path} on {base.written.source}: {error}") from None
 
 
 def rehearse(config: SweepConfig, space: Space, base: Base) -> int:

@@ -30,7 +30,7 @@ from manta.stream.mixed_sources import mixture_of
 from manta.tune.base import Base
 from manta.tune.space import Space
 from manta.tune.tree import Training
-from manta.tune.trial import trial_config, trial_schedule
+from manta.tune.trial import named_after, trial_config, trial_schedule
 
 # Keys in which trials that share steps may differ. Keys that a run may change with a note
 # (`OnChange.NOTE`) are not among them: they can change the order of additions, and shared steps are
@@ -145,23 +145,15 @@ class Trials:
         manifest = self._manifests.get(run.corpus)
         if manifest is None:
             manifest = self._manifests[run.corpus] = Manifest.read(run.corpus)
-        try:
+        with named_after(self._space, self._base):
             return mixture_of(run, manifest)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{self._space.path} on {self._base.written.source}: {error}"
-            ) from None
 
     def _lengths(self, run: RunConfig) -> Lengths | None:
         """The lengths of a trial; raises ConfigError naming the space if they aren't valid."""
         if not run.train.seq_len_warmup:
             return None
-        try:
+        with named_after(self._space, self._base):
             return Lengths.resolve(run.train, run.schedule.horizon)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{self._space.path} on {self._base.written.source}: {error}"
-            ) from None
 
     def _name(self, params: Mapping[str, JsonValue], seed: int) -> str:
         """``t007``, with the seed if there are several; equal parameters have the same number."""

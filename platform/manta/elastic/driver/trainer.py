@@ -174,8 +174,7 @@ def _await_evaluations(
 ) -> None:
     """Wait for the evaluations that are still due; the workers have released their devices.
 
-    Raises:
-        KeyboardInterrupt: when interrupted; the run itself is at its end.
+    An interrupt ends the wait, and is told; the run itself is at its end.
     """
     beside.poll()
     if first := beside.count():
